@@ -1,0 +1,3365 @@
+"""Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
+
+The module reads from top to bottom, and each section calls only those above it:
+
+ 1. constants and settings     addresses, times, limits, each with its source
+ 2. errors                     one plain sentence each, with the next step
+ 3. talking to a person        notices on stderr, harmless text
+ 4. tokens                     what a login is, and what its JWTs say
+ 5. the store                  chatgpt-oauth.json: read, lock, write whole
+ 6. HTTP                       one client per process or event loop
+ 7. signing in                 device code, exchange, refresh
+ 8. the current login          a token that is good now; refreshed once by all
+ 9. the model list             built in, fetched, remembered
+10. refusals                   what the server's errors mean
+11. the request                messages, tools, options -> JSON
+12. the stream                 bytes -> server-sent events -> llm's StreamEvents
+13. one exchange               send, read, decide whether to send again
+14. models                     the sync and the async class
+15. commands                   llm chatgpt ...
+16. hooks                      what llm calls
+
+Facts of the service are marked "auth.md" or "responses.md": the project's protocol
+notes, which record how sure each one is. Nothing here touches the network, takes a lock
+or imports an HTTP client while llm loads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import base64
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import functools
+import hashlib
+import importlib
+import json
+import logging
+import os
+import pathlib
+import random
+import re
+import secrets
+import sys
+import threading
+import time
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, cast
+from urllib.parse import urlsplit
+
+import click
+import llm
+from llm.parts import (
+    AttachmentPart,
+    Message,
+    ReasoningPart,
+    StreamEvent,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from pydantic import Field, field_validator, model_validator
+
+log = logging.getLogger(__name__)
+
+# 1. Constants and settings ---------------------------------------------------------
+
+# auth.md 1: the public client of the Codex login; it has no secret.
+CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
+DEFAULT_ISSUER = "https://auth.openai.com"
+DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
+# The name and version that the backend is told. responses.md 1: foreign names are served,
+# no `version` header is needed; both can be overridden for the day the service gates.
+ORIGINATOR = "llm_chatgpt_oauth"
+# responses.md 10: the server hides models that ask for a newer client than this.
+MODELS_CLIENT_VERSION = "1.0.0"
+
+# auth.md 2: the code lives 15 minutes; `interval` is a string, a number or missing.
+DEVICE_CODE_SECONDS = 15 * 60
+POLL_INTERVAL_SECONDS = 5
+POLL_INTERVAL_LIMITS = (1, 60)
+SLOW_DOWN_SECONDS = 5
+
+# auth.md 5: refresh five minutes before the end; with no readable end, after 8 days.
+REFRESH_LEEWAY_SECONDS = 5 * 60
+REFRESH_AFTER_SECONDS = 8 * 24 * 3600
+# How long a cancelled caller waits for a refresh that is already out.
+REFRESH_GRACE_SECONDS = 10.0
+LOCK_TIMEOUT_SECONDS = 60.0
+
+CONNECT_TIMEOUT_SECONDS = 30.0
+AUTH_TIMEOUT_SECONDS = 30.0
+# responses.md 6: the official client gives up after 300 s without a frame.
+IDLE_TIMEOUT_SECONDS = 300.0
+# How long to wait for the end of a stream after its last event, to keep the connection.
+DRAIN_SECONDS = 0.1
+KEEPALIVE_SECONDS = 300.0
+
+# Resends happen only while nothing has been shown (responses.md 9).
+MAX_RESENDS = 4
+MAX_RESEND_WAIT_SECONDS = 30.0
+
+ACCOUNTS_PAGE = "https://chatgpt.com/#settings/Security"
+USAGE_PAGE = "https://chatgpt.com/settings/usage"
+
+DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+# Our metadata on llm's parts, so that no other plugin's is taken for ours or ours for theirs.
+METADATA_KEY = "chatgpt"
+SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
+
+
+def setting(name: str) -> str | None:
+    """The environment variable LLM_CHATGPT_<name>, None when unset or empty."""
+    return os.environ.get(f"LLM_CHATGPT_{name}") or None
+
+
+def issuer() -> str:
+    """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
+    return _service_url("ISSUER", DEFAULT_ISSUER)
+
+
+def base_url() -> str:
+    """The backend: LLM_CHATGPT_BASE_URL, else https://chatgpt.com/backend-api."""
+    return _service_url("BASE_URL", DEFAULT_BASE_URL)
+
+
+def _service_url(name: str, default: str) -> str:
+    url = (setting(name) or default).rstrip("/")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        # A port that is not a number only shows when it is asked for.
+        _ = parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if host and parts.scheme == "https":
+        return url
+    if parts.scheme == "http" and (
+        host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
+    ):
+        return url
+    raise ChatGPTError(
+        f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this "
+        "machine's loopback), because tokens are sent to it. Correct or unset it."
+    )
+
+
+def idle_timeout() -> float:
+    """Seconds without a byte after which an answer counts as stalled."""
+    value = setting("TIMEOUT")
+    if value is None:
+        return IDLE_TIMEOUT_SECONDS
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ChatGPTError("LLM_CHATGPT_TIMEOUT must be a number of seconds above 0.")
+    return seconds
+
+
+@functools.cache
+def user_agent() -> str:
+    """An honest name: this plugin, its version, the system, and llm's version."""
+    from importlib import metadata
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "unknown"
+
+    python = ".".join(map(str, sys.version_info[:2]))
+    return (
+        f"llm-chatgpt-oauth/{version('llm-chatgpt-oauth')} "
+        f"({sys.platform}; Python {python}) llm/{version('llm')}"
+    )
+
+
+# 2. Errors -------------------------------------------------------------------------
+
+
+class ChatGPTError(llm.ModelError, click.ClickException):
+    """Anything that stops a login or a prompt: one sentence, with the next step.
+
+    Both of llm's kinds at once, because `llm prompt` shows a ModelError as one line while
+    `llm chat` shows only click's own errors so.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None):
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+    def show(self, file: Any = None) -> None:
+        if os.environ.get("LLM_RAISE_ERRORS"):
+            import traceback
+
+            traceback.print_exception(type(self), self, self.__traceback__, file=sys.stderr)
+            return
+        super().show(file)
+
+
+class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
+    """There is no login that could be used."""
+
+
+class LoginFailed(ChatGPTError):
+    """The sign-in did not end in a login; what was stored before is untouched."""
+
+
+class LoginExpired(LoginFailed):
+    """The code was not entered in time, or is not known any more."""
+
+
+class LoginDenied(LoginFailed):
+    """The person, or their workspace, said no."""
+
+
+class DeviceLoginDisabled(LoginFailed):
+    """The issuer offers no device codes (404 at the start)."""
+
+
+class StoreError(ChatGPTError):
+    """The login file cannot be read, written or locked."""
+
+
+class RefreshFailed(ChatGPTError):
+    """No new tokens. `permanent` means that only a new login helps."""
+
+    def __init__(self, message: str, *, permanent: bool, code: str | None = None):
+        super().__init__(message, code=code)
+        self.permanent = permanent
+
+
+class RequestRefused(ChatGPTError):
+    """The backend answered a prompt with an error status."""
+
+
+class UsageLimitReached(RequestRefused):
+    """The plan's allowance is used up; sending again does not help."""
+
+
+class StreamFailed(ChatGPTError):
+    """An answer that broke off or was reported as failed."""
+
+
+# 3. Talking to a person ------------------------------------------------------------
+
+
+def printable(text: object, limit: int = 500) -> str:
+    """Text from elsewhere, made harmless for a terminal: one line, no control characters."""
+    line = " ".join(str(text)[: limit * 4].split())
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def notice(text: str, *, mid_line: bool = False) -> None:
+    """Tell the person something beside the answer.
+
+    On stderr while a command is running, else to `logging`. `mid_line` says that the
+    terminal's cursor stands behind unfinished output.
+    """
+    if click.get_current_context(silent=True) is None:
+        log.warning("%s", text)
+        return
+    if mid_line and sys.stderr.isatty():
+        click.echo("", err=True)
+    click.echo(text, err=True)
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as a person would say it: '4 minutes', '2 hours 10 minutes'."""
+    minutes = max(0, round(seconds / 60))
+    if seconds < 60:
+        return f"{max(0, round(seconds))} seconds"
+    words = []
+    for name, size in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
+        count, minutes = divmod(minutes, size)
+        if count:
+            words.append(f"{count} {name}{'s' if count > 1 else ''}")
+    return " ".join(words[:2])
+
+
+def local_time(epoch: float) -> str:
+    """A moment in this machine's time zone, without seconds."""
+    try:
+        return datetime.datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    except (OverflowError, OSError, ValueError):
+        return "an unknown time"
+
+
+# 4. Tokens -------------------------------------------------------------------------
+
+# auth.md 4: where OpenAI puts its own claims.
+AUTH_CLAIM = "https://api.openai.com/auth"
+PROFILE_CLAIM = "https://api.openai.com/profile"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """One login. No secret shows in its repr.
+
+    `expires_at` and `refreshed_at` are Unix seconds by this machine's clock, `expires_at`
+    None when the access token does not say. `account_id` and what follows it is what the
+    tokens' claims said.
+    """
+
+    access_token: str = dataclasses.field(repr=False)
+    refresh_token: str | None = dataclasses.field(default=None, repr=False)
+    id_token: str | None = dataclasses.field(default=None, repr=False)
+    expires_at: float | None = None
+    refreshed_at: float = 0.0
+    account_id: str | None = dataclasses.field(default=None, repr=False)
+    email: str | None = dataclasses.field(default=None, repr=False)
+    plan: str | None = None
+    fedramp: bool = False
+
+    @property
+    def account_key(self) -> str:
+        """A short hash that names the account where its id should not stand."""
+        return hashlib.sha256((self.account_id or "").encode()).hexdigest()[:12]
+
+
+def parse_jwt_claims(token: object) -> dict[str, Any] | None:
+    """The claims of a JWT, unverified; None for what is no JWT.
+
+    Three non-empty base64url parts, the second a JSON object (auth.md 4).
+    """
+    if not isinstance(token, str):
+        return None
+    parts = token.split(".")
+    if len(parts) != 3 or not all(parts):
+        return None
+    try:
+        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        claims = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return claims if isinstance(claims, dict) else None
+
+
+def extract_account_id(id_token: object, access_token: object = None) -> str | None:
+    """The account to name in requests, from the tokens' claims.
+
+    Each place is looked for in both tokens, id_token first, before the next place:
+    `chatgpt_account_id` at the top, the same in the auth object, the first organization's
+    id. An organization's id (`org-...`) identifies the login but is never sent.
+    """
+    both = [parse_jwt_claims(token) or {} for token in (id_token, access_token)]
+    auths = [_mapping(claims.get(AUTH_CLAIM)) for claims in both]
+    organizations = [
+        _first(holder.get("organizations"))
+        for pair in zip(both, auths, strict=True)
+        for holder in pair
+    ]
+    places = (
+        [claims.get("chatgpt_account_id") for claims in both]
+        + [auth.get("chatgpt_account_id") for auth in auths]
+        + [organization.get("id") for organization in organizations]
+    )
+    return next((value for value in places if isinstance(value, str) and value), None)
+
+
+def tokens_from_reply(
+    reply: Mapping[str, Any], *, old: Tokens | None = None, now: float
+) -> Tokens | None:
+    """The login that a token reply describes; None if it holds no access token.
+
+    What a refresh leaves out keeps its old value (auth.md 5). The end is counted from
+    `now` by the token's own length, so that a wrong clock here costs nothing.
+    """
+
+    def text(name: str) -> str | None:
+        value = reply.get(name)
+        return value if isinstance(value, str) and value else getattr(old, name, None)
+
+    access_token = text("access_token")
+    if access_token is None:
+        return None
+    id_token = text("id_token")
+    claims = parse_jwt_claims(access_token) or {}
+    id_claims = parse_jwt_claims(id_token) or {}
+    exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
+    expires_in = _number(reply.get("expires_in"))
+    expires_at: float | None
+    if old and access_token == old.access_token:
+        expires_at = old.expires_at
+    elif exp is not None and iat is not None:
+        expires_at = now + (exp - iat)
+    elif expires_in is not None:
+        expires_at = now + expires_in
+    else:
+        expires_at = exp
+
+    def claim(name: str) -> Any:
+        for holder in (id_claims, claims):
+            value = _mapping(holder.get(AUTH_CLAIM)).get(name)
+            if value is not None:
+                return value
+        return None
+
+    email = (
+        id_claims.get("email")
+        or _mapping(id_claims.get(PROFILE_CLAIM)).get("email")
+        or claims.get("email")
+        or _mapping(claims.get(PROFILE_CLAIM)).get("email")
+    )
+    plan = claim("chatgpt_plan_type")
+    return Tokens(
+        access_token=access_token,
+        refresh_token=text("refresh_token"),
+        id_token=id_token,
+        expires_at=expires_at,
+        refreshed_at=now,
+        # auth.md 4: a refresh does not rewrite the account.
+        account_id=getattr(old, "account_id", None) or extract_account_id(id_token, access_token),
+        email=email if isinstance(email, str) else getattr(old, "email", None),
+        plan=plan if isinstance(plan, str) else getattr(old, "plan", None),
+        fedramp=claim("chatgpt_account_is_fedramp") is True,
+    )
+
+
+def needs_refresh(tokens: Tokens, now: float) -> bool:
+    """Whether the access token ends within five minutes, or is old and says no end."""
+    if tokens.expires_at is None:
+        return tokens.refreshed_at + REFRESH_AFTER_SECONDS <= now
+    return tokens.expires_at - REFRESH_LEEWAY_SECONDS <= now
+
+
+def still_works(tokens: Tokens, now: float) -> bool:
+    """Whether the access token has not ended yet, as far as this machine can tell."""
+    return tokens.expires_at is None or now < tokens.expires_at
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _first(value: object) -> Mapping[str, Any]:
+    return _mapping(value[0]) if isinstance(value, list) and value else {}
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < 1e15 else None
+
+
+# 5. The store ----------------------------------------------------------------------
+
+STORE_VERSION = 1
+DEFAULT_ACCOUNT = "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """What chatgpt-oauth.json holds: the logins by name, and which one is meant by default."""
+
+    default: str = DEFAULT_ACCOUNT
+    accounts: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
+
+    def get(self, account: str | None = None) -> Tokens | None:
+        return self.accounts.get(account or self.default)
+
+    def put(self, account: str | None, tokens: Tokens) -> Store:
+        name = account or self.default
+        default = self.default if self.default in self.accounts else name
+        return Store(default, {**self.accounts, name: tokens})
+
+    def without(self, account: str | None) -> Store:
+        name = account or self.default
+        return Store(self.default, {k: v for k, v in self.accounts.items() if k != name})
+
+
+def store_path() -> pathlib.Path:
+    """The login file, beside llm's keys.json."""
+    return cast(pathlib.Path, llm.user_dir()) / "chatgpt-oauth.json"
+
+
+def read_store() -> Store:
+    """The store as it is on disk; empty when there is no file. Takes no lock.
+
+    Raises StoreError for a file that is damaged, foreign, unreadable or from the future.
+    """
+    path = store_path()
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return Store()
+    except OSError as error:
+        raise StoreError(
+            f"The login file {path} cannot be read ({_os_reason(error)}). "
+            "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
+        ) from error
+    try:
+        data = json.loads(raw)
+        if isinstance(data, dict) and isinstance(data.get("version"), int):
+            if data["version"] > STORE_VERSION:
+                raise StoreError(
+                    f"The login file {path} was written by a newer llm-chatgpt-oauth. "
+                    "Upgrade with 'llm install -U llm-chatgpt-oauth'; it is left as it is.",
+                    code="newer_version",
+                )
+            default = data["default"]
+            accounts = {name: _tokens_from_store(entry) for name, entry in data["accounts"].items()}
+            if isinstance(default, str):
+                return Store(default, accounts)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        pass
+    raise StoreError(
+        f"The login file {path} is damaged or not this plugin's. "
+        "Run 'llm chatgpt login' to sign in again and replace it.",
+        code="damaged",
+    )
+
+
+def _tokens_from_store(entry: Any) -> Tokens:
+    if not isinstance(entry["access_token"], str):
+        raise TypeError("access_token")
+
+    def text(name: str) -> str | None:
+        value = entry.get(name)
+        return value if isinstance(value, str) and value else None
+
+    return Tokens(
+        access_token=entry["access_token"],
+        refresh_token=text("refresh_token"),
+        id_token=text("id_token"),
+        expires_at=_number(entry.get("expires_at")),
+        refreshed_at=_number(entry.get("refreshed_at")) or 0.0,
+        account_id=text("account_id"),
+        email=text("email"),
+        plan=text("plan"),
+        fedramp=entry.get("fedramp") is True,
+    )
+
+
+def _store_bytes(store: Store) -> bytes:
+    data = {
+        "version": STORE_VERSION,
+        "default": store.default,
+        "accounts": {name: dataclasses.asdict(t) for name, t in store.accounts.items()},
+    }
+    return json.dumps(data, indent=2).encode() + b"\n"
+
+
+class StoreWriter:
+    """The store while this process holds its lock. Made by `locked_store` alone."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def save(self, store: Store) -> None:
+        """Write the store whole: whoever reads sees the old file or the new one."""
+        with self.reserved(0) as commit:
+            commit(store)
+
+    @contextlib.contextmanager
+    def reserved(self, spare: int = 16384) -> Iterator[Callable[[Store], None]]:
+        """A file beside the store, private and with room for it, and the function that
+        fills it and puts it in the store's place.
+
+        Opening it first proves that a new pair could be written before a refresh token,
+        which works once, is spent. Raises StoreError.
+        """
+        temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            if self.path.is_symlink():
+                raise OSError("it is a symbolic link")
+            self._remove_leftovers()
+            handle = os.open(
+                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
+            )
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            with os.fdopen(handle, "r+b") as file:
+                try:
+                    if hasattr(os, "fchmod"):
+                        os.fchmod(file.fileno(), 0o600)
+                    if spare:
+                        size = self.path.stat().st_size if self.path.exists() else 0
+                        file.write(b" " * (size + spare))
+                        file.flush()
+                        os.fsync(file.fileno())
+                except OSError as error:
+                    raise self._unwritable(error) from error
+
+                def commit(store: Store) -> None:
+                    try:
+                        data = _store_bytes(store)
+                        file.seek(0)
+                        file.write(data)
+                        file.truncate()
+                        file.flush()
+                        os.fsync(file.fileno())
+                        file.close()
+                        _replace(temporary, self.path)
+                        _sync_folder(self.path.parent)
+                    except OSError as error:
+                        raise self._unwritable(error) from error
+
+                yield commit
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _remove_leftovers(self) -> None:
+        # Only a killed process leaves one, and no other writer lives while we hold the lock.
+        for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"The login file {self.path} cannot be written ({_os_reason(error)}). Make the "
+            "folder writable, or choose another with LLM_USER_PATH.",
+            code="unwritable",
+        )
+
+
+def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+    # On Windows a reader that has the file open makes this fail for a moment.
+    for attempt in range(50):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 49:
+                raise
+            time.sleep(0.02)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _os_reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def locked_store() -> Iterator[StoreWriter]:
+    """Hold the store's lock, against every thread and process of this machine.
+
+    The operating system drops the lock of a process that dies. Raises StoreError after
+    LOCK_TIMEOUT_SECONDS, or where no lock can be made.
+    """
+    import filelock
+
+    path = store_path()
+    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_SECONDS, mode=0o600)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"Another program has held {path}.lock for {in_words(LOCK_TIMEOUT_SECONDS)}. "
+            "Wait for it or end it, then try again."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        reason = _os_reason(error) if isinstance(error, OSError) else "locks are not supported"
+        raise StoreError(
+            f"The login file's lock {path}.lock cannot be taken ({reason}). Make the folder "
+            "writable, or choose another with LLM_USER_PATH."
+        ) from error
+    try:
+        yield StoreWriter(path)
+    finally:
+        lock.release()
+
+
+def load_tokens(account: str | None = None) -> Tokens | None:
+    """The stored login of an account (None: the default one) as it is, without refreshing.
+
+    None when there is none. Raises StoreError.
+    """
+    return read_store().get(account)
+
+
+def store_tokens(tokens: Tokens, account: str | None = None) -> None:
+    """Keep a login under an account's name, in place of an older one. Raises StoreError.
+
+    A damaged file is replaced: this is what mends it.
+    """
+    with locked_store() as writer:
+        try:
+            store = read_store()
+        except StoreError as error:
+            if error.code != "damaged":
+                raise
+            store = Store()
+        writer.save(store.put(account, tokens))
+    _unsaved.clear()
+
+
+def delete_tokens(account: str | None = None) -> bool:
+    """Forget an account's login on this machine; False if there was none. Raises StoreError."""
+    with locked_store() as writer:
+        store = read_store()
+        if store.get(account) is None:
+            return False
+        writer.save(store.without(account))
+    _unsaved.clear()
+    return True
+
+
+# Pairs that were refreshed but could not be written, for this process's next prompts.
+_unsaved: dict[tuple[str, str | None], Tokens] = {}
+
+
+# 6. HTTP ---------------------------------------------------------------------------
+
+
+def http_library() -> Any:
+    """httpx2 where llm has loaded it already, else httpx; only what both have is used."""
+    return sys.modules.get("httpx2") or importlib.import_module("httpx")
+
+
+def _client_options(secure: bool) -> dict[str, Any]:
+    http = http_library()
+    options: dict[str, Any] = {
+        "limits": http.Limits(
+            max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_SECONDS
+        ),
+        "timeout": http.Timeout(AUTH_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS, pool=None),
+    }
+    if not secure:
+        import ssl
+
+        # Loading certificates takes longer than a whole local request. This context trusts
+        # nobody, so an https address that came this way would fail, not go unchecked.
+        options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return options
+
+
+_sync_clients: dict[tuple[int, str, bool], Any] = {}
+_clients_lock = threading.Lock()
+# event loop -> {secure: (client, the generator that closes it with the loop)}
+_async_clients: weakref.WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]]
+_async_clients = weakref.WeakKeyDictionary()
+
+
+def sync_client(url: str) -> Any:
+    """This process's HTTP client: one pool of connections, shared by all threads."""
+    secure = url.startswith("https:")
+    # A forked child must not write into its parent's connections.
+    key = (os.getpid(), http_library().__name__, secure)
+    with _clients_lock:
+        if key not in _sync_clients:
+            _sync_clients[key] = http_library().Client(**_client_options(secure))
+        return _sync_clients[key]
+
+
+async def async_client(url: str) -> Any:
+    """The running event loop's HTTP client, closed when the loop shuts down."""
+    secure = url.startswith("https:")
+    clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
+    if secure not in clients:
+        client = http_library().AsyncClient(**_client_options(secure))
+        keeper = _keep_open(client)
+        clients[secure] = (client, keeper)
+        # From its first step on, the loop closes the generator when it shuts down.
+        await anext(keeper)
+    return clients[secure][0]
+
+
+async def _keep_open(client: Any) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await client.aclose()
+
+
+@atexit.register
+def close_clients() -> None:
+    """Close the connections that threads share. A later request opens new ones."""
+    with _clients_lock:
+        for (pid, _, _), client in _sync_clients.items():
+            if pid == os.getpid():
+                client.close()
+        _sync_clients.clear()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """A whole answer: status, headers by lower-case name, and the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """The body as JSON, None if it is not."""
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def error_code(self) -> str | None:
+        """`error` as a string, else `error.code`, else `code`, else `detail.code` (auth.md 5)."""
+        data = _mapping(self.data)
+        error, detail = data.get("error"), data.get("detail")
+        for code in (
+            error,
+            _mapping(error).get("code"),
+            data.get("code"),
+            _mapping(detail).get("code"),
+        ):
+            if isinstance(code, str) and code:
+                return code.lower()
+        return None
+
+    @property
+    def is_web_page(self) -> bool:
+        """HTML in place of an answer: Cloudflare, a proxy, a captive portal."""
+        return (
+            "cf-mitigated" in self.headers
+            or "text/html" in self.headers.get("content-type", "").lower()
+            or self.content.lstrip()[:1] == b"<"
+        )
+
+
+# 7. Signing in ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceCode:
+    """A login that waits for the person. `interval` and `expires_in` are seconds."""
+
+    user_code: str
+    device_auth_id: str = dataclasses.field(repr=False)
+    interval: float = POLL_INTERVAL_SECONDS
+    expires_in: float = DEVICE_CODE_SECONDS
+    verification_url: str = f"{DEFAULT_ISSUER}/codex/device"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuthorizationCode:
+    """What an approved device code turns into. All of it is secret, and works once."""
+
+    authorization_code: str = dataclasses.field(repr=False)
+    code_verifier: str = dataclasses.field(repr=False)
+
+
+class SlowDown(LoginFailed):
+    """Not an answer yet, and the next question should come later."""
+
+
+def _auth_post(
+    path: str,
+    *,
+    json_body: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    url = issuer() + path
+    response = sync_client(url).post(
+        url,
+        json=json_body,
+        data=form,
+        headers={"User-Agent": user_agent(), "Accept": "*/*", **(headers or {})},
+    )
+    lower = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, lower, response.content)
+
+
+def _auth_host() -> str:
+    return urlsplit(issuer()).netloc
+
+
+def _transport_reason(error: BaseException) -> str:
+    """Why no answer came, in words without an address or a header in them."""
+    http = http_library()
+    if isinstance(error, http.TimeoutException):
+        return "it did not answer in time"
+    if isinstance(error, http.ConnectError):
+        if "certificate" in str(error).lower():
+            return f"its certificate was not accepted: {printable(error, 200)}"
+        return "it cannot be reached"
+    if isinstance(error, http.ProxyError):
+        return "the proxy refused"
+    return "the connection broke off"
+
+
+def _web_page_message(reply: Reply, host: str) -> str:
+    ray = reply.headers.get("cf-ray")
+    return (
+        f"{host} answered with a web page instead of data: Cloudflare or a proxy between here "
+        "and OpenAI blocks this network. Try without VPN or proxy, or from another network"
+        + (f" (cf-ray {printable(ray, 60)})." if ray else ".")
+    )
+
+
+def request_device_code() -> DeviceCode:
+    """Start a device login: the code to show, and where to enter it (auth.md 2).
+
+    Raises DeviceLoginDisabled, LoginFailed.
+    """
+    http = http_library()
+    try:
+        reply = _auth_post("/api/accounts/deviceauth/usercode", json_body={"client_id": CLIENT_ID})
+    except http.TransportError as error:
+        raise LoginFailed(
+            f"No sign-in was started: {_auth_host()}: {_transport_reason(error)}. "
+            "Check the network and try again."
+        ) from error
+    data = _mapping(reply.data)
+    user_code = data.get("user_code") or data.get("usercode")
+    device_auth_id = data.get("device_auth_id")
+    if reply.status == 200 and isinstance(user_code, str) and isinstance(device_auth_id, str):
+        return DeviceCode(
+            user_code=user_code,
+            device_auth_id=device_auth_id,
+            interval=_poll_interval(data.get("interval")),
+            expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
+            verification_url=f"{issuer()}/codex/device",
+        )
+    if reply.is_web_page and reply.status != 404:
+        raise LoginFailed(_web_page_message(reply, _auth_host()))
+    if reply.status == 404:
+        raise DeviceLoginDisabled(
+            f"{_auth_host()} offers no device codes here. Switch on device code sign-in in "
+            "ChatGPT's security settings (or ask your workspace's admin), then try again."
+        )
+    if reply.status == 429 or reply.status >= 500:
+        raise LoginFailed(
+            f"{_auth_host()} is too busy to start a sign-in (status {reply.status}). "
+            "Try again in a minute."
+        )
+    raise LoginFailed(_unexpected(reply, "start a sign-in"))
+
+
+def _unexpected(reply: Reply, what: str) -> str:
+    code = f", {printable(reply.error_code, 80)}" if reply.error_code else ""
+    return (
+        f"{_auth_host()} did not {what} (status {reply.status}{code}). Try again; if it stays "
+        "so, look for a newer version with 'llm install -U llm-chatgpt-oauth'."
+    )
+
+
+def _poll_interval(value: object) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            value = None
+    number = _number(value)
+    if number is None or number != number:
+        number = POLL_INTERVAL_SECONDS
+    low, high = POLL_INTERVAL_LIMITS
+    return min(max(number, low), high)
+
+
+def _code_lifetime(expires_at: object, date: str | None) -> float:
+    """Seconds the code lasts, by the server's own clock where it tells it."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        text = str(expires_at).replace("Z", "+00:00")
+        # Python 3.10 reads fractions of three or six digits only.
+        end = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", text))
+        start = parsedate_to_datetime(date or "")
+        seconds = (end - start).total_seconds()
+    except (TypeError, ValueError):
+        return DEVICE_CODE_SECONDS
+    return seconds if 0 < seconds < DEVICE_CODE_SECONDS else DEVICE_CODE_SECONDS
+
+
+PENDING_CODES = frozenset(
+    {
+        "deviceauth_authorization_pending",
+        "deviceauth_authorization_unknown",
+        "authorization_pending",
+    }
+)
+SLOW_DOWN_CODES = frozenset({"slow_down", "deviceauth_slow_down"})
+
+
+def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
+    """Ask once whether the person has approved the login; None while they have not.
+
+    The caller waits between calls. Raises LoginDenied, LoginExpired, SlowDown (also for a
+    server or a network in trouble), LoginFailed. `error.code` decides before the status.
+    """
+    http = http_library()
+    try:
+        reply = _auth_post(
+            "/api/accounts/deviceauth/token",
+            json_body={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
+        )
+    except http.TransportError as error:
+        raise SlowDown(f"{_auth_host()}: {_transport_reason(error)}; still trying.") from error
+    data = _mapping(reply.data)
+    if reply.status == 200:
+        authorization_code, verifier = data.get("authorization_code"), data.get("code_verifier")
+        if isinstance(authorization_code, str) and isinstance(verifier, str):
+            return AuthorizationCode(authorization_code, verifier)
+        raise LoginFailed(_unexpected(reply, "hand over the approved sign-in"))
+    error_code = reply.error_code or ""
+    if error_code in PENDING_CODES:
+        return None
+    if "expired" in error_code or error_code == "deviceauth_not_found":
+        raise LoginExpired(
+            "The code has expired or was used already. Run 'llm chatgpt login' again."
+        )
+    if "denied" in error_code or "declined" in error_code:
+        raise LoginDenied(
+            "The sign-in was declined in the browser. Nothing has changed; run 'llm chatgpt "
+            "login' again if that was a mistake."
+        )
+    if error_code in SLOW_DOWN_CODES or reply.status == 429:
+        raise SlowDown("")
+    if reply.is_web_page and reply.status < 500 and reply.status != 404:
+        raise LoginFailed(_web_page_message(reply, _auth_host()))
+    if reply.status >= 500:
+        raise SlowDown(f"{_auth_host()} is in trouble (status {reply.status}); still trying.")
+    if reply.status in (403, 404) and not error_code:
+        return None
+    raise LoginFailed(_unexpected(reply, "accept the sign-in"))
+
+
+def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
+    """Trade an approved code for tokens, with the server's own verifier (auth.md 2, 3.4).
+
+    Sent once: after a lost answer the code may be spent. Raises LoginFailed.
+    """
+    http = http_library()
+    try:
+        reply = _auth_post(
+            "/oauth/token",
+            form={
+                "grant_type": "authorization_code",
+                "client_id": CLIENT_ID,
+                "code": approved.authorization_code,
+                "redirect_uri": f"{issuer()}/deviceauth/callback",
+                "code_verifier": approved.code_verifier,
+            },
+        )
+    except http.TransportError as error:
+        raise LoginFailed(
+            f"The sign-in was approved, but {_auth_host()}: {_transport_reason(error)}. "
+            "Run 'llm chatgpt login' again."
+        ) from error
+    if reply.status == 200:
+        tokens = tokens_from_reply(_mapping(reply.data), now=time.time())
+        if tokens is None or tokens.refresh_token is None:
+            raise LoginFailed(_unexpected(reply, "send the tokens"))
+        return tokens
+    if reply.is_web_page:
+        raise LoginFailed(_web_page_message(reply, _auth_host()))
+    if reply.error_code == "unsupported_country_region_territory":
+        raise LoginFailed("OpenAI does not offer this service in your country or region.")
+    raise LoginFailed(_unexpected(reply, "complete the sign-in"))
+
+
+def poll_for_token(
+    code: DeviceCode,
+    *,
+    wait: Callable[[float, float], None] | None = None,
+    notify: Callable[[str], None] = notice,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tokens:
+    """Wait until the person has approved the login, and return its tokens. Stores nothing.
+
+    `wait(seconds, left)` sleeps between two questions; `left` is how long the code still
+    lasts. `notify` hears once of a server in trouble. Raises LoginFailed and its kinds.
+    """
+    wait = wait or (lambda seconds, left: time.sleep(seconds))
+    end = clock() + code.expires_in
+    interval = code.interval
+    told = False
+    while True:
+        try:
+            approved = poll_device_code(code)
+        except SlowDown as trouble:
+            approved = None
+            interval = min(interval + SLOW_DOWN_SECONDS, POLL_INTERVAL_LIMITS[1])
+            if trouble.message and not told:
+                notify(trouble.message)
+                told = True
+        if approved is not None:
+            return exchange_authorization_code(approved)
+        left = end - clock()
+        if left <= 0:
+            raise LoginExpired(
+                f"Nobody entered the code within {in_words(code.expires_in)}. "
+                "Run 'llm chatgpt login' again."
+            )
+        wait(min(interval, left), left)
+
+
+def login(
+    account: str | None = None,
+    *,
+    show: Callable[[DeviceCode], None],
+    wait: Callable[[float, float], None] | None = None,
+    notify: Callable[[str], None] = notice,
+) -> Tokens:
+    """Sign in by device code and store the login under `account` (None: the default).
+
+    `show` presents the code to the person. What was stored before is replaced at the end,
+    and only by a success. Raises LoginFailed and its kinds, StoreError.
+    """
+    code = request_device_code()
+    show(code)
+    tokens = poll_for_token(code, wait=wait, notify=notify)
+    store_tokens(tokens, account)
+    return tokens
+
+
+# auth.md 5: what no repetition mends.
+PERMANENT_REFRESH_CODES = {
+    "refresh_token_expired": "has expired",
+    "refresh_token_reused": "was used by another program",
+    "refresh_token_invalidated": "was ended by OpenAI",
+}
+
+
+def refresh_tokens(tokens: Tokens) -> Tokens:
+    """Trade a refresh token, which works once, for a new pair. Stores nothing.
+
+    For a token that is stored and fresh use `get_tokens`. Raises RefreshFailed.
+    """
+    http = http_library()
+    if not tokens.refresh_token:
+        raise RefreshFailed(
+            "This login cannot be renewed. Run 'llm chatgpt login' to sign in again.",
+            permanent=True,
+        )
+    try:
+        reply = _auth_post(
+            "/oauth/token",
+            json_body={
+                "client_id": CLIENT_ID,
+                "grant_type": "refresh_token",
+                "refresh_token": tokens.refresh_token,
+            },
+            headers={"originator": setting("ORIGINATOR") or ORIGINATOR},
+        )
+    except http.TransportError as error:
+        raise RefreshFailed(
+            f"The login could not be renewed: {_auth_host()}: {_transport_reason(error)}. "
+            "Check the network and try again.",
+            permanent=False,
+        ) from error
+    code = reply.error_code
+    if reply.status == 200:
+        new = tokens_from_reply(_mapping(reply.data), old=tokens, now=time.time())
+        if new is not None and isinstance(reply.data, dict):
+            return new
+    reason = PERMANENT_REFRESH_CODES.get(code or "")
+    if reason or reply.status == 401 or (reply.status == 400 and code == "invalid_grant"):
+        raise RefreshFailed(
+            f"Your ChatGPT login {reason or 'is no longer accepted'}. "
+            "Run 'llm chatgpt login' to sign in again.",
+            permanent=True,
+            code=code,
+        )
+    if reply.is_web_page:
+        raise RefreshFailed(_web_page_message(reply, _auth_host()), permanent=False)
+    raise RefreshFailed(_unexpected(reply, "renew the login"), permanent=False, code=code)
+
+
+# 8. The current login --------------------------------------------------------------
+
+
+class _Refresh:
+    """One refresh that any number of this process's threads and tasks wait for.
+
+    It runs in a thread of its own, so that neither Ctrl-C nor a cancelled task can stop it
+    between the request, which spends the old refresh token, and the write.
+    """
+
+    def __init__(self, account: str | None, rejected: str | None):
+        self.account = account
+        self.rejected = rejected
+        self.future: concurrent.futures.Future[tuple[Tokens, str | None]]
+        self.future = concurrent.futures.Future()
+        # Running from the start: a cancelled task must not cancel it for the others.
+        self.future.set_running_or_notify_cancel()
+        self._decision = threading.Lock()
+        self._sent = False
+        self._abandoned = False
+
+    def run(self) -> None:
+        try:
+            try:
+                result = self._refresh()
+            except (RefreshFailed, StoreError) as error:
+                result = self._without_refresh(error)
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def _refresh(self) -> tuple[Tokens, str | None]:
+        """The tokens to use, and what the person should hear about them."""
+        with locked_store() as writer:
+            store = read_store()
+            tokens = _unsaved_or(store.get(self.account), self.account)
+            if tokens is None:
+                raise not_signed_in(self.account, store)
+            if tokens.access_token != self.rejected and not needs_refresh(tokens, time.time()):
+                return tokens, None
+            with writer.reserved() as commit:
+                if not self._may_send():
+                    raise RefreshFailed("The program is ending.", permanent=False)
+                new = refresh_tokens(tokens)
+                key = (str(writer.path), self.account)
+                try:
+                    commit(store.put(self.account, new))
+                except StoreError as error:
+                    _unsaved[key] = new
+                    return new, (
+                        f"Warning: the renewed login is used but could not be kept. {error}"
+                    )
+                _unsaved.pop(key, None)
+                return new, None
+
+    def _without_refresh(self, error: ChatGPTError) -> tuple[Tokens, str | None]:
+        """What is stored after a failure, if it still works; else the failure again.
+
+        It may be newer than what failed: a program that does not know our lock was faster.
+        """
+        tokens = read_store().get(self.account)
+        now = time.time()
+        if tokens is None or tokens.access_token == self.rejected or not still_works(tokens, now):
+            raise error
+        if not needs_refresh(tokens, now):
+            return tokens, None
+        return tokens, f"Warning: {error} Until it ends, the present one is used."
+
+    def _may_send(self) -> bool:
+        with self._decision:
+            self._sent = not self._abandoned
+            return self._sent
+
+    @property
+    def sent(self) -> bool:
+        return self._sent and not self.future.done()
+
+    def settle(self) -> None:
+        """Before leaving: let a request that is out end in a write; stop one that is not."""
+        with self._decision:
+            self._abandoned = not self._sent
+        if self._sent:
+            concurrent.futures.wait([self.future], timeout=REFRESH_GRACE_SECONDS)
+
+
+_refreshes: dict[tuple[int, str, str | None], _Refresh] = {}
+_refreshes_lock = threading.Lock()
+
+
+def _join_refresh(account: str | None, rejected: str | None) -> tuple[_Refresh, bool]:
+    """The refresh under way for this account, started if there is none (then True)."""
+    key = (os.getpid(), str(store_path()), account)
+    with _refreshes_lock:
+        running = _refreshes.get(key)
+        if running is not None and not running.future.done():
+            return running, False
+        refresh = _refreshes[key] = _Refresh(account, rejected)
+    threading.Thread(target=refresh.run, name="chatgpt-refresh", daemon=True).start()
+    return refresh, True
+
+
+@atexit.register
+def _settle_refreshes() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        for refresh in list(_refreshes.values()):
+            if not refresh.future.done():
+                refresh.settle()
+
+
+def _unsaved_or(tokens: Tokens | None, account: str | None) -> Tokens | None:
+    unsaved = _unsaved.get((str(store_path()), account)) if _unsaved else None
+    if unsaved and tokens and unsaved.refreshed_at >= tokens.refreshed_at:
+        return unsaved
+    return tokens
+
+
+def not_signed_in(account: str | None, store: Store) -> NotSignedIn:
+    if account and store.accounts:
+        names = ", ".join(printable(name, 60) for name in store.accounts)
+        return NotSignedIn(f"There is no ChatGPT login of that name; there are: {names}.")
+    return NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
+
+
+def _stored_good_tokens(account: str | None, rejected: str | None) -> Tokens | None:
+    """What is stored, if it can be used as it is; None if it must be refreshed first."""
+    store = read_store()
+    tokens = _unsaved_or(store.get(account), account)
+    if tokens is None:
+        raise not_signed_in(account, store)
+    if tokens.access_token == rejected or needs_refresh(tokens, time.time()):
+        return None
+    return tokens
+
+
+def get_tokens(account: str | None = None, *, rejected: str | None = None) -> Tokens:
+    """A login that is good now, refreshed first if it ends within five minutes.
+
+    However many threads, tasks and processes ask at once, one of them refreshes and all
+    get its result. `rejected` is an access token that the backend has just answered with
+    401: any other one that is stored counts as newer. Reading a good token takes no lock.
+    Raises NotSignedIn, RefreshFailed, StoreError.
+    """
+    while True:
+        tokens = _stored_good_tokens(account, rejected)
+        if tokens is not None:
+            return tokens
+        refresh, started = _join_refresh(account, rejected)
+        try:
+            # In short waits, because Windows cannot interrupt a long one.
+            while not concurrent.futures.wait([refresh.future], timeout=0.25).done:
+                pass
+        except BaseException:
+            if refresh.sent:
+                concurrent.futures.wait([refresh.future], timeout=REFRESH_GRACE_SECONDS)
+            raise
+        tokens = _refreshed(refresh, started, rejected)
+        if tokens is not None:
+            return tokens
+
+
+async def get_tokens_async(account: str | None = None, *, rejected: str | None = None) -> Tokens:
+    """`get_tokens` for an event loop, which it never blocks."""
+    while True:
+        tokens = _stored_good_tokens(account, rejected)
+        if tokens is not None:
+            return tokens
+        refresh, started = _join_refresh(account, rejected)
+        outcome = asyncio.wrap_future(refresh.future)
+        try:
+            await asyncio.wait([outcome])
+        except asyncio.CancelledError:
+            if refresh.sent:
+                await asyncio.wait([outcome], timeout=REFRESH_GRACE_SECONDS)
+            raise
+        tokens = _refreshed(refresh, started, rejected)
+        if tokens is not None:
+            return tokens
+
+
+def _refreshed(refresh: _Refresh, started: bool, rejected: str | None) -> Tokens | None:
+    """A finished refresh's tokens; None if it was someone else's and brought what we refuse."""
+    tokens, warning = refresh.future.result()
+    if warning and started:
+        notice(warning)
+    if tokens.access_token == rejected and not started:
+        return None
+    return tokens
+
+
+# 9. The model list -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model. `efforts` is None when nobody has said which it takes."""
+
+    slug: str
+    display_name: str = ""
+    priority: float = 1000
+    hidden: bool = False
+    context_window: int | None = None
+    default_effort: str | None = None
+    efforts: tuple[str, ...] | None = None
+    service_tiers: tuple[str, ...] = ()
+    takes_images: bool = True
+    original_detail: bool = False
+    summaries: bool = True
+    upgrade: str | None = None
+
+
+_EFFORTS = ("low", "medium", "high", "xhigh", "max", "ultra")
+
+# catalogue.json: what the official client 0.169.0 lists, first choice first; after it,
+# slugs that the service has retired for many accounts but still serves to some.
+BUILT_IN_MODELS: dict[str, ModelInfo] = {
+    slug: ModelInfo(
+        slug,
+        name,
+        priority,
+        context_window=context_window,
+        default_effort=effort,
+        efforts=_EFFORTS[: _EFFORTS.index(highest) + 1],
+        service_tiers=("priority",),
+        original_detail=True,
+        upgrade=upgrade,
+    )
+    for slug, name, priority, context_window, effort, highest, upgrade in (
+        ("gpt-6.1-sol", "GPT-6.1-Sol", 1, 272000, "low", "ultra", None),
+        ("gpt-6-astra", "GPT-6-Astra", 2, 272000, "low", "ultra", None),
+        ("gpt-6-sol", "GPT-6-Sol", 3, 272000, "medium", "ultra", None),
+        ("gpt-6-luna", "GPT-6-Luna", 4, 272000, "medium", "max", None),
+        ("gpt-5.6-sol", "GPT-5.6-Sol", 5, 272000, "low", "ultra", "gpt-6-sol"),
+        ("gpt-6.1-terra", "GPT-6.1 Terra", 7, 500000, "low", "ultra", None),
+        ("gpt-5.6-terra", "GPT-5.6-Terra", 8, 272000, "medium", "ultra", "gpt-6-sol"),
+        ("gpt-5.6-luna", "GPT-5.6-Luna", 9, 272000, "medium", "max", "gpt-6-luna"),
+        ("gpt-5.5", "GPT-5.5", 13, 272000, "medium", "xhigh", "gpt-6-sol"),
+    )
+} | {
+    slug: ModelInfo(slug)
+    for slug in (
+        "gpt-5.3-codex",
+        "gpt-5.2-codex",
+        "gpt-5.2",
+        "gpt-5.1-codex-max",
+        "gpt-5.1-codex",
+        "gpt-5.1-codex-mini",
+    )
+}
+
+# The fields of a fetched entry that are kept; the rest (base instructions...) is large.
+_KEPT_MODEL_FIELDS = (
+    "slug",
+    "display_name",
+    "visibility",
+    "priority",
+    "default_reasoning_level",
+    "supported_reasoning_levels",
+    "context_window",
+    "input_modalities",
+    "supports_image_detail_original",
+    "service_tiers",
+    "supports_reasoning_summary_parameter",
+    "upgrade",
+)
+
+
+def parse_model(entry: object) -> ModelInfo | None:
+    """One entry of the server's list; None if it has no slug. Only the slug is sure."""
+    fields = _mapping(entry)
+    slug = fields.get("slug")
+    if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
+        return None
+
+    def text(name: str) -> str | None:
+        value = fields.get(name)
+        return value if isinstance(value, str) and value else None
+
+    def names(name: str, key: str) -> tuple[str, ...] | None:
+        value = fields.get(name)
+        if not isinstance(value, list):
+            return None
+        found = [item.get(key) if isinstance(item, dict) else item for item in value]
+        return tuple(item for item in found if isinstance(item, str))
+
+    upgrade = fields.get("upgrade")
+    priority = _number(fields.get("priority"))
+    context_window = _number(fields.get("context_window"))
+    modalities = names("input_modalities", "type")
+    return ModelInfo(
+        slug=slug,
+        display_name=text("display_name") or slug,
+        priority=1000 if priority is None else priority,
+        hidden=text("visibility") not in ("list", None),
+        context_window=None if context_window is None else int(context_window),
+        default_effort=text("default_reasoning_level"),
+        efforts=names("supported_reasoning_levels", "effort") or None,
+        service_tiers=names("service_tiers", "id") or (),
+        takes_images=modalities is None or "image" in modalities,
+        original_detail=fields.get("supports_image_detail_original") is True,
+        summaries=fields.get("supports_reasoning_summary_parameter") is not False,
+        upgrade=upgrade if isinstance(upgrade, str) else _mapping(upgrade).get("model"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelList:
+    """What one account was last told. `fetched_at` is Unix seconds."""
+
+    models: tuple[ModelInfo, ...]
+    fetched_at: float
+    etag: str | None = None
+
+    def find(self, slug: str) -> ModelInfo | None:
+        return next((model for model in self.models if model.slug == slug), None)
+
+    @property
+    def listed(self) -> list[ModelInfo]:
+        """Those meant for people, first choice first."""
+        return sorted((m for m in self.models if not m.hidden), key=lambda m: m.priority)
+
+
+def models_path() -> pathlib.Path:
+    """The remembered model lists, beside the login."""
+    return cast(pathlib.Path, llm.user_dir()) / "chatgpt-models.json"
+
+
+def _read_models_file() -> Mapping[str, Any]:
+    """The file's content; {} if it is missing or damaged, because start-up must not break."""
+    try:
+        return _mapping(json.loads(models_path().read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _parse_model_list(value: object) -> ModelList | None:
+    fields = _mapping(value)
+    if not isinstance(fields.get("models"), list):
+        return None
+    models = [model for model in map(parse_model, fields["models"]) if model]
+    etag = fields.get("etag")
+    return ModelList(
+        tuple(models),
+        _number(fields.get("fetched_at")) or 0.0,
+        etag if isinstance(etag, str) else None,
+    )
+
+
+def remembered_models(tokens: Tokens) -> ModelList | None:
+    """The list last fetched for this account, None if there is none. Sends nothing."""
+    return _parse_model_list(_mapping(_read_models_file().get("accounts")).get(tokens.account_key))
+
+
+def known_models() -> dict[str, ModelInfo]:
+    """Every model to register, by slug: fetched ones first, then the built-in ones, then
+    those that a list once had, so that old conversations go on. Sends nothing."""
+    data = _read_models_file()
+    lists = [_parse_model_list(value) for value in _mapping(data.get("accounts")).values()]
+    known: dict[str, ModelInfo] = {}
+    for models in filter(None, lists):
+        known |= {model.slug: model for model in models.listed if model.slug not in known}
+    known = known | {s: m for s, m in BUILT_IN_MODELS.items() if s not in known}
+    seen = data.get("seen")
+    for slug in seen if isinstance(seen, list) else ():
+        model = parse_model({"slug": slug})
+        if model and slug not in known:
+            known[slug] = model
+    return known
+
+
+def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> ModelList:
+    """Ask the server which models this account has, and remember the answer.
+
+    Raises ChatGPTError (RequestRefused for an error status).
+    """
+    http = http_library()
+    version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+    url = f"{base_url()}/codex/models"
+    try:
+        response = sync_client(url).get(
+            url,
+            params={"client_version": version},
+            headers=backend_headers(tokens),
+            timeout=timeout,
+        )
+    except http.TransportError as error:
+        raise ChatGPTError(
+            f"The model list was not fetched: {urlsplit(url).netloc}: "
+            f"{_transport_reason(error)}. Check the network and try again."
+        ) from error
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    reply = Reply(response.status_code, headers, response.content)
+    if reply.status != 200:
+        raise explain_refusal(reply)
+    entries = _mapping(reply.data).get("models")
+    if not isinstance(entries, list):
+        raise ChatGPTError("The server's model list was not readable. Try again later.")
+    kept = [
+        {name: entry[name] for name in _KEPT_MODEL_FIELDS if name in entry}
+        for entry in entries
+        if parse_model(entry)
+    ]
+    record = {"fetched_at": time.time(), "etag": headers.get("etag"), "models": kept}
+    _remember_models(tokens, record)
+    return cast(ModelList, _parse_model_list(record))
+
+
+def _remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
+    """Write chatgpt-models.json. Losing a race or a write only costs another fetch."""
+    data = _read_models_file()
+    slugs = [entry["slug"] for entry in record["models"]]
+    old = data.get("seen")
+    seen = [slug for slug in old if isinstance(slug, str)] if isinstance(old, list) else []
+    data = {
+        "version": 1,
+        "accounts": {**_mapping(data.get("accounts")), tokens.account_key: record},
+        "seen": list(dict.fromkeys([*seen, *slugs])),
+    }
+    path = models_path()
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        _replace(temporary, path)
+    except OSError as error:
+        notice(f"Warning: the model list could not be kept in {path} ({_os_reason(error)}).")
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def backend_headers(tokens: Tokens) -> dict[str, str]:
+    """What every request to the backend carries (responses.md 1)."""
+    headers = {
+        "Authorization": f"Bearer {tokens.access_token}",
+        "User-Agent": user_agent(),
+        "originator": setting("ORIGINATOR") or ORIGINATOR,
+    }
+    # An organization's id is a platform id, which this backend refuses.
+    if tokens.account_id and not tokens.account_id.startswith("org-"):
+        headers["ChatGPT-Account-ID"] = tokens.account_id
+    if tokens.fedramp:
+        headers["X-OpenAI-Fedramp"] = "true"
+    version = setting("CLIENT_VERSION")
+    if version:
+        headers["version"] = version
+    return headers
+
+
+# 10. Refusals ----------------------------------------------------------------------
+
+# responses.md 9: what each plan can do at its limit.
+_LIMIT_ADVICE = (
+    (("plus",), "upgrade to Pro or buy credits"),
+    (("pro", "prolite", "promax"), "buy credits"),
+    (("free", "go", "guest"), "upgrade to Plus"),
+    (("team", "business", "ent26"), "ask your workspace's admin for more"),
+)
+_POLICY_CODES = frozenset(
+    {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
+)
+_CAPACITY_CODES = frozenset({"server_is_overloaded", "slow_down"})
+# Each of them lasts longer than anybody would wait.
+_LIMIT_CODES = frozenset(
+    {"usage_limit_reached", "insufficient_quota", "organization_spend_limit_exceeded"}
+)
+_OWNER_LIMITS = (
+    "workspace_owner_credits_depleted",
+    "workspace_member_credits_depleted",
+    "workspace_owner_usage_limit_reached",
+    "workspace_member_usage_limit_reached",
+)
+
+
+def error_message(reply: Reply) -> str | None:
+    """The server's own words: `error.message`, `error`, `detail` in its three forms."""
+    data = _mapping(reply.data)
+    error, detail = data.get("error"), data.get("detail")
+    entries = detail if isinstance(detail, list) else []
+    words = "; ".join(
+        f"{'.'.join(map(str, entry.get('loc') or []))}: {entry.get('msg')}"
+        for entry in entries
+        if isinstance(entry, dict)
+    )
+    for text in (
+        _mapping(error).get("message"),
+        data.get("error_description"),
+        error,
+        detail,
+        _mapping(detail).get("message"),
+        words,
+        data.get("message"),
+    ):
+        if isinstance(text, str) and text.strip():
+            return printable(text)
+    return None
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def explain_refusal(
+    reply: Reply, *, slug: str | None = None, models: ModelList | None = None
+) -> RequestRefused:
+    """One plain sentence with the next step for any error the backend answers with.
+
+    `models` is what the account has, to name another model. Facts: responses.md 8 and 9.
+    """
+    error = _mapping(_mapping(reply.data).get("error"))
+    code = reply.error_code
+    kind = error.get("type") if isinstance(error.get("type"), str) else None
+    words = error_message(reply)
+    said = f" ({_sentence(words)[:-1]})" if words else ""
+    limit_type = reply.headers.get("x-codex-rate-limit-reached-type")
+    refused = functools.partial(_refusal, reply, code or kind)
+
+    if code in _LIMIT_CODES or kind == "usage_limit_reached" or limit_type in _OWNER_LIMITS:
+        return _refusal(reply, code or kind, _limit_message(reply, error), UsageLimitReached)
+    if "usage_not_included" in (code, kind):
+        return _refusal(
+            reply,
+            "usage_not_included",
+            "Your ChatGPT plan does not include Codex, which this login needs. Upgrade at "
+            "https://chatgpt.com/#pricing, or sign in with another account: 'llm chatgpt login'.",
+            UsageLimitReached,
+        )
+    if "deactivated_workspace" in (code, kind):
+        return refused(
+            "The ChatGPT workspace of this login was deactivated. Sign in with another "
+            "account: 'llm chatgpt login'."
+        )
+    if reply.is_web_page and reply.status < 500:
+        return refused(_web_page_message(reply, urlsplit(base_url()).netloc))
+    if words and ("is not supported when using Codex" in words or "Model not found" in words):
+        return refused(_model_message(words, slug, models))
+    if words and "requires a newer version" in words:
+        return refused(
+            f"{_sentence(words)} For this plugin that means: set LLM_CHATGPT_CLIENT_VERSION to "
+            "the version that is asked for, and look for a newer llm-chatgpt-oauth."
+        )
+    if code == "context_length_exceeded":
+        return refused(_context_message(words, models.find(slug) if models and slug else None))
+    if code in _POLICY_CODES:
+        return refused(f"OpenAI's policies refuse this prompt{said}. Rephrase it.")
+    if code in _CAPACITY_CODES:
+        return refused(
+            f"The model is at capacity{said}. Try again in a minute, or choose another model."
+        )
+    if reply.status == 401:
+        if words and "region" in words:
+            return refused(f"{_sentence(words)} Ask your workspace's admin.")
+        return refused(
+            f"OpenAI does not accept this login any more{said}. Run 'llm chatgpt login' to "
+            "sign in again."
+        )
+    if reply.status == 403:
+        return refused(
+            f"OpenAI refuses this account's request{said}. Ask your workspace's admin, or sign "
+            "in with another account: 'llm chatgpt login'."
+        )
+    if reply.status == 413:
+        return refused("The prompt is too large for the server. Send less text or smaller images.")
+    if reply.status == 429:
+        return refused(f"OpenAI asks for fewer requests{said}. Wait a minute and try again.")
+    if reply.status >= 500:
+        return refused(
+            f"OpenAI's server is in trouble (status {reply.status}){said}. Try again in a minute."
+        )
+    param = error.get("param")
+    if reply.status == 400 and param == "reasoning.effort" and words:
+        return refused(f"{_sentence(words)} Choose one with -o reasoning_effort.")
+    if words:
+        return refused(f"OpenAI refused the request: {_sentence(words)}")
+    return refused(f"OpenAI refused the request (status {reply.status}). Try again later.")
+
+
+def _refusal(
+    reply: Reply,
+    code: str | None,
+    message: str,
+    kind: type[RequestRefused] = RequestRefused,
+) -> RequestRefused:
+    for name in ("x-request-id", "x-oai-request-id"):
+        if reply.headers.get(name):
+            message += f" [request {printable(reply.headers[name], 80)}]"
+            break
+    return kind(message, code=code, status=reply.status)
+
+
+def _limit_message(reply: Reply, error: Mapping[str, Any]) -> str:
+    plan = error.get("plan_type") or reply.headers.get("x-codex-plan-type")
+    plan = plan.lower() if isinstance(plan, str) else ""
+    name = reply.headers.get("x-codex-limit-name")
+    window = _full_window(reply.headers)
+    message = f"The {window}usage limit of your ChatGPT plan is reached"
+    if plan:
+        message = f"The {window}usage limit of your ChatGPT {printable(plan, 40)} plan is reached"
+    now = time.time()
+    resets_in = _number(error.get("resets_in_seconds"))
+    resets_at = _number(error.get("resets_at"))
+    if resets_at is None and resets_in is not None:
+        resets_at = now + resets_in
+    if resets_at is not None:
+        left = resets_in if resets_in is not None else resets_at - now
+        message += f"; it resets on {local_time(resets_at)}, in {in_words(left)}"
+    advice = next((text for plans, text in _LIMIT_ADVICE if plan in plans), None)
+    if advice is None and plan.startswith(("self_serve_business", "enterprise_cbp")):
+        advice = _LIMIT_ADVICE[-1][1]
+    if reply.headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
+        advice = "ask your workspace's owner to raise the limit or add credits"
+    if name and name.lower() != "codex":
+        advice = "another model may still work" + (f", or {advice}" if advice else "")
+    return f"{message}. Wait{', or ' + advice if advice else ''}. See {USAGE_PAGE}"
+
+
+def _full_window(headers: Mapping[str, str]) -> str:
+    """'5-hour ', 'weekly ' or '': the window whose allowance is used up."""
+    for window in ("secondary", "primary"):
+        try:
+            used = float(headers[f"x-codex-{window}-used-percent"])
+            minutes = float(headers[f"x-codex-{window}-window-minutes"])
+        except (KeyError, ValueError):
+            continue
+        if used >= 100:
+            return f"{window_name(minutes * 60)} "
+    return ""
+
+
+def window_name(seconds: float) -> str:
+    """A usage window by its length, because its place in the reply varies by plan."""
+    days = seconds / 86400
+    if 6.5 <= days <= 7.5:
+        return "weekly"
+    if days >= 1:
+        return f"{round(days)}-day"
+    return f"{max(1, round(seconds / 3600))}-hour"
+
+
+def _model_message(words: str, slug: str | None, models: ModelList | None) -> str:
+    listed = models.listed if models else []
+    named = next((m for m in (models.models if models else ()) if m.slug == slug), None)
+    candidates = [
+        named and named.upgrade,
+        slug in BUILT_IN_MODELS and BUILT_IN_MODELS[slug].upgrade if slug else None,
+        *[model.slug for model in listed],
+        *([] if listed else BUILT_IN_MODELS),
+    ]
+    successor = next((c for c in candidates if c and c != slug), None)
+    message = f"{_sentence(words)} "
+    if listed:
+        message += f"Your login has: {', '.join(model.slug for model in listed)}. "
+    return f'{message}Run: llm -m chatgpt-{successor} "prompt"'
+
+
+def _context_message(words: str | None, model: ModelInfo | None) -> str:
+    limit = ""
+    if model and model.context_window:
+        limit = f" of {model.context_window:,} tokens"
+    said = f" ({_sentence(words)[:-1]})" if words else ""
+    return (
+        f"The conversation is longer than the model's context{limit}{said}. Start a new one, "
+        "or send less."
+    )
+
+
+# 11. The request -------------------------------------------------------------------
+
+
+class Options(llm.Options):
+    """The options that the backend accepts; it refuses sampling and token limits."""
+
+    reasoning_effort: str | None = Field(
+        description=(
+            "How much the model thinks before it answers: none, low, medium, high, xhigh, max "
+            "or ultra, as far as the model has them ('llm chatgpt models')."
+        ),
+        default=None,
+    )
+    reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
+        description="Which summary of its reasoning the model shows; auto unless said otherwise.",
+        default=None,
+    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(
+        description="How wordy the answer is: low, medium or high.", default=None
+    )
+    service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
+        description=(
+            "The processing tier. fast and priority are the same: faster, and counted more "
+            "against the plan's limits."
+        ),
+        default=None,
+    )
+    image_detail: Literal["auto", "low", "high", "original"] | None = Field(
+        description="How closely images are looked at: auto, low, high, or original.",
+        default=None,
+    )
+    json_object: bool | None = Field(
+        description="Output a valid JSON object {...}. Prompt must mention JSON.", default=None
+    )
+    parallel_tool_calls: bool | None = Field(
+        description="Whether the model may ask for several tool calls at once.", default=None
+    )
+    prompt_cache_key: str | None = Field(
+        description=(
+            "A name of at most 64 characters that routes requests with the same beginning to "
+            "the same cache. Each conversation has its own unless this is given."
+        ),
+        default=None,
+        min_length=1,
+        max_length=64,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_options(cls, values: Any) -> Any:
+        unknown = [name for name in values if name not in cls.model_fields]
+        if unknown:
+            raise ValueError(
+                f"a ChatGPT login does not take the option {', '.join(unknown)}; "
+                f"it takes {', '.join(cls.model_fields)}"
+            )
+        return values
+
+    @field_validator("reasoning_effort")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
+            raise ValueError("must be one word such as low, medium or high")
+        return value
+
+
+class ImageGeneration(llm.ServerSideTool):
+    """Let the model draw. The picture is written to a file, whose path is the result.
+
+    ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
+    ``output_format`` is png, jpeg or webp.
+    """
+
+    name = "image_generation"
+    plugin = "llm-chatgpt-oauth"
+
+    def __init__(self, folder: str | None = None, output_format: str | None = None):
+        super().__init__()
+        if output_format not in (None, "png", "jpeg", "webp"):
+            raise ValueError("output_format must be one of: png, jpeg or webp")
+        self.folder = folder
+        self.output_format = output_format
+
+    def tool_spec(self, model: Any) -> dict[str, Any]:
+        spec = {"type": "image_generation"}
+        if self.output_format:
+            spec["output_format"] = self.output_format
+        return spec
+
+
+# responses.md 5: what web_search takes; llm's own class knows more than the backend.
+_WEB_SEARCH_FIELDS = frozenset(
+    {
+        "type",
+        "external_web_access",
+        "indexed_web_access",
+        "filters",
+        "user_location",
+        "search_context_size",
+        "search_content_types",
+    }
+)
+
+
+class InputBuilder:
+    """llm's messages as the request's `instructions` and `input` (responses.md 4).
+
+    Earlier messages always give the same items, so that earlier input is a prefix of later
+    input. Reasoning goes back only to the account that it came from, ids never.
+    """
+
+    def __init__(self, *, account_key: str, image_detail: str | None = None):
+        self.account_key = account_key
+        self.image_detail = image_detail
+        self.instructions = ""
+        self.items: list[dict[str, Any]] = []
+        self.lost_attachments: list[str] = []
+        self._system_texts: list[str] = []
+        self._content: list[dict[str, Any]] = []
+
+    def build(self, messages: Iterable[Message], system: str) -> None:
+        for message in messages:
+            if message.role == "system":
+                self._add_system("".join(_texts(message)))
+            else:
+                self._add(message)
+        # `llm -c -s` and messages= with system= leave the system prompt out of the messages.
+        if system and system not in self._system_texts:
+            if self.instructions:
+                self.items.append(_message_item("developer", system))
+            else:
+                self.instructions = system
+        self.items = _paired(self.items)
+        self.instructions = self.instructions or DEFAULT_INSTRUCTIONS
+
+    def _add_system(self, text: str) -> None:
+        if not text:
+            return
+        self._system_texts.append(text)
+        if not self.items:
+            self.instructions = f"{self.instructions}\n\n{text}" if self.instructions else text
+        else:
+            # The backend refuses the role system (responses.md 3).
+            self.items.append(_message_item("developer", text))
+
+    def _add(self, message: Message) -> None:
+        role = message.role if message.role in ("user", "assistant", "developer") else "user"
+        text_type = "output_text" if role == "assistant" else "input_text"
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                if part.text:
+                    self._content.append({"type": text_type, "text": part.text})
+                continue
+            if isinstance(part, AttachmentPart) and role != "assistant":
+                self._content.append(self._attachment(part.attachment))
+                continue
+            self._close_message(role)
+            if isinstance(part, AttachmentPart):
+                self._content.append(self._attachment(part.attachment))
+                self._close_message("user")
+            elif isinstance(part, ReasoningPart):
+                self._add_reasoning(part)
+            elif isinstance(part, ToolCallPart):
+                self._add_tool_call(part)
+            elif isinstance(part, ToolResultPart):
+                self._add_tool_result(part)
+        self._close_message(role)
+
+    def _close_message(self, role: str) -> None:
+        if self._content:
+            self.items.append({"type": "message", "role": role, "content": self._content})
+            self._content = []
+
+    def _add_reasoning(self, part: ReasoningPart) -> None:
+        ours = _our_metadata(part)
+        encrypted = ours.get("encrypted_content")
+        if isinstance(encrypted, str) and ours.get("account") == self.account_key:
+            summary = ours.get("summary")
+            self.items.append(
+                {
+                    "type": "reasoning",
+                    "summary": summary if isinstance(summary, list) else [],
+                    "encrypted_content": encrypted,
+                }
+            )
+
+    def _add_tool_call(self, part: ToolCallPart) -> None:
+        if not part.server_executed:
+            arguments = part.arguments
+            raw = arguments.get("_raw") if isinstance(arguments, dict) else None
+            text = raw if isinstance(raw, str) and len(arguments) == 1 else json.dumps(arguments)
+            self.items.append(
+                {
+                    "type": "function_call",
+                    "call_id": part.tool_call_id,
+                    "name": _tool_name(part.name),
+                    "arguments": text,
+                }
+            )
+            return
+        kind = _our_metadata(part).get("type")
+        if kind == "web_search_call":
+            action = {k: v for k, v in _mapping(part.arguments).items() if k != "sources"}
+            self.items.append({"type": kind, "status": "completed", "action": action})
+        elif kind == "image_generation_call":
+            prompt = _mapping(part.arguments).get("prompt")
+            text = f"[drew an image: {prompt}]" if prompt else "[drew an image]"
+            self.items.append(_message_item("assistant", text))
+
+    def _add_tool_result(self, part: ToolResultPart) -> None:
+        if part.server_executed:
+            return
+        output: Any = part.output
+        if part.attachments:
+            output = [{"type": "input_text", "text": part.output}] if part.output else []
+            output += [self._attachment(attachment) for attachment in part.attachments]
+        self.items.append(
+            {
+                "type": "function_call_output",
+                "call_id": part.tool_call_id,
+                "output": output,
+                # Taken off again when calls and outputs are paired.
+                "name": _tool_name(part.name),
+            }
+        )
+
+    def _attachment(self, attachment: llm.Attachment | None) -> dict[str, Any]:
+        if attachment is None:
+            return {"type": "input_text", "text": "[an attachment that was not kept]"}
+        name = attachment.url or (attachment.path and os.path.basename(attachment.path)) or "data"
+        try:
+            # Asking llm for the type of a URL would fetch it; images are all we can send.
+            kind = attachment.type or ("image/*" if attachment.url else attachment.resolve_type())
+            if attachment.url and kind and kind.startswith("image/"):
+                url = attachment.url
+            elif kind in IMAGE_TYPES:
+                url = f"data:{kind};base64,{attachment.base64_content()}"
+            else:
+                return {
+                    "type": "input_text",
+                    "text": f"[attachment left out, because it is {printable(kind, 60)}]",
+                }
+        except OSError:
+            self.lost_attachments.append(printable(name, 100))
+            return {"type": "input_text", "text": "[an attachment whose file is gone]"}
+        part = {"type": "input_image", "image_url": url}
+        if self.image_detail:
+            part["detail"] = self.image_detail
+        return part
+
+
+def _texts(message: Message) -> list[str]:
+    return [part.text for part in message.parts if isinstance(part, TextPart)]
+
+
+def _our_metadata(part: Any) -> Mapping[str, Any]:
+    return _mapping((part.provider_metadata or {}).get(METADATA_KEY))
+
+
+def _message_item(role: str, text: str) -> dict[str, Any]:
+    kind = "output_text" if role == "assistant" else "input_text"
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+def _tool_name(name: str) -> str:
+    """A name that the backend accepts; other models' tools may be called anything."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name or "")[:128] or "tool"
+
+
+def _call_id(call_id: object, fallback: str) -> str:
+    if not isinstance(call_id, str) or not call_id:
+        return fallback
+    if len(call_id) <= 64:
+        return call_id
+    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:40]}"
+
+
+def _paired(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items with an output for every call and a call for every output.
+
+    The backend refuses either alone, and a history may have both: an answer that was cut
+    short, another model's ids (or none), ids that begin anew in every turn.
+    """
+    paired: list[dict[str, Any]] = []
+    # Calls that wait for their output, oldest first: original id -> the one that is sent.
+    waiting: list[tuple[object, str]] = []
+    used: set[str] = set()
+
+    def settle() -> None:
+        for _, call_id in waiting:
+            paired.append(
+                {
+                    "type": "function_call_output",
+                    "call_id": call_id,
+                    "output": "[this call was not carried out]",
+                }
+            )
+        waiting.clear()
+
+    def unused(call_id: object) -> str:
+        fitting = _call_id(call_id, f"call_{len(used) + 1}")
+        while fitting in used:
+            fitting = f"call_{len(used) + 1}_{fitting}"[:64]
+        used.add(fitting)
+        return fitting
+
+    for item in items:
+        if item["type"] == "function_call":
+            call_id = unused(item["call_id"])
+            waiting.append((item["call_id"], call_id))
+            paired.append({**item, "call_id": call_id})
+        elif item["type"] == "function_call_output":
+            match = next((pair for pair in waiting if pair[0] == item["call_id"]), None)
+            if match is None:
+                match = (item["call_id"], unused(item["call_id"]))
+                paired.append(
+                    {
+                        "type": "function_call",
+                        "call_id": match[1],
+                        "name": item["name"],
+                        "arguments": "{}",
+                    }
+                )
+            else:
+                waiting.remove(match)
+            paired.append({"type": item["type"], "call_id": match[1], "output": item["output"]})
+        else:
+            if item["type"] == "message" and item["role"] != "assistant":
+                settle()
+            paired.append(item)
+    settle()
+    return paired
+
+
+# Keywords that strict schemas surely allow.
+_STRICT_KEYWORDS = frozenset(
+    {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "enum",
+        "const",
+        "anyOf",
+        "$ref",
+        "$defs",
+        "title",
+        "description",
+    }
+)
+
+
+def schema_is_strict(schema: object, *, root: bool = True) -> bool:
+    """Whether a JSON schema meets the strict rules (responses.md 3): every object is closed
+    and requires all its properties, and no keyword is used that strict may not allow."""
+    if not isinstance(schema, dict) or not _STRICT_KEYWORDS.issuperset(schema):
+        return False
+    if root and schema.get("type") != "object":
+        return False
+    properties = schema.get("properties", {})
+    kinds = schema.get("type")
+    if "properties" in schema or kinds == "object" or isinstance(kinds, list):
+        if isinstance(kinds, list) and "object" not in kinds and not properties:
+            pass
+        elif (
+            schema.get("additionalProperties") is not False
+            or not isinstance(properties, dict)
+            or set(schema.get("required") or ()) != set(properties)
+        ):
+            return False
+    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]
+    if "items" in schema:
+        inner.append(schema["items"])
+    return all(schema_is_strict(part, root=False) for part in inner)
+
+
+def build_tools(model: Any, tools: Iterable[Any]) -> list[dict[str, Any]]:
+    """llm's tools as the request's (responses.md 5)."""
+    specs = []
+    for tool in tools:
+        if isinstance(tool, llm.ServerSideTool):
+            spec = tool.tool_spec(model)
+            if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
+                refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
+                refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
+                if refused:
+                    raise ChatGPTError(
+                        "Web search with a ChatGPT login does not take "
+                        f"{', '.join(refused)}. Leave it out."
+                    )
+            specs.append(spec)
+            continue
+        schema = tool.input_schema or {}
+        specs.append(
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description or "",
+                "strict": False,
+                "parameters": {"type": "object", "properties": {}, **schema},
+            }
+        )
+    return specs
+
+
+def session_id(conversation: Any, instructions: str, items: list[dict[str, Any]]) -> str:
+    """The UUID that routes a conversation's requests to one cache (responses.md 12).
+
+    The same in every later process; without a conversation, from how the input begins.
+    """
+    if conversation is not None:
+        return str(uuid.uuid5(SESSION_NAMESPACE, conversation.id))
+    beginning = json.dumps([instructions, items[:1]])
+    return str(uuid.uuid5(SESSION_NAMESPACE, hashlib.sha256(beginning.encode()).hexdigest()))
+
+
+def build_body(
+    model: Any,
+    prompt: llm.Prompt,
+    builder: InputBuilder,
+    info: ModelInfo,
+    cache_key: str,
+) -> dict[str, Any]:
+    """The request's JSON, `input` last so that what stays the same comes first."""
+    options = cast(Options, prompt.options)
+    body: dict[str, Any] = {
+        "model": model.slug,
+        "instructions": builder.instructions,
+        "store": False,
+        "stream": True,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": options.prompt_cache_key or cache_key,
+    }
+    reasoning: dict[str, Any] = {}
+    if options.reasoning_effort:
+        # The official client sends its highest step under the older name.
+        effort = options.reasoning_effort
+        reasoning["effort"] = "max" if effort == "ultra" else effort
+    summary = options.reasoning_summary or "auto"
+    if summary != "none" and info.summaries and not prompt.hide_reasoning:
+        reasoning["summary"] = summary
+    if reasoning:
+        body["reasoning"] = reasoning
+    text: dict[str, Any] = {}
+    if options.verbosity:
+        text["verbosity"] = options.verbosity
+    if prompt.schema:
+        text["format"] = {
+            "type": "json_schema",
+            "name": "output",
+            "schema": prompt.schema,
+            "strict": schema_is_strict(prompt.schema),
+        }
+    elif options.json_object:
+        text["format"] = {"type": "json_object"}
+    if text:
+        body["text"] = text
+    if options.service_tier:
+        tier = options.service_tier
+        body["service_tier"] = "priority" if tier == "fast" else tier
+    if options.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = options.parallel_tool_calls
+    if prompt.tools:
+        body["tools"] = build_tools(model, prompt.tools)
+        for tool in prompt.tools:
+            if isinstance(tool, llm.ServerSideTool):
+                tool.prepare_request(model, body)
+    body["input"] = builder.items
+    return body
+
+
+# 12. The stream --------------------------------------------------------------------
+
+
+class SSEDecoder:
+    """Bytes in any pieces -> the data of each complete server-sent event.
+
+    Works on bytes, so that neither a character cut in two nor U+2028 can split a line.
+    Line ends are LF, CR and CRLF; comments and other fields are passed over. Nothing else
+    of the response is looked at: the service sends no Content-Type (responses.md 6).
+    https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        # Up to here the buffer holds no end of an event; keeps long events linear.
+        self._searched = 0
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_lf(chunk)
+        buffer = self._buffer
+        buffer += chunk
+        end = buffer.rfind(b"\n\n", self._searched)
+        if end < 0:
+            self._searched = max(0, len(buffer) - 1)
+            return []
+        events = bytes(buffer[:end])
+        del buffer[: end + 2]
+        self._searched = 0
+        return self._data_of(events)
+
+    def flush(self) -> list[bytes]:
+        """What stands at the end without a blank line behind it."""
+        events = bytes(self._buffer)
+        self._buffer.clear()
+        return self._data_of(events)
+
+    def _with_lf(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+        if chunk:
+            self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _data_of(self, events: bytes) -> list[bytes]:
+        if self._at_start:
+            events = events.removeprefix(b"\xef\xbb\xbf")
+            self._at_start = False
+        found = []
+        for event in events.split(b"\n\n"):
+            lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+            if lines:
+                found.append(b"\n".join(line.removeprefix(b" ") for line in lines))
+        return found
+
+
+@dataclasses.dataclass
+class _Item:
+    """One item of the answer while it arrives."""
+
+    part_index: int
+    message_index: int
+    call_id: str | None = None
+    named: bool = False
+    done: bool = False
+    # Which pieces (content or summary indexes) have arrived as deltas.
+    pieces: set[object] = dataclasses.field(default_factory=set)
+    arguments: list[StreamEvent] = dataclasses.field(default_factory=list)
+
+
+class EventTranslator:
+    """The service's events -> llm's StreamEvents, and what is known at the end.
+
+    Pure: bytes in, events out. Each item of the answer becomes one part. Unknown events,
+    junk and wrong types are passed over; `output_item.done` has the last word.
+    """
+
+    def __init__(
+        self,
+        *,
+        account_key: str = "",
+        save_image: Callable[[bytes, str], str] | None = None,
+    ) -> None:
+        self.account_key = account_key
+        self.save_image = save_image
+        # "completed", "incomplete", "failed" or "error" once the answer has ended.
+        self.ended: str | None = None
+        self.response: dict[str, Any] = {}
+        self.error: Mapping[str, Any] = {}
+        self.tool_calls: list[llm.ToolCall] = []
+        self.started = False
+        self.mid_line = False
+        self.had_reasoning = False
+        self._decoder = SSEDecoder()
+        self._items: dict[object, _Item] = {}
+        self._output: dict[object, dict[str, Any]] = {}
+        self._parts = 0
+        self._messages = 0
+        self._open_reasoning: _Item | None = None
+        self._half_character = ""
+        self._events: list[StreamEvent] = []
+
+    def feed(self, chunk: bytes) -> list[StreamEvent]:
+        return self._translate(self._decoder.feed(chunk))
+
+    def finish(self) -> list[StreamEvent]:
+        return self._translate(self._decoder.flush())
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """The finished items in their order; the final event's list is empty."""
+        order = sorted(self._output, key=lambda key: (not isinstance(key, int), str(key).zfill(9)))
+        return [self._output[key] for key in order]
+
+    def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
+        self._events = []
+        for frame in frames:
+            if self.ended:
+                break
+            try:
+                event = json.loads(frame)
+                kind = event["type"]
+            except (ValueError, RecursionError, KeyError, TypeError):
+                continue
+            handler = self._HANDLERS.get(kind) if isinstance(kind, str) else None
+            if handler is not None:
+                handler(self, event)
+        return self._events
+
+    # Text
+
+    def _text_delta(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "message")
+        item.pieces.add(_hashable(event.get("content_index")))
+        self._emit_text(item, event.get("delta"))
+
+    def _text_done(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "message")
+        piece = _hashable(event.get("content_index"))
+        if piece not in item.pieces:
+            item.pieces.add(piece)
+            self._emit_text(item, event.get("text", event.get("refusal")))
+
+    def _emit_text(self, item: _Item, text: object) -> None:
+        if not isinstance(text, str) or not text:
+            return
+        text = self._whole_characters(text)
+        if not text:
+            return
+        self.started = True
+        self.mid_line = not text.endswith("\n")
+        self._open_reasoning = None
+        last = self._events[-1] if self._events else None
+        # What has arrived together leaves together.
+        if last and last.type == "text" and last.part_index == item.part_index:
+            last.chunk += text
+        else:
+            self._emit("text", text, item)
+
+    def _whole_characters(self, text: str) -> str:
+        """Text without half characters, which JSON's \\u escapes can hold and no terminal."""
+        text = self._half_character + text
+        self._half_character = ""
+        if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
+            return text
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._half_character = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    # Reasoning
+
+    def _reasoning_part(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "reasoning")
+        if item.pieces:
+            self._emit("reasoning", "\n\n", item)
+
+    def _reasoning_delta(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "reasoning")
+        self._emit_reasoning(item, event.get("delta"))
+        item.pieces.add(_piece(event))
+
+    def _reasoning_done(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "reasoning")
+        if _piece(event) not in item.pieces:
+            self._emit_reasoning(item, event.get("text"))
+            item.pieces.add(_piece(event))
+
+    def _emit_reasoning(self, item: _Item, text: object) -> None:
+        if not isinstance(text, str) or not text:
+            return
+        before = self._open_reasoning
+        if before is not None and before is not item:
+            # Two summaries in a row would run into each other on the person's screen.
+            self._emit("reasoning", "\n\n", before)
+        self._open_reasoning = item
+        self.started = self.mid_line = True
+        self._emit("reasoning", self._whole_characters(text), item)
+
+    # Tool calls
+
+    def _arguments_delta(self, event: dict[str, Any]) -> None:
+        item = self._item(event, "function_call")
+        delta = event.get("delta")
+        if item.named and isinstance(delta, str) and delta:
+            item.arguments.append(self._emit("tool_call_args", delta, item))
+
+    def _name_call(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        call_id, name = fields.get("call_id"), fields.get("name")
+        if not item.named and isinstance(call_id, str) and isinstance(name, str) and name:
+            item.named = self.started = True
+            item.call_id = call_id
+            self._emit("tool_call_name", name, item)
+
+    def _call_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        self._name_call(item, fields)
+        arguments = fields.get("arguments")
+        if not item.named or not isinstance(arguments, str):
+            return
+        if "".join(event.chunk for event in item.arguments) != arguments:
+            # llm keeps the events themselves, so a wrong one can still be put right.
+            for event in item.arguments:
+                event.chunk = ""
+            self._emit("tool_call_args", arguments, item)
+        if fields.get("status") == "incomplete":
+            return
+        try:
+            parsed = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            parsed = None
+        self.tool_calls.append(
+            llm.ToolCall(
+                name=fields["name"] if isinstance(fields.get("name"), str) else "",
+                arguments=parsed if isinstance(parsed, dict) else {"_raw": arguments},
+                tool_call_id=item.call_id,
+            )
+        )
+
+    # Items
+
+    def _item(self, event: Mapping[str, Any], kind: str) -> _Item:
+        """The item that an event belongs to, made on first sight."""
+        fields = _mapping(event.get("item"))
+        key = _hashable(event.get("output_index"))
+        if key is None:
+            key = _hashable(event.get("item_id") or fields.get("id"))
+        item = self._items.get((key, kind))
+        if item is None:
+            if kind == "message":
+                self._messages += 1
+            item = _Item(self._parts, max(0, self._messages - 1))
+            self._parts += 1
+            self._items[(key, kind)] = item
+        return item
+
+    def _item_added(self, event: dict[str, Any]) -> None:
+        fields = _mapping(event.get("item"))
+        kind = fields.get("type")
+        if kind == "function_call":
+            self._name_call(self._item(event, kind), fields)
+        elif kind in ("message", "reasoning"):
+            self._item(event, kind)
+
+    def _item_done(self, event: dict[str, Any]) -> None:
+        fields = event.get("item")
+        if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+            return
+        kind = fields["type"]
+        item = self._item(event, kind)
+        if item.done:
+            return
+        item.done = True
+        kept = {k: v for k, v in fields.items() if k not in ("encrypted_content", "result")}
+        key = _hashable(event.get("output_index"))
+        self._output[len(self._output) if key is None else key] = kept
+        if kind == "message":
+            self._message_done(item, fields)
+        elif kind == "reasoning":
+            self._reasoning_item_done(item, fields)
+        elif kind == "function_call":
+            self._call_done(item, fields)
+        elif kind == "web_search_call":
+            self._search_done(item, fields)
+        elif kind == "image_generation_call":
+            self._image_done(item, fields)
+
+    def _message_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        parts = [p for p in _list(fields.get("content")) if isinstance(p, dict)]
+        if not item.pieces:
+            for part in parts:
+                self._emit_text(item, part.get("text", part.get("refusal")))
+        annotations = [a for part in parts for a in _list(part.get("annotations"))]
+        if annotations:
+            self._emit("text", "", item, metadata={"annotations": annotations})
+
+    def _reasoning_item_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        self.had_reasoning = True
+        summary = [p for p in _list(fields.get("summary")) if isinstance(p, dict)]
+        if not item.pieces:
+            texts = [p.get("text") for p in [*summary, *_list(fields.get("content"))] if p]
+            self._emit_reasoning(item, "\n\n".join(t for t in texts if isinstance(t, str)))
+        metadata: dict[str, Any] = {}
+        encrypted = fields.get("encrypted_content")
+        if isinstance(encrypted, str) and encrypted:
+            metadata = {"encrypted_content": encrypted, "account": self.account_key}
+            if summary:
+                metadata["summary"] = summary
+        if metadata:
+            self._emit("reasoning", "", item, metadata=metadata)
+
+    def _search_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        action = _mapping(fields.get("action"))
+        status = fields.get("status")
+        result = json.dumps(action["sources"]) if action.get("sources") else status
+        self._server_call(item, fields, "web_search", dict(action), result)
+
+    def _image_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
+        try:
+            picture = base64.b64decode(fields.get("result") or "", validate=True)
+        except (ValueError, TypeError):
+            picture = b""
+        output_format = fields.get("output_format")
+        result = "no picture came"
+        if picture and self.save_image:
+            suffix = output_format if output_format in ("png", "jpeg", "webp") else "png"
+            result = self.save_image(picture, suffix)
+        prompt = fields.get("revised_prompt")
+        arguments = {"prompt": prompt} if isinstance(prompt, str) else {}
+        self._server_call(item, fields, "image_generation", arguments, result)
+
+    def _server_call(
+        self, item: _Item, fields: Mapping[str, Any], name: str, arguments: object, result: object
+    ) -> None:
+        """A call that the server carried out itself, with its result in a part of its own."""
+        identifier = fields.get("id")
+        item.call_id = identifier if isinstance(identifier, str) else f"{name}_{item.part_index}"
+        self.started = True
+        self._emit("tool_call_name", name, item, server=True, metadata={"type": fields.get("type")})
+        self._emit("tool_call_args", json.dumps(arguments), item, server=True)
+        outcome = _Item(self._parts, item.message_index, call_id=item.call_id)
+        self._parts += 1
+        text = result if isinstance(result, str) else "completed"
+        self._emit("tool_result", text, outcome, server=True, tool_name=name)
+
+    def _emit(
+        self,
+        kind: str,
+        chunk: str,
+        item: _Item,
+        *,
+        server: bool = False,
+        tool_name: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> StreamEvent:
+        event = StreamEvent(
+            type=kind,
+            chunk=chunk,
+            part_index=item.part_index,
+            tool_call_id=item.call_id,
+            server_executed=server,
+            tool_name=tool_name,
+            provider_metadata={METADATA_KEY: metadata} if metadata else None,
+            message_index=item.message_index,
+        )
+        self._events.append(event)
+        return event
+
+    # The end
+
+    def _completed(self, event: dict[str, Any]) -> None:
+        self.ended = "completed"
+        self.response = dict(_mapping(event.get("response")))
+
+    def _incomplete(self, event: dict[str, Any]) -> None:
+        self.ended = "incomplete"
+        self.response = dict(_mapping(event.get("response")))
+
+    def _failed(self, event: dict[str, Any]) -> None:
+        self.ended = "failed"
+        self.error = _mapping(_mapping(event.get("response")).get("error"))
+
+    def _error(self, event: dict[str, Any]) -> None:
+        # In an object of its own, or flat in the event.
+        self.ended = "error"
+        error = event.get("error")
+        self.error = error if isinstance(error, dict) else event
+
+    _HANDLERS: ClassVar[dict[str, Callable[[EventTranslator, dict[str, Any]], None]]] = {
+        "response.output_item.added": _item_added,
+        "response.output_item.done": _item_done,
+        "response.output_text.delta": _text_delta,
+        "response.output_text.done": _text_done,
+        "response.refusal.delta": _text_delta,
+        "response.refusal.done": _text_done,
+        "response.reasoning_summary_part.added": _reasoning_part,
+        "response.reasoning_summary_text.delta": _reasoning_delta,
+        "response.reasoning_summary_text.done": _reasoning_done,
+        "response.reasoning_text.delta": _reasoning_delta,
+        "response.reasoning_text.done": _reasoning_done,
+        "response.function_call_arguments.delta": _arguments_delta,
+        "response.completed": _completed,
+        "response.incomplete": _incomplete,
+        "response.failed": _failed,
+        "error": _error,
+    }
+
+
+def _hashable(value: object) -> object:
+    return value if isinstance(value, (int, str)) else None
+
+
+def _piece(event: Mapping[str, Any]) -> object:
+    return (event.get("type", "")[:26], _hashable(event.get("summary_index")))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+# 13. One exchange ------------------------------------------------------------------
+
+# Turn states to send back while a tool loop goes on (responses.md 1), newest last.
+_turn_states: OrderedDict[str, str] = OrderedDict()
+_TURN_STATES_KEPT = 256
+
+# Kept out of the logs: what the request said already, and who asked.
+_NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
+
+
+@dataclasses.dataclass
+class _Resend:
+    """Send once more: after `delay` seconds, with tokens other than `rejected` if given."""
+
+    delay: float = 0.0
+    rejected: str | None = None
+
+
+class Exchange:
+    """One prompt and its answer: what to send, what came back, whether to send again.
+
+    No I/O; the model's two `execute` methods do that. Sent again only while nothing was
+    shown and no tool was named (responses.md 9).
+    """
+
+    def __init__(self, model: Any, prompt: llm.Prompt, response: Any, conversation: Any):
+        self.model = model
+        self.prompt = prompt
+        self.response = response
+        self.conversation = conversation
+        self.url = f"{base_url()}/codex/responses"
+        self.translator = EventTranslator()
+        self.failure: ChatGPTError | None = None
+        self.headers: Mapping[str, str] = {}
+        self._resends = 0
+        self._waited = 0.0
+        self._retry_after: float | None = None
+        self._passing = False
+        self._refreshed = False
+        self._without_summary = False
+        self._without_reasoning = False
+        self._told_of_lost: set[str] = set()
+
+    # Before
+
+    def request(self, tokens: Tokens) -> dict[str, Any]:
+        """The arguments of the client's `stream` call, for a (new) attempt."""
+        self.tokens = tokens
+        self.models = remembered_models(tokens)
+        info = (self.models and self.models.find(self.model.slug)) or self.model.info
+        self._check_effort()
+        if self._without_summary:
+            info = dataclasses.replace(info, summaries=False)
+        builder = InputBuilder(
+            # Nobody's reasoning goes along once the server could not read it.
+            account_key="" if self._without_reasoning else tokens.account_key,
+            image_detail=cast(Options, self.prompt.options).image_detail,
+        )
+        builder.build(self.prompt.messages, self.prompt.system)
+        for name in builder.lost_attachments:
+            if name not in self._told_of_lost:
+                self._told_of_lost.add(name)
+                notice(f"Warning: the attachment {name} is gone; the model is told so instead.")
+        session = session_id(self.conversation, builder.instructions, builder.items)
+        body = build_body(self.model, self.prompt, builder, info, session)
+        self._turn = _turn_key(session, tokens, builder.items)
+        headers = backend_headers(tokens) | {
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+            "session-id": session,
+        }
+        turn_state = _turn_states.get(self._turn)
+        if turn_state and builder.items and builder.items[-1]["type"] == "function_call_output":
+            headers["x-codex-turn-state"] = turn_state
+        self.failure = None
+        self.translator = EventTranslator(
+            account_key=tokens.account_key, save_image=functools.partial(_save_image, self.prompt)
+        )
+        http = http_library()
+        return {
+            "method": "POST",
+            "url": self.url,
+            "content": json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(
+                "utf-8", "replace"
+            ),
+            "headers": headers,
+            "timeout": http.Timeout(idle_timeout(), connect=CONNECT_TIMEOUT_SECONDS, pool=None),
+        }
+
+    def _check_effort(self) -> None:
+        effort = cast(Options, self.prompt.options).reasoning_effort
+        info = self.models.find(self.model.slug) if self.models else None
+        if not effort or not info or not info.efforts or effort == "none":
+            return
+        if effort not in info.efforts and not (effort == "ultra" and "max" in info.efforts):
+            raise ChatGPTError(
+                f"{self.model.model_id} has no reasoning effort '{effort}'. Choose one of: "
+                f"{', '.join(map(printable, info.efforts))}."
+            )
+
+    # What comes back
+
+    def opened(self, headers: Any) -> None:
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        turn_state = self.headers.get("x-codex-turn-state")
+        if turn_state:
+            _turn_states[self._turn] = turn_state
+            _turn_states.move_to_end(self._turn)
+            while len(_turn_states) > _TURN_STATES_KEPT:
+                _turn_states.popitem(last=False)
+
+    def refused(self, status: int, headers: Any, content: bytes) -> None:
+        """An answer that is no stream: note the failure, and whether it may pass."""
+        lower = {name.lower(): value for name, value in headers.items()}
+        reply = Reply(status, lower, content)
+        error = explain_refusal(reply, slug=self.model.slug, models=self.models)
+        self.failure = error
+        self._retry_after = _retry_after(lower.get("retry-after"), error_message(reply))
+        limit = isinstance(error, UsageLimitReached)
+        self._passing = (status == 429 and not limit) or status >= 500
+
+    def broke_off(self, error: BaseException) -> None:
+        """No answer, or one that stopped in the middle."""
+        host = urlsplit(self.url).netloc
+        reason = _transport_reason(error)
+        if isinstance(error, http_library().ReadTimeout):
+            reason = f"nothing came for {in_words(idle_timeout())}"
+        self.failure = StreamFailed(
+            f"The answer was cut off: {host}: {reason}. Send the prompt again."
+            if self.translator.started
+            else f"No answer from {host}: {reason}. Check the network and try again.",
+            code="connection",
+        )
+        self._passing, self._retry_after = True, None
+
+    def closed(self) -> None:
+        """The stream ended without saying how the answer ended."""
+        self.failure = StreamFailed(
+            "The answer was cut off: the server closed the connection before the end. "
+            "Send the prompt again.",
+            code="closed",
+        )
+        self._passing, self._retry_after = True, None
+
+    def ended(self) -> None:
+        """The stream's last event is in: good, or a failure to report."""
+        translator = self.translator
+        if translator.ended not in ("failed", "error"):
+            return
+        code = translator.error.get("code") or translator.error.get("type")
+        error = {k: v for k, v in translator.error.items() if k != "type" or v != "error"}
+        reply = Reply(
+            200,
+            self.headers,
+            json.dumps({"error": {"code": code, **error}}).encode(),
+        )
+        refusal = explain_refusal(reply, slug=self.model.slug, models=self.models)
+        message = refusal.message
+        code = reply.error_code or ""
+        if code == "rate_limit_exceeded":
+            message = f"OpenAI asks for fewer requests ({error_message(reply)}). Try again later."
+        kind = type(refusal) if isinstance(refusal, UsageLimitReached) else StreamFailed
+        self.failure = kind(message, code=code)
+        self._retry_after = _retry_after(None, error_message(reply))
+        self._passing = (
+            code not in _POLICY_CODES
+            and code not in ("context_length_exceeded", "invalid_encrypted_content")
+            and not isinstance(refusal, UsageLimitReached)
+        )
+
+    # Afterwards
+
+    def next_step(self) -> _Resend | None:
+        """None when the answer is good, how to send again, or the failure raised."""
+        failure = self.failure
+        if failure is None:
+            return None
+        if self.translator.started:
+            raise failure
+        if failure.status == 401 and not self._refreshed:
+            self._refreshed = True
+            return _Resend(rejected=self.tokens.access_token)
+        words = failure.message
+        if failure.status == 400 and "reasoning.summary" in words and not self._without_summary:
+            self._without_summary = True
+            return _Resend()
+        if failure.code == "invalid_encrypted_content" and not self._without_reasoning:
+            self._without_reasoning = True
+            return _Resend()
+        if not self._passing or self._resends >= MAX_RESENDS:
+            raise failure
+        delay = self._retry_after
+        if delay is None:
+            delay = 0.2 * 2**self._resends * random.uniform(0.9, 1.1)
+        if self._waited + delay > MAX_RESEND_WAIT_SECONDS:
+            raise failure
+        self._resends += 1
+        self._waited += delay
+        if self._resends > 1:
+            reason = words.split(". ")[0].rstrip(".")
+            notice(f"{reason}; trying again ({self._resends} of {MAX_RESENDS})...")
+        return _Resend(delay=delay)
+
+    def finish(self) -> list[StreamEvent]:
+        """Record usage, the model and the raw answer; the events that come last."""
+        translator, response = self.translator, self.response
+        for call in translator.tool_calls:
+            response.add_tool_call(call)
+        answer = {k: v for k, v in translator.response.items() if k not in _NOT_LOGGED}
+        usage = dict(_mapping(answer.get("usage")))
+        usage.pop("attribution", None)
+        if usage:
+            answer["usage"] = usage
+            details = {
+                name: usage[name]
+                for name in ("input_tokens_details", "output_tokens_details")
+                if usage.get(name)
+            }
+            response.set_usage(
+                input=usage.get("input_tokens") or 0,
+                output=usage.get("output_tokens") or 0,
+                details=details or None,
+            )
+        answer["output"] = translator.output
+        response.response_json = _without_none(answer)
+        self._record_model(answer.get("model"))
+        if translator.ended == "incomplete":
+            reason = _mapping(answer.get("incomplete_details")).get("reason")
+            notice(
+                f"The answer is incomplete: {printable(reason or 'no reason given', 100)}.",
+                mid_line=translator.mid_line,
+            )
+        thought = _mapping(usage.get("output_tokens_details")).get("reasoning_tokens")
+        if thought and not translator.had_reasoning:
+            return [StreamEvent(type="reasoning", chunk="", redacted=True)]
+        return []
+
+    def _record_model(self, said: object) -> None:
+        served = self.headers.get("openai-model") or said
+        if not isinstance(served, str) or not served:
+            return
+        served = printable(served, 100)
+        self.response.set_resolved_model(served)
+        # A dated snapshot of the model is the model.
+        if not re.fullmatch(re.escape(self.model.slug) + r"(-\d{4}-\d{2}-\d{2})?", served):
+            notice(
+                f"Note: {served} answered instead of {self.model.slug}.",
+                mid_line=self.translator.mid_line,
+            )
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:
+    """Names a turn: all that was said up to the person's last message."""
+    end = max(
+        (i for i, item in enumerate(items) if item.get("role") in ("user", "developer")), default=-1
+    )
+    digest = hashlib.sha256(f"{session} {tokens.account_key} {end} ".encode())
+    if end >= 0:
+        digest.update(json.dumps(items[end]).encode())
+    return digest.hexdigest()
+
+
+def _retry_after(header: str | None, words: str | None) -> float | None:
+    """The seconds that the server asks to wait: its header, or "try again in N s"."""
+    try:
+        return max(0.0, float(header or ""))
+    except ValueError:
+        pass
+    match = re.search(r"try again in ([\d.]+) ?(ms|s\b|seconds?)", words or "", re.IGNORECASE)
+    if match:
+        try:
+            number = float(match[1])
+        except ValueError:
+            return None
+        return number / 1000 if match[2] == "ms" else number
+    return None
+
+
+def _save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
+    """Write a drawn picture to a new file and return its path."""
+    tool = next((tool for tool in prompt.tools if isinstance(tool, ImageGeneration)), None)
+    chosen = pathlib.Path(tool.folder).expanduser() if tool and tool.folder else None
+    folder = chosen or cast(pathlib.Path, llm.user_dir()) / "chatgpt-images"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = folder / f"{stamp}-{secrets.token_hex(4)}.{suffix}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    except OSError as error:
+        message = f"The picture could not be written to {path} ({_os_reason(error)})."
+        notice(f"Warning: {message}", mid_line=True)
+        return message
+    notice(f"Picture: {path}", mid_line=True)
+    return str(path)
+
+
+# 14. Models ------------------------------------------------------------------------
+
+
+class _ChatGPTModel:
+    """What the sync and the async model have in common."""
+
+    can_stream = True
+    supports_schema = True
+    supports_tools = True
+    # `--key` names an account, so llm must not look for an API key.
+    needs_key = None
+    key: str | None = None
+    Options = Options
+
+    # What recurs in every logged answer. NEVER change or remove an entry, only add:
+    # stored logs refer to them by name.
+    json_replacements: ClassVar[dict[str, Any]] = {
+        "chatgpt_envelope_0": {
+            "object": "response",
+            "background": False,
+            "parallel_tool_calls": True,
+            "service_tier": "default",
+            "status": "completed",
+            "store": False,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "top_logprobs": 0,
+            "top_p": 0.98,
+            "truncation": "disabled",
+        },
+        "chatgpt_tool_usage_0": {"web_search": {"num_requests": 0}},
+        "chatgpt_text_0": {"format": {"type": "text"}, "verbosity": "medium"},
+        "chatgpt_text_1": {"format": {"type": "text"}, "verbosity": "low"},
+    }
+
+    def __init__(self, info: ModelInfo):
+        self.info = info
+        self.slug = info.slug
+        self.model_id = f"chatgpt-{info.slug}"
+        self.attachment_types = IMAGE_TYPES if info.takes_images else frozenset()
+
+    @property
+    def supported_server_side_tools(self) -> tuple[type, ...]:
+        from llm.default_plugins.openai_models import WebSearch
+
+        return (WebSearch, ImageGeneration, llm.ServerSideTool)
+
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        return explicit_key or self.key
+
+    def __str__(self) -> str:
+        return f"ChatGPT: {self.model_id}"
+
+
+class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
+    """A model that answers through a ChatGPT login."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.Response,
+        conversation: llm.Conversation | None = None,
+        key: str | None = None,
+    ) -> Iterator[StreamEvent]:
+        http = http_library()
+        exchange = Exchange(self, prompt, response, conversation)
+        step: _Resend | None = _Resend()
+        while step is not None:
+            if step.delay:
+                time.sleep(step.delay)
+            request = exchange.request(get_tokens(key, rejected=step.rejected))
+            try:
+                with sync_client(exchange.url).stream(**request) as reply:
+                    if reply.status_code != 200:
+                        exchange.refused(reply.status_code, reply.headers, reply.read())
+                    else:
+                        exchange.opened(reply.headers)
+                        chunks = reply.iter_bytes()
+                        for chunk in chunks:
+                            yield from exchange.translator.feed(chunk)
+                            if exchange.translator.ended:
+                                _drain(reply, chunks)
+                                break
+                        else:
+                            yield from exchange.translator.finish()
+                        if exchange.translator.ended:
+                            exchange.ended()
+                        else:
+                            exchange.closed()
+            except http.TransportError as error:
+                exchange.broke_off(error)
+            step = exchange.next_step()
+        yield from exchange.finish()
+
+
+class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
+    """The same for an event loop, which it never blocks."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.AsyncResponse,
+        conversation: llm.AsyncConversation | None = None,
+        key: str | None = None,
+    ) -> AsyncGenerator[str | StreamEvent, None]:
+        http = http_library()
+        exchange = Exchange(self, prompt, response, conversation)
+        step: _Resend | None = _Resend()
+        while step is not None:
+            if step.delay:
+                await asyncio.sleep(step.delay)
+            request = exchange.request(await get_tokens_async(key, rejected=step.rejected))
+            client = await async_client(exchange.url)
+            try:
+                async with client.stream(**request) as reply:
+                    if reply.status_code != 200:
+                        exchange.refused(reply.status_code, reply.headers, await reply.aread())
+                    else:
+                        exchange.opened(reply.headers)
+                        chunks = reply.aiter_bytes()
+                        async for chunk in chunks:
+                            for event in exchange.translator.feed(chunk):
+                                yield event
+                            if exchange.translator.ended:
+                                await _drain_async(chunks)
+                                break
+                        else:
+                            for event in exchange.translator.finish():
+                                yield event
+                        if exchange.translator.ended:
+                            exchange.ended()
+                        else:
+                            exchange.closed()
+            except http.TransportError as error:
+                exchange.broke_off(error)
+            step = exchange.next_step()
+        for event in exchange.finish():
+            yield event
+
+
+def _drain(reply: Any, chunks: Iterator[bytes]) -> None:
+    """Read to the stream's end, so that its connection can be used again; 0.1 s at most.
+
+    In a thread, because a blocking read cannot be given a new time limit. If the end does
+    not come, the connection is shut, which also ends the thread.
+    """
+
+    def read_on() -> None:
+        with contextlib.suppress(Exception):
+            for _ in chunks:
+                pass
+
+    reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
+    reader.start()
+    reader.join(DRAIN_SECONDS)
+    if reader.is_alive():
+        stream = reply.extensions.get("network_stream")
+        raw = stream and stream.get_extra_info("socket")
+        if raw is not None:
+            import socket
+
+            with contextlib.suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)
+        reader.join(DRAIN_SECONDS)
+
+
+async def _drain_async(chunks: AsyncIterator[bytes]) -> None:
+    async def read_on() -> None:
+        async for _ in chunks:
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError, http_library().TransportError):
+        await asyncio.wait_for(read_on(), DRAIN_SECONDS)
+
+
+# 15. Commands ----------------------------------------------------------------------
+
+
+@click.group()
+def chatgpt() -> None:
+    """Sign in with a ChatGPT subscription and use its models"""
+
+
+@chatgpt.command(name="login")
+def login_command() -> None:
+    """Sign in with a code that you enter in a browser
+
+    \b
+        llm chatgpt login
+    """
+    tokens = login(show=_show_device_code, wait=_waiting())
+    click.echo(f"Signed in to ChatGPT as {_who(tokens)}.")
+    models: list[ModelInfo] = []
+    try:
+        models = fetch_models(tokens).listed
+    except ChatGPTError as error:
+        notice(f"Warning: the sign-in worked, but not the model list. {error.message}")
+    slug = models[0].slug if models else next(iter(BUILT_IN_MODELS))
+    click.echo(f'Try:\n  llm -m chatgpt-{slug} "Three names for a pet pelican"')
+    click.echo("  llm models list -q chatgpt-")
+
+
+def _show_device_code(code: DeviceCode) -> None:
+    click.echo(
+        "Device codes must be switched on in ChatGPT first: Settings > Security "
+        f"({ACCOUNTS_PAGE}),\nor by your workspace's admin.\n\n"
+        f"  1. Open  {printable(code.verification_url)}\n"
+        f"  2. Enter {printable(code.user_code, 40)}\n\n"
+        f"The code lasts {in_words(code.expires_in)}. Enter it only if you started this "
+        "sign-in yourself:\nwhoever sends you a code wants to use your account.",
+        err=True,
+    )
+
+
+def _waiting() -> Callable[[float, float], None]:
+    """How `login` waits: a countdown on a terminal, one plain line elsewhere."""
+    told = False
+
+    def wait_quietly(seconds: float, left: float) -> None:
+        nonlocal told
+        if not told:
+            click.echo("Waiting for the code to be entered...", err=True)
+            told = True
+        time.sleep(seconds)
+
+    if not sys.stderr.isatty():
+        return wait_quietly
+
+    def count_down(seconds: float, left: float) -> None:
+        end = time.monotonic() + seconds
+        try:
+            while (rest := end - time.monotonic()) > 0:
+                minutes, second = divmod(round(left - seconds + rest), 60)
+                click.echo(
+                    f"\rWaiting for the code to be entered, {minutes}:{second:02} left ",
+                    nl=False,
+                    err=True,
+                )
+                time.sleep(min(1.0, rest))
+        finally:
+            click.echo("\r\033[K", nl=False, err=True)
+
+    return count_down
+
+
+def _who(tokens: Tokens) -> str:
+    email = printable(tokens.email, 100) if tokens.email else "an account without an email"
+    plan = f"plan {printable(tokens.plan, 40)}" if tokens.plan else "plan unknown"
+    account = f"account {printable(tokens.account_id, 60)}" if tokens.account_id else "no account"
+    return f"{email} ({plan}, {account})"
+
+
+@chatgpt.command()
+def logout() -> None:
+    """Forget the login on this machine
+
+    \b
+        llm chatgpt logout
+    """
+    if delete_tokens():
+        click.echo(f"Signed out: the login in {store_path()} was deleted.")
+    else:
+        click.echo("Not signed in; there was nothing to delete.")
+
+
+@chatgpt.command()
+@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+def status(json_: bool) -> None:
+    """Show who is signed in and until when; sends nothing, changes nothing
+
+    Exits with 1 when nobody is signed in.
+
+    \b
+        llm chatgpt status
+        llm chatgpt status --json
+    """
+    tokens = load_tokens()
+    path = store_path()
+    if json_:
+        report: dict[str, Any] = {"signed_in": tokens is not None, "path": str(path)}
+        if tokens:
+            report |= {
+                "account": read_store().default,
+                "account_id": tokens.account_id,
+                "email": tokens.email,
+                "plan": tokens.plan,
+                "expires_at": tokens.expires_at,
+                "expired": not still_works(tokens, time.time()),
+            }
+        click.echo(json.dumps(report, indent=2))
+    elif tokens:
+        click.echo(f"Signed in as {_who(tokens)}")
+        click.echo(f"Access token: {_lifetime(tokens)}")
+        click.echo(f"Kept in:      {path}")
+    else:
+        click.echo("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
+    if tokens is None:
+        sys.exit(1)
+
+
+def _lifetime(tokens: Tokens) -> str:
+    if tokens.expires_at is None:
+        return "does not say when it ends"
+    left = tokens.expires_at - time.time()
+    when = local_time(tokens.expires_at)
+    if left <= 0:
+        return f"ended {when}; the next prompt renews it"
+    return f"ends {when}, in {in_words(left)}; it is renewed by itself"
+
+
+# 16. Hooks -------------------------------------------------------------------------
+
+
+@llm.hookimpl
+def register_models(register: Callable[..., None]) -> None:
+    for info in known_models().values():
+        register(ChatGPT(info), AsyncChatGPT(info))
+
+
+@llm.hookimpl
+def register_commands(cli: click.Group) -> None:
+    cli.add_command(chatgpt)
