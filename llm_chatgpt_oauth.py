@@ -68,6 +68,8 @@ from pydantic import Field, field_validator, model_validator
 
 log = logging.getLogger(__name__)
 
+WINDOWS = os.name == "nt"
+
 # 1. Constants and settings ---------------------------------------------------------
 
 # auth.md 1: the public client of the Codex login; it has no secret.
@@ -633,13 +635,13 @@ def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
             os.replace(source, target)
             return
         except PermissionError:
-            if os.name != "nt" or attempt == 49:
+            if not WINDOWS or attempt == 49:
                 raise
             time.sleep(0.02)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    if os.name == "nt":
+    if WINDOWS:
         return
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,0 +1,201 @@
+"""Every test has its own llm folder and its own simulator, and reaches no other host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import llm
+import pytest
+from click.testing import CliRunner, Result
+from llm.cli import cli
+
+import llm_chatgpt_oauth as plugin
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from simulator import Simulator  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No setting of this machine reaches a test, no test reaches beyond loopback."""
+    for name in list(os.environ):
+        if name.startswith(("LLM_", "OPENAI_", "CODEX_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
+    # Whoever forgets the simulator gets a closed port, not OpenAI.
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
+    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://127.0.0.1:9/backend-api")
+    connect = socket.socket.connect
+
+    def only_loopback(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            assert address[0] in ("127.0.0.1", "::1", "localhost"), f"a test called {address}"
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", only_loopback)
+    yield
+    plugin.close_clients()
+    plugin._unsaved.clear()
+    plugin._turn_states.clear()
+
+
+@pytest.fixture
+def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    with Simulator() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def signed_in(simulator: Simulator) -> plugin.Tokens:
+    """A stored login, as a device login would have left it."""
+    return sign_in(simulator)
+
+
+def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
+    tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+    assert tokens is not None
+    tokens = dataclasses.replace(tokens, **changes)
+    plugin.store_tokens(tokens, account)
+    return tokens
+
+
+def expire(seconds_left: float = -60.0) -> plugin.Tokens:
+    """The stored login, made to end so many seconds from now."""
+    tokens = plugin.load_tokens()
+    assert tokens is not None
+    tokens = dataclasses.replace(tokens, expires_at=time.time() + seconds_left)
+    plugin.store_tokens(tokens)
+    return tokens
+
+
+@dataclasses.dataclass
+class Answered:
+    """A finished response, the same for both kinds of model."""
+
+    response: Any
+    text: str
+    events: list[Any]
+
+    @property
+    def messages(self) -> list[Any]:
+        return self.response._messages_now()
+
+    @property
+    def parts(self) -> list[Any]:
+        return [part for message in self.messages for part in message.parts]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return self.response.response_json
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(event.chunk for event in self.events if event.type == "reasoning")
+
+
+class Asker:
+    """Prompts as a library user would send them, to the sync or to the async model."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def model(self, slug: str = "gpt-6-luna") -> Any:
+        get = llm.get_async_model if self.kind == "async" else llm.get_model
+        return get(f"chatgpt-{slug}")
+
+    def finish(self, start: Callable[[], Any]) -> Answered:
+        if self.kind == "sync":
+            response = start()
+            events = list(response.stream_events())
+        else:
+
+            async def collect() -> tuple[Any, list[Any]]:
+                response = start()
+                return response, [event async for event in response.astream_events()]
+
+            response, events = asyncio.run(collect())
+        text = "".join(event.chunk for event in events if event.type == "text")
+        return Answered(response, text, events)
+
+    def __call__(self, *args: Any, slug: str = "gpt-6-luna", **kwargs: Any) -> Answered:
+        model = self.model(slug)
+        return self.finish(lambda: model.prompt(*args, **kwargs))
+
+    def chain(self, owner: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Run a tool chain to its end; the responses in their order."""
+        if self.kind == "sync":
+            chain = owner.chain(*args, **kwargs)
+            chain.text()
+        else:
+
+            async def run() -> Any:
+                running = owner.chain(*args, **kwargs)
+                await running.text()
+                return running
+
+            chain = asyncio.run(run())
+        return list(chain._responses)
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Asker:
+    return Asker(request.param)
+
+
+@pytest.fixture
+def run_llm() -> Callable[..., Result]:
+    """`llm ...` in this process; stdout and stderr apart."""
+
+    def run(*args: str, **kwargs: Any) -> Result:
+        result = CliRunner().invoke(cli, list(args), **kwargs)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
+    """The real `llm` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Until the condition holds; it is asked often, so that no test waits for nothing."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
+    """A function that fails if a text holds any token the simulator has made."""
+
+    def check(text: str) -> None:
+        for token in [*simulator._access_tokens, *simulator._refresh_tokens]:
+            assert token not in text
+        assert "rt_" not in text
+        assert "eyJ" not in text
+
+    yield check

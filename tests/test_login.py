@@ -1,0 +1,458 @@
+"""The device login: tables of what the issuer answers, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import secrets_watch, sign_in, start_llm
+from simulator import Account, Answer, error_answer, web_page
+
+import llm_chatgpt_oauth as plugin
+
+
+def approve_at_once(simulator):
+    return lambda code: simulator.approve(code.user_code)
+
+
+class Waits:
+    """Stands in for sleeping: notes how long, and lets a fake clock run."""
+
+    def __init__(self):
+        self.seconds = []
+        self.now = 0.0
+
+    def __call__(self, seconds, left):
+        self.seconds.append(seconds)
+        self.now += seconds
+
+    def clock(self):
+        return self.now
+
+
+def test_a_login_from_start_to_end(simulator):
+    shown = []
+
+    def show(code):
+        shown.append(code)
+        simulator.approve(code.user_code)
+
+    tokens = plugin.login(show=show)
+    assert plugin.load_tokens() == tokens
+    assert (tokens.email, tokens.plan) == ("ada@example.com", "plus")
+    assert tokens.account_id == simulator.account.account_id
+    assert shown[0].verification_url == f"{simulator.issuer}/codex/device"
+    start, poll, exchange = simulator.requests
+    assert start.body == {"client_id": plugin.CLIENT_ID}
+    assert "json" in start.headers["content-type"]
+    assert set(poll.body) == {"device_auth_id", "user_code"}
+    assert exchange.body["redirect_uri"] == f"{simulator.issuer}/deviceauth/callback"
+    for request in simulator.requests:
+        assert request.headers["user-agent"].startswith("llm-chatgpt-oauth/")
+
+
+def test_tokens_are_usable_afterwards(simulator, ask):
+    plugin.login(show=approve_at_once(simulator))
+    assert ask("hello").text == "This is answer 1. You said: hello"
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [("5", 5), (7, 7), ("7.5", 7.5), (None, 5), ("soon", 5), (0, 1), ("600", 60), ([], 5)],
+)
+def test_the_interval_in_all_its_forms(simulator, interval, expected):
+    simulator.interval = interval
+    assert plugin.request_device_code().interval == expected
+
+
+def test_usercode_under_its_other_name(simulator):
+    body = {"device_auth_id": "deviceauth_1", "usercode": "ABCD-EFGH", "interval": "5"}
+    simulator.script("usercode", Answer(200, body))
+    assert plugin.request_device_code().user_code == "ABCD-EFGH"
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60, 60), (3600, 900), (-5, 900)])
+def test_how_long_the_code_lasts_is_the_servers_to_say(simulator, seconds, expected):
+    simulator.device_expires_in = seconds
+    assert plugin.request_device_code().expires_in == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("expires_at", [None, "tomorrow", 17, "2026-11-23T10:00:00"])
+def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
+    body = {"device_auth_id": "d", "user_code": "A", "expires_at": expires_at}
+    simulator.script("usercode", Answer(200, body))
+    assert plugin.request_device_code().expires_in == 900
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (Answer(404, {"detail": "Not Found"}), plugin.DeviceLoginDisabled, "offers no device"),
+        (Answer(404, "<html>", {"Content-Type": "text/html"}), plugin.DeviceLoginDisabled, "codes"),
+        (web_page(), plugin.LoginFailed, "Cloudflare"),
+        (web_page(503), plugin.LoginFailed, "Cloudflare"),
+        (Answer(429), plugin.LoginFailed, "too busy"),
+        (Answer(503), plugin.LoginFailed, "too busy"),
+        (Answer(200, "junk"), plugin.LoginFailed, "did not start a sign-in"),
+        (Answer(200, {"user_code": 7}), plugin.LoginFailed, "did not start a sign-in"),
+        (error_answer(400, "invalid_client"), plugin.LoginFailed, "invalid_client"),
+        (Answer(drop=True), plugin.LoginFailed, "Check the network"),
+    ],
+)
+def test_a_start_that_fails(simulator, answer, kind, words):
+    old = sign_in(simulator)
+    simulator.script("usercode", answer)
+    with pytest.raises(kind, match=words) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    assert type(caught.value) is kind
+    assert plugin.load_tokens() == old
+
+
+def test_no_server_at_all():
+    with pytest.raises(plugin.LoginFailed, match="cannot be reached"):
+        plugin.request_device_code()
+
+
+PENDING = [
+    error_answer(403, "deviceauth_authorization_pending"),
+    error_answer(403, "deviceauth_authorization_unknown"),
+    Answer(403, {"error": "authorization_pending"}),
+    Answer(403),
+    Answer(404),
+    Answer(404, {"detail": "Not Found"}),
+]
+
+
+@pytest.mark.parametrize("answer", PENDING)
+def test_pending_goes_on_at_the_same_pace(simulator, answer):
+    waits = Waits()
+    simulator.script("device_token", answer, answer)
+    plugin.login(show=approve_at_once(simulator), wait=waits)
+    assert waits.seconds == [5, 5]
+
+
+TROUBLE = [
+    error_answer(403, "slow_down"),
+    Answer(400, {"error": "slow_down"}),
+    error_answer(403, "deviceauth_slow_down"),
+    Answer(429),
+    Answer(500),
+    web_page(503),
+    Answer(drop=True),
+]
+
+
+@pytest.mark.parametrize("answer", TROUBLE)
+def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
+    waits, heard = Waits(), []
+    simulator.script("device_token", answer, answer)
+    plugin.login(show=approve_at_once(simulator), wait=waits, notify=heard.append)
+    assert waits.seconds == [10, 15]
+    assert len(heard) == (answer.status in (500, 503) or answer.drop)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (error_answer(403, "deviceauth_user_code_expired"), plugin.LoginExpired, "has expired"),
+        (error_answer(404, "deviceauth_not_found"), plugin.LoginExpired, "used already"),
+        (error_answer(401, "authorization_declined"), plugin.LoginDenied, "declined"),
+        (error_answer(403, "access_denied"), plugin.LoginDenied, "declined"),
+        (error_answer(403, "deviceauth_denied"), plugin.LoginDenied, "declined"),
+        (Answer(403, {"error": "deviceauth_access_denied"}), plugin.LoginDenied, "declined"),
+        (web_page(), plugin.LoginFailed, "cf-ray 8f0000000000abcd-FRA"),
+        (error_answer(401, "something_new"), plugin.LoginFailed, "something_new"),
+        (Answer(200, {"authorization_code": "ac_1"}), plugin.LoginFailed, "hand over"),
+        (Answer(200, "<html>"), plugin.LoginFailed, "hand over"),
+    ],
+)
+def test_what_ends_the_wait(simulator, answer, kind, words):
+    old = sign_in(simulator)
+    simulator.script("device_token", answer)
+    with pytest.raises(kind, match=words) as caught:
+        plugin.login(show=approve_at_once(simulator), wait=Waits())
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert plugin.load_tokens() == old
+
+
+def test_the_wait_ends_when_the_code_does(simulator):
+    waits = Waits()
+    code = plugin.request_device_code()
+    with pytest.raises(plugin.LoginExpired, match="within 15 minutes"):
+        plugin.poll_for_token(code, wait=waits, clock=waits.clock)
+    assert sum(waits.seconds) == pytest.approx(900, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (error_answer(400, "token_exchange_user_error"), "token_exchange_user_error"),
+        (Answer(400, {"error": "invalid_grant", "error_description": "no"}), "invalid_grant"),
+        (error_answer(403, "unsupported_country_region_territory"), "country or region"),
+        (web_page(), "Cloudflare"),
+        (Answer(500), "status 500"),
+        (Answer(200, {"access_token": "a.b.c"}), "did not send the tokens"),
+        (Answer(200, "junk"), "did not send the tokens"),
+        (Answer(drop=True), "approved, but"),
+    ],
+)
+def test_an_exchange_that_fails_is_not_repeated(simulator, answer, words):
+    old = sign_in(simulator)
+    simulator.script("token", answer)
+    with pytest.raises(plugin.LoginFailed, match=words) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    assert len(simulator.seen("/oauth/token")) == 1
+    sent = simulator.seen("/oauth/token")[0].body
+    assert sent["code"] not in str(caught.value)
+    assert sent["code_verifier"] not in str(caught.value)
+    assert plugin.load_tokens() == old
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        Account(email=None),
+        Account(plan=None),
+        Account(auth_object=False),
+        Account(account_id=None, organizations=("org-1",)),
+        Account(fedramp=True),
+    ],
+)
+def test_sparse_claims_are_fine(simulator, account, run_llm):
+    simulator.account = account
+    simulator.require_account_header = account.account_id is not None and account.auth_object
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0, result.output
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    if account.auth_object:
+        assert result.exit_code == 0, result.output
+    for request in simulator.seen("/codex/responses"):
+        assert not request.headers.get("chatgpt-account-id", "").startswith("org-")
+
+
+# The command ------------------------------------------------------------------------
+
+
+def test_the_command_shows_what_a_person_needs(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert f"{simulator.issuer}/codex/device" in result.stderr
+    assert "15 minutes" in result.stderr
+    assert "only if you started this" in result.stderr
+    assert "Settings > Security" in result.stderr
+    code = simulator.seen("/deviceauth/token")[0].body["user_code"]
+    assert f"Enter {code}" in result.stderr
+    account = simulator.account
+    assert f"Signed in to ChatGPT as {account.email} (plan plus" in result.stdout
+    assert account.account_id in result.stdout
+    commands = [line.strip() for line in result.stdout.splitlines() if line.startswith("  llm")]
+    assert len(commands) == 2
+    assert commands[0].startswith("llm -m chatgpt-gpt-6.1-sol ")
+    with secrets_watch(simulator) as check:
+        check(result.output)
+    assert simulator.seen("/codex/models")
+
+
+def test_the_command_waits_with_one_plain_line(simulator, run_llm, monkeypatch):
+    simulator.approve_after_polls = 2
+    naps = []
+    monkeypatch.setattr(plugin, "time", FakeTime(naps))
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert result.stderr.count("Waiting") == 1
+    assert naps == [5, 5]
+    # The code comes first: whoever waits must have seen what for.
+    assert result.stderr.index("Enter") < result.stderr.index("Waiting")
+
+
+class FakeTime:
+    """The time module with a sleep that takes no time."""
+
+    def __init__(self, naps):
+        self.naps = naps
+
+    def sleep(self, seconds):
+        self.naps.append(seconds)
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
+def test_a_login_that_fails_says_so_in_one_line(simulator, run_llm):
+    simulator.script("usercode", Answer(404))
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_a_model_list_the_login_still_counts(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    simulator.script("models", Answer(500))
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert "Warning: the sign-in worked, but not the model list" in result.stderr
+    assert plugin.load_tokens() is not None
+
+
+def test_a_hostile_code_cannot_paint_the_terminal(simulator, run_llm):
+    body = {"device_auth_id": "d", "user_code": "\x1b[2J\x1b]0;pwned\x07AB", "interval": "5"}
+    simulator.script("usercode", Answer(200, body))
+    simulator.script("device_token", error_answer(401, "authorization_declined"))
+    result = run_llm("chatgpt", "login")
+    assert "\x1b" not in result.output
+    assert "\x07" not in result.output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_leaves_everything_as_it_was(simulator):
+    old = sign_in(simulator)
+    process = start_llm("chatgpt", "login")
+    line = ""
+    while "Waiting" not in line:
+        line = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "Aborted!" in err
+    assert plugin.load_tokens() == old
+    assert not list(plugin.store_path().parent.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_countdown(simulator):
+    import pty
+
+    main, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm", "chatgpt", "login"],
+        stdin=child,
+        stdout=subprocess.PIPE,
+        stderr=child,
+    )
+    os.close(child)
+    screen = b""
+    while screen.count(b"left") < 3:
+        screen += os.read(main, 4096)
+    code = simulator.seen("/deviceauth/token")[0].body["user_code"]
+    simulator.approve(code)
+    reader = threading.Thread(target=lambda: _drain(main))
+    reader.start()
+    out, _ = process.communicate(timeout=30)
+    assert b"Signed in" in out
+    times = [part[:5] for part in screen.decode().split("entered, ")[1:]]
+    assert len(set(times)) >= 2
+    assert times[0] in ("15:00", "14:59", "14:58")
+    os.close(main)
+    reader.join()
+
+
+def _drain(handle):
+    try:
+        while os.read(handle, 4096):
+            pass
+    except OSError:
+        pass
+
+
+# Status and logout ------------------------------------------------------------------
+
+
+def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
+    sign_in(simulator)
+    before = plugin.store_path().read_bytes()
+    names = sorted(p.name for p in plugin.store_path().parent.iterdir())
+    text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
+    assert text.exit_code == data.exit_code == 0
+    assert simulator.requests == []
+    assert plugin.store_path().read_bytes() == before
+    assert sorted(p.name for p in plugin.store_path().parent.iterdir()) == names
+    account = simulator.account
+    for wanted in (account.email, "plus", account.account_id, "in 10 days", plugin.store_path()):
+        assert str(wanted) in text.stdout
+    report = json.loads(data.stdout)
+    assert report["signed_in"] is True
+    assert report["email"] == account.email
+    assert report["plan"] == "plus"
+    assert report["account_id"] == account.account_id
+    assert report["expires_at"] == pytest.approx(time.time() + 864000, abs=60)
+    assert report["expired"] is False
+    assert report["path"] == str(plugin.store_path())
+    with secrets_watch(simulator) as check:
+        check(text.output + data.output)
+
+
+def test_status_of_nobody(run_llm):
+    text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
+    assert text.exit_code == data.exit_code == 1
+    assert "llm chatgpt login" in text.stdout
+    assert json.loads(data.stdout)["signed_in"] is False
+
+
+def test_status_of_a_token_that_has_ended(simulator, run_llm):
+    sign_in(simulator, expires_at=time.time() - 100)
+    assert "the next prompt renews it" in run_llm("chatgpt", "status").stdout
+    assert json.loads(run_llm("chatgpt", "status", "--json").stdout)["expired"] is True
+
+
+def test_logout(simulator, run_llm):
+    sign_in(simulator)
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 0
+    assert str(plugin.store_path()) in result.stdout
+    assert plugin.load_tokens() is None
+    assert simulator.requests == []
+    assert "rt_" not in plugin.store_path().read_text()
+    again = run_llm("chatgpt", "logout")
+    assert again.exit_code == 0
+    assert "Not signed in" in again.stdout
+
+
+# Settings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://auth.example.com",
+        "ftp://127.0.0.1",
+        "auth.openai.com",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "https://",
+        "http://[::1",
+        "https://host:port",
+    ],
+)
+@pytest.mark.parametrize("name", ["ISSUER", "BASE_URL"])
+def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
+    monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
+    with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
+        plugin.issuer() if name == "ISSUER" else plugin.base_url()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
+)
+def test_addresses_that_are_fine(monkeypatch, url):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
+    assert plugin.issuer() == url.rstrip("/")
+
+
+def test_the_real_addresses_are_the_default(monkeypatch):
+    monkeypatch.delenv("LLM_CHATGPT_ISSUER")
+    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "")
+    assert plugin.issuer() == "https://auth.openai.com"
+    assert plugin.base_url() == "https://chatgpt.com/backend-api"
