@@ -1,0 +1,34 @@
+"""Makes the virtual environments that demo.py and run.py work in. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import subprocess
+import sys
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+
+
+def prepare(name: str, *installs: list[str]) -> pathlib.Path:
+    """The folder of commands of a virtual environment below the repository, into which
+    `pip install` was run with each list of arguments. Made once, and again when
+    pyproject.toml or the arguments change."""
+    folder = ROOT / name
+    scripts = folder / SCRIPTS
+    wanted = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes() + repr((sys.version, installs)).encode()
+    ).hexdigest()
+    stamp = folder / "made-from"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"Setting up {folder} ...", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
+        pip.append("--disable-pip-version-check")
+        # Older pips know no dependency groups.
+        for arguments in (["--upgrade", "pip>=25.1"], *installs):
+            subprocess.run([*pip, *arguments], cwd=ROOT, check=True)
+        stamp.write_text(wanted)
+    return scripts

@@ -1,0 +1,33 @@
+"""Run the tests in a virtual environment made for them.
+
+python tests/run.py [--oldest] [arguments for pytest]
+
+--oldest tests with the oldest llm that pyproject.toml allows, instead of the newest.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from environment import ROOT, prepare
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    installs = [["--editable", ".", "--group", "dev"]]
+    name = ".venv"
+    if "--oldest" in arguments:
+        arguments.remove("--oldest")
+        oldest = re.search(r'"llm>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+        assert oldest
+        installs.append([f"llm=={oldest[1]}"])
+        name = ".venv-oldest"
+    scripts = prepare(name, *installs)
+    pytest = [str(scripts / "python"), "-m", "pytest", "-n", "auto", *arguments]
+    return subprocess.run(pytest, cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

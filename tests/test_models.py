@@ -1,0 +1,504 @@
+"""Prompts through llm's own machinery, sync and async, against the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+
+import click
+import llm
+import pytest
+import sqlite_utils
+from conftest import secrets_watch, start_llm
+from llm.parts import AttachmentPart, ReasoningPart, TextPart
+from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
+
+import llm_chatgpt_oauth as plugin
+
+
+def texts(item):
+    return [part["text"] for part in item["content"]]
+
+
+# The request ----------------------------------------------------------------------------
+
+
+def test_the_smallest_request(simulator, signed_in, ask):
+    answered = ask("hi")
+    assert answered.text == "This is answer 1. You said: hi"
+    body = simulator.prompts[0]
+    assert body["model"] == "gpt-6-luna"
+    assert body["instructions"] == "You are a helpful assistant."
+    assert body["store"] is False
+    assert body["stream"] is True
+    assert body["include"] == ["reasoning.encrypted_content"]
+    assert body["input"] == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    ]
+
+
+def test_the_headers(simulator, signed_in, ask, monkeypatch):
+    ask("hi")
+    headers = simulator.seen("/codex/responses")[0].headers
+    assert headers["authorization"] == f"Bearer {signed_in.access_token}"
+    assert headers["chatgpt-account-id"] == simulator.account.account_id
+    assert headers["originator"] == "llm_chatgpt_oauth"
+    assert headers["user-agent"].startswith("llm-chatgpt-oauth/0.")
+    assert "llm/" in headers["user-agent"]
+    assert headers["accept"] == "text/event-stream"
+    assert "version" not in headers
+    assert "x-openai-fedramp" not in headers
+    assert uuid.UUID(headers["session-id"])
+    monkeypatch.setenv("LLM_CHATGPT_ORIGINATOR", "codex_cli_rs")
+    monkeypatch.setenv("LLM_CHATGPT_CLIENT_VERSION", "0.169.0")
+    ask("hi")
+    headers = simulator.seen("/codex/responses")[1].headers
+    assert (headers["originator"], headers["version"]) == ("codex_cli_rs", "0.169.0")
+
+
+def test_a_government_account_says_so(simulator, ask):
+    simulator.account.fedramp = True
+    plugin.login(show=lambda code: simulator.approve(code.user_code))
+    assert ask("hi").text
+    assert simulator.seen("/codex/responses")[0].headers["x-openai-fedramp"] == "true"
+
+
+def test_an_organizations_id_is_never_sent(simulator, ask):
+    plugin.store_tokens(
+        plugin.Tokens(simulator.sign_in()["access_token"], "rt", account_id="org-1")
+    )
+    simulator.require_account_header = False
+    assert ask("hi").text
+    assert "chatgpt-account-id" not in simulator.seen("/codex/responses")[0].headers
+
+
+def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
+    listed = run_llm("models", "list", "-q", "chatgpt-gpt").stdout
+    slugs = [line.split("chatgpt-")[1] for line in listed.splitlines() if "ChatGPT:" in line]
+    catalogue = [m["slug"] for m in simulator.models if m["visibility"] == "list"]
+    assert set(slugs) == {
+        *catalogue,
+        *("gpt-5.2-codex", "gpt-5.3-codex", "gpt-5.1-codex-max", "gpt-5.1-codex"),
+        *("gpt-5.1-codex-mini", "gpt-5.2"),
+    }
+    for slug in slugs:
+        assert llm.get_async_model(f"chatgpt-{slug}").model_id == f"chatgpt-{slug}"
+    assert simulator.requests == []
+
+
+# System prompts -----------------------------------------------------------------------
+
+
+def test_a_system_prompt_is_the_instructions(simulator, signed_in, ask):
+    ask("hi", system="Speak French.")
+    body = simulator.prompts[0]
+    assert body["instructions"] == "Speak French."
+    assert len(body["input"]) == 1
+
+
+def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
+    ask(messages=[llm.user("hi")], system="Speak French.")
+    body = simulator.prompts[0]
+    assert body["instructions"] == "Speak French."
+    assert [item["role"] for item in body["input"]] == ["user"]
+
+
+def test_a_second_system_prompt_stands_at_the_end(simulator, signed_in, ask):
+    ask(messages=[llm.system("Be brief."), llm.user("hi")], system="Speak French.")
+    body = simulator.prompts[0]
+    assert body["instructions"] == "Be brief."
+    assert [item["role"] for item in body["input"]] == ["user", "developer"]
+    assert texts(body["input"][1]) == ["Speak French."]
+
+
+def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
+    ask(
+        messages=[
+            llm.system("Be brief."),
+            llm.user("one"),
+            llm.assistant("two"),
+            llm.system("Now in French."),
+            llm.user("three"),
+        ]
+    )
+    body = simulator.prompts[0]
+    assert body["instructions"] == "Be brief."
+    assert [item["role"] for item in body["input"]] == ["user", "assistant", "developer", "user"]
+
+
+def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
+    run_llm("-m", "chatgpt-gpt-6-luna", "one", "-s", "Be brief.")
+    run_llm("-c", "two", "-s", "Speak French.")
+    body = simulator.prompts[1]
+    assert body["instructions"] == "Be brief."
+    assert texts(body["input"][-1]) == ["Speak French."]
+    assert body["input"][-1]["role"] == "developer"
+
+
+# Conversations --------------------------------------------------------------------------
+
+
+def test_a_conversation_sends_its_history(simulator, signed_in, ask):
+    simulator.answer(Think(["Hm."]), Say("First."))
+    conversation = ask.model().conversation()
+    first = ask.finish(lambda: conversation.prompt("one"))
+    ask.finish(lambda: conversation.prompt("two"))
+    items = simulator.prompts[1]["input"]
+    assert [item.get("role", item["type"]) for item in items] == [
+        *("user", "reasoning", "assistant", "user")
+    ]
+    assert items[1]["encrypted_content"].startswith("gAAAA")
+    assert items[1]["summary"] == [{"type": "summary_text", "text": "Hm."}]
+    assert "id" not in items[1]
+    assert items[2]["content"] == [{"type": "output_text", "text": "First."}]
+    reasoning = next(p for p in first.parts if isinstance(p, ReasoningPart))
+    assert reasoning.text == "Hm."
+
+
+def test_order_is_kept(simulator, signed_in, ask):
+    simulator.answer(Think(["a"]), Say("One."), Think(["b"]), Say("Two."))
+    conversation = ask.model().conversation()
+    ask.finish(lambda: conversation.prompt("go"))
+    ask.finish(lambda: conversation.prompt("on"))
+    items = simulator.prompts[1]["input"]
+    assert [item.get("role", item["type"]) for item in items] == [
+        *("user", "reasoning", "assistant", "reasoning", "assistant", "user")
+    ]
+
+
+def test_continuing_in_later_processes(simulator, signed_in, run_llm):
+    simulator.answer(Think(["Hm."]), Say("First."))
+    for prompt in ("one", "two", "three"):
+        options = ["-m", "chatgpt-gpt-6-luna"] if prompt == "one" else ["-c"]
+        assert run_llm(*options, prompt).exit_code == 0
+    first, second, third = simulator.prompts
+    assert len(third["input"]) == 7
+    assert third["input"][: len(second["input"])] == second["input"]
+    assert second["input"][: len(first["input"])] == first["input"]
+    sessions = {request.headers["session-id"] for request in simulator.seen("/codex/responses")}
+    assert len(sessions) == 1
+    assert {body["prompt_cache_key"] for body in simulator.prompts} == sessions
+
+
+def test_chat_in_a_process(simulator, signed_in, run_llm):
+    result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", input="one\ntwo\nquit\n")
+    assert result.exit_code == 0
+    assert "This is answer 2. You said: two" in result.stdout
+    assert len(simulator.prompts[1]["input"]) == 4
+    assert len({r.connection for r in simulator.seen("/codex/responses")}) == 1
+
+
+def test_reply_without_a_conversation(simulator, signed_in):
+    first = llm.get_model("chatgpt-gpt-6-luna").prompt("one")
+    second = first.reply("two")
+    assert second.text() == "This is answer 2. You said: two"
+    sessions = [request.headers["session-id"] for request in simulator.seen("/codex/responses")]
+    assert sessions[0] == sessions[1]
+
+
+def test_reasoning_of_another_account_is_left_out(simulator, signed_in, ask):
+    simulator.answer(Think(["Hm."]), Say("First."))
+    conversation = ask.model().conversation()
+    ask.finish(lambda: conversation.prompt("one"))
+    simulator.account.account_id = "another-account"
+    plugin.login(show=lambda code: simulator.approve(code.user_code))
+    ask.finish(lambda: conversation.prompt("two"))
+    assert [item["type"] for item in simulator.prompts[1]["input"]] == ["message"] * 3
+
+
+def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in, ask):
+    simulator.answer(Think(["Hm."]), Say("First."))
+    conversation = ask.model().conversation()
+    ask.finish(lambda: conversation.prompt("one"))
+    simulator._reasoning.clear()
+    assert ask.finish(lambda: conversation.prompt("two")).text
+    assert len(simulator.prompts) == 3
+    assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]
+
+
+# What is recorded -------------------------------------------------------------------------
+
+
+def test_usage_model_and_raw_answer(simulator, signed_in, ask):
+    simulator.answer(Think(["Hm."]), Say("Answer."))
+    answered = ask("hi")
+    response = answered.response
+    assert response.input_tokens > 0
+    assert response.output_tokens == 65
+    assert response.token_details["output_tokens_details"] == {"reasoning_tokens": 64}
+    assert response.resolved_model == "gpt-6-luna"
+    for name in ("instructions", "tools", "safety_identifier", "user"):
+        assert name not in answered.json
+    assert "attribution" not in answered.json["usage"]
+    assert answered.json["status"] == "completed"
+    assert [item["type"] for item in answered.json["output"]] == ["reasoning", "message"]
+    assert "encrypted_content" not in json.dumps(answered.json)
+
+
+def test_logs_usage_and_json(simulator, signed_in, run_llm):
+    simulator.answer(Think(["Hm."]), Say("Answer."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-u")
+    assert result.stdout == "Answer.\n"
+    assert "Hm." in result.stderr
+    assert "Token usage: " in result.stderr
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    assert row["response"] == "Answer."
+    assert row["model"] == "chatgpt-gpt-6-luna"
+    assert row["resolved_model"] == "gpt-6-luna"
+    assert row["input_tokens"] > 0
+    response_json = row["response_json"]
+    response_json = json.loads(response_json) if isinstance(response_json, str) else response_json
+    assert response_json["status"] == "completed"
+    printed = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--json")
+    assert json.loads(printed.stdout)[0]["response"].startswith("This is answer 1")
+
+
+def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
+    simulator.answer(Think(["Hm."]), Call("llm_version", {}))
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", "llm_version")
+    path = run_llm("logs", "path").stdout.strip()
+    dump = "\n".join(sqlite_utils.Database(path).conn.iterdump())
+    with secrets_watch(simulator) as check:
+        check(dump)
+    assert simulator.account.email not in dump
+    assert simulator.account.account_id not in dump
+    assert signed_in.account_key in dump
+
+
+def test_no_stream_and_a_pipe(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "--no-stream", input="from a pipe")
+    assert result.stdout == "This is answer 1. You said: from a pipe\n"
+
+
+def test_async_on_the_command_line(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--async")
+    assert result.stdout == "This is answer 1. You said: hi\n"
+
+
+def test_another_model_than_asked_for_is_told(simulator, signed_in, run_llm):
+    simulator.served_model = "gpt-6-luna-2026-11-01"
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert result.stderr == ""
+    simulator.served_model = "gpt-5.6-luna"
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert result.stderr == "Note: gpt-5.6-luna answered instead of gpt-6-luna.\n"
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    assert row["resolved_model"] == "gpt-5.6-luna"
+
+
+def test_used_as_a_library_notices_go_to_logging(simulator, signed_in, ask, caplog, capsys):
+    simulator.served_model = "gpt-5.6-luna"
+    ask("hi")
+    assert "answered instead" in caplog.text
+    assert capsys.readouterr().err == ""
+
+
+# Errors -----------------------------------------------------------------------------------
+
+
+def test_errors_are_of_both_kinds(simulator, signed_in, ask):
+    simulator.script("responses", error_answer(400, "invalid_prompt", "Bad."))
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi")
+    assert isinstance(caught.value, click.ClickException)
+
+
+def test_one_sentence_in_prompt_and_in_chat(simulator, signed_in, run_llm):
+    refusal = Answer(400, {"detail": "Unsupported parameter: x"})
+    simulator.script("responses", refusal, refusal)
+    prompt = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert prompt.exit_code == 1
+    assert prompt.stderr.startswith(
+        "Error: OpenAI refused the request: Unsupported parameter: x. [request "
+    )
+    assert len(prompt.stderr.splitlines()) == 1
+    chat = run_llm("chat", "-m", "chatgpt-gpt-6-luna", input="hi\n")
+    assert chat.exit_code == 1
+    assert "Error: OpenAI refused the request" in chat.stderr
+    assert "Traceback" not in chat.stderr
+
+
+@pytest.mark.parametrize("command", [["prompt", "hi"], ["chat"]])
+def test_the_traceback_can_be_had(simulator, signed_in, command):
+    simulator.script("responses", Answer(400, {"detail": "Unsupported parameter: x"}))
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", *command, "-m", "chatgpt-gpt-6-luna"],
+        env=os.environ | {"LLM_RAISE_ERRORS": "1"},
+        input="hi\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "RequestRefused" in done.stderr
+    with secrets_watch(simulator) as check:
+        check(done.stderr)
+
+
+def test_a_retired_model_names_its_successor(simulator, signed_in, ask):
+    simulator.account.extra_models = ()
+    assert RETIRED.fullmatch("gpt-5.2-codex")
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", slug="gpt-5.2-codex")
+    words = str(caught.value)
+    assert "'gpt-5.2-codex' model is not supported when using Codex with a ChatGPT" in words
+    assert 'Run: llm -m chatgpt-gpt-6.1-sol "prompt"' in words
+
+
+def test_the_catalogues_successor_comes_first(simulator, signed_in, ask):
+    detail = "The 'gpt-5.6-luna' model is not supported when using Codex with a ChatGPT account."
+    simulator.script("responses", Answer(400, {"detail": detail}))
+    with pytest.raises(llm.ModelError, match="Run: llm -m chatgpt-gpt-6-luna"):
+        ask("hi", slug="gpt-5.6-luna")
+
+
+def test_after_a_login_the_lists_own_order_counts(simulator, ask, run_llm):
+    simulator.approve_after_polls = 0
+    simulator.models = [m for m in simulator.models if m["slug"] in ("gpt-6-luna", "gpt-5.5")]
+    simulator.account.extra_models = ()
+    run_llm("chatgpt", "login")
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", slug="gpt-5.2-codex")
+    assert "Your login has: gpt-6-luna, gpt-5.5." in str(caught.value)
+    assert 'Run: llm -m chatgpt-gpt-6-luna "prompt"' in str(caught.value)
+
+
+# The model list -----------------------------------------------------------------------------
+
+
+def model_ids(run_llm):
+    lines = run_llm("models", "list").stdout.splitlines()
+    return [line.removeprefix("ChatGPT: ") for line in lines if line.startswith("ChatGPT: ")]
+
+
+def test_a_login_fetches_the_list(simulator, run_llm, ask):
+    simulator.approve_after_polls = 0
+    fresh = {**simulator.models[0], "slug": "gpt-7-nova", "priority": 0}
+    simulator.models = [fresh, *simulator.models]
+    run_llm("chatgpt", "login")
+    request = simulator.seen("/codex/models")[0]
+    assert request.query["client_version"] == "1.0.0"
+    assert model_ids(run_llm)[0] == "chatgpt-gpt-7-nova"
+    assert ask("hi", slug="gpt-7-nova").text
+    # Hidden ones are not offered.
+    assert "chatgpt-codex-auto-review" in model_ids(run_llm)
+    sent = len(simulator.requests)
+    run_llm("models", "list")
+    assert len(simulator.requests) == sent
+
+
+def test_a_slug_once_listed_stays(simulator, signed_in, run_llm):
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
+    plugin.fetch_models(signed_in)
+    simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
+    plugin.fetch_models(signed_in)
+    assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
+
+
+def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm):
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
+    plugin.fetch_models(signed_in)
+    other = plugin.Tokens(signed_in.access_token, account_id=None)
+    simulator.require_account_header = False
+    simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
+    plugin.fetch_models(other)
+    assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
+    data = plugin.models_path().read_text()
+    assert simulator.account.account_id not in data
+
+
+BUILT_IN = [f"chatgpt-{slug}" for slug in plugin.BUILT_IN_MODELS]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"accounts": 7, "seen": 8}'),
+        b'{"accounts": {"a": {"models": 7}, "b": [], "c": {"models": [7, {"slug": ""}]}}}',
+        b'{"accounts": {"a": {"models": [{"slug": "a\\u001b[2J"}]}}, "seen": [7, "", null]}',
+    ],
+)
+def test_a_damaged_list_means_the_built_in_one(content, run_llm):
+    plugin.llm.user_dir()
+    plugin.models_path().write_bytes(content)
+    assert model_ids(run_llm) == BUILT_IN
+
+
+def test_without_a_list_the_built_in_one(run_llm):
+    assert model_ids(run_llm) == BUILT_IN
+
+
+def test_odd_entries_are_read_as_far_as_they_go():
+    entry = {
+        "slug": "x",
+        "priority": "high",
+        "supported_reasoning_levels": ["low", {"effort": "huge"}, 7, {}],
+        "visibility": "none",
+        "input_modalities": ["text"],
+        "upgrade": "y",
+        "context_window": None,
+    }
+    info = plugin.parse_model(entry)
+    assert info.efforts == ("low", "huge")
+    assert info.hidden
+    assert not info.takes_images
+    assert info.upgrade == "y"
+    assert plugin.parse_model({"slug": 7}) is None
+    assert plugin.parse_model("x") is None
+
+
+# Threads and tasks ------------------------------------------------------------------------
+
+
+def test_threads_share_a_model(simulator, signed_in):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: model.prompt(f"p{n}").text(), range(40)))
+    assert [answer.rsplit(" ", 1)[1] for answer in answers] == [f"p{n}" for n in range(40)]
+
+
+def test_a_hundred_prompts_at_once(simulator, signed_in, recwarn):
+    async def run():
+        model = llm.get_async_model("chatgpt-gpt-6-luna")
+        return await asyncio.gather(*(model.prompt(f"p{n}").text() for n in range(100)))
+
+    answers = asyncio.run(run())
+    assert [answer.rsplit(" ", 1)[1] for answer in answers] == [f"p{n}" for n in range(100)]
+    assert len({r.connection for r in simulator.seen("/codex/responses")}) <= 100
+    assert [str(w.message) for w in recwarn if w.category is ResourceWarning] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])
+def test_ctrl_c_during_an_answer(simulator, signed_in, run_llm, options):
+    from simulator import Stream
+
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    frames = list(simulator.frames([Say("Some text that comes slowly")]))[:-4]
+    simulator.script("responses", Stream(frames, end="open"))
+    process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", *options)
+    if "--no-stream" in options:
+        from conftest import wait_until
+
+        wait_until(lambda: len(simulator.prompts) == 2)
+    else:
+        assert process.stdout.read(4) == "Some"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+
+
+def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
+    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
+    assert kinds == ["input_text", "input_image", "input_text"]
