@@ -280,6 +280,8 @@ class Simulator:
         self.port = self._server.server_address[1]
         self.issuer = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.issuer}/backend-api"
+        # What redirect addresses are compared with; cassettes are made under the real name.
+        self.public_issuer = self.issuer
 
     @staticmethod
     def _catalogue_entry(model: dict[str, Any]) -> dict[str, Any]:
@@ -403,7 +405,7 @@ class Simulator:
         code = f"ac_{secrets.token_hex(24)}"
         self._codes[code] = {
             "challenge": challenge,
-            "redirect_uri": f"{self.issuer}/deviceauth/callback",
+            "redirect_uri": f"{self.public_issuer}/deviceauth/callback",
             "account": device["account"],
         }
         return Answer(
@@ -1024,7 +1026,16 @@ class Simulator:
             },
             "tool_choice": "auto",
             "tools": body.get("tools") or [],
-            "tool_usage": {"web_search": {"num_requests": 0}},
+            "tool_usage": {
+                "image_gen": {
+                    "input_tokens": 0,
+                    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                    "output_tokens": 0,
+                    "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                    "total_tokens": 0,
+                },
+                "web_search": {"num_requests": 0},
+            },
             "top_logprobs": 0,
             "top_p": 0.98,
             "truncation": "disabled",

@@ -1,0 +1,300 @@
+"""Recordings for tests that need no simulator: scrubbing, scenarios, and the recorder.
+
+python tests/cassettes.py          record all from the simulator, under the real addresses
+python tests/cassettes.py --real NAME ...   record from OpenAI with the login in LLM_USER_PATH
+
+Either way tokens, codes, ids and emails are replaced before anything is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import llm
+import vcr
+from simulator import Answer, Call, Say, Simulator, Think, usage_limit
+
+import llm_chatgpt_oauth as plugin
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
+
+# Scrubbing ----------------------------------------------------------------------------
+
+SECRET_FIELDS = [
+    *("access_token", "refresh_token", "id_token", "device_auth_id", "user_code", "code"),
+    *("authorization_code", "code_verifier", "code_challenge", "encrypted_content"),
+    *("obfuscation", "account_id", "user_id", "chatgpt_account_id", "chatgpt_user_id"),
+    *("chatgpt_account_user_id", "safety_identifier", "sub", "jti", "session_id", "sid"),
+    *("at_hash", "id", "call_id", "item_id", "prompt_cache_key"),
+]
+SECRET_HEADERS = {
+    *("authorization", "cookie", "set-cookie", "chatgpt-account-id", "session-id"),
+    *("x-codex-turn-state", "cf-ray", "x-request-id", "x-oai-request-id", "openai-organization"),
+    *("openai-processing-ms", "report-to", "nel"),
+}
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+_FIELD = re.compile(r'"(' + "|".join(SECRET_FIELDS) + r')"(\s*:\s*)"((?:[^"\\]|\\.)+)"')
+_MARK = "scrubbed-"
+
+
+class Scrubber:
+    """Replaces each secret by a name that stays the same within one recording."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def name(self, field: str, value: str) -> str:
+        # What was scrubbed before stays; error codes and models are no secrets.
+        if _MARK in value or (field == "code" and re.fullmatch(r"[a-z_]{4,60}", value)):
+            return value
+        if field == "id" and not re.match(r"(resp|msg|rs|fc|ws|ig|user|org)[_-]", value):
+            return value
+        if value not in self._names:
+            same = sum(1 for name in self._names.values() if name.startswith(f"{_MARK}{field}-"))
+            self._names[value] = f"{_MARK}{field}-{same + 1}"
+        return self._names[value]
+
+    def jwt(self, token: str) -> str:
+        header, payload, signature = token.split(".")
+        if signature == "scrubbed":
+            return token
+        claims = plugin.parse_jwt_claims(token)
+        if claims is None:
+            return self.name("token", token)
+        plain = self.text(json.dumps(claims))
+        payload = base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode()
+        return f"{header}.{payload}.scrubbed"
+
+    def text(self, text: str) -> str:
+        """JSON, or a stream of events with JSON in them."""
+        text = _JWT.sub(lambda match: self.jwt(match[0]), text)
+
+        def field(match: re.Match[str]) -> str:
+            value = match[3]
+            scrubbed = value if _JWT.fullmatch(value) else self.name(match[1], value)
+            return f'"{match[1]}"{match[2]}"{scrubbed}"'
+
+        text = _FIELD.sub(field, text)
+        return _EMAIL.sub("ada@example.com", text)
+
+    def body(self, body: bytes | str | None, content_type: str) -> bytes:
+        if not body:
+            return b""
+        text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+        if "x-www-form-urlencoded" in content_type:
+            pairs = urllib.parse.parse_qsl(text)
+            # A form's `code` is never an error's.
+            fields = {"code": "authorization_code"}
+            named = [
+                (k, self.name(fields.get(k, k), v) if k in SECRET_FIELDS else v) for k, v in pairs
+            ]
+            return urllib.parse.urlencode(named).encode()
+        return self.text(text).encode()
+
+    def request(self, request: Any) -> Any:
+        kind = request.headers.get("content-type", "")
+        request.body = self.body(request.body, kind)
+        for header in list(request.headers):
+            if header.lower() in SECRET_HEADERS | {"content-length"}:
+                del request.headers[header]
+        return request
+
+    def response(self, response: dict[str, Any]) -> dict[str, Any]:
+        headers = response["headers"]
+        for header in list(headers):
+            if header.lower() in SECRET_HEADERS | {"content-length"}:
+                del headers[header]
+        response["body"]["string"] = self.body(response["body"]["string"], "")
+        return response
+
+
+def _same_body(ours: Any, theirs: Any) -> None:
+    def value(body: bytes | str | None) -> Any:
+        text = (body or b"").decode() if isinstance(body, bytes) else (body or "")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    assert value(ours.body) == value(theirs.body)
+
+
+def cassette(name: str, record_mode: str = "none") -> Any:
+    """The cassette as a context manager; matched on method, address and body."""
+    scrubber = Scrubber()
+    recorder = vcr.VCR(
+        record_mode=record_mode,
+        match_on=["method", "scheme", "host", "port", "path", "query", "body"],
+        before_record_request=lambda r: None if r.host == "127.0.0.1" else scrubber.request(r),
+        before_record_response=scrubber.response,
+        decode_compressed_response=True,
+    )
+    recorder.register_matcher("body", _same_body)
+    return recorder.use_cassette(str(FOLDER / f"{name}.yaml"))
+
+
+# Scenarios ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Scenario:
+    """What a cassette holds: `act` does it, `prepare` scripts the simulator for it."""
+
+    act: Callable[[Callable[..., Any]], Any]
+    prepare: Callable[[Simulator], None] = lambda simulator: None
+
+
+def prompt_sync(*args: Any, slug: str = "gpt-6-luna", **kwargs: Any) -> Any:
+    conversation = llm.Conversation(llm.get_model(f"chatgpt-{slug}"), id="a-fixed-id")
+    response = conversation.prompt(*args, **kwargs)
+    response.text()
+    return response
+
+
+def _sign_in(ask: Any) -> Any:
+    codes: list[plugin.DeviceCode] = []
+    tokens = plugin.login(show=codes.append, wait=lambda seconds, left: None)
+    return codes[0], tokens, plugin.fetch_models(tokens)
+
+
+def _prepare_login(simulator: Simulator) -> None:
+    simulator.approve_after_polls = 2
+
+
+def _refresh(ask: Any) -> Any:
+    tokens = plugin.load_tokens()
+    assert tokens is not None
+    plugin.store_tokens(dataclasses.replace(tokens, expires_at=time.time() - 60))
+    return ask("After a refresh")
+
+
+def _tool_turn(ask: Any) -> Any:
+    def multiply(a: int, b: int) -> str:
+        "Multiply two numbers"
+        return str(a * b)
+
+    first = ask("What is 6 times 7?", tools=[multiply])
+    results = [
+        llm.ToolResult(call.name, str(call.arguments["a"] * call.arguments["b"]), [], "fixed")
+        for call in first._tool_calls
+    ]
+    for result, call in zip(results, first._tool_calls, strict=True):
+        result.tool_call_id = call.tool_call_id
+    messages = [*first.prompt.messages, *first._messages_now()]
+    return first, ask(messages=messages, tool_results=results, tools=[multiply])
+
+
+def _refusals(ask: Any) -> list[Any]:
+    errors = []
+    for slug in ("gpt-5.2-codex", "gpt-6-luna"):
+        try:
+            ask("Hello", slug=slug)
+        except llm.ModelError as error:
+            errors.append(error)
+    return errors
+
+
+def _prepare_refusals(simulator: Simulator) -> None:
+    simulator.account.extra_models = ()
+    limit: Answer = usage_limit(resets_at=1900000000, resets_in_seconds=36640)
+    simulator.script("responses", None, limit)
+
+
+SCENARIOS = {
+    "login": Scenario(_sign_in, _prepare_login),
+    "refresh": Scenario(_refresh),
+    "prompt": Scenario(
+        lambda ask: ask("Three names for a pet pelican"),
+        lambda s: s.answer(Think(["**Naming pelicans**"]), Say("Percy, Pouch and Gulp.")),
+    ),
+    "tool_turn": Scenario(
+        _tool_turn,
+        lambda s: (
+            s.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7})),
+            s.answer(Say("It is 42.")),
+        )
+        and None,
+    ),
+    "refusals": Scenario(_refusals, _prepare_refusals),
+}
+
+
+# Recording ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
+    """What goes to OpenAI's hosts arrives at the simulator."""
+    http = plugin.http_library()
+    options = plugin._client_options
+
+    def forward(request: Any) -> Any:
+        with http.Client() as inner:
+            path = request.url.raw_path.decode()
+            headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
+            answer = inner.request(
+                request.method, simulator.issuer + path, headers=headers, content=request.read()
+            )
+        skip = ("transfer-encoding", "content-length")
+        kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in skip]
+        return http.Response(answer.status_code, headers=kept, content=answer.content)
+
+    simulator.public_issuer = plugin.DEFAULT_ISSUER
+    plugin._client_options = lambda secure: {"transport": http.MockTransport(forward)}
+    plugin.close_clients()
+    try:
+        yield
+    finally:
+        plugin._client_options = options
+        plugin.close_clients()
+
+
+HEADER = """# Recorded from the project's own simulator under the service's real addresses, because no
+# ChatGPT account was at hand. Tokens, ids and emails are scrubbed; see tests/cassettes.py.
+"""
+
+
+def record_from_simulator() -> None:
+    for name in ("LLM_CHATGPT_ISSUER", "LLM_CHATGPT_BASE_URL"):
+        os.environ.pop(name, None)
+    for name, scenario in SCENARIOS.items():
+        with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
+            os.environ["LLM_USER_PATH"] = folder
+            path = FOLDER / f"{name}.yaml"
+            path.unlink(missing_ok=True)
+            tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+            assert tokens is not None
+            if name != "login":
+                plugin.store_tokens(tokens)
+            scenario.prepare(simulator)
+            with under_the_real_addresses(simulator), cassette(name, "all"):
+                scenario.act(prompt_sync)
+            path.write_text(HEADER + path.read_text())
+            print(path)
+
+
+def record_from_openai(names: list[str]) -> None:
+    for name in names:
+        with cassette(name, "all"):
+            SCENARIOS[name].act(prompt_sync)
+        print(FOLDER / f"{name}.yaml")
+
+
+if __name__ == "__main__":
+    if "--real" in sys.argv:
+        record_from_openai(sys.argv[sys.argv.index("--real") + 1 :])
+    else:
+        record_from_simulator()

@@ -1,0 +1,366 @@
+"""The simulator, checked by something this project did not write: the `openai` package.
+
+And by plain requests of another client's kind, for what the plugin itself never sends.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from typing import get_args
+
+import httpx
+import openai
+import pytest
+import zstandard
+from openai.types.responses import Response, ResponseStreamEvent
+from simulator import CLIENT_ID, PNG, Call, Draw, Refuse, Say, Search, Think
+
+import llm_chatgpt_oauth as plugin
+
+# Each event's own model, so that a fault is named and not those of sixty other events.
+EVENTS = {
+    literal: model
+    for model in get_args(get_args(ResponseStreamEvent)[0])
+    for literal in get_args(model.model_fields["type"].annotation)
+}
+EVERYTHING = [
+    Think(["**One**", "**Two**"]),
+    Search("pelicans", ["https://example.com"]),
+    Say("Text", annotations=[]),
+    Call("multiply", {"a": 6, "b": 7}),
+    Draw("a pelican"),
+    Refuse("No."),
+]
+BODY = {
+    "model": "gpt-6-luna",
+    "instructions": "Be brief.",
+    "store": False,
+    "stream": True,
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+    "include": ["reasoning.encrypted_content"],
+}
+
+
+@pytest.fixture
+def headers(simulator):
+    return {
+        "Authorization": f"Bearer {simulator.sign_in()['access_token']}",
+        "ChatGPT-Account-ID": simulator.account.account_id,
+        "User-Agent": "another-client/1.0",
+        "session-id": "a-session",
+    }
+
+
+def post(simulator, headers, **changes):
+    body = {k: v for k, v in {**BODY, **changes}.items() if v is not None}
+    return httpx.post(f"{simulator.base_url}/codex/responses", json=body, headers=headers)
+
+
+def test_the_official_package_reads_every_event(simulator, headers):
+    simulator.answer(*EVERYTHING)
+    client = openai.OpenAI(
+        api_key=headers["Authorization"].removeprefix("Bearer "),
+        base_url=f"{simulator.base_url}/codex",
+        default_headers={"ChatGPT-Account-ID": headers["ChatGPT-Account-ID"]},
+    )
+    seen = []
+    with client.responses.create(
+        **{**BODY, "include": [*BODY["include"], "web_search_call.action.sources"]},
+        reasoning={"summary": "auto"},
+    ) as stream:
+        for event in stream:
+            # Strictly: the package itself would take anything.
+            EVENTS[event.type].model_validate(event.model_dump(warnings="error"))
+            seen.append(event)
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    assert seen[-1].type == "response.completed"
+    assert seen[-1].response.output == []
+    text = "".join(e.delta for e in seen if e.type == "response.output_text.delta")
+    assert text == "Text"
+    kinds = {event.type for event in seen}
+    for kind in (
+        "response.created",
+        "response.reasoning_summary_text.delta",
+        "response.web_search_call.completed",
+        "response.function_call_arguments.done",
+        "response.image_generation_call.completed",
+        "response.refusal.done",
+    ):
+        assert kind in kinds
+
+
+@pytest.mark.parametrize("terminal", ["completed", "incomplete", "failed"])
+def test_the_raw_frames_are_valid_events(simulator, terminal):
+    changes = {
+        "completed": {},
+        "incomplete": {"incomplete_details": {"reason": "max_output_tokens"}},
+        "failed": {"error": {"code": "server_error", "message": "Broken"}},
+    }[terminal]
+    body = {**BODY, "reasoning": {"summary": "auto"}}
+    for frame in simulator.frames(EVERYTHING, body, terminal=terminal, **changes):
+        name, data = frame.decode().strip().split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        EVENTS[event["type"]].model_validate(event)
+        if "response" in event:
+            # Beyond the event: a whole, valid response object.
+            Response.model_validate(event["response"])
+
+
+def test_a_stream_has_no_content_type(simulator, headers):
+    answer = post(simulator, headers)
+    assert answer.status_code == 200
+    assert "content-type" not in answer.headers
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert answer.headers["x-codex-primary-window-minutes"] == "300"
+    assert b"[DONE]" not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"store": True}, 400, "Store must be set to false"),
+        ({"store": None}, 400, "Store must be set to false"),
+        ({"stream": False}, 400, "Stream must be set to true"),
+        ({"temperature": 1}, 400, "Unsupported parameter: temperature"),
+        ({"max_output_tokens": 1}, 400, "Unsupported parameter: max_output_tokens"),
+        ({"previous_response_id": "r"}, 400, "Unsupported parameter: previous_response_id"),
+        ({"service_tier": "flex"}, 400, "Unsupported service_tier: flex"),
+        ({"input": "text"}, 400, "Input must be a list"),
+        ({"instructions": None}, 400, "Instructions are required"),
+        ({"instructions": ""}, 400, "Instructions are required"),
+        ({"input": [{"role": "system", "content": "x"}]}, 400, "System messages are not allowed"),
+        ({"model": "gpt-5.1-codex"}, 400, "is not supported when using Codex with a ChatGPT"),
+        ({"model": "gpt-99"}, 404, "Model not found gpt-99"),
+        ({"reasoning": {"effort": "minimal"}}, 400, "Unsupported value: 'minimal'"),
+        ({"reasoning": {"mode": "pro"}}, 400, "reasoning.mode"),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]},
+            400,
+            "No tool call found for function call output with call_id c.",
+        ),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]},
+            400,
+            "No tool output found for function call c.",
+        ),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, 404, "rs_1"),
+        (
+            {"input": [{"type": "reasoning", "encrypted_content": "x", "summary": []}]},
+            400,
+            "invalid_encrypted_content",
+        ),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, 400, "input_file"),
+        (
+            {
+                "text": {
+                    "format": {
+                        "type": "json_schema",
+                        "name": "o",
+                        "strict": True,
+                        "schema": {"type": "object", "properties": {"a": {}}},
+                    }
+                }
+            },
+            400,
+            "invalid_json_schema",
+        ),
+    ],
+)
+def test_what_the_service_refuses(simulator, headers, changes, status, words):
+    answer = post(simulator, headers, **changes)
+    assert answer.status_code == status
+    assert words in answer.text
+    assert "json" in answer.headers["content-type"]
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"Authorization": "Bearer nonsense"}, 401),
+        ({"ChatGPT-Account-ID": "someone-else"}, 401),
+        ({"User-Agent": "Python-urllib/3.11"}, 403),
+    ],
+)
+def test_who_is_let_in(simulator, headers, changes, status):
+    assert post(simulator, {**headers, **changes}).status_code == status
+
+
+def test_an_expired_token_is_refused_with_its_code(simulator, headers):
+    simulator.expire_access_tokens()
+    answer = post(simulator, headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "token_expired"
+
+
+def test_encrypted_content_is_that_of_the_last_event_and_of_its_account(simulator, headers):
+    simulator.answer(Think())
+    frames = post(simulator, headers).text.split("\n\n")
+    contents = [
+        json.loads(frame.split("data: ")[1])["item"]["encrypted_content"]
+        for frame in frames
+        if "output_item" in frame
+    ]
+    assert len(set(contents)) == 2
+    codes = []
+    for content in contents:
+        item = {"type": "reasoning", "summary": [], "encrypted_content": content}
+        codes.append(post(simulator, headers, input=[item, *BODY["input"]]).status_code)
+    assert codes == [400, 200]
+
+
+def test_cached_tokens_need_the_session_and_the_prefix(simulator, headers):
+    def cached(session, texts):
+        items = [{"role": "user", "content": text * 100} for text in texts]
+        answer = post(simulator, {**headers, "session-id": session}, input=items).text
+        usage = json.loads(answer.split("data: ")[-1])["response"]["usage"]
+        return usage["input_tokens_details"]["cached_tokens"]
+
+    assert cached("s", ["a"]) == 0
+    first = cached("s", ["a", "b"])
+    assert first > 0
+    assert cached("s", ["a", "b", "c"]) > first
+    assert cached("s", ["x", "b", "c"]) < first
+    assert cached("other", ["a", "b", "c"]) == 0
+
+
+# Another client of this login ----------------------------------------------------------
+
+
+def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers):
+    developer = {
+        "type": "message",
+        "role": "developer",
+        "content": [{"type": "input_text", "text": "You are Codex."}],
+    }
+    body = {**BODY, "input": [developer, *BODY["input"]]}
+    del body["instructions"]
+    answer = httpx.post(
+        f"{simulator.base_url}/codex/responses",
+        content=zstandard.compress(json.dumps(body).encode()),
+        headers={**headers, "Content-Encoding": "zstd", "Content-Type": "application/json"},
+    )
+    assert answer.status_code == 200
+
+
+def test_the_browser_flow(simulator):
+    verifier = secrets.token_urlsafe(64)
+    digest = hashlib.sha256(verifier.encode()).digest()
+    query = {
+        "response_type": "code",
+        "client_id": CLIENT_ID,
+        "redirect_uri": "http://127.0.0.1:1455/auth/callback",
+        "scope": "openid profile email offline_access",
+        "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
+        "code_challenge_method": "S256",
+        "id_token_add_organizations": "true",
+        "codex_cli_simplified_flow": "true",
+        "state": "a-state",
+    }
+    url = f"{simulator.issuer}/oauth/authorize"
+    answer = httpx.get(url, params=query)
+    assert answer.status_code == 302
+    target = httpx.URL(answer.headers["location"])
+    assert target.params["state"] == "a-state"
+    for name in query:
+        assert httpx.get(url, params={**query, name: "wrong"}).status_code in (
+            400,
+            302 if name == "state" else 400,
+        )
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": CLIENT_ID,
+        "code": target.params["code"],
+        "redirect_uri": query["redirect_uri"],
+        "code_verifier": verifier,
+    }
+    token_url = f"{simulator.issuer}/oauth/token"
+    assert httpx.post(token_url, data=form).status_code == 200
+    # A code works once.
+    assert httpx.post(token_url, data=form).status_code == 400
+
+
+def test_a_refresh_token_works_once(simulator):
+    token = simulator.sign_in()["refresh_token"]
+    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
+    url = f"{simulator.issuer}/oauth/token"
+    new = httpx.post(url, json=body).json()
+    again = httpx.post(url, json=body)
+    assert again.status_code == 401
+    assert again.json()["error"]["code"] == "refresh_token_reused"
+    assert httpx.post(url, json={**body, "refresh_token": new["refresh_token"]}).status_code == 200
+
+
+def test_a_reused_token_can_end_the_whole_family(simulator):
+    simulator.kill_family_on_reuse = True
+    token = simulator.sign_in()["refresh_token"]
+    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
+    url = f"{simulator.issuer}/oauth/token"
+    new = httpx.post(url, json=body).json()
+    httpx.post(url, json=body)
+    answer = httpx.post(url, json={**body, "refresh_token": new["refresh_token"]})
+    assert answer.json()["error"]["code"] == "refresh_token_invalidated"
+
+
+def test_revoking_ends_the_session(simulator):
+    token = simulator.sign_in()["refresh_token"]
+    body = {"token": token, "token_type_hint": "refresh_token", "client_id": CLIENT_ID}
+    assert httpx.post(f"{simulator.issuer}/oauth/revoke", json=body).status_code == 200
+    refresh = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
+    answer = httpx.post(f"{simulator.issuer}/oauth/token", json=refresh)
+    assert answer.json()["error"]["code"] == "refresh_token_invalidated"
+
+
+def test_models_usage_and_accounts(simulator, headers):
+    url = f"{simulator.base_url}/codex/models"
+    assert httpx.get(url, headers=headers).status_code == 400
+    old = httpx.get(url, params={"client_version": "0.150.0"}, headers=headers).json()["models"]
+    new = httpx.get(url, params={"client_version": "0.200.0"}, headers=headers)
+    assert len(old) < len(new.json()["models"])
+    assert new.headers["etag"] == simulator.models_etag
+    usage = httpx.get(f"{simulator.base_url}/wham/usage", headers=headers).json()
+    assert usage["rate_limit"]["primary_window"]["limit_window_seconds"] == 18000
+    accounts = httpx.get(f"{simulator.base_url}/wham/accounts/check", headers=headers).json()
+    assert accounts["accounts"][0]["workspace_backend_origin"] == "https://chatgpt.com"
+
+
+def test_form_encoded_starts_are_refused(simulator):
+    url = f"{simulator.issuer}/api/accounts/deviceauth/usercode"
+    assert httpx.post(url, data={"client_id": CLIENT_ID}).status_code == 400
+    assert httpx.post(url, json={"client_id": CLIENT_ID, "scope": "x"}).status_code == 400
+
+
+def test_a_device_code_works_once(simulator):
+    start = httpx.post(
+        f"{simulator.issuer}/api/accounts/deviceauth/usercode", json={"client_id": CLIENT_ID}
+    ).json()
+    assert isinstance(start["interval"], str)
+    body = {k: start[k] for k in ("device_auth_id", "user_code")}
+    url = f"{simulator.issuer}/api/accounts/deviceauth/token"
+    pending = httpx.post(url, json=body)
+    assert pending.status_code == 403
+    assert pending.json()["error"]["code"] == "deviceauth_authorization_pending"
+    simulator.approve(start["user_code"])
+    # Extra fields are tolerated.
+    assert httpx.post(url, json={**body, "client_id": CLIENT_ID}).status_code == 200
+    assert httpx.post(url, json=body).json()["error"]["code"] == "deviceauth_not_found"
+
+
+def test_its_jwts_have_the_real_layout(simulator):
+    reply = simulator.sign_in()
+    id_claims = plugin.parse_jwt_claims(reply["id_token"])
+    access_claims = plugin.parse_jwt_claims(reply["access_token"])
+    assert id_claims["email"]
+    assert set(id_claims[plugin.AUTH_CLAIM]) >= {"chatgpt_account_id", "organizations"}
+    assert access_claims["aud"] == ["https://api.openai.com/v1"]
+    assert access_claims["exp"] - access_claims["iat"] == 864000
+    assert access_claims[plugin.AUTH_CLAIM]["chatgpt_account_user_id"].count("__") == 1
+    assert access_claims[plugin.PROFILE_CLAIM]["email"]
+
+
+def test_the_picture_is_a_picture():
+    assert PNG.startswith(b"\x89PNG")
