@@ -107,6 +107,12 @@ KEEPALIVE_SECONDS = 300.0
 MAX_RESENDS = 4
 MAX_RESEND_WAIT_SECONDS = 30.0
 
+# responses.md 10: the official client asks every 5 minutes; here only when the list changed.
+MODELS_UPDATE_SECONDS = 3600.0
+MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
+# Below this much of a usage window, the person is told.
+LOW_ALLOWANCE_PERCENT = 10.0
+
 ACCOUNTS_PAGE = "https://chatgpt.com/#settings/Security"
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 
@@ -1385,7 +1391,7 @@ class ModelInfo:
     efforts: tuple[str, ...] | None = None
     service_tiers: tuple[str, ...] = ()
     takes_images: bool = True
-    original_detail: bool = False
+    original_detail: bool | None = None
     summaries: bool = True
     upgrade: str | None = None
 
@@ -1468,6 +1474,7 @@ def parse_model(entry: object) -> ModelInfo | None:
     priority = _number(fields.get("priority"))
     context_window = _number(fields.get("context_window"))
     modalities = names("input_modalities", "type")
+    detail = fields.get("supports_image_detail_original")
     return ModelInfo(
         slug=slug,
         display_name=text("display_name") or slug,
@@ -1478,7 +1485,7 @@ def parse_model(entry: object) -> ModelInfo | None:
         efforts=names("supported_reasoning_levels", "effort") or None,
         service_tiers=names("service_tiers", "id") or (),
         takes_images=modalities is None or "image" in modalities,
-        original_detail=fields.get("supports_image_detail_original") is True,
+        original_detail=detail if isinstance(detail, bool) else None,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
         upgrade=upgrade if isinstance(upgrade, str) else _mapping(upgrade).get("model"),
     )
@@ -1486,19 +1493,25 @@ def parse_model(entry: object) -> ModelInfo | None:
 
 @dataclasses.dataclass(frozen=True)
 class ModelList:
-    """What one account was last told. `fetched_at` is Unix seconds."""
+    """What one account was last told, and when it was last asked for (Unix seconds)."""
 
     models: tuple[ModelInfo, ...]
     fetched_at: float
+    tried_at: float = 0.0
     etag: str | None = None
 
     def find(self, slug: str) -> ModelInfo | None:
         return next((model for model in self.models if model.slug == slug), None)
 
     @property
+    def by_rank(self) -> list[ModelInfo]:
+        """All of them: first choice first, those not meant for people last."""
+        return sorted(self.models, key=lambda model: (model.hidden, model.priority))
+
+    @property
     def listed(self) -> list[ModelInfo]:
         """Those meant for people, first choice first."""
-        return sorted((m for m in self.models if not m.hidden), key=lambda m: m.priority)
+        return [model for model in self.by_rank if not model.hidden]
 
 
 def models_path() -> pathlib.Path:
@@ -1523,6 +1536,7 @@ def _parse_model_list(value: object) -> ModelList | None:
     return ModelList(
         tuple(models),
         _number(fields.get("fetched_at")) or 0.0,
+        _number(fields.get("tried_at")) or 0.0,
         etag if isinstance(etag, str) else None,
     )
 
@@ -1539,7 +1553,7 @@ def known_models() -> dict[str, ModelInfo]:
     lists = [_parse_model_list(value) for value in _mapping(data.get("accounts")).values()]
     known: dict[str, ModelInfo] = {}
     for models in filter(None, lists):
-        known |= {model.slug: model for model in models.listed if model.slug not in known}
+        known |= {model.slug: model for model in models.by_rank if model.slug not in known}
     known = known | {s: m for s, m in BUILT_IN_MODELS.items() if s not in known}
     seen = data.get("seen")
     for slug in seen if isinstance(seen, list) else ():
@@ -1552,27 +1566,10 @@ def known_models() -> dict[str, ModelInfo]:
 def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> ModelList:
     """Ask the server which models this account has, and remember the answer.
 
-    Raises ChatGPTError (RequestRefused for an error status).
+    `timeout` is seconds. Raises ChatGPTError (RequestRefused for an error status).
     """
-    http = http_library()
     version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
-    url = f"{base_url()}/codex/models"
-    try:
-        response = sync_client(url).get(
-            url,
-            params={"client_version": version},
-            headers=backend_headers(tokens),
-            timeout=timeout,
-        )
-    except http.TransportError as error:
-        raise ChatGPTError(
-            f"The model list was not fetched: {urlsplit(url).netloc}: "
-            f"{_transport_reason(error)}. Check the network and try again."
-        ) from error
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    reply = Reply(response.status_code, headers, response.content)
-    if reply.status != 200:
-        raise explain_refusal(reply)
+    reply = _backend_get("/codex/models", tokens, {"client_version": version}, timeout)
     entries = _mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("The server's model list was not readable. Try again later.")
@@ -1581,15 +1578,73 @@ def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> Mo
         for entry in entries
         if parse_model(entry)
     ]
-    record = {"fetched_at": time.time(), "etag": headers.get("etag"), "models": kept}
-    _remember_models(tokens, record)
+    now = time.time()
+    record = {
+        "fetched_at": now,
+        "tried_at": now,
+        "etag": reply.headers.get("etag"),
+        "models": kept,
+    }
+    try:
+        _remember_models(tokens, record)
+    except OSError as error:
+        path = models_path()
+        notice(f"Warning: the model list could not be kept in {path} ({_os_reason(error)}).")
     return cast(ModelList, _parse_model_list(record))
 
 
+def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> None:
+    """Bring the list up to date when the server says that it has changed.
+
+    At most once an hour and for two seconds, and whatever fails is passed over: the next
+    prompt of a later hour tries again.
+    """
+    if etag is None or (known and known.etag == etag):
+        return
+    if known and 0 <= time.time() - known.tried_at < MODELS_UPDATE_SECONDS:
+        return
+    try:
+        fetch_models(tokens, timeout=MODELS_UPDATE_TIMEOUT_SECONDS)
+    except ChatGPTError as error:
+        log.info("The model list was not brought up to date: %s", error)
+        accounts = _mapping(_read_models_file().get("accounts"))
+        record = {"models": [], **_mapping(accounts.get(tokens.account_key))}
+        with contextlib.suppress(OSError):
+            _remember_models(tokens, {**record, "tried_at": time.time()})
+
+
+def _backend_get(
+    path: str, tokens: Tokens, params: Mapping[str, str] | None = None, timeout: float | None = None
+) -> Reply:
+    """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
+    http = http_library()
+    url = base_url() + path
+    try:
+        response = sync_client(url).get(
+            url,
+            params=params,
+            headers=backend_headers(tokens),
+            timeout=timeout or AUTH_TIMEOUT_SECONDS,
+        )
+    except http.TransportError as error:
+        raise ChatGPTError(
+            f"{urlsplit(url).netloc} was asked in vain: {_transport_reason(error)}. "
+            "Check the network and try again."
+        ) from error
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    reply = Reply(response.status_code, headers, response.content)
+    if reply.status != 200:
+        raise explain_refusal(reply)
+    return reply
+
+
 def _remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
-    """Write chatgpt-models.json. Losing a race or a write only costs another fetch."""
+    """Write chatgpt-models.json. Losing a race or a write only costs another fetch.
+
+    Raises OSError.
+    """
     data = _read_models_file()
-    slugs = [entry["slug"] for entry in record["models"]]
+    slugs = [model.slug for model in map(parse_model, record["models"]) if model]
     old = data.get("seen")
     seen = [slug for slug in old if isinstance(slug, str)] if isinstance(old, list) else []
     data = {
@@ -1602,8 +1657,6 @@ def _remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
     try:
         temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
         _replace(temporary, path)
-    except OSError as error:
-        notice(f"Warning: the model list could not be kept in {path} ({_os_reason(error)}).")
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -1796,25 +1849,78 @@ def _limit_message(reply: Reply, error: Mapping[str, Any]) -> str:
 
 def _full_window(headers: Mapping[str, str]) -> str:
     """'5-hour ', 'weekly ' or '': the window whose allowance is used up."""
-    for window in ("secondary", "primary"):
+    full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
+    return f"{full[-1]} " if full else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class UsageWindow:
+    """How much of an allowance is used. `seconds` is its length, `resets_at` Unix seconds."""
+
+    seconds: float
+    used_percent: float
+    resets_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """By its length, because its place in the reply varies by plan (responses.md 11)."""
+        days = self.seconds / 86400
+        if 6.5 <= days <= 7.5:
+            return "weekly"
+        if days >= 1:
+            return f"{round(days)}-day"
+        return f"{max(1, round(self.seconds / 3600))}-hour"
+
+    @property
+    def left_percent(self) -> float:
+        return min(100.0, max(0.0, 100.0 - self.used_percent))
+
+    @property
+    def reset_words(self) -> str:
+        if self.resets_at is None:
+            return ""
+        left = in_words(self.resets_at - time.time())
+        return f", resets {local_time(self.resets_at)} (in {left})"
+
+
+def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
+    """The windows that an answer's x-codex-* headers tell of (responses.md 6)."""
+
+    def number(name: str) -> float | None:
         try:
-            used = float(headers[f"x-codex-{window}-used-percent"])
-            minutes = float(headers[f"x-codex-{window}-window-minutes"])
+            return _number(float(headers[name]))
         except (KeyError, ValueError):
-            continue
-        if used >= 100:
-            return f"{window_name(minutes * 60)} "
-    return ""
+            return None
+
+    windows = []
+    for place in ("primary", "secondary"):
+        used = number(f"x-codex-{place}-used-percent")
+        minutes = number(f"x-codex-{place}-window-minutes")
+        resets_at = number(f"x-codex-{place}-reset-at")
+        if used is not None and minutes and used == used:
+            windows.append(UsageWindow(minutes * 60, used, resets_at))
+    return windows
 
 
-def window_name(seconds: float) -> str:
-    """A usage window by its length, because its place in the reply varies by plan."""
-    days = seconds / 86400
-    if 6.5 <= days <= 7.5:
-        return "weekly"
-    if days >= 1:
-        return f"{round(days)}-day"
-    return f"{max(1, round(seconds / 3600))}-hour"
+def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
+    """The windows of one limit in the usage endpoint's reply (responses.md 11)."""
+    limit = _mapping(rate_limit)
+    windows = []
+    for place in ("primary_window", "secondary_window"):
+        fields = _mapping(limit.get(place))
+        used = _number(fields.get("used_percent"))
+        seconds = _number(fields.get("limit_window_seconds"))
+        if used is not None and seconds:
+            windows.append(UsageWindow(seconds, used, _number(fields.get("reset_at"))))
+    return windows
+
+
+def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
+    """What the account has used of its allowances, as the server tells it.
+
+    Raises ChatGPTError, RequestRefused.
+    """
+    return _mapping(_backend_get("/wham/usage", tokens).data)
 
 
 def _model_message(words: str, slug: str | None, models: ModelList | None) -> str:
@@ -1934,6 +2040,7 @@ class ImageGeneration(llm.ServerSideTool):
         return spec
 
 
+SOURCES = "web_search_call.action.sources"
 # responses.md 5: what web_search takes; llm's own class knows more than the backend.
 _WEB_SEARCH_FIELDS = frozenset(
     {
@@ -1955,9 +2062,12 @@ class InputBuilder:
     input. Reasoning goes back only to the account that it came from, ids never.
     """
 
-    def __init__(self, *, account_key: str, image_detail: str | None = None):
+    def __init__(
+        self, *, account_key: str, image_detail: str | None = None, takes_images: bool = True
+    ):
         self.account_key = account_key
         self.image_detail = image_detail
+        self.takes_images = takes_images
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
         self.lost_attachments: list[str] = []
@@ -2073,22 +2183,23 @@ class InputBuilder:
     def _attachment(self, attachment: llm.Attachment | None) -> dict[str, Any]:
         if attachment is None:
             return {"type": "input_text", "text": "[an attachment that was not kept]"}
-        name = attachment.url or (attachment.path and os.path.basename(attachment.path)) or "data"
+        url = attachment.url or ""
+        # What llm's own reading and fetching of attachments can raise.
+        libraries = filter(None, map(sys.modules.get, ("httpx", "httpx2")))
+        gone: tuple[type[Exception], ...] = (OSError, *(http.HTTPError for http in libraries))
         try:
-            # Asking llm for the type of a URL would fetch it; images are all we can send.
-            kind = attachment.type or ("image/*" if attachment.url else attachment.resolve_type())
-            if attachment.url and kind and kind.startswith("image/"):
-                url = attachment.url
-            elif kind in IMAGE_TYPES:
+            # Asking llm for the type of an address would fetch it at every turn.
+            kind = attachment.type or ("image/*" if url else attachment.resolve_type())
+            if not self.takes_images or not kind or not kind.startswith("image/"):
+                left_out = f"[attachment left out, because it is {printable(kind, 60)}]"
+                return {"type": "input_text", "text": left_out}
+            if not url.startswith("https://"):
+                kind = attachment.resolve_type() if kind == "image/*" else kind
                 url = f"data:{kind};base64,{attachment.base64_content()}"
-            else:
-                return {
-                    "type": "input_text",
-                    "text": f"[attachment left out, because it is {printable(kind, 60)}]",
-                }
-        except OSError:
+        except gone:
+            name = attachment.url or os.path.basename(attachment.path or "") or "attachment"
             self.lost_attachments.append(printable(name, 100))
-            return {"type": "input_text", "text": "[an attachment whose file is gone]"}
+            return {"type": "input_text", "text": "[an attachment that is gone]"}
         part = {"type": "input_image", "image_url": url}
         if self.image_detail:
             part["detail"] = self.image_detail
@@ -2230,6 +2341,7 @@ def build_tools(model: Any, tools: Iterable[Any]) -> list[dict[str, Any]]:
             if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
                 refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
                 refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
+                refused += ["include_results"] * bool(getattr(tool, "include_results", False))
                 if refused:
                     raise ChatGPTError(
                         "Web search with a ChatGPT login does not take "
@@ -2312,6 +2424,9 @@ def build_body(
         for tool in prompt.tools:
             if isinstance(tool, llm.ServerSideTool):
                 tool.prepare_request(model, body)
+        searches = any(spec.get("type") == "web_search" for spec in body["tools"])
+        if searches and SOURCES not in body["include"]:
+            body["include"].append(SOURCES)
     body["input"] = builder.items
     return body
 
@@ -2787,13 +2902,14 @@ class Exchange:
         self.tokens = tokens
         self.models = remembered_models(tokens)
         info = (self.models and self.models.find(self.model.slug)) or self.model.info
-        self._check_effort()
+        self._check_options(info)
         if self._without_summary:
             info = dataclasses.replace(info, summaries=False)
         builder = InputBuilder(
             # Nobody's reasoning goes along once the server could not read it.
             account_key="" if self._without_reasoning else tokens.account_key,
             image_detail=cast(Options, self.prompt.options).image_detail,
+            takes_images=info.takes_images,
         )
         builder.build(self.prompt.messages, self.prompt.system)
         for name in builder.lost_attachments:
@@ -2826,15 +2942,22 @@ class Exchange:
             "timeout": http.Timeout(idle_timeout(), connect=CONNECT_TIMEOUT_SECONDS, pool=None),
         }
 
-    def _check_effort(self) -> None:
-        effort = cast(Options, self.prompt.options).reasoning_effort
-        info = self.models.find(self.model.slug) if self.models else None
-        if not effort or not info or not info.efforts or effort == "none":
+    def _check_options(self, info: ModelInfo) -> None:
+        """Refuse here what the model is known not to take."""
+        options = cast(Options, self.prompt.options)
+        if options.image_detail == "original" and info.original_detail is False:
+            raise ChatGPTError(
+                f"{self.model.model_id} has no image_detail original. Choose auto, low or high."
+            )
+        effort = options.reasoning_effort
+        # Only the list that this login was given counts; the built-in one may be old.
+        fetched = self.models.find(self.model.slug) if self.models else None
+        if not effort or not fetched or not fetched.efforts or effort == "none":
             return
-        if effort not in info.efforts and not (effort == "ultra" and "max" in info.efforts):
+        if effort not in fetched.efforts and not (effort == "ultra" and "max" in fetched.efforts):
             raise ChatGPTError(
                 f"{self.model.model_id} has no reasoning effort '{effort}'. Choose one of: "
-                f"{', '.join(map(printable, info.efforts))}."
+                f"{', '.join(map(printable, fetched.efforts))}."
             )
 
     # What comes back
@@ -2963,6 +3086,7 @@ class Exchange:
         answer["output"] = translator.output
         response.response_json = _without_none(answer)
         self._record_model(answer.get("model"))
+        self._tell_of_allowance()
         if translator.ended == "incomplete":
             reason = _mapping(answer.get("incomplete_details")).get("reason")
             notice(
@@ -2973,6 +3097,26 @@ class Exchange:
         if thought and not translator.had_reasoning:
             return [StreamEvent(type="reasoning", chunk="", redacted=True)]
         return []
+
+    def update_models(self) -> None:
+        """Fetch the model list if the answer says that it has changed. Blocks up to 2 s."""
+        update_models(self.tokens, self.models, self.headers.get("x-models-etag"))
+
+    @property
+    def models_changed(self) -> bool:
+        etag = self.headers.get("x-models-etag")
+        return bool(etag) and not (self.models and self.models.etag == etag)
+
+    def _tell_of_allowance(self) -> None:
+        if setting("USAGE_NOTE") in ("0", "no", "off", "false"):
+            return
+        for window in windows_of_headers(self.headers):
+            if window.left_percent < LOW_ALLOWANCE_PERCENT:
+                notice(
+                    f"Note: {window.left_percent:.0f} % of the {window.name} allowance is left"
+                    f"{window.reset_words}.",
+                    mid_line=self.translator.mid_line,
+                )
 
     def _record_model(self, said: object) -> None:
         served = self.headers.get("openai-model") or said
@@ -3071,7 +3215,16 @@ class _ChatGPTModel:
             "top_p": 0.98,
             "truncation": "disabled",
         },
-        "chatgpt_tool_usage_0": {"web_search": {"num_requests": 0}},
+        "chatgpt_tool_usage_0": {
+            "image_gen": {
+                "input_tokens": 0,
+                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "output_tokens": 0,
+                "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "total_tokens": 0,
+            },
+            "web_search": {"num_requests": 0},
+        },
         "chatgpt_text_0": {"format": {"type": "text"}, "verbosity": "medium"},
         "chatgpt_text_1": {"format": {"type": "text"}, "verbosity": "low"},
     }
@@ -3135,6 +3288,8 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                 exchange.broke_off(error)
             step = exchange.next_step()
         yield from exchange.finish()
+        if exchange.models_changed:
+            exchange.update_models()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -3181,6 +3336,8 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
             step = exchange.next_step()
         for event in exchange.finish():
             yield event
+        if exchange.models_changed:
+            await asyncio.to_thread(exchange.update_models)
 
 
 def _drain(reply: Any, chunks: Iterator[bytes]) -> None:
@@ -3351,6 +3508,133 @@ def _lifetime(tokens: Tokens) -> str:
     if left <= 0:
         return f"ended {when}; the next prompt renews it"
     return f"ends {when}, in {in_words(left)}; it is renewed by itself"
+
+
+def _with_login(action: Callable[[Tokens], Any]) -> Any:
+    """Do something with the current login; once more with a renewed one after a 401."""
+    tokens = get_tokens()
+    try:
+        return action(tokens)
+    except RequestRefused as error:
+        if error.status != 401:
+            raise
+        return action(get_tokens(rejected=tokens.access_token))
+
+
+@chatgpt.command(name="models")
+@click.option("all_", "--all", is_flag=True, help="Also those that are hidden in ChatGPT's apps")
+@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+def models_command(all_: bool, json_: bool) -> None:
+    """List the models that this login has
+
+    Shows what was last fetched; 'llm chatgpt refresh' fetches anew.
+
+    \b
+        llm chatgpt models
+        llm chatgpt models --all --json
+    """
+    tokens = load_tokens()
+    if tokens is None:
+        raise not_signed_in(None, Store())
+    models = remembered_models(tokens)
+    if models is None or not models.models:
+        models = _with_login(fetch_models)
+    shown = models.by_rank if all_ else models.listed
+    if json_:
+        click.echo(json.dumps([_model_json(model) for model in shown], indent=2))
+        return
+    rows = [("MODEL", "CONTEXT", "REASONING EFFORTS (* default)", "SERVICE TIERS")]
+    for model in shown:
+        efforts = [
+            f"{effort}*" if effort == model.default_effort else effort
+            for effort in model.efforts or ()
+        ]
+        context = f"{model.context_window:,}" if model.context_window else "?"
+        name = f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else "")
+        rows.append((name, context, " ".join(efforts), " ".join(model.service_tiers)))
+    widths = [max(len(printable(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _model_json(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "model_id": f"chatgpt-{model.slug}",
+        "slug": model.slug,
+        "name": model.display_name,
+        "hidden": model.hidden,
+        "context_window": model.context_window,
+        "default_reasoning_effort": model.default_effort,
+        "reasoning_efforts": list(model.efforts or ()),
+        "service_tiers": list(model.service_tiers),
+        "images": model.takes_images,
+        "successor": model.upgrade,
+    }
+
+
+@chatgpt.command()
+def refresh() -> None:
+    """Fetch the list of models anew and say what came and went
+
+    \b
+        llm chatgpt refresh
+    """
+    tokens = load_tokens()
+    before = remembered_models(tokens) if tokens else None
+    models = _with_login(fetch_models)
+    old = {model.slug for model in before.models} if before else set()
+    new = {model.slug: model for model in models.by_rank}
+    for slug in new:
+        if slug not in old:
+            click.echo(f"New:  chatgpt-{slug}")
+    for slug in sorted(old - set(new)):
+        click.echo(f"Gone: chatgpt-{slug}")
+    count = len(models.listed)
+    changed = "" if set(new) != old else ", as before"
+    click.echo(f"This login has {count} model{'' if count == 1 else 's'}{changed}.")
+
+
+@chatgpt.command()
+@click.option("json_", "--json", is_flag=True, help="Output all that the server tells as JSON")
+def usage(json_: bool) -> None:
+    """Show how much of the plan's allowances is left
+
+    \b
+        llm chatgpt usage
+    """
+    report = _with_login(fetch_usage)
+    if json_:
+        click.echo(json.dumps(report, indent=2))
+        return
+    plan = report.get("plan_type")
+    click.echo(f"Plan: {printable(plan, 40) if plan else 'unknown'}")
+    for window in windows_of_usage(report.get("rate_limit")):
+        click.echo(_window_line(window.name, window))
+    additional = report.get("additional_rate_limits")
+    for limit in _list(additional):
+        name = printable(_mapping(limit).get("limit_name") or "another limit", 60)
+        for window in windows_of_usage(_mapping(limit).get("rate_limit")):
+            click.echo(_window_line(f"{name}, {window.name}", window))
+    credits_ = _mapping(report.get("credits"))
+    if credits_.get("unlimited") is True:
+        click.echo("Credits: unlimited")
+    elif credits_.get("has_credits") is True:
+        click.echo(f"Credits: {printable(credits_.get('balance'), 40)}")
+    individual = _mapping(_mapping(report.get("spend_control")).get("individual_limit"))
+    if individual:
+        used, limit = individual.get("used"), individual.get("limit")
+        resets_at = _number(individual.get("reset_at"))
+        resets = UsageWindow(0, 0, resets_at).reset_words
+        click.echo(f"Spending: {printable(used, 40)} of {printable(limit, 40)}{resets}")
+    click.echo(f"More: {USAGE_PAGE}")
+
+
+def _window_line(name: str, window: UsageWindow) -> str:
+    # Plain characters, which every terminal and pipe can print.
+    filled = round(window.left_percent / 5)
+    bar = "#" * filled + "." * (20 - filled)
+    return f"{name:<8} [{bar}] {window.left_percent:3.0f} % left{window.reset_words}"
 
 
 # 16. Hooks -------------------------------------------------------------------------

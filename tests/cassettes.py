@@ -24,9 +24,9 @@ from typing import Any
 
 import llm
 import vcr
-from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 import llm_chatgpt_oauth as plugin
+from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
 
@@ -213,6 +213,11 @@ def _prepare_refusals(simulator: Simulator) -> None:
     simulator.script("responses", None, limit)
 
 
+def _prepare_tool_turn(simulator: Simulator) -> None:
+    simulator.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7}))
+    simulator.answer(Say("It is 42."))
+
+
 SCENARIOS = {
     "login": Scenario(_sign_in, _prepare_login),
     "refresh": Scenario(_refresh),
@@ -220,14 +225,7 @@ SCENARIOS = {
         lambda ask: ask("Three names for a pet pelican"),
         lambda s: s.answer(Think(["**Naming pelicans**"]), Say("Percy, Pouch and Gulp.")),
     ),
-    "tool_turn": Scenario(
-        _tool_turn,
-        lambda s: (
-            s.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7})),
-            s.answer(Say("It is 42.")),
-        )
-        and None,
-    ),
+    "tool_turn": Scenario(_tool_turn, _prepare_tool_turn),
     "refusals": Scenario(_refusals, _prepare_refusals),
 }
 
@@ -262,8 +260,8 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
         plugin.close_clients()
 
 
-HEADER = """# Recorded from the project's own simulator under the service's real addresses, because no
-# ChatGPT account was at hand. Tokens, ids and emails are scrubbed; see tests/cassettes.py.
+HEADER = """# Recorded from the project's own simulator under the service's real addresses, because
+# no ChatGPT account was at hand. Tokens, ids and emails are scrubbed; see tests/cassettes.py.
 """
 
 

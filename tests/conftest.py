@@ -21,10 +21,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-from simulator import Simulator  # noqa: E402
+from simulator import Simulator
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ import time
 import llm
 import pytest
 import yaml
-from cassettes import FOLDER, SCENARIOS, Scrubber, cassette, prompt_sync
-from simulator import Account, make_jwt
 
 import llm_chatgpt_oauth as plugin
+from cassettes import FOLDER, SCENARIOS, Scrubber, cassette, prompt_sync
+from simulator import Account, make_jwt
 
 
 def prompt_async(*args, slug="gpt-6-luna", **kwargs):

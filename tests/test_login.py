@@ -11,10 +11,10 @@ import threading
 import time
 
 import pytest
-from conftest import secrets_watch, sign_in, start_llm
-from simulator import Account, Answer, error_answer, web_page
 
 import llm_chatgpt_oauth as plugin
+from conftest import secrets_watch, sign_in, start_llm
+from simulator import Account, Answer, error_answer, web_page
 
 
 def approve_at_once(simulator):
@@ -322,7 +322,7 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
     while "Waiting" not in line:
         line = process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert "Aborted!" in err

@@ -14,11 +14,11 @@ import click
 import llm
 import pytest
 import sqlite_utils
-from conftest import secrets_watch, start_llm
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
-from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
 
 import llm_chatgpt_oauth as plugin
+from conftest import secrets_watch, start_llm
+from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
 
 
 def texts(item):
@@ -492,7 +492,7 @@ def test_ctrl_c_during_an_answer(simulator, signed_in, run_llm, options):
     else:
         assert process.stdout.read(4) == "Some"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=10)
     assert process.returncode == 1
     assert "Traceback" not in err
 

@@ -14,10 +14,10 @@ import time
 
 import llm
 import pytest
-from conftest import expire, sign_in, start_llm, wait_until
-from simulator import Answer, error_answer, web_page
 
 import llm_chatgpt_oauth as plugin
+from conftest import expire, sign_in, start_llm, wait_until
+from simulator import Answer, error_answer, web_page
 
 
 def test_a_good_token_is_used_as_it_is(simulator, signed_in, ask, monkeypatch):
@@ -116,9 +116,7 @@ def test_passing_failures_ask_to_try_again(simulator, signed_in, ask, answer):
 
 
 @pytest.mark.parametrize("answer", [PASSING[1], PERMANENT[0][0], PASSING[-1]])
-def test_a_failed_refresh_does_not_stop_a_token_that_works(
-    simulator, signed_in, answer, run_llm
-):
+def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in, answer, run_llm):
     expire(200)
     simulator.script("token", answer)
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
@@ -181,8 +179,8 @@ def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
     simulator.script("responses", unauthorized)
     assert ask("hi").text
     assert simulator.refreshes == []
-    assert simulator.seen("/codex/responses")[1].headers["authorization"].endswith(
-        newer.access_token
+    assert (
+        simulator.seen("/codex/responses")[1].headers["authorization"].endswith(newer.access_token)
     )
 
 
@@ -238,7 +236,9 @@ def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monk
     assert "No space left on device" in caplog.text
 
 
-def test_a_pair_that_could_not_be_kept_is_used_and_told(simulator, signed_in, ask, monkeypatch, caplog):
+def test_a_pair_that_could_not_be_kept_is_used_and_told(
+    simulator, signed_in, ask, monkeypatch, caplog
+):
     old = expire()
     replace = plugin._replace
 
@@ -327,7 +327,6 @@ def slow_token(arrived, release):
     def answer(request):
         arrived.set()
         release.wait(20)
-        return None
 
     return answer
 

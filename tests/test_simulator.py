@@ -16,9 +16,9 @@ import openai
 import pytest
 import zstandard
 from openai.types.responses import Response, ResponseStreamEvent
-from simulator import CLIENT_ID, PNG, Call, Draw, Refuse, Say, Search, Think
 
 import llm_chatgpt_oauth as plugin
+from simulator import CLIENT_ID, PNG, Call, Draw, Refuse, Say, Search, Think
 
 # Each event's own model, so that a fault is named and not those of sixty other events.
 EVENTS = {

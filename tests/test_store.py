@@ -10,9 +10,9 @@ import sys
 import threading
 
 import pytest
-from conftest import sign_in, wait_until
 
 import llm_chatgpt_oauth as plugin
+from conftest import sign_in, wait_until
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")

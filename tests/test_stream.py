@@ -8,12 +8,12 @@ import time
 
 import llm
 import pytest
-from conftest import start_llm
 from hypothesis import given
 from hypothesis import strategies as st
-from simulator import Call, Draw, Refuse, Say, Search, Simulator, Stream, Think, sse
 
 import llm_chatgpt_oauth as plugin
+from conftest import start_llm
+from simulator import Call, Draw, Refuse, Say, Search, Simulator, Stream, Think, sse
 
 # The decoder -------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def decode(*chunks: bytes) -> list[bytes]:
         # The examples of the standard.
         (b"data: YHOO\ndata: +2\ndata: 10\n\n", [b"YHOO\n+2\n10"]),
         (
-            b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third\n\n",
+            b": test\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third\n\n",
             [b"first event", b"second event", b" third"],
         ),
         (b"data\n\ndata\ndata\n\ndata:", [b""]),
@@ -278,17 +278,37 @@ def test_half_characters_wait_for_their_other_half():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            [
-                *("type", "item", "delta", "text", "output_index", "item_id", "call_id", "name"),
-                *("arguments", "summary", "content", "id", "response", "error", "code", "action"),
-                *("annotations", "status", "usage", "result", "sources", "summary_index"),
-            ]
-        ),
-        inner,
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "type",
+                        "item",
+                        "delta",
+                        "text",
+                        "output_index",
+                        "item_id",
+                        "call_id",
+                        "name",
+                    ),
+                    *(
+                        "arguments",
+                        "summary",
+                        "content",
+                        "id",
+                        "response",
+                        "error",
+                        "code",
+                        "action",
+                    ),
+                    *("annotations", "status", "usage", "result", "sources", "summary_index"),
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )
@@ -297,7 +317,9 @@ JSON = st.recursive(
 @given(st.lists(st.tuples(st.sampled_from([*plugin.EventTranslator._HANDLERS]), JSON), max_size=8))
 def test_no_event_however_odd_is_too_much(events):
     frames = [
-        sse({**fields, "type": kind} if isinstance(fields, dict) else {"type": kind, "item": fields})
+        sse(
+            {**fields, "type": kind} if isinstance(fields, dict) else {"type": kind, "item": fields}
+        )
         for kind, fields in events
     ]
     translator, found = translate(*frames)
@@ -375,9 +397,7 @@ def test_no_second_connection_for_async_either(simulator, signed_in):
 
 
 @pytest.mark.parametrize("end", ["finish", "cut"])
-def test_an_answer_without_an_end_is_an_error_whatever_was_shown(
-    simulator, signed_in, ask, end
-):
+def test_an_answer_without_an_end_is_an_error_whatever_was_shown(simulator, signed_in, ask, end):
     frames = frames_of(simulator, Say("Half of the answer"))[:-1]
     simulator.script("responses", Stream(frames, end=end))
     with pytest.raises(llm.ModelError, match="cut off"):

@@ -6,9 +6,9 @@ import base64
 import json
 
 import pytest
-from simulator import make_jwt
 
 import llm_chatgpt_oauth as plugin
+from simulator import make_jwt
 
 AUTH = plugin.AUTH_CLAIM
 
