@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
@@ -22,6 +23,19 @@ from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
 from simulator import Simulator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--http", choices=["httpx", "httpx2"], help="the HTTP library to test with")
+
+
+@pytest.fixture(autouse=True)
+def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--http makes the plugin use that library, whatever llm has loaded."""
+    name = request.config.getoption("--http")
+    if name:
+        module = importlib.import_module(name)
+        monkeypatch.setattr(plugin, "http_library", lambda: module)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1097 @@
+"""Everything llm can ask of a model: tools, schemas, images, searches, reasoning, options."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import time
+import uuid
+
+import llm
+import pydantic
+import pytest
+from llm.default_plugins.openai_models import WebSearch
+from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+
+import llm_chatgpt_oauth as plugin
+from simulator import PNG, Answer, Call, Draw, Refuse, Say, Search, Stream, Think, error_answer
+
+
+def kinds(items):
+    return [item.get("role", item["type"]) for item in items]
+
+
+def last_body(simulator):
+    return simulator.prompts[-1]
+
+
+def multiply(a: int, b: int) -> int:
+    "Multiply two numbers"
+    return a * b
+
+
+def broken() -> str:
+    "Always fails"
+    raise RuntimeError("out of order")
+
+
+# Tools -------------------------------------------------------------------------------
+
+
+def test_a_tool_chain(simulator, signed_in, ask):
+    simulator.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7}, "call_1"))
+    simulator.answer(Say("It is 42."))
+    responses = ask.chain(ask.model(), "What is 6 times 7?", tools=[multiply])
+    assert responses[-1].text_or_raise() == "It is 42."
+    first, second = simulator.prompts
+    assert first["tools"] == [
+        {
+            "type": "function",
+            "name": "multiply",
+            "description": "Multiply two numbers",
+            "strict": False,
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+                "required": ["a", "b"],
+            },
+        }
+    ]
+    # The reasoning comes back before the call that it led to.
+    assert kinds(second["input"]) == ["user", "reasoning", "function_call", "function_call_output"]
+    call, output = second["input"][2:]
+    assert (call["call_id"], json.loads(call["arguments"])) == ("call_1", {"a": 6, "b": 7})
+    assert output == {"type": "function_call_output", "call_id": "call_1", "output": "42"}
+
+
+def test_parallel_calls_and_errors(simulator, signed_in, ask):
+    simulator.answer(Call("multiply", {"a": 2, "b": 3}, "c1"), Call("broken", {}, "c2"))
+    ask.chain(ask.model(), "Go", tools=[multiply, broken])
+    items = last_body(simulator)["input"]
+    outputs = {i["call_id"]: i["output"] for i in items if i["type"] == "function_call_output"}
+    assert outputs == {"c1": "6", "c2": "Error: out of order"}
+
+
+def test_a_tool_that_does_not_exist(simulator, signed_in, ask):
+    simulator.answer(Call("nothing", {}, "c1"))
+    ask.chain(ask.model(), "Go", tools=[multiply])
+    assert "does not exist" in last_body(simulator)["input"][-1]["output"]
+
+
+class Memory(llm.Toolbox):
+    "Remembers"
+
+    def __init__(self):
+        self.kept = []
+
+    def keep(self, text: str) -> str:
+        "Keep a text"
+        self.kept.append(text)
+        return f"kept {len(self.kept)}"
+
+
+def test_a_toolbox(simulator, signed_in, ask):
+    memory = Memory()
+    simulator.answer(Call("Memory_keep", {"text": "a"}), Call("Memory_keep", {"text": "b"}))
+    ask.chain(ask.model(), "Go", tools=[memory])
+    assert memory.kept == ["a", "b"]
+    outputs = [i["output"] for i in last_body(simulator)["input"] if "output" in i]
+    assert outputs == ["kept 1", "kept 2"]
+
+
+def test_a_tool_without_arguments(simulator, signed_in, ask):
+    ask("hi", tools=[llm.Tool(name="now", implementation=lambda: "12:00")])
+    tool = last_body(simulator)["tools"][0]
+    assert tool["parameters"] == {"type": "object", "properties": {}}
+
+
+def screenshot() -> llm.ToolOutput:
+    "Take a picture"
+    return llm.ToolOutput("done", attachments=[llm.Attachment(type="image/png", content=PNG)])
+
+
+def test_tools_that_return_pictures(simulator, signed_in, ask):
+    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Say("I see."))
+    conversation = ask.model().conversation(tools=[screenshot])
+    ask.chain(conversation, "Look", tools=[screenshot])
+    items = last_body(simulator)["input"]
+    pictures = [
+        part
+        for item in items
+        for part in [*item.get("content", []), *(item.get("output") or [])]
+        if isinstance(part, dict) and part["type"] == "input_image"
+    ]
+    assert len(pictures) == 1
+    ask.chain(conversation, "And now?", tools=[screenshot])
+    # What was sent before is sent again to the letter.
+    assert last_body(simulator)["input"][: len(items)] == items
+
+
+def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(
+        messages=[
+            llm.user("Look"),
+            llm.assistant(ToolCallPart("screenshot", {}, "c1")),
+            llm.tool_message(ToolResultPart("screenshot", "done", "c1", attachments=[image])),
+        ]
+    )
+    output = last_body(simulator)["input"][-1]["output"]
+    assert [part["type"] for part in output] == ["input_text", "input_image"]
+
+
+def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
+    simulator.answer(Call("multiply", {"a": 123456, "b": 654321}, "c1"))
+    answered = ask("Go", tools=[multiply])
+    types = [event.type for event in answered.events]
+    assert types[0] == "tool_call_name"
+    assert types.count("tool_call_args") > 1
+    part = next(part for part in answered.parts if isinstance(part, ToolCallPart))
+    assert (part.name, part.arguments, part.tool_call_id) == (
+        "multiply",
+        {"a": 123456, "b": 654321},
+        "c1",
+    )
+    calls = answered.response._tool_calls
+    assert [(c.name, c.arguments) for c in calls] == [("multiply", {"a": 123456, "b": 654321})]
+
+
+def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
+    result = run_llm(
+        *("-m", "chatgpt-gpt-6-luna", 'double {"n": 21}', "-R", "--td"),
+        *("--functions", "def double(n: int) -> int:\n    return n * 2"),
+    )
+    assert "The tool returned: 42" in result.stdout
+    assert "Tool call: double({'n': 21})" in result.stderr
+    result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "-T", "llm_version", input="llm_version\n")
+    assert "The tool returned: " in result.stdout
+
+
+def test_a_paused_chain_is_resumed(simulator, signed_in):
+    asked = []
+
+    def approve() -> str:
+        "Needs a person"
+        if not asked:
+            asked.append(True)
+            raise llm.PauseChain("later")
+        return "approved"
+
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    simulator.answer(Think(["Ask."]), Call("approve", {}, "c1"))
+    chain = model.chain("Go", tools=[approve])
+    with pytest.raises(llm.PauseChain):
+        chain.text()
+    first = chain._responses[0]
+    history = [*first.prompt.messages, *first.messages()]
+    simulator.answer(Say("Thank you."))
+    assert model.chain(messages=history, tools=[approve]).text() == "Thank you."
+    items = last_body(simulator)["input"]
+    assert kinds(items) == ["user", "reasoning", "function_call", "function_call_output"]
+    assert items[-1]["output"] == "approved"
+
+
+# Histories of any kind ----------------------------------------------------------------
+
+
+def test_calls_and_outputs_are_paired_whatever_comes(simulator, signed_in, ask):
+    ask(
+        messages=[
+            llm.user("one"),
+            llm.assistant(ToolCallPart("f.g h", {"x": 1}, "a" * 80)),
+            llm.tool_message(ToolResultPart("f.g h", "1", "a" * 80)),
+            # A call that was never carried out, another model's ids, or none at all.
+            llm.assistant(ToolCallPart("lost", {}, "toolu_01"), ToolCallPart("none", {}, None)),
+            llm.user("two"),
+            llm.tool_message(ToolResultPart("orphan", "2", "c9")),
+            llm.assistant(ToolCallPart("again", {}, "toolu_01")),
+            llm.tool_message(ToolResultPart("again", "3", "toolu_01")),
+            llm.assistant(ToolCallPart("raw", {"_raw": "{broken"}, "c10")),
+            llm.tool_message(ToolResultPart("raw", "", "c10")),
+            llm.user("three"),
+        ]
+    )
+    items = last_body(simulator)["input"]
+    calls = [item for item in items if item["type"] == "function_call"]
+    outputs = [item for item in items if item["type"] == "function_call_output"]
+    assert sorted(c["call_id"] for c in calls) == sorted(o["call_id"] for o in outputs)
+    assert len({c["call_id"] for c in calls}) == len(calls) == 6
+    assert calls[0]["name"] == "f_g_h"
+    assert calls[-1]["arguments"] == "{broken"
+
+
+def test_a_claude_conversation_goes_on_here(simulator, signed_in, ask):
+    signature = {"anthropic": {"signature": "s", "type": "thinking"}}
+    ask(
+        messages=[
+            llm.system("Be kind."),
+            llm.user("one"),
+            llm.assistant(
+                ReasoningPart("thinking", provider_metadata=signature),
+                TextPart("Let me look."),
+                ToolCallPart("web_search", {"query": "x"}, "srvtoolu_1", server_executed=True),
+                ToolResultPart("web_search", "found", "srvtoolu_1", server_executed=True),
+                TextPart("Done."),
+                ToolCallPart("multiply", {"a": 1, "b": 2}, "toolu_2"),
+            ),
+            llm.tool_message(ToolResultPart("multiply", "2", "toolu_2")),
+            llm.assistant("It is two."),
+            llm.user("two"),
+        ]
+    )
+    items = last_body(simulator)["input"]
+    assert kinds(items) == [
+        *("user", "assistant", "assistant", "function_call", "function_call_output"),
+        *("assistant", "user"),
+    ]
+
+
+def test_core_openai_reasoning_is_left_alone(simulator, signed_in, ask):
+    metadata = {"openai": {"id": "rs_1", "encrypted_content": "theirs", "summary": []}}
+    ask(messages=[llm.user("one"), llm.assistant(ReasoningPart("", False, metadata), "two")])
+    assert "theirs" not in json.dumps(last_body(simulator))
+
+
+def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
+    simulator.answer(
+        Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2}, "c1")
+    )
+    answered = ask("Go", tools=[multiply, WebSearch()])
+    for message in answered.messages:
+        assert message.role == "assistant"
+        for part in message.parts:
+            assert set(part.provider_metadata or {}) <= {"chatgpt"}
+            assert not getattr(part, "redacted", False)
+
+
+# Schemas ------------------------------------------------------------------------------
+
+
+class Dog(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+class StrictDog(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    name: str
+    age: int
+
+
+def text_format(simulator):
+    return last_body(simulator)["text"]["format"]
+
+
+def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "a dog", "--schema", "name, age int", "-R")
+    assert json.loads(result.stdout) == {"name": "Pelican", "age": 7}
+    assert text_format(simulator)["type"] == "json_schema"
+    assert text_format(simulator)["strict"] is False
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "dogs", "--schema-multi", "name, age int", "-R")
+    assert json.loads(result.stdout) == {"items": [{"name": "Pelican", "age": 7}]}
+
+
+@pytest.mark.parametrize(("schema", "strict"), [(Dog, False), (StrictDog, True)])
+def test_pydantic_classes(simulator, signed_in, ask, schema, strict):
+    answered = ask("a dog", schema=schema)
+    assert schema.model_validate_json(answered.text)
+    assert text_format(simulator)["strict"] is strict
+
+
+CLOSED = {"type": "object", "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        ({**CLOSED, "properties": {"a": {"type": "string"}}, "required": ["a"]}, True),
+        ({**CLOSED, "properties": {"a": {"type": "string"}}}, False),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
+        ({**CLOSED, "properties": {"a": {"type": "object"}}, "required": ["a"]}, False),
+        (
+            {
+                **CLOSED,
+                "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/X"}}},
+                "required": ["a"],
+                "$defs": {"X": {**CLOSED, "properties": {}}},
+            },
+            True,
+        ),
+        (
+            {
+                **CLOSED,
+                "properties": {"a": {"anyOf": [{"type": "null"}, {"type": "object"}]}},
+                "required": ["a"],
+            },
+            False,
+        ),
+        ({**CLOSED, "properties": {"a": {"default": 1}}, "required": ["a"]}, False),
+        ({**CLOSED, "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, True),
+        ({**CLOSED, "properties": {"a": {"type": ["object", "null"]}}, "required": ["a"]}, False),
+        ({"type": "array", "items": {"type": "string"}}, False),
+        ({}, False),
+        ("text", False),
+    ],
+)
+def test_what_is_strict(schema, strict):
+    assert plugin.schema_is_strict(schema) is strict
+
+
+def test_json_object(simulator, signed_in, ask):
+    ask("json please", json_object=True)
+    assert text_format(simulator) == {"type": "json_object"}
+
+
+# Images --------------------------------------------------------------------------------
+
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"
+GIF = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,"
+WEBP = b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88"
+
+
+def images_of(body):
+    return [
+        part
+        for item in body["input"]
+        for part in item.get("content", [])
+        if part["type"] == "input_image"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.png", PNG, "image/png"),
+        ("a.jpg", JPEG, "image/jpeg"),
+        ("a.gif", GIF, "image/gif"),
+        ("a.webp", WEBP, "image/webp"),
+    ],
+)
+def test_pictures_by_path_and_later(simulator, signed_in, run_llm, tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / name))
+    assert result.exit_code == 0, result.output
+    (image,) = images_of(last_body(simulator))
+    assert image["image_url"].startswith(f"data:{kind};base64,")
+    # The default is the service's.
+    assert "detail" not in image
+    first = simulator.prompts[0]["input"]
+    run_llm("-c", "And?")
+    assert last_body(simulator)["input"][: len(first)] == first
+
+
+def test_a_picture_by_stdin(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", "-", input=PNG)
+    assert result.exit_code == 0
+    assert len(images_of(last_body(simulator))) == 1
+
+
+def test_a_picture_by_address(simulator, signed_in, ask):
+    url = "https://example.com/a.png"
+    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
+    assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
+
+
+def test_an_unencrypted_address_is_read_here(simulator, signed_in, ask):
+    # The backend takes https and data addresses only.
+    with_picture = Answer(200, PNG, {"Content-Type": "image/png"})
+    simulator.script("authorize", with_picture, with_picture)
+    url = f"{simulator.issuer}/oauth/authorize"
+    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
+    assert images_of(last_body(simulator))[0]["image_url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
+def test_image_detail(simulator, signed_in, ask, detail):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask("What?", attachments=[image], image_detail=detail)
+    assert images_of(last_body(simulator))[0]["detail"] == detail
+
+
+def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
+    simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
+    plugin.fetch_models(signed_in)
+    with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
+        ask("What?", image_detail="original")
+
+
+def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
+    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
+    plugin.fetch_models(signed_in)
+    (tmp_path / "a.png").write_bytes(PNG)
+    result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
+    assert result.exit_code == 1
+    assert result.stderr == "Error: This model does not support attachments\n"
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / "a.pdf"))
+    assert result.exit_code == 1
+    assert "application/pdf" in result.stderr
+    assert simulator.prompts == []
+
+
+def test_pictures_and_pdfs_in_an_older_history(simulator, signed_in, ask):
+    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
+    simulator.models = [*simulator.models, blind]
+    plugin.fetch_models(signed_in)
+    pdf = llm.Attachment(type="application/pdf", content=b"%PDF")
+    image = llm.Attachment(type="image/png", content=PNG)
+    messages = [llm.user("Look", pdf, image), llm.assistant("Seen."), llm.user("And?")]
+    ask(messages=messages)
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["type"] for part in parts] == ["input_text", "input_text", "input_image"]
+    assert "application/pdf" in parts[1]["text"]
+    ask(messages=messages, slug="gpt-blind")
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["type"] for part in parts] == ["input_text"] * 3
+
+
+def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplog):
+    path = tmp_path / "gone\x1b[2J.png"
+    path.write_bytes(PNG)
+    conversation = ask.model().conversation()
+    ask.finish(
+        lambda: conversation.prompt(
+            "What?", attachments=[llm.Attachment(type="image/png", path=str(path))]
+        )
+    )
+    path.unlink()
+    assert ask.finish(lambda: conversation.prompt("And?")).text
+    assert last_body(simulator)["input"][0]["content"][1] == {
+        "type": "input_text",
+        "text": "[an attachment that is gone]",
+    }
+    assert caplog.text.count("is gone") == 1
+    assert "\x1b" not in caplog.text
+
+
+# Server-side tools ------------------------------------------------------------------------
+
+
+def test_web_search_with_llms_own_class(simulator, signed_in, ask):
+    citation = {
+        "type": "url_citation",
+        "url": "https://a.example",
+        "title": "A",
+        "start_index": 0,
+        "end_index": 5,
+    }
+    simulator.answer(
+        Think(["Search."]),
+        Search("pelicans", ["https://a.example"]),
+        Say("Found.", annotations=[citation]),
+    )
+    conversation = ask.model().conversation()
+    tool = WebSearch(
+        allowed_domains=["example.com"],
+        user_location={"country": "DE"},
+        search_context_size="low",
+        external_web_access=True,
+        search_content_types=["text"],
+    )
+    answered = ask.finish(lambda: conversation.prompt("search pelicans", tools=[tool]))
+    body = last_body(simulator)
+    assert body["tools"] == [
+        {
+            "type": "web_search",
+            "filters": {"allowed_domains": ["example.com"]},
+            "user_location": {"country": "DE", "type": "approximate"},
+            "search_context_size": "low",
+            "external_web_access": True,
+            "search_content_types": ["text"],
+        }
+    ]
+    assert "web_search_call.action.sources" in body["include"]
+    call = next(part for part in answered.parts if isinstance(part, ToolCallPart))
+    assert call.server_executed
+    assert call.name == "web_search"
+    assert call.arguments["query"] == "pelicans"
+    assert call.arguments["sources"] == [{"type": "url", "url": "https://a.example"}]
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    assert result.server_executed
+    assert "https://a.example" in result.output
+    text = next(part for part in answered.parts if isinstance(part, TextPart))
+    assert text.provider_metadata == {"chatgpt": {"annotations": [citation]}}
+    assert answered.response._tool_calls == []
+
+    ask.finish(lambda: conversation.prompt("again", tools=[tool]))
+    items = last_body(simulator)["input"]
+    assert kinds(items) == ["user", "reasoning", "web_search_call", "assistant", "user"]
+    assert items[2] == {
+        "type": "web_search_call",
+        "status": "completed",
+        "action": {"type": "search", "query": "pelicans", "queries": ["pelicans"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        (WebSearch(blocked_domains=["x.example"]), "blocked_domains"),
+        (WebSearch(return_token_budget="default"), "return_token_budget"),
+        (WebSearch(image_settings={"max_results": 1}), "image_settings"),
+        (WebSearch(include_results=True), "include_results"),
+    ],
+)
+def test_what_the_backends_search_does_not_know(simulator, signed_in, ask, tool, name):
+    with pytest.raises(llm.ModelError, match=f"does not take {name}"):
+        ask("search", tools=[tool])
+    assert simulator.prompts == []
+
+
+def test_server_side_tools_in_the_shell(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch", "-R")
+    assert result.stdout == "Found it.\n"
+    spec = 'ServerSideTool({"spec": {"type": "web_search"}})'
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", spec, "-R")
+    assert result.stdout == "Found it.\n"
+    assert last_body(simulator)["tools"] == [{"type": "web_search"}]
+    listed = run_llm("tools", "list", "-m", "chatgpt-gpt-6-luna").stdout
+    assert "WebSearch(" in listed
+    assert "ImageGeneration(" in listed
+
+
+def test_searches_are_replayed_from_the_logs(simulator, signed_in, run_llm):
+    run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch")
+    run_llm("-c", "more")
+    assert kinds(last_body(simulator)["input"]) == [
+        *("user", "reasoning", "web_search_call", "assistant", "user")
+    ]
+
+
+def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
+    simulator.answer(Draw("A pelican on a bicycle"), Say("Here."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", "ImageGeneration")
+    assert result.stdout == "Here.\n"
+    path = pathlib.Path(re.search(r"^Picture: (.+)$", result.stderr, re.MULTILINE)[1])
+    assert path.read_bytes() == PNG
+    assert path.parent == llm.user_dir() / "chatgpt-images"
+    assert last_body(simulator)["tools"] == [{"type": "image_generation"}]
+    run_llm("-c", "again")
+    history = json.dumps(last_body(simulator)["input"][:-1])
+    assert str(path) not in history
+    assert str(tmp_path) not in history
+    assert "A pelican on a bicycle" in history
+
+
+def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
+    simulator.answer(Draw("A pelican", output_format="webp"))
+    tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")
+    answered = ask("draw", tools=[tool])
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    path = pathlib.Path(result.output)
+    assert path.parent == tmp_path / "art"
+    assert path.suffix == ".webp"
+    assert path.read_bytes() == PNG
+    assert last_body(simulator)["tools"][0]["output_format"] == "webp"
+
+
+def test_a_picture_that_cannot_be_written(simulator, signed_in, ask, tmp_path):
+    (tmp_path / "file").write_text("")
+    simulator.answer(Draw("A pelican"), Say("Here."))
+    answered = ask("draw", tools=[plugin.ImageGeneration(folder=str(tmp_path / "file"))])
+    assert answered.text == "Here."
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    assert "could not be written" in result.output
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(ValueError, match="png, jpeg or webp"):
+        plugin.ImageGeneration(output_format="bmp")
+
+
+# Reasoning --------------------------------------------------------------------------------
+
+
+def test_summaries_stream_to_stderr_apart(simulator, signed_in, run_llm):
+    simulator.answer(Think(["one", "two"]), Think(["three"]), Say("Answer."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert result.stdout == "Answer.\n"
+    assert result.stderr == "one\n\ntwo\n\nthree\n"
+    assert last_body(simulator)["reasoning"] == {"summary": "auto"}
+
+
+def test_each_reasoning_item_is_a_part_with_its_metadata(simulator, signed_in, ask):
+    simulator.answer(Think(["one"]), Think(["two"]), Say("Answer."))
+    parts = [p for p in ask("hi").parts if isinstance(p, ReasoningPart)]
+    assert [part.text.strip() for part in parts] == ["one", "two"]
+    contents = {p.provider_metadata["chatgpt"]["encrypted_content"] for p in parts}
+    assert len(contents) == 2
+    assert {p.provider_metadata["chatgpt"]["account"] for p in parts} == {signed_in.account_key}
+
+
+def test_hidden_reasoning_is_not_asked_for_but_kept(simulator, signed_in, run_llm, ask):
+    simulator.answer(Think(["one"]), Say("Answer."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert result.stderr == ""
+    assert "reasoning" not in last_body(simulator)
+    run_llm("-c", "more")
+    assert "reasoning" in kinds(last_body(simulator)["input"])
+    ask("hi", reasoning_summary="none")
+    assert "reasoning" not in last_body(simulator)
+
+
+@pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
+def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
+    ask("hi", reasoning_summary=summary)
+    assert last_body(simulator)["reasoning"] == {"summary": summary}
+
+
+def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
+    simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
+    plugin.fetch_models(signed_in)
+    ask("hi")
+    assert "reasoning" not in last_body(simulator)
+
+
+def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask):
+    simulator.refuses_summary = {"gpt-6-luna"}
+    assert ask("hi", reasoning_effort="low").text
+    first, second = simulator.prompts
+    assert first["reasoning"] == {"effort": "low", "summary": "auto"}
+    assert second["reasoning"] == {"effort": "low"}
+
+
+@pytest.mark.parametrize(
+    ("effort", "sent"),
+    [("low", "low"), ("max", "max"), ("ultra", "max"), ("none", "none"), ("medium", "medium")],
+)
+def test_efforts(simulator, signed_in, ask, effort, sent):
+    plugin.fetch_models(signed_in)
+    ask("hi", slug="gpt-6-sol", reasoning_effort=effort)
+    assert last_body(simulator)["reasoning"]["effort"] == sent
+
+
+def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
+    plugin.fetch_models(signed_in)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", reasoning_effort="huge")
+    assert "Choose one of: low, medium, high, xhigh, max." in str(caught.value)
+    assert simulator.prompts == []
+
+
+def test_without_a_fetched_list_the_server_says_what_is_right(simulator, signed_in, ask):
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", reasoning_effort="minimal")
+    assert "Supported values are: 'low', 'medium'" in str(caught.value)
+    assert len(simulator.prompts) == 1
+
+
+def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
+    level = {"effort": "low", "description": ""}
+    simulator.models = [
+        {
+            **simulator.models[0],
+            "slug": "gpt-9",
+            "supported_reasoning_levels": [level, {"effort": "xhigh"}],
+        }
+    ]
+    plugin.fetch_models(signed_in)
+    ask("hi", slug="gpt-9", reasoning_effort="xhigh")
+    assert last_body(simulator)["reasoning"]["effort"] == "xhigh"
+    with pytest.raises(llm.ModelError, match=r"Choose one of: low, xhigh\."):
+        ask("hi", slug="gpt-9", reasoning_effort="medium")
+
+
+# Options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"verbosity": "low"}, {"text": {"verbosity": "low"}}),
+        ({"service_tier": "fast"}, {"service_tier": "priority"}),
+        ({"service_tier": "priority"}, {"service_tier": "priority"}),
+        ({"service_tier": "ultrafast"}, {"service_tier": "ultrafast"}),
+        ({"service_tier": "default"}, {"service_tier": "default"}),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
+        ({"prompt_cache_key": "mine"}, {"prompt_cache_key": "mine"}),
+    ],
+)
+def test_options_in_the_request(simulator, signed_in, ask, options, expected):
+    ask("hi", **options)
+    body = last_body(simulator)
+    assert {name: body[name] for name in expected} == expected
+
+
+def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
+    ask("hi")
+    for name in ("text", "service_tier", "parallel_tool_calls", "tools", "tool_choice"):
+        assert name not in last_body(simulator)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("temperature", "1"), "does not take the option temperature; it takes reasoning_effort"),
+        (("max_tokens", "5"), "does not take the option max_tokens"),
+        (("verbostiy", "low"), "does not take the option verbostiy"),
+        (("service_tier", "flex"), "'fast', 'priority', 'ultrafast' or 'default'"),
+        (("verbosity", "loud"), "'low', 'medium' or 'high'"),
+        (("reasoning_effort", "very high"), "must be one word"),
+        (("image_detail", "best"), "'auto', 'low', 'high' or 'original'"),
+        (("prompt_cache_key", "x" * 65), "at most 64 characters"),
+        (("parallel_tool_calls", "perhaps"), "valid boolean"),
+    ],
+)
+def test_wrong_options_are_a_sentence(simulator, signed_in, run_llm, option, words):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-o", *option)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert simulator.prompts == []
+
+
+def test_options_are_listed_set_and_kept_in_templates(simulator, signed_in, run_llm):
+    listed = run_llm("models", "list", "--options", "-m", "chatgpt-gpt-6-luna").stdout
+    for name in plugin.Options.model_fields:
+        assert f"    {name}: " in listed
+    for word in ("temperature", "max_tokens", "seed"):
+        assert word not in listed
+    assert "streaming" in listed
+    values = {
+        "reasoning_effort": "high",
+        "reasoning_summary": "concise",
+        "verbosity": "low",
+        "service_tier": "fast",
+        "image_detail": "high",
+        "parallel_tool_calls": "false",
+        "prompt_cache_key": "k",
+        "json_object": "true",
+    }
+    assert set(values) == set(plugin.Options.model_fields)
+    for name, value in values.items():
+        set_ = run_llm("models", "options", "set", "chatgpt-gpt-6-luna", name, value)
+        assert set_.exit_code == 0, set_.output
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    body = last_body(simulator)
+    assert body["reasoning"] == {"effort": "high", "summary": "concise"}
+    assert body["service_tier"] == "priority"
+    assert body["parallel_tool_calls"] is False
+    assert body["prompt_cache_key"] == "k"
+    assert body["text"] == {"verbosity": "low", "format": {"type": "json_object"}}
+    options = [word for name, value in values.items() for word in ("-o", name, value)]
+    saved = run_llm("-m", "chatgpt-gpt-6-sol", "say $input", *options, "--save", "t")
+    assert saved.exit_code == 0, saved.output
+    run_llm("-t", "t", input="this")
+    assert last_body(simulator) == {
+        **body,
+        "model": "gpt-6-sol",
+        "prompt_cache_key": "k",
+        "input": last_body(simulator)["input"],
+    }
+
+
+# The prompt cache ---------------------------------------------------------------------------
+
+
+def test_ten_turns_with_tools_reuse_everything(simulator, signed_in, ask):
+    model = ask.model()
+    conversation = model.conversation(tools=[multiply])
+    for turn in range(10):
+        simulator.answer(
+            Think([f"Turn {turn}."]), Say("Let me see."), Call("multiply", {"a": turn, "b": 2})
+        )
+        simulator.answer(Think(["Done."]), Say(f"It is {turn * 2}."))
+        ask.chain(conversation, f"Question {turn}", system="Be brief.", tools=[multiply])
+    assert len(simulator.prompts) == 20
+    for earlier, later in zip(simulator.prompts, simulator.prompts[1:], strict=False):
+        before, after = (json.dumps(body["input"])[:-1] for body in (earlier, later))
+        assert after.startswith(before)
+        assert earlier["instructions"] == later["instructions"] == "Be brief."
+        assert earlier["tools"] == later["tools"]
+    requests = simulator.seen("/codex/responses")
+    sessions = {request.headers["session-id"] for request in requests}
+    assert len(sessions) == 1
+    assert {body["prompt_cache_key"] for body in simulator.prompts} == sessions
+    assert uuid.UUID(sessions.pop())
+
+
+def test_the_raw_bytes_begin_alike(simulator, signed_in, ask):
+    conversation = ask.model().conversation()
+    for text in ("one", "two"):
+        ask.finish(lambda text=text: conversation.prompt(text))
+    first, second = (request.raw for request in simulator.seen("/codex/responses"))
+    assert second.startswith(first[: -len(b"]}")])
+
+
+def test_cached_tokens_are_shown_and_logged(simulator, signed_in, run_llm):
+    run_llm("-m", "chatgpt-gpt-6-luna", "a long prompt " * 50)
+    result = run_llm("-c", "more", "-u")
+    cached = int(re.search(r'"cached_tokens": (\d+)', result.stderr)[1])
+    assert cached > 100
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    details = row["token_details"]
+    details = json.loads(details) if isinstance(details, str) else details
+    assert details["input_tokens_details"]["cached_tokens"] == cached
+
+
+def test_without_a_conversation_the_beginning_names_the_session(simulator, signed_in, ask):
+    for prompt, system in (("one", None), ("one", None), ("two", None), ("one", "Be brief.")):
+        ask(prompt, system=system)
+    sessions = [request.headers["session-id"] for request in simulator.seen("/codex/responses")]
+    assert sessions[0] == sessions[1]
+    assert len(set(sessions)) == 3
+
+
+def test_the_turn_state_goes_back_within_a_turn_only(simulator, signed_in, ask):
+    conversation = ask.model().conversation()
+    for _ in range(2):
+        simulator.answer(Call("multiply", {"a": 1, "b": 2}))
+        simulator.answer(Call("multiply", {"a": 3, "b": 4}))
+        simulator.answer(Say("Done."))
+        ask.chain(conversation, "Go", tools=[multiply])
+    states = [r.headers.get("x-codex-turn-state") for r in simulator.seen("/codex/responses")]
+    assert [state is not None for state in states] == [False, True, True] * 2
+    assert states[1] != states[2]
+
+
+# Models ---------------------------------------------------------------------------------------
+
+
+def test_the_models_command(simulator, signed_in, run_llm):
+    result = run_llm("chatgpt", "models")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("MODEL")
+    assert lines[1].split()[:2] == ["chatgpt-gpt-6.1-sol", "272,000"]
+    assert "low* medium high xhigh max ultra" in lines[1]
+    assert lines[1].endswith("priority")
+    assert "codex-auto-review" not in result.stdout
+    assert "chatgpt-codex-auto-review (hidden)" in run_llm("chatgpt", "models", "--all").stdout
+    data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
+    assert isinstance(data, list)
+    assert data[0]["slug"] == "gpt-6.1-sol"
+    assert data[0]["reasoning_efforts"][0] == "low"
+    # Fetched once, because none was there.
+    assert len(simulator.seen("/codex/models")) == 1
+
+
+def test_the_models_command_needs_a_login(simulator, run_llm):
+    for command in ("models", "refresh", "usage"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 1
+        assert "llm chatgpt login" in result.stderr
+    assert simulator.requests == []
+
+
+def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
+    first = run_llm("chatgpt", "refresh").stdout
+    assert "New:  chatgpt-gpt-6-luna" in first
+    again = run_llm("chatgpt", "refresh").stdout
+    assert again == "This login has 9 models, as before.\n"
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models[1:]]
+    changed = run_llm("chatgpt", "refresh").stdout
+    assert changed.splitlines() == [
+        "New:  chatgpt-gpt-7",
+        "Gone: chatgpt-gpt-6-astra",
+        "This login has 9 models.",
+    ]
+
+
+def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_llm):
+    for command in ("refresh", "usage"):
+        simulator.expire_access_tokens()
+        assert run_llm("chatgpt", command).exit_code == 0
+    assert len(simulator.refreshes) == 2
+
+
+def old_list(hours=2.0):
+    data = json.loads(plugin.models_path().read_text())
+    for record in data["accounts"].values():
+        record["tried_at"] = time.time() - hours * 3600
+    plugin.models_path().write_text(json.dumps(data))
+
+
+def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
+    plugin.fetch_models(signed_in)
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
+    ask("too soon")
+    assert len(simulator.seen("/codex/models")) == 1
+    old_list()
+    ask("hi")
+    assert len(simulator.seen("/codex/models")) == 2
+    assert ask("hi", slug="gpt-7").text
+    # As long as it stays the same, nothing is sent.
+    old_list()
+    ask("hi")
+    assert len(simulator.seen("/codex/models")) == 2
+
+
+def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
+    plugin.fetch_models(signed_in)
+    before = plugin.known_models()
+    simulator.models = simulator.models[2:]
+    old_list()
+    simulator.script("models", Answer(500))
+    ask("hi")
+    ask("hi")
+    assert len(simulator.seen("/codex/models")) == 2
+    assert plugin.known_models() == before
+    assert caplog.text == ""
+
+
+def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
+    monkeypatch.setattr(plugin, "MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
+    simulator.script("models", Answer(delay=1.0))
+    start = time.monotonic()
+    assert ask("hi").text
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
+    ask("hi")
+    assert len(simulator.seen("/codex/models")) == 1
+    assert plugin.remembered_models(signed_in).find("gpt-6-luna")
+
+
+# Usage -------------------------------------------------------------------------------------
+
+
+def test_usage(simulator, signed_in, run_llm):
+    result = run_llm("chatgpt", "usage")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Plan: plus"
+    assert re.fullmatch(
+        r"5-hour +\[#{14}\.{6}\]  70 % left, resets \d{4}-\d\d-\d\d \d\d:\d\d \S+ "
+        r"\(in 2 hours 30 minutes\)",
+        lines[1],
+    )
+    assert lines[2].startswith("weekly   [##################..]  88 % left, resets ")
+    data = json.loads(run_llm("chatgpt", "usage", "--json").stdout)
+    assert data["rate_limit"]["primary_window"]["used_percent"] == 30.0
+
+
+def test_usage_of_other_plans(simulator, signed_in, run_llm):
+    now = int(time.time())
+    monthly = {
+        "used_percent": 99.6,
+        "limit_window_seconds": 2592000,
+        "reset_after_seconds": 100,
+        "reset_at": now + 86400 * 3 + 60,
+    }
+    report = {
+        "plan_type": "team\x1b[2J",
+        "rate_limit": {"primary_window": monthly, "secondary_window": None},
+        "additional_rate_limits": [
+            {"limit_name": "gpt-6-astra", "rate_limit": {"primary_window": monthly}}
+        ],
+        "credits": {"has_credits": True, "unlimited": False, "balance": "12.5"},
+        "spend_control": {
+            "reached": False,
+            "individual_limit": {"limit": "50", "used": "20", "reset_at": now + 7260},
+        },
+    }
+    simulator.script("usage", Answer(200, report))
+    text = run_llm("chatgpt", "usage").stdout
+    assert "\x1b" not in text
+    assert "30-day   [....................]   0 % left" in text
+    assert "in 3 days" in text
+    assert "gpt-6-astra, 30-day [" in text
+    assert "Credits: 12.5" in text
+    assert "Spending: 20 of 50, resets " in text
+    for odd in ({}, {"rate_limit": None, "credits": None}, {"credits": {"unlimited": True}}, [1]):
+        simulator.script("usage", Answer(200, odd))
+        assert run_llm("chatgpt", "usage").exit_code == 0
+
+
+def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
+    simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert re.fullmatch(
+        r"Note: 8 % of the 5-hour allowance is left, resets .+ \(in 2 hours 30 minutes\)\.\n",
+        result.stderr,
+    )
+    assert result.stdout == "This is answer 1. You said: hi\n"
+    monkeypatch.setenv("LLM_CHATGPT_USAGE_NOTE", "0")
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
+
+
+def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
+    simulator.response_headers = {
+        "x-codex-primary-used-percent": "a lot",
+        "x-codex-secondary-used-percent": "99",
+        "x-codex-secondary-window-minutes": "0",
+    }
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
+
+
+# Refusals in the stream, incomplete answers ----------------------------------------------------
+
+
+def test_a_refusal_is_an_answer(simulator, signed_in, ask):
+    simulator.answer(Refuse("I cannot help with that."))
+    assert ask("hi").text == "I cannot help with that."
+
+
+def test_an_incomplete_answer_is_kept_and_told(simulator, signed_in, run_llm):
+    frames = list(
+        simulator.frames(
+            [Say("Half of it"), Call("multiply", {"a": 1, "b": 2})],
+            terminal="incomplete",
+            incomplete_details={"reason": "max_output_tokens"},
+        )
+    )
+    cut = [f for f in frames if not (b"output_item.done" in f and b"function_call" in f)]
+    simulator.script("responses", Stream(cut))
+    result = run_llm(
+        *("-m", "chatgpt-gpt-6-luna", "hi", "-R"),
+        *("--functions", "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')"),
+    )
+    assert result.exit_code == 0
+    assert result.stdout == "Half of it\n"
+    assert "The answer is incomplete: max_output_tokens." in result.stderr
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    assert row["response"] == "Half of it"
+    assert "incomplete" in json.dumps(row["response_json"])
+    # And the conversation goes on: the unfinished call has its output.
+    assert run_llm("-c", "go on").exit_code == 0
+
+
+# Python --------------------------------------------------------------------------------------
+
+
+def test_to_dict_and_back(simulator, signed_in):
+    simulator.answer(Think(["Hm."]), Call("multiply", {"a": 6, "b": 7}, "c1"))
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    first = model.prompt("What is 6 times 7?", tools=[multiply])
+    data = json.loads(json.dumps(first.to_dict()))
+    again = llm.Response.from_dict(data)
+    simulator.answer(Say("It is 42."))
+    assert again.reply(tools=[multiply]).text() == "It is 42."
+    assert kinds(last_body(simulator)["input"]) == [
+        *("user", "reasoning", "function_call", "function_call_output")
+    ]
+
+
+def test_reply_with_images_and_tools(simulator, signed_in):
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    simulator.answer(Call("screenshot", {}, "c1"))
+    first = model.prompt("Look", tools=[screenshot])
+    simulator.answer(Say("Nice."))
+    assert first.reply("What do you see?").text() == "Nice."
+    assert images_of(last_body(simulator))
+
+
+def test_attachments_in_messages(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user("What?", image)], image_detail="low")
+    assert images_of(last_body(simulator))[0]["detail"] == "low"
+    assert AttachmentPart(image)
+
+
+def test_an_account_by_key(simulator, signed_in, ask):
+    plugin.store_tokens(signed_in, "work")
+    assert ask("hi", key="work").text
+    with pytest.raises(llm.NeedsKeyException, match="there are: default, work"):
+        ask("hi", key="home")
+
+
+def test_errors_of_the_server_about_the_history(simulator, signed_in, ask):
+    refusal = error_answer(400, None, "No tool output found for function call X.", param="input")
+    simulator.script("responses", refusal)
+    with pytest.raises(llm.ModelError, match="No tool output found for function call X"):
+        ask("hi")
