@@ -113,7 +113,6 @@ MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
 # Below this much of a usage window, the person is told.
 LOW_ALLOWANCE_PERCENT = 10.0
 
-ACCOUNTS_PAGE = "https://chatgpt.com/#settings/Security"
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
@@ -2624,13 +2623,17 @@ class EventTranslator:
     def _emit_reasoning(self, item: _Item, text: object) -> None:
         if not isinstance(text, str) or not text:
             return
-        before = self._open_reasoning
-        if before is not None and before is not item:
-            # Two summaries in a row would run into each other on the person's screen.
-            self._emit("reasoning", "\n\n", before)
+        if self._open_reasoning is not item:
+            self._close_reasoning()
         self._open_reasoning = item
         self.started = self.mid_line = True
         self._emit("reasoning", self._whole_characters(text), item)
+
+    def _close_reasoning(self) -> None:
+        """Two summaries in a row would run into each other on the person's screen."""
+        if self._open_reasoning is not None:
+            self._emit("reasoning", "\n\n", self._open_reasoning)
+            self._open_reasoning = None
 
     # Tool calls
 
@@ -2645,6 +2648,7 @@ class EventTranslator:
         if not item.named and isinstance(call_id, str) and isinstance(name, str) and name:
             item.named = self.started = True
             item.call_id = call_id
+            self._close_reasoning()
             self._emit("tool_call_name", name, item)
 
     def _call_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
@@ -3404,8 +3408,8 @@ def login_command() -> None:
 
 def _show_device_code(code: DeviceCode) -> None:
     click.echo(
-        "Device codes must be switched on in ChatGPT first: Settings > Security "
-        f"({ACCOUNTS_PAGE}),\nor by your workspace's admin.\n\n"
+        "Device codes must first be switched on in ChatGPT (Settings > Security), in\n"
+        "workspaces by the admin.\n\n"
         f"  1. Open  {printable(code.verification_url)}\n"
         f"  2. Enter {printable(code.user_code, 40)}\n\n"
         f"The code lasts {in_words(code.expires_in)}. Enter it only if you started this "
@@ -3440,7 +3444,7 @@ def _waiting() -> Callable[[float, float], None]:
                 )
                 time.sleep(min(1.0, rest))
         finally:
-            click.echo("\r\033[K", nl=False, err=True)
+            click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
 
     return count_down
 
