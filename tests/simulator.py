@@ -290,10 +290,23 @@ class Simulator:
         return {
             **model,
             "supported_reasoning_levels": [{"effort": e, "description": e} for e in levels],
-            "service_tiers": [{"id": tier, "name": tier} for tier in model["service_tiers"]],
-            "upgrade": {"model": model["upgrade"]} if model["upgrade"] else None,
+            "service_tiers": [
+                {"id": tier, "name": "Fast", "description": "Faster"}
+                for tier in model["service_tiers"]
+            ],
+            "upgrade": {"model": model["upgrade"], "migration_markdown": "Try it."}
+            if model["upgrade"]
+            else None,
+            # What the official client 0.169.0 demands beside what the notes tell of.
+            "description": f"{model['display_name']}, as far as it goes",
             "base_instructions": "You are a coding agent. " * 50,
             "supported_in_api": True,
+            "shell_type": "shell_command",
+            "apply_patch_tool_type": "freeform",
+            "supports_reasoning_summaries": True,
+            "supports_parallel_tool_calls": True,
+            "truncation_policy": {"mode": "tokens", "limit": 10000},
+            "experimental_supported_tools": [],
             "an_unknown_field": {"deep": [1, 2]},
         }
 
