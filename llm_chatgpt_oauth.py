@@ -95,7 +95,7 @@ REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 REFRESH_GRACE_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 60.0
 
-CONNECT_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
 # responses.md 6: the official client gives up after 300 s without a frame.
 IDLE_TIMEOUT_SECONDS = 300.0
@@ -106,6 +106,7 @@ KEEPALIVE_SECONDS = 300.0
 # Resends happen only while nothing has been shown (responses.md 9).
 MAX_RESENDS = 4
 MAX_RESEND_WAIT_SECONDS = 30.0
+FIRST_RESEND_PAUSE_SECONDS = 0.2
 
 # responses.md 10: the official client asks every 5 minutes; here only when the list changed.
 MODELS_UPDATE_SECONDS = 3600.0
@@ -286,7 +287,7 @@ def in_words(seconds: float) -> str:
     """A length of time as a person would say it: '4 minutes', '2 hours 10 minutes'."""
     minutes = max(0, round(seconds / 60))
     if seconds < 60:
-        return f"{max(0, round(seconds))} seconds"
+        return f"{max(0.0, seconds if seconds < 1 else round(seconds)):g} seconds"
     words = []
     for name, size in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
         count, minutes = divmod(minutes, size)
@@ -1691,6 +1692,8 @@ _LIMIT_ADVICE = (
 _POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
+# Ours, for a 401 that a renewed login would get as well.
+REGION_CODE = "not_in_this_region"
 _CAPACITY_CODES = frozenset({"server_is_overloaded", "slow_down"})
 # Each of them lasts longer than anybody would wait.
 _LIMIT_CODES = frozenset(
@@ -1781,7 +1784,8 @@ def explain_refusal(
         )
     if reply.status == 401:
         if words and "region" in words:
-            return refused(f"{_sentence(words)} Ask your workspace's admin.")
+            message = f"{_sentence(words)} Ask your workspace's admin."
+            return _refusal(reply, REGION_CODE, message)
         return refused(
             f"OpenAI does not accept this login any more{said}. Run 'llm chatgpt login' to "
             "sign in again."
@@ -2989,7 +2993,8 @@ class Exchange:
         """No answer, or one that stopped in the middle."""
         host = urlsplit(self.url).netloc
         reason = _transport_reason(error)
-        if isinstance(error, http_library().ReadTimeout):
+        stalled = isinstance(error, http_library().ReadTimeout)
+        if stalled:
             reason = f"nothing came for {in_words(idle_timeout())}"
         self.failure = StreamFailed(
             f"The answer was cut off: {host}: {reason}. Send the prompt again."
@@ -2997,7 +3002,8 @@ class Exchange:
             else f"No answer from {host}: {reason}. Check the network and try again.",
             code="connection",
         )
-        self._passing, self._retry_after = True, None
+        # Who has waited for minutes should not do so four times more.
+        self._passing, self._retry_after = not stalled, None
 
     def closed(self) -> None:
         """The stream ended without saying how the answer ended."""
@@ -3043,7 +3049,7 @@ class Exchange:
             return None
         if self.translator.started:
             raise failure
-        if failure.status == 401 and not self._refreshed:
+        if failure.status == 401 and failure.code != REGION_CODE and not self._refreshed:
             self._refreshed = True
             return _Resend(rejected=self.tokens.access_token)
         words = failure.message
@@ -3057,8 +3063,10 @@ class Exchange:
             raise failure
         delay = self._retry_after
         if delay is None:
-            delay = 0.2 * 2**self._resends * random.uniform(0.9, 1.1)
+            pause = FIRST_RESEND_PAUSE_SECONDS * 2**self._resends
+            delay = pause * random.uniform(0.9, 1.1)
         if self._waited + delay > MAX_RESEND_WAIT_SECONDS:
+            failure.message += f" OpenAI asks to wait {in_words(delay)}."
             raise failure
         self._resends += 1
         self._waited += delay

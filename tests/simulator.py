@@ -151,6 +151,8 @@ class Stream:
     pieces: Iterable[bytes | float]
     end: str = "finish"
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    # The pieces are HTTP chunks already.
+    chunked: bool = False
 
 
 def sse(event: dict[str, Any]) -> bytes:
@@ -1465,7 +1467,7 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(piece, float):
                 time.sleep(piece)
                 continue
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(piece if stream.chunked else b"%x\r\n%s\r\n" % (len(piece), piece))
         if stream.end == "finish":
             self.wfile.write(b"0\r\n\r\n")
         elif stream.end == "cut":

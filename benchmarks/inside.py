@@ -1,0 +1,200 @@
+"""Measurements within one process; the last line printed is JSON. See run.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+import tracemalloc
+
+
+def best(action, repeats: int = 5) -> float:
+    """The smallest CPU milliseconds of some runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        action()
+        times.append((time.process_time() - start) * 1000)
+    return min(times)
+
+
+def measure_import() -> dict:
+    os.environ["LLM_LOAD_PLUGINS"] = ""
+    import llm.cli  # noqa: F401
+
+    start = time.perf_counter()
+    import llm_chatgpt_oauth as plugin
+
+    middle = time.perf_counter()
+    plugin.register_models(lambda model, async_model: None)
+    end = time.perf_counter()
+    return {"import_ms": (middle - start) * 1000, "register_ms": (end - middle) * 1000}
+
+
+class Counter:
+    """Counts the connections that this process opens."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+        def count(original):
+            def counted(this, address):
+                self.opened += 1
+                return original(this, address)
+
+            return counted
+
+        socket.socket.connect = count(connect)
+        socket.socket.connect_ex = count(connect_ex)
+
+
+def measure_connections(kind: str) -> dict:
+    import llm
+
+    counter = Counter()
+    requests = 12
+    if kind == "sync":
+        model = llm.get_model("chatgpt-deltas-3")
+        for _ in range(requests):
+            model.prompt("hi").text()
+    elif kind == "threads":
+        model = llm.get_model("chatgpt-deltas-3")
+
+        def several():
+            for _ in range(requests):
+                model.prompt("hi").text()
+
+        threads = [threading.Thread(target=several) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        requests *= 8
+    else:
+        count = 100 if kind == "hundred" else 1
+
+        async def run():
+            model = llm.get_async_model("chatgpt-deltas-3")
+            for _ in range(1 if kind == "hundred" else requests):
+                await asyncio.gather(*(model.prompt("hi").text() for _ in range(count)))
+
+        asyncio.run(run())
+    return {"connections": counter.opened, "requests": requests}
+
+
+def measure_first_token(kib: str) -> dict:
+    """From the bytes' arrival on the socket to the text leaving the model."""
+    import llm
+
+    import llm_chatgpt_oauth as plugin
+
+    delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"hello"}\n\n'
+    filler = b'data: {"type":"response.in_progress","x":"' + b"y" * 900 + b'"}\n\n'
+    # The delta comes first in its chunk, the rest behind it.
+    rest = filler * max(0, (int(kib) * 1024 - len(delta)) // len(filler))
+    end = b'data: {"type":"response.completed","response":{"model":"gpt-6-luna"}}\n\n'
+    listener = socket.create_server(("127.0.0.1", 0))
+    sent_at = []
+
+    def serve():
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                stream = connection.makefile("rb")
+                while True:
+                    length = 0
+                    while (line := stream.readline()) not in (b"\r\n", b""):
+                        if line.lower().startswith(b"content-length:"):
+                            length = int(line.split(b":")[1])
+                    if not line:
+                        break
+                    stream.read(length)
+                    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    connection.sendall(head)
+                    time.sleep(0.02)
+                    chunk = delta + rest
+                    data = b"%x\r\n%s\r\n" % (len(chunk), chunk)
+                    # When the first bytes leave; nothing is between this and their arrival.
+                    sent_at.append(time.perf_counter())
+                    connection.sendall(data)
+                    connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
+
+    threading.Thread(target=serve, daemon=True).start()
+    os.environ["LLM_CHATGPT_BASE_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    plugin.update_models = lambda *arguments: None
+    delays = []
+    for _ in range(60):
+        for event in model.prompt("hi").stream_events():
+            if event.type == "text":
+                delays.append((time.perf_counter() - sent_at[-1]) * 1000)
+    return {"median_ms": statistics.median(delays[10:])}
+
+
+def exchange_for(prompt, model):
+    import llm_chatgpt_oauth as plugin
+
+    exchange = plugin.Exchange(model, prompt, None, None)
+    tokens = plugin.load_tokens()
+    return lambda: exchange.request(tokens)
+
+
+def measure_image() -> dict:
+    import llm
+
+    size = 10_000_000
+    picture = b"\x89PNG\r\n\x1a\n" + os.urandom(size)
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    attachment = llm.Attachment(type="image/png", content=picture)
+    # Once before, so that imports do not count.
+    model.prompt("warm").text()
+    tracemalloc.start()
+    model.prompt("What?", attachments=[attachment]).text()
+    _, peak = tracemalloc.get_traced_memory()
+    return {"ratio": peak / size}
+
+
+def measure_history(items: str) -> dict:
+    import llm
+    from llm.models import Prompt
+
+    messages = []
+    for number in range(int(items) // 2):
+        messages.append(llm.user(f"Question {number}, with some words around it"))
+        messages.append(llm.assistant(f"Answer {number}, with some words around it too"))
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    build = exchange_for(Prompt(None, model, messages=messages), model)
+    build()
+    return {"ms": best(build, 20)}
+
+
+def measure_deltas(count: str) -> dict:
+    import llm
+
+    model = llm.get_model(f"chatgpt-deltas-{count}")
+    model.prompt("warm").text()
+    return {"ms": best(lambda: model.prompt("hi").text(), 3)}
+
+
+def measure_at_once(count: str) -> dict:
+    import llm
+
+    async def run():
+        model = llm.get_async_model("chatgpt-deltas-100")
+        await model.prompt("warm").text()
+        start = time.process_time()
+        await asyncio.gather(*(model.prompt("hi").text() for _ in range(int(count))))
+        return (time.process_time() - start) * 1000
+
+    return {"ms": min(asyncio.run(run()) for _ in range(3))}
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[f"measure_{sys.argv[1]}"](*sys.argv[2:])))

@@ -1,0 +1,61 @@
+"""The backend for benchmarks: the simulator, with answers made beforehand.
+
+A model called deltas-N answers in N deltas of one HTTP chunk each, as the live service
+sends them. Prints its settings as a line of JSON, after storing a login.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+
+from floor import TEXT
+
+import llm_chatgpt_oauth as plugin
+from simulator import Say, Simulator, Stream
+
+COUNTS = (1, 3, 100, 10_000, 200_000)
+
+
+def main() -> None:
+    with Simulator() as simulator:
+        os.environ.update(simulator.environment)
+        slugs = tuple(f"deltas-{count}" for count in COUNTS)
+        simulator.models += [{**simulator.models[4], "slug": slug} for slug in slugs]
+        ready = {}
+        for count, slug in zip(COUNTS, slugs, strict=True):
+            answer = Say(TEXT * count, deltas=[TEXT] * count)
+            pieces = list(simulator.frames([answer], {"model": slug, "input": []}))
+            # Made into chunks here, and many chunks to a write, so that the server costs little.
+            chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
+            ready[slug] = [b"".join(chunks[i : i + 200]) for i in range(0, len(chunks), 200)]
+
+        def respond(request):
+            slug = request.body["model"]
+            if slug not in ready:
+                return None
+            stream = Stream(ready[slug], headers=simulator._stream_headers(simulator.account))
+            stream.chunked = True
+            return stream
+
+        class Always:
+            def popleft(self):
+                return respond
+
+        simulator._scripts["responses"] = Always()
+        tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+        assert tokens
+        plugin.store_tokens(tokens)
+        plugin.fetch_models(tokens)
+        print(json.dumps(simulator.environment), flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
