@@ -130,6 +130,7 @@ DAMAGED = [
     b'{"tokens": {"access_token": "x"}}',
     b'{"version": "1", "default": "default", "accounts": {}}',
     b'{"version": 1, "accounts": {}}',
+    b'{"version": 1, "default": 7, "accounts": {}}',
     b'{"version": 1, "default": "default", "accounts": []}',
     b'{"version": 1, "default": "default", "accounts": {"default": null}}',
     b'{"version": 1, "default": "default", "accounts": {"default": {}}}',
