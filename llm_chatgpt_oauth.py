@@ -1198,6 +1198,8 @@ class _Refresh:
     def __init__(self, account: str | None, rejected: str | None):
         self.account = account
         self.rejected = rejected
+        # Whether the person has heard this refresh's warning.
+        self.told = False
         self.future: concurrent.futures.Future[tuple[Tokens, str | None]]
         self.future = concurrent.futures.Future()
         # Running from the start: a cancelled task must not cancel it for the others.
@@ -1328,6 +1330,7 @@ def get_tokens(account: str | None = None, *, rejected: str | None = None) -> To
     401: any other one that is stored counts as newer. Reading a good token takes no lock.
     Raises NotSignedIn, RefreshFailed, StoreError.
     """
+    first = True
     while True:
         tokens = _stored_good_tokens(account, rejected)
         if tokens is not None:
@@ -1341,36 +1344,51 @@ def get_tokens(account: str | None = None, *, rejected: str | None = None) -> To
             if refresh.sent:
                 concurrent.futures.wait([refresh.future], timeout=REFRESH_GRACE_SECONDS)
             raise
-        tokens = _refreshed(refresh, started, rejected)
+        tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
         if tokens is not None:
             return tokens
+        first = False
 
 
 async def get_tokens_async(account: str | None = None, *, rejected: str | None = None) -> Tokens:
     """`get_tokens` for an event loop, which it never blocks."""
+    first = True
     while True:
         tokens = _stored_good_tokens(account, rejected)
         if tokens is not None:
             return tokens
         refresh, started = _join_refresh(account, rejected)
         outcome = asyncio.wrap_future(refresh.future)
+        # The failure is read below, from the future that all share.
+        outcome.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
             await asyncio.wait([outcome])
         except asyncio.CancelledError:
             if refresh.sent:
                 await asyncio.wait([outcome], timeout=REFRESH_GRACE_SECONDS)
             raise
-        tokens = _refreshed(refresh, started, rejected)
+        tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
         if tokens is not None:
             return tokens
+        first = False
 
 
-def _refreshed(refresh: _Refresh, started: bool, rejected: str | None) -> Tokens | None:
-    """A finished refresh's tokens; None if it was someone else's and brought what we refuse."""
-    tokens, warning = refresh.future.result()
-    if warning and started:
+def _refreshed(refresh: _Refresh, rejected: str | None, *, may_try_again: bool) -> Tokens | None:
+    """A finished refresh's tokens; None if a refresh of the caller's own may do better.
+
+    That is so for those who only waited for someone else's, once: a passing failure is one
+    caller's to report, and what it brought may be just what this caller was refused.
+    """
+    try:
+        tokens, warning = refresh.future.result()
+    except RefreshFailed as error:
+        if may_try_again and not error.permanent:
+            return None
+        raise
+    if warning and not refresh.told:
+        refresh.told = True
         notice(warning)
-    if tokens.access_token == rejected and not started:
+    if tokens.access_token == rejected and may_try_again:
         return None
     return tokens
 
@@ -3066,8 +3084,8 @@ class Exchange:
             pause = FIRST_RESEND_PAUSE_SECONDS * 2**self._resends
             delay = pause * random.uniform(0.9, 1.1)
         if self._waited + delay > MAX_RESEND_WAIT_SECONDS:
-            failure.message += f" OpenAI asks to wait {in_words(delay)}."
-            raise failure
+            asked = f"{words} OpenAI asks to wait {in_words(delay)}."
+            raise type(failure)(asked, code=failure.code, status=failure.status) from failure
         self._resends += 1
         self._waited += delay
         if self._resends > 1:

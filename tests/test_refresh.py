@@ -320,6 +320,49 @@ def test_twelve_processes_refresh_once(simulator, signed_in, run_llm):
     assert len(simulator.refreshes) == 1
 
 
+def test_a_failure_is_one_callers_to_report(simulator, signed_in, ask, recwarn):
+    """Those who waited for the refresh that failed try it once themselves."""
+    expire()
+    simulator.script("token", lambda request: time.sleep(0.3) or Answer(500))
+    if ask.kind == "async":
+
+        async def run():
+            calls = (plugin.get_tokens_async() for _ in range(10))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        found = asyncio.run(run())
+    else:
+        found = []
+
+        def one():
+            try:
+                found.append(plugin.get_tokens())
+            except plugin.RefreshFailed as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    failed = [f for f in found if isinstance(f, plugin.RefreshFailed)]
+    assert len(failed) == 1
+    assert len(simulator.refreshes) == 2
+
+
+def test_a_server_that_is_down_is_asked_twice_not_a_hundred_times(simulator, signed_in):
+    expire()
+    simulator.script("token", *[lambda request: time.sleep(0.1) or Answer(500)] * 100)
+
+    async def run():
+        calls = (plugin.get_tokens_async() for _ in range(100))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found = asyncio.run(run())
+    assert all(isinstance(f, plugin.RefreshFailed) for f in found)
+    assert len(simulator.refreshes) == 2
+
+
 # Ctrl-C and cancelling ---------------------------------------------------------------
 
 

@@ -1,0 +1,163 @@
+"""Many at once with an expired token: one refresh a round, and everybody gets an answer.
+
+python tests/stress/race.py [--full]
+
+32 processes (the real `llm`), 32 threads and 200 coroutines, all with a token that has ended,
+with the refresh quick, slow, failing once, and with a process killed while it holds the lock.
+Without --full fewer rounds. Prints the figures; exit code 1 if anything went wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import llm
+
+import llm_chatgpt_oauth as plugin
+from simulator import Answer, Simulator
+
+FULL = "--full" in sys.argv
+ROUNDS = 20 if FULL else 2
+PROCESSES = 32 if FULL else 8
+THREADS, TASKS = 32, 200
+
+
+def expire() -> plugin.Tokens:
+    tokens = plugin.load_tokens()
+    assert tokens
+    tokens = dataclasses.replace(tokens, expires_at=time.time() - 60)
+    plugin.store_tokens(tokens)
+    return tokens
+
+
+def processes(count: int) -> list[str]:
+    """What went wrong in so many `llm` processes started at the same moment."""
+    command = [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi", "--no-log", "-R"]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    wrong = []
+    for process in started:
+        out, err = process.communicate(timeout=180)
+        if process.returncode or not out.startswith("This is answer"):
+            wrong.append(f"exit code {process.returncode}: {err.strip()[-300:]}")
+    return wrong
+
+
+def threads(count: int) -> list[str]:
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    barrier, wrong = threading.Barrier(count), []
+
+    def one() -> None:
+        barrier.wait()
+        try:
+            assert model.prompt("hi").text().startswith("This is answer")
+        except Exception as error:
+            wrong.append(repr(error))
+
+    running = [threading.Thread(target=one) for _ in range(count)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return wrong
+
+
+def tasks(count: int) -> list[str]:
+    async def run() -> list[object]:
+        model = llm.get_async_model("chatgpt-gpt-6-luna")
+        prompts = (model.prompt("hi").text() for _ in range(count))
+        return await asyncio.gather(*prompts, return_exceptions=True)
+
+    found = asyncio.run(run())
+    return [repr(f) for f in found if not str(f).startswith("This is answer")]
+
+
+def killed_holder() -> None:
+    """A process takes the lock and is killed with it."""
+    code = (
+        "import llm_chatgpt_oauth as p, time\n"
+        "with p.locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    threading.Timer(0.3, process.send_signal, [signal.SIGKILL]).start()
+
+
+def main() -> int:
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
+        os.environ.update(simulator.environment, LLM_USER_PATH=folder)
+        os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
+        tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+        assert tokens
+        plugin.store_tokens(tokens)
+        plugin.fetch_models(tokens)
+        # A migrated logs.db, because llm's own migrations race.
+        subprocess.run(
+            [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],
+            check=True,
+            capture_output=True,
+        )
+        kinds = {"processes": (processes, PROCESSES), "threads": (threads, THREADS)}
+        kinds["coroutines"] = (tasks, TASKS)
+        refreshes_of = {
+            "quick": (lambda: None, 1),
+            "slow": (lambda: simulator.script("token", lambda r: time.sleep(1.0)), 1),
+            "lock holder killed": (killed_holder, 1),
+        }
+        print(f"{'who':<12} {'refresh':<20} rounds  refreshes  failures  seconds a round")
+        for kind, (run, count) in kinds.items():
+            for name, (prepare, expected) in refreshes_of.items():
+                rounds = ROUNDS if name == "quick" else max(1, ROUNDS // 4)
+                sent, wrong, start = collections.Counter(), [], time.monotonic()
+                for _ in range(rounds):
+                    expire()
+                    prepare()
+                    before = len(simulator.refreshes)
+                    wrong += run(count)
+                    sent[len(simulator.refreshes) - before] += 1
+                seconds = (time.monotonic() - start) / rounds
+                fine = sent == {expected: rounds} and not wrong
+                failures += not fine
+                total = "+".join(f"{n}*{k}" for k, n in sorted(sent.items()))
+                who = f"{count} {kind}"
+                print(
+                    f"{who:<16} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}"
+                )
+                for line in wrong[:3]:
+                    print(f"    {line}")
+            # Failing once: the one that met it reports it, the others refresh.
+            expire()
+            simulator.script("token", Answer(500))
+            before = len(simulator.refreshes)
+            wrong = run(count)
+            sent_now = len(simulator.refreshes) - before
+            fine = len(wrong) == 1 and sent_now == 2
+            failures += not fine
+            who = f"{count} {kind}"
+            print(f"{who:<16} {'failing once':<20}   1  {sent_now:>9}  {len(wrong):>8}")
+        used = [r.body["refresh_token"] for r in simulator.refreshes]
+        # Only the one that met the 500 was sent twice, because the server had not spent it.
+        twice = [t for t, n in collections.Counter(used).items() if n > 1]
+        print(f"refresh tokens sent twice: {len(twice)} (after a failure: {len(kinds)} at most)")
+        failures += len(twice) > len(kinds)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
