@@ -268,6 +268,13 @@ def test_junk_between_the_events_changes_nothing(junk):
     assert translator.ended == "completed"
 
 
+def test_what_comes_after_the_end_is_not_read():
+    late = sse({"type": "response.output_text.delta", "output_index": 0, "delta": " More."})
+    translator, events = translate(b"".join([*answer(Say("All.")), late]), late)
+    assert text_of(events) == "All."
+    assert translator.ended == "completed"
+
+
 def test_half_characters_wait_for_their_other_half():
     frames = [
         sse({"type": "response.output_text.delta", "output_index": 0, "delta": delta})
