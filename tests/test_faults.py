@@ -273,10 +273,10 @@ def test_memory_stays_flat_beyond_what_llm_keeps(simulator, signed_in):
     translator = plugin.EventTranslator()
     tracemalloc.start()
     for frame in frames[:2000]:
-        translator.feed(frame)
+        list(translator.feed(frame))
     before, _ = tracemalloc.get_traced_memory()
     for frame in frames[2000:-4]:
-        translator.feed(frame)
+        list(translator.feed(frame))
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 20_000
