@@ -52,13 +52,16 @@ class Bench:
             check=True,
         )
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("LLM_", "PYTHON"))}
-        packages = next((ROOT / ".venv-bench").glob("lib/python*/site-packages"))
-        subprocess.run(
-            [self.python, "-m", "compileall", "-q", "-j", "0", str(packages)],
-            env=plain,
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
+        # The same llm without the plugin, which looks for plugins all the same.
+        bare = str(prepare(".venv-floor", ["llm"]) / "python")
+        for name in (".venv-bench", ".venv-floor"):
+            packages = next((ROOT / name).glob("lib/python*/site-packages"))
+            subprocess.run(
+                [self.python, "-m", "compileall", "-q", "-j", "0", str(packages)],
+                env=plain,
+                check=False,
+                stdout=subprocess.DEVNULL,
+            )
         self.folder = tempfile.mkdtemp()
         self.environment = {**plain, "LLM_USER_PATH": self.folder, "PYTHONDONTWRITEBYTECODE": "1"}
         self.server = subprocess.Popen(
@@ -69,9 +72,9 @@ class Bench:
         )
         assert self.server.stdout
         self.environment.update(json.loads(self.server.stdout.readline()))
-        self.without = {**self.environment, "LLM_LOAD_PLUGINS": ""}
         self.llm = [self.python, "-m", "llm"]
-        self.floor = [self.python, str(ROOT / "benchmarks" / "floor.py")]
+        self.bare_llm = [bare, "-m", "llm"]
+        self.floor = [bare, str(ROOT / "benchmarks" / "floor.py")]
 
     def close(self) -> None:
         self.server.terminate()
@@ -117,7 +120,7 @@ class Bench:
     def start(self) -> None:
         for words in (["--version"], ["models"]):
             a, b, _, _ = self.compare(
-                (self.llm + words, self.without), (self.llm + words, self.environment)
+                (self.bare_llm + words, self.environment), (self.llm + words, self.environment)
             )
             name = f"`llm {' '.join(words)}` with the plugin : without"
             self.row(name, "≤ 1.02", f"{b / a:.3f} ({a * 1000:.0f} ms)")
@@ -133,7 +136,7 @@ class Bench:
         ours = ["-m", "chatgpt-gpt-6-luna", "hi", "-R"]
         for name, more in (("", []), (" `--no-log`", ["--no-log"]), (" `--async`", ["--async"])):
             a, b, _, _ = self.compare(
-                ([*self.floor, "-m", "floor", "hi", *more], self.without),
+                ([*self.floor, "-m", "floor", "hi", *more], self.environment),
                 (self.llm + ours + more, self.environment),
             )
             self.row(
@@ -150,9 +153,11 @@ class Bench:
             ours = [*self.llm, "-m", f"chatgpt-deltas-{count}", "hi", "-R", "--no-log", *kind]
             short = [*self.llm, "-m", "chatgpt-deltas-3", "hi", "-R", "--no-log", *kind]
             floor = [*self.floor, "-m", "floor", "hi", "--no-log", *kind]
-            a0, b0, _, _ = self.compare((floor, self.without | base), (short, self.environment), 4)
+            a0, b0, _, _ = self.compare(
+                (floor, self.environment | base), (short, self.environment), 4
+            )
             a, b, ma, mb = self.compare(
-                (floor, self.without | settings), (ours, self.environment), 3
+                (floor, self.environment | settings), (ours, self.environment), 3
             )
             floor_us = (a - a0) / count * 1e6
             ours_us = (b - b0) / count * 1e6
