@@ -3803,14 +3803,18 @@ def refresh() -> None:
 
 
 @chatgpt.command()
-@click.option("json_", "--json", is_flag=True, help="Output all that the server tells as JSON")
+@click.option(
+    "json_", "--json", is_flag=True, help="Output all that the server tells of it as JSON"
+)
 def usage(json_: bool) -> None:
     """Show how much of the plan's allowances is left
 
     \b
         llm chatgpt usage
     """
-    report = _with_login(fetch_usage)
+    told = _with_login(fetch_usage)
+    # Who it is stays out of what a script may log.
+    report = {k: v for k, v in told.items() if k not in ("user_id", "account_id", "email")}
     if json_:
         click.echo(json.dumps(report, indent=2))
         return

@@ -963,6 +963,7 @@ def test_usage(simulator, signed_in, run_llm):
     assert lines[2].startswith("weekly   [##################..]  88 % left, resets ")
     data = json.loads(run_llm("chatgpt", "usage", "--json").stdout)
     assert data["rate_limit"]["primary_window"]["used_percent"] == 30.0
+    assert not {"email", "account_id", "user_id"} & set(data)
 
 
 def test_usage_of_other_plans(simulator, signed_in, run_llm):

@@ -435,12 +435,28 @@ def test_ctrl_c_waits_for_the_write(simulator, signed_in, run_llm, kind):
 def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     expire()
+    code = (
+        "import sys, llm_chatgpt_oauth as p\n"
+        "from llm.cli import cli\n"
+        "lock = p.locked_store\n"
+        "def told():\n"
+        "    print('waiting', file=sys.stderr, flush=True)\n"
+        "    return lock()\n"
+        "p.locked_store = told\n"
+        "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
+    )
     with plugin.locked_store():
-        process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
-        time.sleep(1.5)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        process.wait(5)
+        _, err = process.communicate(timeout=10)
     assert process.returncode == 1
+    assert "Traceback" not in err
     assert simulator.refreshes == []
 
 
