@@ -952,6 +952,11 @@ def close_clients() -> None:
         _sync_clients.clear()
 
 
+def lower_names(headers: Any) -> dict[str, str]:
+    """An answer's headers by lower-case name, whichever library brought them."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Reply:
     """A whole answer: status, headers by lower-case name, and the body."""
@@ -1033,8 +1038,7 @@ def _auth_post(
         data=form,
         headers={"User-Agent": user_agent(), "Accept": "*/*", **(headers or {})},
     )
-    lower = {name.lower(): value for name, value in response.headers.items()}
-    return Reply(response.status_code, lower, response.content)
+    return Reply(response.status_code, lower_names(response.headers), response.content)
 
 
 def _auth_host() -> str:
@@ -1798,8 +1802,7 @@ def _backend_get(
             f"{urlsplit(url).netloc} was asked in vain: {_transport_reason(error)}. "
             "Check the network and try again."
         ) from error
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    reply = Reply(response.status_code, headers, response.content)
+    reply = Reply(response.status_code, lower_names(response.headers), response.content)
     if reply.status != 200:
         raise explain_refusal(reply)
     return reply
@@ -3166,7 +3169,7 @@ class Exchange:
     # What comes back
 
     def opened(self, headers: Any) -> None:
-        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.headers = lower_names(headers)
         turn_state = self.headers.get("x-codex-turn-state")
         if turn_state:
             _turn_states[self._turn] = turn_state
@@ -3176,11 +3179,10 @@ class Exchange:
 
     def refused(self, status: int, headers: Any, content: bytes) -> None:
         """An answer that is no stream: note the failure, and whether it may pass."""
-        lower = {name.lower(): value for name, value in headers.items()}
-        reply = Reply(status, lower, content)
+        reply = Reply(status, lower_names(headers), content)
         error = explain_refusal(reply, slug=self.model.slug, models=self.models)
         self.failure = error
-        self._retry_after = _retry_after(lower.get("retry-after"), error_message(reply))
+        self._retry_after = _retry_after(reply.headers.get("retry-after"), error_message(reply))
         limit = isinstance(error, UsageLimitReached)
         self._passing = (status == 429 and not limit) or status >= 500
 
