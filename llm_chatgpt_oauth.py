@@ -8,7 +8,7 @@ The module reads from top to bottom, and each section calls only those above it:
  4. tokens                     what a login is, and what its JWTs say
  5. the store                  chatgpt-oauth.json: read, lock, write whole
  6. HTTP                       one client per process or event loop
- 7. signing in                 device code, exchange, refresh
+ 7. signing in                 device code, browser, access token, import, refresh, revoke
  8. the current login          a token that is good now; refreshed once by all
  9. the model list             built in, fetched, remembered
 10. refusals                   what the server's errors mean
@@ -52,7 +52,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import click
 import llm
@@ -92,6 +92,15 @@ SLOW_DOWN_SECONDS = 5
 # auth.md 5: refresh five minutes before the end; with no readable end, after 8 days.
 REFRESH_LEEWAY_SECONDS = 5 * 60
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
+# auth.md 1, 3.3: the redirect addresses that are registered have these ports.
+REDIRECT_PORTS = (1455, 1457)
+SCOPE = "openid profile email offline_access"
+BROWSER_LOGIN_SECONDS = 10 * 60
+# auth.md 6
+REVOKE_TIMEOUT_SECONDS = 10.0
+# How long a login waits to hear where its workspace is served.
+ORIGIN_TIMEOUT_SECONDS = 5.0
+
 # How long a cancelled caller waits for a refresh that is already out.
 REFRESH_GRACE_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 60.0
@@ -137,9 +146,10 @@ def issuer() -> str:
     return _service_url("ISSUER", DEFAULT_ISSUER)
 
 
-def base_url() -> str:
-    """The backend: LLM_CHATGPT_BASE_URL, else https://chatgpt.com/backend-api."""
-    return _service_url("BASE_URL", DEFAULT_BASE_URL)
+def base_url(origin: str | None = None) -> str:
+    """The backend: LLM_CHATGPT_BASE_URL, else at the origin that serves the account's
+    workspace, else https://chatgpt.com/backend-api."""
+    return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
 
 
 def _service_url(name: str, default: str) -> str:
@@ -239,6 +249,10 @@ class DeviceLoginDisabled(LoginFailed):
     """The issuer offers no device codes (404 at the start)."""
 
 
+class AccountTaken(LoginFailed):
+    """Somebody else is signed in under that account's name, and stays so."""
+
+
 class StoreError(ChatGPTError):
     """The login file cannot be read, written or locked."""
 
@@ -315,13 +329,18 @@ AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 
 
+ACCESS_TOKEN_PREFIX = "at-"  # noqa: S105 - auth.md 7: how personal access tokens begin
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokens:
     """One login. No secret shows in its repr.
 
     `expires_at` and `refreshed_at` are Unix seconds by this machine's clock, `expires_at`
     None when the access token does not say. `account_id` and what follows it is what the
-    tokens' claims said.
+    tokens' claims said. `origin` is where the account's workspace is served (None: unknown).
+    `kind` is "login" for one of our own, "codex" for an access token taken from Codex CLI,
+    "access_token" for a personal one (at-...); only the first can be refreshed or revoked.
     """
 
     access_token: str = dataclasses.field(repr=False)
@@ -333,6 +352,8 @@ class Tokens:
     email: str | None = dataclasses.field(default=None, repr=False)
     plan: str | None = None
     fedramp: bool = False
+    origin: str | None = None
+    kind: str = "login"
 
     @property
     def account_key(self) -> str:
@@ -390,8 +411,7 @@ def tokens_from_reply(
     """
 
     def text(name: str) -> str | None:
-        value = reply.get(name)
-        return value if isinstance(value, str) and value else getattr(old, name, None)
+        return _text(reply.get(name)) or getattr(old, name, None)
 
     access_token = text("access_token")
     if access_token is None:
@@ -436,11 +456,17 @@ def tokens_from_reply(
         email=email if isinstance(email, str) else getattr(old, "email", None),
         plan=plan if isinstance(plan, str) else getattr(old, "plan", None),
         fedramp=claim("chatgpt_account_is_fedramp") is True,
+        origin=getattr(old, "origin", None),
     )
 
 
 def needs_refresh(tokens: Tokens, now: float) -> bool:
-    """Whether the access token ends within five minutes, or is old and says no end."""
+    """Whether the access token ends within five minutes, or is old and says no end.
+
+    Never so for what cannot be refreshed.
+    """
+    if tokens.kind != "login":
+        return False
     if tokens.expires_at is None:
         return tokens.refreshed_at + REFRESH_AFTER_SECONDS <= now
     return tokens.expires_at - REFRESH_LEEWAY_SECONDS <= now
@@ -455,8 +481,16 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _first(value: object) -> Mapping[str, Any]:
-    return _mapping(value[0]) if isinstance(value, list) and value else {}
+    return _mapping(next(iter(_list(value)), None))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _number(value: object) -> float | None:
@@ -469,26 +503,64 @@ def _number(value: object) -> float | None:
 
 STORE_VERSION = 1
 DEFAULT_ACCOUNT = "default"
+CODEX_ACCOUNT = "codex"
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """What chatgpt-oauth.json holds: the logins by name, and which one is meant by default."""
+    """What chatgpt-oauth.json holds: the logins by account name, which of them is meant by
+    default, and whose each personal access token is, by a hash of the token."""
 
     default: str = DEFAULT_ACCOUNT
     accounts: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
+    identities: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def get(self, account: str | None = None) -> Tokens | None:
         return self.accounts.get(account or self.default)
 
+    def login_name(self, account: str | None = None) -> str:
+        """The name a new login gets. One of our own does not go under a name that stands
+        for somebody else's program."""
+        if account:
+            return account
+        present = self.get()
+        return DEFAULT_ACCOUNT if present and present.kind != "login" else self.default
+
     def put(self, account: str | None, tokens: Tokens) -> Store:
-        name = account or self.default
-        default = self.default if self.default in self.accounts else name
-        return Store(default, {**self.accounts, name: tokens})
+        """With the login added. Without a name it becomes the default."""
+        name = self.login_name(account)
+        default = self.default if account and self.default in self.accounts else name
+        return Store(default, {**self.accounts, name: tokens}, self.identities)
 
     def without(self, account: str | None) -> Store:
+        """With the login left out. Who is meant by default stays open then: another
+        account must not be used unasked."""
         name = account or self.default
-        return Store(self.default, {k: v for k, v in self.accounts.items() if k != name})
+        rest = {other: tokens for other, tokens in self.accounts.items() if other != name}
+        return dataclasses.replace(self, accounts=rest)
+
+    def identify(self, access_token: str) -> Tokens | None:
+        """A personal access token with what is known of its owner; None if nothing is."""
+        identity = self.identities.get(token_hash(access_token))
+        if identity is None:
+            return None
+        return _tokens_from_store(
+            {**identity, "access_token": access_token, "kind": "access_token"}
+        )
+
+    def put_identity(self, tokens: Tokens) -> Store:
+        identity = {
+            name: value
+            for name, value in dataclasses.asdict(tokens).items()
+            if name in ("account_id", "email", "plan", "fedramp", "origin")
+        }
+        known = {**self.identities, token_hash(tokens.access_token): identity}
+        return dataclasses.replace(self, identities=known)
+
+
+def token_hash(token: str) -> str:
+    """Names a token where it must not stand itself."""
+    return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
 def store_path() -> pathlib.Path:
@@ -522,8 +594,9 @@ def read_store() -> Store:
                 )
             default = data["default"]
             accounts = {name: _tokens_from_store(entry) for name, entry in data["accounts"].items()}
+            identities = {k: _mapping(v) for k, v in _mapping(data.get("identities")).items()}
             if isinstance(default, str):
-                return Store(default, accounts)
+                return Store(default, accounts, identities)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         pass
     raise StoreError(
@@ -536,21 +609,26 @@ def read_store() -> Store:
 def _tokens_from_store(entry: Any) -> Tokens:
     if not isinstance(entry["access_token"], str):
         raise TypeError("access_token")
-
-    def text(name: str) -> str | None:
-        value = entry.get(name)
-        return value if isinstance(value, str) and value else None
-
+    origin, kind = entry.get("origin"), entry.get("kind")
     return Tokens(
         access_token=entry["access_token"],
-        refresh_token=text("refresh_token"),
-        id_token=text("id_token"),
+        refresh_token=_text(entry.get("refresh_token")),
+        id_token=_text(entry.get("id_token")),
         expires_at=_number(entry.get("expires_at")),
         refreshed_at=_number(entry.get("refreshed_at")) or 0.0,
-        account_id=text("account_id"),
-        email=text("email"),
-        plan=text("plan"),
+        account_id=_text(entry.get("account_id")),
+        email=_text(entry.get("email")),
+        plan=_text(entry.get("plan")),
         fedramp=entry.get("fedramp") is True,
+        origin=origin if is_workspace_origin(origin) else None,
+        kind=kind if kind in ("codex", "access_token") else "login",
+    )
+
+
+def is_workspace_origin(value: object) -> bool:
+    """Whether tokens may be sent there: a bare https origin, chatgpt.com or below it."""
+    return isinstance(value, str) and bool(
+        re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
     )
 
 
@@ -559,6 +637,7 @@ def _store_bytes(store: Store) -> bytes:
         "version": STORE_VERSION,
         "default": store.default,
         "accounts": {name: dataclasses.asdict(t) for name, t in store.accounts.items()},
+        "identities": dict(store.identities),
     }
     return json.dumps(data, indent=2).encode() + b"\n"
 
@@ -703,10 +782,11 @@ def load_tokens(account: str | None = None) -> Tokens | None:
     return read_store().get(account)
 
 
-def store_tokens(tokens: Tokens, account: str | None = None) -> None:
-    """Keep a login under an account's name, in place of an older one. Raises StoreError.
+def store_tokens(tokens: Tokens, account: str | None = None) -> str:
+    """Keep a login under an account's name, in place of an older one; return the name.
 
-    A damaged file is replaced: this is what mends it.
+    Without a name it is the default account's. A damaged file is replaced: this is what
+    mends it. Raises StoreError.
     """
     with locked_store() as writer:
         try:
@@ -715,23 +795,34 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> None:
             if error.code != "damaged":
                 raise
             store = Store()
+        name = store.login_name(account)
         writer.save(store.put(account, tokens))
-    _unsaved.clear()
+    _unsaved.pop((str(store_path()), name), None)
+    return name
 
 
-def delete_tokens(account: str | None = None) -> bool:
-    """Forget an account's login on this machine; False if there was none. Raises StoreError."""
+def delete_tokens(
+    account: str | None = None, *, before: Callable[[Tokens], None] | None = None
+) -> bool:
+    """Forget an account's login on this machine; False if there was none.
+
+    `before` is called with it, while nobody can refresh it. Raises StoreError.
+    """
     with locked_store() as writer:
         store = read_store()
-        if store.get(account) is None:
+        name = account or store.default
+        tokens = store.get(name)
+        if tokens is None:
             return False
-        writer.save(store.without(account))
-    _unsaved.clear()
+        if before:
+            before(tokens)
+        writer.save(store.without(name))
+    _unsaved.pop((str(store_path()), name), None)
     return True
 
 
 # Pairs that were refreshed but could not be written, for this process's next prompts.
-_unsaved: dict[tuple[str, str | None], Tokens] = {}
+_unsaved: dict[tuple[str, str], Tokens] = {}
 
 
 # 6. HTTP ---------------------------------------------------------------------------
@@ -742,6 +833,73 @@ def http_library() -> Any:
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
 
 
+def tls_context() -> Any:
+    """What https connections are checked with, certificates read as late as can be.
+
+    SSL_CERT_FILE and SSL_CERT_DIR take the place of the system's certificates,
+    CODEX_CA_CERTIFICATE is added to them. Raises ChatGPTError for a file that is none.
+    """
+    import ssl
+
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if file or folder:
+        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
+        # A folder that is not there is looked up in vain, without an error.
+        _load_certificates(context, name, file or None, folder or None)
+    elif sys.platform in ("darwin", "win32"):
+        import truststore
+
+        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        _load_certificates(context, "system", *_system_certificates())
+    extra = os.environ.get("CODEX_CA_CERTIFICATE")
+    if extra:
+        _load_certificates(context, "CODEX_CA_CERTIFICATE", extra, None)
+    return context
+
+
+def _load_certificates(context: Any, name: str, file: str | None, folder: str | None) -> None:
+    try:
+        context.load_verify_locations(file, folder)
+    except OSError as error:
+        # ssl.SSLError is one, too: the file is there, but holds no certificate.
+        reason = "it holds no certificate" if type(error) is not FileNotFoundError else "not there"
+        if isinstance(error, PermissionError):
+            reason = _os_reason(error)
+        raise ChatGPTError(
+            f"{name} names the certificates in {printable(file or folder)}, which cannot be "
+            f"read ({reason}). Correct or unset it."
+        ) from error
+
+
+def _system_certificates() -> tuple[str | None, str | None]:
+    """The file and the folder that the system keeps its certificates in; else certifi's.
+
+    A folder with hashed names costs nothing until a certificate is looked up in it; reading
+    a file of them all takes longer than a prompt's whole request.
+    """
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    file = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
+    folder = None
+    with contextlib.suppress(OSError):
+        if any(re.fullmatch(r"[0-9a-f]{8}\.\d", n) for n in os.listdir(paths.openssl_capath)):
+            folder = paths.openssl_capath
+    if not file and not folder:
+        # Where a Python that was built elsewhere does not look.
+        for candidate in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem"):
+            if os.path.isfile(candidate):
+                return candidate, None
+        # It comes with httpx.
+        with contextlib.suppress(ImportError):
+            import certifi
+
+            file = certifi.where()
+    return file, folder
+
+
 def _client_options(secure: bool) -> dict[str, Any]:
     http = http_library()
     options: dict[str, Any] = {
@@ -750,13 +908,32 @@ def _client_options(secure: bool) -> dict[str, Any]:
         ),
         "timeout": http.Timeout(AUTH_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS, pool=None),
     }
-    if not secure:
+    if secure:
+        options["verify"] = tls_context()
+    else:
         import ssl
 
-        # Loading certificates takes longer than a whole local request. This context trusts
-        # nobody, so an https address that came this way would fail, not go unchecked.
+        # This context trusts nobody, so an https address that came this way would fail, not
+        # go unchecked. And what is meant for this machine is not handed to a proxy.
         options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        options["trust_env"] = False
     return options
+
+
+def _new_client(kind: str, secure: bool) -> Any:
+    """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
+    try:
+        return _merge_chunks(getattr(http_library(), kind)(**_client_options(secure)))
+    except ImportError as error:
+        raise ChatGPTError(
+            "A SOCKS proxy is set in the environment, which needs one more package: run "
+            "'llm install socksio', or set another proxy in HTTPS_PROXY."
+        ) from error
+    except ValueError as error:
+        raise ChatGPTError(
+            "The proxy that the environment names is no proxy's address. Correct or unset "
+            "HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY); it looks like http://host:3128."
+        ) from error
 
 
 class ChunkMerger:
@@ -918,7 +1095,7 @@ def sync_client(url: str) -> Any:
     key = (os.getpid(), http_library().__name__, secure)
     with _clients_lock:
         if key not in _sync_clients:
-            _sync_clients[key] = _merge_chunks(http_library().Client(**_client_options(secure)))
+            _sync_clients[key] = _new_client("Client", secure)
         return _sync_clients[key]
 
 
@@ -927,7 +1104,7 @@ async def async_client(url: str) -> Any:
     secure = url.startswith("https:")
     clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
     if secure not in clients:
-        client = _merge_chunks(http_library().AsyncClient(**_client_options(secure)))
+        client = _new_client("AsyncClient", secure)
         keeper = _keep_open(client)
         clients[secure] = (client, keeper)
         # From its first step on, the loop closes the generator when it shuts down.
@@ -959,11 +1136,17 @@ def lower_names(headers: Any) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A whole answer: status, headers by lower-case name, and the body."""
+    """A whole answer: status, headers by lower-case name, the body, and whose it is."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes = dataclasses.field(repr=False)
+    host: str = "The server"
+
+    @classmethod
+    def of(cls, response: Any) -> Reply:
+        host = response.request.url.netloc.decode()
+        return cls(response.status_code, lower_names(response.headers), response.content, host)
 
     @functools.cached_property
     def data(self) -> Any:
@@ -1014,10 +1197,14 @@ class DeviceCode:
 
 @dataclasses.dataclass(frozen=True)
 class AuthorizationCode:
-    """What an approved device code turns into. All of it is secret, and works once."""
+    """What an approved sign-in turns into. All of it is secret, and works once.
+
+    `redirect_uri` is the one that the sign-in went by; None means the device code's.
+    """
 
     authorization_code: str = dataclasses.field(repr=False)
     code_verifier: str = dataclasses.field(repr=False)
+    redirect_uri: str | None = None
 
 
 class SlowDown(LoginFailed):
@@ -1030,6 +1217,7 @@ def _auth_post(
     json_body: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
+    timeout: float = AUTH_TIMEOUT_SECONDS,
 ) -> Reply:
     url = issuer() + path
     response = sync_client(url).post(
@@ -1037,8 +1225,9 @@ def _auth_post(
         json=json_body,
         data=form,
         headers={"User-Agent": user_agent(), "Accept": "*/*", **(headers or {})},
+        timeout=timeout,
     )
-    return Reply(response.status_code, lower_names(response.headers), response.content)
+    return Reply.of(response)
 
 
 def _auth_host() -> str:
@@ -1050,20 +1239,38 @@ def _transport_reason(error: BaseException) -> str:
     http = http_library()
     if isinstance(error, http.TimeoutException):
         return "it did not answer in time"
-    if isinstance(error, http.ConnectError):
-        if "certificate" in str(error).lower():
-            return f"its certificate was not accepted: {printable(error, 200)}"
-        return "it cannot be reached"
     if isinstance(error, http.ProxyError):
-        return "the proxy refused"
+        status = re.search(r"\b[45]\d\d\b", str(error))
+        return "the proxy refused" + (f" (status {status[0]})" if status else "")
+    if isinstance(error, http.ConnectError):
+        words = str(error)
+        if "certificate" in words.lower():
+            why = re.search(r"verify failed: ([^(\n]+)", words)
+            return (
+                f"its certificate was not accepted ({printable(why[1] if why else words, 200)}). "
+                "Where a company's proxy reads along, name its root certificate in "
+                "CODEX_CA_CERTIFICATE (or SSL_CERT_FILE, SSL_CERT_DIR); else check this "
+                "machine's clock"
+            )
+        if "ssl" in words.lower():
+            return "no TLS connection came about; a proxy may be in between"
+        return "it cannot be reached" + (" through the proxy" if proxy_settings() else "")
     return "the connection broke off"
 
 
-def _web_page_message(reply: Reply, host: str) -> str:
+def proxy_settings() -> dict[str, str]:
+    """The proxies that the environment (or the system) names, by scheme, as httpx sees them."""
+    import urllib.request
+
+    found = urllib.request.getproxies()
+    return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
+
+
+def _web_page_message(reply: Reply) -> str:
     ray = reply.headers.get("cf-ray")
     return (
-        f"{host} answered with a web page instead of data: Cloudflare or a proxy between here "
-        "and OpenAI blocks this network. Try without VPN or proxy, or from another network"
+        f"{reply.host} answered with a web page instead of data: Cloudflare or a proxy between "
+        "here and OpenAI blocks this network. Try without VPN or proxy, or from another network"
         + (f" (cf-ray {printable(ray, 60)})." if ray else ".")
     )
 
@@ -1093,11 +1300,12 @@ def request_device_code() -> DeviceCode:
             verification_url=f"{issuer()}/codex/device",
         )
     if reply.is_web_page and reply.status != 404:
-        raise LoginFailed(_web_page_message(reply, _auth_host()))
+        raise LoginFailed(_web_page_message(reply))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            f"{_auth_host()} offers no device codes here. Switch on device code sign-in in "
-            "ChatGPT's security settings (or ask your workspace's admin), then try again."
+            f"{_auth_host()} offers no device codes here. Sign in with 'llm chatgpt login "
+            "--browser'; or switch on device code sign-in in ChatGPT's security settings (in a "
+            "workspace the admin does) and try again."
         )
     if reply.status == 429 or reply.status >= 500:
         raise LoginFailed(
@@ -1188,7 +1396,7 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
     if error_code in SLOW_DOWN_CODES or reply.status == 429:
         raise SlowDown("")
     if reply.is_web_page and reply.status < 500 and reply.status != 404:
-        raise LoginFailed(_web_page_message(reply, _auth_host()))
+        raise LoginFailed(_web_page_message(reply))
     if reply.status >= 500:
         raise SlowDown(f"{_auth_host()} is in trouble (status {reply.status}); still trying.")
     if reply.status in (403, 404) and not error_code:
@@ -1197,7 +1405,7 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
 
 
 def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
-    """Trade an approved code for tokens, with the server's own verifier (auth.md 2, 3.4).
+    """Trade an approved code for tokens (auth.md 2 and 3.4: same request, other verifier).
 
     Sent once: after a lost answer the code may be spent. Raises LoginFailed.
     """
@@ -1209,7 +1417,7 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
                 "grant_type": "authorization_code",
                 "client_id": CLIENT_ID,
                 "code": approved.authorization_code,
-                "redirect_uri": f"{issuer()}/deviceauth/callback",
+                "redirect_uri": approved.redirect_uri or f"{issuer()}/deviceauth/callback",
                 "code_verifier": approved.code_verifier,
             },
         )
@@ -1224,7 +1432,7 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
             raise LoginFailed(_unexpected(reply, "send the tokens"))
         return tokens
     if reply.is_web_page:
-        raise LoginFailed(_web_page_message(reply, _auth_host()))
+        raise LoginFailed(_web_page_message(reply))
     if reply.error_code == "unsupported_country_region_territory":
         raise LoginFailed("OpenAI does not offer this service in your country or region.")
     raise LoginFailed(_unexpected(reply, "complete the sign-in"))
@@ -1272,17 +1480,452 @@ def login(
     show: Callable[[DeviceCode], None],
     wait: Callable[[float, float], None] | None = None,
     notify: Callable[[str], None] = notice,
+    replace: Callable[[Tokens, Tokens], bool] | None = None,
 ) -> Tokens:
     """Sign in by device code and store the login under `account` (None: the default).
 
     `show` presents the code to the person. What was stored before is replaced at the end,
-    and only by a success. Raises LoginFailed and its kinds, StoreError.
+    and only by a success; `replace(old, new)` is asked first where it is somebody else's.
+    Raises LoginFailed and its kinds, StoreError.
     """
     code = request_device_code()
     show(code)
     tokens = poll_for_token(code, wait=wait, notify=notify)
-    store_tokens(tokens, account)
+    return keep_login(tokens, account, replace)
+
+
+def keep_login(
+    tokens: Tokens,
+    account: str | None = None,
+    replace: Callable[[Tokens, Tokens], bool] | None = None,
+) -> Tokens:
+    """Store a new login, then find out where its workspace is served.
+
+    Raises AccountTaken if `replace(old, new)` says no, StoreError.
+    """
+    try:
+        old = read_store().get(read_store().login_name(account))
+    except StoreError as error:
+        if error.code != "damaged":
+            raise
+        old = None
+    if old and is_somebody_else(old, tokens) and replace and not replace(old, tokens):
+        raise AccountTaken(
+            "Nothing was changed: somebody else is signed in under that name. To keep both, "
+            "sign in with --account and another name; to replace the old login, with --yes."
+        )
+    if old and old.account_id == tokens.account_id:
+        tokens = dataclasses.replace(tokens, origin=old.origin)
+    name = store_tokens(tokens, account)
+    # After the login is safe: this may fail or be broken off.
+    origin = fetch_origin(tokens)
+    if origin and origin != tokens.origin:
+        with locked_store() as writer:
+            store = read_store()
+            now = store.get(name)
+            if now and now.account_id == tokens.account_id:
+                writer.save(store.put(name, dataclasses.replace(now, origin=origin)))
+        tokens = dataclasses.replace(tokens, origin=origin)
     return tokens
+
+
+def is_somebody_else(old: Tokens, new: Tokens) -> bool:
+    """Whether two logins belong to different people or workspaces, as far as they tell."""
+    pairs = ((old.account_id, new.account_id), (old.email, new.email))
+    return any(one and other and one != other for one, other in pairs)
+
+
+# auth.md 8
+ROUTING_OVERRIDES = frozenset({"NO_CONSTRAINT", "us", "us_cr"})
+
+
+def fetch_origin(tokens: Tokens) -> str | None:
+    """Where the account's workspace is served (auth.md 8); None if that is not to be found.
+
+    Raises nothing: without an answer all goes on as before.
+    """
+    asked = dataclasses.replace(tokens, origin=None)
+    try:
+        reply = _backend_get("/wham/accounts/check", asked, timeout=ORIGIN_TIMEOUT_SECONDS)
+    except ChatGPTError as error:
+        log.info("Where the workspace is served was not found out: %s", error)
+        return None
+    entries = map(_mapping, _list(_mapping(reply.data).get("accounts")))
+    mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
+    if len(mine) != 1 or not tokens.account_id:
+        return None
+    override = mine[0].get("account_routing_override")
+    origin = mine[0].get("workspace_backend_origin")
+    if override is not None and override not in ROUTING_OVERRIDES:
+        return None
+    return cast(str, origin) if is_workspace_origin(origin) else None
+
+
+# The browser way.
+
+
+@dataclasses.dataclass(frozen=True)
+class BrowserLogin:
+    """A sign-in that waits for the browser to come back to `redirect_uri` (auth.md 3).
+
+    `url` is for the person. The state and the verifier are secret.
+    """
+
+    url: str = dataclasses.field(repr=False)
+    redirect_uri: str
+    state: str = dataclasses.field(repr=False)
+    code_verifier: str = dataclasses.field(repr=False)
+
+    @classmethod
+    def start(cls, port: int) -> BrowserLogin:
+        verifier, state = secrets.token_urlsafe(64), secrets.token_urlsafe(32)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
+        redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
+        query = {
+            "response_type": "code",
+            "client_id": CLIENT_ID,
+            "redirect_uri": redirect_uri,
+            "scope": SCOPE,
+            "code_challenge": challenge.rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
+            "id_token_add_organizations": "true",
+            "codex_cli_simplified_flow": "true",
+            "state": state,
+        }
+        url = f"{issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
+        return cls(url, redirect_uri, state, verifier)
+
+    def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
+        """What the query of a redirect brings; None if it is not this sign-in's."""
+        fields = parse_qs(query, keep_blank_values=True)
+        states, codes = fields.get("state", []), fields.get("code", [])
+        # auth.md 3.3: the one suffix that the issuer is known to add.
+        wanted = (self.state, f"{self.state}.onboarding_entrypoint=life_sciences")
+        # As bytes, because only those may hold anything.
+        if len(states) != 1 or not any(
+            secrets.compare_digest(states[0].encode(), state.encode()) for state in wanted
+        ):
+            return None
+        if fields.get("error"):
+            return _declined(fields["error"][0], fields.get("error_description", [""])[0])
+        if len(codes) != 1 or not codes[0]:
+            return LoginFailed(
+                "The browser came back without a code. Run 'llm chatgpt login --browser' again."
+            )
+        return AuthorizationCode(codes[0], self.code_verifier, self.redirect_uri)
+
+    def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | None:
+        """The same for what a person pastes: the whole address, its query, or the code."""
+        text = line.strip().strip("'\"<>")
+        if "code=" in text or "error=" in text:
+            return self.read(urlsplit(text).query or text.lstrip("?"))
+        if re.fullmatch(r"[\w.~+/=-]{8,2000}", text):
+            return AuthorizationCode(text, self.code_verifier, self.redirect_uri)
+        return None
+
+
+def _declined(error: str, description: str) -> LoginFailed:
+    if "missing_codex_entitlement" in description:
+        return LoginDenied(
+            "Codex is not enabled for this workspace. Ask its admin, or sign in to another one."
+        )
+    if error == "access_denied":
+        return LoginDenied(
+            "The sign-in was declined in the browser. Nothing has changed; run 'llm chatgpt "
+            "login --browser' again if that was a mistake."
+        )
+    said = printable(description or error, 200)
+    return LoginFailed(f"OpenAI ended the sign-in ({said}). Nothing has changed; try again.")
+
+
+def open_listener(arrived: Callable[[str], tuple[int, str]], sent: threading.Event) -> Any:
+    """A server on one of the registered ports of 127.0.0.1, which is not serving yet.
+
+    `arrived` gets the query of each redirect, in a thread of its own, and returns the
+    status and the sentence to answer with; `sent` is set when an answer of status 200 has
+    left. All other requests get 404. Raises LoginFailed if all ports are taken.
+    """
+    import html
+    import http.server
+    import socket
+    import socketserver
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        # Browsers open connections ahead that they may never use.
+        timeout = 30
+        server_version = "llm-chatgpt-oauth"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            status, sentence = 404, "There is nothing here."
+            if path == "/auth/callback":
+                status, sentence = arrived(query)
+            page = (
+                '<!doctype html><meta charset="utf-8"><title>llm chatgpt login</title>'
+                "<style>body{font:1.2em sans-serif;margin:4em auto;max-width:32em}</style>"
+                f"<p>{html.escape(sentence)}</p>"
+            ).encode()
+            self.send_response(status)
+            for name, value in (
+                ("Content-Type", "text/html; charset=utf-8"),
+                ("Content-Length", str(len(page))),
+                ("Connection", "close"),
+                ("Cache-Control", "no-store"),
+                ("Referrer-Policy", "no-referrer"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(page)
+            if status == 200:
+                sent.set()
+
+        def log_message(self, *_: Any) -> None:
+            # The addresses hold codes.
+            pass
+
+    class Listener(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would
+        # let another program listen on the same port.
+        allow_reuse_address = not WINDOWS
+
+        def server_bind(self) -> None:
+            exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+            if WINDOWS and exclusive is not None:
+                self.socket.setsockopt(socket.SOL_SOCKET, exclusive, 1)
+            super().server_bind()
+
+        def handle_error(self, *_: Any) -> None:
+            log.debug("A request to the sign-in's listener broke off", exc_info=True)
+
+    for port in REDIRECT_PORTS:
+        with contextlib.suppress(OSError):
+            return Listener(("127.0.0.1", port), Handler)
+    raise LoginFailed(
+        f"The ports {' and '.join(map(str, REDIRECT_PORTS))} of this machine are both taken, "
+        "and OpenAI sends the browser to no other. End the other sign-in (or program) that "
+        "listens there, or use 'llm chatgpt login --device'."
+    )
+
+
+def login_with_browser(
+    account: str | None = None,
+    *,
+    show: Callable[[BrowserLogin], None],
+    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    notify: Callable[[str], None] = notice,
+    replace: Callable[[Tokens, Tokens], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tokens:
+    """Sign in with a browser that comes back to this machine, and store the login.
+
+    `show` presents the address; `read_lines(line, stop)`, if given, runs in a thread and
+    calls `line` with what the person pastes until `stop` is set. `replace` is as for
+    `login`. Raises LoginFailed and its kinds, StoreError.
+    """
+    import queue
+
+    results: queue.SimpleQueue[AuthorizationCode | LoginFailed] = queue.SimpleQueue()
+    # What the page says at the end. Whoever reloads it hears the same.
+    outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
+    redirected, page_sent, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def arrived(query: str) -> tuple[int, str]:
+        result = request.read(query)
+        if result is None:
+            return 400, "This page belongs to another sign-in. Start again from your terminal."
+        results.put(result)
+        redirected.set()
+        return 200, outcome.result(timeout=2 * AUTH_TIMEOUT_SECONDS)
+
+    def pasted(line: str) -> None:
+        result = request.read_pasted(line)
+        if result is None:
+            notify(
+                "That is not the address of this sign-in's last page, nor its code; still waiting."
+                if line.strip()
+                else "Still waiting."
+            )
+        else:
+            results.put(result)
+
+    def tell_page(sentence: str) -> None:
+        if not outcome.done():
+            outcome.set_result(sentence)
+
+    def replace_asking(old: Tokens, new: Tokens) -> bool:
+        tell_page("OpenAI has signed you in. Go back to the terminal: it has a question.")
+        return replace is None or replace(old, new)
+
+    listener = open_listener(arrived, page_sent)
+    request = BrowserLogin.start(listener.server_address[1])
+    threads = [threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)]
+    if read_lines:
+        threads.append(threading.Thread(target=read_lines, args=(pasted, stop), daemon=True))
+    try:
+        for thread in threads:
+            thread.start()
+        show(request)
+        end = clock() + BROWSER_LOGIN_SECONDS
+        result = None
+        while result is None:
+            if clock() >= end:
+                raise LoginExpired(
+                    f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm "
+                    "chatgpt login --browser' again."
+                )
+            # In short waits, because Windows cannot interrupt a long one.
+            with contextlib.suppress(queue.Empty):
+                result = results.get(timeout=0.25)
+        stop.set()
+        if isinstance(result, LoginFailed):
+            raise result
+        tokens = keep_login(exchange_authorization_code(result), account, replace_asking)
+        tell_page("Signed in. You can close this page and go back to the terminal.")
+        return tokens
+    except BaseException as error:
+        failed = error.message if isinstance(error, ChatGPTError) else "It was broken off."
+        tell_page(f"The sign-in did not work. {failed}")
+        raise
+    finally:
+        stop.set()
+        if redirected.is_set():
+            page_sent.wait(2)
+        listener.shutdown()
+        listener.server_close()
+
+
+# From elsewhere.
+
+
+def codex_auth_path(path: str | None = None) -> pathlib.Path:
+    """Codex CLI's login file: below `path`, else $CODEX_HOME, else ~/.codex (auth.md 7)."""
+    chosen = pathlib.Path(path or os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
+    return chosen / "auth.json" if chosen.is_dir() or not path else chosen
+
+
+def read_codex_login(path: pathlib.Path) -> Tokens:
+    """The access token in Codex CLI's login file, and whose it is (auth.md 7).
+
+    Never its refresh token: that works once, for one program. Raises LoginFailed.
+    """
+    again = "Use 'llm chatgpt login' instead, or sign in with Codex CLI again."
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise LoginFailed(
+            f"There is no {path}. Codex CLI may keep its login in the system's keyring: set "
+            'cli_auth_credentials_store = "file" in its config.toml and sign in there again, '
+            "or use 'llm chatgpt login'."
+        ) from error
+    except OSError as error:
+        raise LoginFailed(f"{path} cannot be read ({_os_reason(error)}). {again}") from error
+    except (ValueError, RecursionError):
+        # Without its cause, which would show what the file holds.
+        raise LoginFailed(f"{path} is not readable as JSON. {again}") from None
+    fields = _mapping(data)
+    held = _mapping(fields.get("tokens"))
+    access_token = _text(held.get("access_token"))
+    mode = fields.get("auth_mode")
+    if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
+        raise LoginFailed(
+            f"{path} holds a personal access token. Give it to llm: 'llm keys set chatgpt'."
+        )
+    if mode not in (None, "chatgpt") or access_token is None:
+        raise LoginFailed(f"{path} holds no ChatGPT login. {again}")
+    tokens = tokens_from_reply(
+        {"access_token": access_token, "id_token": held.get("id_token")}, now=time.time()
+    )
+    claims = parse_jwt_claims(access_token) or {}
+    assert tokens is not None
+    tokens = dataclasses.replace(
+        tokens,
+        id_token=None,
+        # It was made some time ago, so its length says nothing of when it ends.
+        expires_at=_number(claims.get("exp")),
+        account_id=_text(held.get("account_id")) or tokens.account_id,
+        kind="codex",
+    )
+    if not still_works(tokens, time.time()):
+        raise LoginFailed(
+            f"The access token in {path} ended {local_time(tokens.expires_at or 0)}. Run Codex "
+            "CLI once, which renews it, and import again."
+        )
+    return tokens
+
+
+def request_whoami(access_token: str) -> Tokens:
+    """A personal access token with its owner, as the issuer tells it (auth.md 7).
+
+    Raises RefreshFailed.
+    """
+    http = http_library()
+    url = f"{issuer()}/api/accounts/v1/user-auth-credential/whoami"
+    headers = {"User-Agent": user_agent(), "Authorization": f"Bearer {access_token}"}
+    try:
+        response = sync_client(url).get(url, headers=headers)
+    except http.TransportError as error:
+        raise RefreshFailed(
+            f"Whose access token this is was not found out: {_auth_host()}: "
+            f"{_transport_reason(error)}. Check the network and try again.",
+            permanent=False,
+        ) from error
+    reply = Reply.of(response)
+    if reply.status == 401:
+        raise access_token_refused()
+    if reply.is_web_page:
+        raise RefreshFailed(_web_page_message(reply), permanent=False)
+    if reply.status != 200 or not isinstance(reply.data, dict):
+        raise RefreshFailed(_unexpected(reply, "say whose access token this is"), permanent=False)
+    # Names vary between the issuer's endpoints, and none of these is sure.
+    fields = {**reply.data, **_mapping(reply.data.get(AUTH_CLAIM))}
+
+    def first(*names: str) -> str | None:
+        return next((text for name in names if (text := _text(fields.get(name)))), None)
+
+    return Tokens(
+        access_token,
+        account_id=first("chatgpt_account_id", "account_id"),
+        email=first("email"),
+        plan=first("chatgpt_plan_type", "plan_type", "plan"),
+        fedramp=fields.get("chatgpt_account_is_fedramp") is True,
+        kind="access_token",
+    )
+
+
+def access_token_refused() -> RefreshFailed:
+    return RefreshFailed(
+        "OpenAI does not accept this access token (any more), and it cannot be renewed. Whoever "
+        "made it in the workspace's settings, or the workspace's admin, can make a new one; "
+        "then run 'llm keys set chatgpt', or put it where the old one was.",
+        permanent=True,
+    )
+
+
+def revoke(tokens: Tokens) -> None:
+    """End a login's session at OpenAI (auth.md 6). Raises LoginFailed if that is not sure."""
+    http = http_library()
+    body = {"token": tokens.access_token, "token_type_hint": "access_token"}
+    if tokens.refresh_token:
+        body = {
+            "token": tokens.refresh_token,
+            "token_type_hint": "refresh_token",
+            "client_id": CLIENT_ID,
+        }
+    try:
+        reply = _auth_post(
+            "/oauth/revoke",
+            json_body=body,
+            headers={"originator": setting("ORIGINATOR") or ORIGINATOR},
+            timeout=REVOKE_TIMEOUT_SECONDS,
+        )
+    except http.TransportError as error:
+        raise LoginFailed(f"{_auth_host()}: {_transport_reason(error)}") from error
+    if not 200 <= reply.status < 300:
+        raise LoginFailed(f"{_auth_host()} answered with status {reply.status}")
 
 
 # auth.md 5: what no repetition mends.
@@ -1334,22 +1977,131 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
             code=code,
         )
     if reply.is_web_page:
-        raise RefreshFailed(_web_page_message(reply, _auth_host()), permanent=False)
+        raise RefreshFailed(_web_page_message(reply), permanent=False)
     raise RefreshFailed(_unexpected(reply, "renew the login"), permanent=False, code=code)
 
 
 # 8. The current login --------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Credential:
+    """What a request goes out with: an account of the store, or a personal access token.
+
+    `reason` says to a person why it is this one.
+    """
+
+    account: str | None
+    reason: str
+    access_token: str | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Tells it from others, without a secret."""
+        return token_hash(self.access_token) if self.access_token else self.account or ""
+
+
+def choose_credential(key: str | None, store: Store) -> Credential:
+    """Whose login to use: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default account,
+    llm's key "chatgpt", CODEX_ACCESS_TOKEN. The first one that is there.
+
+    A key is an account's name, else the name of one of llm's keys, else a token (at-...).
+    Raises NotSignedIn, which names what there is, never the key.
+    """
+    variable = setting("ACCOUNT")
+    if key:
+        return _named_credential(key, store, "asked for by name", "That")
+    if variable:
+        where = "LLM_CHATGPT_ACCOUNT"
+        return _named_credential(variable, store, f"named by {where}", where)
+    if store.default in store.accounts:
+        return Credential(store.default, "the default account")
+    token = _llm_keys().get("chatgpt")
+    if is_access_token(token):
+        return Credential(None, "the key chatgpt of 'llm keys'; no account is signed in", token)
+    token = os.environ.get("CODEX_ACCESS_TOKEN")
+    if is_access_token(token):
+        return Credential(None, "CODEX_ACCESS_TOKEN; no account is signed in", token)
+    if store.accounts:
+        raise NotSignedIn(
+            f"No ChatGPT account is the default one; there are: {_names(store.accounts)}. "
+            "Choose one with 'llm chatgpt use NAME'."
+        )
+    raise NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
+
+
+def _named_credential(name: str, store: Store, reason: str, where: str) -> Credential:
+    if name in store.accounts:
+        return Credential(name, reason)
+    keys = _llm_keys()
+    token = keys.get(name, name)
+    if is_access_token(token):
+        return Credential(None, reason, token)
+    there = [*store.accounts, *(name for name, value in keys.items() if is_access_token(value))]
+    if there:
+        raise NotSignedIn(f"{where} is no ChatGPT account's name; there are: {_names(there)}.")
+    raise NotSignedIn(
+        f"{where} is no ChatGPT account's name, and nobody is signed in. Run 'llm chatgpt "
+        "login' first, or give an access token (at-...)."
+    )
+
+
+def is_access_token(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(ACCESS_TOKEN_PREFIX) and value.isascii()
+
+
+def _llm_keys() -> Mapping[str, Any]:
+    # llm itself says what is wrong with a damaged file, where it needs it.
+    try:
+        return _mapping(llm.load_keys())
+    except (OSError, ValueError):
+        return {}
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, 60) for name in names)
+
+
+def _present_tokens(credential: Credential, store: Store) -> Tokens | None:
+    """What is known of a credential without asking; None if nothing is."""
+    if credential.access_token:
+        known = _identified.get(credential.name)
+        return known or store.identify(credential.access_token)
+    tokens = store.get(credential.account)
+    unsaved = _unsaved.get((str(store_path()), credential.name)) if _unsaved else None
+    if unsaved and tokens and unsaved.refreshed_at >= tokens.refreshed_at:
+        return unsaved
+    return tokens
+
+
+def _check_borrowed(tokens: Tokens, rejected: str | None) -> None:
+    """Raises RefreshFailed for a token that has ended and is not ours to refresh."""
+    refused = tokens.access_token == rejected
+    if tokens.kind == "access_token" and refused:
+        raise access_token_refused()
+    if tokens.kind == "codex" and (refused or not still_works(tokens, time.time())):
+        raise RefreshFailed(
+            "The login that came from Codex CLI has ended, and only Codex CLI can renew it. Run "
+            "Codex CLI once and then 'llm chatgpt import', or sign in: 'llm chatgpt login'.",
+            permanent=True,
+        )
+
+
+# Owners of access tokens, found out by this process.
+_identified: dict[str, Tokens] = {}
+
+
 class _Refresh:
-    """One refresh that any number of this process's threads and tasks wait for.
+    """One refresh that any number of this process's threads and tasks wait for; for a
+    personal access token, the question whose it is.
 
     It runs in a thread of its own, so that neither Ctrl-C nor a cancelled task can stop it
     between the request, which spends the old refresh token, and the write.
     """
 
-    def __init__(self, account: str | None, rejected: str | None):
-        self.account = account
+    def __init__(self, credential: Credential, rejected: str | None):
+        self.credential = credential
+        self.account = credential.account
         self.rejected = rejected
         # Whether the person has heard this refresh's warning.
         self.told = False
@@ -1363,29 +2115,60 @@ class _Refresh:
 
     def run(self) -> None:
         try:
-            try:
-                result = self._refresh()
-            except (RefreshFailed, StoreError) as error:
-                result = self._without_refresh(error)
+            result: tuple[Tokens, str | None]
+            if self.credential.access_token:
+                result = self._identify(self.credential.access_token), None
+            else:
+                result = self._refresh_or_keep()
         except BaseException as error:
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
+    def _identify(self, access_token: str) -> Tokens:
+        """Ask whose the token is, once for all programs that may keep the answer."""
+        tokens: Tokens | None = None
+        try:
+            with locked_store() as writer:
+                store = read_store()
+                tokens = store.identify(access_token)
+                if tokens is None:
+                    tokens = self._ask_whose(access_token)
+                    writer.save(store.put_identity(tokens))
+        except StoreError as error:
+            log.info("The access token's owner cannot be kept: %s", error)
+        tokens = tokens or self._ask_whose(access_token)
+        _identified[token_hash(access_token)] = tokens
+        return tokens
+
+    @staticmethod
+    def _ask_whose(access_token: str) -> Tokens:
+        tokens = request_whoami(access_token)
+        return dataclasses.replace(tokens, origin=fetch_origin(tokens))
+
+    def _refresh_or_keep(self) -> tuple[Tokens, str | None]:
+        try:
+            return self._refresh()
+        except (RefreshFailed, StoreError) as error:
+            return self._without_refresh(error)
+
     def _refresh(self) -> tuple[Tokens, str | None]:
         """The tokens to use, and what the person should hear about them."""
         with locked_store() as writer:
             store = read_store()
-            tokens = _unsaved_or(store.get(self.account), self.account)
+            tokens = _present_tokens(self.credential, store)
             if tokens is None:
-                raise not_signed_in(self.account, store)
+                raise NotSignedIn(
+                    "The account was signed out meanwhile. Run 'llm chatgpt login' first."
+                )
+            _check_borrowed(tokens, self.rejected)
             if tokens.access_token != self.rejected and not needs_refresh(tokens, time.time()):
                 return tokens, None
             with writer.reserved() as commit:
                 if not self._may_send():
                     raise RefreshFailed("The program is ending.", permanent=False)
                 new = refresh_tokens(tokens)
-                key = (str(writer.path), self.account)
+                key = (str(writer.path), self.credential.name)
                 try:
                     commit(store.put(self.account, new))
                 except StoreError as error:
@@ -1426,18 +2209,18 @@ class _Refresh:
             concurrent.futures.wait([self.future], timeout=REFRESH_GRACE_SECONDS)
 
 
-_refreshes: dict[tuple[int, str, str | None], _Refresh] = {}
+_refreshes: dict[tuple[int, str, str], _Refresh] = {}
 _refreshes_lock = threading.Lock()
 
 
-def _join_refresh(account: str | None, rejected: str | None) -> tuple[_Refresh, bool]:
-    """The refresh under way for this account, started if there is none (then True)."""
-    key = (os.getpid(), str(store_path()), account)
+def _join_refresh(credential: Credential, rejected: str | None) -> tuple[_Refresh, bool]:
+    """The refresh under way for this credential, started if there is none (then True)."""
+    key = (os.getpid(), str(store_path()), credential.name)
     with _refreshes_lock:
         running = _refreshes.get(key)
         if running is not None and not running.future.done():
             return running, False
-        refresh = _refreshes[key] = _Refresh(account, rejected)
+        refresh = _refreshes[key] = _Refresh(credential, rejected)
     threading.Thread(target=refresh.run, name="chatgpt-refresh", daemon=True).start()
     return refresh, True
 
@@ -1450,33 +2233,25 @@ def _settle_refreshes() -> None:
                 refresh.settle()
 
 
-def _unsaved_or(tokens: Tokens | None, account: str | None) -> Tokens | None:
-    unsaved = _unsaved.get((str(store_path()), account)) if _unsaved else None
-    if unsaved and tokens and unsaved.refreshed_at >= tokens.refreshed_at:
-        return unsaved
-    return tokens
-
-
-def not_signed_in(account: str | None, store: Store) -> NotSignedIn:
-    if account and store.accounts:
-        names = ", ".join(printable(name, 60) for name in store.accounts)
-        return NotSignedIn(f"There is no ChatGPT login of that name; there are: {names}.")
-    return NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
-
-
-def _stored_good_tokens(account: str | None, rejected: str | None) -> Tokens | None:
-    """What is stored, if it can be used as it is; None if it must be refreshed first."""
+def _good_tokens(key: str | None, rejected: str | None) -> tuple[Credential, Tokens | None]:
+    """The credential to use, and its tokens if they can be used as they are; None if they
+    must be refreshed (or their owner be asked for) first."""
     store = read_store()
-    tokens = _unsaved_or(store.get(account), account)
+    credential = choose_credential(key, store)
+    tokens = _present_tokens(credential, store)
     if tokens is None:
-        raise not_signed_in(account, store)
+        return credential, None
+    _check_borrowed(tokens, rejected)
     if tokens.access_token == rejected or needs_refresh(tokens, time.time()):
-        return None
-    return tokens
+        return credential, None
+    return credential, tokens
 
 
-def get_tokens(account: str | None = None, *, rejected: str | None = None) -> Tokens:
+def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens:
     """A login that is good now, refreshed first if it ends within five minutes.
+
+    `key` is an account's name, the name of one of llm's keys, or a personal access token;
+    `choose_credential` tells what None means.
 
     However many threads, tasks and processes ask at once, one of them refreshes and all
     get its result. `rejected` is an access token that the backend has just answered with
@@ -1485,10 +2260,10 @@ def get_tokens(account: str | None = None, *, rejected: str | None = None) -> To
     """
     first = True
     while True:
-        tokens = _stored_good_tokens(account, rejected)
+        credential, tokens = _good_tokens(key, rejected)
         if tokens is not None:
             return tokens
-        refresh, started = _join_refresh(account, rejected)
+        refresh, started = _join_refresh(credential, rejected)
         try:
             # In short waits, because Windows cannot interrupt a long one.
             while not concurrent.futures.wait([refresh.future], timeout=0.25).done:
@@ -1503,14 +2278,14 @@ def get_tokens(account: str | None = None, *, rejected: str | None = None) -> To
         first = False
 
 
-async def get_tokens_async(account: str | None = None, *, rejected: str | None = None) -> Tokens:
+async def get_tokens_async(key: str | None = None, *, rejected: str | None = None) -> Tokens:
     """`get_tokens` for an event loop, which it never blocks."""
     first = True
     while True:
-        tokens = _stored_good_tokens(account, rejected)
+        credential, tokens = _good_tokens(key, rejected)
         if tokens is not None:
             return tokens
-        refresh, started = _join_refresh(account, rejected)
+        refresh, started = _join_refresh(credential, rejected)
         outcome = asyncio.wrap_future(refresh.future)
         # The failure is read below, from the future that all share.
         outcome.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -1630,10 +2405,6 @@ def parse_model(entry: object) -> ModelInfo | None:
     if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
         return None
 
-    def text(name: str) -> str | None:
-        value = fields.get(name)
-        return value if isinstance(value, str) and value else None
-
     def names(name: str, key: str) -> tuple[str, ...] | None:
         value = fields.get(name)
         if not isinstance(value, list):
@@ -1648,11 +2419,11 @@ def parse_model(entry: object) -> ModelInfo | None:
     detail = fields.get("supports_image_detail_original")
     return ModelInfo(
         slug=slug,
-        display_name=text("display_name") or slug,
+        display_name=_text(fields.get("display_name")) or slug,
         priority=1000 if priority is None else priority,
-        hidden=text("visibility") not in ("list", None),
+        hidden=_text(fields.get("visibility")) not in ("list", None),
         context_window=None if context_window is None else int(context_window),
-        default_effort=text("default_reasoning_level"),
+        default_effort=_text(fields.get("default_reasoning_level")),
         efforts=names("supported_reasoning_levels", "effort") or None,
         service_tiers=names("service_tiers", "id") or (),
         takes_images=modalities is None or "image" in modalities,
@@ -1789,7 +2560,7 @@ def _backend_get(
 ) -> Reply:
     """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
     http = http_library()
-    url = base_url() + path
+    url = base_url(tokens.origin) + path
     try:
         response = sync_client(url).get(
             url,
@@ -1802,7 +2573,7 @@ def _backend_get(
             f"{urlsplit(url).netloc} was asked in vain: {_transport_reason(error)}. "
             "Check the network and try again."
         ) from error
-    reply = Reply(response.status_code, lower_names(response.headers), response.content)
+    reply = Reply.of(response)
     if reply.status != 200:
         raise explain_refusal(reply)
     return reply
@@ -1936,7 +2707,7 @@ def explain_refusal(
             "account: 'llm chatgpt login'."
         )
     if reply.is_web_page and reply.status < 500:
-        return refused(_web_page_message(reply, urlsplit(base_url()).netloc))
+        return refused(_web_page_message(reply))
     if words and ("is not supported when using Codex" in words or "Model not found" in words):
         return refused(_model_message(words, slug, models))
     if words and "requires a newer version" in words:
@@ -3056,10 +3827,6 @@ def _piece(event: Mapping[str, Any]) -> object:
     return (event.get("type", "")[:26], _hashable(event.get("summary_index")))
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 # 13. One exchange ------------------------------------------------------------------
 
 # Turn states to send back while a tool loop goes on (responses.md 1), newest last.
@@ -3090,7 +3857,6 @@ class Exchange:
         self.prompt = prompt
         self.response = response
         self.conversation = conversation
-        self.url = f"{base_url()}/codex/responses"
         self.translator = EventTranslator()
         self.failure: ChatGPTError | None = None
         self.headers: Mapping[str, str] = {}
@@ -3108,6 +3874,7 @@ class Exchange:
     def request(self, tokens: Tokens) -> dict[str, Any]:
         """The arguments of the client's `stream` call, for a (new) attempt."""
         self.tokens = tokens
+        self.url = f"{base_url(tokens.origin)}/codex/responses"
         self.models = remembered_models(tokens)
         info = (self.models and self.models.find(self.model.slug)) or self.model.info
         self._check_options(info)
@@ -3179,7 +3946,7 @@ class Exchange:
 
     def refused(self, status: int, headers: Any, content: bytes) -> None:
         """An answer that is no stream: note the failure, and whether it may pass."""
-        reply = Reply(status, lower_names(headers), content)
+        reply = Reply(status, lower_names(headers), content, urlsplit(self.url).netloc)
         error = explain_refusal(reply, slug=self.model.slug, models=self.models)
         self.failure = error
         self._retry_after = _retry_after(reply.headers.get("retry-after"), error_message(reply))
@@ -3592,23 +4359,165 @@ def chatgpt() -> None:
     """Sign in with a ChatGPT subscription and use its models"""
 
 
+def _account_option(function: Any) -> Any:
+    return click.option(
+        "--account", metavar="NAME", help="Which account; without it the one in use"
+    )(function)
+
+
+def _new_account_name(name: str | None) -> str | None:
+    """The name to sign in under: as given, else LLM_CHATGPT_ACCOUNT's if that is a name."""
+    chosen = name or setting("ACCOUNT")
+    if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
+        return chosen
+    if name is None:
+        return None
+    raise click.UsageError(
+        "An account's name has up to 48 letters, digits and . _ @ + -, and does not begin with at-."
+    )
+
+
 @chatgpt.command(name="login")
-def login_command() -> None:
-    """Sign in with a code that you enter in a browser
+@click.option("--account", metavar="NAME", help="Sign in beside others, under this name")
+@click.option("--browser", is_flag=True, help="With a browser on this machine, or a pasted address")
+@click.option("--device", is_flag=True, help="With a code, and with nothing else")
+@click.option("--no-open", is_flag=True, help="Print the browser's address, but open nothing")
+@click.option("--yes", is_flag=True, help="Replace a login of somebody else without asking")
+def login_command(
+    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
+) -> None:
+    """Sign in with a code that you enter in a browser, or with the browser itself
 
     \b
         llm chatgpt login
+        llm chatgpt login --browser
+        llm chatgpt login --account work
     """
-    tokens = login(show=_show_device_code, wait=_waiting())
+    if browser and device:
+        raise click.UsageError("--browser and --device are two ways to sign in; choose one.")
+    account = _new_account_name(account)
+    replace = _ask_to_replace(yes)
+    if browser:
+        tokens = _login_in_browser(account, no_open, replace)
+    else:
+        try:
+            tokens = login(account, show=_show_device_code, wait=_waiting(), replace=replace)
+        except DeviceLoginDisabled as error:
+            if device or not sys.stdin.isatty():
+                raise
+            notice(error.message)
+            click.confirm("Sign in with a browser now?", default=True, abort=True, err=True)
+            tokens = _login_in_browser(account, no_open, replace)
     click.echo(f"Signed in to ChatGPT as {_who(tokens)}.")
+    store = read_store()
+    name = store.login_name(account)
+    key = ""
+    if name != store.default:
+        key = f" --key {name}"
+        click.echo(f"'llm chatgpt use {name}' makes this account the default one.")
     models: list[ModelInfo] = []
     try:
         models = fetch_models(tokens).listed
     except ChatGPTError as error:
         notice(f"Warning: the sign-in worked, but not the model list. {error.message}")
     slug = models[0].slug if models else next(iter(BUILT_IN_MODELS))
-    click.echo(f'Try:\n  llm -m chatgpt-{slug} "Three names for a pet pelican"')
+    click.echo(f'Try:\n  llm -m chatgpt-{slug}{key} "Three names for a pet pelican"')
     click.echo("  llm models list -q chatgpt-")
+
+
+def _ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
+    def replace(old: Tokens, new: Tokens) -> bool:
+        if yes:
+            return True
+        notice(f"Signed in under that name is {_who(old)}.\nThe new login is {_who(new)}.")
+        return sys.stdin.isatty() and click.confirm("Replace the old login?", err=True)
+
+    return replace
+
+
+def _login_in_browser(
+    account: str | None, no_open: bool, replace: Callable[[Tokens, Tokens], bool]
+) -> Tokens:
+    paste = sys.stdin.isatty()
+
+    def show(request: BrowserLogin) -> None:
+        opened = not no_open and _open_browser(request.url)
+        said = "Your browser is asked to open" if opened else "Open in a browser"
+        click.echo(
+            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(BROWSER_LOGIN_SECONDS)} for it "
+            f"to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
+            err=True,
+        )
+        if paste:
+            click.echo(
+                "Is the browser on another machine? Sign in there all the same; it ends on a "
+                "page that\ncannot be shown. Paste that page's address here, and press Enter.",
+                err=True,
+            )
+
+    return login_with_browser(
+        account, show=show, read_lines=_read_terminal if paste else None, replace=replace
+    )
+
+
+def _open_browser(url: str) -> bool:
+    """Ask for the person's browser, apart from this terminal; False where there is none."""
+    import subprocess
+
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    # Without a display, what is found would be a text browser, in this very terminal.
+    if sys.platform not in ("darwin", "win32") and not any(map(os.environ.get, names)):
+        return False
+    try:
+        # In a process of its own: browsers write to stdout, and some end with Ctrl-C.
+        subprocess.Popen(  # noqa: S603 - our own interpreter, and an address of our own
+            [sys.executable, "-m", "webbrowser", url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return False
+    return True
+
+
+def _read_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
+    """Hand over the lines that are typed, until `stop` is set. Never blocks for long."""
+    try:
+        (_read_windows_console if WINDOWS else _read_posix_terminal)(line, stop)
+    except (OSError, ValueError):
+        notice("Pasting does not work in this console; the browser can still come back.")
+
+
+def _read_posix_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
+    import select
+
+    # Not through sys.stdin: a thread that waits in there hangs the program's end.
+    terminal = sys.stdin.fileno()
+    while not stop.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            data = os.read(terminal, 65536)
+            if not data:
+                return
+            line(data.decode(errors="replace"))
+
+
+def _read_windows_console(line: Callable[[str], None], stop: threading.Event) -> None:
+    msvcrt: Any = importlib.import_module("msvcrt")
+    typed = ""
+    while not stop.is_set():
+        if not msvcrt.kbhit():
+            stop.wait(0.05)
+            continue
+        key = msvcrt.getwche()
+        if key in "\r\n":
+            line(typed)
+            typed = ""
+        elif key == "\b":
+            typed = typed[:-1]
+        else:
+            typed += key
 
 
 def _show_device_code(code: DeviceCode) -> None:
@@ -3662,78 +4571,245 @@ def _who(tokens: Tokens) -> str:
 
 
 @chatgpt.command()
-def logout() -> None:
-    """Forget the login on this machine
+@_account_option
+@click.option("--all", "all_", is_flag=True, help="All accounts")
+@click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
+def logout(account: str | None, all_: bool, revoke_: bool) -> None:
+    """Forget a login on this machine; with --revoke at OpenAI, too
 
     \b
         llm chatgpt logout
+        llm chatgpt logout --account work --revoke
+        llm chatgpt logout --all
     """
-    if delete_tokens():
-        click.echo(f"Signed out: the login in {store_path()} was deleted.")
+    if account and all_:
+        raise click.UsageError("--account and --all exclude each other.")
+    store = read_store()
+    named = account or setting("ACCOUNT")
+    if all_:
+        names = list(store.accounts)
+    elif named:
+        names = [choose_credential(named, store).account or ""]
     else:
+        names = [store.default]
+    if revoke_:
+        notice(
+            "Warning: other programs that are signed in with the same session may be signed "
+            "out, too."
+        )
+
+    def end_session(tokens: Tokens) -> None:
+        if tokens.kind != "login":
+            notice("Not ended at OpenAI: this login belongs to Codex CLI.")
+            return
+        try:
+            revoke(tokens)
+        except LoginFailed as error:
+            notice(
+                f"Warning: the session at OpenAI may go on ({error.message}). You can end it in "
+                "ChatGPT's settings under Security."
+            )
+
+    before = end_session if revoke_ else None
+    deleted = [name for name in names if delete_tokens(name, before=before)]
+    if not deleted:
         click.echo("Not signed in; there was nothing to delete.")
+    for name in deleted:
+        who = "" if [name] == list(store.accounts) else f" {printable(name, 60)}"
+        click.echo(f"Signed out{who}: the login in {store_path()} was deleted.")
+    try:
+        left = choose_credential(None, read_store())
+    except NotSignedIn as error:
+        if deleted and read_store().accounts:
+            click.echo(error.message)
+    else:
+        click.echo(f"Prompts now use {_credential_words(left)}.")
+
+
+def _credential_words(credential: Credential) -> str:
+    what = f"the account {credential.account}" if credential.account else "an access token"
+    return f"{printable(what)} ({credential.reason})"
+
+
+@chatgpt.command()
+@_account_option
+@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+def status(account: str | None, json_: bool) -> None:
+    """Show which login is used, why, and until when; sends nothing, changes nothing
+
+    Exits with 1 when there is none.
+
+    \b
+        llm chatgpt status
+        llm chatgpt status --account work --json
+    """
+    store = read_store()
+    path = store_path()
+    credential: Credential | None = None
+    missing = ""
+    try:
+        credential = choose_credential(account, store)
+    except NotSignedIn as error:
+        missing = error.message
+    tokens = _present_tokens(credential, store) if credential else None
+    if json_:
+        report: dict[str, Any] = {"signed_in": credential is not None, "path": str(path)}
+        if credential:
+            report |= {"account": credential.account, "reason": credential.reason}
+            report["kind"] = tokens.kind if tokens else "access_token"
+        if tokens:
+            report |= _account_json(tokens)
+        click.echo(json.dumps(report, indent=2))
+    elif credential is None:
+        click.echo(missing)
+    else:
+        # Whose an access token is, the first prompt asks.
+        who = _who(tokens) if tokens else "the owner of an access token, not yet asked for"
+        click.echo(f"Signed in as {who}")
+        click.echo(f"In use:       {_credential_words(credential)}")
+        click.echo(f"Access token: {_lifetime(tokens)}")
+        if credential.account:
+            click.echo(f"Kept in:      {path}")
+    if credential is None:
+        sys.exit(1)
+
+
+def _account_json(tokens: Tokens) -> dict[str, Any]:
+    return {
+        "kind": tokens.kind,
+        "account_id": tokens.account_id,
+        "email": tokens.email,
+        "plan": tokens.plan,
+        "expires_at": tokens.expires_at,
+        "expired": not still_works(tokens, time.time()),
+    }
 
 
 @chatgpt.command()
 @click.option("json_", "--json", is_flag=True, help="Output as JSON")
-def status(json_: bool) -> None:
-    """Show who is signed in and until when; sends nothing, changes nothing
-
-    Exits with 1 when nobody is signed in.
+def accounts(json_: bool) -> None:
+    """List the accounts that are signed in; * marks the default one
 
     \b
-        llm chatgpt status
-        llm chatgpt status --json
+        llm chatgpt accounts
+        llm chatgpt accounts --json
     """
-    tokens = load_tokens()
-    path = store_path()
+    store = read_store()
     if json_:
-        report: dict[str, Any] = {"signed_in": tokens is not None, "path": str(path)}
-        if tokens:
-            report |= {
-                "account": read_store().default,
-                "account_id": tokens.account_id,
-                "email": tokens.email,
-                "plan": tokens.plan,
-                "expires_at": tokens.expires_at,
-                "expired": not still_works(tokens, time.time()),
-            }
+        report = [
+            {"name": name, "default": name == store.default, **_account_json(tokens)}
+            for name, tokens in store.accounts.items()
+        ]
         click.echo(json.dumps(report, indent=2))
-    elif tokens:
-        click.echo(f"Signed in as {_who(tokens)}")
-        click.echo(f"Access token: {_lifetime(tokens)}")
-        click.echo(f"Kept in:      {path}")
-    else:
-        click.echo("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
-    if tokens is None:
-        sys.exit(1)
+        return
+    if not store.accounts:
+        notice("No account is signed in. Run 'llm chatgpt login' first.")
+        return
+    rows: list[tuple[str, ...]]
+    rows = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
+    for name, tokens in store.accounts.items():
+        mark = "*" if name == store.default else ""
+        rows.append((mark, name, tokens.email or "?", tokens.plan or "?", _lifetime(tokens)))
+    _echo_table(rows)
+    if store.get() is None:
+        notice("None of them is the default one; choose it with 'llm chatgpt use NAME'.")
 
 
-def _lifetime(tokens: Tokens) -> str:
+def _echo_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(printable(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+@chatgpt.command()
+@click.argument("name")
+def use(name: str) -> None:
+    """Make an account the default one
+
+    \b
+        llm chatgpt use work
+    """
+    with locked_store() as writer:
+        store = read_store()
+        if name not in store.accounts:
+            raise NotSignedIn(
+                f"There is no account of that name; there are: {_names(store.accounts)}."
+                if store.accounts
+                else "No account is signed in. Run 'llm chatgpt login' first."
+            )
+        writer.save(dataclasses.replace(store, default=name))
+    click.echo(f"Prompts now use the account {printable(name)}: {_who(store.accounts[name])}.")
+    if setting("ACCOUNT") and setting("ACCOUNT") != name:
+        notice("Warning: LLM_CHATGPT_ACCOUNT is set, and goes before the default account.")
+
+
+@chatgpt.command(name="import")
+@click.argument("path", required=False)
+@click.option("--yes", is_flag=True, help="Replace a login of somebody else without asking")
+def import_command(path: str | None, yes: bool) -> None:
+    """Use the login of Codex CLI until its access token ends
+
+    PATH is its auth.json, or the folder of it; without one it is looked for in CODEX_HOME
+    or ~/.codex. Codex CLI's file stays as it is.
+
+    \b
+        llm chatgpt import
+        llm chatgpt import ~/.codex/auth.json
+    """
+    tokens = read_codex_login(codex_auth_path(path))
+    old = read_store().get(CODEX_ACCOUNT)
+    replace = _ask_to_replace(yes)
+    if old and old.kind == "login" and not replace(old, tokens):
+        raise AccountTaken(
+            f"Nothing was changed: you have signed in under the name {CODEX_ACCOUNT} yourself. "
+            "Sign that out first, or import with --yes."
+        )
+    tokens = keep_login(tokens, CODEX_ACCOUNT, replace)
+    click.echo(f"Imported as account {CODEX_ACCOUNT}: {_who(tokens)}.")
+    click.echo(f"Access token: {_lifetime(tokens)}")
+    if read_store().default != CODEX_ACCOUNT:
+        click.echo(f"Use it with --key {CODEX_ACCOUNT}, or: llm chatgpt use {CODEX_ACCOUNT}")
+
+
+def _lifetime(tokens: Tokens | None) -> str:
+    if tokens is None or tokens.kind == "access_token":
+        return "does not say when it ends, and cannot be renewed here"
     if tokens.expires_at is None:
         return "does not say when it ends"
     left = tokens.expires_at - time.time()
     when = local_time(tokens.expires_at)
-    if left <= 0:
-        return f"ended {when}; the next prompt renews it"
-    return f"ends {when}, in {in_words(left)}; it is renewed by itself"
+    if tokens.kind == "codex":
+        renewal = "only Codex CLI can renew it ('llm chatgpt import' then)"
+    else:
+        renewal = "the next prompt renews it" if left <= 0 else "it is renewed by itself"
+    return (
+        f"ended {when}; {renewal}" if left <= 0 else f"ends {when}, in {in_words(left)}; {renewal}"
+    )
 
 
-def _with_login(action: Callable[[Tokens], Any]) -> Any:
-    """Do something with the current login; once more with a renewed one after a 401."""
-    tokens = get_tokens()
+def _with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
+    """Do something with a login; once more with a renewed one after a 401."""
+    tokens = get_tokens(account)
     try:
         return action(tokens)
     except RequestRefused as error:
         if error.status != 401:
             raise
-        return action(get_tokens(rejected=tokens.access_token))
+        return action(get_tokens(account, rejected=tokens.access_token))
+
+
+def _present_login(account: str | None) -> Tokens | None:
+    """What is stored of the login in use, None if that must be asked for. Sends nothing."""
+    store = read_store()
+    return _present_tokens(choose_credential(account, store), store)
 
 
 @chatgpt.command(name="models")
+@_account_option
 @click.option("all_", "--all", is_flag=True, help="Also those that are hidden in ChatGPT's apps")
 @click.option("json_", "--json", is_flag=True, help="Output as JSON")
-def models_command(all_: bool, json_: bool) -> None:
+def models_command(account: str | None, all_: bool, json_: bool) -> None:
     """List the models that this login has
 
     Shows what was last fetched; 'llm chatgpt refresh' fetches anew.
@@ -3742,16 +4818,15 @@ def models_command(all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = load_tokens()
-    if tokens is None:
-        raise not_signed_in(None, Store())
-    models = remembered_models(tokens)
+    tokens = _present_login(account)
+    models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
-        models = _with_login(fetch_models)
+        models = _with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
         click.echo(json.dumps([_model_json(model) for model in shown], indent=2))
         return
+    rows: list[tuple[str, ...]]
     rows = [("MODEL", "CONTEXT", "REASONING EFFORTS (* default)", "SERVICE TIERS")]
     for model in shown:
         efforts = [
@@ -3761,10 +4836,7 @@ def models_command(all_: bool, json_: bool) -> None:
         context = f"{model.context_window:,}" if model.context_window else "?"
         name = f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else "")
         rows.append((name, context, " ".join(efforts), " ".join(model.service_tiers)))
-    widths = [max(len(printable(cell)) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    _echo_table(rows)
 
 
 def _model_json(model: ModelInfo) -> dict[str, Any]:
@@ -3783,15 +4855,16 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
 
 
 @chatgpt.command()
-def refresh() -> None:
+@_account_option
+def refresh(account: str | None) -> None:
     """Fetch the list of models anew and say what came and went
 
     \b
         llm chatgpt refresh
     """
-    tokens = load_tokens()
+    tokens = _present_login(account)
     before = remembered_models(tokens) if tokens else None
-    models = _with_login(fetch_models)
+    models = _with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = {model.slug: model for model in models.by_rank}
     for slug in new:
@@ -3805,16 +4878,17 @@ def refresh() -> None:
 
 
 @chatgpt.command()
+@_account_option
 @click.option(
     "json_", "--json", is_flag=True, help="Output all that the server tells of it as JSON"
 )
-def usage(json_: bool) -> None:
+def usage(account: str | None, json_: bool) -> None:
     """Show how much of the plan's allowances is left
 
     \b
         llm chatgpt usage
     """
-    told = _with_login(fetch_usage)
+    told = _with_login(account, fetch_usage)
     # Who it is stays out of what a script may log.
     report = {k: v for k, v in told.items() if k not in ("user_id", "account_id", "email")}
     if json_:
@@ -3848,6 +4922,248 @@ def _window_line(name: str, window: UsageWindow) -> str:
     filled = round(window.left_percent / 5)
     bar = "#" * filled + "." * (20 - filled)
     return f"{name:<8} [{bar}] {window.left_percent:3.0f} % left{window.reset_words}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What `doctor` says of one thing. `state` is "ok", "warning" or "broken"."""
+
+    name: str
+    state: str
+    text: str
+    advice: str = ""
+
+
+@chatgpt.command()
+@_account_option
+@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+def doctor(account: str | None, json_: bool) -> None:
+    """Find out what is wrong, and say what to do about it
+
+    Asks both of OpenAI's hosts once and changes nothing. What it prints holds no secret and
+    can be shown to others. Exits with 1 if something is broken.
+
+    \b
+        llm chatgpt doctor
+        llm chatgpt doctor --json
+    """
+    findings = []
+    for finding in _findings(account):
+        findings.append(finding)
+        if not json_:
+            click.echo(f"{finding.state:<8} {finding.name}: {printable(finding.text, 1000)}")
+            if finding.advice:
+                click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
+    broken = any(finding.state == "broken" for finding in findings)
+    if json_:
+        report = {"ok": not broken, "findings": [dataclasses.asdict(f) for f in findings]}
+        click.echo(json.dumps(report, indent=2))
+    if broken:
+        sys.exit(1)
+
+
+def _findings(account: str | None) -> Iterator[Finding]:
+    yield _versions()
+    yield from _files()
+    yield _lock()
+    yield from _network_settings()
+    tokens, finding = _login_state(account)
+    yield finding
+    yield from _hosts(tokens)
+    if tokens:
+        models = remembered_models(tokens)
+        if models is None:
+            yield Finding("models", "warning", "no list yet", "Run 'llm chatgpt refresh'.")
+        else:
+            age = in_words(time.time() - models.fetched_at)
+            yield Finding("models", "ok", f"{len(models.listed)}, fetched {age} ago")
+
+
+def _versions() -> Finding:
+    http = http_library()
+    return Finding("versions", "ok", f"{user_agent()} {http.__name__}/{http.__version__}")
+
+
+def _below_home(path: object) -> str:
+    """A path without the person's name in it, as far as that is the home folder's."""
+    text, home = str(path), os.path.expanduser("~")
+    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
+
+
+def _files() -> Iterator[Finding]:
+    folder = store_path().parent
+    for name, path in (("login file", store_path()), ("model list", models_path())):
+        if not path.exists():
+            yield Finding(name, "ok", f"{_below_home(path)} does not exist yet")
+            continue
+        mode = path.stat().st_mode & 0o777
+        if not WINDOWS and path == store_path() and mode & 0o077:
+            yield Finding(
+                name,
+                "warning",
+                f"{_below_home(path)} can be read by others (mode {mode:o})",
+                f"Run 'chmod 600 {_below_home(path)}'.",
+            )
+        elif not os.access(path, os.R_OK):
+            text = f"{_below_home(path)} cannot be read by you"
+            yield Finding(name, "broken", text, "Give yourself read access to it.")
+        else:
+            who = "" if WINDOWS else f", mode {mode:o}"
+            yield Finding(name, "ok", f"{_below_home(path)}{who}")
+    if not os.access(folder, os.W_OK):
+        yield Finding(
+            "folder",
+            "broken",
+            f"{_below_home(folder)} cannot be written, so no renewed login can be kept",
+            "Make it writable, or choose another with LLM_USER_PATH.",
+        )
+
+
+def _lock() -> Finding:
+    import filelock
+
+    path = f"{store_path()}.lock"
+    if not os.path.exists(path):
+        return Finding("lock", "ok", "free")
+    try:
+        with filelock.FileLock(path, timeout=0, mode=0o600):
+            return Finding("lock", "ok", "free")
+    except filelock.Timeout:
+        return Finding(
+            "lock",
+            "warning",
+            "held by another program",
+            "If it stays so, end that program: a renewal takes a few seconds.",
+        )
+    except (OSError, NotImplementedError):
+        return Finding(
+            "lock",
+            "broken",
+            f"{_below_home(path)} cannot be locked",
+            "Make the folder writable, or choose another with LLM_USER_PATH.",
+        )
+
+
+def _network_settings() -> Iterator[Finding]:
+    # A proxy's address may hold a password.
+    proxies = []
+    for scheme, address in proxy_settings().items():
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(address if "//" in address else f"//{address}")
+            proxies.append(f"{scheme} by {parts.hostname}:{parts.port}")
+    yield Finding("proxies", "ok", ", ".join(proxies) or "none")
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
+    chosen = [f"{name}={_below_home(os.environ[name])}" for name in names if os.environ.get(name)]
+    try:
+        tls_context()
+    except ChatGPTError as error:
+        yield Finding("certificates", "broken", ", ".join(chosen), error.message)
+    else:
+        yield Finding("certificates", "ok", ", ".join(chosen) or "the system's")
+    changed = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
+    if changed:
+        # Only the names: LLM_CHATGPT_ACCOUNT can hold a token.
+        yield Finding("settings", "ok", ", ".join(changed))
+
+
+def _login_state(account: str | None) -> tuple[Tokens | None, Finding]:
+    try:
+        store = read_store()
+        credential = choose_credential(account, store)
+    except ChatGPTError as error:
+        return None, Finding("login", "broken", "none that can be used", error.message)
+    tokens = _present_tokens(credential, store)
+    if tokens is None:
+        text = f"{_credential_words(credential)}, its owner not asked for yet"
+        return None, Finding("login", "ok", text)
+    name, _, host = (tokens.email or "").partition("@")
+    who = f"{name[:1]}...@{host}" if host else "no email"
+    text = f"{_credential_words(credential)}: {who}, plan {tokens.plan or 'unknown'}"
+    text += f", access token {_lifetime(tokens)}"
+    advice = ""
+    try:
+        _check_borrowed(tokens, None)
+    except RefreshFailed as error:
+        advice = error.message
+    renewable = tokens.kind != "login" or tokens.refresh_token
+    if not renewable and not still_works(tokens, time.time()):
+        advice = "It cannot be renewed: run 'llm chatgpt login'."
+    return tokens, Finding("login", "broken" if advice else "ok", text, advice)
+
+
+def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
+    """Both hosts, each asked once, without following or renewing anything."""
+    agent = {"User-Agent": user_agent()}
+    version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+    date = None
+    for name, service, path, headers in (
+        ("sign-in host", issuer, "/.well-known/openid-configuration", agent),
+        (
+            "backend",
+            functools.partial(base_url, tokens.origin if tokens else None),
+            f"/codex/models?client_version={version}",
+            backend_headers(tokens) if tokens else agent,
+        ),
+    ):
+        try:
+            url = service() + path
+            with sync_client(url).stream("GET", url, headers=headers) as response:
+                certificate = _certificate_words(response)
+                response.read()
+        except ChatGPTError as error:
+            yield Finding(name, "broken", "not asked", error.message)
+        except http_library().TransportError as error:
+            text = f"{urlsplit(url).netloc}: {_transport_reason(error)}"
+            yield Finding(name, "broken", text, "Check the network and these settings.")
+        else:
+            reply = Reply.of(response)
+            yield _host(name, reply, certificate, tokens if name == "backend" else None)
+            date = date or reply.headers.get("date")
+    yield _clock(date)
+
+
+def _host(name: str, reply: Reply, certificate: str, tokens: Tokens | None) -> Finding:
+    text = f"{reply.host} answers, {certificate}"
+    if reply.is_web_page and reply.status != 404:
+        return Finding(name, "broken", text, _web_page_message(reply))
+    if reply.status >= 500:
+        text += f", with status {reply.status}"
+        return Finding(name, "warning", text, "OpenAI's server is in trouble; try later.")
+    if tokens and reply.status == 401 and tokens.refresh_token:
+        advice = "The next prompt tries to renew it; if that fails, run 'llm chatgpt login'."
+        return Finding(name, "warning", f"{text}, but refuses the access token", advice)
+    if tokens and reply.status in (401, 403):
+        advice = explain_refusal(reply).message
+        return Finding(name, "broken", f"{text}, but refuses this login", advice)
+    return Finding(name, "ok", text)
+
+
+def _certificate_words(response: Any) -> str:
+    stream = response.extensions.get("network_stream")
+    connection = stream and stream.get_extra_info("ssl_object")
+    if connection is None:
+        return "without TLS"
+    certificate = connection.getpeercert() or {}
+    issuer = {key: value for part in certificate.get("issuer", ()) for key, value in part}
+    name = issuer.get("organizationName") or issuer.get("commonName")
+    # Where the system itself checks certificates, it does not show them.
+    return f"certificate from {name or 'an issuer the system trusts'}" + (
+        f" until {certificate['notAfter']}" if "notAfter" in certificate else ""
+    )
+
+
+def _clock(date: str | None) -> Finding:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
+    except (TypeError, ValueError):
+        return Finding("clock", "ok", "no server said what time it is")
+    if abs(ahead) <= REFRESH_LEEWAY_SECONDS:
+        return Finding("clock", "ok", "as the server's")
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"{in_words(abs(ahead))} {way} the server's"
+    return Finding("clock", "warning", text, "Set this machine's clock.")
 
 
 # 16. Hooks -------------------------------------------------------------------------

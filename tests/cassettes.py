@@ -38,6 +38,7 @@ SECRET_FIELDS = [
     *("obfuscation", "account_id", "user_id", "chatgpt_account_id", "chatgpt_user_id"),
     *("chatgpt_account_user_id", "safety_identifier", "sub", "jti", "session_id", "sid"),
     *("at_hash", "id", "call_id", "item_id", "prompt_cache_key"),
+    *("profile_picture_url", "sso_connection_name"),
 ]
 SECRET_HEADERS = {
     *("authorization", "cookie", "set-cookie", "chatgpt-account-id", "session-id"),
@@ -47,6 +48,7 @@ SECRET_HEADERS = {
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 _FIELD = re.compile(r'"(' + "|".join(SECRET_FIELDS) + r')"(\s*:\s*)"((?:[^"\\]|\\.)+)"')
+_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _MARK = "scrubbed-"
 
 
@@ -60,7 +62,10 @@ class Scrubber:
         # What was scrubbed before stays; error codes and models are no secrets.
         if _MARK in value or (field == "code" and re.fullmatch(r"[a-z_]{4,60}", value)):
             return value
-        if field == "id" and not re.match(r"(resp|msg|rs|fc|ws|ig|user|org)[_-]", value):
+        if value in self._names:
+            return self._names[value]
+        secret_id = re.match(r"(resp|msg|rs|fc|ws|ig|user|org)[_-]", value) or _UUID.match(value)
+        if field == "id" and not secret_id:
             return value
         if value not in self._names:
             same = sum(1 for name in self._names.values() if name.startswith(f"{_MARK}{field}-"))
@@ -88,6 +93,8 @@ class Scrubber:
             return f'"{match[1]}"{match[2]}"{scrubbed}"'
 
         text = _FIELD.sub(field, text)
+        # Accounts are also listed without a field's name.
+        text = _UUID.sub(lambda match: self._names.get(match[0], match[0]), text)
         return _EMAIL.sub("ada@example.com", text)
 
     def body(self, body: bytes | str | None, content_type: str) -> bytes:

@@ -59,6 +59,7 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     yield
     plugin.close_clients()
     plugin._unsaved.clear()
+    plugin._identified.clear()
     plugin._turn_states.clear()
 
 

@@ -165,7 +165,7 @@ def test_no_number_to_wait_for(words):
 
 
 def test_a_logout_during_a_refresh(simulator, signed_in):
-    refresh = plugin._Refresh(None, None)
+    refresh = plugin._Refresh(plugin.Credential("default", "a test"), None)
     plugin.delete_tokens()
     refresh.run()
     with pytest.raises(llm.NeedsKeyException):
@@ -175,7 +175,7 @@ def test_a_logout_during_a_refresh(simulator, signed_in):
 
 def test_a_refresh_that_has_not_begun_is_stopped_at_the_end(simulator, signed_in):
     tokens = sign_in(simulator, expires_at=0.0)
-    refresh = plugin._Refresh(None, None)
+    refresh = plugin._Refresh(plugin.Credential("default", "a test"), None)
     refresh.settle()
     refresh.run()
     with pytest.raises(plugin.RefreshFailed, match="is ending"):

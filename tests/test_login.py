@@ -48,7 +48,8 @@ def test_a_login_from_start_to_end(simulator):
     assert (tokens.email, tokens.plan) == ("ada@example.com", "plus")
     assert tokens.account_id == simulator.account.account_id
     assert shown[0].verification_url == f"{simulator.issuer}/codex/device"
-    start, poll, exchange = simulator.requests
+    start, poll, exchange, origin = simulator.requests
+    assert origin.path.endswith("/wham/accounts/check")
     assert start.body == {"client_id": plugin.CLIENT_ID}
     assert "json" in start.headers["content-type"]
     assert set(poll.body) == {"device_auth_id", "user_code"}
