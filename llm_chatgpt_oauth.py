@@ -101,6 +101,9 @@ REVOKE_TIMEOUT_SECONDS = 10.0
 # How long a login waits to hear where its workspace is served.
 ORIGIN_TIMEOUT_SECONDS = 5.0
 
+# Where systems keep their certificates and a Python that was built elsewhere does not look.
+CERTIFICATE_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
+
 # How long a cancelled caller waits for a refresh that is already out.
 REFRESH_GRACE_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 60.0
@@ -888,8 +891,7 @@ def _system_certificates() -> tuple[str | None, str | None]:
         if any(re.fullmatch(r"[0-9a-f]{8}\.\d", n) for n in os.listdir(paths.openssl_capath)):
             folder = paths.openssl_capath
     if not file and not folder:
-        # Where a Python that was built elsewhere does not look.
-        for candidate in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem"):
+        for candidate in CERTIFICATE_FILES:
             if os.path.isfile(candidate):
                 return candidate, None
         # It comes with httpx.
@@ -929,7 +931,7 @@ def _new_client(kind: str, secure: bool) -> Any:
             "A SOCKS proxy is set in the environment, which needs one more package: run "
             "'llm install socksio', or set another proxy in HTTPS_PROXY."
         ) from error
-    except ValueError as error:
+    except (ValueError, http_library().InvalidURL) as error:
         raise ChatGPTError(
             "The proxy that the environment names is no proxy's address. Correct or unset "
             "HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY); it looks like http://host:3128."
@@ -2009,7 +2011,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     Raises NotSignedIn, which names what there is, never the key.
     """
     variable = setting("ACCOUNT")
-    if key:
+    if key is not None:
         return _named_credential(key, store, "asked for by name", "That")
     if variable:
         where = "LLM_CHATGPT_ACCOUNT"
@@ -4367,7 +4369,7 @@ def _account_option(function: Any) -> Any:
 
 def _new_account_name(name: str | None) -> str | None:
     """The name to sign in under: as given, else LLM_CHATGPT_ACCOUNT's if that is a name."""
-    chosen = name or setting("ACCOUNT")
+    chosen = setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
     if name is None:
@@ -4582,14 +4584,20 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         llm chatgpt logout --account work --revoke
         llm chatgpt logout --all
     """
-    if account and all_:
+    if account is not None and all_:
         raise click.UsageError("--account and --all exclude each other.")
     store = read_store()
-    named = account or setting("ACCOUNT")
+    named = setting("ACCOUNT") if account is None else account
     if all_:
         names = list(store.accounts)
-    elif named:
-        names = [choose_credential(named, store).account or ""]
+    elif named is not None:
+        name = choose_credential(named, store).account
+        if name is None:
+            raise ChatGPTError(
+                "That is an access token, which is not signed in here. Take it out of where it "
+                "is set: llm's keys.json, LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
+            )
+        names = [name]
     else:
         names = [store.default]
     if revoke_:

@@ -1375,6 +1375,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        now = self.simulator.clock() if timestamp is None else timestamp
+        return super().date_time_string(int(now))
+
     def do_GET(self) -> None:
         self._handle()
 

@@ -1,0 +1,802 @@
+"""Several accounts, access tokens, Codex CLI's login, logging out."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import threading
+import time
+
+import llm
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import expire, secrets_watch, sign_in, start_llm
+from simulator import Account, Answer, error_answer, make_jwt, web_page
+
+BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
+EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
+AT = "at-3vqkxPoNotShown"
+
+
+@pytest.fixture
+def two(simulator):
+    """ada is the default account, bob is `work`."""
+    ada = sign_in(simulator)
+    tokens = plugin.tokens_from_reply(simulator.sign_in(BOB), now=time.time())
+    plugin.store_tokens(tokens, "work")
+    return ada, tokens
+
+
+@pytest.fixture
+def at(simulator):
+    simulator.personal_tokens[AT] = EVE
+    return AT
+
+
+def keep_key(name, value):
+    path = llm.user_dir() / "keys.json"
+    keys = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**keys, name: value}))
+
+
+def bearers(simulator):
+    return [r.headers["authorization"].split()[1] for r in simulator.seen("/codex/responses")]
+
+
+# Names
+
+
+def test_login_beside_another(simulator, run_llm):
+    old = sign_in(simulator)
+    simulator.interval, simulator.approve_after_polls = "1", 0
+    simulator.account = BOB
+    result = run_llm("chatgpt", "login", "--account", "work")
+    assert result.exit_code == 0
+    assert "'llm chatgpt use work' makes this account the default" in result.stdout
+    assert "--key work" in result.stdout
+    assert plugin.load_tokens() == old
+    assert plugin.load_tokens("work").email == "bob@example.com"
+
+
+def test_the_first_login_is_the_default_one(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login", "--account", "work")
+    assert "makes this account the default" not in result.stdout
+    assert plugin.read_store().default == "work"
+    assert run_llm("chatgpt", "login").exit_code == 0
+    assert list(plugin.read_store().accounts) == ["work"]
+
+
+def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
+    sign_in(simulator)
+    simulator.approve_after_polls = 0
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    assert run_llm("chatgpt", "login").exit_code == 0
+    assert set(plugin.read_store().accounts) == {"default", "work"}
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", AT)
+    assert run_llm("chatgpt", "login").exit_code == 0
+    assert set(plugin.read_store().accounts) == {"default", "work"}
+
+
+@pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", "x" * 49, "a\nb", "../x"])
+def test_names_that_are_none(simulator, run_llm, name):
+    result = run_llm("chatgpt", "login", f"--account={name}")
+    assert result.exit_code == 2
+    assert "up to 48 letters" in result.stderr
+    assert not simulator.requests
+
+
+@pytest.mark.parametrize("command", ["status", "usage", "models", "refresh", "logout", "doctor"])
+def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
+    """As a script would have it whose variable is unset."""
+    result = run_llm("chatgpt", command, "--account", "")
+    assert result.exit_code == 1
+    assert "there are: default, work" in result.output
+    assert set(plugin.read_store().accounts) == {"default", "work"}
+
+
+def test_accounts_are_listed(two, run_llm, simulator):
+    result = run_llm("chatgpt", "accounts")
+    head, first, second = result.stdout.splitlines()
+    assert head.split()[:3] == ["NAME", "EMAIL", "PLAN"]
+    assert first.split()[:4] == ["*", "default", "ada@example.com", "plus"]
+    assert second.split()[:3] == ["work", "bob@example.com", "pro"]
+    assert "in 10 days" in second
+    report = json.loads(run_llm("chatgpt", "accounts", "--json").stdout)
+    assert [(a["name"], a["default"], a["kind"]) for a in report] == [
+        ("default", True, "login"),
+        ("work", False, "login"),
+    ]
+    with secrets_watch(simulator) as check:
+        check(result.output + json.dumps(report))
+
+
+def test_no_accounts(run_llm):
+    result = run_llm("chatgpt", "accounts")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "llm chatgpt login" in result.stderr
+    assert json.loads(run_llm("chatgpt", "accounts", "--json").stdout) == []
+
+
+def test_use(two, run_llm, simulator, ask, monkeypatch):
+    result = run_llm("chatgpt", "use", "work")
+    assert "bob@example.com" in result.stdout
+    ask("hello")
+    assert bearers(simulator) == [two[1].access_token]
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    assert "goes before" in run_llm("chatgpt", "use", "default").stderr
+
+
+@pytest.mark.parametrize("name", ["nobody", AT])
+def test_use_of_an_unknown_account(two, run_llm, name):
+    result = run_llm("chatgpt", "use", name)
+    assert result.exit_code == 1
+    assert "there are: default, work." in result.stderr
+    assert name not in result.stderr
+    assert plugin.read_store().default == "default"
+
+
+def test_use_without_any(run_llm):
+    assert "llm chatgpt login" in run_llm("chatgpt", "use", "x").stderr
+
+
+# Which one is used
+
+
+def test_a_key_names_an_account(two, simulator, ask):
+    ask("hello", key="work")
+    ask("hello")
+    assert bearers(simulator) == [two[1].access_token, two[0].access_token]
+    assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-bob"
+
+
+def test_key_on_the_command_line_and_in_chat(two, simulator, run_llm):
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "--key", "work", "hello").exit_code == 0
+    chat = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "--key", "work", input="hello\nexit\n")
+    assert chat.exit_code == 0
+    assert bearers(simulator) == [two[1].access_token] * 2
+
+
+def test_a_models_own_key(two, simulator, ask):
+    model = ask.model()
+    model.key = "work"
+    ask.finish(lambda: model.prompt("hello"))
+    assert bearers(simulator) == [two[1].access_token]
+
+
+def test_the_order(two, simulator, at, monkeypatch, run_llm):
+    """--key, LLM_CHATGPT_ACCOUNT, the stored login, llm's key, the variable."""
+
+    def used():
+        run_llm("-m", "chatgpt-gpt-6-luna", "hello")
+        lines = run_llm("chatgpt", "status").stdout.splitlines()
+        return bearers(simulator)[-1], lines[1]
+
+    other = "at-other"
+    simulator.personal_tokens[other] = BOB
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    keep_key("chatgpt", other)
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    assert used() == (
+        two[1].access_token,
+        "In use:       the account work (named by LLM_CHATGPT_ACCOUNT)",
+    )
+    monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
+    assert used() == (
+        two[0].access_token,
+        "In use:       the account default (the default account)",
+    )
+    run_llm("chatgpt", "logout", "--all")
+    token, line = used()
+    assert token == other
+    assert "the key chatgpt of 'llm keys'" in line
+    keep_key("chatgpt", "sk-no-access-token")
+    token, line = used()
+    assert token == at
+    assert "CODEX_ACCESS_TOKEN" in line
+
+
+def test_account_names_come_before_llms_keys(two, simulator, at, ask):
+    keep_key("work", at)
+    keep_key("ci", at)
+    ask("hello", key="work")
+    ask("hello", key="ci")
+    assert bearers(simulator) == [two[1].access_token, at]
+
+
+@pytest.mark.parametrize(
+    "value", ["sk-proj-Secret", "nobody", "eyJhbGciOi.J9.x", "openai", "AT-x", "at-\N{EM DASH}"]
+)
+def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, monkeypatch):
+    keep_key("openai", "sk-Secret")
+    keep_key("ci", AT)
+    with pytest.raises(llm.NeedsKeyException) as caught:
+        ask("hello", key=value)
+    assert "there are: default, work, ci." in str(caught.value)
+    assert value not in str(caught.value)
+    for arguments in (["status"], ["usage"], ["models"], ["refresh"], ["logout"], ["doctor"]):
+        result = run_llm("chatgpt", *arguments, "--account", value)
+        assert result.exit_code == 1
+        assert "default, work, ci" in result.output
+        assert value not in result.output
+        assert "Secret" not in result.output
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", value)
+    with pytest.raises(llm.NeedsKeyException, match="LLM_CHATGPT_ACCOUNT is no ChatGPT"):
+        ask("hello")
+    assert not simulator.seen("/codex/responses")
+
+
+def test_a_name_where_nobody_is_signed_in(simulator, ask):
+    with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
+        ask("hello", key="work")
+
+
+def test_damaged_llm_keys_stop_nothing(two, ask):
+    (llm.user_dir() / "keys.json").write_text("{")
+    assert ask("hello").text
+
+
+def test_no_account_is_chosen_unasked(two, simulator, run_llm, ask):
+    run_llm("chatgpt", "logout")
+    with pytest.raises(llm.NeedsKeyException, match="there are: work"):
+        ask("hello")
+    assert "llm chatgpt use" in run_llm("chatgpt", "status").stdout
+    assert "None of them is the default" in run_llm("chatgpt", "accounts").stderr
+    assert run_llm("chatgpt", "use", "work").exit_code == 0
+    assert ask("hello").text
+
+
+def test_each_command_takes_an_account(two, simulator, run_llm):
+    bob = two[1].access_token
+    for command in ("usage", "refresh", "models"):
+        assert run_llm("chatgpt", command, "--account", "work").exit_code == 0
+    sent = [r.headers["authorization"] for r in simulator.requests]
+    assert set(sent) == {f"Bearer {bob}"}
+    assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
+    lists = json.loads(plugin.models_path().read_text())["accounts"]
+    assert list(lists) == [two[1].account_key]
+
+
+def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
+    expired = dataclasses.replace(two[1], expires_at=time.time() - 60)
+    plugin.store_tokens(expired, "work")
+    ask("hello", key="work")
+    assert len(simulator.refreshes) == 1
+    store = plugin.read_store()
+    assert store.default == "default"
+    assert store.get() == two[0]
+    assert store.get("work").access_token != two[1].access_token
+    assert store.get("work").email == "bob@example.com"
+
+
+def test_none_and_its_name_are_one_refresh(two, simulator):
+    """A default account is refreshed once, whether it is named or not."""
+    expire()
+    barrier = threading.Barrier(8)
+    got = []
+
+    def one(key):
+        barrier.wait()
+        got.append(plugin.get_tokens(key))
+
+    threads = [threading.Thread(target=one, args=(k,)) for k in [None, "default"] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({tokens.access_token for tokens in got}) == 1
+    assert len(simulator.refreshes) == 1
+
+
+def test_a_renewed_login_that_could_not_be_kept_survives_other_accounts(two, simulator):
+    key = (str(plugin.store_path()), "default")
+    plugin._unsaved[key] = dataclasses.replace(two[0], refreshed_at=time.time() + 1)
+    plugin.store_tokens(two[1], "work")
+    plugin.delete_tokens("work")
+    assert key in plugin._unsaved
+    plugin.store_tokens(two[0])
+    assert key not in plugin._unsaved
+
+
+# Somebody else
+
+
+def test_somebody_else_is_not_replaced_by_a_script(simulator, run_llm):
+    old = sign_in(simulator)
+    simulator.account, simulator.approve_after_polls = BOB, 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 1
+    assert "Nothing was changed" in result.stderr
+    assert "ada@example.com" in result.stderr
+    assert plugin.load_tokens() == old
+    assert run_llm("chatgpt", "login", "--yes").exit_code == 0
+    assert plugin.load_tokens().email == "bob@example.com"
+
+
+def test_the_same_person_is_not_asked_about(simulator, run_llm):
+    sign_in(simulator)
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login").exit_code == 0
+
+
+def test_colleagues_share_a_workspace_but_are_not_the_same(simulator, run_llm):
+    sign_in(simulator)
+    simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login").exit_code == 1
+
+
+# Access tokens
+
+
+def test_an_access_token_by_key(simulator, at, ask):
+    ask("hello", key=at)
+    ask("hello", key=at)
+    assert bearers(simulator) == [at, at]
+    assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
+    assert len(simulator.seen("/whoami")) == 1
+    assert not simulator.refreshes
+
+
+def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
+    sign_in(simulator)
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    run_llm("chatgpt", "logout")
+    keep_key("chatgpt", at)
+    processes = [start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log") for _ in range(4)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert len(simulator.seen("/whoami")) == 1
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
+    assert len(simulator.seen("/whoami")) == 1
+    stored = plugin.store_path().read_text()
+    assert at not in stored
+    assert "acc-eve" in stored
+    if os.name != "nt":
+        assert plugin.store_path().stat().st_mode & 0o777 == 0o600
+    assert "eve@example.com (plan business" in run_llm("chatgpt", "status").stdout
+
+
+def test_many_tasks_ask_once(simulator, at):
+    async def together():
+        model = llm.get_async_model("chatgpt-gpt-6-luna")
+        prompts = [model.prompt("hi", key=at).text() for _ in range(20)]
+        return await asyncio.gather(*prompts)
+
+    assert len(asyncio.run(together())) == 20
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatch):
+    """A read-only container, say: the owner is asked for once per process."""
+
+    def no(*_):
+        raise plugin.StoreError("read-only")
+
+    monkeypatch.setattr(plugin, "locked_store", no)
+    ask("hello", key=at)
+    ask("hello", key=at)
+    assert len(simulator.seen("/whoami")) == 1
+    assert not plugin.store_path().exists()
+
+
+def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
+    def no(*_):
+        raise plugin.StoreError("disk full")
+
+    monkeypatch.setattr(plugin.StoreWriter, "save", no)
+    ask("hello", key=at)
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_a_refused_access_token(simulator, at, ask):
+    ask("hello", key=at)
+    del simulator.personal_tokens[at]
+    with pytest.raises(llm.ModelError, match="admin, can make a new one") as caught:
+        ask("hello", key=at)
+    assert at not in str(caught.value)
+    assert not simulator.refreshes
+    with pytest.raises(llm.ModelError, match="can make a new one"):
+        ask("hello", key="at-unknown")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(drop=True), "Check the network"),
+        (web_page(), "Cloudflare"),
+        (Answer(500), "status 500"),
+        (Answer(200, "junk"), "did not say whose"),
+    ],
+)
+def test_an_owner_that_is_not_found_out(simulator, at, ask, answer, words):
+    simulator.script("whoami", answer)
+    with pytest.raises(llm.ModelError, match=words):
+        ask("hello", key=at)
+    # Nothing wrong is remembered.
+    assert ask("hello", key=at).text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"email": "e@example.com", "account_id": "acc-eve", "plan_type": "business"},
+        {"email": "e@example.com", plugin.AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
+        {"chatgpt_account_id": "acc-eve", "chatgpt_account_is_fedramp": False, "new": [1]},
+    ],
+)
+def test_whoami_in_other_forms(simulator, at, ask, body):
+    simulator.script("whoami", Answer(200, body))
+    ask("hello", key=at)
+    assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
+
+
+def test_status_asks_nobody(simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 0
+    assert "not yet asked for" in result.stdout
+    report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    assert (report["kind"], report["account"]) == ("access_token", None)
+    assert "CODEX_ACCESS_TOKEN" in report["reason"]
+    assert at not in result.output + json.dumps(report)
+    assert not simulator.requests
+
+
+def test_the_variable_with_something_else_in_it(simulator, ask, monkeypatch):
+    """Codex CLI also takes agent identities there, which this login does not know."""
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", make_jwt({"sub": "agent"}))
+    with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
+        ask("hello")
+
+
+def test_commands_with_an_access_token(simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    for command in ("models", "usage", "refresh"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 0, result.stderr
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_a_damaged_store_is_told_before_another_identity_is_used(simulator, at, ask, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    plugin.store_path().write_text("{")
+    with pytest.raises(plugin.StoreError):
+        ask("hello")
+
+
+# Codex CLI's login
+
+
+@pytest.fixture
+def codex(simulator, tmp_path, monkeypatch):
+    """A folder like ~/.codex with bob's login, and a function that changes its file."""
+    folder = tmp_path / "codex"
+    folder.mkdir()
+    monkeypatch.setenv("CODEX_HOME", str(folder))
+    path = folder / "auth.json"
+    reply = simulator.sign_in(BOB)
+    content = {
+        "auth_mode": "chatgpt",
+        "OPENAI_API_KEY": None,
+        "tokens": {
+            "id_token": reply["id_token"],
+            "access_token": reply["access_token"],
+            "refresh_token": reply["refresh_token"],
+            "account_id": "acc-bob",
+            "oauth_provenance": {"issuer": "x", "client_id": "y"},
+            "login_owner_id": "z",
+        },
+        "last_refresh": "2026-11-20T10:00:00Z",
+        "something_new": {"a": [1]},
+    }
+
+    def write(tokens=None, **changes):
+        new = {**content, **changes, "tokens": {**content["tokens"], **(tokens or {})}}
+        path.write_text(json.dumps({k: v for k, v in new.items() if v != "gone"}))
+        return path
+
+    write.path, write.reply = path, reply
+    write()
+    return write
+
+
+def test_import(simulator, codex, run_llm, ask):
+    before = codex.path.read_bytes(), codex.path.stat().st_mtime_ns
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 0
+    assert "Imported as account codex: bob@example.com (plan pro" in result.stdout
+    assert "in 10 days; only Codex CLI can renew it" in result.stdout
+    assert (codex.path.read_bytes(), codex.path.stat().st_mtime_ns) == before
+    stored = plugin.store_path().read_text()
+    assert codex.reply["refresh_token"] not in stored
+    assert codex.reply["id_token"] not in stored
+    assert plugin.read_store().default == "codex"
+    ask("hello")
+    assert bearers(simulator) == [codex.reply["access_token"]]
+    with secrets_watch(simulator) as check:
+        check(result.output)
+
+
+def test_import_beside_a_login(simulator, codex, run_llm):
+    ada = sign_in(simulator)
+    result = run_llm("chatgpt", "import")
+    assert "--key codex" in result.stdout
+    assert plugin.load_tokens() == ada
+    assert plugin.load_tokens("codex").kind == "codex"
+
+
+def test_a_login_does_not_take_the_imported_ones_place(simulator, codex, run_llm):
+    run_llm("chatgpt", "import")
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login").exit_code == 0
+    store = plugin.read_store()
+    assert (store.default, set(store.accounts)) == ("default", {"codex", "default"})
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "home"])
+def test_import_from_elsewhere(simulator, codex, run_llm, monkeypatch, how, tmp_path):
+    monkeypatch.delenv("CODEX_HOME")
+    arguments = {"file": [str(codex.path)], "folder": [str(codex.path.parent)], "home": []}[how]
+    if how == "home":
+        (tmp_path / "home" / ".codex").mkdir(parents=True)
+        codex.path.rename(tmp_path / "home" / ".codex" / "auth.json")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    assert run_llm("chatgpt", "import", *arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auth_mode": "gone"},
+        {"tokens": {"id_token": "junk"}},
+        {"tokens": {"id_token": None, "refresh_token": None, "account_id": None}},
+        {"last_refresh": 7},
+    ],
+)
+def test_what_else_an_import_takes(simulator, codex, run_llm, ask, changes):
+    codex(**changes)
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 0, result.stderr
+    assert plugin.load_tokens("codex").account_id == "acc-bob"
+    assert ask("hello").text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"auth_mode": "apikey"}, "holds no ChatGPT login"),
+        ({"auth_mode": "agentIdentity"}, "holds no ChatGPT login"),
+        ({"auth_mode": "personalAccessToken"}, "llm keys set chatgpt"),
+        ({"auth_mode": "gone", "personal_access_token": "at-x"}, "llm keys set chatgpt"),
+        ({"tokens": {"access_token": None}}, "holds no ChatGPT login"),
+        ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "ended 1970"),
+    ],
+)
+def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
+    codex(**changes)
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert not plugin.store_path().exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", '"text"', '{"tokens": []}', b"\xff"])
+def test_a_file_that_is_none(simulator, codex, run_llm, content):
+    codex.path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert "llm chatgpt login" in result.stderr
+
+
+def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
+    codex.path.unlink()
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert "keyring" in result.stderr
+    assert "cli_auth_credentials_store" in result.stderr
+    codex.path.mkdir()
+    assert "cannot be read" in run_llm("chatgpt", "import").stderr
+
+
+def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
+    run_llm("chatgpt", "import")
+    soon = dataclasses.replace(plugin.load_tokens("codex"), expires_at=time.time() + 20)
+    plugin.store_tokens(soon, "codex")
+    assert ask("hello").text
+    ended = dataclasses.replace(soon, expires_at=time.time() - 1)
+    plugin.store_tokens(ended, "codex")
+    with pytest.raises(llm.ModelError, match="only Codex CLI can renew it"):
+        ask("hello")
+    plugin.store_tokens(soon, "codex")
+    simulator.expire_access_tokens()
+    with pytest.raises(llm.ModelError, match="llm chatgpt import"):
+        ask("hello")
+    assert not simulator.refreshes
+    assert plugin.load_tokens("codex") == soon
+
+
+def test_import_over_a_login_of_that_name(simulator, codex, run_llm):
+    own = sign_in(simulator, "codex")
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert "Nothing was changed" in result.stderr
+    assert plugin.load_tokens("codex") == own
+    assert run_llm("chatgpt", "import", "--yes").exit_code == 0
+    assert plugin.load_tokens("codex").kind == "codex"
+
+
+# Logout
+
+
+def test_logout_is_local(two, simulator, run_llm):
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 0
+    assert "Signed out default" in result.stdout
+    assert not simulator.requests
+    assert list(plugin.read_store().accounts) == ["work"]
+
+
+def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
+    assert "Signed out work" in run_llm("chatgpt", "logout", "--account", "work").stdout
+    assert list(plugin.read_store().accounts) == ["default"]
+    plugin.store_tokens(two[1], "work")
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    assert "Signed out work" in run_llm("chatgpt", "logout").stdout
+    monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
+    plugin.store_tokens(two[1], "work")
+    assert run_llm("chatgpt", "logout", "--all").stdout.count("Signed out") == 2
+    assert not plugin.read_store().accounts
+    assert "nothing to delete" in run_llm("chatgpt", "logout", "--all").stdout
+    assert run_llm("chatgpt", "logout", "--all", "--account", "x").exit_code == 2
+
+
+def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", at)
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 1
+    assert "is not signed in here" in result.stderr
+    assert set(plugin.read_store().accounts) == {"default", "work"}
+
+
+def test_revoke(two, simulator, run_llm):
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "other programs" in result.stderr
+    request = simulator.seen("/oauth/revoke")[0]
+    assert request.body == {
+        "token": two[0].refresh_token,
+        "token_type_hint": "refresh_token",
+        "client_id": plugin.CLIENT_ID,
+    }
+    assert list(plugin.read_store().accounts) == ["work"]
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.refresh_tokens(two[0])
+    with secrets_watch(simulator) as check:
+        check(result.output)
+
+
+def test_revoke_without_a_refresh_token(simulator, run_llm):
+    tokens = sign_in(simulator, refresh_token=None)
+    run_llm("chatgpt", "logout", "--revoke")
+    body = simulator.seen("/oauth/revoke")[0].body
+    assert body == {"token": tokens.access_token, "token_type_hint": "access_token"}
+
+
+@pytest.mark.parametrize("answer", [Answer(500), Answer(drop=True), error_answer(400, "x")])
+def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, run_llm, answer):
+    simulator.script("revoke", answer)
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "Warning: the session at OpenAI may go on" in result.stderr
+    assert not plugin.read_store().accounts
+
+
+def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
+    monkeypatch.setattr(plugin, "REVOKE_TIMEOUT_SECONDS", 0.05)
+    simulator.script("revoke", Answer(delay=0.5))
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert "did not answer in time" in result.stderr
+    assert not plugin.read_store().accounts
+
+
+def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
+    keep_key("chatgpt", at)
+    run_llm("chatgpt", "import")
+    result = run_llm("chatgpt", "logout", "--revoke", "--all")
+    assert "belongs to Codex CLI" in result.stderr
+    assert "Prompts now use an access token" in result.stdout
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert "nothing to delete" in result.stdout
+    assert not simulator.seen("/oauth/revoke")
+
+
+# Workspaces (the addresses themselves: test_network.py)
+
+
+def check_answer(**changes):
+    entry = {"id": "5e1f7a3c-0000-4000-8000-00000000ada0", "account_routing_override": "us"}
+    entry |= {"workspace_backend_origin": "https://eu.chatgpt.com", **changes}
+    return Answer(200, {"accounts": [{k: v for k, v in entry.items() if v != "gone"}]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "origin"),
+    [
+        (None, "https://chatgpt.com"),
+        (check_answer(), "https://eu.chatgpt.com"),
+        (check_answer(account_routing_override="gone"), "https://eu.chatgpt.com"),
+        (
+            check_answer(workspace_backend_origin="https://a.b-c.chatgpt.com"),
+            "https://a.b-c.chatgpt.com",
+        ),
+        (check_answer(account_routing_override="mars"), None),
+        (check_answer(id="another"), None),
+        (Answer(200, {"accounts": [check_answer().body["accounts"][0]] * 2}), None),
+        (Answer(200, {"accounts": {"id": 1}}), None),
+        (Answer(200, "junk"), None),
+        (Answer(401), None),
+        (Answer(500), None),
+        (Answer(drop=True), None),
+        *[
+            (check_answer(workspace_backend_origin=bad), None)
+            for bad in (
+                "http://eu.chatgpt.com",
+                "https://eu.chatgpt.com/",
+                "https://eu.chatgpt.com:8443",
+                "https://eu.chatgpt.com/path",
+                "https://user@eu.chatgpt.com",
+                "https://evilchatgpt.com",
+                "https://chatgpt.com.evil.example",
+                "https://chatgpt.com\n.evil.example",
+                "https://eu.chatgpt.com\n",
+                "https://.chatgpt.com",
+                "gone",
+                None,
+                7,
+            )
+        ],
+    ],
+)
+def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
+    if answer:
+        simulator.script("accounts", answer)
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert plugin.load_tokens().origin == origin
+    assert "workspace" not in result.stdout
+
+
+def test_not_finding_out_keeps_what_was_known(simulator, run_llm):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    simulator.approve_after_polls = 0
+    simulator.script("accounts", Answer(500))
+    run_llm("chatgpt", "login")
+    assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
+    simulator.account = dataclasses.replace(BOB, workspace_origin=None)
+    run_llm("chatgpt", "login", "--yes")
+    assert plugin.load_tokens().origin is None
+
+
+def test_the_origin_survives_a_refresh(simulator):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    expire()
+    assert plugin.get_tokens().origin == "https://eu.chatgpt.com"
+    assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
+
+
+def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
+    sign_in(simulator, origin="https://evil.example")
+    assert plugin.load_tokens().origin is None
+
+
+def test_a_base_url_set_by_the_user_wins(simulator, ask):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    assert ask("hello").text
+    assert plugin.base_url("https://eu.chatgpt.com") == simulator.base_url

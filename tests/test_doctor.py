@@ -1,0 +1,224 @@
+"""`llm chatgpt doctor`: each thing that can be wrong, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+
+import filelock
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import expire, secrets_watch, sign_in
+from proxy import Proxy
+from simulator import Account, Answer, web_page
+
+
+@pytest.fixture
+def examine(run_llm):
+    """Run it; its findings by name, and the exit code."""
+
+    def run(*arguments):
+        result = run_llm("chatgpt", "doctor", "--json", *arguments)
+        report = json.loads(result.stdout)
+        assert report["ok"] == (result.exit_code == 0)
+        found = {finding["name"]: finding for finding in report["findings"]}
+        assert len(found) == len(report["findings"])
+        broken = [name for name, f in found.items() if f["state"] == "broken"]
+        assert report["ok"] == (not broken)
+        # Whatever is wrong comes with what to do.
+        assert all(f["advice"] for f in found.values() if f["state"] != "ok")
+        return found
+
+    return run
+
+
+def test_all_is_well(simulator, signed_in, examine, run_llm):
+    run_llm("chatgpt", "refresh")
+    del simulator.requests[:]
+    found = examine()
+    assert {f["state"] for f in found.values()} == {"ok"}
+    assert set(found) == {
+        *("versions", "login file", "model list", "lock", "proxies", "certificates", "settings"),
+        *("login", "sign-in host", "backend", "clock", "models"),
+    }
+    assert "llm-chatgpt-oauth/" in found["versions"]["text"]
+    assert "httpx" in found["versions"]["text"]
+    assert "plan plus" in found["login"]["text"]
+    assert "in 10 days" in found["login"]["text"]
+    assert found["models"]["text"].startswith("9, fetched")
+    assert len(simulator.requests) == 2
+    assert not simulator.refreshes
+
+
+def test_it_can_be_shown_to_anybody(simulator, signed_in, run_llm, monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "default")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:Secret@proxy.example:3128")
+    for arguments in ([], ["--json"]):
+        output = run_llm("chatgpt", "doctor", *arguments).output
+        with secrets_watch(simulator) as check:
+            check(output)
+        assert "ada@example.com" not in output
+        assert "a...@example.com" in output
+        assert simulator.account.account_id not in output
+        assert "Secret" not in output
+        assert "proxy.example:3128" in output
+
+
+def test_a_line_each_with_what_to_do(simulator, run_llm):
+    result = run_llm("chatgpt", "doctor")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("broken   login: none"))
+    assert lines[place + 1].strip() == (
+        "-> Not signed in to ChatGPT. Run 'llm chatgpt login' first."
+    )
+
+
+def test_a_home_folder_is_not_named(simulator, monkeypatch, run_llm, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    output = run_llm("chatgpt", "doctor").output
+    assert str(tmp_path) not in output
+    assert f"~{os.sep}llm" in output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_file_that_others_can_read(signed_in, examine):
+    plugin.store_path().chmod(0o644)
+    finding = examine()["login file"]
+    assert finding["state"] == "warning"
+    assert "mode 644" in finding["text"]
+    assert "chmod 600" in finding["advice"]
+
+
+def test_a_damaged_file(simulator, examine):
+    plugin.store_path().write_text("{")
+    finding = examine()["login"]
+    assert finding["state"] == "broken"
+    assert "is damaged" in finding["advice"]
+
+
+def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
+    refused = {(str(plugin.store_path()), os.R_OK), (str(plugin.store_path().parent), os.W_OK)}
+    monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) not in refused)
+    found = examine()
+    assert found["login file"]["state"] == "broken"
+    assert found["folder"]["state"] == "broken"
+
+
+def test_a_lock_that_is_held(signed_in, examine):
+    with filelock.FileLock(f"{plugin.store_path()}.lock"):
+        finding = examine()["lock"]
+    assert finding["state"] == "warning"
+    assert "held by another program" in finding["text"]
+
+
+def test_a_folder_without_locks(signed_in, examine, monkeypatch):
+    def no(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock, "FileLock", no)
+    assert examine()["lock"]["state"] == "broken"
+
+
+def test_certificates_that_cannot_be_read(signed_in, examine, monkeypatch, tmp_path):
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(tmp_path / "missing.pem"))
+    finding = examine()["certificates"]
+    assert finding["state"] == "broken"
+    assert "CODEX_CA_CERTIFICATE" in finding["text"]
+
+
+def test_an_access_token_that_has_ended(signed_in, simulator, examine):
+    expire()
+    assert examine()["login"]["state"] == "ok"
+    simulator.expire_access_tokens()
+    finding = examine()["backend"]
+    assert finding["state"] == "warning"
+    assert "next prompt" in finding["advice"]
+    assert not simulator.refreshes
+
+
+def test_a_login_that_cannot_be_renewed(simulator, examine):
+    sign_in(simulator, refresh_token=None, expires_at=time.time() - 60)
+    finding = examine()["login"]
+    assert finding["state"] == "broken"
+    assert "llm chatgpt login" in finding["advice"]
+
+
+def test_an_imported_login_that_has_ended(simulator, examine):
+    sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
+    assert "llm chatgpt import" in examine()["login"]["advice"]
+
+
+def test_an_access_token(simulator, examine, monkeypatch, run_llm):
+    simulator.personal_tokens["at-eve"] = Account(email=None)
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
+    assert "not asked for yet" in examine()["login"]["text"]
+    assert not simulator.seen("/whoami")
+    run_llm("chatgpt", "usage")
+    assert "no email" in examine()["login"]["text"]
+    simulator.personal_tokens.clear()
+    assert examine()["backend"]["state"] == "broken"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "words"),
+    [
+        (web_page(), "broken", "Cloudflare"),
+        (Answer(503), "warning", "try later"),
+        (Answer(403, {"detail": "No."}), "broken", "admin"),
+        (Answer(drop=True), "broken", "Check the network"),
+        (Answer(404), "ok", ""),
+    ],
+)
+def test_what_the_backend_answers(signed_in, simulator, examine, answer, state, words):
+    simulator.script("models", answer)
+    finding = examine()["backend"]
+    assert finding["state"] == state
+    assert words in finding["advice"]
+
+
+def test_no_network(signed_in, examine, monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
+    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://chatgpt.example")
+    found = examine()
+    assert "cannot be reached" in found["sign-in host"]["text"]
+    assert "LLM_CHATGPT_BASE_URL must be" in found["backend"]["advice"]
+    assert "no server said" in found["clock"]["text"]
+
+
+def test_a_wrong_clock(signed_in, simulator, examine):
+    simulator.clock = lambda: time.time() - 3 * 3600
+    finding = examine()["clock"]
+    assert finding["state"] == "warning"
+    assert finding["text"] == "3 hours ahead of the server's"
+    simulator.clock = lambda: time.time() + 3600
+    assert examine()["clock"]["text"] == "1 hour behind the server's"
+
+
+def test_no_model_list(signed_in, examine):
+    assert "llm chatgpt refresh" in examine()["models"]["advice"]
+
+
+def test_another_account(simulator, examine):
+    sign_in(simulator)
+    simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
+    sign_in(simulator, "work")
+    assert "b...@example.com" in examine("--account", "work")["login"]["text"]
+
+
+def test_the_certificate_is_named(simulator, signed_in, examine, monkeypatch, tmp_path):
+    for name in simulator.environment:
+        monkeypatch.delenv(name)
+    with Proxy(simulator, tmp_path) as proxy:
+        for name, value in proxy.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+        found = examine()
+    assert "certificate from Company Root until" in found["backend"]["text"]
+    assert found["sign-in host"]["text"].startswith("auth.openai.com answers")
+    assert "https by 127.0.0.1" in found["proxies"]["text"]
+    assert "Secret" not in json.dumps(found)

@@ -1,0 +1,266 @@
+"""Proxies, certificates and workspace origins: the real command, the service's real names."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import ssl
+import subprocess
+import sys
+import types
+
+import llm
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import sign_in, start_llm
+from proxy import Proxy
+
+AUTH, BACKEND = "CONNECT auth.openai.com:443", "CONNECT chatgpt.com:443"
+
+
+@pytest.fixture(autouse=True)
+def no_certificates_of_this_machine(monkeypatch):
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def proxy(simulator, tmp_path, monkeypatch):
+    """Only through it are OpenAI's hosts reached; nothing else is set."""
+    for name in simulator.environment:
+        monkeypatch.delenv(name)
+    with Proxy(simulator, tmp_path) as proxy:
+        for name, value in proxy.environment.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+def run(*arguments):
+    process = start_llm(*arguments)
+    stdout, stderr = process.communicate(timeout=60)
+    assert "pass-Secret" not in stdout + stderr
+    assert "Traceback" not in stderr
+    return process.returncode, stdout, stderr
+
+
+def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+    simulator.approve_after_polls = 0
+    code, stdout, stderr = run("chatgpt", "login")
+    assert code == 0, stderr
+    assert "ada@example.com" in stdout
+    assert "https://auth.openai.com/codex/device" in stderr
+    code, stdout, stderr = run("-m", "chatgpt-gpt-6-luna", "hello", "-R")
+    assert (code, stdout) == (0, "This is answer 1. You said: hello\n"), stderr
+    code, stdout, stderr = run("-m", "chatgpt-gpt-6-luna", "hello", "-R", "--async")
+    assert (code, stdout) == (0, "This is answer 1. You said: hello\n"), stderr
+    assert run("chatgpt", "usage")[0] == 0
+    assert run("chatgpt", "logout", "--revoke")[0] == 0
+    assert simulator.seen("/oauth/revoke")
+    assert set(proxy.targets) == {AUTH, BACKEND}
+
+
+def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
+    code, _, stderr = run("chatgpt", "login")
+    assert code == 1
+    assert "its certificate was not accepted" in stderr
+    assert "issuer certificate" in stderr or "self-signed" in stderr.lower()
+    for name in ("CODEX_CA_CERTIFICATE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        assert name in stderr
+    assert not simulator.requests
+
+
+def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
+    sign_in(simulator)
+    monkeypatch.setattr(plugin, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
+        model.prompt("hello").text()
+
+    async def ask():
+        await llm.get_async_model("chatgpt-gpt-6-luna").prompt("hello").text()
+
+    with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
+        asyncio.run(ask())
+
+
+def test_a_certificate_of_another_day(simulator, proxy, monkeypatch):
+    proxy.expired = True
+    monkeypatch.setenv("SSL_CERT_FILE", str(proxy.certificate))
+    code, _, stderr = run("chatgpt", "login")
+    assert code == 1
+    assert "expired" in stderr
+    assert "clock" in stderr
+
+
+def hashed_folder(certificate, folder):
+    """As `openssl rehash` makes it; None without openssl."""
+    if shutil.which("openssl") is None:
+        return None
+    folder.mkdir()
+    command = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate)]
+    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    shutil.copy(certificate, folder / f"{name}.0")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"])
+def test_each_way_to_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
+    value = proxy.certificate
+    if name == "SSL_CERT_DIR":
+        value = hashed_folder(value, tmp_path / "certificates")
+        if value is None:
+            pytest.skip("no openssl on this machine to name a certificate's file")
+    monkeypatch.setenv(name, str(value))
+    simulator.approve_after_polls = 0
+    code, _, stderr = run("chatgpt", "login")
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"])
+@pytest.mark.parametrize("content", [None, "no certificate", ""])
+def test_a_certificate_file_that_is_none(proxy, monkeypatch, tmp_path, name, content):
+    path = tmp_path / "root.pem"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv(name, str(path))
+    with pytest.raises(plugin.ChatGPTError, match=f"{name} names the certificates in") as caught:
+        plugin.request_device_code()
+    assert ("not there" if content is None else "holds no certificate") in str(caught.value)
+
+
+def test_the_codex_root_is_added_to_the_others(proxy, monkeypatch, tmp_path):
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+    context = plugin.tls_context()
+    subjects = [part for root in context.get_ca_certs() for part in root["subject"]]
+    assert (("organizationName", "Company Root"),) in subjects
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def paths(cafile, capath):
+    return lambda: types.SimpleNamespace(openssl_cafile=str(cafile), openssl_capath=str(capath))
+
+
+def test_the_systems_certificates_and_where_there_are_none(monkeypatch, tmp_path):
+    nothing = tmp_path / "nothing"
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "hashed").mkdir()
+    (tmp_path / "hashed" / "0a1b2c3d.0").touch()
+    file = tmp_path / "ca.pem"
+    file.touch()
+    for cafile, capath, expected in (
+        (file, nothing, (str(file), None)),
+        (nothing, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
+        (file, tmp_path / "hashed", (str(file), str(tmp_path / "hashed"))),
+        (file, tmp_path / "plain", (str(file), None)),
+    ):
+        monkeypatch.setattr(ssl, "get_default_verify_paths", paths(cafile, capath))
+        assert plugin._system_certificates() == expected
+    monkeypatch.setattr(ssl, "get_default_verify_paths", paths(nothing, nothing))
+    monkeypatch.setattr(plugin, "CERTIFICATE_FILES", (str(file),))
+    assert plugin._system_certificates() == (str(file), None)
+    monkeypatch.setattr(plugin, "CERTIFICATE_FILES", ())
+    bundled, folder = plugin._system_certificates()
+    assert bundled.endswith("cacert.pem")
+    assert folder is None
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_macos_and_windows_check_certificates_themselves(monkeypatch, system):
+    """Played: that truststore then asks the system is its own affair."""
+    made = []
+    fake = types.SimpleNamespace(SSLContext=lambda protocol: made.append(protocol) or "theirs")
+    monkeypatch.setitem(sys.modules, "truststore", fake)
+    monkeypatch.setattr(sys, "platform", system)
+    assert plugin.tls_context() == "theirs"
+    assert made == [ssl.PROTOCOL_TLS_CLIENT]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "the proxy refused (status 407)"),
+        (b"HTTP/1.1 403 <script>\r\n\r\n", "the proxy refused (status 403)"),
+    ],
+)
+def test_a_proxy_that_refuses(proxy, answer, words):
+    proxy.answer = answer
+    code, _, stderr = run("chatgpt", "login")
+    assert code == 1
+    assert words in stderr
+    assert "script" not in stderr
+
+
+def test_a_proxy_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(plugin.LoginFailed, match="cannot be reached through the proxy"):
+        plugin.request_device_code()
+
+
+@pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://127.0.0.1:port", "://x"])
+def test_a_proxy_setting_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(plugin.ChatGPTError, match="HTTPS_PROXY"):
+        plugin.request_device_code()
+
+
+def test_a_socks_proxy_needs_a_package(monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(plugin.ChatGPTError, match="llm install socksio"):
+        plugin.request_device_code()
+
+
+def test_this_machine_is_not_reached_through_a_proxy(simulator, signed_in, ask, monkeypatch):
+    """It would see the tokens in the clear."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert ask("hello").text
+
+
+# Workspaces
+
+
+def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+    simulator.approve_after_polls = 0
+    simulator.account = dataclasses.replace(
+        simulator.account, workspace_origin="https://eu.chatgpt.com"
+    )
+    code, _, stderr = run("chatgpt", "login")
+    assert code == 0, stderr
+    elsewhere = "CONNECT eu.chatgpt.com:443"
+    # Where it is served is asked at the usual place; the model list comes from there.
+    assert proxy.targets[-2:] == [BACKEND, elsewhere]
+    del proxy.targets[:]
+    for arguments in (
+        ("-m", "chatgpt-gpt-6-luna", "hello"),
+        ("-m", "chatgpt-gpt-6-luna", "hello", "--async"),
+        ("chatgpt", "usage"),
+        ("chatgpt", "refresh"),
+    ):
+        assert run(*arguments)[0] == 0
+    assert set(proxy.targets) == {elsewhere}
+    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "https://chatgpt.com/backend-api")
+    del proxy.targets[:]
+    assert run("chatgpt", "usage")[0] == 0
+    assert proxy.targets == [BACKEND]
+
+
+def test_an_access_tokens_workspace(simulator, proxy, monkeypatch):
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+    eve = dataclasses.replace(
+        simulator.account, account_id="acc-eve", workspace_origin="https://us.chatgpt.com"
+    )
+    simulator.personal_tokens["at-eve"] = eve
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
+    for _ in range(2):
+        assert run("-m", "chatgpt-gpt-6-luna", "hello")[0] == 0
+    us = "CONNECT us.chatgpt.com:443"
+    assert proxy.targets == [AUTH, BACKEND, us, us]
