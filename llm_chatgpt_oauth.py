@@ -1506,7 +1506,8 @@ def keep_login(
     Raises AccountTaken if `replace(old, new)` says no, StoreError.
     """
     try:
-        old = read_store().get(read_store().login_name(account))
+        store = read_store()
+        old = store.get(store.login_name(account))
     except StoreError as error:
         if error.code != "damaged":
             raise

@@ -25,7 +25,16 @@ def main() -> int:
         installs.append([f"llm=={oldest[1]}"])
         name = ".venv-oldest"
     scripts = prepare(name, *installs)
-    pytest = [str(scripts / "python"), "-m", "pytest", "-n", "auto", *arguments]
+    pytest = [
+        str(scripts / "python"),
+        "-m",
+        "pytest",
+        "-n",
+        "auto",
+        "--dist",
+        "loadgroup",
+        *arguments,
+    ]
     return subprocess.run(pytest, cwd=ROOT, check=False).returncode
 
 

@@ -29,8 +29,13 @@ from conftest import secrets_watch, sign_in, start_llm, wait_until
 from simulator import Account, Answer, error_answer, web_page
 
 CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
 )
+
+
+# In one process, so that no other one waits for the ports.
+pytestmark = pytest.mark.xdist_group("callback-ports")
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +43,15 @@ def callback_ports():
     """The registered ports are this machine's, so one test at a time may listen there."""
     with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
         yield
+        for process in STARTED:
+            process.kill()
+            process.wait()
+        STARTED.clear()
+
+
+needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
+# What a test that fails would leave listening.
+STARTED: list[subprocess.Popen] = []
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -67,6 +81,7 @@ class Login:
 
     def __init__(self, *arguments, **options):
         self.process = start_llm("chatgpt", "login", "--browser", *arguments, **options)
+        STARTED.append(self.process)
         self.said = ""
         while not (found := re.search(r"^  (http\S+)$", self.said, re.MULTILINE)):
             line = self.process.stderr.readline()
@@ -267,6 +282,7 @@ def test_both_ports_taken(simulator, run_llm):
     assert not simulator.requests
 
 
+@needs_pty
 def test_ctrl_c_is_clean_and_frees_the_port(simulator):
     old = sign_in(simulator)
     login = Login("--no-open")
@@ -310,6 +326,7 @@ class Terminal:
             stderr=slave,
             start_new_session=True,
         )
+        STARTED.append(self.process)
         os.close(slave)
         self.screen = ""
 
@@ -335,9 +352,6 @@ class Terminal:
         code = self.process.wait(timeout=20)
         os.close(self.master)
         return code
-
-
-needs_pty = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are a POSIX thing")
 
 
 def address_on(terminal):
@@ -446,6 +460,7 @@ def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
 # Browsers
 
 
+@needs_pty
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt: chromium)")
 def test_a_real_browser_follows_the_redirect(simulator, tmp_path, monkeypatch):
     dom = tmp_path / "dom.html"

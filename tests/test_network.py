@@ -247,6 +247,9 @@ def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
     ):
         assert run(*arguments)[0] == 0
     assert set(proxy.targets) == {elsewhere}
+    del proxy.targets[:]
+    assert run("chatgpt", "login")[0] == 0
+    assert proxy.targets[-2:] == [BACKEND, elsewhere]
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "https://chatgpt.com/backend-api")
     del proxy.targets[:]
     assert run("chatgpt", "usage")[0] == 0
