@@ -1,6 +1,6 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
-The module reads from top to bottom, and each section calls only those above it:
+The module reads from top to bottom; each section builds on those above it:
 
  1. constants and settings     addresses, times, limits, each with its source
  2. errors                     one plain sentence each, with the next step
@@ -31,7 +31,6 @@ import atexit
 import base64
 import concurrent.futures
 import contextlib
-import dataclasses
 import datetime
 import functools
 import hashlib
@@ -51,7 +50,7 @@ import uuid
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import click
@@ -101,7 +100,8 @@ REVOKE_TIMEOUT_SECONDS = 10.0
 # How long a login waits to hear where its workspace is served.
 ORIGIN_TIMEOUT_SECONDS = 5.0
 
-# Where systems keep their certificates and a Python that was built elsewhere does not look.
+# Certificates of systems whose OpenSSL is not the one that Python was built with.
+CERTIFICATE_FOLDER = "/etc/ssl/certs"
 CERTIFICATE_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
 
 # How long a cancelled caller waits for a refresh that is already out.
@@ -332,11 +332,16 @@ AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 
 
+def without_secrets(value: Any, *shown: str) -> str:
+    """The repr of a value that holds secrets: only these fields of it."""
+    fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in shown)
+    return f"{type(value).__name__}({fields})"
+
+
 ACCESS_TOKEN_PREFIX = "at-"  # noqa: S105 - auth.md 7: how personal access tokens begin
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """One login. No secret shows in its repr.
 
     `expires_at` and `refreshed_at` are Unix seconds by this machine's clock, `expires_at`
@@ -346,17 +351,22 @@ class Tokens:
     "access_token" for a personal one (at-...); only the first can be refreshed or revoked.
     """
 
-    access_token: str = dataclasses.field(repr=False)
-    refresh_token: str | None = dataclasses.field(default=None, repr=False)
-    id_token: str | None = dataclasses.field(default=None, repr=False)
+    access_token: str
+    refresh_token: str | None = None
+    id_token: str | None = None
     expires_at: float | None = None
     refreshed_at: float = 0.0
-    account_id: str | None = dataclasses.field(default=None, repr=False)
-    email: str | None = dataclasses.field(default=None, repr=False)
+    account_id: str | None = None
+    email: str | None = None
     plan: str | None = None
     fedramp: bool = False
     origin: str | None = None
     kind: str = "login"
+
+    def __repr__(self) -> str:
+        return without_secrets(
+            self, "kind", "plan", "expires_at", "refreshed_at", "fedramp", "origin"
+        )
 
     @property
     def account_key(self) -> str:
@@ -509,14 +519,13 @@ DEFAULT_ACCOUNT = "default"
 CODEX_ACCOUNT = "codex"
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
+class Store(NamedTuple):
     """What chatgpt-oauth.json holds: the logins by account name, which of them is meant by
     default, and whose each personal access token is, by a hash of the token."""
 
     default: str = DEFAULT_ACCOUNT
-    accounts: Mapping[str, Tokens] = dataclasses.field(default_factory=dict)
-    identities: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    accounts: Mapping[str, Tokens] = {}
+    identities: Mapping[str, Mapping[str, Any]] = {}
 
     def get(self, account: str | None = None) -> Tokens | None:
         return self.accounts.get(account or self.default)
@@ -540,7 +549,7 @@ class Store:
         account must not be used unasked."""
         name = account or self.default
         rest = {other: tokens for other, tokens in self.accounts.items() if other != name}
-        return dataclasses.replace(self, accounts=rest)
+        return self._replace(accounts=rest)
 
     def identify(self, access_token: str) -> Tokens | None:
         """A personal access token with what is known of its owner; None if nothing is."""
@@ -554,11 +563,11 @@ class Store:
     def put_identity(self, tokens: Tokens) -> Store:
         identity = {
             name: value
-            for name, value in dataclasses.asdict(tokens).items()
+            for name, value in tokens._asdict().items()
             if name in ("account_id", "email", "plan", "fedramp", "origin")
         }
         known = {**self.identities, token_hash(tokens.access_token): identity}
-        return dataclasses.replace(self, identities=known)
+        return self._replace(identities=known)
 
 
 def token_hash(token: str) -> str:
@@ -639,7 +648,7 @@ def _store_bytes(store: Store) -> bytes:
     data = {
         "version": STORE_VERSION,
         "default": store.default,
-        "accounts": {name: dataclasses.asdict(t) for name, t in store.accounts.items()},
+        "accounts": {name: t._asdict() for name, t in store.accounts.items()},
         "identities": dict(store.identities),
     }
     return json.dumps(data, indent=2).encode() + b"\n"
@@ -886,20 +895,26 @@ def _system_certificates() -> tuple[str | None, str | None]:
 
     paths = ssl.get_default_verify_paths()
     file = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
-    folder = None
-    with contextlib.suppress(OSError):
-        if any(re.fullmatch(r"[0-9a-f]{8}\.\d", n) for n in os.listdir(paths.openssl_capath)):
-            folder = paths.openssl_capath
+    folders = [paths.openssl_capath] + ([] if file else [CERTIFICATE_FOLDER])
+    folder = next(filter(_has_hashed_names, folders), None)
+    if file and folder and os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder):
+        # The same ones in one file, as Debian keeps them.
+        file = None
     if not file and not folder:
-        for candidate in CERTIFICATE_FILES:
-            if os.path.isfile(candidate):
-                return candidate, None
+        file = next(filter(os.path.isfile, CERTIFICATE_FILES), None)
+    if not file and not folder:
         # It comes with httpx.
         with contextlib.suppress(ImportError):
             import certifi
 
             file = certifi.where()
     return file, folder
+
+
+def _has_hashed_names(folder: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(re.fullmatch(r"[0-9a-f]{8}\.\d", name) for name in os.listdir(folder))
+    return False
 
 
 def _client_options(secure: bool) -> dict[str, Any]:
@@ -1136,14 +1151,16 @@ def lower_names(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-@dataclasses.dataclass(frozen=True)
 class Reply:
     """A whole answer: status, headers by lower-case name, the body, and whose it is."""
 
-    status: int
-    headers: Mapping[str, str]
-    content: bytes = dataclasses.field(repr=False)
-    host: str = "The server"
+    def __init__(
+        self, status: int, headers: Mapping[str, str], content: bytes, host: str = "The server"
+    ):
+        self.status = status
+        self.headers = headers
+        self.content = content
+        self.host = host
 
     @classmethod
     def of(cls, response: Any) -> Reply:
@@ -1186,27 +1203,31 @@ class Reply:
 # 7. Signing in ---------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class DeviceCode:
+class DeviceCode(NamedTuple):
     """A login that waits for the person. `interval` and `expires_in` are seconds."""
 
     user_code: str
-    device_auth_id: str = dataclasses.field(repr=False)
+    device_auth_id: str
     interval: float = POLL_INTERVAL_SECONDS
     expires_in: float = DEVICE_CODE_SECONDS
     verification_url: str = f"{DEFAULT_ISSUER}/codex/device"
 
+    def __repr__(self) -> str:
+        return without_secrets(self, "user_code", "interval", "expires_in", "verification_url")
 
-@dataclasses.dataclass(frozen=True)
-class AuthorizationCode:
+
+class AuthorizationCode(NamedTuple):
     """What an approved sign-in turns into. All of it is secret, and works once.
 
     `redirect_uri` is the one that the sign-in went by; None means the device code's.
     """
 
-    authorization_code: str = dataclasses.field(repr=False)
-    code_verifier: str = dataclasses.field(repr=False)
+    authorization_code: str
+    code_verifier: str
     redirect_uri: str | None = None
+
+    def __repr__(self) -> str:
+        return without_secrets(self, "redirect_uri")
 
 
 class SlowDown(LoginFailed):
@@ -1518,7 +1539,7 @@ def keep_login(
             "sign in with --account and another name; to replace the old login, with --yes."
         )
     if old and old.account_id == tokens.account_id:
-        tokens = dataclasses.replace(tokens, origin=old.origin)
+        tokens = tokens._replace(origin=old.origin)
     name = store_tokens(tokens, account)
     # After the login is safe: this may fail or be broken off.
     origin = fetch_origin(tokens)
@@ -1527,8 +1548,8 @@ def keep_login(
             store = read_store()
             now = store.get(name)
             if now and now.account_id == tokens.account_id:
-                writer.save(store.put(name, dataclasses.replace(now, origin=origin)))
-        tokens = dataclasses.replace(tokens, origin=origin)
+                writer.save(store.put(name, now._replace(origin=origin)))
+        tokens = tokens._replace(origin=origin)
     return tokens
 
 
@@ -1547,7 +1568,7 @@ def fetch_origin(tokens: Tokens) -> str | None:
 
     Raises nothing: without an answer all goes on as before.
     """
-    asked = dataclasses.replace(tokens, origin=None)
+    asked = tokens._replace(origin=None)
     try:
         reply = _backend_get("/wham/accounts/check", asked, timeout=ORIGIN_TIMEOUT_SECONDS)
     except ChatGPTError as error:
@@ -1567,17 +1588,19 @@ def fetch_origin(tokens: Tokens) -> str | None:
 # The browser way.
 
 
-@dataclasses.dataclass(frozen=True)
-class BrowserLogin:
+class BrowserLogin(NamedTuple):
     """A sign-in that waits for the browser to come back to `redirect_uri` (auth.md 3).
 
     `url` is for the person. The state and the verifier are secret.
     """
 
-    url: str = dataclasses.field(repr=False)
+    url: str
     redirect_uri: str
-    state: str = dataclasses.field(repr=False)
-    code_verifier: str = dataclasses.field(repr=False)
+    state: str
+    code_verifier: str
+
+    def __repr__(self) -> str:
+        return without_secrets(self, "redirect_uri")
 
     @classmethod
     def start(cls, port: int) -> BrowserLogin:
@@ -1844,8 +1867,7 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
     )
     claims = parse_jwt_claims(access_token) or {}
     assert tokens is not None
-    tokens = dataclasses.replace(
-        tokens,
+    tokens = tokens._replace(
         id_token=None,
         # It was made some time ago, so its length says nothing of when it ends.
         expires_at=_number(claims.get("exp")),
@@ -1987,8 +2009,7 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
 # 8. The current login --------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Credential:
+class Credential(NamedTuple):
     """What a request goes out with: an account of the store, or a personal access token.
 
     `reason` says to a person why it is this one.
@@ -1996,7 +2017,10 @@ class Credential:
 
     account: str | None
     reason: str
-    access_token: str | None = dataclasses.field(default=None, repr=False)
+    access_token: str | None = None
+
+    def __repr__(self) -> str:
+        return without_secrets(self, "account", "reason")
 
     @property
     def name(self) -> str:
@@ -2147,7 +2171,7 @@ class _Refresh:
     @staticmethod
     def _ask_whose(access_token: str) -> Tokens:
         tokens = request_whoami(access_token)
-        return dataclasses.replace(tokens, origin=fetch_origin(tokens))
+        return tokens._replace(origin=fetch_origin(tokens))
 
     def _refresh_or_keep(self) -> tuple[Tokens, str | None]:
         try:
@@ -2327,8 +2351,7 @@ def _refreshed(refresh: _Refresh, rejected: str | None, *, may_try_again: bool) 
 # 9. The model list -----------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(NamedTuple):
     """What is known of a model. `efforts` is None when nobody has said which it takes."""
 
     slug: str
@@ -2436,8 +2459,7 @@ def parse_model(entry: object) -> ModelInfo | None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelList:
+class ModelList(NamedTuple):
     """What one account was last told, and when it was last asked for (Unix seconds)."""
 
     models: tuple[ModelInfo, ...]
@@ -2800,8 +2822,7 @@ def _full_window(headers: Mapping[str, str]) -> str:
     return f"{full[-1]} " if full else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class UsageWindow:
+class UsageWindow(NamedTuple):
     """How much of an allowance is used. `seconds` is its length, `resets_at` Unix seconds."""
 
     seconds: float
@@ -3465,18 +3486,18 @@ class SSEDecoder:
         return found
 
 
-@dataclasses.dataclass
 class _Item:
     """One item of the answer while it arrives."""
 
-    part_index: int
-    message_index: int
-    call_id: str | None = None
-    named: bool = False
-    done: bool = False
-    # Which pieces (content or summary indexes) have arrived as deltas.
-    pieces: set[object] = dataclasses.field(default_factory=set)
-    arguments: list[StreamEvent] = dataclasses.field(default_factory=list)
+    def __init__(self, part_index: int, message_index: int, call_id: str | None = None):
+        self.part_index = part_index
+        self.message_index = message_index
+        self.call_id = call_id
+        self.named = False
+        self.done = False
+        # Which pieces (content or summary indexes) have arrived as deltas.
+        self.pieces: set[object] = set()
+        self.arguments: list[StreamEvent] = []
 
 
 class EventTranslator:
@@ -3840,8 +3861,7 @@ _TURN_STATES_KEPT = 256
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 
 
-@dataclasses.dataclass
-class _Resend:
+class _Resend(NamedTuple):
     """Send once more: after `delay` seconds, with tokens other than `rejected` if given."""
 
     delay: float = 0.0
@@ -3882,7 +3902,7 @@ class Exchange:
         info = (self.models and self.models.find(self.model.slug)) or self.model.info
         self._check_options(info)
         if self._without_summary:
-            info = dataclasses.replace(info, summaries=False)
+            info = info._replace(summaries=False)
         builder = InputBuilder(
             # Nobody's reasoning goes along once the server could not read it.
             account_key="" if self._without_reasoning else tokens.account_key,
@@ -4526,7 +4546,7 @@ def _read_windows_console(line: Callable[[str], None], stop: threading.Event) ->
 def _show_device_code(code: DeviceCode) -> None:
     click.echo(
         "Device codes must first be switched on in ChatGPT (Settings > Security), in\n"
-        "workspaces by the admin.\n\n"
+        "workspaces by the admin. If the page refuses, use 'llm chatgpt login --browser'.\n\n"
         f"  1. Open  {printable(code.verification_url)}\n"
         f"  2. Enter {printable(code.user_code, 40)}\n\n"
         f"The code lasts {in_words(code.expires_in)}. Enter it only if you started this "
@@ -4747,7 +4767,7 @@ def use(name: str) -> None:
                 if store.accounts
                 else "No account is signed in. Run 'llm chatgpt login' first."
             )
-        writer.save(dataclasses.replace(store, default=name))
+        writer.save(store._replace(default=name))
     click.echo(f"Prompts now use the account {printable(name)}: {_who(store.accounts[name])}.")
     if setting("ACCOUNT") and setting("ACCOUNT") != name:
         notice("Warning: LLM_CHATGPT_ACCOUNT is set, and goes before the default account.")
@@ -4933,8 +4953,7 @@ def _window_line(name: str, window: UsageWindow) -> str:
     return f"{name:<8} [{bar}] {window.left_percent:3.0f} % left{window.reset_words}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What `doctor` says of one thing. `state` is "ok", "warning" or "broken"."""
 
     name: str
@@ -4965,7 +4984,7 @@ def doctor(account: str | None, json_: bool) -> None:
                 click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
     broken = any(finding.state == "broken" for finding in findings)
     if json_:
-        report = {"ok": not broken, "findings": [dataclasses.asdict(f) for f in findings]}
+        report = {"ok": not broken, "findings": [f._asdict() for f in findings]}
         click.echo(json.dumps(report, indent=2))
     if broken:
         sys.exit(1)
@@ -5017,7 +5036,7 @@ def _files() -> Iterator[Finding]:
             text = f"{_below_home(path)} cannot be read by you"
             yield Finding(name, "broken", text, "Give yourself read access to it.")
         else:
-            who = "" if WINDOWS else f", mode {mode:o}"
+            who = "" if mode & 0o077 or WINDOWS else ", readable by you alone"
             yield Finding(name, "ok", f"{_below_home(path)}{who}")
     if not os.access(folder, os.W_OK):
         yield Finding(

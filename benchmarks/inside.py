@@ -37,6 +37,16 @@ def measure_import() -> dict:
     return {"import_ms": (middle - start) * 1000, "register_ms": (end - middle) * 1000}
 
 
+def measure_tls() -> dict:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"):
+        os.environ.pop(name, None)
+    import httpx
+
+    import llm_chatgpt_oauth as plugin
+
+    return {"ours_ms": best(plugin.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
+
+
 class Counter:
     """Counts the connections that this process opens."""
 

@@ -1,9 +1,11 @@
 """How this plugin compares with llm itself: a table of ratios, taken in one run.
 
-python3 benchmarks/run.py [words of the rows to run]
+python3 benchmarks/run.py [start instructions long connections first_token ...]
 
 Each comparison runs both sides in turn (A B A B ...) in processes of their own, with every
 package byte-compiled, and compares the smallest CPU time of each, because noise only adds.
+Where valgrind is installed the instructions of the same processes are counted, too, which is
+slow but comes out the same each time.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,7 +33,8 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
     process = subprocess.Popen(
         command,
         env=environment,
-        cwd=tempfile.gettempdir(),
+        # `-m` imports from there first, so nothing may lie in it.
+        cwd=environment["LLM_USER_PATH"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -40,6 +45,22 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
     if status:
         raise SystemExit(f"{command} failed: {errors.decode()[-2000:]}")
     return used.ru_utime + used.ru_stime, used.ru_maxrss
+
+
+def instructions(command: list[str], environment: dict[str, str]) -> int:
+    """How many instructions a process takes, as valgrind counts them."""
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *command],
+        env={**environment, "PYTHONHASHSEED": "0"},
+        cwd=environment["LLM_USER_PATH"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or not found:
+        raise SystemExit(f"{command} failed: {done.stderr[-2000:]}")
+    return int(found[1])
 
 
 class Bench:
@@ -106,7 +127,7 @@ class Bench:
         done = subprocess.run(
             [self.python, str(ROOT / "benchmarks" / "inside.py"), what, *arguments],
             env={**self.environment, **settings},
-            cwd=tempfile.gettempdir(),
+            cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
@@ -115,33 +136,47 @@ class Bench:
             raise SystemExit(done.stderr[-3000:])
         return json.loads(done.stdout.splitlines()[-1])
 
-    # 1. Start
+    # 1. Start, and 2. one short prompt
+
+    @property
+    def pairs(self) -> dict[str, tuple[list[str], list[str], str]]:
+        """What is compared: the floor's command, ours, and the aim."""
+        pairs = {}
+        for words in (["--version"], ["models"]):
+            name = f"`llm {' '.join(words)}` with the plugin : without"
+            pairs[name] = self.bare_llm + words, self.llm + words, "≤ 1.02"
+        ours = ["-m", "chatgpt-gpt-6-luna", "hi", "-R"]
+        for more in ([], ["--no-log"], ["--async"]):
+            name = " ".join(["a short prompt", *(f"`{word}`" for word in more), ": the floor"])
+            floor = [*self.floor, "-m", "floor", "hi", *more]
+            pairs[name] = floor, [*self.llm, *ours, *more], "≤ 1.10"
+        return pairs
 
     def start(self) -> None:
-        for words in (["--version"], ["models"]):
-            a, b, _, _ = self.compare(
-                (self.bare_llm + words, self.environment), (self.llm + words, self.environment)
-            )
-            name = f"`llm {' '.join(words)}` with the plugin : without"
-            self.row(name, "≤ 1.02", f"{b / a:.3f} ({a * 1000:.0f} ms)")
+        for name, (floor, ours, aim) in self.pairs.items():
+            a, b, _, _ = self.compare((floor, self.environment), (ours, self.environment))
+            self.row(name, aim, f"{b / a:.3f} ({a * 1000:.0f} ms)")
         times = [self.inside("import") for _ in range(REPEATS)]
         best = min(t["import_ms"] for t in times)
         self.row("import of the module", "≤ 10 ms", f"{best:.1f} ms")
         best = min(t["register_ms"] for t in times)
         self.row("registering the models", "", f"{best:.2f} ms")
+        found = self.inside("tls")
+        self.row(
+            "certificates for https : as httpx loads them",
+            "late, once",
+            f"{found['ours_ms']:.1f} ms : {found['httpx_ms']:.1f} ms",
+        )
 
-    # 2. One short prompt
-
-    def prompt(self) -> None:
-        ours = ["-m", "chatgpt-gpt-6-luna", "hi", "-R"]
-        for name, more in (("", []), (" `--no-log`", ["--no-log"]), (" `--async`", ["--async"])):
-            a, b, _, _ = self.compare(
-                ([*self.floor, "-m", "floor", "hi", *more], self.environment),
-                (self.llm + ours + more, self.environment),
-            )
-            self.row(
-                f"a short prompt{name} : the floor", "≤ 1.10", f"{b / a:.3f} ({a * 1000:.0f} ms)"
-            )
+    def instructions(self) -> None:
+        if not shutil.which("valgrind"):
+            print("(no valgrind on this machine, so no instructions are counted)", file=sys.stderr)
+            return
+        for name, (floor, ours, aim) in self.pairs.items():
+            # Once before: what is remembered between commands does not count.
+            cpu(ours, self.environment)
+            a, b = instructions(floor, self.environment), instructions(ours, self.environment)
+            self.row(f"instructions of {name}", aim, f"{b / a:.3f} ({a / 1e6:,.0f} million)")
 
     # 3. Long answers
 
@@ -197,28 +232,26 @@ class Bench:
         self.row("building 1,000 items of history", "≤ 10 ms", f"{found['ms']:.1f} ms")
 
     def growth(self) -> None:
-        for turns in (1, 10, 100):
-            found = self.inside("history", str(turns * 2))
-            self.row(f"building {turns} turns of history", "linear", f"{found['ms']:.3f} ms")
-        for count in (1, 100, 10_000, 200_000):
-            found = self.inside("deltas", str(count))
-            self.row(
-                f"reading {count:,} deltas",
-                "linear",
-                f"{found['ms']:.2f} ms ({found['ms'] / count * 1000:.1f} µs each)",
-            )
-        for count in (1, 10, 100):
-            found = self.inside("at_once", str(count))
-            self.row(
-                f"{count} async prompts at once",
-                "linear",
-                f"{found['ms']:.1f} ms ({found['ms'] / count:.2f} ms each)",
-            )
+        for name, what, counts, scale, unit in (
+            ("building {:,} turns of history", "history", (1, 10, 100, 1000), 1000, "µs a turn"),
+            ("reading {:,} deltas", "deltas", (1, 100, 10_000, 200_000), 1000, "µs a delta"),
+            ("{:,} async prompts at once", "at_once", (1, 10, 100), 1, "ms a prompt"),
+        ):
+            before: tuple[int, float] | None = None
+            for count in counts:
+                items = count * 2 if what == "history" else count
+                ms = self.inside(what, str(items))["ms"]
+                slope = ""
+                if before:
+                    step = (ms - before[1]) / (count - before[0]) * scale
+                    slope = f" (slope {step:.1f} {unit})"
+                self.row(name.format(count), "linear", f"{ms:.2f} ms{slope}")
+                before = count, ms
 
 
 def main() -> None:
     wanted = sys.argv[1:]
-    names = ["start", "prompt", "long", "connections", "first_token", "requests", "growth"]
+    names = ["start", "instructions", "long", "connections", "first_token", "requests", "growth"]
     bench = Bench()
     try:
         print("| what | measured (the floor) | aim |\n|---|---|---|", flush=True)

@@ -184,7 +184,7 @@ def _prepare_login(simulator: Simulator) -> None:
 def _refresh(ask: Any) -> Any:
     tokens = plugin.load_tokens()
     assert tokens is not None
-    plugin.store_tokens(dataclasses.replace(tokens, expires_at=time.time() - 60))
+    plugin.store_tokens(tokens._replace(expires_at=time.time() - 60))
     return ask("After a refresh")
 
 

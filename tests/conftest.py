@@ -80,7 +80,7 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
     tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
-    tokens = dataclasses.replace(tokens, **changes)
+    tokens = tokens._replace(**changes)
     plugin.store_tokens(tokens, account)
     return tokens
 
@@ -89,7 +89,7 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
     """The stored login, made to end so many seconds from now."""
     tokens = plugin.load_tokens()
     assert tokens is not None
-    tokens = dataclasses.replace(tokens, expires_at=time.time() + seconds_left)
+    tokens = tokens._replace(expires_at=time.time() + seconds_left)
     plugin.store_tokens(tokens)
     return tokens
 

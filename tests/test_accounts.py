@@ -261,7 +261,7 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
 
 
 def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
-    expired = dataclasses.replace(two[1], expires_at=time.time() - 60)
+    expired = two[1]._replace(expires_at=time.time() - 60)
     plugin.store_tokens(expired, "work")
     ask("hello", key="work")
     assert len(simulator.refreshes) == 1
@@ -293,7 +293,7 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
 
 def test_a_renewed_login_that_could_not_be_kept_survives_other_accounts(two, simulator):
     key = (str(plugin.store_path()), "default")
-    plugin._unsaved[key] = dataclasses.replace(two[0], refreshed_at=time.time() + 1)
+    plugin._unsaved[key] = two[0]._replace(refreshed_at=time.time() + 1)
     plugin.store_tokens(two[1], "work")
     plugin.delete_tokens("work")
     assert key in plugin._unsaved
@@ -606,10 +606,10 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
 
 def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     run_llm("chatgpt", "import")
-    soon = dataclasses.replace(plugin.load_tokens("codex"), expires_at=time.time() + 20)
+    soon = plugin.load_tokens("codex")._replace(expires_at=time.time() + 20)
     plugin.store_tokens(soon, "codex")
     assert ask("hello").text
-    ended = dataclasses.replace(soon, expires_at=time.time() - 1)
+    ended = soon._replace(expires_at=time.time() - 1)
     plugin.store_tokens(ended, "codex")
     with pytest.raises(llm.ModelError, match="only Codex CLI can renew it"):
         ask("hello")

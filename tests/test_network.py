@@ -149,17 +149,23 @@ def test_the_systems_certificates_and_where_there_are_none(monkeypatch, tmp_path
     (tmp_path / "plain").mkdir()
     (tmp_path / "hashed").mkdir()
     (tmp_path / "hashed" / "0a1b2c3d.0").touch()
-    file = tmp_path / "ca.pem"
+    file, together = tmp_path / "ca.pem", tmp_path / "hashed" / "all.crt"
     file.touch()
+    together.touch()
+    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(nothing))
     for cafile, capath, expected in (
         (file, nothing, (str(file), None)),
         (nothing, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
         (file, tmp_path / "hashed", (str(file), str(tmp_path / "hashed"))),
         (file, tmp_path / "plain", (str(file), None)),
+        (together, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
     ):
         monkeypatch.setattr(ssl, "get_default_verify_paths", paths(cafile, capath))
         assert plugin._system_certificates() == expected
     monkeypatch.setattr(ssl, "get_default_verify_paths", paths(nothing, nothing))
+    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(tmp_path / "hashed"))
+    assert plugin._system_certificates() == (None, str(tmp_path / "hashed"))
+    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(tmp_path / "plain"))
     monkeypatch.setattr(plugin, "CERTIFICATE_FILES", (str(file),))
     assert plugin._system_certificates() == (str(file), None)
     monkeypatch.setattr(plugin, "CERTIFICATE_FILES", ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import stat
@@ -476,7 +475,7 @@ def test_the_public_functions_work_by_themselves(simulator):
 
 
 def test_a_login_without_a_refresh_token_cannot_be_renewed(simulator, signed_in):
-    plugin.store_tokens(dataclasses.replace(expire(), refresh_token=None))
+    plugin.store_tokens(expire()._replace(refresh_token=None))
     with pytest.raises(plugin.RefreshFailed, match="cannot be renewed"):
         plugin.get_tokens()
     assert simulator.refreshes == []

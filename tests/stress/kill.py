@@ -10,7 +10,6 @@ ruled out, a kill between the server's answer and the write, is counted and its 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import random
@@ -33,9 +32,8 @@ while True:
     p.login(show=lambda code: None)
 """,
     "refresh": """
-import dataclasses
 while True:
-    p.store_tokens(dataclasses.replace(p.load_tokens(), expires_at=0.0))
+    p.store_tokens(p.load_tokens()._replace(expires_at=0.0))
     p.get_tokens()
 """,
     "logout": """
@@ -65,7 +63,7 @@ def measure_window(simulator: Simulator) -> list[float]:
     for _ in range(50):
         tokens = plugin.load_tokens()
         assert tokens
-        plugin.store_tokens(dataclasses.replace(tokens, expires_at=0.0))
+        plugin.store_tokens(tokens._replace(expires_at=0.0))
         plugin.tokens_from_reply, plugin._replace = parsed, replaced
         try:
             plugin.get_tokens()

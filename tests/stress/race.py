@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 import os
 import pathlib
 import signal
@@ -37,7 +36,7 @@ THREADS, TASKS = 32, 200
 def expire() -> plugin.Tokens:
     tokens = plugin.load_tokens()
     assert tokens
-    tokens = dataclasses.replace(tokens, expires_at=time.time() - 60)
+    tokens = tokens._replace(expires_at=time.time() - 60)
     plugin.store_tokens(tokens)
     return tokens
 
