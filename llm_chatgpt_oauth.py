@@ -1754,7 +1754,8 @@ def login_with_browser(
     """
     import queue
 
-    results: queue.SimpleQueue[AuthorizationCode | LoginFailed] = queue.SimpleQueue()
+    # From the listener's threads what a redirect brought, from the terminal's its lines.
+    arrivals: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
     # What the page says at the end. Whoever reloads it hears the same.
     outcome: concurrent.futures.Future[str] = concurrent.futures.Future()
     redirected, page_sent, stop = threading.Event(), threading.Event(), threading.Event()
@@ -1763,20 +1764,9 @@ def login_with_browser(
         result = request.read(query)
         if result is None:
             return 400, "This page belongs to another sign-in. Start again from your terminal."
-        results.put(result)
+        arrivals.put(result)
         redirected.set()
         return 200, outcome.result(timeout=2 * AUTH_TIMEOUT_SECONDS)
-
-    def pasted(line: str) -> None:
-        result = request.read_pasted(line)
-        if result is None:
-            notify(
-                "That is not the address of this sign-in's last page, nor its code; still waiting."
-                if line.strip()
-                else "Still waiting."
-            )
-        else:
-            results.put(result)
 
     def tell_page(sentence: str) -> None:
         if not outcome.done():
@@ -1786,42 +1776,47 @@ def login_with_browser(
         tell_page("OpenAI has signed you in. Go back to the terminal: it has a question.")
         return replace is None or replace(old, new)
 
-    listener = open_listener(arrived, page_sent)
-    request = BrowserLogin.start(listener.server_address[1])
-    threads = [threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)]
-    if read_lines:
-        threads.append(threading.Thread(target=read_lines, args=(pasted, stop), daemon=True))
-    try:
-        for thread in threads:
-            thread.start()
-        show(request)
+    def wait() -> AuthorizationCode | LoginFailed:
         end = clock() + BROWSER_LOGIN_SECONDS
-        result = None
-        while result is None:
-            if clock() >= end:
-                raise LoginExpired(
-                    f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm "
-                    "chatgpt login --browser' again."
-                )
-            # In short waits, because Windows cannot interrupt a long one.
-            with contextlib.suppress(queue.Empty):
-                result = results.get(timeout=0.25)
-        stop.set()
-        if isinstance(result, LoginFailed):
-            raise result
-        tokens = keep_login(exchange_authorization_code(result), account, replace_asking)
-        tell_page("Signed in. You can close this page and go back to the terminal.")
-        return tokens
-    except BaseException as error:
-        failed = error.message if isinstance(error, ChatGPTError) else "It was broken off."
-        tell_page(f"The sign-in did not work. {failed}")
-        raise
-    finally:
-        stop.set()
-        if redirected.is_set():
-            page_sent.wait(2)
-        listener.shutdown()
-        listener.server_close()
+        while clock() < end:
+            try:
+                # In short waits, because Windows cannot interrupt a long one.
+                arrival = arrivals.get(timeout=0.25)
+            except queue.Empty:
+                continue
+            result = request.read_pasted(arrival) if isinstance(arrival, str) else arrival
+            if result is not None:
+                return result
+            notify("That is not the address of this sign-in's last page, nor its code.")
+        raise LoginExpired(
+            f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt login "
+            "--browser' again."
+        )
+
+    with open_listener(arrived, page_sent) as listener:
+        request = BrowserLogin.start(listener.server_address[1])
+        threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            show(request)
+            if read_lines:
+                reader = threading.Thread(target=read_lines, args=(arrivals.put, stop), daemon=True)
+                reader.start()
+            result = wait()
+            stop.set()
+            if isinstance(result, LoginFailed):
+                raise result
+            tokens = keep_login(exchange_authorization_code(result), account, replace_asking)
+            tell_page("Signed in. You can close this page and go back to the terminal.")
+            return tokens
+        except BaseException as error:
+            failed = error.message if isinstance(error, ChatGPTError) else "It was broken off."
+            tell_page(f"The sign-in did not work. {failed}")
+            raise
+        finally:
+            stop.set()
+            if redirected.is_set():
+                page_sent.wait(2)
+            listener.shutdown()
 
 
 # From elsewhere.
@@ -4510,7 +4505,8 @@ def _read_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
     try:
         (_read_windows_console if WINDOWS else _read_posix_terminal)(line, stop)
     except (OSError, ValueError):
-        notice("Pasting does not work in this console; the browser can still come back.")
+        message = "Pasting does not work in this console; the browser can still come back."
+        click.echo(message, err=True)
 
 
 def _read_posix_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
