@@ -351,7 +351,7 @@ def test_a_failure_is_one_callers_to_report(simulator, signed_in, ask, recwarn):
 
 def test_a_server_that_is_down_is_asked_twice_not_a_hundred_times(simulator, signed_in):
     expire()
-    simulator.script("token", *[lambda request: time.sleep(0.1) or Answer(500)] * 100)
+    simulator.script("token", *[lambda request: time.sleep(0.5) or Answer(500)] * 100)
 
     async def run():
         calls = (plugin.get_tokens_async() for _ in range(100))

@@ -9,7 +9,7 @@ import time
 import h11
 import llm
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llm_chatgpt_oauth as plugin
@@ -66,6 +66,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))
 def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
     text = b"".join(pieces)
@@ -123,6 +124,7 @@ def http_body(pieces: list[bytes]) -> tuple[bytes, int]:
     raise AssertionError("the response did not end")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=30), max_size=12),
     st.lists(st.integers(0, 600), max_size=8),
@@ -415,6 +417,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*plugin.EventTranslator._HANDLERS]), JSON), max_size=8))
 def test_no_event_however_odd_is_too_much(events):
     frames = [
