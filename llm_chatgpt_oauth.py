@@ -1216,18 +1216,18 @@ class DeviceCode(NamedTuple):
         return without_secrets(self, "user_code", "interval", "expires_in", "verification_url")
 
 
-class AuthorizationCode(NamedTuple):
+class AuthorizationCode:
     """What an approved sign-in turns into. All of it is secret, and works once.
 
     `redirect_uri` is the one that the sign-in went by; None means the device code's.
     """
 
-    authorization_code: str
-    code_verifier: str
-    redirect_uri: str | None = None
-
-    def __repr__(self) -> str:
-        return without_secrets(self, "redirect_uri")
+    def __init__(
+        self, authorization_code: str, code_verifier: str, redirect_uri: str | None = None
+    ):
+        self.authorization_code = authorization_code
+        self.code_verifier = code_verifier
+        self.redirect_uri = redirect_uri
 
 
 class SlowDown(LoginFailed):
@@ -1588,38 +1588,29 @@ def fetch_origin(tokens: Tokens) -> str | None:
 # The browser way.
 
 
-class BrowserLogin(NamedTuple):
+class BrowserLogin:
     """A sign-in that waits for the browser to come back to `redirect_uri` (auth.md 3).
 
     `url` is for the person. The state and the verifier are secret.
     """
 
-    url: str
-    redirect_uri: str
-    state: str
-    code_verifier: str
-
-    def __repr__(self) -> str:
-        return without_secrets(self, "redirect_uri")
-
-    @classmethod
-    def start(cls, port: int) -> BrowserLogin:
-        verifier, state = secrets.token_urlsafe(64), secrets.token_urlsafe(32)
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
-        redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
+    def __init__(self, port: int):
+        self.redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
+        self.state = secrets.token_urlsafe(32)
+        self.code_verifier = secrets.token_urlsafe(64)
+        challenge = hashlib.sha256(self.code_verifier.encode()).digest()
         query = {
             "response_type": "code",
             "client_id": CLIENT_ID,
-            "redirect_uri": redirect_uri,
+            "redirect_uri": self.redirect_uri,
             "scope": SCOPE,
-            "code_challenge": challenge.rstrip(b"=").decode(),
+            "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
-            "state": state,
+            "state": self.state,
         }
-        url = f"{issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
-        return cls(url, redirect_uri, state, verifier)
+        self.url = f"{issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
         """What the query of a redirect brings; None if it is not this sign-in's."""
@@ -1794,7 +1785,7 @@ def login_with_browser(
         )
 
     with open_listener(arrived, page_sent) as listener:
-        request = BrowserLogin.start(listener.server_address[1])
+        request = BrowserLogin(listener.server_address[1])
         threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
         try:
             show(request)
@@ -2004,18 +1995,16 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
 # 8. The current login --------------------------------------------------------------
 
 
-class Credential(NamedTuple):
+class Credential:
     """What a request goes out with: an account of the store, or a personal access token.
 
     `reason` says to a person why it is this one.
     """
 
-    account: str | None
-    reason: str
-    access_token: str | None = None
-
-    def __repr__(self) -> str:
-        return without_secrets(self, "account", "reason")
+    def __init__(self, account: str | None, reason: str, access_token: str | None = None):
+        self.account = account
+        self.reason = reason
+        self.access_token = access_token
 
     @property
     def name(self) -> str:

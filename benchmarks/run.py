@@ -2,10 +2,11 @@
 
 python3 benchmarks/run.py [start instructions long connections first_token ...]
 
-Each comparison runs both sides in turn (A B A B ...) in processes of their own, with every
-package byte-compiled, and compares the smallest CPU time of each, because noise only adds.
-Where valgrind is installed the instructions of the same processes are counted, too, which is
-slow but comes out the same each time.
+Each comparison runs both sides in turn (A B B A ...) in processes of their own, with every
+package byte-compiled. A ratio of CPU times is the median of the pairs' ratios, because a
+machine's pace drifts; single times are the smallest, because noise only adds. Where valgrind
+is installed the instructions of the same processes are counted, too, which is slow but comes
+out the same each time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -61,6 +63,16 @@ def instructions(command: list[str], environment: dict[str, str]) -> int:
     if done.returncode or not found:
         raise SystemExit(f"{command} failed: {done.stderr[-2000:]}")
     return int(found[1])
+
+
+class Compared(NamedTuple):
+    """CPU seconds and peak memory in KiB of the floor and of ours."""
+
+    ratio: float
+    floor: float
+    ours: float
+    floor_memory: float
+    our_memory: float
 
 
 class Bench:
@@ -108,18 +120,19 @@ class Bench:
         a: tuple[list[str], dict[str, str]],
         b: tuple[list[str], dict[str, str]],
         repeats: int = REPEATS,
-    ) -> tuple[float, float, int, int]:
-        """The CPU seconds of both sides, and their peak memory in KiB."""
+    ) -> Compared:
         cpu(*a), cpu(*b)
         first, second = [], []
-        for _ in range(repeats):
-            first.append(cpu(*a))
-            second.append(cpu(*b))
-        return (
-            min(t for t, _ in first),
-            min(t for t, _ in second),
-            int(statistics.median(m for _, m in first)),
-            int(statistics.median(m for _, m in second)),
+        for number in range(repeats):
+            for side, found in ((a, first), (b, second))[:: 1 if number % 2 else -1]:
+                found.append(cpu(*side))
+        ratios = [ours / floor for (floor, _), (ours, _) in zip(first, second, strict=True)]
+        return Compared(
+            statistics.median(ratios),
+            min(time for time, _ in first),
+            min(time for time, _ in second),
+            statistics.median(memory for _, memory in first),
+            statistics.median(memory for _, memory in second),
         )
 
     def inside(self, what: str, *arguments: str, **settings: str) -> dict[str, float]:
@@ -154,8 +167,8 @@ class Bench:
 
     def start(self) -> None:
         for name, (floor, ours, aim) in self.pairs.items():
-            a, b, _, _ = self.compare((floor, self.environment), (ours, self.environment))
-            self.row(name, aim, f"{b / a:.3f} ({a * 1000:.0f} ms)")
+            found = self.compare((floor, self.environment), (ours, self.environment))
+            self.row(name, aim, f"{found.ratio:.3f} ({found.floor * 1000:.0f} ms)")
         times = [self.inside("import") for _ in range(REPEATS)]
         best = min(t["import_ms"] for t in times)
         self.row("import of the module", "≤ 10 ms", f"{best:.1f} ms")
@@ -188,18 +201,15 @@ class Bench:
             ours = [*self.llm, "-m", f"chatgpt-deltas-{count}", "hi", "-R", "--no-log", *kind]
             short = [*self.llm, "-m", "chatgpt-deltas-3", "hi", "-R", "--no-log", *kind]
             floor = [*self.floor, "-m", "floor", "hi", "--no-log", *kind]
-            a0, b0, _, _ = self.compare(
-                (floor, self.environment | base), (short, self.environment), 4
-            )
-            a, b, ma, mb = self.compare(
-                (floor, self.environment | settings), (ours, self.environment), 3
-            )
-            floor_us = (a - a0) / count * 1e6
-            ours_us = (b - b0) / count * 1e6
+            few = self.compare((floor, self.environment | base), (short, self.environment), 4)
+            many = self.compare((floor, self.environment | settings), (ours, self.environment), 3)
+            floor_us = (many.floor - few.floor) / count * 1e6
+            ours_us = (many.ours - few.ours) / count * 1e6
             name = f"a delta of {count:,}{' (async)' if kind else ''}, above the floor's"
             self.row(name, "≤ 6 µs", f"{ours_us - floor_us:+.1f} µs ({floor_us:.1f} µs)")
             name = f"peak memory of that answer{' (async)' if kind else ''} : the floor's"
-            self.row(name, "≤ 1.1", f"{mb / ma:.2f} ({ma / 1024:.0f} MiB)")
+            ratio = many.our_memory / many.floor_memory
+            self.row(name, "≤ 1.1", f"{ratio:.2f} ({many.floor_memory / 1024:.0f} MiB)")
 
     # 4. to 7. Within one process
 

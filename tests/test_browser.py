@@ -130,7 +130,7 @@ def test_the_browser_comes_back(simulator):
 
 
 def test_the_address_is_fresh_each_time():
-    one, two = plugin.BrowserLogin.start(1455), plugin.BrowserLogin.start(1455)
+    one, two = plugin.BrowserLogin(1455), plugin.BrowserLogin(1455)
     assert one.state != two.state
     assert one.code_verifier != two.code_verifier
     assert one.code_verifier not in repr(one) + one.url
