@@ -338,9 +338,6 @@ def without_secrets(value: Any, *shown: str) -> str:
     return f"{type(value).__name__}({fields})"
 
 
-ACCESS_TOKEN_PREFIX = "at-"  # noqa: S105 - auth.md 7: how personal access tokens begin
-
-
 class Tokens(NamedTuple):
     """One login. No secret shows in its repr.
 
@@ -2027,11 +2024,11 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(variable, store, f"named by {where}", where)
     if store.default in store.accounts:
         return Credential(store.default, "the default account")
-    token = _llm_keys().get("chatgpt")
-    if is_access_token(token):
+    token = access_token_in(_llm_keys().get("chatgpt"))
+    if token:
         return Credential(None, "the key chatgpt of 'llm keys'; no account is signed in", token)
-    token = os.environ.get("CODEX_ACCESS_TOKEN")
-    if is_access_token(token):
+    token = access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
+    if token:
         return Credential(None, "CODEX_ACCESS_TOKEN; no account is signed in", token)
     if store.accounts:
         raise NotSignedIn(
@@ -2045,10 +2042,10 @@ def _named_credential(name: str, store: Store, reason: str, where: str) -> Crede
     if name in store.accounts:
         return Credential(name, reason)
     keys = _llm_keys()
-    token = keys.get(name, name)
-    if is_access_token(token):
+    token = access_token_in(keys.get(name, name))
+    if token:
         return Credential(None, reason, token)
-    there = [*store.accounts, *(name for name, value in keys.items() if is_access_token(value))]
+    there = [*store.accounts, *(name for name, value in keys.items() if access_token_in(value))]
     if there:
         raise NotSignedIn(f"{where} is no ChatGPT account's name; there are: {_names(there)}.")
     raise NotSignedIn(
@@ -2057,8 +2054,10 @@ def _named_credential(name: str, store: Store, reason: str, where: str) -> Crede
     )
 
 
-def is_access_token(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(ACCESS_TOKEN_PREFIX) and value.isascii()
+def access_token_in(value: object) -> str | None:
+    """The personal access token that a setting holds (auth.md 7: at-...), None if it is none."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if re.fullmatch(r"at-[!-~]+", text) else None
 
 
 def _llm_keys() -> Mapping[str, Any]:
@@ -4631,13 +4630,14 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     for name in deleted:
         who = "" if [name] == list(store.accounts) else f" {printable(name, 60)}"
         click.echo(f"Signed out{who}: the login in {store_path()} was deleted.")
-    try:
-        left = choose_credential(None, read_store())
-    except NotSignedIn as error:
-        if deleted and read_store().accounts:
-            click.echo(error.message)
-    else:
-        click.echo(f"Prompts now use {_credential_words(left)}.")
+    if deleted:
+        try:
+            left = choose_credential(None, read_store())
+        except NotSignedIn as error:
+            if read_store().accounts:
+                click.echo(error.message)
+        else:
+            click.echo(f"Prompts use {_credential_words(left)}.")
 
 
 def _credential_words(credential: Credential) -> str:

@@ -230,7 +230,7 @@ class Bench:
         for size in (1, 64, 1024):
             found = self.inside("first_token", str(size))
             self.row(
-                f"first text after its bytes, in a chunk of {size} KiB (median)",
+                f"first text after the read of its bytes, in a chunk of {size} KiB (median)",
                 "≤ 1 ms",
                 f"{found['median_ms']:.2f} ms",
             )

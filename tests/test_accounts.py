@@ -207,8 +207,27 @@ def test_account_names_come_before_llms_keys(two, simulator, at, ask):
     assert bearers(simulator) == [two[1].access_token, at]
 
 
+def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatch):
+    """As `export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may bring it."""
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {at}\r\n")
+    ask("hello")
+    ask("hello", key=f"{at} ")
+    assert bearers(simulator) == [at, at]
+
+
 @pytest.mark.parametrize(
-    "value", ["sk-proj-Secret", "nobody", "eyJhbGciOi.J9.x", "openai", "AT-x", "at-\N{EM DASH}"]
+    "value",
+    [
+        "at-",
+        "at-two words",
+        "at-two\nlines",
+        "sk-proj-Secret",
+        "nobody",
+        "eyJhbGciOi.J9.x",
+        "openai",
+        "AT-x",
+        "at-\N{EM DASH}",
+    ],
 )
 def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, monkeypatch):
     keep_key("openai", "sk-Secret")
@@ -710,7 +729,7 @@ def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
     run_llm("chatgpt", "import")
     result = run_llm("chatgpt", "logout", "--revoke", "--all")
     assert "belongs to Codex CLI" in result.stderr
-    assert "Prompts now use an access token" in result.stdout
+    assert "Prompts use an access token" in result.stdout
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "nothing to delete" in result.stdout
     assert not simulator.seen("/oauth/revoke")
