@@ -66,7 +66,7 @@ from llm.parts import (
 )
 from pydantic import Field, field_validator, model_validator
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("llm_chatgpt_oauth")
 
 WINDOWS = os.name == "nt"
 
@@ -397,9 +397,9 @@ def extract_account_id(id_token: object, access_token: object = None) -> str | N
     id. An organization's id (`org-...`) identifies the login but is never sent.
     """
     both = [parse_jwt_claims(token) or {} for token in (id_token, access_token)]
-    auths = [_mapping(claims.get(AUTH_CLAIM)) for claims in both]
+    auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
     organizations = [
-        _first(holder.get("organizations"))
+        first_mapping(holder.get("organizations"))
         for pair in zip(both, auths, strict=True)
         for holder in pair
     ]
@@ -421,7 +421,7 @@ def tokens_from_reply(
     """
 
     def text(name: str) -> str | None:
-        return _text(reply.get(name)) or getattr(old, name, None)
+        return as_text(reply.get(name)) or getattr(old, name, None)
 
     access_token = text("access_token")
     if access_token is None:
@@ -429,8 +429,8 @@ def tokens_from_reply(
     id_token = text("id_token")
     claims = parse_jwt_claims(access_token) or {}
     id_claims = parse_jwt_claims(id_token) or {}
-    exp, iat = _number(claims.get("exp")), _number(claims.get("iat"))
-    expires_in = _number(reply.get("expires_in"))
+    exp, iat = as_number(claims.get("exp")), as_number(claims.get("iat"))
+    expires_in = as_number(reply.get("expires_in"))
     expires_at: float | None
     if old and access_token == old.access_token:
         expires_at = old.expires_at
@@ -443,16 +443,16 @@ def tokens_from_reply(
 
     def claim(name: str) -> Any:
         for holder in (id_claims, claims):
-            value = _mapping(holder.get(AUTH_CLAIM)).get(name)
+            value = as_mapping(holder.get(AUTH_CLAIM)).get(name)
             if value is not None:
                 return value
         return None
 
     email = (
         id_claims.get("email")
-        or _mapping(id_claims.get(PROFILE_CLAIM)).get("email")
+        or as_mapping(id_claims.get(PROFILE_CLAIM)).get("email")
         or claims.get("email")
-        or _mapping(claims.get(PROFILE_CLAIM)).get("email")
+        or as_mapping(claims.get(PROFILE_CLAIM)).get("email")
     )
     plan = claim("chatgpt_plan_type")
     return Tokens(
@@ -487,23 +487,23 @@ def still_works(tokens: Tokens, now: float) -> bool:
     return tokens.expires_at is None or now < tokens.expires_at
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: object) -> list[Any]:
+def as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _first(value: object) -> Mapping[str, Any]:
-    return _mapping(next(iter(_list(value)), None))
+def first_mapping(value: object) -> Mapping[str, Any]:
+    return as_mapping(next(iter(as_list(value)), None))
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < 1e15 else None
@@ -553,9 +553,7 @@ class Store(NamedTuple):
         identity = self.identities.get(token_hash(access_token))
         if identity is None:
             return None
-        return _tokens_from_store(
-            {**identity, "access_token": access_token, "kind": "access_token"}
-        )
+        return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
 
     def put_identity(self, tokens: Tokens) -> Store:
         identity = {
@@ -572,9 +570,14 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
+def user_dir() -> pathlib.Path:
+    """llm's folder, which LLM_USER_PATH can move."""
+    return cast(pathlib.Path, llm.user_dir())
+
+
 def store_path() -> pathlib.Path:
     """The login file, beside llm's keys.json."""
-    return cast(pathlib.Path, llm.user_dir()) / "chatgpt-oauth.json"
+    return user_dir() / "chatgpt-oauth.json"
 
 
 def read_store() -> Store:
@@ -589,7 +592,7 @@ def read_store() -> Store:
         return Store()
     except OSError as error:
         raise StoreError(
-            f"The login file {path} cannot be read ({_os_reason(error)}). "
+            f"The login file {path} cannot be read ({os_reason(error)}). "
             "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
         ) from error
     try:
@@ -602,8 +605,8 @@ def read_store() -> Store:
                     code="newer_version",
                 )
             default = data["default"]
-            accounts = {name: _tokens_from_store(entry) for name, entry in data["accounts"].items()}
-            identities = {k: _mapping(v) for k, v in _mapping(data.get("identities")).items()}
+            accounts = {name: tokens_from_store(entry) for name, entry in data["accounts"].items()}
+            identities = {k: as_mapping(v) for k, v in as_mapping(data.get("identities")).items()}
             if isinstance(default, str):
                 return Store(default, accounts, identities)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
@@ -615,19 +618,19 @@ def read_store() -> Store:
     )
 
 
-def _tokens_from_store(entry: Any) -> Tokens:
+def tokens_from_store(entry: Any) -> Tokens:
     if not isinstance(entry["access_token"], str):
         raise TypeError("access_token")
     origin, kind = entry.get("origin"), entry.get("kind")
     return Tokens(
         access_token=entry["access_token"],
-        refresh_token=_text(entry.get("refresh_token")),
-        id_token=_text(entry.get("id_token")),
-        expires_at=_number(entry.get("expires_at")),
-        refreshed_at=_number(entry.get("refreshed_at")) or 0.0,
-        account_id=_text(entry.get("account_id")),
-        email=_text(entry.get("email")),
-        plan=_text(entry.get("plan")),
+        refresh_token=as_text(entry.get("refresh_token")),
+        id_token=as_text(entry.get("id_token")),
+        expires_at=as_number(entry.get("expires_at")),
+        refreshed_at=as_number(entry.get("refreshed_at")) or 0.0,
+        account_id=as_text(entry.get("account_id")),
+        email=as_text(entry.get("email")),
+        plan=as_text(entry.get("plan")),
         fedramp=entry.get("fedramp") is True,
         origin=origin if is_workspace_origin(origin) else None,
         kind=kind if kind in ("codex", "access_token") else "login",
@@ -702,8 +705,8 @@ class StoreWriter:
                         file.flush()
                         os.fsync(file.fileno())
                         file.close()
-                        _replace(temporary, self.path)
-                        _sync_folder(self.path.parent)
+                        replace_file(temporary, self.path)
+                        sync_folder(self.path.parent)
                     except OSError as error:
                         raise self._unwritable(error) from error
 
@@ -720,13 +723,13 @@ class StoreWriter:
 
     def _unwritable(self, error: OSError) -> StoreError:
         return StoreError(
-            f"The login file {self.path} cannot be written ({_os_reason(error)}). Make the "
+            f"The login file {self.path} cannot be written ({os_reason(error)}). Make the "
             "folder writable, or choose another with LLM_USER_PATH.",
             code="unwritable",
         )
 
 
-def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
     # On Windows a reader that has the file open makes this fail for a moment.
     for attempt in range(50):
         try:
@@ -738,7 +741,7 @@ def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
             time.sleep(0.02)
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
+def sync_folder(folder: pathlib.Path) -> None:
     if WINDOWS:
         return
     with contextlib.suppress(OSError):
@@ -749,7 +752,7 @@ def _sync_folder(folder: pathlib.Path) -> None:
             os.close(handle)
 
 
-def _os_reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -772,7 +775,7 @@ def locked_store() -> Iterator[StoreWriter]:
             "Wait for it or end it, then try again."
         ) from error
     except (OSError, NotImplementedError) as error:
-        reason = _os_reason(error) if isinstance(error, OSError) else "locks are not supported"
+        reason = os_reason(error) if isinstance(error, OSError) else "locks are not supported"
         raise StoreError(
             f"The login file's lock {path}.lock cannot be taken ({reason}). Make the folder "
             "writable, or choose another with LLM_USER_PATH."
@@ -806,7 +809,7 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> str:
             store = Store()
         name = store.login_name(account)
         writer.save(store.put(account, tokens))
-    _unsaved.pop((str(store_path()), name), None)
+    unsaved_pairs.pop((str(store_path()), name), None)
     return name
 
 
@@ -826,12 +829,12 @@ def delete_tokens(
         if before:
             before(tokens)
         writer.save(store.without(name))
-    _unsaved.pop((str(store_path()), name), None)
+    unsaved_pairs.pop((str(store_path()), name), None)
     return True
 
 
 # Pairs that were refreshed but could not be written, for this process's next prompts.
-_unsaved: dict[tuple[str, str], Tokens] = {}
+unsaved_pairs: dict[tuple[str, str], Tokens] = {}
 
 
 # 6. HTTP ---------------------------------------------------------------------------
@@ -875,7 +878,7 @@ def _load_certificates(context: Any, name: str, file: str | None, folder: str | 
         # ssl.SSLError is one, too: the file is there, but holds no certificate.
         reason = "it holds no certificate" if type(error) is not FileNotFoundError else "not there"
         if isinstance(error, PermissionError):
-            reason = _os_reason(error)
+            reason = os_reason(error)
         raise ChatGPTError(
             f"{name} names the certificates in {printable(file or folder)}, which cannot be "
             f"read ({reason}). Correct or unset it."
@@ -1175,13 +1178,13 @@ class Reply:
     @property
     def error_code(self) -> str | None:
         """`error` as a string, else `error.code`, else `code`, else `detail.code` (auth.md 5)."""
-        data = _mapping(self.data)
+        data = as_mapping(self.data)
         error, detail = data.get("error"), data.get("detail")
         for code in (
             error,
-            _mapping(error).get("code"),
+            as_mapping(error).get("code"),
             data.get("code"),
-            _mapping(detail).get("code"),
+            as_mapping(detail).get("code"),
         ):
             if isinstance(code, str) and code:
                 return code.lower()
@@ -1231,7 +1234,7 @@ class SlowDown(LoginFailed):
     """Not an answer yet, and the next question should come later."""
 
 
-def _auth_post(
+def auth_post(
     path: str,
     *,
     json_body: Mapping[str, str] | None = None,
@@ -1250,11 +1253,11 @@ def _auth_post(
     return Reply.of(response)
 
 
-def _auth_host() -> str:
+def auth_host() -> str:
     return urlsplit(issuer()).netloc
 
 
-def _transport_reason(error: BaseException) -> str:
+def transport_reason(error: BaseException) -> str:
     """Why no answer came, in words without an address or a header in them."""
     http = http_library()
     if isinstance(error, http.TimeoutException):
@@ -1286,7 +1289,7 @@ def proxy_settings() -> dict[str, str]:
     return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
 
 
-def _web_page_message(reply: Reply) -> str:
+def web_page_message(reply: Reply) -> str:
     ray = reply.headers.get("cf-ray")
     return (
         f"{reply.host} answered with a web page instead of data: Cloudflare or a proxy between "
@@ -1302,13 +1305,13 @@ def request_device_code() -> DeviceCode:
     """
     http = http_library()
     try:
-        reply = _auth_post("/api/accounts/deviceauth/usercode", json_body={"client_id": CLIENT_ID})
+        reply = auth_post("/api/accounts/deviceauth/usercode", json_body={"client_id": CLIENT_ID})
     except http.TransportError as error:
         raise LoginFailed(
-            f"No sign-in was started: {_auth_host()}: {_transport_reason(error)}. "
+            f"No sign-in was started: {auth_host()}: {transport_reason(error)}. "
             "Check the network and try again."
         ) from error
-    data = _mapping(reply.data)
+    data = as_mapping(reply.data)
     user_code = data.get("user_code") or data.get("usercode")
     device_auth_id = data.get("device_auth_id")
     if reply.status == 200 and isinstance(user_code, str) and isinstance(device_auth_id, str):
@@ -1320,25 +1323,25 @@ def request_device_code() -> DeviceCode:
             verification_url=f"{issuer()}/codex/device",
         )
     if reply.is_web_page and reply.status != 404:
-        raise LoginFailed(_web_page_message(reply))
+        raise LoginFailed(web_page_message(reply))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            f"{_auth_host()} offers no device codes here. Sign in with 'llm chatgpt login "
+            f"{auth_host()} offers no device codes here. Sign in with 'llm chatgpt login "
             "--browser'; or switch on device code sign-in in ChatGPT's security settings (in a "
             "workspace the admin does) and try again."
         )
     if reply.status == 429 or reply.status >= 500:
         raise LoginFailed(
-            f"{_auth_host()} is too busy to start a sign-in (status {reply.status}). "
+            f"{auth_host()} is too busy to start a sign-in (status {reply.status}). "
             "Try again in a minute."
         )
-    raise LoginFailed(_unexpected(reply, "start a sign-in"))
+    raise LoginFailed(unexpected(reply, "start a sign-in"))
 
 
-def _unexpected(reply: Reply, what: str) -> str:
+def unexpected(reply: Reply, what: str) -> str:
     code = f", {printable(reply.error_code, 80)}" if reply.error_code else ""
     return (
-        f"{_auth_host()} did not {what} (status {reply.status}{code}). Try again; if it stays "
+        f"{auth_host()} did not {what} (status {reply.status}{code}). Try again; if it stays "
         "so, look for a newer version with 'llm install -U llm-chatgpt-oauth'."
     )
 
@@ -1349,7 +1352,7 @@ def _poll_interval(value: object) -> float:
             value = float(value)
         except ValueError:
             value = None
-    number = _number(value)
+    number = as_number(value)
     if number is None or number != number:
         number = POLL_INTERVAL_SECONDS
     low, high = POLL_INTERVAL_LIMITS
@@ -1389,18 +1392,18 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
     """
     http = http_library()
     try:
-        reply = _auth_post(
+        reply = auth_post(
             "/api/accounts/deviceauth/token",
             json_body={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
         )
     except http.TransportError as error:
-        raise SlowDown(f"{_auth_host()}: {_transport_reason(error)}; still trying.") from error
-    data = _mapping(reply.data)
+        raise SlowDown(f"{auth_host()}: {transport_reason(error)}; still trying.") from error
+    data = as_mapping(reply.data)
     if reply.status == 200:
         authorization_code, verifier = data.get("authorization_code"), data.get("code_verifier")
         if isinstance(authorization_code, str) and isinstance(verifier, str):
             return AuthorizationCode(authorization_code, verifier)
-        raise LoginFailed(_unexpected(reply, "hand over the approved sign-in"))
+        raise LoginFailed(unexpected(reply, "hand over the approved sign-in"))
     error_code = reply.error_code or ""
     if error_code in PENDING_CODES:
         return None
@@ -1416,12 +1419,12 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
     if error_code in SLOW_DOWN_CODES or reply.status == 429:
         raise SlowDown("")
     if reply.is_web_page and reply.status < 500 and reply.status != 404:
-        raise LoginFailed(_web_page_message(reply))
+        raise LoginFailed(web_page_message(reply))
     if reply.status >= 500:
-        raise SlowDown(f"{_auth_host()} is in trouble (status {reply.status}); still trying.")
+        raise SlowDown(f"{auth_host()} is in trouble (status {reply.status}); still trying.")
     if reply.status in (403, 404) and not error_code:
         return None
-    raise LoginFailed(_unexpected(reply, "accept the sign-in"))
+    raise LoginFailed(unexpected(reply, "accept the sign-in"))
 
 
 def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
@@ -1431,7 +1434,7 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
     """
     http = http_library()
     try:
-        reply = _auth_post(
+        reply = auth_post(
             "/oauth/token",
             form={
                 "grant_type": "authorization_code",
@@ -1443,19 +1446,19 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
         )
     except http.TransportError as error:
         raise LoginFailed(
-            f"The sign-in was approved, but {_auth_host()}: {_transport_reason(error)}. "
+            f"The sign-in was approved, but {auth_host()}: {transport_reason(error)}. "
             "Run 'llm chatgpt login' again."
         ) from error
     if reply.status == 200:
-        tokens = tokens_from_reply(_mapping(reply.data), now=time.time())
+        tokens = tokens_from_reply(as_mapping(reply.data), now=time.time())
         if tokens is None or tokens.refresh_token is None:
-            raise LoginFailed(_unexpected(reply, "send the tokens"))
+            raise LoginFailed(unexpected(reply, "send the tokens"))
         return tokens
     if reply.is_web_page:
-        raise LoginFailed(_web_page_message(reply))
+        raise LoginFailed(web_page_message(reply))
     if reply.error_code == "unsupported_country_region_territory":
         raise LoginFailed("OpenAI does not offer this service in your country or region.")
-    raise LoginFailed(_unexpected(reply, "complete the sign-in"))
+    raise LoginFailed(unexpected(reply, "complete the sign-in"))
 
 
 def poll_for_token(
@@ -1565,13 +1568,19 @@ def fetch_origin(tokens: Tokens) -> str | None:
 
     Raises nothing: without an answer all goes on as before.
     """
-    asked = tokens._replace(origin=None)
+    http = http_library()
     try:
-        reply = _backend_get("/wham/accounts/check", asked, timeout=ORIGIN_TIMEOUT_SECONDS)
-    except ChatGPTError as error:
+        url = base_url() + "/wham/accounts/check"
+        headers = backend_headers(tokens)
+        response = sync_client(url).get(url, headers=headers, timeout=ORIGIN_TIMEOUT_SECONDS)
+    except (ChatGPTError, http.TransportError) as error:
         log.info("Where the workspace is served was not found out: %s", error)
         return None
-    entries = map(_mapping, _list(_mapping(reply.data).get("accounts")))
+    reply = Reply.of(response)
+    if reply.status != 200:
+        log.info("Where the workspace is served was not found out: status %s", reply.status)
+        return None
+    entries = map(as_mapping, as_list(as_mapping(reply.data).get("accounts")))
     mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
     if len(mine) != 1 or not tokens.account_id:
         return None
@@ -1831,13 +1840,13 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
             "or use 'llm chatgpt login'."
         ) from error
     except OSError as error:
-        raise LoginFailed(f"{path} cannot be read ({_os_reason(error)}). {again}") from error
+        raise LoginFailed(f"{path} cannot be read ({os_reason(error)}). {again}") from error
     except (ValueError, RecursionError):
         # Without its cause, which would show what the file holds.
         raise LoginFailed(f"{path} is not readable as JSON. {again}") from None
-    fields = _mapping(data)
-    held = _mapping(fields.get("tokens"))
-    access_token = _text(held.get("access_token"))
+    fields = as_mapping(data)
+    held = as_mapping(fields.get("tokens"))
+    access_token = as_text(held.get("access_token"))
     mode = fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
@@ -1853,8 +1862,8 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
     tokens = tokens._replace(
         id_token=None,
         # It was made some time ago, so its length says nothing of when it ends.
-        expires_at=_number(claims.get("exp")),
-        account_id=_text(held.get("account_id")) or tokens.account_id,
+        expires_at=as_number(claims.get("exp")),
+        account_id=as_text(held.get("account_id")) or tokens.account_id,
         kind="codex",
     )
     if not still_works(tokens, time.time()):
@@ -1877,22 +1886,22 @@ def request_whoami(access_token: str) -> Tokens:
         response = sync_client(url).get(url, headers=headers)
     except http.TransportError as error:
         raise RefreshFailed(
-            f"Whose access token this is was not found out: {_auth_host()}: "
-            f"{_transport_reason(error)}. Check the network and try again.",
+            f"Whose access token this is was not found out: {auth_host()}: "
+            f"{transport_reason(error)}. Check the network and try again.",
             permanent=False,
         ) from error
     reply = Reply.of(response)
     if reply.status == 401:
         raise access_token_refused()
     if reply.is_web_page:
-        raise RefreshFailed(_web_page_message(reply), permanent=False)
+        raise RefreshFailed(web_page_message(reply), permanent=False)
     if reply.status != 200 or not isinstance(reply.data, dict):
-        raise RefreshFailed(_unexpected(reply, "say whose access token this is"), permanent=False)
+        raise RefreshFailed(unexpected(reply, "say whose access token this is"), permanent=False)
     # Names vary between the issuer's endpoints, and none of these is sure.
-    fields = {**reply.data, **_mapping(reply.data.get(AUTH_CLAIM))}
+    fields = {**reply.data, **as_mapping(reply.data.get(AUTH_CLAIM))}
 
     def first(*names: str) -> str | None:
-        return next((text for name in names if (text := _text(fields.get(name)))), None)
+        return next((text for name in names if (text := as_text(fields.get(name)))), None)
 
     return Tokens(
         access_token,
@@ -1924,16 +1933,16 @@ def revoke(tokens: Tokens) -> None:
             "client_id": CLIENT_ID,
         }
     try:
-        reply = _auth_post(
+        reply = auth_post(
             "/oauth/revoke",
             json_body=body,
             headers={"originator": setting("ORIGINATOR") or ORIGINATOR},
             timeout=REVOKE_TIMEOUT_SECONDS,
         )
     except http.TransportError as error:
-        raise LoginFailed(f"{_auth_host()}: {_transport_reason(error)}") from error
+        raise LoginFailed(f"{auth_host()}: {transport_reason(error)}") from error
     if not 200 <= reply.status < 300:
-        raise LoginFailed(f"{_auth_host()} answered with status {reply.status}")
+        raise LoginFailed(f"{auth_host()} answered with status {reply.status}")
 
 
 # auth.md 5: what no repetition mends.
@@ -1956,7 +1965,7 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
             permanent=True,
         )
     try:
-        reply = _auth_post(
+        reply = auth_post(
             "/oauth/token",
             json_body={
                 "client_id": CLIENT_ID,
@@ -1967,13 +1976,13 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
         )
     except http.TransportError as error:
         raise RefreshFailed(
-            f"The login could not be renewed: {_auth_host()}: {_transport_reason(error)}. "
+            f"The login could not be renewed: {auth_host()}: {transport_reason(error)}. "
             "Check the network and try again.",
             permanent=False,
         ) from error
     code = reply.error_code
     if reply.status == 200:
-        new = tokens_from_reply(_mapping(reply.data), old=tokens, now=time.time())
+        new = tokens_from_reply(as_mapping(reply.data), old=tokens, now=time.time())
         if new is not None and isinstance(reply.data, dict):
             return new
     reason = PERMANENT_REFRESH_CODES.get(code or "")
@@ -1985,8 +1994,8 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
             code=code,
         )
     if reply.is_web_page:
-        raise RefreshFailed(_web_page_message(reply), permanent=False)
-    raise RefreshFailed(_unexpected(reply, "renew the login"), permanent=False, code=code)
+        raise RefreshFailed(web_page_message(reply), permanent=False)
+    raise RefreshFailed(unexpected(reply, "renew the login"), permanent=False, code=code)
 
 
 # 8. The current login --------------------------------------------------------------
@@ -2024,7 +2033,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(variable, store, f"named by {where}", where)
     if store.default in store.accounts:
         return Credential(store.default, "the default account")
-    token = access_token_in(_llm_keys().get("chatgpt"))
+    token = access_token_in(llm_keys().get("chatgpt"))
     if token:
         return Credential(None, "the key chatgpt of 'llm keys'; no account is signed in", token)
     token = access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
@@ -2032,7 +2041,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return Credential(None, "CODEX_ACCESS_TOKEN; no account is signed in", token)
     if store.accounts:
         raise NotSignedIn(
-            f"No ChatGPT account is the default one; there are: {_names(store.accounts)}. "
+            f"No ChatGPT account is the default one; there are: {name_list(store.accounts)}. "
             "Choose one with 'llm chatgpt use NAME'."
         )
     raise NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
@@ -2041,13 +2050,13 @@ def choose_credential(key: str | None, store: Store) -> Credential:
 def _named_credential(name: str, store: Store, reason: str, where: str) -> Credential:
     if name in store.accounts:
         return Credential(name, reason)
-    keys = _llm_keys()
+    keys = llm_keys()
     token = access_token_in(keys.get(name, name))
     if token:
         return Credential(None, reason, token)
     there = [*store.accounts, *(name for name, value in keys.items() if access_token_in(value))]
     if there:
-        raise NotSignedIn(f"{where} is no ChatGPT account's name; there are: {_names(there)}.")
+        raise NotSignedIn(f"{where} is no ChatGPT account's name; there are: {name_list(there)}.")
     raise NotSignedIn(
         f"{where} is no ChatGPT account's name, and nobody is signed in. Run 'llm chatgpt "
         "login' first, or give an access token (at-...)."
@@ -2060,31 +2069,31 @@ def access_token_in(value: object) -> str | None:
     return text if re.fullmatch(r"at-[!-~]+", text) else None
 
 
-def _llm_keys() -> Mapping[str, Any]:
+def llm_keys() -> Mapping[str, Any]:
     # llm itself says what is wrong with a damaged file, where it needs it.
     try:
-        return _mapping(llm.load_keys())
+        return as_mapping(llm.load_keys())
     except (OSError, ValueError):
         return {}
 
 
-def _names(names: Iterable[str]) -> str:
+def name_list(names: Iterable[str]) -> str:
     return ", ".join(printable(name, 60) for name in names)
 
 
-def _present_tokens(credential: Credential, store: Store) -> Tokens | None:
+def present_tokens(credential: Credential, store: Store) -> Tokens | None:
     """What is known of a credential without asking; None if nothing is."""
     if credential.access_token:
-        known = _identified.get(credential.name)
+        known = identified_owners.get(credential.name)
         return known or store.identify(credential.access_token)
     tokens = store.get(credential.account)
-    unsaved = _unsaved.get((str(store_path()), credential.name)) if _unsaved else None
+    unsaved = unsaved_pairs.get((str(store_path()), credential.name)) if unsaved_pairs else None
     if unsaved and tokens and unsaved.refreshed_at >= tokens.refreshed_at:
         return unsaved
     return tokens
 
 
-def _check_borrowed(tokens: Tokens, rejected: str | None) -> None:
+def check_borrowed(tokens: Tokens, rejected: str | None) -> None:
     """Raises RefreshFailed for a token that has ended and is not ours to refresh."""
     refused = tokens.access_token == rejected
     if tokens.kind == "access_token" and refused:
@@ -2098,7 +2107,7 @@ def _check_borrowed(tokens: Tokens, rejected: str | None) -> None:
 
 
 # Owners of access tokens, found out by this process.
-_identified: dict[str, Tokens] = {}
+identified_owners: dict[str, Tokens] = {}
 
 
 class _Refresh:
@@ -2148,7 +2157,7 @@ class _Refresh:
         except StoreError as error:
             log.info("The access token's owner cannot be kept: %s", error)
         tokens = tokens or self._ask_whose(access_token)
-        _identified[token_hash(access_token)] = tokens
+        identified_owners[token_hash(access_token)] = tokens
         return tokens
 
     @staticmethod
@@ -2166,12 +2175,12 @@ class _Refresh:
         """The tokens to use, and what the person should hear about them."""
         with locked_store() as writer:
             store = read_store()
-            tokens = _present_tokens(self.credential, store)
+            tokens = present_tokens(self.credential, store)
             if tokens is None:
                 raise NotSignedIn(
                     "The account was signed out meanwhile. Run 'llm chatgpt login' first."
                 )
-            _check_borrowed(tokens, self.rejected)
+            check_borrowed(tokens, self.rejected)
             if tokens.access_token != self.rejected and not needs_refresh(tokens, time.time()):
                 return tokens, None
             with writer.reserved() as commit:
@@ -2182,11 +2191,11 @@ class _Refresh:
                 try:
                     commit(store.put(self.account, new))
                 except StoreError as error:
-                    _unsaved[key] = new
+                    unsaved_pairs[key] = new
                     return new, (
                         f"Warning: the renewed login is used but could not be kept. {error}"
                     )
-                _unsaved.pop(key, None)
+                unsaved_pairs.pop(key, None)
                 return new, None
 
     def _without_refresh(self, error: ChatGPTError) -> tuple[Tokens, str | None]:
@@ -2248,10 +2257,10 @@ def _good_tokens(key: str | None, rejected: str | None) -> tuple[Credential, Tok
     must be refreshed (or their owner be asked for) first."""
     store = read_store()
     credential = choose_credential(key, store)
-    tokens = _present_tokens(credential, store)
+    tokens = present_tokens(credential, store)
     if tokens is None:
         return credential, None
-    _check_borrowed(tokens, rejected)
+    check_borrowed(tokens, rejected)
     if tokens.access_token == rejected or needs_refresh(tokens, time.time()):
         return credential, None
     return credential, tokens
@@ -2391,7 +2400,7 @@ BUILT_IN_MODELS: dict[str, ModelInfo] = {
 }
 
 # The fields of a fetched entry that are kept; the rest (base instructions...) is large.
-_KEPT_MODEL_FIELDS = (
+KEPT_MODEL_FIELDS = (
     "slug",
     "display_name",
     "visibility",
@@ -2409,7 +2418,7 @@ _KEPT_MODEL_FIELDS = (
 
 def parse_model(entry: object) -> ModelInfo | None:
     """One entry of the server's list; None if it has no slug. Only the slug is sure."""
-    fields = _mapping(entry)
+    fields = as_mapping(entry)
     slug = fields.get("slug")
     if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
         return None
@@ -2422,23 +2431,23 @@ def parse_model(entry: object) -> ModelInfo | None:
         return tuple(item for item in found if isinstance(item, str))
 
     upgrade = fields.get("upgrade")
-    priority = _number(fields.get("priority"))
-    context_window = _number(fields.get("context_window"))
+    priority = as_number(fields.get("priority"))
+    context_window = as_number(fields.get("context_window"))
     modalities = names("input_modalities", "type")
     detail = fields.get("supports_image_detail_original")
     return ModelInfo(
         slug=slug,
-        display_name=_text(fields.get("display_name")) or slug,
+        display_name=as_text(fields.get("display_name")) or slug,
         priority=1000 if priority is None else priority,
-        hidden=_text(fields.get("visibility")) not in ("list", None),
+        hidden=as_text(fields.get("visibility")) not in ("list", None),
         context_window=None if context_window is None else int(context_window),
-        default_effort=_text(fields.get("default_reasoning_level")),
+        default_effort=as_text(fields.get("default_reasoning_level")),
         efforts=names("supported_reasoning_levels", "effort") or None,
         service_tiers=names("service_tiers", "id") or (),
         takes_images=modalities is None or "image" in modalities,
         original_detail=detail if isinstance(detail, bool) else None,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
-        upgrade=upgrade if isinstance(upgrade, str) else _mapping(upgrade).get("model"),
+        upgrade=upgrade if isinstance(upgrade, str) else as_mapping(upgrade).get("model"),
     )
 
 
@@ -2466,41 +2475,41 @@ class ModelList(NamedTuple):
 
 def models_path() -> pathlib.Path:
     """The remembered model lists, beside the login."""
-    return cast(pathlib.Path, llm.user_dir()) / "chatgpt-models.json"
+    return user_dir() / "chatgpt-models.json"
 
 
-def _read_models_file() -> Mapping[str, Any]:
+def read_models_file() -> Mapping[str, Any]:
     """The file's content; {} if it is missing or damaged, because start-up must not break."""
     try:
-        return _mapping(json.loads(models_path().read_bytes()))
+        return as_mapping(json.loads(models_path().read_bytes()))
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def _parse_model_list(value: object) -> ModelList | None:
-    fields = _mapping(value)
+def parse_model_list(value: object) -> ModelList | None:
+    fields = as_mapping(value)
     if not isinstance(fields.get("models"), list):
         return None
     models = [model for model in map(parse_model, fields["models"]) if model]
     etag = fields.get("etag")
     return ModelList(
         tuple(models),
-        _number(fields.get("fetched_at")) or 0.0,
-        _number(fields.get("tried_at")) or 0.0,
+        as_number(fields.get("fetched_at")) or 0.0,
+        as_number(fields.get("tried_at")) or 0.0,
         etag if isinstance(etag, str) else None,
     )
 
 
 def remembered_models(tokens: Tokens) -> ModelList | None:
     """The list last fetched for this account, None if there is none. Sends nothing."""
-    return _parse_model_list(_mapping(_read_models_file().get("accounts")).get(tokens.account_key))
+    return parse_model_list(as_mapping(read_models_file().get("accounts")).get(tokens.account_key))
 
 
 def known_models() -> dict[str, ModelInfo]:
     """Every model to register, by slug: fetched ones first, then the built-in ones, then
     those that a list once had, so that old conversations go on. Sends nothing."""
-    data = _read_models_file()
-    lists = [_parse_model_list(value) for value in _mapping(data.get("accounts")).values()]
+    data = read_models_file()
+    lists = [parse_model_list(value) for value in as_mapping(data.get("accounts")).values()]
     known: dict[str, ModelInfo] = {}
     for models in filter(None, lists):
         known |= {model.slug: model for model in models.by_rank if model.slug not in known}
@@ -2519,12 +2528,12 @@ def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> Mo
     `timeout` is seconds. Raises ChatGPTError (RequestRefused for an error status).
     """
     version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
-    reply = _backend_get("/codex/models", tokens, {"client_version": version}, timeout)
-    entries = _mapping(reply.data).get("models")
+    reply = get_backend("/codex/models", tokens, {"client_version": version}, timeout)
+    entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("The server's model list was not readable. Try again later.")
     kept = [
-        {name: entry[name] for name in _KEPT_MODEL_FIELDS if name in entry}
+        {name: entry[name] for name in KEPT_MODEL_FIELDS if name in entry}
         for entry in entries
         if parse_model(entry)
     ]
@@ -2536,11 +2545,11 @@ def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> Mo
         "models": kept,
     }
     try:
-        _remember_models(tokens, record)
+        remember_models(tokens, record)
     except OSError as error:
         path = models_path()
-        notice(f"Warning: the model list could not be kept in {path} ({_os_reason(error)}).")
-    return cast(ModelList, _parse_model_list(record))
+        notice(f"Warning: the model list could not be kept in {path} ({os_reason(error)}).")
+    return cast(ModelList, parse_model_list(record))
 
 
 def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> None:
@@ -2557,13 +2566,13 @@ def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> 
         fetch_models(tokens, timeout=MODELS_UPDATE_TIMEOUT_SECONDS)
     except ChatGPTError as error:
         log.info("The model list was not brought up to date: %s", error)
-        accounts = _mapping(_read_models_file().get("accounts"))
-        record = {"models": [], **_mapping(accounts.get(tokens.account_key))}
+        accounts = as_mapping(read_models_file().get("accounts"))
+        record = {"models": [], **as_mapping(accounts.get(tokens.account_key))}
         with contextlib.suppress(OSError):
-            _remember_models(tokens, {**record, "tried_at": time.time()})
+            remember_models(tokens, {**record, "tried_at": time.time()})
 
 
-def _backend_get(
+def get_backend(
     path: str, tokens: Tokens, params: Mapping[str, str] | None = None, timeout: float | None = None
 ) -> Reply:
     """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
@@ -2578,7 +2587,7 @@ def _backend_get(
         )
     except http.TransportError as error:
         raise ChatGPTError(
-            f"{urlsplit(url).netloc} was asked in vain: {_transport_reason(error)}. "
+            f"{urlsplit(url).netloc} was asked in vain: {transport_reason(error)}. "
             "Check the network and try again."
         ) from error
     reply = Reply.of(response)
@@ -2587,25 +2596,25 @@ def _backend_get(
     return reply
 
 
-def _remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
+def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
     """Write chatgpt-models.json. Losing a race or a write only costs another fetch.
 
     Raises OSError.
     """
-    data = _read_models_file()
+    data = read_models_file()
     slugs = [model.slug for model in map(parse_model, record["models"]) if model]
     old = data.get("seen")
     seen = [slug for slug in old if isinstance(slug, str)] if isinstance(old, list) else []
     data = {
         "version": 1,
-        "accounts": {**_mapping(data.get("accounts")), tokens.account_key: record},
+        "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},
         "seen": list(dict.fromkeys([*seen, *slugs])),
     }
     path = models_path()
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        _replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -2638,7 +2647,7 @@ _LIMIT_ADVICE = (
     (("free", "go", "guest"), "upgrade to Plus"),
     (("team", "business", "ent26"), "ask your workspace's admin for more"),
 )
-_POLICY_CODES = frozenset(
+POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
 # Ours, for a 401 that a renewed login would get as well.
@@ -2658,7 +2667,7 @@ _OWNER_LIMITS = (
 
 def error_message(reply: Reply) -> str | None:
     """The server's own words: `error.message`, `error`, `detail` in its three forms."""
-    data = _mapping(reply.data)
+    data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
     entries = detail if isinstance(detail, list) else []
     words = "; ".join(
@@ -2667,11 +2676,11 @@ def error_message(reply: Reply) -> str | None:
         if isinstance(entry, dict)
     )
     for text in (
-        _mapping(error).get("message"),
+        as_mapping(error).get("message"),
         data.get("error_description"),
         error,
         detail,
-        _mapping(detail).get("message"),
+        as_mapping(detail).get("message"),
         words,
         data.get("message"),
     ):
@@ -2680,7 +2689,7 @@ def error_message(reply: Reply) -> str | None:
     return None
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -2691,11 +2700,11 @@ def explain_refusal(
 
     `models` is what the account has, to name another model. Facts: responses.md 8 and 9.
     """
-    error = _mapping(_mapping(reply.data).get("error"))
+    error = as_mapping(as_mapping(reply.data).get("error"))
     code = reply.error_code
     kind = error.get("type") if isinstance(error.get("type"), str) else None
     words = error_message(reply)
-    said = f" ({_sentence(words)[:-1]})" if words else ""
+    said = f" ({sentence(words)[:-1]})" if words else ""
     limit_type = reply.headers.get("x-codex-rate-limit-reached-type")
     refused = functools.partial(_refusal, reply, code or kind)
 
@@ -2715,17 +2724,17 @@ def explain_refusal(
             "account: 'llm chatgpt login'."
         )
     if reply.is_web_page and reply.status < 500:
-        return refused(_web_page_message(reply))
+        return refused(web_page_message(reply))
     if words and ("is not supported when using Codex" in words or "Model not found" in words):
         return refused(_model_message(words, slug, models))
     if words and "requires a newer version" in words:
         return refused(
-            f"{_sentence(words)} For this plugin that means: set LLM_CHATGPT_CLIENT_VERSION to "
+            f"{sentence(words)} For this plugin that means: set LLM_CHATGPT_CLIENT_VERSION to "
             "the version that is asked for, and look for a newer llm-chatgpt-oauth."
         )
     if code == "context_length_exceeded":
         return refused(_context_message(words, models.find(slug) if models and slug else None))
-    if code in _POLICY_CODES:
+    if code in POLICY_CODES:
         return refused(f"OpenAI's policies refuse this prompt{said}. Rephrase it.")
     if code in _CAPACITY_CODES:
         return refused(
@@ -2733,7 +2742,7 @@ def explain_refusal(
         )
     if reply.status == 401:
         if words and "region" in words:
-            message = f"{_sentence(words)} Ask your workspace's admin."
+            message = f"{sentence(words)} Ask your workspace's admin."
             return _refusal(reply, REGION_CODE, message)
         return refused(
             f"OpenAI does not accept this login any more{said}. Run 'llm chatgpt login' to "
@@ -2754,9 +2763,9 @@ def explain_refusal(
         )
     param = error.get("param")
     if reply.status == 400 and param == "reasoning.effort" and words:
-        return refused(f"{_sentence(words)} Choose one with -o reasoning_effort.")
+        return refused(f"{sentence(words)} Choose one with -o reasoning_effort.")
     if words:
-        return refused(f"OpenAI refused the request: {_sentence(words)}")
+        return refused(f"OpenAI refused the request: {sentence(words)}")
     return refused(f"OpenAI refused the request (status {reply.status}). Try again later.")
 
 
@@ -2782,8 +2791,8 @@ def _limit_message(reply: Reply, error: Mapping[str, Any]) -> str:
     if plan:
         message = f"The {window}usage limit of your ChatGPT {printable(plan, 40)} plan is reached"
     now = time.time()
-    resets_in = _number(error.get("resets_in_seconds"))
-    resets_at = _number(error.get("resets_at"))
+    resets_in = as_number(error.get("resets_in_seconds"))
+    resets_at = as_number(error.get("resets_at"))
     if resets_at is None and resets_in is not None:
         resets_at = now + resets_in
     if resets_at is not None:
@@ -2839,7 +2848,7 @@ def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
 
     def number(name: str) -> float | None:
         try:
-            return _number(float(headers[name]))
+            return as_number(float(headers[name]))
         except (KeyError, ValueError):
             return None
 
@@ -2855,14 +2864,14 @@ def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
 
 def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
     """The windows of one limit in the usage endpoint's reply (responses.md 11)."""
-    limit = _mapping(rate_limit)
+    limit = as_mapping(rate_limit)
     windows = []
     for place in ("primary_window", "secondary_window"):
-        fields = _mapping(limit.get(place))
-        used = _number(fields.get("used_percent"))
-        seconds = _number(fields.get("limit_window_seconds"))
+        fields = as_mapping(limit.get(place))
+        used = as_number(fields.get("used_percent"))
+        seconds = as_number(fields.get("limit_window_seconds"))
         if used is not None and seconds:
-            windows.append(UsageWindow(seconds, used, _number(fields.get("reset_at"))))
+            windows.append(UsageWindow(seconds, used, as_number(fields.get("reset_at"))))
     return windows
 
 
@@ -2871,7 +2880,7 @@ def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
 
     Raises ChatGPTError, RequestRefused.
     """
-    return _mapping(_backend_get("/wham/usage", tokens).data)
+    return as_mapping(get_backend("/wham/usage", tokens).data)
 
 
 def _model_message(words: str, slug: str | None, models: ModelList | None) -> str:
@@ -2884,7 +2893,7 @@ def _model_message(words: str, slug: str | None, models: ModelList | None) -> st
         *([] if listed else BUILT_IN_MODELS),
     ]
     successor = next((c for c in candidates if c and c != slug), None)
-    message = f"{_sentence(words)} "
+    message = f"{sentence(words)} "
     if listed:
         message += f"Your login has: {', '.join(model.slug for model in listed)}. "
     return f'{message}Run: llm -m chatgpt-{successor} "prompt"'
@@ -2894,7 +2903,7 @@ def _context_message(words: str | None, model: ModelInfo | None) -> str:
     limit = ""
     if model and model.context_window:
         limit = f" of {model.context_window:,} tokens"
-    said = f" ({_sentence(words)[:-1]})" if words else ""
+    said = f" ({sentence(words)[:-1]})" if words else ""
     return (
         f"The conversation is longer than the model's context{limit}{said}. Start a new one, "
         "or send less."
@@ -3102,17 +3111,17 @@ class InputBuilder:
                 {
                     "type": "function_call",
                     "call_id": part.tool_call_id,
-                    "name": _tool_name(part.name),
+                    "name": tool_name(part.name),
                     "arguments": text,
                 }
             )
             return
         kind = _our_metadata(part).get("type")
         if kind == "web_search_call":
-            action = {k: v for k, v in _mapping(part.arguments).items() if k != "sources"}
+            action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
             self.items.append({"type": kind, "status": "completed", "action": action})
         elif kind == "image_generation_call":
-            prompt = _mapping(part.arguments).get("prompt")
+            prompt = as_mapping(part.arguments).get("prompt")
             text = f"[drew an image: {prompt}]" if prompt else "[drew an image]"
             self.items.append(_message_item("assistant", text))
 
@@ -3129,7 +3138,7 @@ class InputBuilder:
                 "call_id": part.tool_call_id,
                 "output": output,
                 # Taken off again when calls and outputs are paired.
-                "name": _tool_name(part.name),
+                "name": tool_name(part.name),
             }
         )
 
@@ -3185,7 +3194,7 @@ def _texts(message: Message) -> list[str]:
 
 
 def _our_metadata(part: Any) -> Mapping[str, Any]:
-    return _mapping((part.provider_metadata or {}).get(METADATA_KEY))
+    return as_mapping((part.provider_metadata or {}).get(METADATA_KEY))
 
 
 def _message_item(role: str, text: str) -> dict[str, Any]:
@@ -3193,7 +3202,7 @@ def _message_item(role: str, text: str) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
-def _tool_name(name: str) -> str:
+def tool_name(name: str) -> str:
     """A name that the backend accepts; other models' tools may be called anything."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name or "")[:128] or "tool"
 
@@ -3355,7 +3364,7 @@ def build_body(
     cache_key: str,
 ) -> dict[str, Any]:
     """The request's JSON, `input` last so that what stays the same comes first."""
-    options = cast(Options, prompt.options)
+    options = prompt.options
     body: dict[str, Any] = {
         "model": model.slug,
         "instructions": builder.instructions,
@@ -3661,7 +3670,7 @@ class EventTranslator:
 
     def _item(self, event: Mapping[str, Any], kind: str) -> _Item:
         """The item that an event belongs to, made on first sight."""
-        fields = _mapping(event.get("item"))
+        fields = as_mapping(event.get("item"))
         key = _hashable(event.get("output_index"))
         if key is None:
             key = _hashable(event.get("item_id") or fields.get("id"))
@@ -3675,7 +3684,7 @@ class EventTranslator:
         return item
 
     def _item_added(self, event: dict[str, Any]) -> None:
-        fields = _mapping(event.get("item"))
+        fields = as_mapping(event.get("item"))
         kind = fields.get("type")
         if kind == "function_call":
             self._name_call(self._item(event, kind), fields)
@@ -3706,19 +3715,19 @@ class EventTranslator:
             self._image_done(item, fields)
 
     def _message_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
-        parts = [p for p in _list(fields.get("content")) if isinstance(p, dict)]
+        parts = [p for p in as_list(fields.get("content")) if isinstance(p, dict)]
         if not item.pieces:
             for part in parts:
                 self._emit_text(item, part.get("text", part.get("refusal")))
-        annotations = [a for part in parts for a in _list(part.get("annotations"))]
+        annotations = [a for part in parts for a in as_list(part.get("annotations"))]
         if annotations:
             self._emit("text", "", item, metadata={"annotations": annotations})
 
     def _reasoning_item_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
         self.had_reasoning = True
-        summary = [p for p in _list(fields.get("summary")) if isinstance(p, dict)]
+        summary = [p for p in as_list(fields.get("summary")) if isinstance(p, dict)]
         if not item.pieces:
-            texts = [p.get("text") for p in [*summary, *_list(fields.get("content"))] if p]
+            texts = [p.get("text") for p in [*summary, *as_list(fields.get("content"))] if p]
             self._emit_reasoning(item, "\n\n".join(t for t in texts if isinstance(t, str)))
         metadata: dict[str, Any] = {}
         encrypted = fields.get("encrypted_content")
@@ -3730,7 +3739,7 @@ class EventTranslator:
             self._emit("reasoning", "", item, metadata=metadata)
 
     def _search_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
-        action = _mapping(fields.get("action"))
+        action = as_mapping(fields.get("action"))
         status = fields.get("status")
         result = json.dumps(action["sources"]) if action.get("sources") else status
         self._server_call(item, fields, "web_search", dict(action), result)
@@ -3790,15 +3799,15 @@ class EventTranslator:
 
     def _completed(self, event: dict[str, Any]) -> None:
         self.ended = "completed"
-        self.response = dict(_mapping(event.get("response")))
+        self.response = dict(as_mapping(event.get("response")))
 
     def _incomplete(self, event: dict[str, Any]) -> None:
         self.ended = "incomplete"
-        self.response = dict(_mapping(event.get("response")))
+        self.response = dict(as_mapping(event.get("response")))
 
     def _failed(self, event: dict[str, Any]) -> None:
         self.ended = "failed"
-        self.error = _mapping(_mapping(event.get("response")).get("error"))
+        self.error = as_mapping(as_mapping(event.get("response")).get("error"))
 
     def _error(self, event: dict[str, Any]) -> None:
         # In an object of its own, or flat in the event.
@@ -3837,14 +3846,14 @@ def _piece(event: Mapping[str, Any]) -> object:
 # 13. One exchange ------------------------------------------------------------------
 
 # Turn states to send back while a tool loop goes on (responses.md 1), newest last.
-_turn_states: OrderedDict[str, str] = OrderedDict()
-_TURN_STATES_KEPT = 256
+turn_states: OrderedDict[str, str] = OrderedDict()
+TURN_STATES_KEPT = 256
 
 # Kept out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 
 
-class _Resend(NamedTuple):
+class Resend(NamedTuple):
     """Send once more: after `delay` seconds, with tokens other than `rejected` if given."""
 
     delay: float = 0.0
@@ -3889,7 +3898,7 @@ class Exchange:
         builder = InputBuilder(
             # Nobody's reasoning goes along once the server could not read it.
             account_key="" if self._without_reasoning else tokens.account_key,
-            image_detail=cast(Options, self.prompt.options).image_detail,
+            image_detail=self.prompt.options.image_detail,
             takes_images=info.takes_images,
         )
         builder.build(self.prompt.messages, self.prompt.system)
@@ -3905,12 +3914,12 @@ class Exchange:
             "Content-Type": "application/json",
             "session-id": session,
         }
-        turn_state = _turn_states.get(self._turn)
+        turn_state = turn_states.get(self._turn)
         if turn_state and builder.items and builder.items[-1]["type"] == "function_call_output":
             headers["x-codex-turn-state"] = turn_state
         self.failure = None
         self.translator = EventTranslator(
-            account_key=tokens.account_key, save_image=functools.partial(_save_image, self.prompt)
+            account_key=tokens.account_key, save_image=functools.partial(save_image, self.prompt)
         )
         http = http_library()
         return {
@@ -3923,7 +3932,7 @@ class Exchange:
 
     def _check_options(self, info: ModelInfo) -> None:
         """Refuse here what the model is known not to take."""
-        options = cast(Options, self.prompt.options)
+        options = self.prompt.options
         if options.image_detail == "original" and info.original_detail is False:
             raise ChatGPTError(
                 f"{self.model.model_id} has no image_detail original. Choose auto, low or high."
@@ -3945,24 +3954,24 @@ class Exchange:
         self.headers = lower_names(headers)
         turn_state = self.headers.get("x-codex-turn-state")
         if turn_state:
-            _turn_states[self._turn] = turn_state
-            _turn_states.move_to_end(self._turn)
-            while len(_turn_states) > _TURN_STATES_KEPT:
-                _turn_states.popitem(last=False)
+            turn_states[self._turn] = turn_state
+            turn_states.move_to_end(self._turn)
+            while len(turn_states) > TURN_STATES_KEPT:
+                turn_states.popitem(last=False)
 
     def refused(self, status: int, headers: Any, content: bytes) -> None:
         """An answer that is no stream: note the failure, and whether it may pass."""
         reply = Reply(status, lower_names(headers), content, urlsplit(self.url).netloc)
         error = explain_refusal(reply, slug=self.model.slug, models=self.models)
         self.failure = error
-        self._retry_after = _retry_after(reply.headers.get("retry-after"), error_message(reply))
+        self._retry_after = retry_after(reply.headers.get("retry-after"), error_message(reply))
         limit = isinstance(error, UsageLimitReached)
         self._passing = (status == 429 and not limit) or status >= 500
 
     def broke_off(self, error: BaseException) -> None:
         """No answer, or one that stopped in the middle."""
         host = urlsplit(self.url).netloc
-        reason = _transport_reason(error)
+        reason = transport_reason(error)
         stalled = isinstance(error, http_library().ReadTimeout)
         if stalled:
             reason = f"nothing came for {in_words(idle_timeout())}"
@@ -4003,16 +4012,16 @@ class Exchange:
             message = f"OpenAI asks for fewer requests ({error_message(reply)}). Try again later."
         kind = type(refusal) if isinstance(refusal, UsageLimitReached) else StreamFailed
         self.failure = kind(message, code=code)
-        self._retry_after = _retry_after(None, error_message(reply))
+        self._retry_after = retry_after(None, error_message(reply))
         self._passing = (
-            code not in _POLICY_CODES
+            code not in POLICY_CODES
             and code not in ("context_length_exceeded", "invalid_encrypted_content")
             and not isinstance(refusal, UsageLimitReached)
         )
 
     # Afterwards
 
-    def next_step(self) -> _Resend | None:
+    def next_step(self) -> Resend | None:
         """None when the answer is good, how to send again, or the failure raised."""
         failure = self.failure
         if failure is None:
@@ -4021,14 +4030,14 @@ class Exchange:
             raise failure
         if failure.status == 401 and failure.code != REGION_CODE and not self._refreshed:
             self._refreshed = True
-            return _Resend(rejected=self.tokens.access_token)
+            return Resend(rejected=self.tokens.access_token)
         words = failure.message
         if failure.status == 400 and "reasoning.summary" in words and not self._without_summary:
             self._without_summary = True
-            return _Resend()
+            return Resend()
         if failure.code == "invalid_encrypted_content" and not self._without_reasoning:
             self._without_reasoning = True
-            return _Resend()
+            return Resend()
         if not self._passing or self._resends >= MAX_RESENDS:
             raise failure
         delay = self._retry_after
@@ -4043,7 +4052,7 @@ class Exchange:
         if self._resends > 1:
             reason = words.split(". ")[0].rstrip(".")
             notice(f"{reason}; trying again ({self._resends} of {MAX_RESENDS})...")
-        return _Resend(delay=delay)
+        return Resend(delay=delay)
 
     def finish(self) -> list[StreamEvent]:
         """Record usage, the model and the raw answer; the events that come last."""
@@ -4051,7 +4060,7 @@ class Exchange:
         for call in translator.tool_calls:
             response.add_tool_call(call)
         answer = {k: v for k, v in translator.response.items() if k not in _NOT_LOGGED}
-        usage = dict(_mapping(answer.get("usage")))
+        usage = dict(as_mapping(answer.get("usage")))
         usage.pop("attribution", None)
         if usage:
             answer["usage"] = usage
@@ -4070,12 +4079,12 @@ class Exchange:
         self._record_model(answer.get("model"))
         self._tell_of_allowance()
         if translator.ended == "incomplete":
-            reason = _mapping(answer.get("incomplete_details")).get("reason")
+            reason = as_mapping(answer.get("incomplete_details")).get("reason")
             notice(
                 f"The answer is incomplete: {printable(reason or 'no reason given', 100)}.",
                 mid_line=translator.mid_line,
             )
-        thought = _mapping(usage.get("output_tokens_details")).get("reasoning_tokens")
+        thought = as_mapping(usage.get("output_tokens_details")).get("reasoning_tokens")
         if thought and not translator.had_reasoning:
             return [StreamEvent(type="reasoning", chunk="", redacted=True)]
         return []
@@ -4133,7 +4142,7 @@ def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def _retry_after(header: str | None, words: str | None) -> float | None:
+def retry_after(header: str | None, words: str | None) -> float | None:
     """The seconds that the server asks to wait: its header, or "try again in N s"."""
     try:
         return max(0.0, float(header or ""))
@@ -4149,18 +4158,18 @@ def _retry_after(header: str | None, words: str | None) -> float | None:
     return None
 
 
-def _save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
+def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
     """Write a drawn picture to a new file and return its path."""
     tool = next((tool for tool in prompt.tools if isinstance(tool, ImageGeneration)), None)
     chosen = pathlib.Path(tool.folder).expanduser() if tool and tool.folder else None
-    folder = chosen or cast(pathlib.Path, llm.user_dir()) / "chatgpt-images"
+    folder = chosen or user_dir() / "chatgpt-images"
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = folder / f"{stamp}-{secrets.token_hex(4)}.{suffix}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
     except OSError as error:
-        message = f"The picture could not be written to {path} ({_os_reason(error)})."
+        message = f"The picture could not be written to {path} ({os_reason(error)})."
         notice(f"Warning: {message}", mid_line=True)
         return message
     notice(f"Picture: {path}", mid_line=True)
@@ -4243,7 +4252,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
     ) -> Iterator[StreamEvent]:
         http = http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: _Resend | None = _Resend()
+        step: Resend | None = Resend()
         while step is not None:
             if step.delay:
                 time.sleep(step.delay)
@@ -4258,7 +4267,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                         for chunk in chunks:
                             yield from exchange.translator.feed(chunk)
                             if exchange.translator.ended:
-                                _drain(reply, chunks)
+                                drain(reply, chunks)
                                 break
                         else:
                             yield from exchange.translator.finish()
@@ -4287,7 +4296,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
     ) -> AsyncGenerator[str | StreamEvent, None]:
         http = http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: _Resend | None = _Resend()
+        step: Resend | None = Resend()
         while step is not None:
             if step.delay:
                 await asyncio.sleep(step.delay)
@@ -4304,7 +4313,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                             for event in exchange.translator.feed(chunk):
                                 yield event
                             if exchange.translator.ended:
-                                await _drain_async(chunks)
+                                await drain_async(chunks)
                                 break
                         else:
                             for event in exchange.translator.finish():
@@ -4322,7 +4331,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
             await asyncio.to_thread(exchange.update_models)
 
 
-def _drain(reply: Any, chunks: Iterator[bytes]) -> None:
+def drain(reply: Any, chunks: Iterator[bytes]) -> None:
     """Read to the stream's end, so that its connection can be used again; 0.1 s at most.
 
     In a thread, because a blocking read cannot be given a new time limit. If the end does
@@ -4348,7 +4357,7 @@ def _drain(reply: Any, chunks: Iterator[bytes]) -> None:
         reader.join(DRAIN_SECONDS)
 
 
-async def _drain_async(chunks: AsyncIterator[bytes]) -> None:
+async def drain_async(chunks: AsyncIterator[bytes]) -> None:
     async def read_on() -> None:
         async for _ in chunks:
             pass
@@ -4365,7 +4374,7 @@ def chatgpt() -> None:
     """Sign in with a ChatGPT subscription and use its models"""
 
 
-def _account_option(function: Any) -> Any:
+def account_option(function: Any) -> Any:
     return click.option(
         "--account", metavar="NAME", help="Which account; without it the one in use"
     )(function)
@@ -4402,7 +4411,7 @@ def login_command(
     if browser and device:
         raise click.UsageError("--browser and --device are two ways to sign in; choose one.")
     account = _new_account_name(account)
-    replace = _ask_to_replace(yes)
+    replace = ask_to_replace(yes)
     if browser:
         tokens = _login_in_browser(account, no_open, replace)
     else:
@@ -4414,7 +4423,7 @@ def login_command(
             notice(error.message)
             click.confirm("Sign in with a browser now?", default=True, abort=True, err=True)
             tokens = _login_in_browser(account, no_open, replace)
-    click.echo(f"Signed in to ChatGPT as {_who(tokens)}.")
+    click.echo(f"Signed in to ChatGPT as {who_is(tokens)}.")
     store = read_store()
     name = store.login_name(account)
     key = ""
@@ -4431,11 +4440,11 @@ def login_command(
     click.echo("  llm models list -q chatgpt-")
 
 
-def _ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
+def ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
     def replace(old: Tokens, new: Tokens) -> bool:
         if yes:
             return True
-        notice(f"Signed in under that name is {_who(old)}.\nThe new login is {_who(new)}.")
+        notice(f"Signed in under that name is {who_is(old)}.\nThe new login is {who_is(new)}.")
         return sys.stdin.isatty() and click.confirm("Replace the old login?", err=True)
 
     return replace
@@ -4570,7 +4579,7 @@ def _waiting() -> Callable[[float, float], None]:
     return count_down
 
 
-def _who(tokens: Tokens) -> str:
+def who_is(tokens: Tokens) -> str:
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
     plan = f"plan {printable(tokens.plan, 40)}" if tokens.plan else "plan unknown"
     account = f"account {printable(tokens.account_id, 60)}" if tokens.account_id else "no account"
@@ -4578,7 +4587,7 @@ def _who(tokens: Tokens) -> str:
 
 
 @chatgpt.command()
-@_account_option
+@account_option
 @click.option("--all", "all_", is_flag=True, help="All accounts")
 @click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
@@ -4637,16 +4646,16 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
             if read_store().accounts:
                 click.echo(error.message)
         else:
-            click.echo(f"Prompts use {_credential_words(left)}.")
+            click.echo(f"Prompts use {credential_words(left)}.")
 
 
-def _credential_words(credential: Credential) -> str:
+def credential_words(credential: Credential) -> str:
     what = f"the account {credential.account}" if credential.account else "an access token"
     return f"{printable(what)} ({credential.reason})"
 
 
 @chatgpt.command()
-@_account_option
+@account_option
 @click.option("json_", "--json", is_flag=True, help="Output as JSON")
 def status(account: str | None, json_: bool) -> None:
     """Show which login is used, why, and until when; sends nothing, changes nothing
@@ -4665,7 +4674,7 @@ def status(account: str | None, json_: bool) -> None:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
         missing = error.message
-    tokens = _present_tokens(credential, store) if credential else None
+    tokens = present_tokens(credential, store) if credential else None
     if json_:
         report: dict[str, Any] = {"signed_in": credential is not None, "path": str(path)}
         if credential:
@@ -4678,10 +4687,10 @@ def status(account: str | None, json_: bool) -> None:
         click.echo(missing)
     else:
         # Whose an access token is, the first prompt asks.
-        who = _who(tokens) if tokens else "the owner of an access token, not yet asked for"
+        who = who_is(tokens) if tokens else "the owner of an access token, not yet asked for"
         click.echo(f"Signed in as {who}")
-        click.echo(f"In use:       {_credential_words(credential)}")
-        click.echo(f"Access token: {_lifetime(tokens)}")
+        click.echo(f"In use:       {credential_words(credential)}")
+        click.echo(f"Access token: {lifetime_words(tokens)}")
         if credential.account:
             click.echo(f"Kept in:      {path}")
     if credential is None:
@@ -4723,13 +4732,13 @@ def accounts(json_: bool) -> None:
     rows = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
     for name, tokens in store.accounts.items():
         mark = "*" if name == store.default else ""
-        rows.append((mark, name, tokens.email or "?", tokens.plan or "?", _lifetime(tokens)))
-    _echo_table(rows)
+        rows.append((mark, name, tokens.email or "?", tokens.plan or "?", lifetime_words(tokens)))
+    echo_table(rows)
     if store.get() is None:
         notice("None of them is the default one; choose it with 'llm chatgpt use NAME'.")
 
 
-def _echo_table(rows: list[tuple[str, ...]]) -> None:
+def echo_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(printable(cell)) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -4748,12 +4757,12 @@ def use(name: str) -> None:
         store = read_store()
         if name not in store.accounts:
             raise NotSignedIn(
-                f"There is no account of that name; there are: {_names(store.accounts)}."
+                f"There is no account of that name; there are: {name_list(store.accounts)}."
                 if store.accounts
                 else "No account is signed in. Run 'llm chatgpt login' first."
             )
         writer.save(store._replace(default=name))
-    click.echo(f"Prompts now use the account {printable(name)}: {_who(store.accounts[name])}.")
+    click.echo(f"Prompts now use the account {printable(name)}: {who_is(store.accounts[name])}.")
     if setting("ACCOUNT") and setting("ACCOUNT") != name:
         notice("Warning: LLM_CHATGPT_ACCOUNT is set, and goes before the default account.")
 
@@ -4773,20 +4782,20 @@ def import_command(path: str | None, yes: bool) -> None:
     """
     tokens = read_codex_login(codex_auth_path(path))
     old = read_store().get(CODEX_ACCOUNT)
-    replace = _ask_to_replace(yes)
+    replace = ask_to_replace(yes)
     if old and old.kind == "login" and not replace(old, tokens):
         raise AccountTaken(
             f"Nothing was changed: you have signed in under the name {CODEX_ACCOUNT} yourself. "
             "Sign that out first, or import with --yes."
         )
     tokens = keep_login(tokens, CODEX_ACCOUNT, replace)
-    click.echo(f"Imported as account {CODEX_ACCOUNT}: {_who(tokens)}.")
-    click.echo(f"Access token: {_lifetime(tokens)}")
+    click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}.")
+    click.echo(f"Access token: {lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
         click.echo(f"Use it with --key {CODEX_ACCOUNT}, or: llm chatgpt use {CODEX_ACCOUNT}")
 
 
-def _lifetime(tokens: Tokens | None) -> str:
+def lifetime_words(tokens: Tokens | None) -> str:
     if tokens is None or tokens.kind == "access_token":
         return "does not say when it ends, and cannot be renewed here"
     if tokens.expires_at is None:
@@ -4802,7 +4811,7 @@ def _lifetime(tokens: Tokens | None) -> str:
     )
 
 
-def _with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
+def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
     """Do something with a login; once more with a renewed one after a 401."""
     tokens = get_tokens(account)
     try:
@@ -4813,14 +4822,14 @@ def _with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
         return action(get_tokens(account, rejected=tokens.access_token))
 
 
-def _present_login(account: str | None) -> Tokens | None:
+def present_login(account: str | None) -> Tokens | None:
     """What is stored of the login in use, None if that must be asked for. Sends nothing."""
     store = read_store()
-    return _present_tokens(choose_credential(account, store), store)
+    return present_tokens(choose_credential(account, store), store)
 
 
 @chatgpt.command(name="models")
-@_account_option
+@account_option
 @click.option("all_", "--all", is_flag=True, help="Also those that are hidden in ChatGPT's apps")
 @click.option("json_", "--json", is_flag=True, help="Output as JSON")
 def models_command(account: str | None, all_: bool, json_: bool) -> None:
@@ -4832,10 +4841,10 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = _present_login(account)
+    tokens = present_login(account)
     models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
-        models = _with_login(account, fetch_models)
+        models = with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
         click.echo(json.dumps([_model_json(model) for model in shown], indent=2))
@@ -4850,7 +4859,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         context = f"{model.context_window:,}" if model.context_window else "?"
         name = f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else "")
         rows.append((name, context, " ".join(efforts), " ".join(model.service_tiers)))
-    _echo_table(rows)
+    echo_table(rows)
 
 
 def _model_json(model: ModelInfo) -> dict[str, Any]:
@@ -4869,16 +4878,16 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
 
 
 @chatgpt.command()
-@_account_option
+@account_option
 def refresh(account: str | None) -> None:
     """Fetch the list of models anew and say what came and went
 
     \b
         llm chatgpt refresh
     """
-    tokens = _present_login(account)
+    tokens = present_login(account)
     before = remembered_models(tokens) if tokens else None
-    models = _with_login(account, fetch_models)
+    models = with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = {model.slug: model for model in models.by_rank}
     for slug in new:
@@ -4892,7 +4901,7 @@ def refresh(account: str | None) -> None:
 
 
 @chatgpt.command()
-@_account_option
+@account_option
 @click.option(
     "json_", "--json", is_flag=True, help="Output all that the server tells of it as JSON"
 )
@@ -4902,7 +4911,7 @@ def usage(account: str | None, json_: bool) -> None:
     \b
         llm chatgpt usage
     """
-    told = _with_login(account, fetch_usage)
+    told = with_login(account, fetch_usage)
     # Who it is stays out of what a script may log.
     report = {k: v for k, v in told.items() if k not in ("user_id", "account_id", "email")}
     if json_:
@@ -4913,19 +4922,19 @@ def usage(account: str | None, json_: bool) -> None:
     for window in windows_of_usage(report.get("rate_limit")):
         click.echo(_window_line(window.name, window))
     additional = report.get("additional_rate_limits")
-    for limit in _list(additional):
-        name = printable(_mapping(limit).get("limit_name") or "another limit", 60)
-        for window in windows_of_usage(_mapping(limit).get("rate_limit")):
+    for limit in as_list(additional):
+        name = printable(as_mapping(limit).get("limit_name") or "another limit", 60)
+        for window in windows_of_usage(as_mapping(limit).get("rate_limit")):
             click.echo(_window_line(f"{name}, {window.name}", window))
-    credits_ = _mapping(report.get("credits"))
+    credits_ = as_mapping(report.get("credits"))
     if credits_.get("unlimited") is True:
         click.echo("Credits: unlimited")
     elif credits_.get("has_credits") is True:
         click.echo(f"Credits: {printable(credits_.get('balance'), 40)}")
-    individual = _mapping(_mapping(report.get("spend_control")).get("individual_limit"))
+    individual = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if individual:
         used, limit = individual.get("used"), individual.get("limit")
-        resets_at = _number(individual.get("reset_at"))
+        resets_at = as_number(individual.get("reset_at"))
         resets = UsageWindow(0, 0, resets_at).reset_words
         click.echo(f"Spending: {printable(used, 40)} of {printable(limit, 40)}{resets}")
     click.echo(f"More: {USAGE_PAGE}")
@@ -4948,7 +4957,7 @@ class Finding(NamedTuple):
 
 
 @chatgpt.command()
-@_account_option
+@account_option
 @click.option("json_", "--json", is_flag=True, help="Output as JSON")
 def doctor(account: str | None, json_: bool) -> None:
     """Find out what is wrong, and say what to do about it
@@ -5085,17 +5094,17 @@ def _login_state(account: str | None) -> tuple[Tokens | None, Finding]:
         credential = choose_credential(account, store)
     except ChatGPTError as error:
         return None, Finding("login", "broken", "none that can be used", error.message)
-    tokens = _present_tokens(credential, store)
+    tokens = present_tokens(credential, store)
     if tokens is None:
-        text = f"{_credential_words(credential)}, its owner not asked for yet"
+        text = f"{credential_words(credential)}, its owner not asked for yet"
         return None, Finding("login", "ok", text)
     name, _, host = (tokens.email or "").partition("@")
     who = f"{name[:1]}...@{host}" if host else "no email"
-    text = f"{_credential_words(credential)}: {who}, plan {tokens.plan or 'unknown'}"
-    text += f", access token {_lifetime(tokens)}"
+    text = f"{credential_words(credential)}: {who}, plan {tokens.plan or 'unknown'}"
+    text += f", access token {lifetime_words(tokens)}"
     advice = ""
     try:
-        _check_borrowed(tokens, None)
+        check_borrowed(tokens, None)
     except RefreshFailed as error:
         advice = error.message
     renewable = tokens.kind != "login" or tokens.refresh_token
@@ -5126,7 +5135,7 @@ def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
         except ChatGPTError as error:
             yield Finding(name, "broken", "not asked", error.message)
         except http_library().TransportError as error:
-            text = f"{urlsplit(url).netloc}: {_transport_reason(error)}"
+            text = f"{urlsplit(url).netloc}: {transport_reason(error)}"
             yield Finding(name, "broken", text, "Check the network and these settings.")
         else:
             reply = Reply.of(response)
@@ -5138,7 +5147,7 @@ def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
 def _host(name: str, reply: Reply, certificate: str, tokens: Tokens | None) -> Finding:
     text = f"{reply.host} answers, {certificate}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, _web_page_message(reply))
+        return Finding(name, "broken", text, web_page_message(reply))
     if reply.status >= 500:
         text += f", with status {reply.status}"
         return Finding(name, "warning", text, "OpenAI's server is in trouble; try later.")

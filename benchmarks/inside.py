@@ -13,6 +13,8 @@ import threading
 import time
 import tracemalloc
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests"))
+
 
 def best(action, repeats: int = 5) -> float:
     """The smallest CPU milliseconds of some runs."""
@@ -42,9 +44,9 @@ def measure_tls() -> dict:
         os.environ.pop(name, None)
     import httpx
 
-    import llm_chatgpt_oauth as plugin
+    import rooms
 
-    return {"ours_ms": best(plugin.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
+    return {"ours_ms": best(rooms.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
 
 
 class Counter:
@@ -107,7 +109,7 @@ def measure_first_token(kib: str) -> dict:
     """
     import llm
 
-    import llm_chatgpt_oauth as plugin
+    import rooms
 
     delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"hello"}\n\n'
     filler = b'data: {"type":"response.in_progress","x":"' + b"y" * 900 + b'"}\n\n'
@@ -153,7 +155,7 @@ def measure_first_token(kib: str) -> dict:
     server.start()
     os.environ["LLM_CHATGPT_BASE_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
     model = llm.get_model("chatgpt-gpt-6-luna")
-    plugin.update_models = lambda *arguments: None
+    rooms.replace(None, "update_models", lambda *arguments: None)
     delays = []
     for _ in range(60):
         for event in model.prompt("hi").stream_events():
@@ -164,8 +166,9 @@ def measure_first_token(kib: str) -> dict:
 
 def exchange_for(prompt, model):
     import llm_chatgpt_oauth as plugin
+    import rooms
 
-    exchange = plugin.Exchange(model, prompt, None, None)
+    exchange = rooms.Exchange(model, prompt, None, None)
     tokens = plugin.load_tokens()
     return lambda: exchange.request(tokens)
 

@@ -18,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 from floor import TEXT
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Say, Simulator, Stream
 
 COUNTS = (1, 3, 100, 10_000, 200_000)
@@ -49,10 +50,10 @@ def main() -> None:
                 return respond
 
         simulator._scripts["responses"] = Always()
-        tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+        tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)
-        plugin.fetch_models(tokens)
+        rooms.fetch_models(tokens)
         print(json.dumps(simulator.environment), flush=True)
         threading.Event().wait()
 

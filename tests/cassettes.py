@@ -26,6 +26,7 @@ import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
@@ -174,7 +175,7 @@ def prompt_sync(*args: Any, slug: str = "gpt-6-luna", **kwargs: Any) -> Any:
 def _sign_in(ask: Any) -> Any:
     codes: list[plugin.DeviceCode] = []
     tokens = plugin.login(show=codes.append, wait=lambda seconds, left: None)
-    return codes[0], tokens, plugin.fetch_models(tokens)
+    return codes[0], tokens, rooms.fetch_models(tokens)
 
 
 def _prepare_login(simulator: Simulator) -> None:
@@ -243,8 +244,8 @@ SCENARIOS = {
 @contextlib.contextmanager
 def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
     """What goes to OpenAI's hosts arrives at the simulator."""
-    http = plugin.http_library()
-    options = plugin._client_options
+    http = rooms.http_library()
+    options = rooms._client_options
 
     def forward(request: Any) -> Any:
         with http.Client() as inner:
@@ -257,14 +258,16 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
         kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in skip]
         return http.Response(answer.status_code, headers=kept, content=answer.content)
 
-    simulator.public_issuer = plugin.DEFAULT_ISSUER
-    plugin._client_options = lambda secure: {"transport": http.MockTransport(forward)}
-    plugin.close_clients()
+    simulator.public_issuer = rooms.DEFAULT_ISSUER
+    rooms.replace(
+        None, "_client_options", lambda secure: {"transport": http.MockTransport(forward)}
+    )
+    rooms.close_clients()
     try:
         yield
     finally:
-        plugin._client_options = options
-        plugin.close_clients()
+        rooms.replace(None, "_client_options", options)
+        rooms.close_clients()
 
 
 HEADER = """# Recorded from the project's own simulator under the service's real addresses, because
@@ -280,7 +283,7 @@ def record_from_simulator() -> None:
             os.environ["LLM_USER_PATH"] = folder
             path = FOLDER / f"{name}.yaml"
             path.unlink(missing_ok=True)
-            tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+            tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
             assert tokens is not None
             if name != "login":
                 plugin.store_tokens(tokens)

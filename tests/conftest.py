@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Simulator
 
 
@@ -35,7 +36,7 @@ def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     name = request.config.getoption("--http")
     if name:
         module = importlib.import_module(name)
-        monkeypatch.setattr(plugin, "http_library", lambda: module)
+        rooms.replace(monkeypatch, "http_library", lambda: module)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +58,10 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
     yield
-    plugin.close_clients()
-    plugin._unsaved.clear()
-    plugin._identified.clear()
-    plugin._turn_states.clear()
+    rooms.close_clients()
+    rooms.unsaved_pairs.clear()
+    rooms.identified_owners.clear()
+    rooms.turn_states.clear()
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
 
 
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
-    tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+    tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
     tokens = tokens._replace(**changes)
     plugin.store_tokens(tokens, account)

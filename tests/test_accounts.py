@@ -13,6 +13,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import expire, secrets_watch, sign_in, start_llm
 from simulator import Account, Answer, error_answer, make_jwt, web_page
 
@@ -25,7 +26,7 @@ AT = "at-3vqkxPoNotShown"
 def two(simulator):
     """ada is the default account, bob is `work`."""
     ada = sign_in(simulator)
-    tokens = plugin.tokens_from_reply(simulator.sign_in(BOB), now=time.time())
+    tokens = rooms.tokens_from_reply(simulator.sign_in(BOB), now=time.time())
     plugin.store_tokens(tokens, "work")
     return ada, tokens
 
@@ -65,9 +66,9 @@ def test_the_first_login_is_the_default_one(simulator, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login", "--account", "work")
     assert "makes this account the default" not in result.stdout
-    assert plugin.read_store().default == "work"
+    assert rooms.read_store().default == "work"
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert list(plugin.read_store().accounts) == ["work"]
+    assert list(rooms.read_store().accounts) == ["work"]
 
 
 def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
@@ -75,10 +76,10 @@ def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
     simulator.approve_after_polls = 0
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert set(plugin.read_store().accounts) == {"default", "work"}
+    assert set(rooms.read_store().accounts) == {"default", "work"}
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", AT)
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert set(plugin.read_store().accounts) == {"default", "work"}
+    assert set(rooms.read_store().accounts) == {"default", "work"}
 
 
 @pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", "x" * 49, "a\nb", "../x"])
@@ -95,7 +96,7 @@ def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
     result = run_llm("chatgpt", command, "--account", "")
     assert result.exit_code == 1
     assert "there are: default, work" in result.output
-    assert set(plugin.read_store().accounts) == {"default", "work"}
+    assert set(rooms.read_store().accounts) == {"default", "work"}
 
 
 def test_accounts_are_listed(two, run_llm, simulator):
@@ -136,7 +137,7 @@ def test_use_of_an_unknown_account(two, run_llm, name):
     assert result.exit_code == 1
     assert "there are: default, work." in result.stderr
     assert name not in result.stderr
-    assert plugin.read_store().default == "default"
+    assert rooms.read_store().default == "default"
 
 
 def test_use_without_any(run_llm):
@@ -275,7 +276,7 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
-    lists = json.loads(plugin.models_path().read_text())["accounts"]
+    lists = json.loads(rooms.models_path().read_text())["accounts"]
     assert list(lists) == [two[1].account_key]
 
 
@@ -284,7 +285,7 @@ def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
     plugin.store_tokens(expired, "work")
     ask("hello", key="work")
     assert len(simulator.refreshes) == 1
-    store = plugin.read_store()
+    store = rooms.read_store()
     assert store.default == "default"
     assert store.get() == two[0]
     assert store.get("work").access_token != two[1].access_token
@@ -311,13 +312,13 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
 
 
 def test_a_renewed_login_that_could_not_be_kept_survives_other_accounts(two, simulator):
-    key = (str(plugin.store_path()), "default")
-    plugin._unsaved[key] = two[0]._replace(refreshed_at=time.time() + 1)
+    key = (str(rooms.store_path()), "default")
+    rooms.unsaved_pairs[key] = two[0]._replace(refreshed_at=time.time() + 1)
     plugin.store_tokens(two[1], "work")
-    plugin.delete_tokens("work")
-    assert key in plugin._unsaved
+    rooms.delete_tokens("work")
+    assert key in rooms.unsaved_pairs
     plugin.store_tokens(two[0])
-    assert key not in plugin._unsaved
+    assert key not in rooms.unsaved_pairs
 
 
 # Somebody else
@@ -372,11 +373,11 @@ def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
     assert len(simulator.seen("/whoami")) == 1
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
     assert len(simulator.seen("/whoami")) == 1
-    stored = plugin.store_path().read_text()
+    stored = rooms.store_path().read_text()
     assert at not in stored
     assert "acc-eve" in stored
     if os.name != "nt":
-        assert plugin.store_path().stat().st_mode & 0o777 == 0o600
+        assert rooms.store_path().stat().st_mode & 0o777 == 0o600
     assert "eve@example.com (plan business" in run_llm("chatgpt", "status").stdout
 
 
@@ -396,18 +397,18 @@ def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatc
     def no(*_):
         raise plugin.StoreError("read-only")
 
-    monkeypatch.setattr(plugin, "locked_store", no)
+    rooms.replace(monkeypatch, "locked_store", no)
     ask("hello", key=at)
     ask("hello", key=at)
     assert len(simulator.seen("/whoami")) == 1
-    assert not plugin.store_path().exists()
+    assert not rooms.store_path().exists()
 
 
 def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
     def no(*_):
         raise plugin.StoreError("disk full")
 
-    monkeypatch.setattr(plugin.StoreWriter, "save", no)
+    monkeypatch.setattr(rooms.StoreWriter, "save", no)
     ask("hello", key=at)
     assert len(simulator.seen("/whoami")) == 1
 
@@ -444,7 +445,7 @@ def test_an_owner_that_is_not_found_out(simulator, at, ask, answer, words):
     "body",
     [
         {"email": "e@example.com", "account_id": "acc-eve", "plan_type": "business"},
-        {"email": "e@example.com", plugin.AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
+        {"email": "e@example.com", rooms.AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
         {"chatgpt_account_id": "acc-eve", "chatgpt_account_is_fedramp": False, "new": [1]},
     ],
 )
@@ -483,7 +484,7 @@ def test_commands_with_an_access_token(simulator, at, run_llm, monkeypatch):
 
 def test_a_damaged_store_is_told_before_another_identity_is_used(simulator, at, ask, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
-    plugin.store_path().write_text("{")
+    rooms.store_path().write_text("{")
     with pytest.raises(plugin.StoreError):
         ask("hello")
 
@@ -531,10 +532,10 @@ def test_import(simulator, codex, run_llm, ask):
     assert "Imported as account codex: bob@example.com (plan pro" in result.stdout
     assert "in 10 days; only Codex CLI can renew it" in result.stdout
     assert (codex.path.read_bytes(), codex.path.stat().st_mtime_ns) == before
-    stored = plugin.store_path().read_text()
+    stored = rooms.store_path().read_text()
     assert codex.reply["refresh_token"] not in stored
     assert codex.reply["id_token"] not in stored
-    assert plugin.read_store().default == "codex"
+    assert rooms.read_store().default == "codex"
     ask("hello")
     assert bearers(simulator) == [codex.reply["access_token"]]
     with secrets_watch(simulator) as check:
@@ -553,7 +554,7 @@ def test_a_login_does_not_take_the_imported_ones_place(simulator, codex, run_llm
     run_llm("chatgpt", "import")
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
-    store = plugin.read_store()
+    store = rooms.read_store()
     assert (store.default, set(store.accounts)) == ("default", {"codex", "default"})
 
 
@@ -602,7 +603,7 @@ def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
     assert words in result.stderr
-    assert not plugin.store_path().exists()
+    assert not rooms.store_path().exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '"text"', '{"tokens": []}', b"\xff"])
@@ -658,19 +659,19 @@ def test_logout_is_local(two, simulator, run_llm):
     assert result.exit_code == 0
     assert "Signed out default" in result.stdout
     assert not simulator.requests
-    assert list(plugin.read_store().accounts) == ["work"]
+    assert list(rooms.read_store().accounts) == ["work"]
 
 
 def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
     assert "Signed out work" in run_llm("chatgpt", "logout", "--account", "work").stdout
-    assert list(plugin.read_store().accounts) == ["default"]
+    assert list(rooms.read_store().accounts) == ["default"]
     plugin.store_tokens(two[1], "work")
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert "Signed out work" in run_llm("chatgpt", "logout").stdout
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
     plugin.store_tokens(two[1], "work")
     assert run_llm("chatgpt", "logout", "--all").stdout.count("Signed out") == 2
-    assert not plugin.read_store().accounts
+    assert not rooms.read_store().accounts
     assert "nothing to delete" in run_llm("chatgpt", "logout", "--all").stdout
     assert run_llm("chatgpt", "logout", "--all", "--account", "x").exit_code == 2
 
@@ -680,7 +681,7 @@ def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypa
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 1
     assert "is not signed in here" in result.stderr
-    assert set(plugin.read_store().accounts) == {"default", "work"}
+    assert set(rooms.read_store().accounts) == {"default", "work"}
 
 
 def test_revoke(two, simulator, run_llm):
@@ -691,9 +692,9 @@ def test_revoke(two, simulator, run_llm):
     assert request.body == {
         "token": two[0].refresh_token,
         "token_type_hint": "refresh_token",
-        "client_id": plugin.CLIENT_ID,
+        "client_id": rooms.CLIENT_ID,
     }
-    assert list(plugin.read_store().accounts) == ["work"]
+    assert list(rooms.read_store().accounts) == ["work"]
     with pytest.raises(plugin.RefreshFailed):
         plugin.refresh_tokens(two[0])
     with secrets_watch(simulator) as check:
@@ -713,15 +714,15 @@ def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, ru
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "Warning: the session at OpenAI may go on" in result.stderr
-    assert not plugin.read_store().accounts
+    assert not rooms.read_store().accounts
 
 
 def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
-    monkeypatch.setattr(plugin, "REVOKE_TIMEOUT_SECONDS", 0.05)
+    rooms.replace(monkeypatch, "REVOKE_TIMEOUT_SECONDS", 0.05)
     simulator.script("revoke", Answer(delay=0.5))
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "did not answer in time" in result.stderr
-    assert not plugin.read_store().accounts
+    assert not rooms.read_store().accounts
 
 
 def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
@@ -818,4 +819,4 @@ def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
 def test_a_base_url_set_by_the_user_wins(simulator, ask):
     sign_in(simulator, origin="https://eu.chatgpt.com")
     assert ask("hello").text
-    assert plugin.base_url("https://eu.chatgpt.com") == simulator.base_url
+    assert rooms.base_url("https://eu.chatgpt.com") == simulator.base_url

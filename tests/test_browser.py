@@ -25,6 +25,7 @@ import filelock
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import secrets_watch, sign_in, start_llm, wait_until
 from simulator import Account, Answer, error_answer, web_page
 
@@ -495,13 +496,13 @@ def test_without_a_display_nothing_is_opened(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert plugin._open_browser("http://127.0.0.1") is False
+    assert rooms._open_browser("http://127.0.0.1") is False
 
 
 def test_a_browser_that_cannot_be_started(monkeypatch):
     monkeypatch.setenv("BROWSER", "something")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert plugin._open_browser("http://127.0.0.1") is False
+    assert rooms._open_browser("http://127.0.0.1") is False
 
 
 # Windows, as far as it can be played here
@@ -514,11 +515,11 @@ def test_windows_binds_the_port_for_itself_alone(monkeypatch):
         def setsockopt(self, *arguments):
             calls.append(arguments)
 
-    monkeypatch.setattr(plugin, "WINDOWS", True)
-    monkeypatch.setattr(plugin, "REDIRECT_PORTS", (0,))
+    rooms.replace(monkeypatch, "WINDOWS", True)
+    rooms.replace(monkeypatch, "REDIRECT_PORTS", (0,))
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
     monkeypatch.setattr(socket, "socket", Socket)
-    listener = plugin.open_listener(lambda query: (200, ""), threading.Event())
+    listener = rooms.open_listener(lambda query: (200, ""), threading.Event())
     listener.server_close()
     assert (socket.SOL_SOCKET, -5, 1) in calls
     assert not any(call[1] == socket.SO_REUSEADDR for call in calls)
@@ -528,7 +529,7 @@ def console(monkeypatch, keys):
     waiting = list(keys)
     fake = types.SimpleNamespace(kbhit=lambda: bool(waiting), getwche=lambda: waiting.pop(0))
     monkeypatch.setitem(sys.modules, "msvcrt", fake)
-    monkeypatch.setattr(plugin, "WINDOWS", True)
+    rooms.replace(monkeypatch, "WINDOWS", True)
 
 
 def test_a_windows_console_is_read_key_by_key(monkeypatch):
@@ -540,7 +541,7 @@ def test_a_windows_console_is_read_key_by_key(monkeypatch):
         if text == "d":
             stop.set()
 
-    plugin._read_terminal(line, stop)
+    rooms._read_terminal(line, stop)
     assert lines == ["abc", "d"]
 
 
@@ -549,6 +550,6 @@ def test_a_console_that_cannot_be_polled(monkeypatch, capsys):
         raise OSError("not a console")
 
     monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(kbhit=broken))
-    monkeypatch.setattr(plugin, "WINDOWS", True)
-    plugin._read_terminal(lambda text: None, threading.Event())
+    rooms.replace(monkeypatch, "WINDOWS", True)
+    rooms._read_terminal(lambda text: None, threading.Event())
     assert "Pasting does not work in this console" in capsys.readouterr().err

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import llm
 import pytest
 from llm.parts import AttachmentPart, TextPart
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import sign_in
 from simulator import PNG, Answer, Say, Stream, sse
 
 
 def translate(*events):
-    translator = plugin.EventTranslator()
+    translator = rooms.EventTranslator()
     found = [event for fields in events for event in translator.feed(sse(fields))]
     return translator, found + translator.finish()
 
@@ -113,10 +115,10 @@ def test_a_history_without_a_person(simulator, signed_in, ask):
 
 
 def test_turn_states_are_not_kept_for_ever(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr(plugin, "_TURN_STATES_KEPT", 2)
+    rooms.replace(monkeypatch, "TURN_STATES_KEPT", 2)
     for number in range(4):
         ask(f"prompt {number}")
-    assert len(plugin._turn_states) == 2
+    assert len(rooms.turn_states) == 2
 
 
 def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
@@ -143,30 +145,30 @@ def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, c
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plugin, "_replace", full)
-    assert plugin.fetch_models(signed_in).listed
+    rooms.replace(monkeypatch, "replace_file", full)
+    assert rooms.fetch_models(signed_in).listed
     assert "could not be kept" in caplog.text
-    assert not list(plugin.models_path().parent.glob("*.tmp"))
+    assert not list(rooms.models_path().parent.glob("*.tmp"))
 
 
 def test_a_server_that_tells_no_etag(simulator, signed_in, ask):
-    plugin.update_models(signed_in, None, None)
+    rooms.update_models(signed_in, None, None)
     assert simulator.requests == []
 
 
 def test_a_window_without_a_reset():
-    assert plugin.UsageWindow(3600, 10).reset_words == ""
-    assert plugin.UsageWindow(3600, 10).name == "1-hour"
+    assert rooms.UsageWindow(3600, 10).reset_words == ""
+    assert rooms.UsageWindow(3600, 10).name == "1-hour"
 
 
 @pytest.mark.parametrize("words", ["try again in 1.2.3s", "try again in a while", None])
 def test_no_number_to_wait_for(words):
-    assert plugin._retry_after(None, words) is None
+    assert rooms.retry_after(None, words) is None
 
 
 def test_a_logout_during_a_refresh(simulator, signed_in):
-    refresh = plugin._Refresh(plugin.Credential("default", "a test"), None)
-    plugin.delete_tokens()
+    refresh = rooms._Refresh(rooms.Credential("default", "a test"), None)
+    rooms.delete_tokens()
     refresh.run()
     with pytest.raises(llm.NeedsKeyException):
         refresh.future.result()
@@ -175,7 +177,7 @@ def test_a_logout_during_a_refresh(simulator, signed_in):
 
 def test_a_refresh_that_has_not_begun_is_stopped_at_the_end(simulator, signed_in):
     tokens = sign_in(simulator, expires_at=0.0)
-    refresh = plugin._Refresh(plugin.Credential("default", "a test"), None)
+    refresh = rooms._Refresh(rooms.Credential("default", "a test"), None)
     refresh.settle()
     refresh.run()
     with pytest.raises(plugin.RefreshFailed, match="is ending"):
@@ -188,11 +190,11 @@ def test_a_private_file_that_cannot_be_made_private(signed_in, monkeypatch):
     def refused(*_):
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr(plugin.os, "fchmod", refused, raising=False)
+    monkeypatch.setattr(os, "fchmod", refused, raising=False)
     with pytest.raises(plugin.StoreError, match="Operation not permitted"):
         plugin.store_tokens(plugin.Tokens("new"))
     monkeypatch.undo()
-    assert not list(plugin.store_path().parent.glob("*.tmp"))
+    assert not list(rooms.store_path().parent.glob("*.tmp"))
 
 
 def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
@@ -200,13 +202,13 @@ def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
         raise PermissionError(13, "Access is denied")
 
     monkeypatch.setattr(os, "replace", refused)
-    monkeypatch.setattr(plugin, "WINDOWS", True)
-    monkeypatch.setattr(plugin.time, "sleep", lambda seconds: None)
+    rooms.replace(monkeypatch, "WINDOWS", True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(PermissionError):
-        plugin._replace(tmp_path / "a", tmp_path / "b")
-    monkeypatch.setattr(plugin, "WINDOWS", False)
+        rooms.replace_file(tmp_path / "a", tmp_path / "b")
+    rooms.replace(monkeypatch, "WINDOWS", False)
     with pytest.raises(PermissionError):
-        plugin._replace(tmp_path / "a", tmp_path / "b")
+        rooms.replace_file(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
@@ -216,23 +218,23 @@ def test_a_package_that_is_not_installed(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    plugin.user_agent.cache_clear()
-    assert plugin.user_agent().startswith("llm-chatgpt-oauth/unknown (")
-    plugin.user_agent.cache_clear()
+    rooms.user_agent.cache_clear()
+    assert rooms.user_agent().startswith("llm-chatgpt-oauth/unknown (")
+    rooms.user_agent.cache_clear()
 
 
 def test_a_child_process_leaves_its_parents_connections_alone(simulator, signed_in):
-    client = plugin.sync_client(simulator.issuer)
-    key = next(iter(plugin._sync_clients))
-    plugin._sync_clients[(key[0] + 1, *key[1:])] = client
-    del plugin._sync_clients[key]
-    plugin.close_clients()
+    client = rooms.sync_client(simulator.issuer)
+    key = next(iter(rooms._sync_clients))
+    rooms._sync_clients[(key[0] + 1, *key[1:])] = client
+    del rooms._sync_clients[key]
+    rooms.close_clients()
     assert not client.is_closed
     client.close()
 
 
 def test_json_that_is_logged_has_no_nulls():
-    assert plugin._without_none({"a": None, "b": [{"c": None, "d": 1}]}) == {"b": [{"d": 1}]}
+    assert rooms._without_none({"a": None, "b": [{"c": None, "d": 1}]}) == {"b": [{"d": 1}]}
 
 
 def test_a_call_id_that_another_call_has(simulator, signed_in, ask):

@@ -11,11 +11,12 @@ import click
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 SOURCE = (ROOT / "llm_chatgpt_oauth.py").read_text()
-COMMANDS = plugin.chatgpt.commands
+COMMANDS = rooms.chatgpt.commands
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -98,9 +99,9 @@ def test_registration_reads_one_file_and_sends_nothing(monkeypatch):
     def no(*_, **__):
         raise AssertionError("not while models are registered")
 
-    monkeypatch.setattr(plugin, "locked_store", no)
-    monkeypatch.setattr(plugin, "http_library", no)
-    monkeypatch.setattr(plugin, "read_store", no)
+    rooms.replace(monkeypatch, "locked_store", no)
+    rooms.replace(monkeypatch, "http_library", no)
+    rooms.replace(monkeypatch, "read_store", no)
     registered = []
     plugin.register_models(lambda sync, async_: registered.append((sync, async_)))
     assert [m.model_id for m, _ in registered] == [a.model_id for _, a in registered]

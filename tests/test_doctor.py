@@ -10,7 +10,7 @@ import time
 import filelock
 import pytest
 
-import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import expire, secrets_watch, sign_in
 from proxy import Proxy
 from simulator import Account, Answer, web_page
@@ -87,7 +87,7 @@ def test_a_home_folder_is_not_named(simulator, monkeypatch, run_llm, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_file_that_others_can_read(signed_in, examine):
-    plugin.store_path().chmod(0o644)
+    rooms.store_path().chmod(0o644)
     finding = examine()["login file"]
     assert finding["state"] == "warning"
     assert "mode 644" in finding["text"]
@@ -95,14 +95,14 @@ def test_a_file_that_others_can_read(signed_in, examine):
 
 
 def test_a_damaged_file(simulator, examine):
-    plugin.store_path().write_text("{")
+    rooms.store_path().write_text("{")
     finding = examine()["login"]
     assert finding["state"] == "broken"
     assert "is damaged" in finding["advice"]
 
 
 def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
-    refused = {(str(plugin.store_path()), os.R_OK), (str(plugin.store_path().parent), os.W_OK)}
+    refused = {(str(rooms.store_path()), os.R_OK), (str(rooms.store_path().parent), os.W_OK)}
     monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) not in refused)
     found = examine()
     assert found["login file"]["state"] == "broken"
@@ -110,7 +110,7 @@ def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
 
 
 def test_a_lock_that_is_held(signed_in, examine):
-    with filelock.FileLock(f"{plugin.store_path()}.lock"):
+    with filelock.FileLock(f"{rooms.store_path()}.lock"):
         finding = examine()["lock"]
     assert finding["state"] == "warning"
     assert "held by another program" in finding["text"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import tracemalloc
@@ -10,12 +11,13 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Answer, Call, Say, Stream, Think, error_answer, sse, usage_limit, web_page
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(plugin, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    rooms.replace(monkeypatch, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
 
 
 def frames_of(simulator, *items, **changes):
@@ -170,7 +172,7 @@ class Naps:
 @pytest.fixture
 def naps(monkeypatch):
     noted = Naps()
-    real_time, real_asyncio = plugin.time, plugin.asyncio
+    real_time, real_asyncio = time, asyncio
 
     class Time:
         sleep = staticmethod(noted.sleep)
@@ -184,13 +186,13 @@ def naps(monkeypatch):
         def __getattr__(self, name):
             return getattr(real_asyncio, name)
 
-    monkeypatch.setattr(plugin, "time", Time())
-    monkeypatch.setattr(plugin, "asyncio", Asyncio())
+    rooms.replace(monkeypatch, "time", Time())
+    rooms.replace(monkeypatch, "asyncio", Asyncio())
     return noted.seconds
 
 
 def test_pauses_grow(simulator, signed_in, ask, naps, monkeypatch):
-    monkeypatch.setattr(plugin, "FIRST_RESEND_PAUSE_SECONDS", 0.2)
+    rooms.replace(monkeypatch, "FIRST_RESEND_PAUSE_SECONDS", 0.2)
     simulator.script("responses", *[Answer(500)] * 4)
     assert ask("hi").text
     assert naps == [pytest.approx(pause, rel=0.11) for pause in (0.2, 0.4, 0.8, 1.6)]
@@ -270,7 +272,7 @@ def test_memory_stays_flat_beyond_what_llm_keeps(simulator, signed_in):
     """llm keeps an event for each piece of text; we keep nothing of them."""
     count = 20_000
     frames = frames_of(simulator, Say("word " * count, deltas=["word "] * count))
-    translator = plugin.EventTranslator()
+    translator = rooms.EventTranslator()
     tracemalloc.start()
     for frame in frames[:2000]:
         list(translator.feed(frame))
@@ -295,7 +297,7 @@ def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask)
 @pytest.mark.parametrize("offset", [-86400.0, 86400.0])
 def test_a_clock_that_is_wrong_by_a_day(simulator, ask, monkeypatch, offset):
     """At the login, and then set right: one more refresh at most."""
-    real_time = plugin.time
+    real_time = time
 
     class Skewed:
         shift = offset
@@ -307,7 +309,7 @@ def test_a_clock_that_is_wrong_by_a_day(simulator, ask, monkeypatch, offset):
             return getattr(real_time, name)
 
     clock = Skewed()
-    monkeypatch.setattr(plugin, "time", clock)
+    rooms.replace(monkeypatch, "time", clock)
     plugin.login(show=lambda code: simulator.approve(code.user_code))
     for _ in range(3):
         assert ask("hi").text
@@ -323,7 +325,7 @@ def test_a_clock_that_is_wrong_by_a_day(simulator, ask, monkeypatch, offset):
 
 
 def test_a_clock_set_forward_past_the_end(simulator, signed_in, ask, monkeypatch):
-    real_time = plugin.time
+    real_time = time
 
     class Forward:
         def time(self):
@@ -332,7 +334,7 @@ def test_a_clock_set_forward_past_the_end(simulator, signed_in, ask, monkeypatch
         def __getattr__(self, name):
             return getattr(real_time, name)
 
-    monkeypatch.setattr(plugin, "time", Forward())
+    rooms.replace(monkeypatch, "time", Forward())
     for _ in range(3):
         assert ask("hi").text
     assert len(simulator.refreshes) == 1

@@ -15,6 +15,7 @@ from llm.default_plugins.openai_models import WebSearch
 from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import PNG, Answer, Call, Draw, Refuse, Say, Search, Stream, Think, error_answer
 
 
@@ -336,7 +337,7 @@ CLOSED = {"type": "object", "additionalProperties": False}
     ],
 )
 def test_what_is_strict(schema, strict):
-    assert plugin.schema_is_strict(schema) is strict
+    assert rooms.schema_is_strict(schema) is strict
 
 
 def test_json_object(simulator, signed_in, ask):
@@ -413,14 +414,14 @@ def test_image_detail(simulator, signed_in, ask, detail):
 
 def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
         ask("What?", image_detail="original")
 
 
 def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
     simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     (tmp_path / "a.png").write_bytes(PNG)
     result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
     assert result.exit_code == 1
@@ -435,7 +436,7 @@ def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_p
 def test_pictures_and_pdfs_in_an_older_history(simulator, signed_in, ask):
     blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
     simulator.models = [*simulator.models, blind]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     pdf = llm.Attachment(type="application/pdf", content=b"%PDF")
     image = llm.Attachment(type="image/png", content=PNG)
     messages = [llm.user("Look", pdf, image), llm.assistant("Seen."), llm.user("And?")]
@@ -641,7 +642,7 @@ def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
 
 def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     ask("hi")
     assert "reasoning" not in last_body(simulator)
 
@@ -659,13 +660,13 @@ def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask
     [("low", "low"), ("max", "max"), ("ultra", "max"), ("none", "none"), ("medium", "medium")],
 )
 def test_efforts(simulator, signed_in, ask, effort, sent):
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     ask("hi", slug="gpt-6-sol", reasoning_effort=effort)
     assert last_body(simulator)["reasoning"]["effort"] == sent
 
 
 def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="huge")
     assert "Choose one of: low, medium, high, xhigh, max." in str(caught.value)
@@ -688,7 +689,7 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
             "supported_reasoning_levels": [level, {"effort": "xhigh"}],
         }
     ]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     ask("hi", slug="gpt-9", reasoning_effort="xhigh")
     assert last_body(simulator)["reasoning"]["effort"] == "xhigh"
     with pytest.raises(llm.ModelError, match=r"Choose one of: low, xhigh\."):
@@ -899,14 +900,14 @@ def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_ll
 
 
 def old_list(hours=2.0):
-    data = json.loads(plugin.models_path().read_text())
+    data = json.loads(rooms.models_path().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
-    plugin.models_path().write_text(json.dumps(data))
+    rooms.models_path().write_text(json.dumps(data))
 
 
 def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
     ask("too soon")
     assert len(simulator.seen("/codex/models")) == 1
@@ -921,20 +922,20 @@ def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
 
 
 def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
-    plugin.fetch_models(signed_in)
-    before = plugin.known_models()
+    rooms.fetch_models(signed_in)
+    before = rooms.known_models()
     simulator.models = simulator.models[2:]
     old_list()
     simulator.script("models", Answer(500))
     ask("hi")
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 2
-    assert plugin.known_models() == before
+    assert rooms.known_models() == before
     assert caplog.text == ""
 
 
 def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr(plugin, "MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
+    rooms.replace(monkeypatch, "MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
     simulator.script("models", Answer(delay=1.0))
     start = time.monotonic()
     assert ask("hi").text
@@ -944,7 +945,7 @@ def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
 def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 1
-    assert plugin.remembered_models(signed_in).find("gpt-6-luna")
+    assert rooms.remembered_models(signed_in).find("gpt-6-luna")
 
 
 # Usage -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import secrets_watch, sign_in, start_llm
 from simulator import Account, Answer, error_answer, web_page
 
@@ -50,7 +51,7 @@ def test_a_login_from_start_to_end(simulator):
     assert shown[0].verification_url == f"{simulator.issuer}/codex/device"
     start, poll, exchange, origin = simulator.requests
     assert origin.path.endswith("/wham/accounts/check")
-    assert start.body == {"client_id": plugin.CLIENT_ID}
+    assert start.body == {"client_id": rooms.CLIENT_ID}
     assert "json" in start.headers["content-type"]
     assert set(poll.body) == {"device_auth_id", "user_code"}
     assert exchange.body["redirect_uri"] == f"{simulator.issuer}/deviceauth/callback"
@@ -266,7 +267,7 @@ def test_the_command_shows_what_a_person_needs(simulator, run_llm):
 def test_the_command_waits_with_one_plain_line(simulator, run_llm, monkeypatch):
     simulator.approve_after_polls = 2
     naps = []
-    monkeypatch.setattr(plugin, "time", FakeTime(naps))
+    rooms.replace(monkeypatch, "time", FakeTime(naps))
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
     assert result.stderr.count("Waiting") == 1
@@ -328,7 +329,7 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
     assert "Traceback" not in err
     assert "Aborted!" in err
     assert plugin.load_tokens() == old
-    assert not list(plugin.store_path().parent.glob("*.tmp"))
+    assert not list(rooms.store_path().parent.glob("*.tmp"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
@@ -372,15 +373,15 @@ def _drain(handle):
 
 def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
     sign_in(simulator)
-    before = plugin.store_path().read_bytes()
-    names = sorted(p.name for p in plugin.store_path().parent.iterdir())
+    before = rooms.store_path().read_bytes()
+    names = sorted(p.name for p in rooms.store_path().parent.iterdir())
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 0
     assert simulator.requests == []
-    assert plugin.store_path().read_bytes() == before
-    assert sorted(p.name for p in plugin.store_path().parent.iterdir()) == names
+    assert rooms.store_path().read_bytes() == before
+    assert sorted(p.name for p in rooms.store_path().parent.iterdir()) == names
     account = simulator.account
-    for wanted in (account.email, "plus", account.account_id, "in 10 days", plugin.store_path()):
+    for wanted in (account.email, "plus", account.account_id, "in 10 days", rooms.store_path()):
         assert str(wanted) in text.stdout
     report = json.loads(data.stdout)
     assert report["signed_in"] is True
@@ -389,7 +390,7 @@ def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
     assert report["account_id"] == account.account_id
     assert report["expires_at"] == pytest.approx(time.time() + 864000, abs=60)
     assert report["expired"] is False
-    assert report["path"] == str(plugin.store_path())
+    assert report["path"] == str(rooms.store_path())
     with secrets_watch(simulator) as check:
         check(text.output + data.output)
 
@@ -411,10 +412,10 @@ def test_logout(simulator, run_llm):
     sign_in(simulator)
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 0
-    assert str(plugin.store_path()) in result.stdout
+    assert str(rooms.store_path()) in result.stdout
     assert plugin.load_tokens() is None
     assert simulator.requests == []
-    assert "rt_" not in plugin.store_path().read_text()
+    assert "rt_" not in rooms.store_path().read_text()
     again = run_llm("chatgpt", "logout")
     assert again.exit_code == 0
     assert "Not signed in" in again.stdout
@@ -440,7 +441,7 @@ def test_logout(simulator, run_llm):
 def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
     monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
     with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
-        plugin.issuer() if name == "ISSUER" else plugin.base_url()
+        rooms.issuer() if name == "ISSUER" else rooms.base_url()
 
 
 @pytest.mark.parametrize(
@@ -449,11 +450,11 @@ def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
 )
 def test_addresses_that_are_fine(monkeypatch, url):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
-    assert plugin.issuer() == url.rstrip("/")
+    assert rooms.issuer() == url.rstrip("/")
 
 
 def test_the_real_addresses_are_the_default(monkeypatch):
     monkeypatch.delenv("LLM_CHATGPT_ISSUER")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "")
-    assert plugin.issuer() == "https://auth.openai.com"
-    assert plugin.base_url() == "https://chatgpt.com/backend-api"
+    assert rooms.issuer() == "https://auth.openai.com"
+    assert rooms.base_url() == "https://chatgpt.com/backend-api"

@@ -17,6 +17,7 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import secrets_watch, start_llm
 from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
 
@@ -395,25 +396,25 @@ def test_a_login_fetches_the_list(simulator, run_llm, ask):
 
 def test_a_slug_once_listed_stays(simulator, signed_in, run_llm):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
 
 
 def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
-    plugin.fetch_models(signed_in)
+    rooms.fetch_models(signed_in)
     other = plugin.Tokens(signed_in.access_token, account_id=None)
     simulator.require_account_header = False
     simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
-    plugin.fetch_models(other)
+    rooms.fetch_models(other)
     assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
-    data = plugin.models_path().read_text()
+    data = rooms.models_path().read_text()
     assert simulator.account.account_id not in data
 
 
-BUILT_IN = [f"chatgpt-{slug}" for slug in plugin.BUILT_IN_MODELS]
+BUILT_IN = [f"chatgpt-{slug}" for slug in rooms.BUILT_IN_MODELS]
 
 
 @pytest.mark.parametrize(
@@ -425,8 +426,8 @@ BUILT_IN = [f"chatgpt-{slug}" for slug in plugin.BUILT_IN_MODELS]
     ],
 )
 def test_a_damaged_list_means_the_built_in_one(content, run_llm):
-    plugin.llm.user_dir()
-    plugin.models_path().write_bytes(content)
+    llm.user_dir()
+    rooms.models_path().write_bytes(content)
     assert model_ids(run_llm) == BUILT_IN
 
 
@@ -444,13 +445,13 @@ def test_odd_entries_are_read_as_far_as_they_go():
         "upgrade": "y",
         "context_window": None,
     }
-    info = plugin.parse_model(entry)
+    info = rooms.parse_model(entry)
     assert info.efforts == ("low", "huge")
     assert info.hidden
     assert not info.takes_images
     assert info.upgrade == "y"
-    assert plugin.parse_model({"slug": 7}) is None
-    assert plugin.parse_model("x") is None
+    assert rooms.parse_model({"slug": 7}) is None
+    assert rooms.parse_model("x") is None
 
 
 # Threads and tasks ------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import sign_in, start_llm
 from proxy import Proxy
 
@@ -74,7 +75,7 @@ def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
 
 def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
     sign_in(simulator)
-    monkeypatch.setattr(plugin, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    rooms.replace(monkeypatch, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
     model = llm.get_model("chatgpt-gpt-6-luna")
     with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
         model.prompt("hello").text()
@@ -133,7 +134,7 @@ def test_a_certificate_file_that_is_none(proxy, monkeypatch, tmp_path, name, con
 
 def test_the_codex_root_is_added_to_the_others(proxy, monkeypatch, tmp_path):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
-    context = plugin.tls_context()
+    context = rooms.tls_context()
     subjects = [part for root in context.get_ca_certs() for part in root["subject"]]
     assert (("organizationName", "Company Root"),) in subjects
     assert context.verify_mode == ssl.CERT_REQUIRED
@@ -152,7 +153,7 @@ def test_the_systems_certificates_and_where_there_are_none(monkeypatch, tmp_path
     file, together = tmp_path / "ca.pem", tmp_path / "hashed" / "all.crt"
     file.touch()
     together.touch()
-    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(nothing))
+    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(nothing))
     for cafile, capath, expected in (
         (file, nothing, (str(file), None)),
         (nothing, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
@@ -161,15 +162,15 @@ def test_the_systems_certificates_and_where_there_are_none(monkeypatch, tmp_path
         (together, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
     ):
         monkeypatch.setattr(ssl, "get_default_verify_paths", paths(cafile, capath))
-        assert plugin._system_certificates() == expected
+        assert rooms._system_certificates() == expected
     monkeypatch.setattr(ssl, "get_default_verify_paths", paths(nothing, nothing))
-    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(tmp_path / "hashed"))
-    assert plugin._system_certificates() == (None, str(tmp_path / "hashed"))
-    monkeypatch.setattr(plugin, "CERTIFICATE_FOLDER", str(tmp_path / "plain"))
-    monkeypatch.setattr(plugin, "CERTIFICATE_FILES", (str(file),))
-    assert plugin._system_certificates() == (str(file), None)
-    monkeypatch.setattr(plugin, "CERTIFICATE_FILES", ())
-    bundled, folder = plugin._system_certificates()
+    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(tmp_path / "hashed"))
+    assert rooms._system_certificates() == (None, str(tmp_path / "hashed"))
+    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(tmp_path / "plain"))
+    rooms.replace(monkeypatch, "CERTIFICATE_FILES", (str(file),))
+    assert rooms._system_certificates() == (str(file), None)
+    rooms.replace(monkeypatch, "CERTIFICATE_FILES", ())
+    bundled, folder = rooms._system_certificates()
     assert bundled.endswith("cacert.pem")
     assert folder is None
 
@@ -181,7 +182,7 @@ def test_macos_and_windows_check_certificates_themselves(monkeypatch, system):
     fake = types.SimpleNamespace(SSLContext=lambda protocol: made.append(protocol) or "theirs")
     monkeypatch.setitem(sys.modules, "truststore", fake)
     monkeypatch.setattr(sys, "platform", system)
-    assert plugin.tls_context() == "theirs"
+    assert rooms.tls_context() == "theirs"
     assert made == [ssl.PROTOCOL_TLS_CLIENT]
 
 

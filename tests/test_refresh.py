@@ -15,6 +15,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import expire, sign_in, start_llm, wait_until
 from simulator import Answer, error_answer, web_page
 
@@ -23,7 +24,7 @@ def test_a_good_token_is_used_as_it_is(simulator, signed_in, ask, monkeypatch):
     def no_lock():
         raise AssertionError("a good token needs no lock")
 
-    monkeypatch.setattr(plugin, "locked_store", no_lock)
+    rooms.replace(monkeypatch, "locked_store", no_lock)
     assert ask("hi").text
     assert simulator.refreshes == []
 
@@ -35,7 +36,7 @@ def test_a_token_that_ends_within_five_minutes_is_renewed(simulator, signed_in, 
     assert len(simulator.refreshes) == 1
     request = simulator.refreshes[0]
     assert request.body == {
-        "client_id": plugin.CLIENT_ID,
+        "client_id": rooms.CLIENT_ID,
         "grant_type": "refresh_token",
         "refresh_token": old.refresh_token,
     }
@@ -128,13 +129,13 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
 def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in):
     """Another process was faster, between our look and our lock."""
     expire()
-    newer = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
-    with plugin.locked_store() as writer:
+    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+    with rooms.locked_store() as writer:
         found = []
         thread = threading.Thread(target=lambda: found.append(plugin.get_tokens()))
         thread.start()
         wait_until(lambda: any("chatgpt-refresh" in t.name for t in threading.enumerate()))
-        writer.save(plugin.read_store().put(None, newer))
+        writer.save(rooms.read_store().put(None, newer))
     thread.join()
     assert found == [newer]
     assert simulator.refreshes == []
@@ -143,11 +144,11 @@ def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in):
 def test_a_program_without_our_lock_was_faster(simulator, signed_in):
     """`refresh_token_reused`, and by then a newer pair is on disk."""
     expire()
-    newer = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
 
     def reused(request):
-        path = plugin.store_path()
-        path.write_bytes(plugin._store_bytes(plugin.read_store().put(None, newer)))
+        path = rooms.store_path()
+        path.write_bytes(rooms._store_bytes(rooms.read_store().put(None, newer)))
         return error_answer(401, "refresh_token_reused")
 
     simulator.script("token", reused)
@@ -168,7 +169,7 @@ def test_a_401_is_answered_by_one_refresh_and_one_resend(simulator, signed_in, a
 
 
 def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
-    newer = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
 
     def unauthorized(request):
         # Meanwhile another process has refreshed.
@@ -199,7 +200,7 @@ def test_a_second_401_is_told_to_the_person(simulator, signed_in, ask):
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
 def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
     expire()
-    folder = plugin.store_path().parent
+    folder = rooms.store_path().parent
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         with pytest.raises(plugin.StoreError, match="cannot be written"):
@@ -217,7 +218,7 @@ def refuse_to_open(monkeypatch, errno=28, reason="No space left on device"):
             raise OSError(errno, reason)
         return real(path, flags, *rest, **more)
 
-    monkeypatch.setattr(plugin.os, "open", no_room)
+    monkeypatch.setattr(os, "open", no_room)
 
 
 def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
@@ -239,19 +240,19 @@ def test_a_pair_that_could_not_be_kept_is_used_and_told(
     simulator, signed_in, ask, monkeypatch, caplog
 ):
     old = expire()
-    replace = plugin._replace
+    replace = rooms.replace_file
 
     def fails(source, target):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(plugin, "_replace", fails)
+    rooms.replace(monkeypatch, "replace_file", fails)
     assert ask("hi").text
     assert "could not be kept" in caplog.text
     assert plugin.load_tokens() == old
     # This process goes on with it, and keeps it as soon as it can.
     assert ask("again").text
     assert len(simulator.refreshes) == 1
-    monkeypatch.setattr(plugin, "_replace", replace)
+    rooms.replace(monkeypatch, "replace_file", replace)
     simulator.expire_access_tokens()
     assert ask("later").text
     assert len(simulator.refreshes) == 2
@@ -444,7 +445,7 @@ def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, sig
         "p.locked_store = told\n"
         "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
-    with plugin.locked_store():
+    with rooms.locked_store():
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,

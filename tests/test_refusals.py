@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import expire, secrets_watch
 from simulator import Answer, Say, error_answer, make_jwt, usage_limit, web_page
 
@@ -107,8 +108,8 @@ TABLE = [
 
 @pytest.mark.parametrize(("answer", "words"), TABLE)
 def test_refusals(simulator, signed_in, ask, answer, words, monkeypatch):
-    monkeypatch.setattr(plugin, "MAX_RESENDS", 0)
-    plugin.fetch_models(signed_in)
+    rooms.replace(monkeypatch, "MAX_RESENDS", 0)
+    rooms.fetch_models(signed_in)
     simulator.script("responses", answer)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -126,8 +127,8 @@ def test_the_request_id_is_told(simulator, signed_in, ask):
     with pytest.raises(llm.ModelError, match=r"No\. \[request req-1\]$"):
         ask("hi")
     headers = {"x-oai-request-id": "oai-2"}
-    reply = plugin.Reply(400, headers, b"{}")
-    assert str(plugin.explain_refusal(reply)).endswith("[request oai-2]")
+    reply = rooms.Reply(400, headers, b"{}")
+    assert str(rooms.explain_refusal(reply)).endswith("[request oai-2]")
 
 
 JSON = st.recursive(
@@ -164,8 +165,8 @@ JSON = st.recursive(
     ),
 )
 def test_any_answer_is_a_sentence(status, body, headers):
-    reply = plugin.Reply(status, headers, body)
-    error = plugin.explain_refusal(reply, slug="gpt-6-luna")
+    reply = rooms.Reply(status, headers, body)
+    error = rooms.explain_refusal(reply, slug="gpt-6-luna")
     text = str(error)
     assert isinstance(error, llm.ModelError)
     assert text
@@ -181,15 +182,15 @@ def test_any_claims_can_be_read(payload):
     assert claims is None or isinstance(claims, dict)
     account = plugin.extract_account_id(token, token)
     assert account is None or isinstance(account, str)
-    tokens = plugin.tokens_from_reply({"access_token": token, "id_token": token}, now=0.0)
-    assert tokens is None or isinstance(plugin.needs_refresh(tokens, 0.0), bool)
+    tokens = rooms.tokens_from_reply({"access_token": token, "id_token": token}, now=0.0)
+    assert tokens is None or isinstance(rooms.needs_refresh(tokens, 0.0), bool)
 
 
 CLAIMS = st.dictionaries(
     st.sampled_from(
         [
             *("exp", "iat", "email", "chatgpt_account_id", "organizations"),
-            *(plugin.AUTH_CLAIM, plugin.PROFILE_CLAIM),
+            *(rooms.AUTH_CLAIM, rooms.PROFILE_CLAIM),
         ]
     ),
     st.recursive(
@@ -211,10 +212,10 @@ CLAIMS = st.dictionaries(
 @given(CLAIMS, CLAIMS)
 def test_any_claims_make_a_login(id_claims, access_claims):
     reply = {"access_token": make_jwt(access_claims), "id_token": make_jwt(id_claims)}
-    tokens = plugin.tokens_from_reply(reply, now=1000.0)
-    data = plugin._store_bytes(plugin.Store().put(None, tokens))
+    tokens = rooms.tokens_from_reply(reply, now=1000.0)
+    data = rooms._store_bytes(rooms.Store().put(None, tokens))
     entry = json.loads(data)["accounts"]["default"]
-    assert plugin._tokens_from_store(entry) == tokens
+    assert rooms.tokens_from_store(entry) == tokens
 
 
 def test_any_store_file_is_read_or_named(tmp_path_factory):
@@ -235,30 +236,30 @@ def test_any_store_file_is_read_or_named(tmp_path_factory):
         ).map(lambda data: json.dumps(data).encode())
     )
     def check(content):
-        plugin.llm.user_dir()
-        plugin.store_path().write_bytes(content)
+        llm.user_dir()
+        rooms.store_path().write_bytes(content)
         try:
-            outcome = str(plugin.read_store())
+            outcome = str(rooms.read_store())
         except plugin.StoreError as error:
             outcome = str(error)
-        assert str(plugin.store_path()) in outcome or outcome.startswith("Store(")
+        assert str(rooms.store_path()) in outcome or outcome.startswith("Store(")
 
     check()
 
 
 def test_any_model_list_is_read(tmp_path_factory):
     entry = st.dictionaries(
-        st.sampled_from(["slug", *plugin._KEPT_MODEL_FIELDS]),
+        st.sampled_from(["slug", *rooms.KEPT_MODEL_FIELDS]),
         st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
     )
 
     @given(st.lists(entry | st.none(), max_size=3), st.none() | st.lists(st.text(max_size=3)))
     def check(models, seen):
-        plugin.llm.user_dir()
+        llm.user_dir()
         data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
-        plugin.models_path().write_text(json.dumps(data))
-        known = plugin.known_models()
-        assert set(plugin.BUILT_IN_MODELS) <= set(known)
+        rooms.models_path().write_text(json.dumps(data))
+        known = rooms.known_models()
+        assert set(rooms.BUILT_IN_MODELS) <= set(known)
         assert all(isinstance(info.slug, str) and info.slug for info in known.values())
 
     check()
@@ -281,7 +282,7 @@ def chained(error):
     ],
 )
 def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
-    monkeypatch.setattr(plugin, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    rooms.replace(monkeypatch, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
     simulator.script("responses", *[fault] * 6)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -391,12 +392,12 @@ def test_the_answer_itself_is_passed_on_unchanged(simulator, signed_in, ask):
     ],
 )
 def test_lengths_of_time(seconds, words):
-    assert plugin.in_words(seconds) == words
+    assert rooms.in_words(seconds) == words
 
 
 @pytest.mark.parametrize("moment", [1e20, -1e20, float("nan")])
 def test_a_moment_that_no_calendar_has(moment):
-    assert plugin.local_time(moment) == "an unknown time"
+    assert rooms.local_time(moment) == "an unknown time"
 
 
 def test_a_file_system_that_cannot_lock(simulator, signed_in, monkeypatch):
@@ -417,9 +418,9 @@ def test_a_file_system_that_cannot_lock(simulator, signed_in, monkeypatch):
 
 
 def expire_by_hand(seconds):
-    data = json.loads(plugin.store_path().read_text())
+    data = json.loads(rooms.store_path().read_text())
     data["accounts"]["default"]["expires_at"] = time.time() + seconds
-    plugin.store_path().write_text(json.dumps(data))
+    rooms.store_path().write_text(json.dumps(data))
 
 
 def test_a_file_that_cannot_be_read(simulator, signed_in, monkeypatch):
@@ -436,25 +437,25 @@ def test_a_file_that_cannot_be_read(simulator, signed_in, monkeypatch):
 def test_a_folder_that_is_gone(simulator, signed_in):
     import shutil
 
-    shutil.rmtree(plugin.store_path().parent)
+    shutil.rmtree(rooms.store_path().parent)
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
         plugin.get_tokens()
 
 
 def test_a_certificate_that_is_not_accepted():
-    http = plugin.http_library()
+    http = rooms.http_library()
     error = http.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
-    assert "certificate was not accepted" in plugin._transport_reason(error)
-    assert plugin._transport_reason(http.ProxyError("x")) == "the proxy refused"
-    assert plugin._transport_reason(http.ReadTimeout("x")) == "it did not answer in time"
+    assert "certificate was not accepted" in rooms.transport_reason(error)
+    assert rooms.transport_reason(http.ProxyError("x")) == "the proxy refused"
+    assert rooms.transport_reason(http.ReadTimeout("x")) == "it did not answer in time"
 
 
 def test_a_system_without_fchmod(monkeypatch, signed_in):
     """As on Windows, where files are private by the folder's rights."""
     other = signed_in._replace(email="bob@example.com")
     # Within the lock, because some versions of filelock count on fchmod themselves.
-    with plugin.locked_store() as writer:
+    with rooms.locked_store() as writer:
         monkeypatch.delattr(os, "fchmod", raising=False)
-        monkeypatch.setattr(plugin, "WINDOWS", True)
-        writer.save(plugin.Store().put(None, other))
+        rooms.replace(monkeypatch, "WINDOWS", True)
+        writer.save(rooms.Store().put(None, other))
     assert plugin.load_tokens() == other

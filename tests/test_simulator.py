@@ -18,6 +18,7 @@ import zstandard
 from openai.types.responses import Response, ResponseStreamEvent
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import CLIENT_ID, PNG, Call, Draw, Refuse, Say, Search, Think
 
 # Each event's own model, so that a fault is named and not those of sixty other events.
@@ -355,11 +356,11 @@ def test_its_jwts_have_the_real_layout(simulator):
     id_claims = plugin.parse_jwt_claims(reply["id_token"])
     access_claims = plugin.parse_jwt_claims(reply["access_token"])
     assert id_claims["email"]
-    assert set(id_claims[plugin.AUTH_CLAIM]) >= {"chatgpt_account_id", "organizations"}
+    assert set(id_claims[rooms.AUTH_CLAIM]) >= {"chatgpt_account_id", "organizations"}
     assert access_claims["aud"] == ["https://api.openai.com/v1"]
     assert access_claims["exp"] - access_claims["iat"] == 864000
-    assert access_claims[plugin.AUTH_CLAIM]["chatgpt_account_user_id"].count("__") == 1
-    assert access_claims[plugin.PROFILE_CLAIM]["email"]
+    assert access_claims[rooms.AUTH_CLAIM]["chatgpt_account_user_id"].count("__") == 1
+    assert access_claims[rooms.PROFILE_CLAIM]["email"]
 
 
 def test_the_picture_is_a_picture():

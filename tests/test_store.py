@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 
+import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import sign_in, wait_until
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
@@ -19,7 +21,7 @@ TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0,
 
 
 def path():
-    return plugin.store_path()
+    return rooms.store_path()
 
 
 def test_what_is_stored_is_what_is_loaded():
@@ -50,7 +52,7 @@ def test_accounts_have_names():
     plugin.store_tokens(plugin.Tokens("work"), "work")
     assert plugin.load_tokens().access_token == "access"
     assert plugin.load_tokens("work").access_token == "work"
-    assert plugin.delete_tokens("work")
+    assert rooms.delete_tokens("work")
     assert plugin.load_tokens("work") is None
     assert plugin.load_tokens() == TOKENS
 
@@ -68,7 +70,7 @@ def test_private_from_its_first_byte(umask, monkeypatch):
     monkeypatch.setattr(os, "fsync", look)
     old = os.umask(umask)
     try:
-        plugin.llm.user_dir()
+        llm.user_dir()
         os.chmod(path().parent, 0o700)
         plugin.store_tokens(TOKENS)
     finally:
@@ -105,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plugin, "_replace", full)
+    rooms.replace(monkeypatch, "replace_file", full)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
         plugin.store_tokens(plugin.Tokens("new"))
     monkeypatch.undo()
@@ -141,9 +143,9 @@ DAMAGED = [
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_named_and_left_alone(content, run_llm):
-    plugin.llm.user_dir()
+    llm.user_dir()
     path().write_bytes(content)
-    for call in (plugin.load_tokens, plugin.get_tokens, plugin.delete_tokens):
+    for call in (plugin.load_tokens, plugin.get_tokens, rooms.delete_tokens):
         with pytest.raises(plugin.StoreError, match="llm chatgpt login") as caught:
             call()
         assert str(path()) in str(caught.value)
@@ -154,14 +156,14 @@ def test_a_damaged_file_is_named_and_left_alone(content, run_llm):
 
 
 def test_a_login_mends_a_damaged_file():
-    plugin.llm.user_dir()
+    llm.user_dir()
     path().write_bytes(b"{")
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
 
 
 def test_a_file_from_the_future_is_left_alone():
-    plugin.llm.user_dir()
+    llm.user_dir()
     content = b'{"version": 2, "something": "new"}'
     path().write_bytes(content)
     for call in (plugin.load_tokens, lambda: plugin.store_tokens(TOKENS)):
@@ -180,7 +182,7 @@ def test_unknown_fields_are_fine():
 
 @posix_only
 def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
-    plugin.llm.user_dir()
+    llm.user_dir()
     target = tmp_path / "target"
     target.write_text("precious")
     path().symlink_to(target)
@@ -190,8 +192,8 @@ def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
 
 
 def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
-    monkeypatch.setattr(plugin, "LOCK_TIMEOUT_SECONDS", 0.1)
-    with plugin.locked_store():
+    rooms.replace(monkeypatch, "LOCK_TIMEOUT_SECONDS", 0.1)
+    with rooms.locked_store():
         done = []
 
         def try_it():
@@ -222,7 +224,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up():
 
 def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
     """As on Windows, where os.replace fails while another process reads the file."""
-    monkeypatch.setattr(plugin, "WINDOWS", True)
+    rooms.replace(monkeypatch, "WINDOWS", True)
     replace, calls = os.replace, []
 
     def busy(source, target):
@@ -232,10 +234,10 @@ def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
         replace(source, target)
 
     source, target = path().with_name("a"), path().with_name("b")
-    plugin.llm.user_dir()
+    llm.user_dir()
     source.write_text("x")
-    monkeypatch.setattr(plugin.os, "replace", busy)
-    plugin._replace(source, target)
+    monkeypatch.setattr(os, "replace", busy)
+    rooms.replace_file(source, target)
     assert len(calls) == 3
     assert target.read_text() == "x"
 
@@ -250,6 +252,6 @@ def test_writers_in_many_processes_lose_nothing(simulator):
     processes = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(4)]
     for process in processes:
         assert process.wait(60) == 0
-    store = plugin.read_store()
+    store = rooms.read_store()
     assert len(store.accounts) == 21
     wait_until(lambda: not list(path().parent.glob("*.tmp")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import llm_chatgpt_oauth as plugin
+import rooms
 from conftest import start_llm
 from simulator import Call, Draw, Refuse, Say, Search, Simulator, Stream, Think, sse
 
@@ -20,7 +21,7 @@ from simulator import Call, Draw, Refuse, Say, Search, Simulator, Stream, Think,
 
 
 def decode(*chunks: bytes) -> list[bytes]:
-    decoder = plugin.SSEDecoder()
+    decoder = rooms.SSEDecoder()
     found = [data for chunk in chunks for data in decoder.feed(chunk)]
     return found + decoder.flush()
 
@@ -76,7 +77,7 @@ def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
 
 
 def test_an_event_leaves_as_soon_as_it_is_complete():
-    decoder = plugin.SSEDecoder()
+    decoder = rooms.SSEDecoder()
     assert decoder.feed(b"data: a\n") == []
     assert decoder.feed(b"\n") == [b"a"]
     # After CR CR nothing more needs to come.
@@ -86,7 +87,7 @@ def test_an_event_leaves_as_soon_as_it_is_complete():
 
 def test_a_very_long_event_takes_linear_time():
     def seconds(size: int) -> float:
-        decoder = plugin.SSEDecoder()
+        decoder = rooms.SSEDecoder()
         start = time.perf_counter()
         decoder.feed(b"data: ")
         for _ in range(size // 65536):
@@ -133,14 +134,14 @@ def http_body(pieces: list[bytes]) -> tuple[bytes, int]:
 def test_merged_chunks_are_the_same_body(chunks, cuts, end):
     sent = HEAD + b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + end
     ends = sorted({min(cut, len(sent)) for cut in cuts} | {len(sent)})
-    merger = plugin.ChunkMerger()
+    merger = rooms.ChunkMerger()
     pieces = [merger.feed(sent[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     assert http_body([piece for piece in pieces if piece])[0] == b"".join(chunks)
 
 
 def test_chunks_that_arrive_together_are_one():
     chunks = [b"%x\r\n%s\r\n" % (len(c), c) for c in (b"data: a", b"data: b" * 20, b"c")]
-    merger = plugin.ChunkMerger()
+    merger = rooms.ChunkMerger()
     pieces = [merger.feed(HEAD + chunks[0]), merger.feed(b"".join(chunks[1:]) + b"0\r\n\r\n")]
     assert http_body(pieces) == (b"data: a" + b"data: b" * 20 + b"c", 2)
 
@@ -156,11 +157,11 @@ def test_chunks_that_arrive_together_are_one():
     ],
 )
 def test_what_is_no_plain_chunk_passes_unchanged(answer):
-    assert plugin.ChunkMerger().feed(answer) == answer
+    assert rooms.ChunkMerger().feed(answer) == answer
 
 
 def test_each_answer_begins_anew():
-    merger = plugin.ChunkMerger()
+    merger = rooms.ChunkMerger()
     for _ in range(3):
         merger.expect_response()
         assert merger.feed(HEAD) == HEAD
@@ -173,13 +174,13 @@ def test_each_answer_begins_anew():
 def test_the_chunks_of_an_answer_are_merged(simulator, signed_in, ask, monkeypatch):
     """Through both libraries; if httpx changes inside, this says so and nothing breaks."""
     merged = []
-    merge = plugin.ChunkMerger._merge
+    merge = rooms.ChunkMerger._merge
 
     def noted(self, data):
         merged.append(len(data))
         return merge(self, data)
 
-    monkeypatch.setattr(plugin.ChunkMerger, "_merge", noted)
+    monkeypatch.setattr(rooms.ChunkMerger, "_merge", noted)
     assert ask("hi").text
     assert merged
 
@@ -189,14 +190,14 @@ def test_a_client_of_another_make_is_left_alone():
         pass
 
     client = Client()
-    assert plugin._merge_chunks(client) is client
+    assert rooms._merge_chunks(client) is client
 
 
 # The translator ------------------------------------------------------------------------
 
 
 def translate(*chunks: bytes, **options):
-    translator = plugin.EventTranslator(**options)
+    translator = rooms.EventTranslator(**options)
     events = [event for chunk in chunks for event in translator.feed(chunk)]
     return translator, events + translator.finish()
 
@@ -418,7 +419,7 @@ JSON = st.recursive(
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([*plugin.EventTranslator._HANDLERS]), JSON), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from([*rooms.EventTranslator._HANDLERS]), JSON), max_size=8))
 def test_no_event_however_odd_is_too_much(events):
     frames = [
         sse(
@@ -489,7 +490,6 @@ def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):
 
 
 def test_no_second_connection_for_async_either(simulator, signed_in):
-    import asyncio
 
     async def run():
         model = llm.get_async_model("chatgpt-gpt-6-luna")

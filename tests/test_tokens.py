@@ -8,9 +8,10 @@ import json
 import pytest
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import make_jwt
 
-AUTH = plugin.AUTH_CLAIM
+AUTH = rooms.AUTH_CLAIM
 
 
 def unsigned(payload: bytes) -> str:
@@ -76,7 +77,7 @@ def test_tokens_that_are_no_jwts_have_no_account():
 def test_the_end_is_counted_by_this_machines_clock():
     # The server's clock is a day ahead of ours; the token lasts an hour all the same.
     reply = {"access_token": make_jwt({"iat": 100_000, "exp": 103_600})}
-    tokens = plugin.tokens_from_reply(reply, now=50.0)
+    tokens = rooms.tokens_from_reply(reply, now=50.0)
     assert tokens.expires_at == 3650.0
 
 
@@ -91,12 +92,12 @@ def test_the_end_is_counted_by_this_machines_clock():
     ],
 )
 def test_other_ways_to_know_the_end(claims, more, expected):
-    tokens = plugin.tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
+    tokens = rooms.tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
     assert tokens.expires_at == expected
 
 
 def test_what_a_refresh_leaves_out_stays():
-    old = plugin.tokens_from_reply(
+    old = rooms.tokens_from_reply(
         {
             "access_token": make_jwt({"iat": 0, "exp": 100, **INSIDE}),
             "refresh_token": "rt_old",
@@ -104,7 +105,7 @@ def test_what_a_refresh_leaves_out_stays():
         },
         now=0.0,
     )
-    new = plugin.tokens_from_reply({"refresh_token": "rt_new"}, old=old, now=1000.0)
+    new = rooms.tokens_from_reply({"refresh_token": "rt_new"}, old=old, now=1000.0)
     assert new.refresh_token == "rt_new"
     assert (new.access_token, new.id_token) == (old.access_token, old.id_token)
     # The same access token does not live longer because it was sent again.
@@ -114,13 +115,13 @@ def test_what_a_refresh_leaves_out_stays():
 
 def test_a_refresh_does_not_change_the_account():
     old = plugin.Tokens(access_token="a", account_id="mine")
-    new = plugin.tokens_from_reply({"access_token": make_jwt(TOP)}, old=old, now=0.0)
+    new = rooms.tokens_from_reply({"access_token": make_jwt(TOP)}, old=old, now=0.0)
     assert new.account_id == "mine"
 
 
 def test_a_reply_without_an_access_token_is_no_login():
-    assert plugin.tokens_from_reply({"refresh_token": "rt"}, now=0.0) is None
-    assert plugin.tokens_from_reply({"access_token": ""}, now=0.0) is None
+    assert rooms.tokens_from_reply({"refresh_token": "rt"}, now=0.0) is None
+    assert rooms.tokens_from_reply({"access_token": ""}, now=0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,12 @@ def test_a_reply_without_an_access_token_is_no_login():
 )
 def test_when_a_refresh_is_due(expires_at, refreshed_at, now, expected, why):
     tokens = plugin.Tokens("a", expires_at=expires_at, refreshed_at=refreshed_at)
-    assert plugin.needs_refresh(tokens, now) is expected, why
+    assert rooms.needs_refresh(tokens, now) is expected, why
 
 
 def test_no_secret_shows_in_a_repr():
     tokens = plugin.Tokens("SECRET1", "SECRET2", "SECRET3", account_id="SECRET4", email="SECRET5")
     code = plugin.DeviceCode("AAAA-BBBB", "SECRET6")
-    approved = plugin.AuthorizationCode("SECRET7", "SECRET8")
-    reply = plugin.Reply(200, {}, json.dumps({"access_token": "SECRET9"}).encode())
+    approved = rooms.AuthorizationCode("SECRET7", "SECRET8")
+    reply = rooms.Reply(200, {}, json.dumps({"access_token": "SECRET9"}).encode())
     assert "SECRET" not in repr([tokens, code, approved, reply])

@@ -22,6 +22,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Simulator
 
 KILLS = 500 if "--full" in sys.argv else 30
@@ -49,7 +50,7 @@ def measure_window(simulator: Simulator) -> list[float]:
     """Milliseconds between the server's answer being in and the new pair being on disk."""
     gaps: list[float] = []
     answered = 0.0
-    parse, replace = plugin.tokens_from_reply, plugin._replace
+    parse, replace = rooms.tokens_from_reply, rooms.replace_file
 
     def parsed(*args, **kwargs):
         nonlocal answered
@@ -64,11 +65,13 @@ def measure_window(simulator: Simulator) -> list[float]:
         tokens = plugin.load_tokens()
         assert tokens
         plugin.store_tokens(tokens._replace(expires_at=0.0))
-        plugin.tokens_from_reply, plugin._replace = parsed, replaced
+        rooms.replace(None, "tokens_from_reply", parsed)
+        rooms.replace(None, "replace_file", replaced)
         try:
             plugin.get_tokens()
         finally:
-            plugin.tokens_from_reply, plugin._replace = parse, replace
+            rooms.replace(None, "tokens_from_reply", parse)
+            rooms.replace(None, "replace_file", replace)
     return gaps
 
 
@@ -82,7 +85,7 @@ def main() -> int:
             unreadable = lost = swept = 0
             kills = KILLS // len(WORK)
             for _ in range(kills):
-                tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+                tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
                 assert tokens
                 plugin.store_tokens(tokens)
                 program = f"import llm_chatgpt_oauth as p\nprint('go', flush=True)\n{code}"
@@ -92,7 +95,7 @@ def main() -> int:
                 time.sleep(random.uniform(0.0, 0.15))
                 process.kill()
                 process.wait()
-                swept += len(list(plugin.store_path().parent.glob("*.tmp")))
+                swept += len(list(rooms.store_path().parent.glob("*.tmp")))
                 try:
                     found = plugin.load_tokens()
                 except plugin.StoreError:

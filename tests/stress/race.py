@@ -25,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm
 
 import llm_chatgpt_oauth as plugin
+import rooms
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
@@ -102,10 +103,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
         os.environ.update(simulator.environment, LLM_USER_PATH=folder)
         os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
-        tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
+        tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)
-        plugin.fetch_models(tokens)
+        rooms.fetch_models(tokens)
         # A migrated logs.db, because llm's own migrations race.
         subprocess.run(
             [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],
