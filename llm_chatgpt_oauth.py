@@ -1728,8 +1728,8 @@ def open_listener(arrived: Callable[[str], tuple[int, str]], sent: threading.Eve
         with contextlib.suppress(OSError):
             return Listener(("127.0.0.1", port), Handler)
     raise LoginFailed(
-        f"The ports {' and '.join(map(str, REDIRECT_PORTS))} of this machine are both taken, "
-        "and OpenAI sends the browser to no other. End the other sign-in (or program) that "
+        f"The ports {' and '.join(map(str, REDIRECT_PORTS))} of this machine are both "
+        "taken, and OpenAI sends the browser to no other. End the other sign-in (or program) that "
         "listens there, or use 'llm chatgpt login --device'."
     )
 
@@ -1786,8 +1786,8 @@ def login_with_browser(
                 return result
             notify("That is not the address of this sign-in's last page, nor its code.")
         raise LoginExpired(
-            f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt login "
-            "--browser' again."
+            f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt "
+            "login --browser' again."
         )
 
     with open_listener(arrived, page_sent) as listener:
@@ -3364,7 +3364,7 @@ def build_body(
     cache_key: str,
 ) -> dict[str, Any]:
     """The request's JSON, `input` last so that what stays the same comes first."""
-    options = prompt.options
+    options: Any = prompt.options
     body: dict[str, Any] = {
         "model": model.slug,
         "instructions": builder.instructions,
@@ -3895,10 +3895,11 @@ class Exchange:
         self._check_options(info)
         if self._without_summary:
             info = info._replace(summaries=False)
+        options: Any = self.prompt.options
         builder = InputBuilder(
             # Nobody's reasoning goes along once the server could not read it.
             account_key="" if self._without_reasoning else tokens.account_key,
-            image_detail=self.prompt.options.image_detail,
+            image_detail=options.image_detail,
             takes_images=info.takes_images,
         )
         builder.build(self.prompt.messages, self.prompt.system)
@@ -3932,7 +3933,7 @@ class Exchange:
 
     def _check_options(self, info: ModelInfo) -> None:
         """Refuse here what the model is known not to take."""
-        options = self.prompt.options
+        options: Any = self.prompt.options
         if options.image_detail == "original" and info.original_detail is False:
             raise ChatGPTError(
                 f"{self.model.model_id} has no image_detail original. Choose auto, low or high."
@@ -4459,8 +4460,8 @@ def _login_in_browser(
         opened = not no_open and _open_browser(request.url)
         said = "Your browser is asked to open" if opened else "Open in a browser"
         click.echo(
-            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(BROWSER_LOGIN_SECONDS)} for it "
-            f"to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
+            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(BROWSER_LOGIN_SECONDS)} for "
+            f"it to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
             err=True,
         )
         if paste:
