@@ -463,8 +463,8 @@ def tokens_from_reply(
         refreshed_at=now,
         # auth.md 4: a refresh does not rewrite the account.
         account_id=getattr(old, "account_id", None) or extract_account_id(id_token, access_token),
-        email=email if isinstance(email, str) else getattr(old, "email", None),
-        plan=plan if isinstance(plan, str) else getattr(old, "plan", None),
+        email=as_text(email) or getattr(old, "email", None),
+        plan=as_text(plan) or getattr(old, "plan", None),
         fedramp=claim("chatgpt_account_is_fedramp") is True,
         origin=getattr(old, "origin", None),
     )

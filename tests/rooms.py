@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from typing import Any
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
+
+# For programs that tests start.
+IMPORT = (
+    f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import rooms as p\n"
+)
 
 
 def _modules() -> list[Any]:

@@ -15,7 +15,10 @@ import rooms
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-SOURCE = (ROOT / "llm_chatgpt_oauth.py").read_text()
+SOURCE = "".join(
+    path.read_text()
+    for path in [ROOT / "llm_chatgpt_oauth.py", *(ROOT / "llm_chatgpt").rglob("*.py")]
+)
 COMMANDS = rooms.chatgpt.commands
 
 

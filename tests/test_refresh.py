@@ -436,13 +436,13 @@ def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, sig
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     expire()
     code = (
-        "import sys, llm_chatgpt_oauth as p\n"
+        rooms.IMPORT + "import sys\n"
         "from llm.cli import cli\n"
         "lock = p.locked_store\n"
         "def told():\n"
         "    print('waiting', file=sys.stderr, flush=True)\n"
         "    return lock()\n"
-        "p.locked_store = told\n"
+        "p.replace(None, 'locked_store', told)\n"
         "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
     with rooms.locked_store():
@@ -486,7 +486,7 @@ def test_a_process_that_ends_lets_its_refresh_finish(simulator, signed_in):
     old = expire()
     simulator.script("token", lambda request: time.sleep(0.5))
     code = (
-        "import llm_chatgpt_oauth as p, threading, time\n"
+        rooms.IMPORT + "import threading, time\n"
         "t = threading.Thread(target=p.get_tokens, daemon=True); t.start()\n"
         "while not any(r.sent for r in p._refreshes.values()): time.sleep(0.01)\n"
     )

@@ -210,7 +210,7 @@ def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
 @posix_only
 def test_the_lock_of_a_killed_process_holds_nobody_up():
     code = (
-        "import llm_chatgpt_oauth as p, time\n"
+        rooms.IMPORT + "import time\n"
         "with p.locked_store():\n"
         "    print('held', flush=True); time.sleep(60)"
     )

@@ -88,7 +88,7 @@ def main() -> int:
                 tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
                 assert tokens
                 plugin.store_tokens(tokens)
-                program = f"import llm_chatgpt_oauth as p\nprint('go', flush=True)\n{code}"
+                program = rooms.IMPORT + f"print('go', flush=True)\n{code}"
                 process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
                 assert process.stdout
                 process.stdout.readline()

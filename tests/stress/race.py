@@ -89,7 +89,7 @@ def tasks(count: int) -> list[str]:
 def killed_holder() -> None:
     """A process takes the lock and is killed with it."""
     code = (
-        "import llm_chatgpt_oauth as p, time\n"
+        rooms.IMPORT + "import time\n"
         "with p.locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
