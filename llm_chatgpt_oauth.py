@@ -66,266 +66,183 @@ from llm.parts import (
 )
 from pydantic import Field, field_validator, model_validator
 
+from llm_chatgpt import config
+from llm_chatgpt.errors import (
+    AccountTaken,
+    ChatGPTError,
+    DeviceLoginDisabled,
+    LoginDenied,
+    LoginExpired,
+    LoginFailed,
+    NotSignedIn,
+    RefreshFailed,
+    RequestRefused,
+    SlowDown,
+    StoreError,
+    StreamFailed,
+    UsageLimitReached,
+)
+from llm_chatgpt.files import llm_keys, os_reason, replace_file, sync_folder, user_dir
+from llm_chatgpt.text import in_words, local_time, notice, printable
+from llm_chatgpt.values import as_list, as_mapping, as_number, as_text, first_mapping
+
+__all__ = [
+    "AUTH_CLAIM",
+    "BUILT_IN_MODELS",
+    "CODEX_ACCOUNT",
+    "DEFAULT_ACCOUNT",
+    "KEPT_MODEL_FIELDS",
+    "PENDING_CODES",
+    "PERMANENT_REFRESH_CODES",
+    "POLICY_CODES",
+    "PROFILE_CLAIM",
+    "REGION_CODE",
+    "ROUTING_OVERRIDES",
+    "SLOW_DOWN_CODES",
+    "SOURCES",
+    "STORE_VERSION",
+    "TURN_STATES_KEPT",
+    "AccountTaken",
+    "AsyncChatGPT",
+    "AuthorizationCode",
+    "BrowserLogin",
+    "ChatGPT",
+    "ChatGPTError",
+    "ChunkMerger",
+    "Credential",
+    "DeviceCode",
+    "DeviceLoginDisabled",
+    "EventTranslator",
+    "Exchange",
+    "Finding",
+    "ImageGeneration",
+    "InputBuilder",
+    "LoginDenied",
+    "LoginExpired",
+    "LoginFailed",
+    "ModelInfo",
+    "ModelList",
+    "NotSignedIn",
+    "Options",
+    "RefreshFailed",
+    "Reply",
+    "RequestRefused",
+    "Resend",
+    "SSEDecoder",
+    "SlowDown",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "StreamFailed",
+    "Tokens",
+    "UsageLimitReached",
+    "UsageWindow",
+    "access_token_in",
+    "access_token_refused",
+    "account_option",
+    "accounts",
+    "ask_to_replace",
+    "async_client",
+    "auth_host",
+    "auth_post",
+    "backend_headers",
+    "build_body",
+    "build_tools",
+    "chatgpt",
+    "check_borrowed",
+    "choose_credential",
+    "close_clients",
+    "codex_auth_path",
+    "credential_words",
+    "delete_tokens",
+    "doctor",
+    "drain",
+    "drain_async",
+    "echo_table",
+    "encode",
+    "error_message",
+    "exchange_authorization_code",
+    "explain_refusal",
+    "extract_account_id",
+    "fetch_models",
+    "fetch_origin",
+    "fetch_usage",
+    "get_backend",
+    "get_tokens",
+    "get_tokens_async",
+    "http_library",
+    "identified_owners",
+    "import_command",
+    "is_somebody_else",
+    "is_workspace_origin",
+    "keep_login",
+    "known_models",
+    "lifetime_words",
+    "load_tokens",
+    "locked_store",
+    "login",
+    "login_command",
+    "login_with_browser",
+    "logout",
+    "lower_names",
+    "models_command",
+    "models_path",
+    "name_list",
+    "needs_refresh",
+    "open_listener",
+    "parse_jwt_claims",
+    "parse_model",
+    "parse_model_list",
+    "poll_device_code",
+    "poll_for_token",
+    "present_login",
+    "present_tokens",
+    "proxy_settings",
+    "read_codex_login",
+    "read_models_file",
+    "read_store",
+    "refresh",
+    "refresh_tokens",
+    "register_commands",
+    "register_models",
+    "remember_models",
+    "remembered_models",
+    "request_device_code",
+    "request_whoami",
+    "retry_after",
+    "revoke",
+    "save_image",
+    "schema_is_strict",
+    "sentence",
+    "session_id",
+    "status",
+    "still_works",
+    "store_path",
+    "store_tokens",
+    "sync_client",
+    "tls_context",
+    "token_hash",
+    "tokens_from_reply",
+    "tokens_from_store",
+    "tool_name",
+    "transport_reason",
+    "turn_states",
+    "unexpected",
+    "unsaved_pairs",
+    "update_models",
+    "usage",
+    "use",
+    "web_page_message",
+    "who_is",
+    "windows_of_headers",
+    "windows_of_usage",
+    "with_login",
+    "without_secrets",
+]
+
+
 log = logging.getLogger("llm_chatgpt_oauth")
 
-WINDOWS = os.name == "nt"
-
-# 1. Constants and settings ---------------------------------------------------------
-
-# auth.md 1: the public client of the Codex login; it has no secret.
-CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
-DEFAULT_ISSUER = "https://auth.openai.com"
-DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
-# The name and version that the backend is told. responses.md 1: foreign names are served,
-# no `version` header is needed; both can be overridden for the day the service gates.
-ORIGINATOR = "llm_chatgpt_oauth"
-# responses.md 10: the server hides models that ask for a newer client than this.
-MODELS_CLIENT_VERSION = "1.0.0"
-
-# auth.md 2: the code lives 15 minutes; `interval` is a string, a number or missing.
-DEVICE_CODE_SECONDS = 15 * 60
-POLL_INTERVAL_SECONDS = 5
-POLL_INTERVAL_LIMITS = (1, 60)
-SLOW_DOWN_SECONDS = 5
-
-# auth.md 5: refresh five minutes before the end; with no readable end, after 8 days.
-REFRESH_LEEWAY_SECONDS = 5 * 60
-REFRESH_AFTER_SECONDS = 8 * 24 * 3600
-# auth.md 1, 3.3: the redirect addresses that are registered have these ports.
-REDIRECT_PORTS = (1455, 1457)
-SCOPE = "openid profile email offline_access"
-BROWSER_LOGIN_SECONDS = 10 * 60
-# auth.md 6
-REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to hear where its workspace is served.
-ORIGIN_TIMEOUT_SECONDS = 5.0
-
-# Certificates of systems whose OpenSSL is not the one that Python was built with.
-CERTIFICATE_FOLDER = "/etc/ssl/certs"
-CERTIFICATE_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
-
-# How long a cancelled caller waits for a refresh that is already out.
-REFRESH_GRACE_SECONDS = 10.0
-LOCK_TIMEOUT_SECONDS = 60.0
-
-CONNECT_TIMEOUT_SECONDS = 15.0
-AUTH_TIMEOUT_SECONDS = 30.0
-# responses.md 6: the official client gives up after 300 s without a frame.
-IDLE_TIMEOUT_SECONDS = 300.0
-# How long to wait for the end of a stream after its last event, to keep the connection.
-DRAIN_SECONDS = 0.1
-KEEPALIVE_SECONDS = 300.0
-WRITE_BYTES = 128 * 1024
-# How much of what has arrived is read before its first text leaves.
-FEED_BYTES = 8 * 1024
-
-# Resends happen only while nothing has been shown (responses.md 9).
-MAX_RESENDS = 4
-MAX_RESEND_WAIT_SECONDS = 30.0
-FIRST_RESEND_PAUSE_SECONDS = 0.2
-
-# responses.md 10: the official client asks every 5 minutes; here only when the list changed.
-MODELS_UPDATE_SECONDS = 3600.0
-MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
-# Below this much of a usage window, the person is told.
-LOW_ALLOWANCE_PERCENT = 10.0
-
-USAGE_PAGE = "https://chatgpt.com/settings/usage"
-
-DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
-IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-# Our metadata on llm's parts, so that no other plugin's is taken for ours or ours for theirs.
-METADATA_KEY = "chatgpt"
-SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
-
-
-def setting(name: str) -> str | None:
-    """The environment variable LLM_CHATGPT_<name>, None when unset or empty."""
-    return os.environ.get(f"LLM_CHATGPT_{name}") or None
-
-
-def issuer() -> str:
-    """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
-    return _service_url("ISSUER", DEFAULT_ISSUER)
-
-
-def base_url(origin: str | None = None) -> str:
-    """The backend: LLM_CHATGPT_BASE_URL, else at the origin that serves the account's
-    workspace, else https://chatgpt.com/backend-api."""
-    return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
-
-
-def _service_url(name: str, default: str) -> str:
-    url = (setting(name) or default).rstrip("/")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        # A port that is not a number only shows when it is asked for.
-        _ = parts.port
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if host and parts.scheme == "https":
-        return url
-    if parts.scheme == "http" and (
-        host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
-    ):
-        return url
-    raise ChatGPTError(
-        f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this "
-        "machine's loopback), because tokens are sent to it. Correct or unset it."
-    )
-
-
-def idle_timeout() -> float:
-    """Seconds without a byte after which an answer counts as stalled."""
-    value = setting("TIMEOUT")
-    if value is None:
-        return IDLE_TIMEOUT_SECONDS
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ChatGPTError("LLM_CHATGPT_TIMEOUT must be a number of seconds above 0.")
-    return seconds
-
-
-@functools.cache
-def user_agent() -> str:
-    """An honest name: this plugin, its version, the system, and llm's version."""
-    from importlib import metadata
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "unknown"
-
-    python = ".".join(map(str, sys.version_info[:2]))
-    return (
-        f"llm-chatgpt-oauth/{version('llm-chatgpt-oauth')} "
-        f"({sys.platform}; Python {python}) llm/{version('llm')}"
-    )
-
-
-# 2. Errors -------------------------------------------------------------------------
-
-
-class ChatGPTError(llm.ModelError, click.ClickException):
-    """Anything that stops a login or a prompt: one sentence, with the next step.
-
-    Both of llm's kinds at once, because `llm prompt` shows a ModelError as one line while
-    `llm chat` shows only click's own errors so.
-    """
-
-    def __init__(self, message: str, *, code: str | None = None, status: int | None = None):
-        super().__init__(message)
-        self.code = code
-        self.status = status
-
-    def show(self, file: Any = None) -> None:
-        if os.environ.get("LLM_RAISE_ERRORS"):
-            import traceback
-
-            traceback.print_exception(type(self), self, self.__traceback__, file=sys.stderr)
-            return
-        super().show(file)
-
-
-class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
-    """There is no login that could be used."""
-
-
-class LoginFailed(ChatGPTError):
-    """The sign-in did not end in a login; what was stored before is untouched."""
-
-
-class LoginExpired(LoginFailed):
-    """The code was not entered in time, or is not known any more."""
-
-
-class LoginDenied(LoginFailed):
-    """The person, or their workspace, said no."""
-
-
-class DeviceLoginDisabled(LoginFailed):
-    """The issuer offers no device codes (404 at the start)."""
-
-
-class AccountTaken(LoginFailed):
-    """Somebody else is signed in under that account's name, and stays so."""
-
-
-class StoreError(ChatGPTError):
-    """The login file cannot be read, written or locked."""
-
-
-class RefreshFailed(ChatGPTError):
-    """No new tokens. `permanent` means that only a new login helps."""
-
-    def __init__(self, message: str, *, permanent: bool, code: str | None = None):
-        super().__init__(message, code=code)
-        self.permanent = permanent
-
-
-class RequestRefused(ChatGPTError):
-    """The backend answered a prompt with an error status."""
-
-
-class UsageLimitReached(RequestRefused):
-    """The plan's allowance is used up; sending again does not help."""
-
-
-class StreamFailed(ChatGPTError):
-    """An answer that broke off or was reported as failed."""
-
-
-# 3. Talking to a person ------------------------------------------------------------
-
-
-def printable(text: object, limit: int = 500) -> str:
-    """Text from elsewhere, made harmless for a terminal: one line, no control characters."""
-    line = " ".join(str(text)[: limit * 4].split())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def notice(text: str, *, mid_line: bool = False) -> None:
-    """Tell the person something beside the answer.
-
-    On stderr while a command is running, else to `logging`. `mid_line` says that the
-    terminal's cursor stands behind unfinished output.
-    """
-    if click.get_current_context(silent=True) is None:
-        log.warning("%s", text)
-        return
-    if mid_line and sys.stderr.isatty():
-        click.echo("", err=True)
-    click.echo(text, err=True)
-
-
-def in_words(seconds: float) -> str:
-    """A length of time as a person would say it: '4 minutes', '2 hours 10 minutes'."""
-    minutes = max(0, round(seconds / 60))
-    if seconds < 60:
-        return f"{max(0.0, seconds if seconds < 1 else round(seconds)):g} seconds"
-    words = []
-    for name, size in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
-        count, minutes = divmod(minutes, size)
-        if count:
-            words.append(f"{count} {name}{'s' if count > 1 else ''}")
-    return " ".join(words[:2])
-
-
-def local_time(epoch: float) -> str:
-    """A moment in this machine's time zone, without seconds."""
-    try:
-        return datetime.datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    except (OverflowError, OSError, ValueError):
-        return "an unknown time"
-
-
-# 4. Tokens -------------------------------------------------------------------------
 
 # auth.md 4: where OpenAI puts its own claims.
 AUTH_CLAIM = "https://api.openai.com/auth"
@@ -478,38 +395,14 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
     if tokens.kind != "login":
         return False
     if tokens.expires_at is None:
-        return tokens.refreshed_at + REFRESH_AFTER_SECONDS <= now
-    return tokens.expires_at - REFRESH_LEEWAY_SECONDS <= now
+        return tokens.refreshed_at + config.REFRESH_AFTER_SECONDS <= now
+    return tokens.expires_at - config.REFRESH_LEEWAY_SECONDS <= now
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
     """Whether the access token has not ended yet, as far as this machine can tell."""
     return tokens.expires_at is None or now < tokens.expires_at
 
-
-def as_mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def first_mapping(value: object) -> Mapping[str, Any]:
-    return as_mapping(next(iter(as_list(value)), None))
-
-
-def as_text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def as_number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if abs(value) < 1e15 else None
-
-
-# 5. The store ----------------------------------------------------------------------
 
 STORE_VERSION = 1
 DEFAULT_ACCOUNT = "default"
@@ -568,11 +461,6 @@ class Store(NamedTuple):
 def token_hash(token: str) -> str:
     """Names a token where it must not stand itself."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
-
-
-def user_dir() -> pathlib.Path:
-    """llm's folder, which LLM_USER_PATH can move."""
-    return cast(pathlib.Path, llm.user_dir())
 
 
 def store_path() -> pathlib.Path:
@@ -729,49 +617,22 @@ class StoreWriter:
         )
 
 
-def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
-    # On Windows a reader that has the file open makes this fail for a moment.
-    for attempt in range(50):
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            if not WINDOWS or attempt == 49:
-                raise
-            time.sleep(0.02)
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-    if WINDOWS:
-        return
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def os_reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
-
-
 @contextlib.contextmanager
 def locked_store() -> Iterator[StoreWriter]:
     """Hold the store's lock, against every thread and process of this machine.
 
     The operating system drops the lock of a process that dies. Raises StoreError after
-    LOCK_TIMEOUT_SECONDS, or where no lock can be made.
+    config.LOCK_TIMEOUT_SECONDS, or where no lock can be made.
     """
     import filelock
 
     path = store_path()
-    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_SECONDS, mode=0o600)
+    lock = filelock.FileLock(f"{path}.lock", timeout=config.LOCK_TIMEOUT_SECONDS, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise StoreError(
-            f"Another program has held {path}.lock for {in_words(LOCK_TIMEOUT_SECONDS)}. "
+            f"Another program has held {path}.lock for {in_words(config.LOCK_TIMEOUT_SECONDS)}. "
             "Wait for it or end it, then try again."
         ) from error
     except (OSError, NotImplementedError) as error:
@@ -837,9 +698,6 @@ def delete_tokens(
 unsaved_pairs: dict[tuple[str, str], Tokens] = {}
 
 
-# 6. HTTP ---------------------------------------------------------------------------
-
-
 def http_library() -> Any:
     """httpx2 where llm has loaded it already, else httpx; only what both have is used."""
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
@@ -895,13 +753,13 @@ def _system_certificates() -> tuple[str | None, str | None]:
 
     paths = ssl.get_default_verify_paths()
     file = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
-    folders = [paths.openssl_capath] + ([] if file else [CERTIFICATE_FOLDER])
+    folders = [paths.openssl_capath] + ([] if file else [config.CERTIFICATE_FOLDER])
     folder = next(filter(_has_hashed_names, folders), None)
     if file and folder and os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder):
         # The same ones in one file, as Debian keeps them.
         file = None
     if not file and not folder:
-        file = next(filter(os.path.isfile, CERTIFICATE_FILES), None)
+        file = next(filter(os.path.isfile, config.CERTIFICATE_FILES), None)
     if not file and not folder:
         # It comes with httpx.
         with contextlib.suppress(ImportError):
@@ -921,9 +779,13 @@ def _client_options(secure: bool) -> dict[str, Any]:
     http = http_library()
     options: dict[str, Any] = {
         "limits": http.Limits(
-            max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_SECONDS
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=config.KEEPALIVE_SECONDS,
         ),
-        "timeout": http.Timeout(AUTH_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS, pool=None),
+        "timeout": http.Timeout(
+            config.AUTH_TIMEOUT_SECONDS, connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
+        ),
     }
     if secure:
         options["verify"] = tls_context()
@@ -1037,8 +899,8 @@ class _MergingStream:
     @staticmethod
     def _pieces(buffer: bytes) -> Iterator[bytes]:
         """httpcore copies all that is left after each part that the system takes."""
-        for start in range(0, len(buffer), WRITE_BYTES):
-            yield buffer[start : start + WRITE_BYTES]
+        for start in range(0, len(buffer), config.WRITE_BYTES):
+            yield buffer[start : start + config.WRITE_BYTES]
 
 
 class _SyncMergingStream(_MergingStream):
@@ -1200,17 +1062,14 @@ class Reply:
         )
 
 
-# 7. Signing in ---------------------------------------------------------------------
-
-
 class DeviceCode(NamedTuple):
     """A login that waits for the person. `interval` and `expires_in` are seconds."""
 
     user_code: str
     device_auth_id: str
-    interval: float = POLL_INTERVAL_SECONDS
-    expires_in: float = DEVICE_CODE_SECONDS
-    verification_url: str = f"{DEFAULT_ISSUER}/codex/device"
+    interval: float = config.POLL_INTERVAL_SECONDS
+    expires_in: float = config.DEVICE_CODE_SECONDS
+    verification_url: str = f"{config.DEFAULT_ISSUER}/codex/device"
 
     def __repr__(self) -> str:
         return without_secrets(self, "user_code", "interval", "expires_in", "verification_url")
@@ -1230,31 +1089,27 @@ class AuthorizationCode:
         self.redirect_uri = redirect_uri
 
 
-class SlowDown(LoginFailed):
-    """Not an answer yet, and the next question should come later."""
-
-
 def auth_post(
     path: str,
     *,
     json_body: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
-    timeout: float = AUTH_TIMEOUT_SECONDS,
+    timeout: float = config.AUTH_TIMEOUT_SECONDS,
 ) -> Reply:
-    url = issuer() + path
+    url = config.issuer() + path
     response = sync_client(url).post(
         url,
         json=json_body,
         data=form,
-        headers={"User-Agent": user_agent(), "Accept": "*/*", **(headers or {})},
+        headers={"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})},
         timeout=timeout,
     )
     return Reply.of(response)
 
 
 def auth_host() -> str:
-    return urlsplit(issuer()).netloc
+    return urlsplit(config.issuer()).netloc
 
 
 def transport_reason(error: BaseException) -> str:
@@ -1305,7 +1160,9 @@ def request_device_code() -> DeviceCode:
     """
     http = http_library()
     try:
-        reply = auth_post("/api/accounts/deviceauth/usercode", json_body={"client_id": CLIENT_ID})
+        reply = auth_post(
+            "/api/accounts/deviceauth/usercode", json_body={"client_id": config.CLIENT_ID}
+        )
     except http.TransportError as error:
         raise LoginFailed(
             f"No sign-in was started: {auth_host()}: {transport_reason(error)}. "
@@ -1320,7 +1177,7 @@ def request_device_code() -> DeviceCode:
             device_auth_id=device_auth_id,
             interval=_poll_interval(data.get("interval")),
             expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
-            verification_url=f"{issuer()}/codex/device",
+            verification_url=f"{config.issuer()}/codex/device",
         )
     if reply.is_web_page and reply.status != 404:
         raise LoginFailed(web_page_message(reply))
@@ -1354,8 +1211,8 @@ def _poll_interval(value: object) -> float:
             value = None
     number = as_number(value)
     if number is None or number != number:
-        number = POLL_INTERVAL_SECONDS
-    low, high = POLL_INTERVAL_LIMITS
+        number = config.POLL_INTERVAL_SECONDS
+    low, high = config.POLL_INTERVAL_LIMITS
     return min(max(number, low), high)
 
 
@@ -1370,8 +1227,8 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
         start = parsedate_to_datetime(date or "")
         seconds = (end - start).total_seconds()
     except (TypeError, ValueError):
-        return DEVICE_CODE_SECONDS
-    return seconds if 0 < seconds < DEVICE_CODE_SECONDS else DEVICE_CODE_SECONDS
+        return config.DEVICE_CODE_SECONDS
+    return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 
 PENDING_CODES = frozenset(
@@ -1438,9 +1295,9 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
             "/oauth/token",
             form={
                 "grant_type": "authorization_code",
-                "client_id": CLIENT_ID,
+                "client_id": config.CLIENT_ID,
                 "code": approved.authorization_code,
-                "redirect_uri": approved.redirect_uri or f"{issuer()}/deviceauth/callback",
+                "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
                 "code_verifier": approved.code_verifier,
             },
         )
@@ -1482,7 +1339,7 @@ def poll_for_token(
             approved = poll_device_code(code)
         except SlowDown as trouble:
             approved = None
-            interval = min(interval + SLOW_DOWN_SECONDS, POLL_INTERVAL_LIMITS[1])
+            interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
             if trouble.message and not told:
                 notify(trouble.message)
                 told = True
@@ -1570,9 +1427,9 @@ def fetch_origin(tokens: Tokens) -> str | None:
     """
     http = http_library()
     try:
-        url = base_url() + "/wham/accounts/check"
+        url = config.base_url() + "/wham/accounts/check"
         headers = backend_headers(tokens)
-        response = sync_client(url).get(url, headers=headers, timeout=ORIGIN_TIMEOUT_SECONDS)
+        response = sync_client(url).get(url, headers=headers, timeout=config.ORIGIN_TIMEOUT_SECONDS)
     except (ChatGPTError, http.TransportError) as error:
         log.info("Where the workspace is served was not found out: %s", error)
         return None
@@ -1591,9 +1448,6 @@ def fetch_origin(tokens: Tokens) -> str | None:
     return cast(str, origin) if is_workspace_origin(origin) else None
 
 
-# The browser way.
-
-
 class BrowserLogin:
     """A sign-in that waits for the browser to come back to `redirect_uri` (auth.md 3).
 
@@ -1607,16 +1461,16 @@ class BrowserLogin:
         challenge = hashlib.sha256(self.code_verifier.encode()).digest()
         query = {
             "response_type": "code",
-            "client_id": CLIENT_ID,
+            "client_id": config.CLIENT_ID,
             "redirect_uri": self.redirect_uri,
-            "scope": SCOPE,
+            "scope": config.SCOPE,
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
             "state": self.state,
         }
-        self.url = f"{issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
+        self.url = f"{config.issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
         """What the query of a redirect brings; None if it is not this sign-in's."""
@@ -1713,22 +1567,22 @@ def open_listener(arrived: Callable[[str], tuple[int, str]], sent: threading.Eve
         daemon_threads = True
         # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would
         # let another program listen on the same port.
-        allow_reuse_address = not WINDOWS
+        allow_reuse_address = not config.WINDOWS
 
         def server_bind(self) -> None:
             exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
-            if WINDOWS and exclusive is not None:
+            if config.WINDOWS and exclusive is not None:
                 self.socket.setsockopt(socket.SOL_SOCKET, exclusive, 1)
             super().server_bind()
 
         def handle_error(self, *_: Any) -> None:
             log.debug("A request to the sign-in's listener broke off", exc_info=True)
 
-    for port in REDIRECT_PORTS:
+    for port in config.REDIRECT_PORTS:
         with contextlib.suppress(OSError):
             return Listener(("127.0.0.1", port), Handler)
     raise LoginFailed(
-        f"The ports {' and '.join(map(str, REDIRECT_PORTS))} of this machine are both "
+        f"The ports {' and '.join(map(str, config.REDIRECT_PORTS))} of this machine are both "
         "taken, and OpenAI sends the browser to no other. End the other sign-in (or program) that "
         "listens there, or use 'llm chatgpt login --device'."
     )
@@ -1763,7 +1617,7 @@ def login_with_browser(
             return 400, "This page belongs to another sign-in. Start again from your terminal."
         arrivals.put(result)
         redirected.set()
-        return 200, outcome.result(timeout=2 * AUTH_TIMEOUT_SECONDS)
+        return 200, outcome.result(timeout=2 * config.AUTH_TIMEOUT_SECONDS)
 
     def tell_page(sentence: str) -> None:
         if not outcome.done():
@@ -1774,7 +1628,7 @@ def login_with_browser(
         return replace is None or replace(old, new)
 
     def wait() -> AuthorizationCode | LoginFailed:
-        end = clock() + BROWSER_LOGIN_SECONDS
+        end = clock() + config.BROWSER_LOGIN_SECONDS
         while clock() < end:
             try:
                 # In short waits, because Windows cannot interrupt a long one.
@@ -1786,7 +1640,7 @@ def login_with_browser(
                 return result
             notify("That is not the address of this sign-in's last page, nor its code.")
         raise LoginExpired(
-            f"Nobody signed in within {in_words(BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt "
+            f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt "
             "login --browser' again."
         )
 
@@ -1814,9 +1668,6 @@ def login_with_browser(
             if redirected.is_set():
                 page_sent.wait(2)
             listener.shutdown()
-
-
-# From elsewhere.
 
 
 def codex_auth_path(path: str | None = None) -> pathlib.Path:
@@ -1880,8 +1731,8 @@ def request_whoami(access_token: str) -> Tokens:
     Raises RefreshFailed.
     """
     http = http_library()
-    url = f"{issuer()}/api/accounts/v1/user-auth-credential/whoami"
-    headers = {"User-Agent": user_agent(), "Authorization": f"Bearer {access_token}"}
+    url = f"{config.issuer()}/api/accounts/v1/user-auth-credential/whoami"
+    headers = {"User-Agent": config.user_agent(), "Authorization": f"Bearer {access_token}"}
     try:
         response = sync_client(url).get(url, headers=headers)
     except http.TransportError as error:
@@ -1930,14 +1781,14 @@ def revoke(tokens: Tokens) -> None:
         body = {
             "token": tokens.refresh_token,
             "token_type_hint": "refresh_token",
-            "client_id": CLIENT_ID,
+            "client_id": config.CLIENT_ID,
         }
     try:
         reply = auth_post(
             "/oauth/revoke",
             json_body=body,
-            headers={"originator": setting("ORIGINATOR") or ORIGINATOR},
-            timeout=REVOKE_TIMEOUT_SECONDS,
+            headers={"originator": config.setting("ORIGINATOR") or config.ORIGINATOR},
+            timeout=config.REVOKE_TIMEOUT_SECONDS,
         )
     except http.TransportError as error:
         raise LoginFailed(f"{auth_host()}: {transport_reason(error)}") from error
@@ -1968,11 +1819,11 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
         reply = auth_post(
             "/oauth/token",
             json_body={
-                "client_id": CLIENT_ID,
+                "client_id": config.CLIENT_ID,
                 "grant_type": "refresh_token",
                 "refresh_token": tokens.refresh_token,
             },
-            headers={"originator": setting("ORIGINATOR") or ORIGINATOR},
+            headers={"originator": config.setting("ORIGINATOR") or config.ORIGINATOR},
         )
     except http.TransportError as error:
         raise RefreshFailed(
@@ -1996,9 +1847,6 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
     if reply.is_web_page:
         raise RefreshFailed(web_page_message(reply), permanent=False)
     raise RefreshFailed(unexpected(reply, "renew the login"), permanent=False, code=code)
-
-
-# 8. The current login --------------------------------------------------------------
 
 
 class Credential:
@@ -2025,7 +1873,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     A key is an account's name, else the name of one of llm's keys, else a token (at-...).
     Raises NotSignedIn, which names what there is, never the key.
     """
-    variable = setting("ACCOUNT")
+    variable = config.setting("ACCOUNT")
     if key is not None:
         return _named_credential(key, store, "asked for by name", "That")
     if variable:
@@ -2067,14 +1915,6 @@ def access_token_in(value: object) -> str | None:
     """The personal access token that a setting holds (auth.md 7: at-...), None if it is none."""
     text = value.strip() if isinstance(value, str) else ""
     return text if re.fullmatch(r"at-[!-~]+", text) else None
-
-
-def llm_keys() -> Mapping[str, Any]:
-    # llm itself says what is wrong with a damaged file, where it needs it.
-    try:
-        return as_mapping(llm.load_keys())
-    except (OSError, ValueError):
-        return {}
 
 
 def name_list(names: Iterable[str]) -> str:
@@ -2225,7 +2065,7 @@ class _Refresh:
         with self._decision:
             self._abandoned = not self._sent
         if self._sent:
-            concurrent.futures.wait([self.future], timeout=REFRESH_GRACE_SECONDS)
+            concurrent.futures.wait([self.future], timeout=config.REFRESH_GRACE_SECONDS)
 
 
 _refreshes: dict[tuple[int, str, str], _Refresh] = {}
@@ -2289,7 +2129,7 @@ def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens
                 pass
         except BaseException:
             if refresh.sent:
-                concurrent.futures.wait([refresh.future], timeout=REFRESH_GRACE_SECONDS)
+                concurrent.futures.wait([refresh.future], timeout=config.REFRESH_GRACE_SECONDS)
             raise
         tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
         if tokens is not None:
@@ -2312,7 +2152,7 @@ async def get_tokens_async(key: str | None = None, *, rejected: str | None = Non
             await asyncio.wait([outcome])
         except asyncio.CancelledError:
             if refresh.sent:
-                await asyncio.wait([outcome], timeout=REFRESH_GRACE_SECONDS)
+                await asyncio.wait([outcome], timeout=config.REFRESH_GRACE_SECONDS)
             raise
         tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
         if tokens is not None:
@@ -2340,9 +2180,6 @@ def _refreshed(refresh: _Refresh, rejected: str | None, *, may_try_again: bool) 
     return tokens
 
 
-# 9. The model list -----------------------------------------------------------------
-
-
 class ModelInfo(NamedTuple):
     """What is known of a model. `efforts` is None when nobody has said which it takes."""
 
@@ -2361,7 +2198,6 @@ class ModelInfo(NamedTuple):
 
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max", "ultra")
-
 # catalogue.json: what the official client 0.169.0 lists, first choice first; after it,
 # slugs that the service has retired for many accounts but still serves to some.
 BUILT_IN_MODELS: dict[str, ModelInfo] = {
@@ -2398,7 +2234,6 @@ BUILT_IN_MODELS: dict[str, ModelInfo] = {
         "gpt-5.1-codex-mini",
     )
 }
-
 # The fields of a fetched entry that are kept; the rest (base instructions...) is large.
 KEPT_MODEL_FIELDS = (
     "slug",
@@ -2522,12 +2357,12 @@ def known_models() -> dict[str, ModelInfo]:
     return known
 
 
-def fetch_models(tokens: Tokens, *, timeout: float = AUTH_TIMEOUT_SECONDS) -> ModelList:
+def fetch_models(tokens: Tokens, *, timeout: float = config.AUTH_TIMEOUT_SECONDS) -> ModelList:
     """Ask the server which models this account has, and remember the answer.
 
     `timeout` is seconds. Raises ChatGPTError (RequestRefused for an error status).
     """
-    version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+    version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
     reply = get_backend("/codex/models", tokens, {"client_version": version}, timeout)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
@@ -2560,10 +2395,10 @@ def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> 
     """
     if etag is None or (known and known.etag == etag):
         return
-    if known and 0 <= time.time() - known.tried_at < MODELS_UPDATE_SECONDS:
+    if known and 0 <= time.time() - known.tried_at < config.MODELS_UPDATE_SECONDS:
         return
     try:
-        fetch_models(tokens, timeout=MODELS_UPDATE_TIMEOUT_SECONDS)
+        fetch_models(tokens, timeout=config.MODELS_UPDATE_TIMEOUT_SECONDS)
     except ChatGPTError as error:
         log.info("The model list was not brought up to date: %s", error)
         accounts = as_mapping(read_models_file().get("accounts"))
@@ -2577,13 +2412,13 @@ def get_backend(
 ) -> Reply:
     """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
     http = http_library()
-    url = base_url(tokens.origin) + path
+    url = config.base_url(tokens.origin) + path
     try:
         response = sync_client(url).get(
             url,
             params=params,
             headers=backend_headers(tokens),
-            timeout=timeout or AUTH_TIMEOUT_SECONDS,
+            timeout=timeout or config.AUTH_TIMEOUT_SECONDS,
         )
     except http.TransportError as error:
         raise ChatGPTError(
@@ -2624,21 +2459,19 @@ def backend_headers(tokens: Tokens) -> dict[str, str]:
     """What every request to the backend carries (responses.md 1)."""
     headers = {
         "Authorization": f"Bearer {tokens.access_token}",
-        "User-Agent": user_agent(),
-        "originator": setting("ORIGINATOR") or ORIGINATOR,
+        "User-Agent": config.user_agent(),
+        "originator": config.setting("ORIGINATOR") or config.ORIGINATOR,
     }
     # An organization's id is a platform id, which this backend refuses.
     if tokens.account_id and not tokens.account_id.startswith("org-"):
         headers["ChatGPT-Account-ID"] = tokens.account_id
     if tokens.fedramp:
         headers["X-OpenAI-Fedramp"] = "true"
-    version = setting("CLIENT_VERSION")
+    version = config.setting("CLIENT_VERSION")
     if version:
         headers["version"] = version
     return headers
 
-
-# 10. Refusals ----------------------------------------------------------------------
 
 # responses.md 9: what each plan can do at its limit.
 _LIMIT_ADVICE = (
@@ -2805,7 +2638,7 @@ def _limit_message(reply: Reply, error: Mapping[str, Any]) -> str:
         advice = "ask your workspace's owner to raise the limit or add credits"
     if name and name.lower() != "codex":
         advice = "another model may still work" + (f", or {advice}" if advice else "")
-    return f"{message}. Wait{', or ' + advice if advice else ''}. See {USAGE_PAGE}"
+    return f"{message}. Wait{', or ' + advice if advice else ''}. See {config.USAGE_PAGE}"
 
 
 def _full_window(headers: Mapping[str, str]) -> str:
@@ -2908,9 +2741,6 @@ def _context_message(words: str | None, model: ModelInfo | None) -> str:
         f"The conversation is longer than the model's context{limit}{said}. Start a new one, "
         "or send less."
     )
-
-
-# 11. The request -------------------------------------------------------------------
 
 
 class Options(llm.Options):
@@ -3049,7 +2879,7 @@ class InputBuilder:
             else:
                 self.instructions = system
         self.items = _paired(self.items)
-        self.instructions = self.instructions or DEFAULT_INSTRUCTIONS
+        self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
 
     def _add_system(self, text: str) -> None:
         if not text:
@@ -3194,7 +3024,7 @@ def _texts(message: Message) -> list[str]:
 
 
 def _our_metadata(part: Any) -> Mapping[str, Any]:
-    return as_mapping((part.provider_metadata or {}).get(METADATA_KEY))
+    return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
 
 
 def _message_item(role: str, text: str) -> dict[str, Any]:
@@ -3351,9 +3181,9 @@ def session_id(conversation: Any, instructions: str, items: list[dict[str, Any]]
     The same in every later process; without a conversation, from how the input begins.
     """
     if conversation is not None:
-        return str(uuid.uuid5(SESSION_NAMESPACE, conversation.id))
+        return str(uuid.uuid5(config.SESSION_NAMESPACE, conversation.id))
     beginning = json.dumps([instructions, items[:1]])
-    return str(uuid.uuid5(SESSION_NAMESPACE, hashlib.sha256(beginning.encode()).hexdigest()))
+    return str(uuid.uuid5(config.SESSION_NAMESPACE, hashlib.sha256(beginning.encode()).hexdigest()))
 
 
 def build_body(
@@ -3412,9 +3242,6 @@ def build_body(
             body["include"].append(SOURCES)
     body["input"] = builder.items
     return body
-
-
-# 12. The stream --------------------------------------------------------------------
 
 
 class SSEDecoder:
@@ -3526,8 +3353,8 @@ class EventTranslator:
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """The events of a chunk, the first of them before the last of it is looked at."""
-        for start in range(0, len(chunk), FEED_BYTES):
-            yield from self._translate(self._decoder.feed(chunk[start : start + FEED_BYTES]))
+        for start in range(0, len(chunk), config.FEED_BYTES):
+            yield from self._translate(self._decoder.feed(chunk[start : start + config.FEED_BYTES]))
 
     def finish(self) -> list[StreamEvent]:
         return self._translate(self._decoder.flush())
@@ -3789,7 +3616,7 @@ class EventTranslator:
             tool_call_id=item.call_id,
             server_executed=server,
             tool_name=tool_name,
-            provider_metadata={METADATA_KEY: metadata} if metadata else None,
+            provider_metadata={config.METADATA_KEY: metadata} if metadata else None,
             message_index=item.message_index,
         )
         self._events.append(event)
@@ -3843,12 +3670,9 @@ def _piece(event: Mapping[str, Any]) -> object:
     return (event.get("type", "")[:26], _hashable(event.get("summary_index")))
 
 
-# 13. One exchange ------------------------------------------------------------------
-
 # Turn states to send back while a tool loop goes on (responses.md 1), newest last.
 turn_states: OrderedDict[str, str] = OrderedDict()
 TURN_STATES_KEPT = 256
-
 # Kept out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 
@@ -3889,7 +3713,7 @@ class Exchange:
     def request(self, tokens: Tokens) -> dict[str, Any]:
         """The arguments of the client's `stream` call, for a (new) attempt."""
         self.tokens = tokens
-        self.url = f"{base_url(tokens.origin)}/codex/responses"
+        self.url = f"{config.base_url(tokens.origin)}/codex/responses"
         self.models = remembered_models(tokens)
         info = (self.models and self.models.find(self.model.slug)) or self.model.info
         self._check_options(info)
@@ -3928,7 +3752,9 @@ class Exchange:
             "url": self.url,
             "content": encode(body, builder.images),
             "headers": headers,
-            "timeout": http.Timeout(idle_timeout(), connect=CONNECT_TIMEOUT_SECONDS, pool=None),
+            "timeout": http.Timeout(
+                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
+            ),
         }
 
     def _check_options(self, info: ModelInfo) -> None:
@@ -3975,7 +3801,7 @@ class Exchange:
         reason = transport_reason(error)
         stalled = isinstance(error, http_library().ReadTimeout)
         if stalled:
-            reason = f"nothing came for {in_words(idle_timeout())}"
+            reason = f"nothing came for {in_words(config.idle_timeout())}"
         self.failure = StreamFailed(
             f"The answer was cut off: {host}: {reason}. Send the prompt again."
             if self.translator.started
@@ -4039,20 +3865,20 @@ class Exchange:
         if failure.code == "invalid_encrypted_content" and not self._without_reasoning:
             self._without_reasoning = True
             return Resend()
-        if not self._passing or self._resends >= MAX_RESENDS:
+        if not self._passing or self._resends >= config.MAX_RESENDS:
             raise failure
         delay = self._retry_after
         if delay is None:
-            pause = FIRST_RESEND_PAUSE_SECONDS * 2**self._resends
+            pause = config.FIRST_RESEND_PAUSE_SECONDS * 2**self._resends
             delay = pause * random.uniform(0.9, 1.1)
-        if self._waited + delay > MAX_RESEND_WAIT_SECONDS:
+        if self._waited + delay > config.MAX_RESEND_WAIT_SECONDS:
             asked = f"{words} OpenAI asks to wait {in_words(delay)}."
             raise type(failure)(asked, code=failure.code, status=failure.status) from failure
         self._resends += 1
         self._waited += delay
         if self._resends > 1:
             reason = words.split(". ")[0].rstrip(".")
-            notice(f"{reason}; trying again ({self._resends} of {MAX_RESENDS})...")
+            notice(f"{reason}; trying again ({self._resends} of {config.MAX_RESENDS})...")
         return Resend(delay=delay)
 
     def finish(self) -> list[StreamEvent]:
@@ -4100,10 +3926,10 @@ class Exchange:
         return bool(etag) and not (self.models and self.models.etag == etag)
 
     def _tell_of_allowance(self) -> None:
-        if setting("USAGE_NOTE") in ("0", "no", "off", "false"):
+        if config.setting("USAGE_NOTE") in ("0", "no", "off", "false"):
             return
         for window in windows_of_headers(self.headers):
-            if window.left_percent < LOW_ALLOWANCE_PERCENT:
+            if window.left_percent < config.LOW_ALLOWANCE_PERCENT:
                 notice(
                     f"Note: {window.left_percent:.0f} % of the {window.name} allowance is left"
                     f"{window.reset_words}.",
@@ -4177,9 +4003,6 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
     return str(path)
 
 
-# 14. Models ------------------------------------------------------------------------
-
-
 class _ChatGPTModel:
     """What the sync and the async model have in common."""
 
@@ -4225,7 +4048,7 @@ class _ChatGPTModel:
         self.info = info
         self.slug = info.slug
         self.model_id = f"chatgpt-{info.slug}"
-        self.attachment_types = IMAGE_TYPES if info.takes_images else frozenset()
+        self.attachment_types = config.IMAGE_TYPES if info.takes_images else frozenset()
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:
@@ -4346,7 +4169,7 @@ def drain(reply: Any, chunks: Iterator[bytes]) -> None:
 
     reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
     reader.start()
-    reader.join(DRAIN_SECONDS)
+    reader.join(config.DRAIN_SECONDS)
     if reader.is_alive():
         stream = reply.extensions.get("network_stream")
         raw = stream and stream.get_extra_info("socket")
@@ -4355,7 +4178,7 @@ def drain(reply: Any, chunks: Iterator[bytes]) -> None:
 
             with contextlib.suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
-        reader.join(DRAIN_SECONDS)
+        reader.join(config.DRAIN_SECONDS)
 
 
 async def drain_async(chunks: AsyncIterator[bytes]) -> None:
@@ -4364,10 +4187,7 @@ async def drain_async(chunks: AsyncIterator[bytes]) -> None:
             pass
 
     with contextlib.suppress(asyncio.TimeoutError, http_library().TransportError):
-        await asyncio.wait_for(read_on(), DRAIN_SECONDS)
-
-
-# 15. Commands ----------------------------------------------------------------------
+        await asyncio.wait_for(read_on(), config.DRAIN_SECONDS)
 
 
 @click.group()
@@ -4383,7 +4203,7 @@ def account_option(function: Any) -> Any:
 
 def _new_account_name(name: str | None) -> str | None:
     """The name to sign in under: as given, else LLM_CHATGPT_ACCOUNT's if that is a name."""
-    chosen = setting("ACCOUNT") if name is None else name
+    chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
     if name is None:
@@ -4460,7 +4280,7 @@ def _login_in_browser(
         opened = not no_open and _open_browser(request.url)
         said = "Your browser is asked to open" if opened else "Open in a browser"
         click.echo(
-            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(BROWSER_LOGIN_SECONDS)} for "
+            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(config.BROWSER_LOGIN_SECONDS)} for "
             f"it to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
             err=True,
         )
@@ -4501,7 +4321,7 @@ def _open_browser(url: str) -> bool:
 def _read_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
     """Hand over the lines that are typed, until `stop` is set. Never blocks for long."""
     try:
-        (_read_windows_console if WINDOWS else _read_posix_terminal)(line, stop)
+        (_read_windows_console if config.WINDOWS else _read_posix_terminal)(line, stop)
     except (OSError, ValueError):
         message = "Pasting does not work in this console; the browser can still come back."
         click.echo(message, err=True)
@@ -4602,7 +4422,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if account is not None and all_:
         raise click.UsageError("--account and --all exclude each other.")
     store = read_store()
-    named = setting("ACCOUNT") if account is None else account
+    named = config.setting("ACCOUNT") if account is None else account
     if all_:
         names = list(store.accounts)
     elif named is not None:
@@ -4764,7 +4584,7 @@ def use(name: str) -> None:
             )
         writer.save(store._replace(default=name))
     click.echo(f"Prompts now use the account {printable(name)}: {who_is(store.accounts[name])}.")
-    if setting("ACCOUNT") and setting("ACCOUNT") != name:
+    if config.setting("ACCOUNT") and config.setting("ACCOUNT") != name:
         notice("Warning: LLM_CHATGPT_ACCOUNT is set, and goes before the default account.")
 
 
@@ -4938,7 +4758,7 @@ def usage(account: str | None, json_: bool) -> None:
         resets_at = as_number(individual.get("reset_at"))
         resets = UsageWindow(0, 0, resets_at).reset_words
         click.echo(f"Spending: {printable(used, 40)} of {printable(limit, 40)}{resets}")
-    click.echo(f"More: {USAGE_PAGE}")
+    click.echo(f"More: {config.USAGE_PAGE}")
 
 
 def _window_line(name: str, window: UsageWindow) -> str:
@@ -5004,7 +4824,7 @@ def _findings(account: str | None) -> Iterator[Finding]:
 
 def _versions() -> Finding:
     http = http_library()
-    return Finding("versions", "ok", f"{user_agent()} {http.__name__}/{http.__version__}")
+    return Finding("versions", "ok", f"{config.user_agent()} {http.__name__}/{http.__version__}")
 
 
 def _below_home(path: object) -> str:
@@ -5020,7 +4840,7 @@ def _files() -> Iterator[Finding]:
             yield Finding(name, "ok", f"{_below_home(path)} does not exist yet")
             continue
         mode = path.stat().st_mode & 0o777
-        if not WINDOWS and path == store_path() and mode & 0o077:
+        if not config.WINDOWS and path == store_path() and mode & 0o077:
             yield Finding(
                 name,
                 "warning",
@@ -5031,7 +4851,7 @@ def _files() -> Iterator[Finding]:
             text = f"{_below_home(path)} cannot be read by you"
             yield Finding(name, "broken", text, "Give yourself read access to it.")
         else:
-            who = "" if mode & 0o077 or WINDOWS else ", readable by you alone"
+            who = "" if mode & 0o077 or config.WINDOWS else ", readable by you alone"
             yield Finding(name, "ok", f"{_below_home(path)}{who}")
     if not os.access(folder, os.W_OK):
         yield Finding(
@@ -5116,14 +4936,14 @@ def _login_state(account: str | None) -> tuple[Tokens | None, Finding]:
 
 def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
     """Both hosts, each asked once, without following or renewing anything."""
-    agent = {"User-Agent": user_agent()}
-    version = setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+    agent = {"User-Agent": config.user_agent()}
+    version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
     date = None
     for name, service, path, headers in (
-        ("sign-in host", issuer, "/.well-known/openid-configuration", agent),
+        ("sign-in host", config.issuer, "/.well-known/openid-configuration", agent),
         (
             "backend",
-            functools.partial(base_url, tokens.origin if tokens else None),
+            functools.partial(config.base_url, tokens.origin if tokens else None),
             f"/codex/models?client_version={version}",
             backend_headers(tokens) if tokens else agent,
         ),
@@ -5182,14 +5002,11 @@ def _clock(date: str | None) -> Finding:
         ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError):
         return Finding("clock", "ok", "no server said what time it is")
-    if abs(ahead) <= REFRESH_LEEWAY_SECONDS:
+    if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
         return Finding("clock", "ok", "as the server's")
     way = "ahead of" if ahead > 0 else "behind"
     text = f"{in_words(abs(ahead))} {way} the server's"
     return Finding("clock", "warning", text, "Set this machine's clock.")
-
-
-# 16. Hooks -------------------------------------------------------------------------
 
 
 @llm.hookimpl
