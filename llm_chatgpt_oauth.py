@@ -35,7 +35,6 @@ import datetime
 import functools
 import hashlib
 import importlib
-import inspect
 import json
 import logging
 import os
@@ -47,9 +46,8 @@ import sys
 import threading
 import time
 import uuid
-import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -66,7 +64,7 @@ from llm.parts import (
 )
 from pydantic import Field, field_validator, model_validator
 
-from llm_chatgpt import config
+from llm_chatgpt import config, http
 from llm_chatgpt.errors import (
     AccountTaken,
     ChatGPTError,
@@ -108,7 +106,6 @@ __all__ = [
     "BrowserLogin",
     "ChatGPT",
     "ChatGPTError",
-    "ChunkMerger",
     "Credential",
     "DeviceCode",
     "DeviceLoginDisabled",
@@ -125,7 +122,6 @@ __all__ = [
     "NotSignedIn",
     "Options",
     "RefreshFailed",
-    "Reply",
     "RequestRefused",
     "Resend",
     "SSEDecoder",
@@ -142,7 +138,6 @@ __all__ = [
     "account_option",
     "accounts",
     "ask_to_replace",
-    "async_client",
     "auth_host",
     "auth_post",
     "backend_headers",
@@ -151,13 +146,10 @@ __all__ = [
     "chatgpt",
     "check_borrowed",
     "choose_credential",
-    "close_clients",
     "codex_auth_path",
     "credential_words",
     "delete_tokens",
     "doctor",
-    "drain",
-    "drain_async",
     "echo_table",
     "encode",
     "error_message",
@@ -170,7 +162,6 @@ __all__ = [
     "get_backend",
     "get_tokens",
     "get_tokens_async",
-    "http_library",
     "identified_owners",
     "import_command",
     "is_somebody_else",
@@ -184,7 +175,6 @@ __all__ = [
     "login_command",
     "login_with_browser",
     "logout",
-    "lower_names",
     "models_command",
     "models_path",
     "name_list",
@@ -197,7 +187,6 @@ __all__ = [
     "poll_for_token",
     "present_login",
     "present_tokens",
-    "proxy_settings",
     "read_codex_login",
     "read_models_file",
     "read_store",
@@ -219,20 +208,16 @@ __all__ = [
     "still_works",
     "store_path",
     "store_tokens",
-    "sync_client",
-    "tls_context",
     "token_hash",
     "tokens_from_reply",
     "tokens_from_store",
     "tool_name",
-    "transport_reason",
     "turn_states",
     "unexpected",
     "unsaved_pairs",
     "update_models",
     "usage",
     "use",
-    "web_page_message",
     "who_is",
     "windows_of_headers",
     "windows_of_usage",
@@ -698,370 +683,6 @@ def delete_tokens(
 unsaved_pairs: dict[tuple[str, str], Tokens] = {}
 
 
-def http_library() -> Any:
-    """httpx2 where llm has loaded it already, else httpx; only what both have is used."""
-    return sys.modules.get("httpx2") or importlib.import_module("httpx")
-
-
-def tls_context() -> Any:
-    """What https connections are checked with, certificates read as late as can be.
-
-    SSL_CERT_FILE and SSL_CERT_DIR take the place of the system's certificates,
-    CODEX_CA_CERTIFICATE is added to them. Raises ChatGPTError for a file that is none.
-    """
-    import ssl
-
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if file or folder:
-        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
-        # A folder that is not there is looked up in vain, without an error.
-        _load_certificates(context, name, file or None, folder or None)
-    elif sys.platform in ("darwin", "win32"):
-        import truststore
-
-        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        _load_certificates(context, "system", *_system_certificates())
-    extra = os.environ.get("CODEX_CA_CERTIFICATE")
-    if extra:
-        _load_certificates(context, "CODEX_CA_CERTIFICATE", extra, None)
-    return context
-
-
-def _load_certificates(context: Any, name: str, file: str | None, folder: str | None) -> None:
-    try:
-        context.load_verify_locations(file, folder)
-    except OSError as error:
-        # ssl.SSLError is one, too: the file is there, but holds no certificate.
-        reason = "it holds no certificate" if type(error) is not FileNotFoundError else "not there"
-        if isinstance(error, PermissionError):
-            reason = os_reason(error)
-        raise ChatGPTError(
-            f"{name} names the certificates in {printable(file or folder)}, which cannot be "
-            f"read ({reason}). Correct or unset it."
-        ) from error
-
-
-def _system_certificates() -> tuple[str | None, str | None]:
-    """The file and the folder that the system keeps its certificates in; else certifi's.
-
-    A folder with hashed names costs nothing until a certificate is looked up in it; reading
-    a file of them all takes longer than a prompt's whole request.
-    """
-    import ssl
-
-    paths = ssl.get_default_verify_paths()
-    file = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
-    folders = [paths.openssl_capath] + ([] if file else [config.CERTIFICATE_FOLDER])
-    folder = next(filter(_has_hashed_names, folders), None)
-    if file and folder and os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder):
-        # The same ones in one file, as Debian keeps them.
-        file = None
-    if not file and not folder:
-        file = next(filter(os.path.isfile, config.CERTIFICATE_FILES), None)
-    if not file and not folder:
-        # It comes with httpx.
-        with contextlib.suppress(ImportError):
-            import certifi
-
-            file = certifi.where()
-    return file, folder
-
-
-def _has_hashed_names(folder: str) -> bool:
-    with contextlib.suppress(OSError):
-        return any(re.fullmatch(r"[0-9a-f]{8}\.\d", name) for name in os.listdir(folder))
-    return False
-
-
-def _client_options(secure: bool) -> dict[str, Any]:
-    http = http_library()
-    options: dict[str, Any] = {
-        "limits": http.Limits(
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=config.KEEPALIVE_SECONDS,
-        ),
-        "timeout": http.Timeout(
-            config.AUTH_TIMEOUT_SECONDS, connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-        ),
-    }
-    if secure:
-        options["verify"] = tls_context()
-    else:
-        import ssl
-
-        # This context trusts nobody, so an https address that came this way would fail, not
-        # go unchecked. And what is meant for this machine is not handed to a proxy.
-        options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        options["trust_env"] = False
-    return options
-
-
-def _new_client(kind: str, secure: bool) -> Any:
-    """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
-    try:
-        return _merge_chunks(getattr(http_library(), kind)(**_client_options(secure)))
-    except ImportError as error:
-        raise ChatGPTError(
-            "A SOCKS proxy is set in the environment, which needs one more package: run "
-            "'llm install socksio', or set another proxy in HTTPS_PROXY."
-        ) from error
-    except (ValueError, http_library().InvalidURL) as error:
-        raise ChatGPTError(
-            "The proxy that the environment names is no proxy's address. Correct or unset "
-            "HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY); it looks like http://host:3128."
-        ) from error
-
-
-class ChunkMerger:
-    """Makes one HTTP chunk of those that arrive together, before h11 sees them.
-
-    The service sends every few letters of an answer as a chunk of its own, and h11 takes
-    longer for a chunk than all that this module does with it (a benchmark's row). Nothing
-    waits for more to come, and what is not understood passes unchanged.
-    """
-
-    def __init__(self) -> None:
-        self.expect_response()
-
-    def expect_response(self) -> None:
-        """A request goes out: what comes next begins with headers."""
-        self._state = "head"
-        self._head = b""
-        # Bytes of the present chunk that are still to come, its CR LF included.
-        self._left = 0
-        self._size_line = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The same body in larger chunks; b"" when nothing whole has arrived yet."""
-        if self._state == "pass":
-            return data
-        if self._state == "head":
-            self._head += data
-            head, end, rest = self._head.partition(b"\r\n\r\n")
-            if not end:
-                return data
-            if b"\ntransfer-encoding: chunked" not in head.lower():
-                self._state = "pass"
-                return data
-            self._state, self._head = "body", b""
-            return data[: len(data) - len(rest)] + self.feed(rest) if rest else data
-        return self._merge(data)
-
-    def _merge(self, data: bytes) -> bytes:
-        pieces = []
-        position, end = 0, len(data)
-        while position < end:
-            if self._left:
-                taken = min(self._left, end - position)
-                # The last two of them are the chunk's CR LF.
-                text = taken - max(0, 2 - (self._left - taken))
-                if text > 0:
-                    pieces.append(data[position : position + text])
-                self._left -= taken
-                position += taken
-                continue
-            line_end = data.find(b"\n", position)
-            self._size_line += data[position : line_end + 1 or end]
-            if line_end < 0:
-                break
-            line, self._size_line = self._size_line, b""
-            position = line_end + 1
-            try:
-                size = int(line, 16)
-            except ValueError:
-                size = 0
-            if size <= 0:
-                # The end, or something that h11 should see as it came.
-                self._state = "pass"
-                return self._chunk(pieces) + line + data[position:]
-            self._left = size + 2
-        return self._chunk(pieces)
-
-    @staticmethod
-    def _chunk(pieces: list[bytes]) -> bytes:
-        merged = b"".join(pieces)
-        return b"%x\r\n%s\r\n" % (len(merged), merged) if merged else b""
-
-
-class _MergingStream:
-    """A connection of httpcore's, sync or async, whose answers go through a ChunkMerger."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-        self._merger = ChunkMerger()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @staticmethod
-    def _pieces(buffer: bytes) -> Iterator[bytes]:
-        """httpcore copies all that is left after each part that the system takes."""
-        for start in range(0, len(buffer), config.WRITE_BYTES):
-            yield buffer[start : start + config.WRITE_BYTES]
-
-
-class _SyncMergingStream(_MergingStream):
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        while True:
-            data: bytes = self._stream.read(max_bytes, timeout)
-            merged = self._merger.feed(data)
-            # Only the end of a connection may look like one.
-            if merged or not data:
-                return merged
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._merger.expect_response()
-        for piece in self._pieces(buffer):
-            self._stream.write(piece, timeout)
-
-    def start_tls(self, *args: Any, **kwargs: Any) -> _SyncMergingStream:
-        return _SyncMergingStream(self._stream.start_tls(*args, **kwargs))
-
-
-class _AsyncMergingStream(_MergingStream):
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        while True:
-            data: bytes = await self._stream.read(max_bytes, timeout)
-            merged = self._merger.feed(data)
-            if merged or not data:
-                return merged
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._merger.expect_response()
-        for piece in self._pieces(buffer):
-            await self._stream.write(piece, timeout)
-
-    async def start_tls(self, *args: Any, **kwargs: Any) -> _AsyncMergingStream:
-        return _AsyncMergingStream(await self._stream.start_tls(*args, **kwargs))
-
-
-def _merge_chunks(client: Any) -> Any:
-    """Put ChunkMergers into a client's new connections, if its inside is as we know it.
-
-    httpx has no public place for this; where the private one is gone, answers are read as
-    they come, only slower. Connections through a proxy are left as they are.
-    """
-    pool = getattr(getattr(client, "_transport", None), "_pool", None)
-    backend: Any = getattr(pool, "_network_backend", None)
-    connect = getattr(backend, "connect_tcp", None)
-    if connect is None:
-        return client
-
-    def connect_sync(*args: Any, **kwargs: Any) -> _SyncMergingStream:
-        return _SyncMergingStream(connect(*args, **kwargs))
-
-    async def connect_async(*args: Any, **kwargs: Any) -> _AsyncMergingStream:
-        return _AsyncMergingStream(await connect(*args, **kwargs))
-
-    backend.connect_tcp = connect_async if inspect.iscoroutinefunction(connect) else connect_sync
-    return client
-
-
-_sync_clients: dict[tuple[int, str, bool], Any] = {}
-_clients_lock = threading.Lock()
-# event loop -> {secure: (client, the generator that closes it with the loop)}
-_async_clients: weakref.WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]]
-_async_clients = weakref.WeakKeyDictionary()
-
-
-def sync_client(url: str) -> Any:
-    """This process's HTTP client: one pool of connections, shared by all threads."""
-    secure = url.startswith("https:")
-    # A forked child must not write into its parent's connections.
-    key = (os.getpid(), http_library().__name__, secure)
-    with _clients_lock:
-        if key not in _sync_clients:
-            _sync_clients[key] = _new_client("Client", secure)
-        return _sync_clients[key]
-
-
-async def async_client(url: str) -> Any:
-    """The running event loop's HTTP client, closed when the loop shuts down."""
-    secure = url.startswith("https:")
-    clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
-    if secure not in clients:
-        client = _new_client("AsyncClient", secure)
-        keeper = _keep_open(client)
-        clients[secure] = (client, keeper)
-        # From its first step on, the loop closes the generator when it shuts down.
-        await anext(keeper)
-    return clients[secure][0]
-
-
-async def _keep_open(client: Any) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await client.aclose()
-
-
-@atexit.register
-def close_clients() -> None:
-    """Close the connections that threads share. A later request opens new ones."""
-    with _clients_lock:
-        for (pid, _, _), client in _sync_clients.items():
-            if pid == os.getpid():
-                client.close()
-        _sync_clients.clear()
-
-
-def lower_names(headers: Any) -> dict[str, str]:
-    """An answer's headers by lower-case name, whichever library brought them."""
-    return {name.lower(): value for name, value in headers.items()}
-
-
-class Reply:
-    """A whole answer: status, headers by lower-case name, the body, and whose it is."""
-
-    def __init__(
-        self, status: int, headers: Mapping[str, str], content: bytes, host: str = "The server"
-    ):
-        self.status = status
-        self.headers = headers
-        self.content = content
-        self.host = host
-
-    @classmethod
-    def of(cls, response: Any) -> Reply:
-        host = response.request.url.netloc.decode()
-        return cls(response.status_code, lower_names(response.headers), response.content, host)
-
-    @functools.cached_property
-    def data(self) -> Any:
-        """The body as JSON, None if it is not."""
-        try:
-            return json.loads(self.content)
-        except (ValueError, RecursionError):
-            return None
-
-    @property
-    def error_code(self) -> str | None:
-        """`error` as a string, else `error.code`, else `code`, else `detail.code` (auth.md 5)."""
-        data = as_mapping(self.data)
-        error, detail = data.get("error"), data.get("detail")
-        for code in (
-            error,
-            as_mapping(error).get("code"),
-            data.get("code"),
-            as_mapping(detail).get("code"),
-        ):
-            if isinstance(code, str) and code:
-                return code.lower()
-        return None
-
-    @property
-    def is_web_page(self) -> bool:
-        """HTML in place of an answer: Cloudflare, a proxy, a captive portal."""
-        return (
-            "cf-mitigated" in self.headers
-            or "text/html" in self.headers.get("content-type", "").lower()
-            or self.content.lstrip()[:1] == b"<"
-        )
-
-
 class DeviceCode(NamedTuple):
     """A login that waits for the person. `interval` and `expires_in` are seconds."""
 
@@ -1096,61 +717,20 @@ def auth_post(
     form: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = config.AUTH_TIMEOUT_SECONDS,
-) -> Reply:
+) -> http.Reply:
     url = config.issuer() + path
-    response = sync_client(url).post(
+    response = http.sync_client(url).post(
         url,
         json=json_body,
         data=form,
         headers={"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})},
         timeout=timeout,
     )
-    return Reply.of(response)
+    return http.Reply.of(response)
 
 
 def auth_host() -> str:
     return urlsplit(config.issuer()).netloc
-
-
-def transport_reason(error: BaseException) -> str:
-    """Why no answer came, in words without an address or a header in them."""
-    http = http_library()
-    if isinstance(error, http.TimeoutException):
-        return "it did not answer in time"
-    if isinstance(error, http.ProxyError):
-        status = re.search(r"\b[45]\d\d\b", str(error))
-        return "the proxy refused" + (f" (status {status[0]})" if status else "")
-    if isinstance(error, http.ConnectError):
-        words = str(error)
-        if "certificate" in words.lower():
-            why = re.search(r"verify failed: ([^(\n]+)", words)
-            return (
-                f"its certificate was not accepted ({printable(why[1] if why else words, 200)}). "
-                "Where a company's proxy reads along, name its root certificate in "
-                "CODEX_CA_CERTIFICATE (or SSL_CERT_FILE, SSL_CERT_DIR); else check this "
-                "machine's clock"
-            )
-        if "ssl" in words.lower():
-            return "no TLS connection came about; a proxy may be in between"
-        return "it cannot be reached" + (" through the proxy" if proxy_settings() else "")
-    return "the connection broke off"
-
-
-def proxy_settings() -> dict[str, str]:
-    """The proxies that the environment (or the system) names, by scheme, as httpx sees them."""
-    import urllib.request
-
-    found = urllib.request.getproxies()
-    return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
-
-
-def web_page_message(reply: Reply) -> str:
-    ray = reply.headers.get("cf-ray")
-    return (
-        f"{reply.host} answered with a web page instead of data: Cloudflare or a proxy between "
-        "here and OpenAI blocks this network. Try without VPN or proxy, or from another network"
-        + (f" (cf-ray {printable(ray, 60)})." if ray else ".")
-    )
 
 
 def request_device_code() -> DeviceCode:
@@ -1158,14 +738,14 @@ def request_device_code() -> DeviceCode:
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
-    http = http_library()
+    library = http.http_library()
     try:
         reply = auth_post(
             "/api/accounts/deviceauth/usercode", json_body={"client_id": config.CLIENT_ID}
         )
-    except http.TransportError as error:
+    except library.TransportError as error:
         raise LoginFailed(
-            f"No sign-in was started: {auth_host()}: {transport_reason(error)}. "
+            f"No sign-in was started: {auth_host()}: {http.transport_reason(error)}. "
             "Check the network and try again."
         ) from error
     data = as_mapping(reply.data)
@@ -1180,7 +760,7 @@ def request_device_code() -> DeviceCode:
             verification_url=f"{config.issuer()}/codex/device",
         )
     if reply.is_web_page and reply.status != 404:
-        raise LoginFailed(web_page_message(reply))
+        raise LoginFailed(http.web_page_message(reply))
     if reply.status == 404:
         raise DeviceLoginDisabled(
             f"{auth_host()} offers no device codes here. Sign in with 'llm chatgpt login "
@@ -1195,7 +775,7 @@ def request_device_code() -> DeviceCode:
     raise LoginFailed(unexpected(reply, "start a sign-in"))
 
 
-def unexpected(reply: Reply, what: str) -> str:
+def unexpected(reply: http.Reply, what: str) -> str:
     code = f", {printable(reply.error_code, 80)}" if reply.error_code else ""
     return (
         f"{auth_host()} did not {what} (status {reply.status}{code}). Try again; if it stays "
@@ -1247,14 +827,14 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
     The caller waits between calls. Raises LoginDenied, LoginExpired, SlowDown (also for a
     server or a network in trouble), LoginFailed. `error.code` decides before the status.
     """
-    http = http_library()
+    library = http.http_library()
     try:
         reply = auth_post(
             "/api/accounts/deviceauth/token",
             json_body={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
         )
-    except http.TransportError as error:
-        raise SlowDown(f"{auth_host()}: {transport_reason(error)}; still trying.") from error
+    except library.TransportError as error:
+        raise SlowDown(f"{auth_host()}: {http.transport_reason(error)}; still trying.") from error
     data = as_mapping(reply.data)
     if reply.status == 200:
         authorization_code, verifier = data.get("authorization_code"), data.get("code_verifier")
@@ -1276,7 +856,7 @@ def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
     if error_code in SLOW_DOWN_CODES or reply.status == 429:
         raise SlowDown("")
     if reply.is_web_page and reply.status < 500 and reply.status != 404:
-        raise LoginFailed(web_page_message(reply))
+        raise LoginFailed(http.web_page_message(reply))
     if reply.status >= 500:
         raise SlowDown(f"{auth_host()} is in trouble (status {reply.status}); still trying.")
     if reply.status in (403, 404) and not error_code:
@@ -1289,7 +869,7 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
 
     Sent once: after a lost answer the code may be spent. Raises LoginFailed.
     """
-    http = http_library()
+    library = http.http_library()
     try:
         reply = auth_post(
             "/oauth/token",
@@ -1301,9 +881,9 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
                 "code_verifier": approved.code_verifier,
             },
         )
-    except http.TransportError as error:
+    except library.TransportError as error:
         raise LoginFailed(
-            f"The sign-in was approved, but {auth_host()}: {transport_reason(error)}. "
+            f"The sign-in was approved, but {auth_host()}: {http.transport_reason(error)}. "
             "Run 'llm chatgpt login' again."
         ) from error
     if reply.status == 200:
@@ -1312,7 +892,7 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
             raise LoginFailed(unexpected(reply, "send the tokens"))
         return tokens
     if reply.is_web_page:
-        raise LoginFailed(web_page_message(reply))
+        raise LoginFailed(http.web_page_message(reply))
     if reply.error_code == "unsupported_country_region_territory":
         raise LoginFailed("OpenAI does not offer this service in your country or region.")
     raise LoginFailed(unexpected(reply, "complete the sign-in"))
@@ -1425,15 +1005,17 @@ def fetch_origin(tokens: Tokens) -> str | None:
 
     Raises nothing: without an answer all goes on as before.
     """
-    http = http_library()
+    library = http.http_library()
     try:
         url = config.base_url() + "/wham/accounts/check"
         headers = backend_headers(tokens)
-        response = sync_client(url).get(url, headers=headers, timeout=config.ORIGIN_TIMEOUT_SECONDS)
-    except (ChatGPTError, http.TransportError) as error:
+        response = http.sync_client(url).get(
+            url, headers=headers, timeout=config.ORIGIN_TIMEOUT_SECONDS
+        )
+    except (ChatGPTError, library.TransportError) as error:
         log.info("Where the workspace is served was not found out: %s", error)
         return None
-    reply = Reply.of(response)
+    reply = http.Reply.of(response)
     if reply.status != 200:
         log.info("Where the workspace is served was not found out: status %s", reply.status)
         return None
@@ -1730,22 +1312,22 @@ def request_whoami(access_token: str) -> Tokens:
 
     Raises RefreshFailed.
     """
-    http = http_library()
+    library = http.http_library()
     url = f"{config.issuer()}/api/accounts/v1/user-auth-credential/whoami"
     headers = {"User-Agent": config.user_agent(), "Authorization": f"Bearer {access_token}"}
     try:
-        response = sync_client(url).get(url, headers=headers)
-    except http.TransportError as error:
+        response = http.sync_client(url).get(url, headers=headers)
+    except library.TransportError as error:
         raise RefreshFailed(
             f"Whose access token this is was not found out: {auth_host()}: "
-            f"{transport_reason(error)}. Check the network and try again.",
+            f"{http.transport_reason(error)}. Check the network and try again.",
             permanent=False,
         ) from error
-    reply = Reply.of(response)
+    reply = http.Reply.of(response)
     if reply.status == 401:
         raise access_token_refused()
     if reply.is_web_page:
-        raise RefreshFailed(web_page_message(reply), permanent=False)
+        raise RefreshFailed(http.web_page_message(reply), permanent=False)
     if reply.status != 200 or not isinstance(reply.data, dict):
         raise RefreshFailed(unexpected(reply, "say whose access token this is"), permanent=False)
     # Names vary between the issuer's endpoints, and none of these is sure.
@@ -1775,7 +1357,7 @@ def access_token_refused() -> RefreshFailed:
 
 def revoke(tokens: Tokens) -> None:
     """End a login's session at OpenAI (auth.md 6). Raises LoginFailed if that is not sure."""
-    http = http_library()
+    library = http.http_library()
     body = {"token": tokens.access_token, "token_type_hint": "access_token"}
     if tokens.refresh_token:
         body = {
@@ -1790,8 +1372,8 @@ def revoke(tokens: Tokens) -> None:
             headers={"originator": config.setting("ORIGINATOR") or config.ORIGINATOR},
             timeout=config.REVOKE_TIMEOUT_SECONDS,
         )
-    except http.TransportError as error:
-        raise LoginFailed(f"{auth_host()}: {transport_reason(error)}") from error
+    except library.TransportError as error:
+        raise LoginFailed(f"{auth_host()}: {http.transport_reason(error)}") from error
     if not 200 <= reply.status < 300:
         raise LoginFailed(f"{auth_host()} answered with status {reply.status}")
 
@@ -1809,7 +1391,7 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
 
     For a token that is stored and fresh use `get_tokens`. Raises RefreshFailed.
     """
-    http = http_library()
+    library = http.http_library()
     if not tokens.refresh_token:
         raise RefreshFailed(
             "This login cannot be renewed. Run 'llm chatgpt login' to sign in again.",
@@ -1825,9 +1407,9 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
             },
             headers={"originator": config.setting("ORIGINATOR") or config.ORIGINATOR},
         )
-    except http.TransportError as error:
+    except library.TransportError as error:
         raise RefreshFailed(
-            f"The login could not be renewed: {auth_host()}: {transport_reason(error)}. "
+            f"The login could not be renewed: {auth_host()}: {http.transport_reason(error)}. "
             "Check the network and try again.",
             permanent=False,
         ) from error
@@ -1845,7 +1427,7 @@ def refresh_tokens(tokens: Tokens) -> Tokens:
             code=code,
         )
     if reply.is_web_page:
-        raise RefreshFailed(web_page_message(reply), permanent=False)
+        raise RefreshFailed(http.web_page_message(reply), permanent=False)
     raise RefreshFailed(unexpected(reply, "renew the login"), permanent=False, code=code)
 
 
@@ -2409,23 +1991,23 @@ def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> 
 
 def get_backend(
     path: str, tokens: Tokens, params: Mapping[str, str] | None = None, timeout: float | None = None
-) -> Reply:
+) -> http.Reply:
     """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
-    http = http_library()
+    library = http.http_library()
     url = config.base_url(tokens.origin) + path
     try:
-        response = sync_client(url).get(
+        response = http.sync_client(url).get(
             url,
             params=params,
             headers=backend_headers(tokens),
             timeout=timeout or config.AUTH_TIMEOUT_SECONDS,
         )
-    except http.TransportError as error:
+    except library.TransportError as error:
         raise ChatGPTError(
-            f"{urlsplit(url).netloc} was asked in vain: {transport_reason(error)}. "
+            f"{urlsplit(url).netloc} was asked in vain: {http.transport_reason(error)}. "
             "Check the network and try again."
         ) from error
-    reply = Reply.of(response)
+    reply = http.Reply.of(response)
     if reply.status != 200:
         raise explain_refusal(reply)
     return reply
@@ -2498,7 +2080,7 @@ _OWNER_LIMITS = (
 )
 
 
-def error_message(reply: Reply) -> str | None:
+def error_message(reply: http.Reply) -> str | None:
     """The server's own words: `error.message`, `error`, `detail` in its three forms."""
     data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
@@ -2527,7 +2109,7 @@ def sentence(text: str) -> str:
 
 
 def explain_refusal(
-    reply: Reply, *, slug: str | None = None, models: ModelList | None = None
+    reply: http.Reply, *, slug: str | None = None, models: ModelList | None = None
 ) -> RequestRefused:
     """One plain sentence with the next step for any error the backend answers with.
 
@@ -2557,7 +2139,7 @@ def explain_refusal(
             "account: 'llm chatgpt login'."
         )
     if reply.is_web_page and reply.status < 500:
-        return refused(web_page_message(reply))
+        return refused(http.web_page_message(reply))
     if words and ("is not supported when using Codex" in words or "Model not found" in words):
         return refused(_model_message(words, slug, models))
     if words and "requires a newer version" in words:
@@ -2603,7 +2185,7 @@ def explain_refusal(
 
 
 def _refusal(
-    reply: Reply,
+    reply: http.Reply,
     code: str | None,
     message: str,
     kind: type[RequestRefused] = RequestRefused,
@@ -2615,7 +2197,7 @@ def _refusal(
     return kind(message, code=code, status=reply.status)
 
 
-def _limit_message(reply: Reply, error: Mapping[str, Any]) -> str:
+def _limit_message(reply: http.Reply, error: Mapping[str, Any]) -> str:
     plan = error.get("plan_type") or reply.headers.get("x-codex-plan-type")
     plan = plan.lower() if isinstance(plan, str) else ""
     name = reply.headers.get("x-codex-limit-name")
@@ -3746,13 +3328,13 @@ class Exchange:
         self.translator = EventTranslator(
             account_key=tokens.account_key, save_image=functools.partial(save_image, self.prompt)
         )
-        http = http_library()
+        library = http.http_library()
         return {
             "method": "POST",
             "url": self.url,
             "content": encode(body, builder.images),
             "headers": headers,
-            "timeout": http.Timeout(
+            "timeout": library.Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
         }
@@ -3778,7 +3360,7 @@ class Exchange:
     # What comes back
 
     def opened(self, headers: Any) -> None:
-        self.headers = lower_names(headers)
+        self.headers = http.lower_names(headers)
         turn_state = self.headers.get("x-codex-turn-state")
         if turn_state:
             turn_states[self._turn] = turn_state
@@ -3788,7 +3370,7 @@ class Exchange:
 
     def refused(self, status: int, headers: Any, content: bytes) -> None:
         """An answer that is no stream: note the failure, and whether it may pass."""
-        reply = Reply(status, lower_names(headers), content, urlsplit(self.url).netloc)
+        reply = http.Reply(status, http.lower_names(headers), content, urlsplit(self.url).netloc)
         error = explain_refusal(reply, slug=self.model.slug, models=self.models)
         self.failure = error
         self._retry_after = retry_after(reply.headers.get("retry-after"), error_message(reply))
@@ -3798,8 +3380,8 @@ class Exchange:
     def broke_off(self, error: BaseException) -> None:
         """No answer, or one that stopped in the middle."""
         host = urlsplit(self.url).netloc
-        reason = transport_reason(error)
-        stalled = isinstance(error, http_library().ReadTimeout)
+        reason = http.transport_reason(error)
+        stalled = isinstance(error, http.http_library().ReadTimeout)
         if stalled:
             reason = f"nothing came for {in_words(config.idle_timeout())}"
         self.failure = StreamFailed(
@@ -3827,7 +3409,7 @@ class Exchange:
             return
         code = translator.error.get("code") or translator.error.get("type")
         error = {k: v for k, v in translator.error.items() if k != "type" or v != "error"}
-        reply = Reply(
+        reply = http.Reply(
             200,
             self.headers,
             json.dumps({"error": {"code": code, **error}}).encode(),
@@ -4074,7 +3656,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
-        http = http_library()
+        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
         step: Resend | None = Resend()
         while step is not None:
@@ -4082,7 +3664,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                 time.sleep(step.delay)
             request = exchange.request(get_tokens(key, rejected=step.rejected))
             try:
-                with sync_client(exchange.url).stream(**request) as reply:
+                with http.sync_client(exchange.url).stream(**request) as reply:
                     if reply.status_code != 200:
                         exchange.refused(reply.status_code, reply.headers, reply.read())
                     else:
@@ -4091,7 +3673,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                         for chunk in chunks:
                             yield from exchange.translator.feed(chunk)
                             if exchange.translator.ended:
-                                drain(reply, chunks)
+                                http.drain(reply, chunks)
                                 break
                         else:
                             yield from exchange.translator.finish()
@@ -4099,7 +3681,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                             exchange.ended()
                         else:
                             exchange.closed()
-            except http.TransportError as error:
+            except library.TransportError as error:
                 exchange.broke_off(error)
             step = exchange.next_step()
         yield from exchange.finish()
@@ -4118,14 +3700,14 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        http = http_library()
+        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
         step: Resend | None = Resend()
         while step is not None:
             if step.delay:
                 await asyncio.sleep(step.delay)
             request = exchange.request(await get_tokens_async(key, rejected=step.rejected))
-            client = await async_client(exchange.url)
+            client = await http.async_client(exchange.url)
             try:
                 async with client.stream(**request) as reply:
                     if reply.status_code != 200:
@@ -4137,7 +3719,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                             for event in exchange.translator.feed(chunk):
                                 yield event
                             if exchange.translator.ended:
-                                await drain_async(chunks)
+                                await http.drain_async(chunks)
                                 break
                         else:
                             for event in exchange.translator.finish():
@@ -4146,48 +3728,13 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                             exchange.ended()
                         else:
                             exchange.closed()
-            except http.TransportError as error:
+            except library.TransportError as error:
                 exchange.broke_off(error)
             step = exchange.next_step()
         for event in exchange.finish():
             yield event
         if exchange.models_changed:
             await asyncio.to_thread(exchange.update_models)
-
-
-def drain(reply: Any, chunks: Iterator[bytes]) -> None:
-    """Read to the stream's end, so that its connection can be used again; 0.1 s at most.
-
-    In a thread, because a blocking read cannot be given a new time limit. If the end does
-    not come, the connection is shut, which also ends the thread.
-    """
-
-    def read_on() -> None:
-        with contextlib.suppress(Exception):
-            for _ in chunks:
-                pass
-
-    reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
-    reader.start()
-    reader.join(config.DRAIN_SECONDS)
-    if reader.is_alive():
-        stream = reply.extensions.get("network_stream")
-        raw = stream and stream.get_extra_info("socket")
-        if raw is not None:
-            import socket
-
-            with contextlib.suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
-        reader.join(config.DRAIN_SECONDS)
-
-
-async def drain_async(chunks: AsyncIterator[bytes]) -> None:
-    async def read_on() -> None:
-        async for _ in chunks:
-            pass
-
-    with contextlib.suppress(asyncio.TimeoutError, http_library().TransportError):
-        await asyncio.wait_for(read_on(), config.DRAIN_SECONDS)
 
 
 @click.group()
@@ -4823,8 +4370,10 @@ def _findings(account: str | None) -> Iterator[Finding]:
 
 
 def _versions() -> Finding:
-    http = http_library()
-    return Finding("versions", "ok", f"{config.user_agent()} {http.__name__}/{http.__version__}")
+    library = http.http_library()
+    return Finding(
+        "versions", "ok", f"{config.user_agent()} {library.__name__}/{library.__version__}"
+    )
 
 
 def _below_home(path: object) -> str:
@@ -4890,7 +4439,7 @@ def _lock() -> Finding:
 def _network_settings() -> Iterator[Finding]:
     # A proxy's address may hold a password.
     proxies = []
-    for scheme, address in proxy_settings().items():
+    for scheme, address in http.proxy_settings().items():
         with contextlib.suppress(ValueError):
             parts = urlsplit(address if "//" in address else f"//{address}")
             proxies.append(f"{scheme} by {parts.hostname}:{parts.port}")
@@ -4898,7 +4447,7 @@ def _network_settings() -> Iterator[Finding]:
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
     chosen = [f"{name}={_below_home(os.environ[name])}" for name in names if os.environ.get(name)]
     try:
-        tls_context()
+        http.tls_context()
     except ChatGPTError as error:
         yield Finding("certificates", "broken", ", ".join(chosen), error.message)
     else:
@@ -4950,25 +4499,25 @@ def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
     ):
         try:
             url = service() + path
-            with sync_client(url).stream("GET", url, headers=headers) as response:
+            with http.sync_client(url).stream("GET", url, headers=headers) as response:
                 certificate = _certificate_words(response)
                 response.read()
         except ChatGPTError as error:
             yield Finding(name, "broken", "not asked", error.message)
-        except http_library().TransportError as error:
-            text = f"{urlsplit(url).netloc}: {transport_reason(error)}"
+        except http.http_library().TransportError as error:
+            text = f"{urlsplit(url).netloc}: {http.transport_reason(error)}"
             yield Finding(name, "broken", text, "Check the network and these settings.")
         else:
-            reply = Reply.of(response)
+            reply = http.Reply.of(response)
             yield _host(name, reply, certificate, tokens if name == "backend" else None)
             date = date or reply.headers.get("date")
     yield _clock(date)
 
 
-def _host(name: str, reply: Reply, certificate: str, tokens: Tokens | None) -> Finding:
+def _host(name: str, reply: http.Reply, certificate: str, tokens: Tokens | None) -> Finding:
     text = f"{reply.host} answers, {certificate}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, web_page_message(reply))
+        return Finding(name, "broken", text, http.web_page_message(reply))
     if reply.status >= 500:
         text += f", with status {reply.status}"
         return Finding(name, "warning", text, "OpenAI's server is in trouble; try later.")
