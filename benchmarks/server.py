@@ -40,15 +40,11 @@ def main() -> None:
             slug = request.body["model"]
             if slug not in ready:
                 return None
-            stream = Stream(ready[slug], headers=simulator._stream_headers(simulator.account))
+            stream = Stream(ready[slug], headers=simulator.stream_headers(simulator.account))
             stream.chunked = True
             return stream
 
-        class Always:
-            def popleft(self):
-                return respond
-
-        simulator._scripts["responses"] = Always()
+        simulator.always["responses"] = respond
         tokens = plugin.tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)

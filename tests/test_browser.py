@@ -237,7 +237,7 @@ def test_a_page_that_is_loaded_twice_is_answered_twice(simulator):
 
     def slow(request):
         arrived.set()
-        return Answer(delay=0.3, **vars_of(simulator._token(request)))
+        return Answer(delay=0.3, **vars_of(simulator.serve_token(request)))
 
     def vars_of(answer):
         return {"status": answer.status, "body": answer.body}
