@@ -62,6 +62,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def fetch(url, redirects=True):
     """Status, headers and body, whatever the status is."""
     opener = urllib.request.build_opener(*([] if redirects else [_NoRedirect]))
+    # Cloudflare, before the issuer, turns the library's own name away.
+    opener.addheaders = [("User-Agent", "Mozilla/5.0")]
     try:
         with opener.open(url, timeout=20) as reply:
             return reply.status, reply.headers, reply.read().decode()

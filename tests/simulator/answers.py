@@ -42,6 +42,9 @@ class Turn:
         event = {"type": f"response.{kind}", "sequence_number": next(self._numbers)}
         return sse({**event, **fields})
 
+    def delta(self, kind: str, **fields: Any) -> bytes:
+        return self.event(f"{kind}.delta", **fields, obfuscation=secrets.token_hex(4))
+
     def includes(self, name: str) -> bool:
         return name in (self.body.get("include") or [])
 
@@ -101,13 +104,7 @@ class Say(Message):
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
         yield turn.event("content_part.added", **place, part=part)
         for delta in self.deltas or pieces(self.text):
-            yield turn.event(
-                "output_text.delta",
-                **place,
-                delta=delta,
-                logprobs=[],
-                obfuscation=secrets.token_hex(4),
-            )
+            yield turn.delta("output_text", **place, delta=delta, logprobs=[])
         for number, annotation in enumerate(self.annotations):
             yield turn.event(
                 "output_text.annotation.added",
@@ -127,7 +124,7 @@ class Refuse(Message):
         place = {**place, "content_index": 0}
         part = {"type": "refusal", "refusal": ""}
         yield turn.event("content_part.added", **place, part=part)
-        yield turn.event("refusal.delta", **place, delta=self.text)
+        yield turn.delta("refusal", **place, delta=self.text)
         yield turn.event("refusal.done", **place, refusal=self.text)
         part = {**part, "refusal": self.text}
         yield turn.event("content_part.done", **place, part=part)
@@ -158,7 +155,7 @@ class Think(Item):
             part = {"type": "summary_text", "text": ""}
             yield turn.event("reasoning_summary_part.added", **here, part=part)
             for delta in pieces(text):
-                yield turn.event("reasoning_summary_text.delta", **here, delta=delta)
+                yield turn.delta("reasoning_summary_text", **here, delta=delta)
             yield turn.event("reasoning_summary_text.done", **here, text=text)
             part = {"type": "summary_text", "text": text}
             yield turn.event("reasoning_summary_part.done", **here, part=part)
@@ -175,6 +172,8 @@ class Call(Item):
     name: str
     arguments: Any
     call_id: str | None = None
+    # The group that the tool was declared in.
+    namespace: str | None = None
     kind = "function_call"
     prefix = "fc"
     tokens = 20
@@ -185,6 +184,7 @@ class Call(Item):
             "arguments": "",
             "call_id": self.call_id or f"call_{secrets.token_hex(12)}",
             "name": self.name,
+            **({"namespace": self.namespace} if self.namespace else {}),
         }
 
     def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
@@ -192,10 +192,8 @@ class Call(Item):
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments)
         for delta in pieces(arguments, 7):
-            yield turn.event("function_call_arguments.delta", **place, delta=delta)
-        yield turn.event(
-            "function_call_arguments.done", **place, arguments=arguments, name=self.name
-        )
+            yield turn.delta("function_call_arguments", **place, delta=delta)
+        yield turn.event("function_call_arguments.done", **place, arguments=arguments)
         return {"arguments": arguments}
 
 
@@ -206,16 +204,10 @@ class Search(Item):
     kind = "web_search_call"
     prefix = "ws"
 
-    def _action(self) -> dict[str, Any]:
-        return {"type": "search", "query": self.query, "queries": [self.query]}
-
-    def begin(self, turn: Turn) -> dict[str, Any]:
-        return {"status": "in_progress", "action": self._action()}
-
     def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
         for step in ("in_progress", "searching", "completed"):
             yield turn.event(f"web_search_call.{step}", **place)
-        action = self._action()
+        action: dict[str, Any] = {"type": "search", "query": self.query, "queries": [self.query]}
         if turn.includes("web_search_call.action.sources"):
             action["sources"] = [{"type": "url", "url": url} for url in self.sources]
         return {"action": action}
@@ -269,6 +261,10 @@ def response_object(
         "instructions": body.get("instructions"),
         "model": model,
         "output": [],
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "presence_penalty": None,
+        "frequency_penalty": None,
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
         "previous_response_id": None,
         "prompt_cache_key": session or str(uuid.uuid4()),
@@ -310,19 +306,19 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     """Calls the tool that the prompt names, fits a schema, or repeats what was said."""
     thought = Think(["**Reading the prompt**\n\nIt is short.", "**Answering**"])
     last = body["input"][-1] if body["input"] else {}
-    if last.get("type") == "function_call_output":
+    if last.get("type") in ("function_call_output", "custom_tool_call_output"):
         output = last["output"] if isinstance(last["output"], str) else "a picture"
         return [thought, Say(f"The tool returned: {output}")]
     form = (body.get("text") or {}).get("format") or {}
     if form.get("type") == "json_schema":
         return [thought, Say(json.dumps(example(form["schema"], form["schema"])))]
     text, pictures = spoken(last)
-    for tool in body.get("tools") or []:
+    for tool, namespace in declared_tools(body):
         if tool["type"] == "function" and tool["name"] in text:
             given = re.search(r"\{.*\}", text)
             parameters = tool["parameters"]
             arguments = given[0] if given else example(parameters, parameters)
-            return [thought, Call(tool["name"], arguments)]
+            return [thought, Call(tool["name"], arguments, namespace=namespace)]
         if tool["type"] == "web_search" and "search" in text:
             return [thought, Search(text, ["https://example.com/"]), Say("Found it.")]
         if tool["type"] == "image_generation" and "draw" in text:
@@ -330,6 +326,18 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     turn = sum(1 for item in body["input"] if item.get("role") == "user")
     seen = f" (with {pictures} picture{'s' * (pictures > 1)})" if pictures else ""
     return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
+
+
+def declared_tools(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:
+    """The tools of a request, in its `tools` or its input, each with its namespace."""
+    tools = list(body.get("tools") or [])
+    if body["input"] and body["input"][0].get("type") == "additional_tools":
+        tools += body["input"][0].get("tools") or []
+    return [
+        (inner, tool["name"] if tool["type"] == "namespace" else None)
+        for tool in tools
+        for inner in (tool["tools"] if tool["type"] == "namespace" else [tool])
+    ]
 
 
 def pieces(text: str, size: int = 12) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from .answers import Item, Think, Turn, default_answer, response_object
 from .checks import check_format, check_items, check_parameters, check_tools
 from .issuer import Account, Issuer
-from .replies import Answer, Refusal, Request, Stream, error_answer, invalid, refuse, web_page
+from .replies import Answer, Refusal, Request, Stream, error_answer, invalid, refuse
 
 CATALOGUE = json.loads((pathlib.Path(__file__).parent / "catalogue.json").read_text())["models"]
 # Refused for ChatGPT accounts in 2026 (docs/protocol.md).
@@ -46,6 +46,8 @@ def catalogue_entry(model: dict[str, Any]) -> dict[str, Any]:
         "apply_patch_tool_type": "freeform",
         "supports_reasoning_summaries": True,
         "supports_parallel_tool_calls": True,
+        # Codex CLI sends these models their tools as the first input item.
+        "use_responses_lite": bool(re.match(r"gpt-(5\.6|6)\b", model["slug"])),
         "truncation_policy": {"mode": "tokens", "limit": 10000},
         "experimental_supported_tools": [],
         "an_unknown_field": {"deep": [1, 2]},
@@ -60,7 +62,7 @@ def version(value: Any) -> tuple[int, ...]:
 
 
 class Backend(Issuer):
-    """Answers those whom the issuer has signed in."""
+    """Answers the users whom the issuer has signed in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,9 +90,6 @@ class Backend(Issuer):
 
     def signed_in(self, request: Request) -> Account:
         """Whose request this is; raises Refusal."""
-        agent = request.headers.get("user-agent", "")
-        if not agent or agent.startswith("Python-urllib"):
-            raise Refusal(web_page())
         if request.bearer in self.personal_tokens:
             return self.personal_tokens[request.bearer]
         entry = self.access_tokens.get(request.bearer)
@@ -195,9 +194,15 @@ class Backend(Issuer):
 
     def _check_model(self, body: dict[str, Any], account: Account) -> None:
         slug = body.get("model")
+        if not isinstance(slug, str) or not slug:
+            raise invalid(
+                "missing_required_parameter",
+                "Missing required parameter: 'model'.",
+                param="model",
+            )
         entry = next((m for m in self.models if m["slug"] == slug), None)
         if entry is None and slug not in account.extra_models:
-            if isinstance(slug, str) and self.retired.fullmatch(slug):
+            if self.retired.fullmatch(slug):
                 words = "model is not supported when using Codex with a ChatGPT account."
                 raise refuse(400, f"The '{slug}' {words}")
             raise Refusal(error_answer(404, None, f"Model not found {slug}", param="model"))

@@ -17,6 +17,12 @@ PARAMETERS = {
     *("parallel_tool_calls", "reasoning", "text", "prompt_cache_key", "service_tier"),
     *("client_metadata", "stream_options", "context_management"),
 }
+NEED_INSTRUCTIONS = ("gpt-5.2-codex", "gpt-5.4", "gpt-5.5")
+# The kinds of call, with the field that holds what the tool is given.
+CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+OUTPUT_FIELDS = {
+    *("type", "call_id", "output", "id", "status", "internal_chat_message_metadata_passthrough"),
+}
 WEB_SEARCH_FIELDS = {
     *("type", "external_web_access", "indexed_web_access", "filters", "user_location"),
     *("search_context_size", "search_content_types"),
@@ -39,7 +45,8 @@ def check_parameters(body: dict[str, Any]) -> None:
         raise refuse(400, "Input must be a list")
     # Codex CLI sends its instructions as the first developer message instead.
     begins = items[0].get("role") if items else None
-    if not body.get("instructions") and begins != "developer":
+    needed = body.get("model") in NEED_INSTRUCTIONS and begins != "developer"
+    if needed and not body.get("instructions"):
         raise refuse(400, "Instructions are required")
     if any(item.get("role") == "system" for item in items):
         raise refuse(400, "System messages are not allowed")
@@ -93,24 +100,28 @@ def check_tools(tools: list[dict[str, Any]]) -> None:
             extra += sorted(set(tool.get("filters") or {}) - {"allowed_domains"})
             if extra:
                 raise invalid("unknown_parameter", f"Unknown: {extra[0]}")
-        elif kind not in ("image_generation", "custom", "namespace", "tool_search"):
+        elif kind == "namespace":
+            if not tool.get("name") or not isinstance(tool.get("tools"), list):
+                raise invalid("missing_required_parameter", "tools")
+            check_tools(tool["tools"])
+        elif kind not in ("image_generation", "custom", "tool_search"):
             raise invalid("invalid_value", f"Invalid tool type {kind}")
 
 
 def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) -> None:
     """`readable` tells which encrypted reasoning this account may send back."""
-    # Calls that have no output yet.
-    calls: list[str] = []
+    # Calls that have no output yet, by their id and kind.
+    calls: list[tuple[str, str]] = []
     for number, item in enumerate(items):
         kind = item.get("type", "message")
         if kind == "message":
             check_message(item, number)
-        elif kind == "function_call":
+        elif kind in CALLS:
             check_call(item, number)
-            calls.append(item["call_id"])
-        elif kind == "function_call_output":
+            calls.append((item["call_id"], kind))
+        elif kind.removesuffix("_output") in CALLS:
             check_output(item, number, calls)
-            calls.remove(item["call_id"])
+            calls.remove((item["call_id"], kind.removesuffix("_output")))
         elif kind == "reasoning":
             check_reasoning(item, readable)
         elif kind == "web_search_call":
@@ -119,31 +130,32 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
                 raise invalid("invalid_value", f"input[{number}].action")
             if "sources" in action:
                 raise invalid("unknown_parameter", "action.sources")
-        elif kind not in ("image_generation_call", "custom_tool_call", "additional_tools"):
+        elif kind == "additional_tools" and number == 0 and item.get("role") == "developer":
+            check_tools(item.get("tools") or [])
+        elif kind not in ("image_generation_call", "configuration_update"):
             raise invalid("invalid_value", f"Invalid input[{number}].type")
     if calls:
-        message = f"No tool output found for function call {calls[0]}."
+        call_id, kind = calls[0]
+        message = f"No tool output found for {kind.replace('_', ' ')} {call_id}."
         raise invalid(None, message, param="input")
 
 
 def check_call(item: dict[str, Any], number: int) -> None:
-    if not isinstance(item.get("arguments"), str) or not item.get("name"):
+    if not isinstance(item.get(CALLS[item["type"]]), str) or not item.get("name"):
         raise invalid("invalid_value", f"Invalid input[{number}]")
     if not item.get("call_id") or len(item["call_id"]) > 64:
         raise invalid("string_above_max_length", f"input[{number}].call_id")
 
 
-def check_output(item: dict[str, Any], number: int, calls: list[str]) -> None:
+def check_output(item: dict[str, Any], number: int, calls: list[tuple[str, str]]) -> None:
+    call_id, kind = item.get("call_id"), item["type"].removesuffix("_output")
     output = item.get("output")
-    extra = set(item) - {"type", "call_id", "output", "id", "status"}
-    if not isinstance(output, (str, list)) or extra:
+    if not isinstance(output, (str, list)) or set(item) - OUTPUT_FIELDS:
         raise invalid("invalid_value", f"Invalid input[{number}]")
-    if item.get("call_id") not in calls:
-        raise invalid(
-            None,
-            f"No tool call found for function call output with call_id {item.get('call_id')}.",
-            param="input",
-        )
+    if (call_id, kind) not in calls:
+        name = kind.replace("_", " ")
+        message = f"No tool call found for {name} output with call_id {call_id}."
+        raise invalid(None, message, param="input")
     if isinstance(output, list):
         check_message({"role": "user", "content": output}, number)
 

@@ -21,6 +21,9 @@ from .replies import Answer, Request, error_answer
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 AUTH_CLAIM = "https://api.openai.com/auth"
 SCOPES = ["openid", "profile", "email", "offline_access"]
+# Codex CLI asks for these as well.
+CONNECTOR_SCOPES = ["api.connectors.read", "api.connectors.invoke"]
+REFRESH_FIELDS = {"client_id", "grant_type", "refresh_token"}
 
 
 @dataclasses.dataclass
@@ -266,10 +269,13 @@ class Issuer:
         return Answer(200, self.sign_in(entry["account"]))
 
     def _refresh(self, body: dict[str, str]) -> Answer:
-        if "scope" in body:
+        # Codex CLI adds why it refreshes; a scope that was granted may be repeated.
+        if set(body) - {"refresh_reason", "scope"} != REFRESH_FIELDS:
             return error_answer(400, "invalid_request")
+        if not set(str(body.get("scope", "")).split()) <= {*SCOPES, *CONNECTOR_SCOPES}:
+            return error_answer(400, "invalid_scope")
         with self.lock:
-            entry = self.refresh_tokens.get(body.get("refresh_token", ""))
+            entry = self.refresh_tokens.get(body["refresh_token"])
             if entry is None:
                 return error_answer(401, "refresh_token_invalidated", "Your session has ended.")
             state = entry["state"]

@@ -36,13 +36,15 @@ class Answer:
     """A whole HTTP answer.
 
     `body` is sent as it is if it is text or bytes, and as JSON otherwise. `delay` is the
-    seconds before the answer; `drop` closes the connection instead of answering.
+    seconds before the answer, `trickle` the seconds after each byte of the body; `drop`
+    closes the connection instead of answering.
     """
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     delay: float = 0.0
+    trickle: float = 0.0
     drop: bool = False
 
 
