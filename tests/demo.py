@@ -34,7 +34,7 @@ def main() -> int:
     environment |= {"PIP_QUIET": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     llm = str(scripts / "llm")
     simulator = subprocess.Popen(
-        [str(scripts / "python"), "tests/simulator.py"],
+        [str(scripts / "python"), "tests/simulator"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
