@@ -464,7 +464,7 @@ def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplo
         "type": "input_text",
         "text": "[an attachment that is gone]",
     }
-    assert caplog.text.count("is gone") == 1
+    assert caplog.text.count("no longer exists") == 1
     assert "\x1b" not in caplog.text
 
 
@@ -1004,7 +1004,7 @@ def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
     simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert re.fullmatch(
-        r"Note: 8 % of the 5-hour allowance is left, resets .+ \(in 2 hours 30 minutes\)\.\n",
+        r"Note: 8% of your 5-hour limit left, resets in 2 hours 30 minutes \(.+\)\.\n",
         result.stderr,
     )
     assert result.stdout == "This is answer 1. You said: hi\n"
@@ -1045,7 +1045,7 @@ def test_an_incomplete_answer_is_kept_and_told(simulator, signed_in, run_llm):
     )
     assert result.exit_code == 0
     assert result.stdout == "Half of it\n"
-    assert "The answer is incomplete: max_output_tokens." in result.stderr
+    assert "The answer was cut short (max_output_tokens)." in result.stderr
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["response"] == "Half of it"
     assert "incomplete" in json.dumps(row["response_json"])
