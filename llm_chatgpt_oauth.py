@@ -81,43 +81,43 @@ __all__ = [
 
 
 class Options(llm.Options):
-    """The options that the backend accepts; it refuses sampling and token limits."""
+    """The options that the service takes; it refuses sampling settings and token limits."""
 
     reasoning_effort: str | None = Field(
         description=(
             "How much the model thinks before it answers: none, low, medium, high, xhigh, max "
-            "or ultra, as far as the model has them ('llm chatgpt models')."
+            "or ultra, depending on the model (see 'llm chatgpt models')."
         ),
         default=None,
     )
     reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
-        description="Which summary of its reasoning the model shows; auto unless said otherwise.",
+        description="The summary of its reasoning that the model shows; auto by default.",
         default=None,
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
-        description="How wordy the answer is: low, medium or high.", default=None
+        description="How long the answer is: low, medium or high.", default=None
     )
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         description=(
-            "The processing tier. fast and priority are the same: faster, and counted more "
-            "against the plan's limits."
+            "The processing tier. fast and priority mean the same: faster answers that use up "
+            "more of the plan's limits."
         ),
         default=None,
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
-        description="How closely images are looked at: auto, low, high, or original.",
+        description="How closely the model looks at images: auto, low, high or original.",
         default=None,
     )
     json_object: bool | None = Field(
         description="Output a valid JSON object {...}. Prompt must mention JSON.", default=None
     )
     parallel_tool_calls: bool | None = Field(
-        description="Whether the model may ask for several tool calls at once.", default=None
+        description="Whether the model may call several tools at once.", default=None
     )
     prompt_cache_key: str | None = Field(
         description=(
             "A name of at most 64 characters that routes requests with the same beginning to "
-            "the same cache. Each conversation has its own unless this is given."
+            "the same cache. By default each conversation has its own."
         ),
         default=None,
         min_length=1,

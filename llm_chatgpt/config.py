@@ -51,8 +51,6 @@ IDLE_TIMEOUT_SECONDS = 300.0
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
 WRITE_BYTES = 128 * 1024
-# How much of what has arrived is read before its first text leaves.
-FEED_BYTES = 8 * 1024
 # Resends happen only while nothing has been shown (responses.md 9).
 MAX_RESENDS = 4
 MAX_RESEND_WAIT_SECONDS = 30.0

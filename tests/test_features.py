@@ -15,7 +15,9 @@ from llm.default_plugins.openai_models import WebSearch
 from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.request import schema_is_strict
 from simulator import PNG, Answer, Call, Draw, Refuse, Say, Search, Stream, Think, error_answer
 
 
@@ -337,7 +339,7 @@ CLOSED = {"type": "object", "additionalProperties": False}
     ],
 )
 def test_what_is_strict(schema, strict):
-    assert rooms.schema_is_strict(schema) is strict
+    assert schema_is_strict(schema) is strict
 
 
 def test_json_object(simulator, signed_in, ask):
@@ -414,14 +416,14 @@ def test_image_detail(simulator, signed_in, ask, detail):
 
 def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
         ask("What?", image_detail="original")
 
 
 def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
     simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     (tmp_path / "a.png").write_bytes(PNG)
     result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
     assert result.exit_code == 1
@@ -436,7 +438,7 @@ def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_p
 def test_pictures_and_pdfs_in_an_older_history(simulator, signed_in, ask):
     blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
     simulator.models = [*simulator.models, blind]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     pdf = llm.Attachment(type="application/pdf", content=b"%PDF")
     image = llm.Attachment(type="image/png", content=PNG)
     messages = [llm.user("Look", pdf, image), llm.assistant("Seen."), llm.user("And?")]
@@ -595,7 +597,7 @@ def test_a_picture_that_cannot_be_written(simulator, signed_in, ask, tmp_path):
     answered = ask("draw", tools=[plugin.ImageGeneration(folder=str(tmp_path / "file"))])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert "could not be written" in result.output
+    assert "Could not write the picture" in result.output
 
 
 def test_other_formats_are_refused():
@@ -642,7 +644,7 @@ def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
 
 def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi")
     assert "reasoning" not in last_body(simulator)
 
@@ -660,13 +662,13 @@ def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask
     [("low", "low"), ("max", "max"), ("ultra", "max"), ("none", "none"), ("medium", "medium")],
 )
 def test_efforts(simulator, signed_in, ask, effort, sent):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi", slug="gpt-6-sol", reasoning_effort=effort)
     assert last_body(simulator)["reasoning"]["effort"] == sent
 
 
 def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="huge")
     assert "Choose one of: low, medium, high, xhigh, max." in str(caught.value)
@@ -689,7 +691,7 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
             "supported_reasoning_levels": [level, {"effort": "xhigh"}],
         }
     ]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi", slug="gpt-9", reasoning_effort="xhigh")
     assert last_body(simulator)["reasoning"]["effort"] == "xhigh"
     with pytest.raises(llm.ModelError, match=r"Choose one of: low, xhigh\."):
@@ -900,14 +902,14 @@ def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_ll
 
 
 def old_list(hours=2.0):
-    data = json.loads(rooms.models_path().read_text())
+    data = json.loads(models_path().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
-    rooms.models_path().write_text(json.dumps(data))
+    models_path().write_text(json.dumps(data))
 
 
 def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
     ask("too soon")
     assert len(simulator.seen("/codex/models")) == 1
@@ -922,20 +924,20 @@ def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
 
 
 def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
-    rooms.fetch_models(signed_in)
-    before = rooms.known_models()
+    fetch_models(signed_in)
+    before = known_models()
     simulator.models = simulator.models[2:]
     old_list()
     simulator.script("models", Answer(500))
     ask("hi")
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 2
-    assert rooms.known_models() == before
+    assert known_models() == before
     assert caplog.text == ""
 
 
 def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
-    rooms.replace(monkeypatch, "MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("llm_chatgpt.config.MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
     simulator.script("models", Answer(delay=1.0))
     start = time.monotonic()
     assert ask("hi").text
@@ -945,7 +947,7 @@ def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
 def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 1
-    assert rooms.remembered_models(signed_in).find("gpt-6-luna")
+    assert remembered_models(signed_in).find("gpt-6-luna")
 
 
 # Usage -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from llm_chatgpt.backend.fetch import update_models
 from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.refusals import POLICY_CODES, REGION_CODE, error_message, explain_refusal
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import save_image
+from llm_chatgpt.backend.tools import add_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
@@ -91,7 +91,16 @@ class Exchange:
                 self._told_of_lost.add(name)
                 notice(f"Warning: the attachment {name} is gone; the model is told so instead.")
         session = session_id(self.conversation, builder.instructions, builder.items)
-        body = build_body(self.model, self.prompt, builder, info, session)
+        body = build_body(
+            info,
+            dict(options),
+            instructions=builder.instructions,
+            session=session,
+            schema=self.prompt.schema,
+            hide_reasoning=self.prompt.hide_reasoning,
+        )
+        add_tools(body, self.model, self.prompt.tools)
+        body["input"] = builder.items
         self._turn = _turn_key(session, tokens, builder.items)
         headers = backend_headers(tokens) | {
             "Accept": "text/event-stream",

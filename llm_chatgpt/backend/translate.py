@@ -281,16 +281,15 @@ class EventTranslator:
             return
         large = ("encrypted_content", "result")
         item.finished = {name: value for name, value in fields.items() if name not in large}
-        if kind == "message":
-            self._message_done(item, fields)
-        elif kind == "reasoning":
-            self._reasoning_done(item, fields)
-        elif kind == "function_call":
-            self._call_done(item, fields)
-        elif kind == "web_search_call":
-            self._search_done(item, fields)
-        elif kind == "image_generation_call":
-            self._image_done(item, fields)
+        readers = {
+            "message": self._message_done,
+            "reasoning": self._reasoning_done,
+            "function_call": self._call_done,
+            "web_search_call": self._search_done,
+            "image_generation_call": self._image_done,
+        }
+        if kind in readers:
+            readers[kind](item, fields)
 
     def _item(self, event: Mapping[str, Any], kind: str) -> _Item:
         """The item that an event belongs to, made on first sight."""
