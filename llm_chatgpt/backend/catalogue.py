@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llm_chatgpt.files import replace_file, user_dir
+from llm_chatgpt.files import new_version, user_dir
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
@@ -203,11 +201,5 @@ def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
         "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},
         "seen": list(dict.fromkeys(seen)),
     }
-    path = models_path()
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        replace_file(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with new_version(models_path()) as write:
+        write(json.dumps(data, indent=1).encode())

@@ -146,7 +146,7 @@ class InputBuilder:
     def _attachment(self, attachment: llm.Attachment | None) -> dict[str, Any]:
         if attachment is None:
             return _note("an attachment that was not kept")
-        library = http.http_library()
+        library = http.library()
         url = attachment.url or ""
         try:
             # llm would fetch an address at every turn to learn its type.
