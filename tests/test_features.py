@@ -959,7 +959,7 @@ def test_usage(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0] == "Plan: plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70 % left, resets \d{4}-\d\d-\d\d \d\d:\d\d \S+ "
+        r"5-hour +\[#{14}\.{6}\]  70 % left, resets (\d{4}-\d\d-\d\d )?\d\d:\d\d "
         r"\(in 2 hours 30 minutes\)",
         lines[1],
     )
