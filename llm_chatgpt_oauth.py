@@ -1,8 +1,20 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
-The plugin: the models with their `execute`, their options, llm's hooks, and the Python
-API. What stands behind it is in the package `llm_chatgpt`.
+This file is what llm loads: the models' options, the sync and the async model, and llm's
+two hooks. Everything else is in the package `llm_chatgpt`, one subject to a file:
+
+    values, errors, config, text, files, http    what all rooms share
+    login/      who you are: tokens, their store, ways to sign in, a token that is good now
+    backend/    a prompt: the request, its answer as llm's events, errors, limits, models
+    commands/   llm chatgpt ...
+
+A prompt runs from `execute` below through login/current.py, backend/exchange.py and http.py
+to backend/translate.py. docs/development.md says which file to open for which change.
+
+Other programs import the Python API (docs/reference.md) from here; the files behind it may
+change. Names that are imported and not used below belong to it.
 """
+# ruff: noqa: F401
 
 from __future__ import annotations
 
@@ -19,7 +31,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llm_chatgpt import commands, config, http
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
-from llm_chatgpt.backend.exchange import Exchange, Resend
+from llm_chatgpt.backend.exchange import Exchange
 from llm_chatgpt.backend.tools import ImageGeneration
 from llm_chatgpt.errors import (
     AccountTaken,
@@ -42,42 +54,6 @@ from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_
 from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
-
-__all__ = [
-    "AccountTaken",
-    "AsyncChatGPT",
-    "BrowserLogin",
-    "ChatGPT",
-    "ChatGPTError",
-    "DeviceCode",
-    "DeviceLoginDisabled",
-    "ImageGeneration",
-    "LoginDenied",
-    "LoginExpired",
-    "LoginFailed",
-    "NotSignedIn",
-    "Options",
-    "RefreshFailed",
-    "RequestRefused",
-    "SlowDown",
-    "StoreError",
-    "StreamFailed",
-    "Tokens",
-    "UsageLimitReached",
-    "extract_account_id",
-    "get_tokens",
-    "get_tokens_async",
-    "load_tokens",
-    "login",
-    "login_with_browser",
-    "parse_jwt_claims",
-    "poll_for_token",
-    "refresh_tokens",
-    "register_commands",
-    "register_models",
-    "request_device_code",
-    "store_tokens",
-]
 
 
 class Options(llm.Options):
@@ -214,37 +190,23 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
-        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: Resend | None = Resend()
-        while step is not None:
-            if step.delay:
-                time.sleep(step.delay)
-            request = exchange.request(get_tokens(key, rejected=step.rejected))
-            try:
-                with http.sync_client(exchange.url).stream(**request) as reply:
-                    if reply.status_code != 200:
-                        exchange.refused(reply.status_code, reply.headers, reply.read())
-                    else:
-                        exchange.opened(reply.headers)
-                        chunks = reply.iter_bytes()
-                        for chunk in chunks:
-                            yield from exchange.translator.feed(chunk)
-                            if exchange.translator.ended:
-                                http.drain(reply, chunks)
-                                break
-                        else:
-                            yield from exchange.translator.finish()
+        while exchange.attempt:
+            time.sleep(exchange.attempt.pause)
+            tokens = get_tokens(key, rejected=exchange.rejected)
+            request = exchange.request(tokens)
+            with exchange.trying():
+                with http.stream(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, reply.read())
+                    exchange.opened(reply.headers)
+                    for chunk in reply:
+                        yield from exchange.translator.feed(chunk)
                         if exchange.translator.ended:
-                            exchange.ended()
-                        else:
-                            exchange.closed()
-            except library.TransportError as error:
-                exchange.broke_off(error)
-            step = exchange.next_step()
+                            break
+                yield from exchange.end()
         yield from exchange.finish()
-        if exchange.models_changed:
-            exchange.update_models()
+        exchange.update_models()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -258,41 +220,26 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: Resend | None = Resend()
-        while step is not None:
-            if step.delay:
-                await asyncio.sleep(step.delay)
-            request = exchange.request(await get_tokens_async(key, rejected=step.rejected))
-            client = await http.async_client(exchange.url)
-            try:
-                async with client.stream(**request) as reply:
-                    if reply.status_code != 200:
-                        exchange.refused(reply.status_code, reply.headers, await reply.aread())
-                    else:
-                        exchange.opened(reply.headers)
-                        chunks = reply.aiter_bytes()
-                        async for chunk in chunks:
-                            for event in exchange.translator.feed(chunk):
-                                yield event
-                            if exchange.translator.ended:
-                                await http.drain_async(chunks)
-                                break
-                        else:
-                            for event in exchange.translator.finish():
-                                yield event
+        while exchange.attempt:
+            await asyncio.sleep(exchange.attempt.pause)
+            tokens = await get_tokens_async(key, rejected=exchange.rejected)
+            request = await asyncio.to_thread(exchange.request, tokens)
+            with exchange.trying():
+                async with http.stream_async(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, await reply.read())
+                    exchange.opened(reply.headers)
+                    async for chunk in reply:
+                        for event in exchange.translator.feed(chunk):
+                            yield event
                         if exchange.translator.ended:
-                            exchange.ended()
-                        else:
-                            exchange.closed()
-            except library.TransportError as error:
-                exchange.broke_off(error)
-            step = exchange.next_step()
+                            break
+                for event in exchange.end():
+                    yield event
         for event in exchange.finish():
             yield event
-        if exchange.models_changed:
-            await asyncio.to_thread(exchange.update_models)
+        await asyncio.to_thread(exchange.update_models)
 
 
 @llm.hookimpl
