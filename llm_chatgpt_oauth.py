@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Literal
 import click
 import llm
 from llm.parts import StreamEvent
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config, http
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
@@ -54,6 +55,7 @@ from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_
 from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
+from llm_chatgpt.text import printable
 
 
 class Options(llm.Options):
@@ -92,24 +94,31 @@ class Options(llm.Options):
     )
     prompt_cache_key: str | None = Field(
         description=(
-            "A name of at most 64 characters that routes requests with the same beginning to "
-            "the same cache. By default each conversation has its own."
+            "A name for the prompt cache, shared by all prompts that use it and begin alike. "
+            "By default each conversation has its own."
         ),
         default=None,
-        min_length=1,
-        max_length=64,
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_options(cls, values: Any) -> Any:
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            raise ValueError(
-                f"a ChatGPT login does not take the option {', '.join(unknown)}; "
-                f"it takes {', '.join(cls.model_fields)}"
-            )
-        return values
+    # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
+    # some of them, so they are accepted, left out of the request, and not listed.
+    temperature: SkipJsonSchema[Any] = None
+    max_tokens: SkipJsonSchema[Any] = None
+    top_p: SkipJsonSchema[Any] = None
+    seed: SkipJsonSchema[Any] = None
+    stop: SkipJsonSchema[Any] = None
+    presence_penalty: SkipJsonSchema[Any] = None
+    frequency_penalty: SkipJsonSchema[Any] = None
+    logit_bias: SkipJsonSchema[Any] = None
+    top_logprobs: SkipJsonSchema[Any] = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the options that were given and will not be sent."""
+        fields = type(self).model_fields
+        # What is sent has a description.
+        hidden = [name for name, field in fields.items() if field.description is None]
+        return [name for name in hidden if getattr(self, name) is not None]
 
     @field_validator("reasoning_effort")
     @classmethod
@@ -117,6 +126,23 @@ class Options(llm.Options):
         if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
             raise ValueError("must be one word such as low, medium or high")
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, values: Any, handler: Callable[[Any], Options]) -> Options:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            # llm would show pydantic's words in a frame of several lines.
+            first = error.errors()[0]
+            name = printable(".".join(map(str, first["loc"])), 60)
+            names = ", ".join(cls.model_json_schema()["properties"])
+            words = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            raise ChatGPTError(
+                f"No option named '{name}'. Options: {names}."
+                if first["type"] == "extra_forbidden"
+                else f"The option {name} {words}."
+            ) from error
 
 
 class _ChatGPTModel:

@@ -61,7 +61,7 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
-        self._lost: list[str] = []
+        self._notes: list[str] = []
 
     # One attempt
 
@@ -90,8 +90,15 @@ class Exchange:
             takes_images=info.takes_images,
         )
         builder.build(self._prompt.messages, self._prompt.system)
-        self._lost = builder.lost_attachments
-        session = session_id(self._conversation, builder.instructions, builder.items)
+        self._notes = builder.notes
+        # In a chain of tools, only the first prompt says so.
+        if options.ignored and not self._prompt.tool_results:
+            names, them = ", ".join(options.ignored), "it" if len(options.ignored) == 1 else "them"
+            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
+            self._notes.insert(0, note)
+        session = session_id(
+            self._conversation, builder.instructions, builder.items, options.prompt_cache_key
+        )
         body = build_body(
             info,
             dict(options),
@@ -156,8 +163,8 @@ class Exchange:
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
         # Not told earlier, because a thread that builds the request has no terminal.
-        for name in [] if self._headers else self._lost:
-            notice(f"Warning: attachment {name} no longer exists; sent a note in its place.")
+        for note in [] if self._headers else self._notes:
+            notice(note)
         self._headers = headers
         turn_state = headers.get("x-codex-turn-state")
         if turn_state:

@@ -38,7 +38,8 @@ class InputBuilder:
         self.items: list[dict[str, Any]] = []
         # Stand-ins in the items -> the images' data: URLs, for `encode`.
         self.images: dict[str, bytes] = {}
-        self.lost_attachments: list[str] = []
+        # What the user should know about the attachments.
+        self.notes: list[str] = []
         # The role of the last item, if that is a message which still grows.
         self._role: str | None = None
 
@@ -157,7 +158,10 @@ class InputBuilder:
                 url = self._stand_in(attachment)
         except (OSError, library.HTTPError):
             name = attachment.url or os.path.basename(attachment.path or "") or "attachment"
-            self.lost_attachments.append(printable(name, 100))
+            self.notes.append(
+                f"Warning: attachment {printable(name, 100)} no longer exists; sent a note in "
+                "its place."
+            )
             return _note("an attachment that is gone")
         detail = {"detail": self.image_detail} if self.image_detail else {}
         return {"type": "input_image", "image_url": url, **detail}

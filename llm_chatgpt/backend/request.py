@@ -45,13 +45,17 @@ def schema_is_strict(schema: object, *, root: bool = True) -> bool:
     return all(schema_is_strict(part, root=False) for part in inner)
 
 
-def session_id(conversation: Any, instructions: str, items: list[dict[str, Any]]) -> str:
+def session_id(
+    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None = None
+) -> str:
     """The UUID that routes a conversation's requests to one cache (docs/protocol.md).
 
-    It is the same in every process; without a conversation it comes from how the input
-    begins.
+    It is the same in every process. It comes from the user's `key` if there is one, else
+    from the conversation, else from how the input begins.
     """
-    if conversation is not None:
+    if key:
+        name = f"prompt_cache_key {key}"
+    elif conversation is not None:
         name = conversation.id
     else:
         beginning = json.dumps([instructions, items[:1]])
@@ -79,7 +83,7 @@ def build_body(
         "store": False,
         "stream": True,
         "include": ["reasoning.encrypted_content"],
-        "prompt_cache_key": options.get("prompt_cache_key") or session,
+        "prompt_cache_key": session,
         "reasoning": _reasoning(info, options, hide_reasoning),
         "text": _text(options, schema),
         # fast is the official client's name for priority.
