@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Literal
 import click
 import llm
 from llm.parts import StreamEvent
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config, http
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
@@ -54,62 +55,70 @@ from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_
 from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
+from llm_chatgpt.text import printable
 
 
 class Options(llm.Options):
-    """The options that the backend accepts; it refuses sampling and token limits."""
+    """The options that the service takes; it refuses sampling settings and token limits."""
 
     reasoning_effort: str | None = Field(
         description=(
             "How much the model thinks before it answers: none, low, medium, high, xhigh, max "
-            "or ultra, as far as the model has them ('llm chatgpt models')."
+            "or ultra, depending on the model (see 'llm chatgpt models')."
         ),
         default=None,
     )
     reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
-        description="Which summary of its reasoning the model shows; auto unless said otherwise.",
+        description="The summary of its reasoning that the model shows; auto by default.",
         default=None,
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
-        description="How wordy the answer is: low, medium or high.", default=None
+        description="How long the answer is: low, medium or high.", default=None
     )
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         description=(
-            "The processing tier. fast and priority are the same: faster, and counted more "
-            "against the plan's limits."
+            "The processing tier. fast and priority mean the same: faster answers that use up "
+            "more of the plan's limits."
         ),
         default=None,
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
-        description="How closely images are looked at: auto, low, high, or original.",
+        description="How closely the model looks at images: auto, low, high or original.",
         default=None,
     )
     json_object: bool | None = Field(
         description="Output a valid JSON object {...}. Prompt must mention JSON.", default=None
     )
     parallel_tool_calls: bool | None = Field(
-        description="Whether the model may ask for several tool calls at once.", default=None
+        description="Whether the model may call several tools at once.", default=None
     )
     prompt_cache_key: str | None = Field(
         description=(
-            "A name of at most 64 characters that routes requests with the same beginning to "
-            "the same cache. Each conversation has its own unless this is given."
+            "A name for the prompt cache, shared by all prompts that use it and begin alike. "
+            "By default each conversation has its own."
         ),
         default=None,
-        min_length=1,
-        max_length=64,
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_options(cls, values: Any) -> Any:
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            raise ValueError(
-                f"a ChatGPT login does not take the option {', '.join(unknown)}; "
-                f"it takes {', '.join(cls.model_fields)}"
-            )
-        return values
+    # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
+    # some of them, so they are accepted, left out of the request, and not listed.
+    temperature: SkipJsonSchema[Any] = None
+    max_tokens: SkipJsonSchema[Any] = None
+    top_p: SkipJsonSchema[Any] = None
+    seed: SkipJsonSchema[Any] = None
+    stop: SkipJsonSchema[Any] = None
+    presence_penalty: SkipJsonSchema[Any] = None
+    frequency_penalty: SkipJsonSchema[Any] = None
+    logit_bias: SkipJsonSchema[Any] = None
+    top_logprobs: SkipJsonSchema[Any] = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the options that were given and will not be sent."""
+        fields = type(self).model_fields
+        # What is sent has a description.
+        hidden = [name for name, field in fields.items() if field.description is None]
+        return [name for name in hidden if getattr(self, name) is not None]
 
     @field_validator("reasoning_effort")
     @classmethod
@@ -117,6 +126,23 @@ class Options(llm.Options):
         if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
             raise ValueError("must be one word such as low, medium or high")
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, values: Any, handler: Callable[[Any], Options]) -> Options:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            # llm would show pydantic's words in a frame of several lines.
+            first = error.errors()[0]
+            name = printable(".".join(map(str, first["loc"])), 60)
+            names = ", ".join(cls.model_json_schema()["properties"])
+            words = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            raise ChatGPTError(
+                f"No option named '{name}'. Options: {names}."
+                if first["type"] == "extra_forbidden"
+                else f"The option {name} {words}."
+            ) from error
 
 
 class _ChatGPTModel:

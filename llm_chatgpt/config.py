@@ -53,8 +53,6 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
-# How much of what has arrived is read before its first text leaves.
-FEED_BYTES = 8 * 1024
 
 # Sending a prompt again.
 MAX_RESENDS = 4

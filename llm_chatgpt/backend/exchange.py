@@ -25,7 +25,7 @@ from llm_chatgpt.backend import fetch, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import save_image
+from llm_chatgpt.backend.tools import add_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
@@ -61,7 +61,7 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
-        self._lost: list[str] = []
+        self._notes: list[str] = []
 
     # One attempt
 
@@ -90,9 +90,25 @@ class Exchange:
             takes_images=info.takes_images,
         )
         builder.build(self._prompt.messages, self._prompt.system)
-        self._lost = builder.lost_attachments
-        session = session_id(self._conversation, builder.instructions, builder.items)
-        body = build_body(model, self._prompt, builder, info, session)
+        self._notes = builder.notes
+        # In a chain of tools, only the first prompt says so.
+        if options.ignored and not self._prompt.tool_results:
+            names, them = ", ".join(options.ignored), "it" if len(options.ignored) == 1 else "them"
+            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
+            self._notes.insert(0, note)
+        session = session_id(
+            self._conversation, builder.instructions, builder.items, options.prompt_cache_key
+        )
+        body = build_body(
+            info,
+            dict(options),
+            instructions=builder.instructions,
+            session=session,
+            schema=self._prompt.schema,
+            hide_reasoning=self._prompt.hide_reasoning,
+        )
+        add_tools(body, model, self._prompt.tools)
+        body["input"] = builder.items
         headers = backend_headers(tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
@@ -147,8 +163,8 @@ class Exchange:
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
         # Not told earlier, because a thread that builds the request has no terminal.
-        for name in [] if self._headers else self._lost:
-            notice(f"Warning: attachment {name} no longer exists; sent a note in its place.")
+        for note in [] if self._headers else self._notes:
+            notice(note)
         self._headers = headers
         turn_state = headers.get("x-codex-turn-state")
         if turn_state:
