@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import expire, secrets_watch
+from llm_chatgpt.backend.fetch import fetch_models
 from simulator import Answer, Say, error_answer
 
 
@@ -124,3 +126,76 @@ def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):
 def test_the_answer_itself_is_passed_on_unchanged(simulator, signed_in, ask):
     simulator.answer(Say("\x1b[1mbold\x1b[0m \u202e"))
     assert ask("hi").text == "\x1b[1mbold\x1b[0m \u202e"
+
+
+@pytest.mark.parametrize("name", ["LLM_CHATGPT_ORIGINATOR", "LLM_CHATGPT_CLIENT_VERSION"])
+@pytest.mark.parametrize("value", ["n\u00e4me", "two\nlines", " ", "\x7f"])
+def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
+        ask("hi")
+    assert "\n" not in str(caught.value)
+    with secrets_watch(simulator) as check:
+        check(chained(caught.value))
+    assert simulator.requests == []
+
+
+def test_a_token_that_no_header_can_hold(simulator, ask):
+    plugin.store_tokens(plugin.Tokens("hush-hush\ntoken", "rt", expires_at=4e9))
+    with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
+        ask("hi")
+    assert "hush-hush" not in chained(caught.value)
+    assert simulator.requests == []
+
+
+ERRORS = [
+    value
+    for value in vars(plugin).values()
+    if isinstance(value, type) and issubclass(value, plugin.ChatGPTError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_can_be_pickled(kind):
+    error = kind("It failed.")
+    error.code, error.status, error.retry_after = "a_code", 429, 7.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "It failed."
+    assert vars(copy) == vars(error)
+
+
+def test_an_error_of_a_prompt_can_be_pickled(simulator, signed_in, ask):
+    simulator.script("responses", Answer(429, None, {"Retry-After": "300"}))
+    with pytest.raises(plugin.RequestRefused) as caught:
+        ask("hi")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.status, copy.retry_after) == (str(caught.value), 429, 300.0)
+
+
+@pytest.mark.parametrize("upgrade", ["evil\x1b[2J", {"model": "evil\x1b[2J"}, {"model": 7}, 7])
+def test_a_successor_is_made_harmless(simulator, signed_in, ask, upgrade):
+    simulator.models = [{**simulator.models[0], "upgrade": upgrade}]
+    slug = simulator.models[0]["slug"]
+    fetch_models(signed_in)
+    detail = f"The '{slug}' model is not supported when using Codex with a ChatGPT account."
+    simulator.script("responses", Answer(400, {"detail": detail}))
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", slug=slug)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "\x1b[2J\u202eNo", "code": "\x1b[2J", "type": "\x1b[1m"}},
+        {"error": {"type": "usage_limit_reached", "plan_type": "\x1b[2J"}},
+        {"detail": [{"loc": ["\x1b[2J"], "msg": "\x07"}]},
+    ],
+)
+def test_no_answer_paints_the_terminal(simulator, signed_in, run_llm, body):
+    headers = {"x-request-id": "\x1b[2J", "x-codex-limit-name": "\x1b[2J"}
+    simulator.script("responses", Answer(400, body, headers))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert result.exit_code == 1
+    assert result.stderr.rstrip("\n").isprintable()
