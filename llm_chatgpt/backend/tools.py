@@ -10,9 +10,11 @@ from typing import Any
 
 import llm
 
+from llm_chatgpt.backend.input import tool_name
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, user_dir
-from llm_chatgpt.text import notice
+from llm_chatgpt.text import notice, printable
+from llm_chatgpt.values import as_mapping
 
 
 class ImageGeneration(llm.ServerSideTool):
@@ -66,10 +68,26 @@ def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> None:
         body["include"].append(_SOURCES)
 
 
+def own_names(tools: Iterable[Any]) -> dict[str, str]:
+    """llm's names of its tools, by the names that the service is told. Raises ChatGPTError."""
+    names: dict[str, str] = {}
+    for tool in tools:
+        if isinstance(tool, llm.ServerSideTool):
+            continue
+        other = names.setdefault(tool_name(tool.name), tool.name)
+        if other != tool.name:
+            raise ChatGPTError(
+                f"The service cannot tell the tools {printable(other, 100)} and "
+                f"{printable(tool.name, 100)} apart; it takes letters, digits, _ and - only. "
+                "Rename one of them."
+            )
+    return names
+
+
 def _function(tool: llm.Tool) -> dict[str, Any]:
     return {
         "type": "function",
-        "name": tool.name,
+        "name": tool_name(tool.name),
         "description": tool.description or "",
         "strict": False,
         "parameters": {"type": "object", "properties": {}, **(tool.input_schema or {})},
@@ -81,7 +99,7 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
     # A raw specification is the user's own affair.
     if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
         refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
-        refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
+        refused += ["blocked_domains"] * ("blocked_domains" in as_mapping(spec.get("filters")))
         refused += ["include_results"] * bool(getattr(tool, "include_results", False))
         if refused:
             names = ", ".join(refused)
