@@ -1035,6 +1035,36 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert len(simulator.seen("/codex/models")) == 1
 
 
+def registered():
+    return [model.model_id for model in llm.get_models() if model.model_id.startswith("chatgpt-")]
+
+
+def test_hidden_models_are_not_registered(simulator, signed_in, run_llm):
+    retired = {"chatgpt-gpt-5.2-codex", "chatgpt-gpt-5.1"} & set(registered())
+    assert "chatgpt-gpt-5.2-codex" in retired
+    run_llm("chatgpt", "refresh")
+    assert "chatgpt-gpt-6-sol" in registered()
+    assert "chatgpt-codex-auto-review" not in registered()
+    assert run_llm("-m", "chatgpt-codex-auto-review", "hi").exit_code == 1
+    assert retired <= set(registered())
+
+
+def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
+    shown = {**simulator.models[0], "slug": "gpt-7-nova"}
+    simulator.models = [shown, simulator.models[1]]
+    run_llm("chatgpt", "refresh")
+    run_llm("-m", "chatgpt-gpt-7-nova", "hi")
+    hidden = [{**model, "visibility": "hide"} for model in simulator.models]
+    for models in (hidden, hidden[1:]):
+        simulator.models = models
+        run_llm("chatgpt", "refresh")
+        assert "chatgpt-gpt-7-nova" in registered()
+        # A built-in one, which was there before any list.
+        assert f"chatgpt-{hidden[1]['slug']}" in registered()
+    simulator.models = [shown]
+    assert run_llm("-c", "more").exit_code == 0
+
+
 def test_the_models_command_needs_a_login(simulator, run_llm):
     for command in ("models", "refresh", "usage"):
         result = run_llm("chatgpt", command)
