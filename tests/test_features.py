@@ -676,18 +676,41 @@ def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_
     assert last_body(simulator)["tools"][0]["output_format"] == "webp"
 
 
-def test_a_picture_that_cannot_be_written(simulator, signed_in, ask, tmp_path):
+@pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
+def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, caplog, folder):
     (tmp_path / "file").write_text("")
+    tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
     simulator.answer(Draw("A pelican"), Say("Here."))
-    answered = ask("draw", tools=[plugin.ImageGeneration(folder=str(tmp_path / "file"))])
+    answered = ask("draw", tools=[tool])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert "Could not write the picture" in result.output
+    path = pathlib.Path(result.output)
+    assert path.parent == llm.user_dir() / "chatgpt-images"
+    assert path.read_bytes() == PNG
+    warning, picture = caplog.messages
+    assert warning.startswith("Warning: could not save the picture in ")
+    assert warning.endswith("; using the default folder.")
+    assert picture == f"Picture: {path}"
 
 
-def test_other_formats_are_refused():
-    with pytest.raises(ValueError, match="png, jpeg or webp"):
+def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, caplog):
+    (llm.user_dir() / "chatgpt-images").write_text("")
+    simulator.answer(Draw("A pelican"), Say("Here."))
+    answered = ask("draw", tools=[plugin.ImageGeneration()])
+    assert answered.text == "Here."
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    assert result.output.startswith("could not save the picture in ")
+    assert caplog.messages == [f"Warning: {result.output}."]
+
+
+def test_other_formats_are_refused(simulator, signed_in, run_llm):
+    sentence = "output_format must be png, jpeg or webp."
+    with pytest.raises(llm.ModelError, match=sentence):
         plugin.ImageGeneration(output_format="bmp")
+    tool = 'ImageGeneration({"output_format": "bmp"})'
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", tool)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {sentence}\n"
 
 
 # Reasoning --------------------------------------------------------------------------------
