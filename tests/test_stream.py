@@ -546,6 +546,37 @@ def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask):
     ]
 
 
+@pytest.mark.parametrize("place", ["response", "search", "annotation", "arguments"])
+def test_json_of_six_hundred_levels(simulator, signed_in, run_llm, place):
+    deep = json.loads('[{"a":' * 300 + "1" + "}]" * 300)
+    items = {
+        "search": {
+            "type": "web_search_call",
+            "id": "ws_1",
+            "action": {"type": "search", "query": "x", "sources": deep},
+        },
+        "annotation": {
+            "type": "message",
+            "content": [{"type": "output_text", "text": "", "annotations": deep}],
+        },
+        "arguments": {
+            "type": "function_call",
+            "call_id": "c",
+            "name": "f",
+            "arguments": json.dumps({"x": deep}),
+        },
+    }
+    item = items.get(place, {"type": "something_new", "x": deep})
+    done = {"type": "response.output_item.done", "output_index": 1, "item": item}
+    *frames, _ = frames_of(simulator, Say("Hello."))
+    end = frames_of(simulator, **({"metadata": deep} if place == "response" else {}))[-1]
+    simulator.script("responses", Stream([*frames, sse(done), end]))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert (result.exit_code, result.stdout) == (0, "Hello.\n")
+    assert run_llm("-c", "more").exit_code == 0
+    assert json.loads(run_llm("logs", "-n", "2", "--json").stdout)[0]["response"] == "Hello."
+
+
 def test_text_is_on_stdout_before_the_answer_ends(simulator, signed_in):
     release = threading.Event()
     frames = frames_of(simulator, Say("early bird", deltas=["early ", "bird"]))

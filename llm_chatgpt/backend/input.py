@@ -19,7 +19,7 @@ from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
 _IMAGES = "PNG, JPEG, WebP or GIF"
-_STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}(?=")')
+_STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}')
 
 
 class _CannotSend(Exception):
