@@ -27,7 +27,7 @@ from llm_chatgpt.backend import fetch, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.tools import add_tools, own_names, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
@@ -123,7 +123,9 @@ class Exchange:
         if self._turn in turn_states and builder.items[-1]["type"] == "function_call_output":
             headers["x-codex-turn-state"] = turn_states[self._turn]
         self.translator = EventTranslator(
-            account_key=tokens.account_key, save_image=functools.partial(save_image, self._prompt)
+            account_key=tokens.account_key,
+            save_image=functools.partial(save_image, self._prompt),
+            tool_names=own_names(self._prompt.tools),
         )
         return {
             "method": "POST",
