@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -16,8 +14,6 @@ from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping
-
-log = logging.getLogger("llm_chatgpt_oauth")
 
 
 def fetch_models(
@@ -54,21 +50,18 @@ def fetch_models(
 def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str | None) -> None:
     """Fetch the list again if the server's `etag` says that it has changed.
 
-    At most once an hour, whether that works or not, and for two seconds. Raises nothing
-    that has to do with the network: the next prompt of a later hour tries again.
+    At most once an hour and for two seconds. Raises OSError, ChatGPTError.
     """
     if etag is None or (known and known.etag == etag):
         return
-    if known and 0 <= time.time() - known.tried_at < config.MODELS_UPDATE_SECONDS:
+    now = time.time()
+    if known and 0 <= now - known.tried_at < config.MODELS_UPDATE_SECONDS:
         return
-    try:
-        fetch_models(tokens, seconds=config.MODELS_UPDATE_TIMEOUT_SECONDS)
-    except ChatGPTError as error:
-        log.info("Could not update the model list: %s", error)
-        accounts = as_mapping(catalogue.read_models_file().get("accounts"))
-        record = {"models": [], **as_mapping(accounts.get(tokens.account_key))}
-        with contextlib.suppress(OSError):
-            catalogue.remember_models(tokens, {**record, "tried_at": time.time()})
+    accounts = as_mapping(catalogue.read_models_file().get("accounts"))
+    record = {"models": [], **as_mapping(accounts.get(tokens.account_key)), "tried_at": now}
+    # First, so that after a failure the next prompts do not wait again.
+    catalogue.remember_models(tokens, record)
+    fetch_models(tokens, seconds=config.MODELS_UPDATE_TIMEOUT_SECONDS)
 
 
 def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:

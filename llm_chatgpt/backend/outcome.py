@@ -1,0 +1,109 @@
+"""What a complete answer leaves behind: llm's record of it, and notes for the user."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from llm.parts import StreamEvent
+
+from llm_chatgpt import config
+from llm_chatgpt.backend.translate import EventTranslator
+from llm_chatgpt.backend.usage import windows_of_headers
+from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_mapping, as_number, as_text
+
+# Left out of the logs: what the request said already, and who asked.
+_NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
+# llm's own code that logs JSON fails at some hundred levels.
+_LOGGED_LEVELS = 50
+_SOURCES_SHOWN = 10
+# What switches a note off.
+_OFF = ("0", "no", "off", "false")
+
+
+def record(answer: EventTranslator, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
+    """Give llm's response its tool calls, usage, model and raw JSON.
+
+    Returns the events that llm should still get: one for reasoning that stayed hidden.
+    """
+    for call in answer.tool_calls:
+        response.add_tool_call(call)
+    fields = {k: v for k, v in answer.response.items() if k not in _NOT_LOGGED}
+    logged = _loggable({**fields, "output": answer.output})
+    usage = dict(as_mapping(logged.get("usage")))
+    usage.pop("attribution", None)
+    thought = None
+    if usage:
+        logged["usage"] = usage
+        details = {
+            name: usage[name]
+            for name in ("input_tokens_details", "output_tokens_details")
+            if as_mapping(usage.get(name))
+        }
+        response.set_usage(
+            input=int(as_number(usage.get("input_tokens")) or 0),
+            output=int(as_number(usage.get("output_tokens")) or 0),
+            details=details or None,
+        )
+        thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
+    response.response_json = logged
+    model = _served_model(answer, headers)
+    if model:
+        response.set_resolved_model(model)
+    if thought and not answer.had_reasoning:
+        return [StreamEvent(type="reasoning", chunk="", redacted=True)]
+    return []
+
+
+def notes(answer: EventTranslator, headers: Mapping[str, str], slug: str) -> list[str]:
+    """What to tell the user after the answer of the model `slug`, a line each."""
+    lines = []
+    if answer.ended == "incomplete":
+        details = as_mapping(answer.response.get("incomplete_details"))
+        reason = printable(details.get("reason") or "no reason given", 100)
+        lines.append(f"The answer was cut short ({reason}).")
+    model = _served_model(answer, headers)
+    # A dated snapshot of the model is the model.
+    if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):
+        lines.append(f"Note: chatgpt-{model} answered instead of chatgpt-{slug}.")
+    if config.setting("USAGE_NOTE") not in _OFF:
+        lines += [
+            f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
+            f"{window.reset_words}."
+            for window in windows_of_headers(headers)
+            if window.left_percent < config.LOW_ALLOWANCE_PERCENT
+        ]
+    on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
+    if on_terminal and config.setting("SOURCES") not in _OFF:
+        lines += _source_list(answer.sources)
+    return lines
+
+
+def _served_model(answer: EventTranslator, headers: Mapping[str, str]) -> str | None:
+    model = headers.get("openai-model") or as_text(answer.response.get("model"))
+    return printable(model, 100) if model else None
+
+
+def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:
+    """The pages that an answer rests on, a line each."""
+    lines = dict.fromkeys(
+        f"{printable(title, 70)}: {printable(url)}" if title else printable(url)
+        for title, url in sources
+    )
+    shown = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
+    more = [f"and {len(shown) - _SOURCES_SHOWN} more"] if len(shown) > _SOURCES_SHOWN else []
+    return ["Sources:", *shown[:_SOURCES_SHOWN], *more] if shown else []
+
+
+def _loggable(value: Any, levels: int = _LOGGED_LEVELS) -> Any:
+    """JSON without nulls, and without what is nested too deep."""
+    if isinstance(value, dict):
+        found = {k: _loggable(v, levels - 1) for k, v in value.items() if levels}
+        return {k: v for k, v in found.items() if v is not None}
+    if isinstance(value, list):
+        return [_loggable(item, levels - 1) for item in value if levels]
+    return value
