@@ -120,7 +120,7 @@ def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
         {"metadata": {"a": float("nan"), "b": "\ud83d"}},
         {"status": ["completed"]},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
     simulator.script("responses", Stream(after(simulator, **changes)))

@@ -1,4 +1,4 @@
-"""One prompt and its answer: the request, what came back, what is recorded.
+"""One prompt: the request, what came back, and whether to send it again.
 
 Nothing is sent or read here: the models' `execute` methods do that, and call an Exchange.
 """
@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -29,17 +28,17 @@ from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
-log = logging.getLogger("llm_chatgpt_oauth")
-
 # The server's turn states, which go back to it while a tool loop goes on; newest last.
 turn_states: OrderedDict[str, str] = OrderedDict()
 TURN_STATES_KEPT = 256
 
 
 class Exchange:
-    """One prompt, over all attempts to send it: `request`, `opened`, `end`, then `finish`.
+    """One prompt, over all attempts to send it.
 
-    `attempt` says how to send it next; None once the answer is complete.
+    For each attempt, `execute` calls `request`, sends what it returns, and calls `opened`,
+    `translator.feed` and `end`, all of it `trying`; then once `finish` and `update_models`.
+    `attempt` says how to send the prompt next, and is None once the answer is complete.
     """
 
     def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any):
