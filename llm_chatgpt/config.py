@@ -42,7 +42,9 @@ CERTIFICATE_FOLDER = "/etc/ssl/certs"
 CERTIFICATE_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
 # How long a cancelled caller waits for a refresh that is already out.
 REFRESH_GRACE_SECONDS = 10.0
-LOCK_TIMEOUT_SECONDS = 60.0
+# Waiting for another program's refresh takes longer than that refresh may.
+REFRESH_TIMEOUT_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 90.0
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
 # responses.md 6: the official client gives up after 300 s without a frame.
