@@ -276,7 +276,8 @@ def test_the_command_waits_with_one_plain_line(simulator, run_llm, monkeypatch):
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
     assert result.stderr.count("Waiting") == 1
-    assert naps == [5, 5]
+    # The simulator naps, too, but not for long.
+    assert [nap for nap in naps if nap >= 1] == [5, 5]
     # The code comes first: whoever waits must have seen what for.
     assert result.stderr.index("Enter") < result.stderr.index("Waiting")
 

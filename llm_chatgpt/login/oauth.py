@@ -127,9 +127,9 @@ def revoke(tokens: Tokens) -> None:
             seconds=config.REVOKE_TIMEOUT_SECONDS,
         )
     except ChatGPTError as error:
-        raise LoginFailed(error.message.strip()) from error
+        raise LoginFailed(error.message.rstrip(". ")) from error
     if not 200 <= reply.status < 300:
-        raise LoginFailed(explain(reply, "end the session"))
+        raise LoginFailed(explain(reply, "end the session").rstrip("."))
 
 
 # What no second try changes (docs/protocol.md).
