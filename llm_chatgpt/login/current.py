@@ -363,7 +363,7 @@ def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens
     except BaseException:
         _worker.settle()
         raise
-    return _told(good)
+    return _told(*good.result())
 
 
 async def get_tokens_async(key: str | None = None, *, rejected: str | None = None) -> Tokens:
@@ -372,15 +372,13 @@ async def get_tokens_async(key: str | None = None, *, rejected: str | None = Non
     if isinstance(good, Tokens):
         return good
     try:
-        await asyncio.wait([asyncio.wrap_future(good)])
+        return _told(*await asyncio.wrap_future(good))
     except asyncio.CancelledError:
         await asyncio.to_thread(_worker.settle)
         raise
-    return _told(good)
 
 
-def _told(future: Future) -> Tokens:
-    tokens, warning = future.result()
+def _told(tokens: Tokens, warning: str) -> Tokens:
     if warning:
         notice(warning)
     return tokens
