@@ -32,6 +32,10 @@ class Failure(NamedTuple):
     rejected: bool
     at: float
 
+    @classmethod
+    def of(cls, error: RefreshFailed, *, rejected: bool = False) -> Failure:
+        return cls(error.message, error.code, error.permanent, rejected, time.time())
+
     def to_error(self) -> RefreshFailed:
         return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
 
