@@ -144,9 +144,11 @@ def store_path() -> pathlib.Path:
     try:
         return files.user_dir() / "chatgpt-oauth.json"
     except OSError as error:
+        taken = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file is in its place" if taken else files.os_reason(error)
         raise StoreError(
-            f"Could not create llm's folder ({files.os_reason(error)}: {error.filename}). Set "
-            "LLM_USER_PATH to a folder that you can write to.",
+            f"Could not create the folder {error.filename} ({reason}). Set LLM_USER_PATH to a "
+            "folder that you can write to.",
             code="unwritable",
         ) from error
 
