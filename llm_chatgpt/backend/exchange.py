@@ -11,12 +11,14 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 import llm
 from llm.parts import StreamEvent
 
@@ -42,6 +44,7 @@ TURN_STATES_KEPT = 256
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 # llm's own code that logs JSON fails at some hundred levels.
 _LOGGED_LEVELS = 50
+_SOURCES_SHOWN = 10
 
 
 class Exchange:
@@ -241,13 +244,16 @@ class Exchange:
         # A dated snapshot of the model is the model.
         if served and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", served):
             notes.append(f"Note: chatgpt-{served} answered instead of chatgpt-{slug}.")
-        if config.setting("USAGE_NOTE") not in ("0", "no", "off", "false"):
+        if _wanted("USAGE_NOTE"):
             notes += [
                 f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
                 f"{window.reset_words}."
                 for window in windows_of_headers(self._headers)
                 if window.left_percent < config.LOW_ALLOWANCE_PERCENT
             ]
+        on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
+        if on_terminal and _wanted("SOURCES"):
+            notes += _source_list(self.translator.sources)
         if notes:
             notice("\n".join(notes), mid_line=self.translator.mid_line)
 
@@ -266,6 +272,22 @@ def _check_options(model_id: str, options: Any, info: ModelInfo, fetched: ModelI
             f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
             f"{', '.join(map(printable, efforts))}."
         )
+
+
+def _wanted(name: str) -> bool:
+    """Whether a setting leaves a note switched on."""
+    return config.setting(name) not in ("0", "no", "off", "false")
+
+
+def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:
+    """The pages that an answer rests on, a line each."""
+    lines = dict.fromkeys(
+        f"{printable(title, 70)}: {printable(url)}" if title else printable(url)
+        for title, url in sources
+    )
+    shown = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
+    more = [f"and {len(shown) - _SOURCES_SHOWN} more"] if len(shown) > _SOURCES_SHOWN else []
+    return ["Sources:", *shown[:_SOURCES_SHOWN], *more] if shown else []
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:
