@@ -45,6 +45,8 @@ _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 # llm's own code that logs JSON fails at some hundred levels.
 _LOGGED_LEVELS = 50
 _SOURCES_SHOWN = 10
+# What switches a note off.
+_OFF = ("0", "no", "off", "false")
 
 
 class Exchange:
@@ -139,6 +141,9 @@ class Exchange:
     def trying(self) -> Iterator[None]:
         """Around an attempt: swallows a failure after which the prompt is sent again."""
         last = self.attempt or resend.Attempt()
+        # Not told by `request`, because it may run in a thread, which has no terminal.
+        for note in self._notes if last == resend.Attempt() else []:
+            notice(note)
         try:
             try:
                 yield
@@ -167,9 +172,6 @@ class Exchange:
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
-        # Not told earlier, because a thread that builds the request has no terminal.
-        for note in [] if self._headers else self._notes:
-            notice(note)
         self._headers = headers
         turn_state = headers.get("x-codex-turn-state")
         if turn_state:
@@ -244,7 +246,7 @@ class Exchange:
         # A dated snapshot of the model is the model.
         if served and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", served):
             notes.append(f"Note: chatgpt-{served} answered instead of chatgpt-{slug}.")
-        if _wanted("USAGE_NOTE"):
+        if config.setting("USAGE_NOTE") not in _OFF:
             notes += [
                 f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
                 f"{window.reset_words}."
@@ -252,7 +254,7 @@ class Exchange:
                 if window.left_percent < config.LOW_ALLOWANCE_PERCENT
             ]
         on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
-        if on_terminal and _wanted("SOURCES"):
+        if on_terminal and config.setting("SOURCES") not in _OFF:
             notes += _source_list(self.translator.sources)
         if notes:
             notice("\n".join(notes), mid_line=self.translator.mid_line)
@@ -272,11 +274,6 @@ def _check_options(model_id: str, options: Any, info: ModelInfo, fetched: ModelI
             f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
             f"{', '.join(map(printable, efforts))}."
         )
-
-
-def _wanted(name: str) -> bool:
-    """Whether a setting leaves a note switched on."""
-    return config.setting(name) not in ("0", "no", "off", "false")
 
 
 def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:
