@@ -26,7 +26,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
-from llm_chatgpt.backend.request import build_body, session_id
+from llm_chatgpt.backend.request import build_body, ignored_note, session_id
 from llm_chatgpt.backend.tools import add_tools, own_names, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import windows_of_headers
@@ -98,9 +98,7 @@ class Exchange:
         self._notes = builder.notes
         # In a chain of tools, only the first prompt says so.
         if options.ignored and not self._prompt.tool_results:
-            names, them = ", ".join(options.ignored), "it" if len(options.ignored) == 1 else "them"
-            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
-            self._notes.insert(0, note)
+            self._notes.insert(0, ignored_note(options.ignored))
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
