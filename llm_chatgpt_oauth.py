@@ -216,7 +216,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
-        exchange = Exchange(self, prompt, response, conversation)
+        exchange = Exchange(self, prompt, response, conversation, key)
         while exchange.attempt:
             time.sleep(exchange.attempt.pause)
             tokens = get_tokens(key, rejected=exchange.rejected)
@@ -246,7 +246,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        exchange = Exchange(self, prompt, response, conversation)
+        exchange = Exchange(self, prompt, response, conversation, key)
         while exchange.attempt:
             await asyncio.sleep(exchange.attempt.pause)
             tokens = await get_tokens_async(key, rejected=exchange.rejected)

@@ -1175,8 +1175,8 @@ def test_usage(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0] == "Plan: plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70 % left, resets (\d{4}-\d\d-\d\d )?\d\d:\d\d "
-        r"\(in 2 hours 30 minutes\)",
+        r"5-hour +\[#{14}\.{6}\]  70 ?% left, resets in 2 hours 30 minutes "
+        r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)",
         lines[1],
     )
     assert lines[2].startswith("weekly   [##################..]  88 % left, resets ")

@@ -43,7 +43,9 @@ def test_a_file_that_cannot_be_read(simulator, signed_in, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pathlib.Path, "read_bytes", denied)
-    with pytest.raises(plugin.StoreError, match=r"cannot be read \(Permission denied\)"):
+    with pytest.raises(
+        plugin.StoreError, match=r"Could not read the login file .+ \(Permission denied\)"
+    ):
         plugin.load_tokens()
 
 

@@ -142,8 +142,9 @@ def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatc
 
 def test_a_token_that_no_header_can_hold(simulator, ask):
     plugin.store_tokens(plugin.Tokens("hush-hush\ntoken", "rt", expires_at=4e9))
-    with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
+    with pytest.raises(plugin.ChatGPTError) as caught:
         ask("hi")
+    assert "\n" not in str(caught.value)
     assert "hush-hush" not in chained(caught.value)
     assert simulator.requests == []
 

@@ -8,6 +8,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+from conftest import sign_in
 from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, error_answer
 
@@ -65,6 +66,14 @@ def test_a_refresh_is_tried_once(simulator, signed_in, ask):
         ask("hi")
     assert len(sent_tokens(simulator)) == 2
     assert len(simulator.refreshes) == 1
+
+
+def test_a_named_account_is_signed_in_again_under_its_name(simulator, ask):
+    sign_in(simulator, "home")
+    sign_in(simulator, "work")
+    simulator.script("responses", *[error_answer(401, "token_invalidated")] * 5)
+    with pytest.raises(llm.ModelError, match=r"Run 'llm chatgpt login --account work' to sign"):
+        ask("hi", key="work")
 
 
 def test_programs_that_store_new_tokens_for_ever(simulator, replaced, ask, signed_in):

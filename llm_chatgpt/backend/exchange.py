@@ -21,10 +21,12 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
-from llm_chatgpt.backend.request import build_body, session_id
+from llm_chatgpt.backend.request import build_body, ignored_note, session_id
 from llm_chatgpt.backend.tools import add_tools, own_names, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
+from llm_chatgpt.login.current import choose_credential
+from llm_chatgpt.login.store import login_command, read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -41,13 +43,16 @@ class Exchange:
     `attempt` says how to send the prompt next, and is None once the answer is complete.
     """
 
-    def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any):
+    def __init__(
+        self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None = None
+    ):
         self.attempt: resend.Attempt | None = resend.Attempt()
         self.translator = EventTranslator()
         self._model = model
         self._prompt = prompt
         self._response = response
         self._conversation = conversation
+        self._key = key
         self._tokens = Tokens("")
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
@@ -78,7 +83,9 @@ class Exchange:
             takes_images=info.takes_images,
         )
         builder.build(prompt.messages, prompt.system)
-        self._notes = [*_ignored_note(prompt), *builder.notes]
+        # In a chain of tools, only the first prompt says so.
+        ignored = options.ignored if not prompt.tool_results else []
+        self._notes = [*([ignored_note(ignored)] if ignored else []), *builder.notes]
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -169,7 +176,12 @@ class Exchange:
         """The error for an answer with an error status."""
         host = urlsplit(config.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        return refusals.explain_refusal(whole, slug=self._model.slug, models=self._models)
+        account = None
+        if reply.status == 401:
+            account = choose_credential(self._key, read_store()).account
+        return refusals.explain_refusal(
+            whole, slug=self._model.slug, models=self._models, login=login_command(account)
+        )
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -211,15 +223,6 @@ class Exchange:
         """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
         with contextlib.suppress(Exception):
             fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
-
-
-def _ignored_note(prompt: Any) -> list[str]:
-    """A line about options that are not sent; none in a chain of tools, after the first."""
-    names = prompt.options.ignored
-    if not names or prompt.tool_results:
-        return []
-    them = "it" if len(names) == 1 else "them"
-    return [f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."]
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:

@@ -62,7 +62,7 @@ _TEXTS = {
     "policy": "OpenAI's policies refuse this prompt{words} Rephrase it.",
     "capacity": "The model is at capacity{first} Try again in {wait}, or choose another model.",
     WRONG_REGION: "{sentence} Ask your workspace's admin.",
-    "login": "OpenAI no longer accepts this login{first} Run 'llm chatgpt login' to sign in again.",
+    "login": "OpenAI no longer accepts this login{first} Run '{login}' to sign in again.",
     "forbidden": "OpenAI refuses this account's request{first} Ask your workspace's admin, or run "
     "'llm chatgpt login' with another account.",
     "too_large": "The prompt is too large for the server. Send less text or smaller images.",
@@ -90,11 +90,16 @@ _OWNER_LIMITS = (
 
 
 def explain_refusal(
-    reply: http.Reply, *, slug: str = "", models: ModelList | None = None
+    reply: http.Reply,
+    *,
+    slug: str = "",
+    models: ModelList | None = None,
+    login: str = "llm chatgpt login",
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
-    `slug` is the model that was asked, `models` what the account has.
+    `slug` is the model that was asked, `models` what the account has, `login` the command
+    that signs in again.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply)
@@ -104,6 +109,7 @@ def explain_refusal(
     words, first = _colon(said), _colon(re.split(r"(?<=[.!?]) ", said or "")[0])
     facts: dict[str, Any] = {
         "status": reply.status,
+        "login": login,
         "sentence": words[2:],
         "words": words,
         "first": first,

@@ -62,6 +62,12 @@ def session_id(
     return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
 
 
+def ignored_note(names: list[str]) -> str:
+    """What to tell the user about options that are accepted, but not sent."""
+    them = "it" if len(names) == 1 else "them"
+    return f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
+
+
 def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
