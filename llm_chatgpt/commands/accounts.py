@@ -49,20 +49,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """
     if account is not None and all_:
         raise click.UsageError("--account and --all exclude each other.")
-    store = read_store()
-    named = config.setting("ACCOUNT") if account is None else account
-    if all_:
-        names = list(store.accounts)
-    elif named is not None:
-        name = choose_credential(named, store).account
-        if name is None:
-            raise ChatGPTError(
-                "That is an access token, which is not signed in here. Take it out of where it "
-                "is set: llm's keys.json, LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
-            )
-        names = [name]
-    else:
-        names = [store.default]
+    name = None if all_ else _account_to_sign_out(account)
     if revoke_:
         notice(
             "Warning: other programs that are signed in with the same session may be signed "
@@ -82,12 +69,11 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
             )
 
     before = end_session if revoke_ else None
-    deleted = [name for name in names if delete_tokens(name, before=before)]
+    deleted = delete_tokens(name, everything=all_, before=before)
     if not deleted:
         click.echo("Not signed in; there was nothing to delete.")
     for name in deleted:
-        who = "" if [name] == list(store.accounts) else f" {printable(name, 60)}"
-        click.echo(f"Signed out{who}: the login in {store_path()} was deleted.")
+        click.echo(f"Signed out {printable(name, 60)}: the login in {store_path()} was deleted.")
     if deleted:
         try:
             left = choose_credential(None, read_store())
@@ -96,6 +82,19 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
                 click.echo(error.message)
         else:
             click.echo(f"Prompts use {credential_words(left)}.")
+
+
+def _account_to_sign_out(account: str | None) -> str | None:
+    named = config.setting("ACCOUNT") if account is None else account
+    if named is None:
+        return None
+    name = choose_credential(named, read_store()).account
+    if name is None:
+        raise ChatGPTError(
+            "That is an access token, which is not signed in here. Take it out of where it "
+            "is set: llm's keys.json, LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
+        )
+    return name
 
 
 @chatgpt.command()

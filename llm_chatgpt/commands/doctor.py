@@ -19,10 +19,9 @@ from llm_chatgpt.backend.catalogue import models_path, remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands.common import account_option, chatgpt, credential_words, lifetime_words
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed
-from llm_chatgpt.login.borrowed import check_borrowed
-from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.current import check_usable, choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
-from llm_chatgpt.login.tokens import Tokens, backend_headers, still_works
+from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable
 
 
@@ -185,12 +184,9 @@ def _login_state(account: str | None) -> tuple[Tokens | None, Finding]:
     text += f", access token {lifetime_words(tokens)}"
     advice = ""
     try:
-        check_borrowed(tokens, None)
+        check_usable(credential, tokens, store)
     except RefreshFailed as error:
         advice = error.message
-    renewable = tokens.kind != "login" or tokens.refresh_token
-    if not renewable and not still_works(tokens, time.time()):
-        advice = "It cannot be renewed: run 'llm chatgpt login'."
     return tokens, Finding("login", "broken" if advice else "ok", text, advice)
 
 

@@ -20,7 +20,7 @@ from llm_chatgpt.commands.common import ask_to_replace, chatgpt, who_is
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
-from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -70,7 +70,7 @@ def login_command(
             tokens = _login_in_browser(account, no_open, replace)
     click.echo(f"Signed in to ChatGPT as {who_is(tokens)}.")
     store = read_store()
-    name = store.login_name(account)
+    name = account or DEFAULT_ACCOUNT
     key = ""
     if name != store.default:
         key = f" --key {name}"
