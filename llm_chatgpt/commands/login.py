@@ -1,10 +1,13 @@
-"""llm chatgpt login."""
+"""llm chatgpt login, and how it uses the terminal and the browser."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -14,15 +17,51 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands.common import ask_to_replace, chatgpt, who_is
+from llm_chatgpt.commands import group
+from llm_chatgpt.commands.group import is_terminal, styled
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, printable
+
+# The model of the examples in README, which a signed-in account usually has.
+SUGGESTED_MODEL = "gpt-6-sol"
+Replace = Callable[[Tokens, Tokens], bool]
+
+
+@group.chatgpt.command(name="login")
+@click.option("--account", metavar="NAME", help="Sign in under this name and keep the others")
+@click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
+@click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
+@click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
+@group.yes_option
+def login_command(
+    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
+) -> None:
+    """Sign in to ChatGPT
+
+    Shows an address and a one-time code, which you enter in any browser. With --browser
+    you sign in without a code.
+
+    \b
+        llm chatgpt login
+        llm chatgpt login --browser
+        llm chatgpt login --account work
+    """
+    if browser and device:
+        raise click.UsageError("Use either --browser or --device.")
+    account = _new_account_name(account)
+    replace = group.ask_to_replace(yes)
+    if browser:
+        tokens = _login_in_browser(account, no_open, replace)
+    else:
+        tokens = _login_with_code(account, device, no_open, replace)
+    click.echo(f"Signed in as {group.who_is(tokens)}")
+    _suggest_next_steps(account, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
@@ -33,95 +72,187 @@ def _new_account_name(name: str | None) -> str | None:
     if name is None:
         return None
     raise click.UsageError(
-        "An account's name has up to 48 letters, digits and . _ @ + -, and does not begin with at-."
+        "An account's name has up to 48 letters, digits and . _ @ + -, and does not start with at-."
     )
 
 
-@chatgpt.command(name="login")
-@click.option("--account", metavar="NAME", help="Sign in beside others, under this name")
-@click.option("--browser", is_flag=True, help="With a browser on this machine, or a pasted address")
-@click.option("--device", is_flag=True, help="With a code, and with nothing else")
-@click.option("--no-open", is_flag=True, help="Print the browser's address, but open nothing")
-@click.option("--yes", is_flag=True, help="Replace a login of somebody else without asking")
-def login_command(
-    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
-) -> None:
-    """Sign in with a code that you enter in a browser, or with the browser itself
-
-    \b
-        llm chatgpt login
-        llm chatgpt login --browser
-        llm chatgpt login --account work
-    """
-    if browser and device:
-        raise click.UsageError("--browser and --device are two ways to sign in; choose one.")
-    account = _new_account_name(account)
-    replace = ask_to_replace(yes)
-    if browser:
-        tokens = _login_in_browser(account, no_open, replace)
-    else:
-        try:
-            tokens = login(account, show=_show_device_code, wait=_waiting(), replace=replace)
-        except DeviceLoginDisabled as error:
-            if device or not sys.stdin.isatty():
-                raise
-            notice(error.message)
-            click.confirm("Sign in with a browser now?", default=True, abort=True, err=True)
-            tokens = _login_in_browser(account, no_open, replace)
-    click.echo(f"Signed in to ChatGPT as {who_is(tokens)}.")
+def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
     store = read_store()
     name = store.login_name(account)
-    key = ""
-    if name != store.default:
-        key = f" --key {name}"
-        click.echo(f"'llm chatgpt use {name}' makes this account the default one.")
+    key = "" if name == store.default else f" --key {name}"
     models: list[ModelInfo] = []
     try:
         models = fetch_models(tokens).listed
     except ChatGPTError as error:
-        notice(f"Warning: the sign-in worked, but not the model list. {error.message}")
-    slug = models[0].slug if models else next(iter(BUILT_IN_MODELS))
-    click.echo(f'Try:\n  llm -m chatgpt-{slug}{key} "Three names for a pet pelican"')
-    click.echo("  llm models list -q chatgpt-")
+        notice(f"Warning: Signed in, but could not fetch the model list. {error.message}")
+    slugs = [model.slug for model in models]
+    slug = SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]
+    click.echo(f'\nTry it:\n  llm -m chatgpt-{slug}{key} "Three names for a pet pelican"')
+    click.echo("List the models:\n  llm chatgpt models" + (f" --account {name}" if key else ""))
+    if key:
+        click.echo(f"Make this account the default:\n  llm chatgpt use {name}")
 
 
-def _login_in_browser(
-    account: str | None, no_open: bool, replace: Callable[[Tokens, Tokens], bool]
-) -> Tokens:
-    paste = sys.stdin.isatty()
+# With a code -------------------------------------------------------------------------
 
-    def show(request: BrowserLogin) -> None:
-        opened = not no_open and _open_browser(request.url)
-        said = "Your browser is asked to open" if opened else "Open in a browser"
-        click.echo(
-            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(config.BROWSER_LOGIN_SECONDS)} for "
-            f"it to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
-            err=True,
-        )
-        if paste:
-            click.echo(
-                "Is the browser on another machine? Sign in there all the same; it ends on a "
-                "page that\ncannot be shown. Paste that page's address here, and press Enter.",
-                err=True,
-            )
 
-    return login_with_browser(
-        account, show=show, read_lines=_read_terminal if paste else None, replace=replace
+def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
+    try:
+        return login(account, show=_show_code, wait=_waiting(), replace=replace)
+    except DeviceLoginDisabled as error:
+        if device or not is_terminal(sys.stdin):
+            raise
+        notice(error.message)
+    click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
+    return _login_in_browser(account, no_open, replace)
+
+
+def _show_code(code: DeviceCode) -> None:
+    url = styled(printable(code.verification_url), bold=True)
+    user_code = styled(printable(code.user_code, 40), bold=True)
+    click.echo(
+        f"  1. Open this page and sign in: {url}\n"
+        f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): {user_code}\n\n"
+        "Only continue if you started this sign-in. If someone sent you this code, stop.\n"
+        "Page says device codes are off? Turn them on in ChatGPT under Settings >\n"
+        "Security, or run 'llm chatgpt login --browser'.",
+        err=True,
     )
 
 
-def _open_browser(url: str) -> bool:
-    """Ask for the person's browser, apart from this terminal; False where there is none."""
-    import subprocess
+def _waiting() -> Callable[[float, float], None]:
+    """How `login` waits: with a countdown on a terminal, after one plain line elsewhere."""
+    told = False
 
-    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    # Without a display, what is found would be a text browser, in this very terminal.
-    if sys.platform not in ("darwin", "win32") and not any(map(os.environ.get, names)):
+    def wait_quietly(seconds: float, left: float) -> None:
+        nonlocal told
+        if not told:
+            click.echo("Waiting for you to enter the code...", err=True)
+            told = True
+        time.sleep(seconds)
+
+    def count_down(seconds: float, left: float) -> None:
+        end = time.monotonic() + seconds
+        try:
+            while (rest := end - time.monotonic()) > 0:
+                minutes, second = divmod(round(left - seconds + rest), 60)
+                line = f"Waiting for you to enter the code, {minutes}:{second:02} left "
+                click.echo(f"\r{line}", nl=False, err=True)
+                time.sleep(min(1.0, rest))
+        finally:
+            click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
+
+    return count_down if is_terminal(sys.stderr) else wait_quietly
+
+
+# With a browser ------------------------------------------------------------------------
+
+
+def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> Tokens:
+    paste = is_terminal(sys.stdin)
+
+    def show(request: BrowserLogin) -> None:
+        if not no_open and _open_in_browser(request.url):
+            said = "Opening your browser. If nothing happens, visit:"
+        else:
+            said = "Open this page in a browser:"
+        click.echo(f"{said}\n\n  {styled(request.url, bold=True)}\n", err=True)
+        if paste:
+            click.echo(
+                "Browser on another machine? Sign in there, then paste the address of the page\n"
+                "that fails to load:",
+                err=True,
+            )
+        limit = in_words(config.BROWSER_LOGIN_SECONDS)
+        click.echo(f"Waiting for the browser ({limit})...", err=True)
+
+    read_lines = _read_pasted if paste else None
+    return login_with_browser(account, show=show, read_lines=read_lines, replace=replace)
+
+
+def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
+    """Hand over the lines that are typed or pasted, until `stop` is set."""
+    keyboard = _Keyboard()
+    try:
+        while not stop.is_set():
+            typed = keyboard.read_line(0.1)
+            if typed is not None:
+                line(typed)
+    except EOFError:
+        pass
+    except (OSError, ValueError):
+        click.echo("Pasting does not work in this console. Use a browser on this machine.", err=True)
+
+
+class _Keyboard:
+    """Lines typed on this terminal, read without waiting longer than asked for."""
+
+    def __init__(self) -> None:
+        # A Windows console's line so far.
+        self._typed = ""
+
+    def read_line(self, seconds: float) -> str | None:
+        """The next line; None if there is none in time.
+
+        Raises EOFError, or OSError or ValueError where the terminal cannot be read.
+        """
+        return self._read_console(seconds) if config.WINDOWS else self._read_terminal(seconds)
+
+    def _read_terminal(self, seconds: float) -> str | None:
+        import select
+
+        # Not through sys.stdin: a thread that waits in there hangs the program's end.
+        terminal = sys.stdin.fileno()
+        if not select.select([terminal], [], [], seconds)[0]:
+            return None
+        data = os.read(terminal, 65536)
+        if not data:
+            raise EOFError
+        return data.decode(errors="replace")
+
+    def _read_console(self, seconds: float) -> str | None:
+        msvcrt: Any = importlib.import_module("msvcrt")
+        end = time.monotonic() + seconds
+        while True:
+            while msvcrt.kbhit():
+                key = msvcrt.getwche()
+                if key in "\r\n":
+                    line, self._typed = self._typed, ""
+                    return line
+                self._typed = self._typed[:-1] if key == "\b" else self._typed + key
+            if time.monotonic() >= end:
+                return None
+            time.sleep(0.05)
+
+
+def _browser_command(url: str) -> list[str] | None:
+    """The command that opens a page in the user's browser; None where there is none."""
+    if sys.platform == "win32":
+        return ["rundll32", "url.dll,FileProtocolHandler", url]
+    chosen = shlex.split(os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &"))
+    if chosen:
+        command = [word.replace("%s", url) for word in chosen]
+        return command if command != chosen else [*chosen, url]
+    if sys.platform == "darwin":
+        return ["open", url]
+    # Without a display, a text browser would open in this terminal.
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    found = filter(shutil.which, ("xdg-open", "x-www-browser", "firefox")) if display else []
+    return next(([name, url] for name in found), None)
+
+
+def _open_in_browser(url: str) -> bool:
+    """Open a page in the user's browser; False where that is not possible.
+
+    Not with `webbrowser` or `click.launch`: the browser would inherit our stdout and our
+    Ctrl-C, and the first may wait for its end.
+    """
+    command = _browser_command(url)
+    if command is None:
         return False
     try:
-        # In a process of its own: browsers write to stdout, and some end with Ctrl-C.
-        subprocess.Popen(  # noqa: S603 - our own interpreter, and an address of our own
-            [sys.executable, "-m", "webbrowser", url],
+        subprocess.Popen(  # noqa: S603 - the user's own browser
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -130,85 +261,3 @@ def _open_browser(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _read_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
-    """Hand over the lines that are typed, until `stop` is set. Never blocks for long."""
-    try:
-        (_read_windows_console if config.WINDOWS else _read_posix_terminal)(line, stop)
-    except (OSError, ValueError):
-        message = "Pasting does not work in this console; the browser can still come back."
-        click.echo(message, err=True)
-
-
-def _read_posix_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
-    import select
-
-    # Not through sys.stdin: a thread that waits in there hangs the program's end.
-    terminal = sys.stdin.fileno()
-    while not stop.is_set():
-        if select.select([terminal], [], [], 0.1)[0]:
-            data = os.read(terminal, 65536)
-            if not data:
-                return
-            line(data.decode(errors="replace"))
-
-
-def _read_windows_console(line: Callable[[str], None], stop: threading.Event) -> None:
-    msvcrt: Any = importlib.import_module("msvcrt")
-    typed = ""
-    while not stop.is_set():
-        if not msvcrt.kbhit():
-            stop.wait(0.05)
-            continue
-        key = msvcrt.getwche()
-        if key in "\r\n":
-            line(typed)
-            typed = ""
-        elif key == "\b":
-            typed = typed[:-1]
-        else:
-            typed += key
-
-
-def _show_device_code(code: DeviceCode) -> None:
-    click.echo(
-        "Device codes must first be switched on in ChatGPT (Settings > Security), in\n"
-        "workspaces by the admin. If the page refuses, use 'llm chatgpt login --browser'.\n\n"
-        f"  1. Open  {printable(code.verification_url)}\n"
-        f"  2. Enter {printable(code.user_code, 40)}\n\n"
-        f"The code lasts {in_words(code.expires_in)}. Enter it only if you started this "
-        "sign-in yourself:\nwhoever sends you a code wants to use your account.",
-        err=True,
-    )
-
-
-def _waiting() -> Callable[[float, float], None]:
-    """How `login` waits: a countdown on a terminal, one plain line elsewhere."""
-    told = False
-
-    def wait_quietly(seconds: float, left: float) -> None:
-        nonlocal told
-        if not told:
-            click.echo("Waiting for the code to be entered...", err=True)
-            told = True
-        time.sleep(seconds)
-
-    if not sys.stderr.isatty():
-        return wait_quietly
-
-    def count_down(seconds: float, left: float) -> None:
-        end = time.monotonic() + seconds
-        try:
-            while (rest := end - time.monotonic()) > 0:
-                minutes, second = divmod(round(left - seconds + rest), 60)
-                click.echo(
-                    f"\rWaiting for the code to be entered, {minutes}:{second:02} left ",
-                    nl=False,
-                    err=True,
-                )
-                time.sleep(min(1.0, rest))
-        finally:
-            click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
-
-    return count_down
