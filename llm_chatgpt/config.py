@@ -12,60 +12,64 @@ from urllib.parse import urlsplit
 from llm_chatgpt.errors import ChatGPTError
 
 WINDOWS = os.name == "nt"
-# auth.md 1: the public client of the Codex login; it has no secret.
+# The public client of the Codex login; it has no secret (docs/protocol.md, as are all the
+# facts of the service below).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 DEFAULT_ISSUER = "https://auth.openai.com"
 DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
-# The name and version that the backend is told. responses.md 1: foreign names are served,
-# no `version` header is needed; both can be overridden for the day the service gates.
+# Names other than those of OpenAI's own clients are served, without a `version` header. Users
+# can set both, in case the service begins to insist on some.
 ORIGINATOR = "llm_chatgpt_oauth"
-# responses.md 10: the server hides models that ask for a newer client than this.
+# The server hides models that ask for a newer client than this.
 MODELS_CLIENT_VERSION = "1.0.0"
-# auth.md 2: the code lives 15 minutes; `interval` is a string, a number or missing.
+
+# Login by device code.
 DEVICE_CODE_SECONDS = 15 * 60
 POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
 SLOW_DOWN_SECONDS = 5
-# auth.md 5: refresh five minutes before the end; with no readable end, after 8 days.
+
+# Refresh this long before the access token expires; if it says no expiry, when this old.
 REFRESH_LEEWAY_SECONDS = 5 * 60
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
-# auth.md 1, 3.3: the redirect addresses that are registered have these ports.
+
+# Login by browser. OpenAI sends the browser to these ports only.
 REDIRECT_PORTS = (1455, 1457)
 SCOPE = "openid profile email offline_access"
 BROWSER_LOGIN_SECONDS = 10 * 60
-# auth.md 6
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to hear where its workspace is served.
+# How long a login waits to learn where its workspace is served.
 ORIGIN_TIMEOUT_SECONDS = 5.0
-# Certificates of systems whose OpenSSL is not the one that Python was built with.
-CERTIFICATE_FOLDER = "/etc/ssl/certs"
-CERTIFICATE_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
-# How long a cancelled caller waits for a refresh that is already out.
+# How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 60.0
+
+# HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# responses.md 6: the official client gives up after 300 s without a frame.
+# Without data for this long an answer counts as stalled, as in the official client.
 IDLE_TIMEOUT_SECONDS = 300.0
-# How long to wait for the end of a stream after its last event, to keep the connection.
+# How long to wait for the end of a stream after its last event, so that its connection can
+# be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
-WRITE_BYTES = 128 * 1024
 # How much of what has arrived is read before its first text leaves.
 FEED_BYTES = 8 * 1024
-# Resends happen only while nothing has been shown (responses.md 9).
+
+# Sending a prompt again.
 MAX_RESENDS = 4
 MAX_RESEND_WAIT_SECONDS = 30.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
-# responses.md 10: the official client asks every 5 minutes; here only when the list changed.
+
+# The model list is fetched again when the server says that it has changed, at most this often.
 MODELS_UPDATE_SECONDS = 3600.0
 MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
-# Below this much of a usage window, the person is told.
+# Below this much left of a usage limit, a prompt says so.
 LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-# Our metadata on llm's parts, so that no other plugin's is taken for ours or ours for theirs.
+# The key of our metadata on llm's parts, which keeps it apart from other plugins'.
 METADATA_KEY = "chatgpt"
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 
@@ -81,8 +85,8 @@ def issuer() -> str:
 
 
 def base_url(origin: str | None = None) -> str:
-    """The backend: LLM_CHATGPT_BASE_URL, else at the origin that serves the account's
-    workspace, else https://chatgpt.com/backend-api."""
+    """The backend: LLM_CHATGPT_BASE_URL, else below `origin`, where the account's workspace
+    is served, else https://chatgpt.com/backend-api."""
     return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
 
 
@@ -108,7 +112,10 @@ def _service_url(name: str, default: str) -> str:
 
 
 def idle_timeout() -> float:
-    """Seconds without a byte after which an answer counts as stalled."""
+    """Seconds without data after which an answer counts as stalled: LLM_CHATGPT_TIMEOUT.
+
+    Raises ChatGPTError for a value that is no number above 0.
+    """
     value = setting("TIMEOUT")
     if value is None:
         return IDLE_TIMEOUT_SECONDS
@@ -123,7 +130,7 @@ def idle_timeout() -> float:
 
 @functools.cache
 def user_agent() -> str:
-    """An honest name: this plugin, its version, the system, and llm's version."""
+    """The User-Agent: this plugin, its version, the system, and llm's version."""
     from importlib import metadata
 
     def version(package: str) -> str:

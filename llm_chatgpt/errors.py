@@ -11,10 +11,10 @@ import llm
 
 
 class ChatGPTError(llm.ModelError, click.ClickException):
-    """Anything that stops a login or a prompt: one sentence, with the next step.
+    """Anything that stops a login or a prompt: one sentence with the next step.
 
-    Both of llm's kinds at once, because `llm prompt` shows a ModelError as one line while
-    `llm chat` shows only click's own errors so.
+    It is an llm and a click error at once: `llm prompt` shows the first in one line, `llm
+    chat` only the second.
     """
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None):
@@ -31,20 +31,31 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         super().show(file)
 
 
+class ConnectionFailed(ChatGPTError):
+    """No readable answer came. The message is one sentence, without a next step.
+
+    `stalled` says that the server kept the connection open and sent nothing in time.
+    """
+
+    def __init__(self, message: str, *, stalled: bool = False):
+        super().__init__(message, code="connection")
+        self.stalled = stalled
+
+
 class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
-    """There is no login that could be used."""
+    """There is no login to use."""
 
 
 class LoginFailed(ChatGPTError):
-    """The sign-in did not end in a login; what was stored before is untouched."""
+    """The sign-in failed; what was stored before is untouched."""
 
 
 class LoginExpired(LoginFailed):
-    """The code was not entered in time, or is not known any more."""
+    """The code was not entered in time, or is no longer known."""
 
 
 class LoginDenied(LoginFailed):
-    """The person, or their workspace, said no."""
+    """The user or their workspace declined."""
 
 
 class DeviceLoginDisabled(LoginFailed):
@@ -52,7 +63,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """Somebody else is signed in under that account's name, and stays so."""
+    """Another user is signed in under that account name; their login is kept."""
 
 
 class StoreError(ChatGPTError):
@@ -62,7 +73,7 @@ class StoreError(ChatGPTError):
 class RefreshFailed(ChatGPTError):
     """No new tokens. `permanent` means that only a new login helps."""
 
-    def __init__(self, message: str, *, permanent: bool, code: str | None = None):
+    def __init__(self, message: str, *, permanent: bool = False, code: str | None = None):
         super().__init__(message, code=code)
         self.permanent = permanent
 
@@ -72,12 +83,12 @@ class RequestRefused(ChatGPTError):
 
 
 class UsageLimitReached(RequestRefused):
-    """The plan's allowance is used up; sending again does not help."""
+    """A usage limit of the plan is reached; sending again does not help."""
 
 
 class StreamFailed(ChatGPTError):
-    """An answer that broke off or was reported as failed."""
+    """The answer broke off, or the service reported that it failed."""
 
 
 class SlowDown(LoginFailed):
-    """Not an answer yet, and the next question should come later."""
+    """No decision yet; ask again later than planned."""

@@ -1,12 +1,13 @@
-"""llm's folder and keys, and the writing of a file as a whole."""
+"""llm's folder and keys, and writing a file whole."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import llm
@@ -16,11 +17,63 @@ from llm_chatgpt.values import as_mapping
 
 
 def user_dir() -> pathlib.Path:
-    """llm's folder, which LLM_USER_PATH can move."""
+    """llm's folder, which LLM_USER_PATH can move. Raises OSError if it cannot be made."""
     return cast(pathlib.Path, llm.user_dir())
 
 
+def llm_keys() -> Mapping[str, Any]:
+    """The keys that `llm keys set` has stored, by name; none if the file is damaged."""
+    try:
+        return as_mapping(llm.load_keys())
+    except (OSError, ValueError):
+        # llm itself says so where it needs the file.
+        return {}
+
+
+@contextlib.contextmanager
+def new_version(path: pathlib.Path, *, reserve: int = 0) -> Iterator[Callable[[bytes], None]]:
+    """A private file beside `path`, and the function that fills it and puts it in its place.
+
+    Readers see the old content or the new one, never a part of it. `reserve` bytes are
+    written first, which proves that there is room for them. Raises OSError.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o600)
+    try:
+        with os.fdopen(handle, "r+b") as file:
+            if hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o600)
+            if reserve:
+                file.write(b" " * reserve)
+                file.flush()
+                os.fsync(file.fileno())
+
+            def commit(content: bytes) -> None:
+                file.seek(0)
+                file.write(content)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                replace_file(temporary, path)
+                sync_folder(path.parent)
+
+            yield commit
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Remove what killed writers of `path` left behind. Only for who holds its lock."""
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Put a file in another one's place. Raises OSError."""
     # On Windows a reader that has the file open makes this fail for a moment.
     for attempt in range(50):
         try:
@@ -33,6 +86,7 @@ def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
+    """Make sure that a folder's new entries survive a power cut, where the system can."""
     if config.WINDOWS:
         return
     with contextlib.suppress(OSError):
@@ -44,12 +98,5 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def os_reason(error: OSError) -> str:
+    """Why the system refused something, without a path."""
     return error.strerror or str(error) or type(error).__name__
-
-
-def llm_keys() -> Mapping[str, Any]:
-    # llm itself says what is wrong with a damaged file, where it needs it.
-    try:
-        return as_mapping(llm.load_keys())
-    except (OSError, ValueError):
-        return {}

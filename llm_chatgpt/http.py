@@ -1,354 +1,223 @@
-"""HTTP clients, TLS, whole answers, and why a request failed."""
+"""HTTP: the clients, TLS, one side request, the stream of a prompt, and why one failed.
+
+Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import functools
 import importlib
-import inspect
 import json
 import os
 import re
 import sys
 import threading
-import weakref
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from llm_chatgpt import config
-from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.files import os_reason
-from llm_chatgpt.text import printable
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_mapping
 
 
-def http_library() -> Any:
+def library() -> Any:
     """httpx2 where llm has loaded it already, else httpx; only what both have is used."""
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
 
 
+# Clients ---------------------------------------------------------------------------
+
+
 def tls_context() -> Any:
-    """What https connections are checked with, certificates read as late as can be.
+    """The certificates to trust: the system's, and those that the environment adds.
 
-    SSL_CERT_FILE and SSL_CERT_DIR take the place of the system's certificates,
-    CODEX_CA_CERTIFICATE is added to them. Raises ChatGPTError for a file that is none.
+    Raises ChatGPTError for a file that cannot be read or holds no certificate.
     """
     import ssl
 
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    context: Any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if file or folder:
-        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
-        # A folder that is not there is looked up in vain, without an error.
-        _load_certificates(context, name, file or None, folder or None)
-    elif sys.platform in ("darwin", "win32"):
-        import truststore
+    import truststore
 
-        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        _load_certificates(context, "system", *_system_certificates())
-    extra = os.environ.get("CODEX_CA_CERTIFICATE")
-    if extra:
-        _load_certificates(context, "CODEX_CA_CERTIFICATE", extra, None)
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"):
+        path = os.environ.get(name)
+        if not path:
+            continue
+        place = "capath" if name == "SSL_CERT_DIR" else "cafile"
+        try:
+            context.load_verify_locations(**{place: path})
+        except OSError as error:
+            reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ChatGPTError(
+                f"Could not read the certificates in {printable(path)}, which {name} names "
+                f"({reason}). Correct or unset it."
+            ) from error
     return context
-
-
-def _load_certificates(context: Any, name: str, file: str | None, folder: str | None) -> None:
-    try:
-        context.load_verify_locations(file, folder)
-    except OSError as error:
-        # ssl.SSLError is one, too: the file is there, but holds no certificate.
-        reason = "it holds no certificate" if type(error) is not FileNotFoundError else "not there"
-        if isinstance(error, PermissionError):
-            reason = os_reason(error)
-        raise ChatGPTError(
-            f"{name} names the certificates in {printable(file or folder)}, which cannot be "
-            f"read ({reason}). Correct or unset it."
-        ) from error
-
-
-def _system_certificates() -> tuple[str | None, str | None]:
-    """The file and the folder that the system keeps its certificates in; else certifi's.
-
-    A folder with hashed names costs nothing until a certificate is looked up in it; reading
-    a file of them all takes longer than a prompt's whole request.
-    """
-    import ssl
-
-    paths = ssl.get_default_verify_paths()
-    file = paths.openssl_cafile if os.path.isfile(paths.openssl_cafile) else None
-    folders = [paths.openssl_capath] + ([] if file else [config.CERTIFICATE_FOLDER])
-    folder = next(filter(_has_hashed_names, folders), None)
-    if file and folder and os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder):
-        # The same ones in one file, as Debian keeps them.
-        file = None
-    if not file and not folder:
-        file = next(filter(os.path.isfile, config.CERTIFICATE_FILES), None)
-    if not file and not folder:
-        # It comes with httpx.
-        with contextlib.suppress(ImportError):
-            import certifi
-
-            file = certifi.where()
-    return file, folder
-
-
-def _has_hashed_names(folder: str) -> bool:
-    with contextlib.suppress(OSError):
-        return any(re.fullmatch(r"[0-9a-f]{8}\.\d", name) for name in os.listdir(folder))
-    return False
-
-
-def _client_options(secure: bool) -> dict[str, Any]:
-    http = http_library()
-    options: dict[str, Any] = {
-        "limits": http.Limits(
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=config.KEEPALIVE_SECONDS,
-        ),
-        "timeout": http.Timeout(
-            config.AUTH_TIMEOUT_SECONDS, connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-        ),
-    }
-    if secure:
-        options["verify"] = tls_context()
-    else:
-        import ssl
-
-        # This context trusts nobody, so an https address that came this way would fail, not
-        # go unchecked. And what is meant for this machine is not handed to a proxy.
-        options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        options["trust_env"] = False
-    return options
 
 
 def _new_client(kind: str, secure: bool) -> Any:
     """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
+    import ssl
+
+    http = library()
     try:
-        return _merge_chunks(getattr(http_library(), kind)(**_client_options(secure)))
+        return getattr(http, kind)(
+            limits=http.Limits(keepalive_expiry=config.KEEPALIVE_SECONDS),
+            # Loopback needs neither certificates nor a proxy. This context trusts nobody,
+            # so an https address that came this way would fail.
+            verify=tls_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=secure,
+        )
     except ImportError as error:
         raise ChatGPTError(
-            "A SOCKS proxy is set in the environment, which needs one more package: run "
-            "'llm install socksio', or set another proxy in HTTPS_PROXY."
+            "A SOCKS proxy needs one more package. Run 'llm install socksio', or set another "
+            "proxy in HTTPS_PROXY."
         ) from error
-    except (ValueError, http_library().InvalidURL) as error:
+    except (ValueError, http.InvalidURL) as error:
         raise ChatGPTError(
-            "The proxy that the environment names is no proxy's address. Correct or unset "
-            "HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY); it looks like http://host:3128."
+            "The proxy address in HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY) is not valid. Correct "
+            "or unset it; it looks like http://host:3128."
         ) from error
-
-
-class ChunkMerger:
-    """Makes one HTTP chunk of those that arrive together, before h11 sees them.
-
-    The service sends every few letters of an answer as a chunk of its own, and h11 takes
-    longer for a chunk than all that this module does with it (a benchmark's row). Nothing
-    waits for more to come, and what is not understood passes unchanged.
-    """
-
-    def __init__(self) -> None:
-        self.expect_response()
-
-    def expect_response(self) -> None:
-        """A request goes out: what comes next begins with headers."""
-        self._state = "head"
-        self._head = b""
-        # Bytes of the present chunk that are still to come, its CR LF included.
-        self._left = 0
-        self._size_line = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The same body in larger chunks; b"" when nothing whole has arrived yet."""
-        if self._state == "pass":
-            return data
-        if self._state == "head":
-            self._head += data
-            head, end, rest = self._head.partition(b"\r\n\r\n")
-            if not end:
-                return data
-            if b"\ntransfer-encoding: chunked" not in head.lower():
-                self._state = "pass"
-                return data
-            self._state, self._head = "body", b""
-            return data[: len(data) - len(rest)] + self.feed(rest) if rest else data
-        return self._merge(data)
-
-    def _merge(self, data: bytes) -> bytes:
-        pieces = []
-        position, end = 0, len(data)
-        while position < end:
-            if self._left:
-                taken = min(self._left, end - position)
-                # The last two of them are the chunk's CR LF.
-                text = taken - max(0, 2 - (self._left - taken))
-                if text > 0:
-                    pieces.append(data[position : position + text])
-                self._left -= taken
-                position += taken
-                continue
-            line_end = data.find(b"\n", position)
-            self._size_line += data[position : line_end + 1 or end]
-            if line_end < 0:
-                break
-            line, self._size_line = self._size_line, b""
-            position = line_end + 1
-            try:
-                size = int(line, 16)
-            except ValueError:
-                size = 0
-            if size <= 0:
-                # The end, or something that h11 should see as it came.
-                self._state = "pass"
-                return self._chunk(pieces) + line + data[position:]
-            self._left = size + 2
-        return self._chunk(pieces)
-
-    @staticmethod
-    def _chunk(pieces: list[bytes]) -> bytes:
-        merged = b"".join(pieces)
-        return b"%x\r\n%s\r\n" % (len(merged), merged) if merged else b""
-
-
-class _MergingStream:
-    """A connection of httpcore's, sync or async, whose answers go through a ChunkMerger."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-        self._merger = ChunkMerger()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    @staticmethod
-    def _pieces(buffer: bytes) -> Iterator[bytes]:
-        """httpcore copies all that is left after each part that the system takes."""
-        for start in range(0, len(buffer), config.WRITE_BYTES):
-            yield buffer[start : start + config.WRITE_BYTES]
-
-
-class _SyncMergingStream(_MergingStream):
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        while True:
-            data: bytes = self._stream.read(max_bytes, timeout)
-            merged = self._merger.feed(data)
-            # Only the end of a connection may look like one.
-            if merged or not data:
-                return merged
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._merger.expect_response()
-        for piece in self._pieces(buffer):
-            self._stream.write(piece, timeout)
-
-    def start_tls(self, *args: Any, **kwargs: Any) -> _SyncMergingStream:
-        return _SyncMergingStream(self._stream.start_tls(*args, **kwargs))
-
-
-class _AsyncMergingStream(_MergingStream):
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        while True:
-            data: bytes = await self._stream.read(max_bytes, timeout)
-            merged = self._merger.feed(data)
-            if merged or not data:
-                return merged
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._merger.expect_response()
-        for piece in self._pieces(buffer):
-            await self._stream.write(piece, timeout)
-
-    async def start_tls(self, *args: Any, **kwargs: Any) -> _AsyncMergingStream:
-        return _AsyncMergingStream(await self._stream.start_tls(*args, **kwargs))
-
-
-def _merge_chunks(client: Any) -> Any:
-    """Put ChunkMergers into a client's new connections, if its inside is as we know it.
-
-    httpx has no public place for this; where the private one is gone, answers are read as
-    they come, only slower. Connections through a proxy are left as they are.
-    """
-    pool = getattr(getattr(client, "_transport", None), "_pool", None)
-    backend: Any = getattr(pool, "_network_backend", None)
-    connect = getattr(backend, "connect_tcp", None)
-    if connect is None:
-        return client
-
-    def connect_sync(*args: Any, **kwargs: Any) -> _SyncMergingStream:
-        return _SyncMergingStream(connect(*args, **kwargs))
-
-    async def connect_async(*args: Any, **kwargs: Any) -> _AsyncMergingStream:
-        return _AsyncMergingStream(await connect(*args, **kwargs))
-
-    backend.connect_tcp = connect_async if inspect.iscoroutinefunction(connect) else connect_sync
-    return client
 
 
 _sync_clients: dict[tuple[int, str, bool], Any] = {}
-_clients_lock = threading.Lock()
 # event loop -> {secure: (client, the generator that closes it with the loop)}
-_async_clients: weakref.WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]]
-_async_clients = weakref.WeakKeyDictionary()
+_async_clients: dict[Any, dict[bool, tuple[Any, Any]]] = {}
 
 
 def sync_client(url: str) -> Any:
     """This process's HTTP client: one pool of connections, shared by all threads."""
     secure = url.startswith("https:")
     # A forked child must not write into its parent's connections.
-    key = (os.getpid(), http_library().__name__, secure)
-    with _clients_lock:
-        if key not in _sync_clients:
-            _sync_clients[key] = _new_client("Client", secure)
-        return _sync_clients[key]
+    key = (os.getpid(), library().__name__, secure)
+    # Without a lock, which a fork could leave taken: of two new clients the first one stays.
+    return _sync_clients.get(key) or _sync_clients.setdefault(key, _new_client("Client", secure))
 
 
 async def async_client(url: str) -> Any:
     """The running event loop's HTTP client, closed when the loop shuts down."""
     secure = url.startswith("https:")
-    clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
+    for old in [loop for loop in _async_clients if loop.is_closed()]:
+        _async_clients.pop(old, None)
+    loop = asyncio.get_running_loop()
+    clients = _async_clients.setdefault(loop, {})
     if secure not in clients:
         client = _new_client("AsyncClient", secure)
-        keeper = _keep_open(client)
+        keeper = _keep_open(loop, client)
         clients[secure] = (client, keeper)
         # From its first step on, the loop closes the generator when it shuts down.
         await anext(keeper)
     return clients[secure][0]
 
 
-async def _keep_open(client: Any) -> AsyncIterator[None]:
+async def _keep_open(loop: Any, client: Any) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        _async_clients.pop(loop, None)
         await client.aclose()
 
 
 @atexit.register
 def close_clients() -> None:
     """Close the connections that threads share. A later request opens new ones."""
-    with _clients_lock:
-        for (pid, _, _), client in _sync_clients.items():
-            if pid == os.getpid():
-                client.close()
-        _sync_clients.clear()
+    for key in list(_sync_clients):
+        client = _sync_clients.pop(key)
+        if key[0] == os.getpid():
+            client.close()
 
 
-def lower_names(headers: Any) -> dict[str, str]:
-    """An answer's headers by lower-case name, whichever library brought them."""
-    return {name.lower(): value for name, value in headers.items()}
+# Failures --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _failures_of(url: str) -> Iterator[None]:
+    """Raise ConnectionFailed in place of everything that the HTTP library raises."""
+    http = library()
+    try:
+        yield
+    except http.RequestError as error:
+        raise _explain(error, urlsplit(url).netloc) from error
+    except http.InvalidURL as error:
+        raise ConnectionFailed(f"{printable(url, 100)} is not a valid address.") from error
+
+
+def _explain(error: Exception, host: str) -> ConnectionFailed:
+    """One sentence on a failed request, with no address or header in it."""
+    http = library()
+    words = str(error)
+    if isinstance(error, http.TimeoutException):
+        return ConnectionFailed(
+            f"{host} did not answer in time.", stalled=isinstance(error, http.ReadTimeout)
+        )
+    if isinstance(error, http.ProxyError):
+        status = re.search(r"\b[45]\d\d\b", words)
+        return ConnectionFailed(
+            f"The proxy refused the connection to {host}"
+            + (f" (status {status[0]})." if status else ".")
+        )
+    if isinstance(error, http.DecodingError):
+        return ConnectionFailed(f"{host} sent an answer that could not be decoded.")
+    if not isinstance(error, http.ConnectError):
+        return ConnectionFailed(f"The connection to {host} broke off.")
+    if "certificate" in words.lower():
+        why = re.search(r"verify failed: ([^(\n]+)", words)
+        return ConnectionFailed(
+            f"The certificate of {host} was not accepted "
+            f"({printable(why[1] if why else words, 200).rstrip('.')}). If a company's proxy "
+            "intercepts TLS, set CODEX_CA_CERTIFICATE to its root certificate; otherwise check "
+            "this machine's clock."
+        )
+    if "ssl" in words.lower():
+        return ConnectionFailed(f"Could not open a TLS connection to {host}.")
+    way = " through the proxy" if proxy_settings() else ""
+    return ConnectionFailed(f"Could not reach {host}{way}.")
+
+
+def proxy_settings() -> dict[str, str]:
+    """The proxies that the environment (or the system) names, by scheme, as httpx sees them."""
+    import urllib.request
+
+    found = urllib.request.getproxies()
+    return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ChatGPTError for a value that no header may hold; the value may be a token."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
+            raise ChatGPTError(
+                f"The header {name} cannot be sent: its value has characters that are not "
+                "allowed. Check the access token and the LLM_CHATGPT_ settings."
+            )
+
+
+# Side requests ---------------------------------------------------------------------
 
 
 class Reply:
-    """A whole answer: status, headers by lower-case name, the body, and whose it is."""
+    """A whole answer. `headers` have lower-case names; `certificate` is the peer's, as the
+    ssl module tells it (None without TLS)."""
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], content: bytes, host: str = "The server"
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        content: bytes,
+        host: str = "The server",
+        certificate: Mapping[str, Any] | None = None,
     ):
         self.status = status
         self.headers = headers
         self.content = content
         self.host = host
+        self.certificate = certificate
 
     @classmethod
     def of(cls, response: Any) -> Reply:
@@ -365,18 +234,16 @@ class Reply:
 
     @property
     def error_code(self) -> str | None:
-        """`error` as a string, else `error.code`, else `code`, else `detail.code` (auth.md 5)."""
+        """`error` as a string, else `error.code`, `code` or `detail.code`, in lower case."""
         data = as_mapping(self.data)
         error, detail = data.get("error"), data.get("detail")
-        for code in (
+        places = (
             error,
             as_mapping(error).get("code"),
             data.get("code"),
             as_mapping(detail).get("code"),
-        ):
-            if isinstance(code, str) and code:
-                return code.lower()
-        return None
+        )
+        return next((code.lower() for code in places if isinstance(code, str) and code), None)
 
     @property
     def is_web_page(self) -> bool:
@@ -387,72 +254,217 @@ class Reply:
             or self.content.lstrip()[:1] == b"<"
         )
 
-
-def transport_reason(error: BaseException) -> str:
-    """Why no answer came, in words without an address or a header in them."""
-    http = http_library()
-    if isinstance(error, http.TimeoutException):
-        return "it did not answer in time"
-    if isinstance(error, http.ProxyError):
-        status = re.search(r"\b[45]\d\d\b", str(error))
-        return "the proxy refused" + (f" (status {status[0]})" if status else "")
-    if isinstance(error, http.ConnectError):
-        words = str(error)
-        if "certificate" in words.lower():
-            why = re.search(r"verify failed: ([^(\n]+)", words)
-            return (
-                f"its certificate was not accepted ({printable(why[1] if why else words, 200)}). "
-                "Where a company's proxy reads along, name its root certificate in "
-                "CODEX_CA_CERTIFICATE (or SSL_CERT_FILE, SSL_CERT_DIR); else check this "
-                "machine's clock"
-            )
-        if "ssl" in words.lower():
-            return "no TLS connection came about; a proxy may be in between"
-        return "it cannot be reached" + (" through the proxy" if proxy_settings() else "")
-    return "the connection broke off"
+    @property
+    def web_page_message(self) -> str:
+        """What to tell the user about such a page."""
+        ray = self.headers.get("cf-ray")
+        return (
+            f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network. "
+            "Try without a VPN or proxy, or from another network."
+            + (f" [cf-ray {printable(ray, 60)}]" if ray else "")
+        )
 
 
-def proxy_settings() -> dict[str, str]:
-    """The proxies that the environment (or the system) names, by scheme, as httpx sees them."""
-    import urllib.request
+def send(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+    json: Any = None,
+    data: Mapping[str, str] | None = None,
+    seconds: float = config.AUTH_TIMEOUT_SECONDS,
+) -> Reply:
+    """Send one request and return its whole answer, whatever its status.
 
-    found = urllib.request.getproxies()
-    return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
+    `seconds` limits the whole exchange. Raises ConnectionFailed when no readable answer
+    came, ChatGPTError for a setting that cannot be used.
+    """
+    _check_headers(headers or {})
+    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
+    given_up = threading.Event()
+    arguments = {"headers": headers, "params": params, "json": json, "data": data}
+
+    def run() -> None:
+        try:
+            outcome.set_result(_fetch(method, url, arguments, seconds, given_up))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # In a thread, because the library's own limits are for single socket operations.
+    threading.Thread(target=run, name="chatgpt-request", daemon=True).start()
+    end = time.monotonic() + seconds
+    try:
+        while (left := end - time.monotonic()) > 0:
+            # In short waits, because Windows cannot interrupt a long one.
+            if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
+                return outcome.result()
+    finally:
+        given_up.set()
+    host = urlsplit(url).netloc
+    raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
+
+
+def _fetch(
+    method: str,
+    url: str,
+    arguments: Mapping[str, Any],
+    seconds: float,
+    given_up: threading.Event,
+) -> Reply:
+    http = library()
+    timeout = http.Timeout(seconds, pool=None)
+    with (
+        _failures_of(url),
+        sync_client(url).stream(method, url, timeout=timeout, **arguments) as response,
+    ):
+        certificate = _certificate(response)
+        content = bytearray()
+        try:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if given_up.is_set():
+                    break
+        except http.DecodingError:
+            # An error's status says enough.
+            if response.status_code < 400:
+                raise
+        return Reply(
+            response.status_code,
+            lower_names(response.headers),
+            bytes(content),
+            urlsplit(url).netloc,
+            certificate,
+        )
+
+
+def lower_names(headers: Any) -> dict[str, str]:
+    """An answer's headers by lower-case name, whichever library brought them."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _certificate(response: Any) -> Mapping[str, Any] | None:
+    stream = response.extensions.get("network_stream")
+    connection = stream and stream.get_extra_info("ssl_object")
+    # Where the system itself checks certificates, it may not show them.
+    return connection and (connection.getpeercert() or {})
+
+
+# The stream of a prompt --------------------------------------------------------------
+
+
+class SyncStream:
+    """The answer to a prompt while it arrives: its status, its headers, and its body."""
+
+    def __init__(self, response: Any):
+        self.status: int = response.status_code
+        self.headers = lower_names(response.headers)
+        self._response = response
+        self._chunks = response.iter_bytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def read(self) -> bytes:
+        """The body of an error; empty if it cannot be decoded, for the status says enough."""
+        with contextlib.suppress(library().DecodingError):
+            return b"".join(self._chunks)
+        return b""
+
+    def drain(self) -> None:
+        """Read to the end, so that the connection can be used again; 0.1 s at most.
+
+        In a thread, because a blocking read cannot be given a new time limit. If the end
+        does not come, the connection is shut, which also ends the thread.
+        """
+
+        def read_on() -> None:
+            with contextlib.suppress(Exception):
+                self.read()
+
+        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
+        reader.start()
+        reader.join(config.DRAIN_SECONDS)
+        if reader.is_alive():
+            stream = self._response.extensions.get("network_stream")
+            raw = stream and stream.get_extra_info("socket")
+            if raw is not None:
+                import socket
+
+                with contextlib.suppress(OSError):
+                    raw.shutdown(socket.SHUT_RDWR)
+            reader.join(config.DRAIN_SECONDS)
+
+
+@contextlib.contextmanager
+def stream(request: Mapping[str, Any]) -> Iterator[SyncStream]:
+    """Send a prompt, given as the arguments of the library's `stream`.
+
+    Raises ConnectionFailed, also out of the loop over the body. Leaving the block without
+    an exception counts as having read all that matters.
+    """
+    _check_headers(request["headers"])
+    url = request["url"]
+    with _failures_of(url), sync_client(url).stream(**request) as response:
+        answer = SyncStream(response)
+        yield answer
+        if not response.is_closed:
+            answer.drain()
+
+
+class AsyncStream:
+    """The same for an event loop."""
+
+    def __init__(self, response: Any):
+        self.status: int = response.status_code
+        self.headers = lower_names(response.headers)
+        self._chunks = response.aiter_bytes()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._chunks)
+
+    async def read(self) -> bytes:
+        with contextlib.suppress(library().DecodingError):
+            return b"".join([chunk async for chunk in self._chunks])
+        return b""
+
+    async def drain(self) -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def stream_async(request: Mapping[str, Any]) -> AsyncIterator[AsyncStream]:
+    """`stream` for an event loop."""
+    _check_headers(request["headers"])
+    client = await async_client(request["url"])
+    with _failures_of(request["url"]):
+        async with client.stream(**request) as response:
+            answer = AsyncStream(response)
+            yield answer
+            if not response.is_closed:
+                await answer.drain()
+
+
+# Until the rooms above have moved over to `send` and `stream` ----------------------------
+
+http_library = library
 
 
 def web_page_message(reply: Reply) -> str:
-    ray = reply.headers.get("cf-ray")
-    return (
-        f"{reply.host} answered with a web page instead of data: Cloudflare or a proxy between "
-        "here and OpenAI blocks this network. Try without VPN or proxy, or from another network"
-        + (f" (cf-ray {printable(ray, 60)})." if ray else ".")
-    )
+    return reply.web_page_message
+
+
+
+
+def transport_reason(error: Any) -> str:
+    return str(_explain(error, "it")).rstrip(".")
 
 
 def drain(reply: Any, chunks: Iterator[bytes]) -> None:
-    """Read to the stream's end, so that its connection can be used again; 0.1 s at most.
-
-    In a thread, because a blocking read cannot be given a new time limit. If the end does
-    not come, the connection is shut, which also ends the thread.
-    """
-
-    def read_on() -> None:
-        with contextlib.suppress(Exception):
-            for _ in chunks:
-                pass
-
-    reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
-    reader.start()
-    reader.join(config.DRAIN_SECONDS)
-    if reader.is_alive():
-        stream = reply.extensions.get("network_stream")
-        raw = stream and stream.get_extra_info("socket")
-        if raw is not None:
-            import socket
-
-            with contextlib.suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
-        reader.join(config.DRAIN_SECONDS)
+    answer = SyncStream(reply)
+    answer._chunks = chunks
+    answer.drain()
 
 
 async def drain_async(chunks: AsyncIterator[bytes]) -> None:
@@ -460,5 +472,5 @@ async def drain_async(chunks: AsyncIterator[bytes]) -> None:
         async for _ in chunks:
             pass
 
-    with contextlib.suppress(asyncio.TimeoutError, http_library().TransportError):
+    with contextlib.suppress(Exception):
         await asyncio.wait_for(read_on(), config.DRAIN_SECONDS)

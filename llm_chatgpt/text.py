@@ -1,10 +1,11 @@
-"""What a terminal may be shown, and how lengths of time are told."""
+"""Text for a terminal: made harmless, notices, and times in words."""
 
 from __future__ import annotations
 
 import datetime
 import logging
 import sys
+import time
 
 import click
 
@@ -19,10 +20,9 @@ def printable(text: object, limit: int = 500) -> str:
 
 
 def notice(text: str, *, mid_line: bool = False) -> None:
-    """Tell the person something beside the answer.
+    """Say something beside the answer: on stderr while a command runs, else to `logging`.
 
-    On stderr while a command is running, else to `logging`. `mid_line` says that the
-    terminal's cursor stands behind unfinished output.
+    `mid_line` says that the last output on the terminal did not end its line.
     """
     if click.get_current_context(silent=True) is None:
         log.warning("%s", text)
@@ -33,21 +33,31 @@ def notice(text: str, *, mid_line: bool = False) -> None:
 
 
 def in_words(seconds: float) -> str:
-    """A length of time as a person would say it: '4 minutes', '2 hours 10 minutes'."""
-    minutes = max(0, round(seconds / 60))
+    """A length of time in words: '4 minutes', '2 hours 10 minutes'."""
     if seconds < 60:
-        return f"{max(0.0, seconds if seconds < 1 else round(seconds)):g} seconds"
+        count = max(0.0, seconds if seconds < 1 else round(seconds))
+        return f"{count:g} second{'s' * (count != 1)}"
+    minutes = round(seconds / 60)
     words = []
     for name, size in (("day", 24 * 60), ("hour", 60), ("minute", 1)):
         count, minutes = divmod(minutes, size)
         if count:
-            words.append(f"{count} {name}{'s' if count > 1 else ''}")
+            words.append(f"{count} {name}{'s' * (count != 1)}")
     return " ".join(words[:2])
 
 
 def local_time(epoch: float) -> str:
-    """A moment in this machine's time zone, without seconds."""
+    """A moment in local time: '17:30' if it is today, else '2026-11-25 17:30'."""
     try:
-        return datetime.datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+        moment = datetime.datetime.fromtimestamp(epoch)
     except (OverflowError, OSError, ValueError):
         return "an unknown time"
+    today = moment.date() == datetime.date.today()
+    return moment.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
+
+
+def from_now(epoch: float) -> str:
+    """A moment as a distance and a local time: 'in 4 hours 10 minutes (17:30)'."""
+    left = epoch - time.time()
+    words = f"in {in_words(left)}" if left >= 0 else f"{in_words(-left)} ago"
+    return f"{words} ({local_time(epoch)})"

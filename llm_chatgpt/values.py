@@ -1,4 +1,4 @@
-"""Small readers for JSON from elsewhere, which may hold anything."""
+"""Small readers for JSON from elsewhere: what has another type counts as missing."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from typing import Any
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
+    """An object; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[Any]:
+    """An array; empty for anything else."""
     return value if isinstance(value, list) else []
 
 
 def first_mapping(value: object) -> Mapping[str, Any]:
+    """The object that an array begins with; empty for anything else."""
     return as_mapping(next(iter(as_list(value)), None))
 
 
 def as_text(value: object) -> str | None:
+    """A string that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
 def as_number(value: object) -> float | None:
+    """A finite number of ordinary size; a boolean is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < 1e15 else None

@@ -1,121 +1,188 @@
-"""Every command, option and setting has help, and stands in the README."""
+"""README and docs name everything there is, and nothing that is not there."""
 
 from __future__ import annotations
 
 import pathlib
 import re
 import subprocess
-import sys
 
 import click
+import llm
 import pytest
+from click.testing import CliRunner
+from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
-import rooms
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = (ROOT / "docs/reference.md").read_text()
 SOURCE = "".join(
     path.read_text()
-    for path in [ROOT / "llm_chatgpt_oauth.py", *(ROOT / "llm_chatgpt").rglob("*.py")]
+    for path in [ROOT / "llm_chatgpt_oauth.py", *sorted((ROOT / "llm_chatgpt").rglob("*.py"))]
 )
-COMMANDS = rooms.chatgpt.commands
+GROUP = cli.commands["chatgpt"]
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+each_command = pytest.mark.parametrize("name", GROUP.commands)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_is_documented(name, run_llm):
-    command = COMMANDS[name]
-    assert f"llm chatgpt {name}" in README
-    result = run_llm("chatgpt", name, "--help")
-    assert f"llm chatgpt {name}" in result.stdout.split("Options:")[0].split("\n\n", 1)[1]
-    for option in command.params:
-        if isinstance(option, click.Option) and "--help" not in option.opts:
-            assert option.help
-            assert option.opts[0] in README
+def section(heading: str) -> str:
+    """What the reference says below a heading, up to the next one."""
+    start = re.search(rf"^#+ {re.escape(heading)}$", REFERENCE, re.MULTILINE)
+    assert start, f"docs/reference.md has no heading {heading}"
+    return re.split(r"^#+ ", REFERENCE[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def test_the_group_lists_them(run_llm):
-    listed = run_llm("chatgpt", "--help").stdout
-    for name in COMMANDS:
-        assert re.search(rf"^  {name} +\w", listed, re.MULTILINE)
+def first_cells(text: str) -> set[str]:
+    """The words in backticks in the first column of a table, without what follows them."""
+    cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`([^` ]+)[^`]*`", cell)}
 
 
-@pytest.mark.parametrize("name", plugin.Options.model_fields)
-def test_every_option_is_documented(name):
-    assert f"| `{name}` |" in README
-    assert plugin.Options.model_fields[name].description
+def prose(document: pathlib.Path) -> str:
+    """A document without its blocks of code."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+
+
+def anchors(document: pathlib.Path) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+?)[ #]*$", prose(document), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        anchor = base = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        number = 0
+        while anchor in found:
+            number += 1
+            anchor = f"{base}-{number}"
+        found.add(anchor)
+    return found
+
+
+@each_command
+def test_every_command_and_its_options_are_documented(name):
+    options = [p for p in GROUP.commands[name].params if isinstance(p, click.Option)]
+    text = section(f"`llm chatgpt {name}`")
+    assert first_cells(text) == {name for option in options for name in option.opts}
+    for parameter in GROUP.commands[name].params:
+        if isinstance(parameter, click.Argument):
+            assert parameter.name.upper() in text
+
+
+def test_no_command_is_documented_that_is_not_there():
+    assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(
+        GROUP.commands
+    )
+
+
+@each_command
+def test_every_command_has_help_with_an_example(name):
+    shown = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
+    # After the usage line, which has no such indentation.
+    assert f"\n      llm chatgpt {name}" in shown.split("Options:")[0]
+    assert all(p.help for p in GROUP.commands[name].params if isinstance(p, click.Option))
+
+
+def test_every_model_option_is_documented_and_described():
+    fields = llm.get_model("chatgpt-gpt-6-sol").Options.model_fields
+    assert first_cells(section("Model options")) == set(fields)
+    assert all(field.description for field in fields.values())
 
 
 def test_every_setting_is_documented():
-    names = set(re.findall(r'setting\("(\w+)"\)', SOURCE)) | {"ISSUER", "BASE_URL"}
-    assert names >= {"TIMEOUT", "ORIGINATOR", "CLIENT_VERSION", "USAGE_NOTE"}
-    for name in names:
-        assert f"LLM_CHATGPT_{name}" in README
+    read = set(re.findall(r'(?:setting|service_url)\(\s*"([A-Z_]+)"', SOURCE))
+    assert {"ACCOUNT", "BASE_URL", "TIMEOUT"} <= read
+    names = {f"LLM_CHATGPT_{name}" for name in read}
+    names |= set(re.findall(r"\bLLM_CHATGPT_[A-Z]\w*", SOURCE))
+    names |= set(re.findall(r'environ(?:\.get)?[(\[]\s*"((?:LLM|CODEX|SSL)_\w+)"', SOURCE))
+    documented = first_cells(section("Settings"))
+    assert names <= documented
+    assert {name for name in documented if name.startswith("LLM_CHATGPT_")} <= names
+
+
+def test_every_public_function_is_documented():
+    documented = re.findall(r"^\| `(\w+)\(.*?\)` \|", section("Login functions"), re.MULTILINE)
+    assert len(documented) == 10
+    for name in documented:
+        assert getattr(plugin, name).__doc__
+
+
+def test_every_error_is_documented():
+    assert first_cells(section("Errors")) == {
+        name
+        for name, value in vars(plugin).items()
+        if isinstance(value, type) and issubclass(value, plugin.ChatGPTError) and name != "SlowDown"
+    }
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "request_device_code",
-        "poll_for_token",
-        "refresh_tokens",
-        "load_tokens",
-        "store_tokens",
-        "get_tokens",
-        "login",
-        "login_with_browser",
-        "extract_account_id",
-        "parse_jwt_claims",
-    ],
+    "document", [DOCUMENTS[0], ROOT / "docs/reference.md"], ids=lambda p: p.name
 )
-def test_public_functions_have_docstrings(name):
-    assert getattr(plugin, name).__doc__
-    assert name in README
-
-
-def test_the_message_table_quotes_real_messages():
-    table = README.split("## Troubleshooting")[1].split("\n\n")[1]
+def test_the_tables_of_messages_quote_real_messages(document):
+    table = document.read_text().split("| message | what to do |\n")[1].split("\n\n")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(messages) > 5
+    # Strings that go on in the next line are one.
     source = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
-    for quoted in re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", table, re.MULTILINE):
-        for message in re.findall(r"`([^`]+)`", quoted):
-            for piece in message.split("..."):
-                words = piece.strip().removeprefix("Your ChatGPT login ")
-                if words == "model is not supported when using Codex":
-                    words = "is not supported when using Codex"
-                assert not words or words in source, words
+    assert [message for message in messages if message not in source] == []
 
 
-def test_the_module_pulls_in_nothing_heavy():
-    """What only one section needs is imported there (issue: import cost)."""
-    code = (
-        "import llm.cli, sys; before = set(sys.modules); import llm_chatgpt_oauth;"
-        "import llm; llm.get_models();"
-        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
-        "print(sorted(new))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for heavy in ("httpx", "filelock", "http", "webbrowser", "ssl", "email", "truststore"):
-        assert f"'{heavy}'" not in done.stdout
+@each_document
+def test_every_link_leads_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
 
 
-def test_registration_reads_one_file_and_sends_nothing(monkeypatch):
-    def no(*_, **__):
-        raise AssertionError("not while models are registered")
+@each_document
+def test_every_table_renders_on_github(document):
+    lines = ["", *document.read_text().splitlines(), ""]
+    for number, line in enumerate(lines):
+        if not line.startswith("|"):
+            continue
+        before = lines[number - 1]
+        if not before.startswith("|"):
+            # A table's first line: a blank line within a table would make another one.
+            assert not before, f"line {number}: no blank line before the table"
+            assert re.fullmatch(r"\|(-+\|)+", lines[number + 1]), f"line {number}: no table"
+            columns = lines[number + 1].count("|")
+        assert len(re.findall(r"(?<!\\)\|", line)) == columns, f"line {number}: {line}"
 
-    rooms.replace(monkeypatch, "locked_store", no)
-    rooms.replace(monkeypatch, "http_library", no)
-    rooms.replace(monkeypatch, "read_store", no)
-    registered = []
-    plugin.register_models(lambda sync, async_: registered.append((sync, async_)))
-    assert [m.model_id for m, _ in registered] == [a.model_id for _, a in registered]
-    assert len({type(m) for m, _ in registered}) == 1
+
+@each_document
+def test_every_file_that_is_named_exists(document):
+    for code in re.findall(r"`([^`\n]+)`", prose(document)):
+        for path in re.findall(
+            r"(?<![\w./])(?:llm_chatgpt|tests|docs|benchmarks|cassettes|\.ci)/[\w./-]*", code
+        ):
+            assert (ROOT / path).exists(), path
 
 
-def test_no_line_names_this_machine_or_a_registry():
+def test_every_room_is_in_the_map():
+    text = (ROOT / "docs/development.md").read_text()
+    for path in (ROOT / "llm_chatgpt").rglob("*.py"):
+        room = path.relative_to(ROOT).as_posix()
+        assert path.name == "__init__.py" or f"\n| `{room}` |" in text
+
+
+def test_each_change_is_made_in_one_file():
+    text = (ROOT / "docs/development.md").read_text()
+    rows = text.split("| to change ... | open ... |\n|---|---|\n")[1].split("\n\n")[0]
+    for row in rows.splitlines():
+        assert re.fullmatch(r"\| [^|]+ \| `[\w/.]+\.py` \|", row), row
+
+
+def test_no_line_names_this_machine():
     files = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
+    assert "README.md" in files
     assert "uv.lock" not in files
+    folder = ROOT.parent.as_posix()
     for name in files:
         text = (ROOT / name).read_text(errors="replace")
-        assert str(ROOT.parent) + "/" not in text, name
+        assert folder == "/" or f"{folder}/" not in text, name

@@ -1,0 +1,138 @@
+"""The HTTP room: limits, failures and clients, against real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import ssl
+import time
+import traceback
+import weakref
+
+import pytest
+
+from llm_chatgpt import config, http
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from simulator import Answer, Stream
+
+
+def ask_models(simulator, **more):
+    headers = {"User-Agent": config.user_agent()}
+    return http.send("GET", f"{simulator.base_url}/codex/models", headers=headers, **more)
+
+
+def test_a_limit_is_for_the_whole_exchange(simulator):
+    """Each single read comes quickly; together they take longer than allowed."""
+    simulator.script("models", Stream([b"{", *[0.05, b" "] * 40]))
+    start = time.monotonic()
+    with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.3 seconds") as caught:
+        ask_models(simulator, seconds=0.3)
+    assert time.monotonic() - start < 1.5
+    assert caught.value.stalled
+
+
+def test_a_server_that_says_nothing(simulator):
+    simulator.script("models", Answer(200, {}, delay=2.0))
+    with pytest.raises(ConnectionFailed, match="did not answer"):
+        ask_models(simulator, seconds=0.2)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_an_answer_that_cannot_be_decoded(simulator, encoding):
+    simulator.script("models", Answer(200, b"no such thing", {"Content-Encoding": encoding}))
+    with pytest.raises(ConnectionFailed, match="could not be decoded"):
+        ask_models(simulator)
+
+
+def test_an_error_that_cannot_be_decoded_is_still_that_error(simulator):
+    simulator.script("models", Answer(503, b"no such thing", {"Content-Encoding": "gzip"}))
+    reply = ask_models(simulator)
+    assert (reply.status, reply.content) == (503, b"")
+
+
+def test_nobody_listens():
+    with pytest.raises(ConnectionFailed, match=r"^Could not reach 127\.0\.0\.1:9\.$"):
+        http.send("GET", "http://127.0.0.1:9/")
+
+
+def test_a_connection_that_drops(simulator):
+    simulator.script("models", Answer(drop=True))
+    with pytest.raises(ConnectionFailed, match=r"^The connection to .* broke off\.$"):
+        ask_models(simulator)
+
+
+@pytest.mark.parametrize("value", ["Bearer secret\nx: y", "Bearer sécret", ""])
+def test_a_value_that_no_header_may_hold_is_not_shown(simulator, value):
+    with pytest.raises(ChatGPTError, match="The header Authorization cannot be sent") as caught:
+        http.send("GET", simulator.base_url, headers={"Authorization": value})
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in shown.replace("Bearer secret\\nx", "")
+    assert "sécret" not in shown
+    assert simulator.requests == []
+
+
+def test_failures_can_be_pickled():
+    failure = ConnectionFailed("Could not reach x.", stalled=True)
+    again = pickle.loads(pickle.dumps(failure))
+    assert (again.message, again.stalled, again.code) == (failure.message, True, "connection")
+
+
+def test_loops_take_their_clients_with_them(simulator):
+    request = {
+        "method": "GET",
+        "url": f"{simulator.base_url}/codex/models",
+        "headers": {"User-Agent": config.user_agent()},
+    }
+    loops = []
+
+    async def ask():
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        async with http.stream_async(request) as answer:
+            await answer.read()
+
+    for _ in range(5):
+        asyncio.run(ask())
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_opens_connections_of_its_own(simulator):
+    ask_models(simulator)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            ask_models(simulator, seconds=5)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ask_models(simulator)
+    first, second, third = (request.connection for request in simulator.requests)
+    assert first == third != second
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"])
+def test_certificates_of_the_environment_are_added(name, monkeypatch, tmp_path):
+    import trustme
+
+    authority = trustme.CA()
+    file = tmp_path / "root.pem"
+    authority.cert_pem.write_to_path(str(file))
+    monkeypatch.setenv(name, str(tmp_path if name == "SSL_CERT_DIR" else file))
+    assert isinstance(http.tls_context(), ssl.SSLContext)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), (b"no certificate", "no certificate in it")]
+)
+def test_certificates_that_cannot_be_read(content, reason, monkeypatch, tmp_path):
+    file = tmp_path / "root.pem"
+    if content:
+        file.write_bytes(content)
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(file))
+    with pytest.raises(ChatGPTError, match=f"CODEX_CA_CERTIFICATE names .*{reason}"):
+        http.tls_context()

@@ -1,0 +1,53 @@
+"""Loading the plugin is cheap: no heavy imports, no lock, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+HEAVY = {"httpx", "httpx2", "filelock", "http.server", "webbrowser", "ssl", "truststore"}
+
+
+def run(code: str, **settings: str) -> Any:
+    """What a fresh interpreter prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_the_plugin_imports_nothing_heavy():
+    loaded = run(
+        "import json, sys, llm.cli; before = set(sys.modules)\n"
+        "import llm_chatgpt_oauth; llm_chatgpt_oauth.register_models(lambda *models: None)\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))",
+        # Otherwise llm imports the plugin itself, before the two are compared.
+        LLM_LOAD_PLUGINS="",
+    )
+    assert "llm_chatgpt_oauth" in loaded
+    assert not HEAVY.intersection(loaded)
+
+
+def test_registration_reads_one_file_and_sends_nothing(signed_in):
+    folder = pathlib.Path(os.environ["LLM_USER_PATH"])
+    lock = folder / "chatgpt-oauth.json.lock"
+    lock.unlink()
+    seen = run(
+        "import json, os, sys, llm; seen = []\n"
+        "def hook(event, args):\n"
+        "    name = os.path.basename(str(args[0])) if event == 'open' else event\n"
+        "    if name.startswith(('chatgpt-', 'socket.connect')): seen.append(name)\n"
+        "sys.addaudithook(hook)\n"
+        "assert 'chatgpt-gpt-6-sol' in {model.model_id for model in llm.get_models()}\n"
+        "print(json.dumps(seen))"
+    )
+    assert seen == ["chatgpt-models.json"]
+    assert not lock.exists()
