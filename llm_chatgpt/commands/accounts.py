@@ -14,12 +14,12 @@ from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
-from llm_chatgpt.login.current import Credential, choose_credential, name_list, present_tokens
+from llm_chatgpt.login.current import choose_credential, name_list, present_tokens
 from llm_chatgpt.login.oauth import revoke
 from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.text import notice, printable, short_path
 
 
 @chatgpt.command()
@@ -34,43 +34,28 @@ def status(account: str | None, json_: bool) -> None:
         llm chatgpt status
         llm chatgpt status --account work --json
     """
-    store = read_store()
-    credential, missing = None, ""
+    store, path = read_store(), logins.store_path()
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
-        missing = error.message
-    if json_:
-        group.echo_json(_status_json(credential, store))
-    elif credential:
-        _echo_status(credential, store)
-    else:
-        click.echo(missing)
-    if credential is None:
+        if json_:
+            group.echo_json({"signed_in": False, "path": str(path)})
+        else:
+            click.echo(error.message)
         sys.exit(1)
-
-
-def _echo_status(credential: Credential, store: logins.Store) -> None:
     tokens = present_tokens(credential, store)
+    if json_:
+        chosen = {"account": credential.account, "reason": credential.reason}
+        known = _account_json(tokens) if tokens else {"kind": "access_token"}
+        group.echo_json({"signed_in": True, "path": str(path), **chosen, **known})
+        return
     # The first prompt looks up who owns an access token.
-    signed_in = f"Signed in as {who_is(tokens)}" if tokens else None
-    click.echo(signed_in or "Using an access token (not checked yet)")
+    who = f"Signed in as {who_is(tokens)}" if tokens else "Using an access token (not checked yet)"
+    click.echo(who)
     click.echo(f"Account: {group.credential_words(credential, store)}")
     click.echo(f"Access token: {group.lifetime_words(tokens)}")
     if credential.account:
-        click.echo(f"Stored in: {logins.store_path()}")
-
-
-def _status_json(credential: Credential | None, store: logins.Store) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "signed_in": credential is not None,
-        "path": str(logins.store_path()),
-    }
-    if credential is None:
-        return report
-    report |= {"account": credential.account, "reason": credential.reason, "kind": "access_token"}
-    tokens = present_tokens(credential, store)
-    return report | (_account_json(tokens) if tokens else {})
+        click.echo(f"Stored in: {short_path(path)}")
 
 
 def _account_json(tokens: Tokens) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from llm_chatgpt.errors import RequestRefused
-from llm_chatgpt.login.current import Credential, choose_credential, get_tokens, present_tokens
-from llm_chatgpt.login.store import Store, read_store
+from llm_chatgpt.login.current import Credential, get_tokens
+from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
 
@@ -102,12 +102,3 @@ def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
         if error.status != 401:
             raise
         return action(get_tokens(account, rejected=tokens.access_token))
-
-
-def present_login(account: str | None) -> Tokens | None:
-    """The login in use as it is stored; None for an access token of an unknown owner.
-
-    Sends nothing. Raises NotSignedIn, StoreError.
-    """
-    store = read_store()
-    return present_tokens(choose_credential(account, store), store)

@@ -97,8 +97,9 @@ def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
 
 
 def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
+    wait = _count_down if is_terminal(sys.stderr) else None
     try:
-        return login(account, show=_show_code, wait=_waiting(), replace=replace)
+        return login(account, show=_show_code, wait=wait, replace=replace)
     except DeviceLoginDisabled as error:
         if device or not is_terminal(sys.stdin):
             raise
@@ -118,31 +119,21 @@ def _show_code(code: DeviceCode) -> None:
         "Security, or run 'llm chatgpt login --browser'.",
         err=True,
     )
+    if not is_terminal(sys.stderr):
+        click.echo("Waiting for you to enter the code...", err=True)
 
 
-def _waiting() -> Callable[[float, float], None]:
-    """How `login` waits: with a countdown on a terminal, after one plain line elsewhere."""
-    told = False
-
-    def wait_quietly(seconds: float, left: float) -> None:
-        nonlocal told
-        if not told:
-            click.echo("Waiting for you to enter the code...", err=True)
-            told = True
-        time.sleep(seconds)
-
-    def count_down(seconds: float, left: float) -> None:
-        end = time.monotonic() + seconds
-        try:
-            while (rest := end - time.monotonic()) > 0:
-                minutes, second = divmod(round(left - seconds + rest), 60)
-                line = f"Waiting for you to enter the code, {minutes}:{second:02} left "
-                click.echo(f"\r{line}", nl=False, err=True)
-                time.sleep(min(1.0, rest))
-        finally:
-            click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
-
-    return count_down if is_terminal(sys.stderr) else wait_quietly
+def _count_down(seconds: float, left: float) -> None:
+    """Wait so many seconds, and show how long the code is still valid."""
+    end = time.monotonic() + seconds
+    try:
+        while (rest := end - time.monotonic()) > 0:
+            minutes, second = divmod(round(left - seconds + rest), 60)
+            line = f"\rWaiting for you to enter the code, {minutes}:{second:02} left "
+            click.echo(line, nl=False, err=True)
+            time.sleep(min(1.0, rest))
+    finally:
+        click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
 
 
 # With a browser ------------------------------------------------------------------------
@@ -181,7 +172,9 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     except EOFError:
         pass
     except (OSError, ValueError):
-        click.echo("Pasting does not work in this console. Use a browser on this machine.", err=True)
+        click.echo(
+            "Pasting does not work in this console. Use a browser on this machine.", err=True
+        )
 
 
 class _Keyboard:
@@ -227,25 +220,24 @@ class _Keyboard:
 
 def _browser_command(url: str) -> list[str] | None:
     """The command that opens a page in the user's browser; None where there is none."""
-    if sys.platform == "win32":
+    if config.WINDOWS:
         return ["rundll32", "url.dll,FileProtocolHandler", url]
-    chosen = shlex.split(os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &"))
+    chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0]
     if chosen:
-        command = [word.replace("%s", url) for word in chosen]
-        return command if command != chosen else [*chosen, url]
+        command = [word.replace("%s", url) for word in shlex.split(chosen) if word != "&"]
+        return command if "%s" in chosen else [*command, url]
     if sys.platform == "darwin":
         return ["open", url]
     # Without a display, a text browser would open in this terminal.
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    found = filter(shutil.which, ("xdg-open", "x-www-browser", "firefox")) if display else []
-    return next(([name, url] for name in found), None)
+    return ["xdg-open", url] if display and shutil.which("xdg-open") else None
 
 
 def _open_in_browser(url: str) -> bool:
     """Open a page in the user's browser; False where that is not possible.
 
-    Not with `webbrowser` or `click.launch`: the browser would inherit our stdout and our
-    Ctrl-C, and the first may wait for its end.
+    Unlike with `webbrowser` and `click.launch`, the browser cannot write to our stdout, does
+    not end with our Ctrl-C, and is not waited for.
     """
     command = _browser_command(url)
     if command is None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
-from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt
+from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.store import read_store
 
 
 @chatgpt.command(name="models")
@@ -25,8 +27,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = group.present_login(account)
-    models = remembered_models(tokens) if tokens else None
+    models = _remembered(account)
     if models is None or not models.models:
         models = group.with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
@@ -35,6 +36,13 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     else:
         header = ("MODEL", "CONTEXT", "REASONING EFFORTS (* default)", "SERVICE TIERS")
         group.echo_table([header, *map(_model_row, shown)])
+
+
+def _remembered(account: str | None) -> ModelList | None:
+    """The list fetched last, None if there is none. Sends nothing."""
+    store = read_store()
+    tokens = present_tokens(choose_credential(account, store), store)
+    return remembered_models(tokens) if tokens else None
 
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
@@ -70,8 +78,7 @@ def refresh(account: str | None) -> None:
     \b
         llm chatgpt refresh
     """
-    tokens = group.present_login(account)
-    before = remembered_models(tokens) if tokens else None
+    before = _remembered(account)
     models = group.with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = [model.slug for model in models.by_rank]

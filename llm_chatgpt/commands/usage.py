@@ -46,9 +46,9 @@ def _echo_usage(report: Mapping[str, Any]) -> None:
         click.echo(f"Credits: {printable(credits_.get('balance'), 40)}")
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
-        used, limit = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
+        used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
         resets = UsageWindow(0, 0, as_number(spending.get("reset_at"))).reset_words
-        click.echo(f"Spending: {used} of {limit}{resets}")
+        click.echo(f"Spending: {used} of {of}{resets}")
     click.echo(f"Details: {config.USAGE_PAGE}")
 
 
