@@ -44,9 +44,9 @@ def measure_tls() -> dict:
         os.environ.pop(name, None)
     import httpx
 
-    import rooms
+    from llm_chatgpt import http
 
-    return {"ours_ms": best(rooms.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
+    return {"ours_ms": best(http.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
 
 
 class Counter:
@@ -109,8 +109,6 @@ def measure_first_token(kib: str) -> dict:
     """
     import llm
 
-    import rooms
-
     delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"hello"}\n\n'
     filler = b'data: {"type":"response.in_progress","x":"' + b"y" * 900 + b'"}\n\n'
     # The delta comes first in its chunk, the rest behind it.
@@ -155,7 +153,6 @@ def measure_first_token(kib: str) -> dict:
     server.start()
     os.environ["LLM_CHATGPT_BASE_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
     model = llm.get_model("chatgpt-gpt-6-luna")
-    rooms.replace(None, "update_models", lambda *arguments: None)
     delays = []
     for _ in range(60):
         for event in model.prompt("hi").stream_events():

@@ -18,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 from floor import TEXT
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Say, Simulator, Stream
 
 COUNTS = (1, 3, 100, 10_000, 200_000)
@@ -41,19 +42,15 @@ def main() -> None:
             slug = request.body["model"]
             if slug not in ready:
                 return None
-            stream = Stream(ready[slug], headers=simulator._stream_headers(simulator.account))
+            stream = Stream(ready[slug], headers=simulator.stream_headers(simulator.account))
             stream.chunked = True
             return stream
 
-        class Always:
-            def popleft(self):
-                return respond
-
-        simulator._scripts["responses"] = Always()
-        tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+        simulator.always["responses"] = respond
+        tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)
-        rooms.fetch_models(tokens)
+        fetch_models(tokens)
         print(json.dumps(simulator.environment), flush=True)
         threading.Event().wait()
 

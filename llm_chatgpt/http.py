@@ -455,8 +455,6 @@ def web_page_message(reply: Reply) -> str:
     return reply.web_page_message
 
 
-
-
 def transport_reason(error: Any) -> str:
     return str(_explain(error, "it")).rstrip(".")
 

@@ -207,7 +207,7 @@ def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
     """A function that fails if a text holds any token the simulator has made."""
 
     def check(text: str) -> None:
-        for token in [*simulator._access_tokens, *simulator._refresh_tokens]:
+        for token in [*simulator.access_tokens, *simulator.refresh_tokens]:
             assert token not in text
         assert not re.search(r"\brt_[0-9a-f]{8}", text)
         assert "eyJ" not in text

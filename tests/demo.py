@@ -9,32 +9,85 @@ machine's loopback, and shows each command and what it prints.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
 from environment import ROOT, prepare
 
+# MODEL stands for the one that the login suggests.
 COMMANDS = [
     ["chatgpt", "login"],
-    ["-m", "chatgpt-gpt-5.2-codex", "Three names for a pet pelican"],
+    ["-m", "MODEL", "Three names for a pet pelican"],
     ["-c", "And one for a walrus", "--usage"],
+    ["-m", "chatgpt-gpt-5.2-codex", "Write a haiku about regular expressions"],
     ["chatgpt", "status"],
-    ["models", "list", "-q", "chatgpt-gpt-6"],
+    ["chatgpt", "models"],
     ["logs", "--short", "-n", "2"],
     ["chatgpt", "logout"],
-    ["-m", "chatgpt-gpt-5.2-codex", "Still there?"],
+    ["-m", "MODEL", "Still there?"],
 ]
+
+
+def run(command: list[str], environment: dict[str, str], *, keep: bool = False) -> tuple[int, str]:
+    """Show a command and run it; its exit code, and what it printed if that is to be kept."""
+    words = " ".join(f'"{word}"' if " " in word else word for word in command)
+    print(f"\n$ llm {words}", flush=True)
+    done = subprocess.run(
+        ["llm", *command],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if keep else None,
+        text=True,
+        check=False,
+    )
+    if keep:
+        print(done.stdout, end="", flush=True)
+    return done.returncode, done.stdout or ""
+
+
+def install(environment: dict[str, str]) -> None:
+    print("\n$ llm install -e .", flush=True)
+    done = subprocess.run(
+        ["llm", "install", "-e", "."],
+        cwd=ROOT,
+        env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # pip's pages of output matter only when it fails.
+    print(done.stdout.rstrip().splitlines()[-1] if not done.returncode else done.stdout, flush=True)
+    done.check_returncode()
+
+
+def show(environment: dict[str, str]) -> list[int]:
+    """Run all commands; their exit codes."""
+    codes, model = [], ""
+    for command in COMMANDS:
+        signing_in = command == ["chatgpt", "login"]
+        if signing_in:
+            print("\n(The simulator approves the code by itself after a moment.)", flush=True)
+        code, printed = run(
+            [model if word == "MODEL" else word for word in command], environment, keep=signing_in
+        )
+        codes.append(code)
+        suggested = re.search(r"llm -m (\S+)", printed)
+        model = suggested[1] if suggested else model
+    return codes
 
 
 def main() -> int:
     scripts = prepare(".venv-demo", ["llm"])
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_")}
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
-    environment |= {"PIP_QUIET": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    llm = str(scripts / "llm")
+    os.environ["PATH"] = environment["PATH"]
     simulator = subprocess.Popen(
-        [str(scripts / "python"), "tests/simulator.py"],
+        [str(scripts / "python"), "tests/simulator"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -42,23 +95,14 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             environment["LLM_USER_PATH"] = folder
+            print("$ python tests/simulator", flush=True)
             for _ in range(2):
                 setting = simulator.stdout.readline().strip() if simulator.stdout else ""
-                print(f"$ {setting}", flush=True)
+                print(setting, flush=True)
                 name, value = setting.removeprefix("export ").split("=", 1)
                 environment[name] = value
-            codes = []
-            for command in [["install", "-e", "."], *COMMANDS]:
-                words = " ".join(f'"{word}"' if " " in word else word for word in command)
-                print(f"\n$ llm {words}", flush=True)
-                done = subprocess.run(
-                    [llm, *command],
-                    cwd=ROOT,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    check=False,
-                )
-                codes.append(done.returncode)
+            install(environment)
+            codes = show(environment)
     finally:
         simulator.terminate()
         simulator.wait()

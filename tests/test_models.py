@@ -216,7 +216,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     simulator.answer(Think(["Hm."]), Say("First."))
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator._reasoning.clear()
+    simulator.encrypted_contents.clear()
     assert ask.finish(lambda: conversation.prompt("two")).text
     assert len(simulator.prompts) == 3
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]

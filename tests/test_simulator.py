@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import secrets
+import time
 from typing import get_args
 
 import httpx
@@ -18,8 +19,19 @@ import zstandard
 from openai.types.responses import Response, ResponseStreamEvent
 
 import llm_chatgpt_oauth as plugin
-import rooms
-from simulator import CLIENT_ID, PNG, Call, Draw, Refuse, Say, Search, Think
+from llm_chatgpt.login.tokens import AUTH_CLAIM, PROFILE_CLAIM
+from simulator import (
+    CLIENT_ID,
+    PNG,
+    Answer,
+    Call,
+    Draw,
+    Refuse,
+    Say,
+    Search,
+    Stream,
+    Think,
+)
 
 # Each event's own model, so that a fault is named and not those of sixty other events.
 EVENTS = {
@@ -60,6 +72,21 @@ def post(simulator, headers, **changes):
     return httpx.post(f"{simulator.base_url}/codex/responses", json=body, headers=headers)
 
 
+def check_event(event):
+    """Fails unless the package's own model of this event accepts it."""
+    item = event.get("item", {})
+    if event["type"] == "response.output_item.added" and item["type"] == "web_search_call":
+        # The service sends the action only with the finished item.
+        assert "action" not in item
+        event = {**event, "item": {**item, "action": {"type": "search", "query": "q"}}}
+    EVENTS[event["type"]].model_validate(event)
+
+
+def events_of(answer):
+    frames = answer.text.strip().split("\n\n")
+    return [json.loads(frame.split("data: ")[1]) for frame in frames]
+
+
 def test_the_official_package_reads_every_event(simulator, headers):
     simulator.answer(*EVERYTHING)
     client = openai.OpenAI(
@@ -74,7 +101,7 @@ def test_the_official_package_reads_every_event(simulator, headers):
     ) as stream:
         for event in stream:
             # Strictly: the package itself would take anything.
-            EVENTS[event.type].model_validate(event.model_dump(warnings="error"))
+            check_event(event.to_dict(mode="python"))
             seen.append(event)
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
     assert seen[-1].type == "response.completed"
@@ -105,10 +132,26 @@ def test_the_raw_frames_are_valid_events(simulator, terminal):
         name, data = frame.decode().strip().split("\n")
         event = json.loads(data.removeprefix("data: "))
         assert name == f"event: {event['type']}"
-        EVENTS[event["type"]].model_validate(event)
+        check_event(event)
         if "response" in event:
             # Beyond the event: a whole, valid response object.
             Response.model_validate(event["response"])
+
+
+def test_deltas_are_obfuscated_and_arguments_end_without_a_name(simulator, headers):
+    simulator.answer(*EVERYTHING)
+    seen = events_of(post(simulator, headers, reasoning={"summary": "auto"}))
+    deltas = [event for event in seen if event["type"].endswith(".delta")]
+    assert len({event["type"] for event in deltas}) == 4
+    assert all(event["obfuscation"] for event in deltas)
+    for event in seen:
+        if event["type"] == "response.function_call_arguments.done":
+            assert set(event) == {
+                *("type", "sequence_number", "item_id", "output_index", "arguments"),
+            }
+    final = seen[-1]["response"]
+    for name in ("max_output_tokens", "max_tool_calls", "presence_penalty", "frequency_penalty"):
+        assert final[name] is None
 
 
 def test_a_stream_has_no_content_type(simulator, headers):
@@ -131,8 +174,11 @@ def test_a_stream_has_no_content_type(simulator, headers):
         ({"previous_response_id": "r"}, 400, "Unsupported parameter: previous_response_id"),
         ({"service_tier": "flex"}, 400, "Unsupported service_tier: flex"),
         ({"input": "text"}, 400, "Input must be a list"),
-        ({"instructions": None}, 400, "Instructions are required"),
-        ({"instructions": ""}, 400, "Instructions are required"),
+        ({"model": "gpt-5.5", "instructions": None}, 400, "Instructions are required"),
+        ({"model": "gpt-5.5", "instructions": ""}, 400, "Instructions are required"),
+        ({"model": "gpt-5.2-codex", "instructions": None}, 400, "Instructions are required"),
+        ({"model": "gpt-5.4", "instructions": None}, 400, "Instructions are required"),
+        ({"model": None}, 400, "Missing required parameter: 'model'"),
         ({"input": [{"role": "system", "content": "x"}]}, 400, "System messages are not allowed"),
         ({"model": "gpt-5.1-codex"}, 400, "is not supported when using Codex with a ChatGPT"),
         ({"model": "gpt-99"}, 404, "Model not found gpt-99"),
@@ -148,6 +194,22 @@ def test_a_stream_has_no_content_type(simulator, headers):
             400,
             "No tool output found for function call c.",
         ),
+        (
+            {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "x"}]},
+            400,
+            "No tool call found for custom tool call output with call_id c.",
+        ),
+        (
+            {"input": [{"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"}]},
+            400,
+            "No tool output found for custom tool call c.",
+        ),
+        (
+            {"input": [*BODY["input"], {"type": "additional_tools", "role": "developer"}]},
+            400,
+            "Invalid input[1].type",
+        ),
+        ({"tools": [{"type": "namespace", "name": "n"}]}, 400, "tools"),
         ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, 404, "rs_1"),
         (
             {"input": [{"type": "reasoning", "encrypted_content": "x", "summary": []}]},
@@ -189,6 +251,29 @@ def test_what_the_service_refuses(simulator, headers, changes, status, words):
 )
 def test_who_is_let_in(simulator, headers, changes, status):
     assert post(simulator, {**headers, **changes}).status_code == status
+
+
+ENDPOINTS = [
+    ("POST", "/oauth/token"),
+    ("POST", "/api/accounts/deviceauth/usercode"),
+    ("GET", "/backend-api/codex/models?client_version=1.0.0"),
+    ("GET", "/backend-api/wham/usage"),
+    ("POST", "/backend-api/codex/responses"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+def test_only_known_script_names_meet_cloudflare(simulator, headers, method, path):
+    def send(agent):
+        body = {"json": {}} if method == "POST" else {}
+        headers["User-Agent"] = agent
+        return httpx.request(method, simulator.issuer + path, headers=headers, **body)
+
+    blocked = send("Python-urllib/3.11")
+    assert blocked.status_code == 403
+    assert blocked.headers["cf-mitigated"] == "challenge"
+    for agent in ("", "another-client/1.0"):
+        assert "cf-mitigated" not in send(agent).headers
 
 
 def test_an_expired_token_is_refused_with_its_code(simulator, headers):
@@ -248,6 +333,120 @@ def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers)
     assert answer.status_code == 200
 
 
+def test_instructions_are_needed_by_some_models_only(simulator, headers):
+    assert post(simulator, headers, instructions=None).status_code == 200
+    developer = {"role": "developer", "content": "You are Codex."}
+    items = [developer, *BODY["input"]]
+    answer = post(simulator, headers, model="gpt-5.5", instructions=None, input=items)
+    assert answer.status_code == 200
+
+
+def test_items_of_codex_cli(simulator, headers):
+    passthrough = {"internal_chat_message_metadata_passthrough": {"turn_id": "t"}}
+    items = [
+        {**BODY["input"][0], **passthrough},
+        {"type": "configuration_update", "model": "gpt-6-luna", **passthrough},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", **passthrough},
+        {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "x", **passthrough},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": "y", **passthrough},
+        {"type": "function_call_output", "call_id": "c", "output": "z", **passthrough},
+    ]
+    assert post(simulator, headers, input=items).status_code == 200
+
+
+LITE_TOOLS = [
+    {
+        "type": "function",
+        "name": "multiply",
+        "description": "",
+        "strict": False,
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("tools", "namespace"),
+    [
+        (LITE_TOOLS, None),
+        ([{"type": "namespace", "name": "maths", "description": "", "tools": LITE_TOOLS}], "maths"),
+    ],
+)
+def test_the_lite_shape_is_answered_with_tool_calls(simulator, headers, tools, namespace):
+    items = [
+        {"type": "additional_tools", "role": "developer", "tools": tools},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": 'multiply {"a": 6}'},
+    ]
+    answer = post(simulator, headers, instructions=None, input=items)
+    call = [e["item"] for e in events_of(answer) if e["type"] == "response.output_item.done"][-1]
+    assert (call["name"], call["arguments"]) == ("multiply", '{"a": 6}')
+    assert call.get("namespace") == namespace
+    replay = {name: call[name] for name in ("type", "call_id", "name", "arguments")}
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "36"}
+    answer = post(simulator, headers, instructions=None, input=[*items, replay, output])
+    texts = [e["text"] for e in events_of(answer) if e["type"] == "response.output_text.done"]
+    assert texts == ["The tool returned: 36"]
+
+
+def test_the_list_names_the_lite_models(simulator, headers):
+    url = f"{simulator.base_url}/codex/models"
+    answer = httpx.get(url, params={"client_version": "1.0.0"}, headers=headers)
+    lite = {model["slug"] for model in answer.json()["models"] if model["use_responses_lite"]}
+    assert {"gpt-6-astra", "gpt-6.1-sol", "gpt-6-luna", "gpt-5.6-terra"} <= lite
+    assert "gpt-5.5" not in lite
+
+
+# Faults that a test can script ---------------------------------------------------------
+
+
+def test_a_body_that_is_not_encoded_as_its_header_says(simulator, headers):
+    junk = Answer(200, b"no gzip", {"Content-Encoding": "gzip"})
+    simulator.script("models", junk)
+    with pytest.raises(httpx.DecodingError):
+        httpx.get(f"{simulator.base_url}/codex/models", headers=headers)
+    simulator.script("responses", Stream([b"no gzip"], headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(httpx.DecodingError):
+        post(simulator, headers)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "method", "path"),
+    [
+        ("models", "GET", "/backend-api/codex/models"),
+        ("accounts", "GET", "/backend-api/wham/accounts/check"),
+        ("revoke", "POST", "/oauth/revoke"),
+    ],
+)
+def test_an_answer_can_trickle(simulator, endpoint, method, path):
+    simulator.script(endpoint, Answer(200, {"a": 1}, trickle=0.02))
+    pieces = []
+    with httpx.stream(method, simulator.issuer + path) as answer:
+        for piece in answer.iter_raw():
+            pieces.append((time.monotonic(), piece))
+    assert answer.headers["content-length"] == "8"
+    assert b"".join(piece for _, piece in pieces) == b'{"a": 1}'
+    # Two bytes may arrive together on a busy machine, but not all of them.
+    assert pieces[-1][0] - pieces[0][0] >= 0.1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_refusal_can_say_when_to_come_back(simulator, headers, status):
+    simulator.script("responses", Answer(status, {"detail": "Wait."}, {"Retry-After": "3"}))
+    answer = post(simulator, headers)
+    assert (answer.status_code, answer.headers["retry-after"]) == (status, "3")
+    assert post(simulator, headers).status_code == 200
+
+
+def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
+    simulator.always["responses"] = lambda request: Answer(500)
+    simulator.script("responses", None, Answer(502))
+    assert [post(simulator, headers).status_code for _ in range(4)] == [200, 502, 500, 500]
+
+
+# Signing in ----------------------------------------------------------------------------
+
+
 def test_the_browser_flow(simulator):
     verifier = secrets.token_urlsafe(64)
     digest = hashlib.sha256(verifier.encode()).digest()
@@ -294,6 +493,29 @@ def test_a_refresh_token_works_once(simulator):
     assert again.status_code == 401
     assert again.json()["error"]["code"] == "refresh_token_reused"
     assert httpx.post(url, json={**body, "refresh_token": new["refresh_token"]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"refresh_reason": "unauthorized_recovery"}, 200),
+        ({"refresh_reason": "proactive_expiry"}, 200),
+        ({"scope": "openid profile email"}, 200),
+        ({"scope": "openid admin"}, 400),
+        ({"audience": "x"}, 400),
+        ({"refresh_token": None}, 400),
+    ],
+)
+def test_what_a_refresh_may_say(simulator, changes, status):
+    token = simulator.sign_in()["refresh_token"]
+    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
+    body = {k: v for k, v in {**body, **changes}.items() if v is not None}
+    answer = httpx.post(f"{simulator.issuer}/oauth/token", json=body)
+    assert answer.status_code == status
+    # A refusal does not use the token up.
+    assert simulator.refresh_tokens[token]["state"] == (
+        "refresh_token_reused" if status == 200 else "fresh"
+    )
 
 
 def test_a_reused_token_can_end_the_whole_family(simulator):
@@ -356,11 +578,11 @@ def test_its_jwts_have_the_real_layout(simulator):
     id_claims = plugin.parse_jwt_claims(reply["id_token"])
     access_claims = plugin.parse_jwt_claims(reply["access_token"])
     assert id_claims["email"]
-    assert set(id_claims[rooms.AUTH_CLAIM]) >= {"chatgpt_account_id", "organizations"}
+    assert set(id_claims[AUTH_CLAIM]) >= {"chatgpt_account_id", "organizations"}
     assert access_claims["aud"] == ["https://api.openai.com/v1"]
     assert access_claims["exp"] - access_claims["iat"] == 864000
-    assert access_claims[rooms.AUTH_CLAIM]["chatgpt_account_user_id"].count("__") == 1
-    assert access_claims[rooms.PROFILE_CLAIM]["email"]
+    assert access_claims[AUTH_CLAIM]["chatgpt_account_user_id"].count("__") == 1
+    assert access_claims[PROFILE_CLAIM]["email"]
 
 
 def test_the_picture_is_a_picture():

@@ -203,9 +203,8 @@ def translate(*chunks: bytes, **options):
 
 
 def answer(*items, terminal="completed", body=None, **changes) -> list[bytes]:
-    simulator = Simulator.__new__(Simulator)
-    Simulator.__init__(simulator)
-    simulator._server.server_close()
+    simulator = Simulator()
+    simulator.close()
     body = body or {
         "model": "m",
         "input": [],

@@ -105,7 +105,7 @@ def main() -> int:
                     # Only a logout may leave nobody signed in.
                     lost += what != "logout"
                     continue
-                entry = simulator._refresh_tokens.get(found.refresh_token or "")
+                entry = simulator.refresh_tokens.get(found.refresh_token or "")
                 # The pair on disk was spent: the kill came between the answer and the write.
                 lost += entry is None or entry["state"] != "fresh"
                 # And the next program goes on at once, whatever the dead one held.

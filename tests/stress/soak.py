@@ -101,22 +101,18 @@ def main() -> int:
         rooms.fetch_models(tokens)
         chance = random.Random(1)
 
-        class Now_and_then:
+        def now_and_then(request):
             """Drops some connections: before the first byte, or in the middle."""
+            simulator.requests.clear()
+            dice = chance.random()
+            if dice < 0.1:
+                return Answer(drop=True)
+            if dice < 0.2:
+                frames = simulator.answer_frames(request.body, simulator.account, None)
+                return Stream(list(frames)[:5], end="cut")
+            return None
 
-            def popleft(self):
-                simulator.requests.clear()
-                dice = chance.random()
-                if dice < 0.1:
-                    return Answer(drop=True)
-                if dice < 0.2:
-                    return lambda request: Stream(
-                        list(simulator._answer_frames(request.body, simulator.account, None))[:5],
-                        end="cut",
-                    )
-                return None
-
-        simulator._scripts["responses"] = Now_and_then()
+        simulator.always["responses"] = now_and_then
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "default", __file__, "--child", *sys.argv[1:]],
             capture_output=True,

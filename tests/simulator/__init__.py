@@ -1,0 +1,43 @@
+"""The ChatGPT login and the Codex backend on 127.0.0.1, as strict as the real ones.
+
+Written from docs/protocol.md, not from what the plugin sends. A test scripts faults with
+`Simulator.script` and answers with `Simulator.answer`, and reads what arrived in
+`Simulator.requests`. `python3 tests/simulator` runs it alone.
+
+issuer.py   signs users in: device codes, the browser flow, refresh, revocation
+backend.py  answers prompts, and lists models, limits and workspaces
+checks.py   what the backend refuses about a prompt
+answers.py  what a model says, as events
+replies.py  requests, answers, streams and errors
+server.py   HTTP, and the Simulator that joins these
+"""
+
+from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think
+from .backend import CATALOGUE, RETIRED
+from .issuer import CLIENT_ID, Account, make_jwt
+from .replies import Answer, Request, Stream, error_answer, sse, usage_limit, web_page
+from .server import Simulator
+
+__all__ = [
+    "CATALOGUE",
+    "CLIENT_ID",
+    "PNG",
+    "RETIRED",
+    "Account",
+    "Answer",
+    "Call",
+    "Draw",
+    "Item",
+    "Refuse",
+    "Request",
+    "Say",
+    "Search",
+    "Simulator",
+    "Stream",
+    "Think",
+    "error_answer",
+    "make_jwt",
+    "sse",
+    "usage_limit",
+    "web_page",
+]

@@ -1,0 +1,370 @@
+"""What a model says, and the events in which the service sends it.
+
+Each kind of output item is a class that writes its own events. `default_answer` makes up an
+answer for a user who tries the plugin by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar
+
+from .replies import sse
+
+# A picture of one pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+# An item's events, and at the end the fields that only the finished item has.
+Filling = Generator[bytes, None, dict[str, Any]]
+
+
+class Turn:
+    """Writes the events of one answer to the request `body`.
+
+    `remember` is given each encrypted reasoning that may come back in a later request.
+    """
+
+    def __init__(self, body: dict[str, Any], remember: Callable[[str], None]):
+        self.body = body
+        self.remember = remember
+        self._numbers = itertools.count()
+
+    def event(self, kind: str, **fields: Any) -> bytes:
+        event = {"type": f"response.{kind}", "sequence_number": next(self._numbers)}
+        return sse({**event, **fields})
+
+    def delta(self, kind: str, **fields: Any) -> bytes:
+        return self.event(f"{kind}.delta", **fields, obfuscation=secrets.token_hex(4))
+
+    def includes(self, name: str) -> bool:
+        return name in (self.body.get("include") or [])
+
+
+@dataclasses.dataclass
+class Item:
+    """One item of the output: announced, filled piece by piece, and sent again as a whole."""
+
+    kind: ClassVar[str]
+    prefix: ClassVar[str]
+    # What the item counts for in the usage.
+    tokens: ClassVar[int] = 5
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        """The fields that the item has from the start."""
+        return {"status": "in_progress"}
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        raise NotImplementedError
+
+    def frames(self, turn: Turn, index: int) -> Generator[bytes, None, None]:
+        identifier = f"{self.prefix}_{secrets.token_hex(24)}"
+        item = {"id": identifier, "type": self.kind, **self.begin(turn)}
+        yield turn.event("output_item.added", output_index=index, item=item)
+        done = yield from self.fill(turn, {"item_id": identifier, "output_index": index})
+        if "status" in item:
+            done["status"] = "completed"
+        yield turn.event("output_item.done", output_index=index, item={**item, **done})
+
+
+@dataclasses.dataclass
+class Message(Item):
+    text: str
+    kind = "message"
+    prefix = "msg"
+
+    @property
+    def tokens(self) -> int:
+        return max(1, len(self.text) // 4)
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        return {
+            "status": "in_progress",
+            "content": [],
+            "role": "assistant",
+            "phase": "final_answer",
+        }
+
+
+@dataclasses.dataclass
+class Say(Message):
+    deltas: list[str] | None = None
+    annotations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        place = {**place, "content_index": 0}
+        part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
+        yield turn.event("content_part.added", **place, part=part)
+        for delta in self.deltas or pieces(self.text):
+            yield turn.delta("output_text", **place, delta=delta, logprobs=[])
+        for number, annotation in enumerate(self.annotations):
+            yield turn.event(
+                "output_text.annotation.added",
+                **place,
+                annotation_index=number,
+                annotation=annotation,
+            )
+        yield turn.event("output_text.done", **place, text=self.text, logprobs=[])
+        part = {**part, "text": self.text, "annotations": self.annotations}
+        yield turn.event("content_part.done", **place, part=part)
+        return {"content": [part]}
+
+
+@dataclasses.dataclass
+class Refuse(Message):
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        place = {**place, "content_index": 0}
+        part = {"type": "refusal", "refusal": ""}
+        yield turn.event("content_part.added", **place, part=part)
+        yield turn.delta("refusal", **place, delta=self.text)
+        yield turn.event("refusal.done", **place, refusal=self.text)
+        part = {**part, "refusal": self.text}
+        yield turn.event("content_part.done", **place, part=part)
+        return {"content": [part]}
+
+
+@dataclasses.dataclass
+class Think(Item):
+    summary: list[str] = dataclasses.field(default_factory=list)
+    kind = "reasoning"
+    prefix = "rs"
+    tokens = 64
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        return {"summary": [], **self._encrypted(turn)}
+
+    def _encrypted(self, turn: Turn) -> dict[str, Any]:
+        if not turn.includes("reasoning.encrypted_content"):
+            return {}
+        return {"encrypted_content": f"gAAAA{secrets.token_hex(60)}"}
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        parts = []
+        # Summaries come only if the request asks for them.
+        asked = (turn.body.get("reasoning") or {}).get("summary")
+        for number, text in enumerate(self.summary if asked else []):
+            here = {**place, "summary_index": number}
+            part = {"type": "summary_text", "text": ""}
+            yield turn.event("reasoning_summary_part.added", **here, part=part)
+            for delta in pieces(text):
+                yield turn.delta("reasoning_summary_text", **here, delta=delta)
+            yield turn.event("reasoning_summary_text.done", **here, text=text)
+            part = {"type": "summary_text", "text": text}
+            yield turn.event("reasoning_summary_part.done", **here, part=part)
+            parts.append(part)
+        # Another string than in `begin`; only this one can be sent back.
+        encrypted = self._encrypted(turn)
+        for content in encrypted.values():
+            turn.remember(content)
+        return {"summary": parts, **encrypted}
+
+
+@dataclasses.dataclass
+class Call(Item):
+    name: str
+    arguments: Any
+    call_id: str | None = None
+    # The group that the tool was declared in.
+    namespace: str | None = None
+    kind = "function_call"
+    prefix = "fc"
+    tokens = 20
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        return {
+            "status": "in_progress",
+            "arguments": "",
+            "call_id": self.call_id or f"call_{secrets.token_hex(12)}",
+            "name": self.name,
+            **({"namespace": self.namespace} if self.namespace else {}),
+        }
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        arguments = self.arguments
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments)
+        for delta in pieces(arguments, 7):
+            yield turn.delta("function_call_arguments", **place, delta=delta)
+        yield turn.event("function_call_arguments.done", **place, arguments=arguments)
+        return {"arguments": arguments}
+
+
+@dataclasses.dataclass
+class Search(Item):
+    query: str
+    sources: list[str] = dataclasses.field(default_factory=list)
+    kind = "web_search_call"
+    prefix = "ws"
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        for step in ("in_progress", "searching", "completed"):
+            yield turn.event(f"web_search_call.{step}", **place)
+        action: dict[str, Any] = {"type": "search", "query": self.query, "queries": [self.query]}
+        if turn.includes("web_search_call.action.sources"):
+            action["sources"] = [{"type": "url", "url": url} for url in self.sources]
+        return {"action": action}
+
+
+@dataclasses.dataclass
+class Draw(Item):
+    prompt: str
+    picture: bytes = PNG
+    output_format: str = "png"
+    kind = "image_generation_call"
+    prefix = "ig"
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        return {"status": "in_progress", "result": None}
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        for step in ("in_progress", "generating"):
+            yield turn.event(f"image_generation_call.{step}", **place)
+        picture = base64.b64encode(self.picture).decode()
+        yield turn.event(
+            "image_generation_call.partial_image",
+            **place,
+            partial_image_index=0,
+            partial_image_b64=picture,
+        )
+        yield turn.event("image_generation_call.completed", **place)
+        return {
+            "result": picture,
+            "revised_prompt": self.prompt,
+            "output_format": self.output_format,
+        }
+
+
+def response_object(
+    body: dict[str, Any], model: str, session: str | None, now: int
+) -> dict[str, Any]:
+    """The response as it begins; `output` stays empty to the end (docs/protocol.md)."""
+    reasoning = body.get("reasoning") or {}
+    text = body.get("text") or {}
+    no_tokens = {"image_tokens": 0, "text_tokens": 0}
+    return {
+        "id": f"resp_{secrets.token_hex(24)}",
+        "object": "response",
+        "created_at": now,
+        "status": "in_progress",
+        "background": False,
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.get("instructions"),
+        "model": model,
+        "output": [],
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "presence_penalty": None,
+        "frequency_penalty": None,
+        "parallel_tool_calls": body.get("parallel_tool_calls", True),
+        "previous_response_id": None,
+        "prompt_cache_key": session or str(uuid.uuid4()),
+        "reasoning": {
+            "context": "all_turns",
+            "effort": reasoning.get("effort", "medium"),
+            "summary": reasoning.get("summary"),
+        },
+        "safety_identifier": "user-simulated-identifier",
+        "service_tier": "default",
+        "store": False,
+        "temperature": 1.0,
+        "text": {
+            "format": text.get("format") or {"type": "text"},
+            "verbosity": text.get("verbosity", "medium"),
+        },
+        "tool_choice": "auto",
+        "tools": body.get("tools") or [],
+        "tool_usage": {
+            "image_gen": {
+                "input_tokens": 0,
+                "input_tokens_details": no_tokens,
+                "output_tokens": 0,
+                "output_tokens_details": no_tokens,
+                "total_tokens": 0,
+            },
+            "web_search": {"num_requests": 0},
+        },
+        "top_logprobs": 0,
+        "top_p": 0.98,
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+        "metadata": {},
+    }
+
+
+def default_answer(body: dict[str, Any]) -> list[Item]:
+    """Calls the tool that the prompt names, fits a schema, or repeats what was said."""
+    thought = Think(["**Reading the prompt**\n\nIt is short.", "**Answering**"])
+    last = body["input"][-1] if body["input"] else {}
+    if last.get("type") in ("function_call_output", "custom_tool_call_output"):
+        output = last["output"] if isinstance(last["output"], str) else "a picture"
+        return [thought, Say(f"The tool returned: {output}")]
+    form = (body.get("text") or {}).get("format") or {}
+    if form.get("type") == "json_schema":
+        return [thought, Say(json.dumps(example(form["schema"], form["schema"])))]
+    text, pictures = spoken(last)
+    for tool, namespace in declared_tools(body):
+        if tool["type"] == "function" and tool["name"] in text:
+            given = re.search(r"\{.*\}", text)
+            parameters = tool["parameters"]
+            arguments = given[0] if given else example(parameters, parameters)
+            return [thought, Call(tool["name"], arguments, namespace=namespace)]
+        if tool["type"] == "web_search" and "search" in text:
+            return [thought, Search(text, ["https://example.com/"]), Say("Found it.")]
+        if tool["type"] == "image_generation" and "draw" in text:
+            return [thought, Draw(text), Say("Here it is.")]
+    turn = sum(1 for item in body["input"] if item.get("role") == "user")
+    seen = f" (with {pictures} picture{'s' * (pictures > 1)})" if pictures else ""
+    return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
+
+
+def declared_tools(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:
+    """The tools of a request, in its `tools` or its input, each with its namespace."""
+    tools = list(body.get("tools") or [])
+    if body["input"] and body["input"][0].get("type") == "additional_tools":
+        tools += body["input"][0].get("tools") or []
+    return [
+        (inner, tool["name"] if tool["type"] == "namespace" else None)
+        for tool in tools
+        for inner in (tool["tools"] if tool["type"] == "namespace" else [tool])
+    ]
+
+
+def pieces(text: str, size: int = 12) -> list[str]:
+    return [text[i : i + size] for i in range(0, len(text), size)]
+
+
+def spoken(item: dict[str, Any]) -> tuple[str, int]:
+    """The text of a message, and how many pictures it has."""
+    content = item.get("content")
+    if isinstance(content, str):
+        return content, 0
+    parts = content or []
+    text = " ".join(part["text"] for part in parts if "text" in part)
+    return text, sum(1 for part in parts if part["type"] == "input_image")
+
+
+def example(schema: dict[str, Any], root: dict[str, Any]) -> Any:
+    """A value that fits a JSON schema, as far as llm's own schemas go."""
+    if "$ref" in schema:
+        return example(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return example(schema["anyOf"][0], root)
+    kind = schema.get("type")
+    if kind == "object":
+        return {k: example(v, root) for k, v in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [example(schema.get("items", {}), root)]
+    return {"integer": 7, "number": 1.5, "boolean": True, "null": None}.get(kind, "Pelican")
