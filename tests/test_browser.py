@@ -91,7 +91,7 @@ class Login:
             assert line, self.said
             self.said += line
         self.url = found[1]
-        while "come back" not in self.said:
+        while "Waiting for the browser" not in self.said:
             self.said += self.process.stderr.readline()
 
     def end(self):

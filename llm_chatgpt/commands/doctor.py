@@ -239,8 +239,9 @@ def _clock(date: str | None) -> Finding:
         return Finding("clock", "ok", "no server said what time it is")
     if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
         return Finding("clock", "ok", "in sync")
-    way = "ahead" if ahead > 0 else "behind"
-    return Finding("clock", "warning", f"{in_words(abs(ahead))} {way}", "Set this machine's clock.")
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"{in_words(abs(ahead))} {way} OpenAI's servers"
+    return Finding("clock", "warning", text, "Set this machine's clock.")
 
 
 def _models(tokens: Tokens) -> Finding:
