@@ -28,7 +28,7 @@ from llm_chatgpt.text import notice, printable, short_path
 def status(account: str | None, json_: bool) -> None:
     """Show who is signed in (offline)
 
-    Exits with 1 if nobody is.
+    Sends nothing. Exits with 1 if nobody is signed in or the login has expired.
 
     \b
         llm chatgpt status
@@ -103,7 +103,7 @@ def accounts(json_: bool) -> None:
 
 
 @chatgpt.command()
-@click.argument("name")
+@click.argument("name", shell_complete=group.complete_account)
 def use(name: str) -> None:
     """Make an account the default
 

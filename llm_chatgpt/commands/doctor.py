@@ -15,9 +15,9 @@ import click
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
-from llm_chatgpt.commands import group
+from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed
-from llm_chatgpt.login.borrowed import check_borrowed
+from llm_chatgpt.login.borrowed import access_token_refused, check_borrowed
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers, still_works
@@ -62,7 +62,7 @@ def doctor(account: str | None, json_: bool) -> None:
 
 
 def _echo(finding: Finding) -> None:
-    state = group.styled(f"{finding.state:<8}", fg=COLOURS[finding.state])
+    state = terminal.styled(f"{finding.state:<8}", fg=COLOURS[finding.state])
     click.echo(f"{state} {finding.name}: {printable(finding.text, 1000)}")
     if finding.advice:
         click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
@@ -154,7 +154,8 @@ def _login(account: str | None) -> tuple[Tokens | None, Finding]:
     tokens = present_tokens(credential, store)
     words = group.credential_words(credential, store)
     if tokens is None:
-        return None, Finding("login", "ok", f"{words}, not checked yet")
+        tokens = Tokens(credential.access_token or "", kind="access_token")
+        return tokens, Finding("login", "ok", f"{words}, owner not checked yet")
     name, _, host = (tokens.email or "").partition("@")
     email = f"{name[:1]}...@{host}" if host else "no email"
     plan = f"{group.plan_name(tokens.plan)} plan" if tokens.plan else "unknown plan"
@@ -214,6 +215,9 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None) -> Finding:
     if tokens and reply.status == 401 and tokens.refresh_token:
         advice = "The next prompt tries to renew it. If that fails, run 'llm chatgpt login'."
         return Finding(name, "warning", f"{text}, but rejects the access token", advice)
+    if tokens and tokens.kind == "access_token" and reply.status == 401:
+        advice = access_token_refused().message
+        return Finding(name, "broken", f"{text}, but rejects the access token", advice)
     if tokens and reply.status in (401, 403):
         advice = explain_refusal(reply).message
         return Finding(name, "broken", f"{text}, but rejects this login", advice)
@@ -236,7 +240,8 @@ def _clock(date: str | None) -> Finding:
     try:
         ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError):
-        return Finding("clock", "ok", "no server said what time it is")
+        advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
+        return Finding("clock", "warning", "not checked, because no server answered", advice)
     if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from llm_chatgpt.errors import RequestRefused
+from llm_chatgpt.commands import terminal
+from llm_chatgpt.errors import ChatGPTError, RequestRefused
 from llm_chatgpt.login.current import Credential, get_tokens
-from llm_chatgpt.login.store import Store
+from llm_chatgpt.login.store import Store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
 
@@ -21,22 +22,27 @@ from llm_chatgpt.text import from_now, notice, printable
 @click.group()
 def chatgpt() -> None:
     """Use OpenAI's models with your ChatGPT subscription"""
+    # Characters that an old code page lacks become a ?, instead of an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """The names of accounts that a shell offers for what has been typed."""
+    try:
+        return [name for name in read_store().accounts if name.startswith(incomplete)]
+    except ChatGPTError:
+        return []
 
 
 account_option = click.option(
-    "--account", metavar="NAME", help="Account name (default: the current one)"
+    "--account",
+    metavar="NAME",
+    shell_complete=complete_account,
+    help="Account name (default: the current one)",
 )
 json_option = click.option("json_", "--json", is_flag=True, help="Output as JSON")
 yes_option = click.option("--yes", is_flag=True, help="Replace another user's login without asking")
-
-
-def is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def styled(text: str, **styles: Any) -> str:
-    """Text with a colour or weight, which click shows on terminals only."""
-    return text if os.environ.get("NO_COLOR") else click.style(text, **styles)
 
 
 def echo_json(value: object) -> None:
@@ -88,7 +94,7 @@ def ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
         if yes:
             return True
         notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
-        return is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
+        return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
 
     return replace
 

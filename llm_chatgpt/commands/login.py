@@ -1,28 +1,23 @@
-"""llm chatgpt login, and how it uses the terminal and the browser."""
+"""llm chatgpt login."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands import group
-from llm_chatgpt.commands.group import is_terminal, styled
-from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled
+from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
+from llm_chatgpt.login.current import name_list
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
@@ -34,7 +29,12 @@ Replace = Callable[[Tokens, Tokens], bool]
 
 
 @group.chatgpt.command(name="login")
-@click.option("--account", metavar="NAME", help="Sign in under this name and keep the others")
+@click.option(
+    "--account",
+    metavar="NAME",
+    shell_complete=group.complete_account,
+    help="Sign in under this name and keep the others",
+)
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
@@ -56,6 +56,7 @@ def login_command(
         raise click.UsageError("Use either --browser or --device.")
     account = _new_account_name(account)
     replace = group.ask_to_replace(yes)
+    _say_what_happens(account)
     if browser:
         tokens = _login_in_browser(account, no_open, replace)
     else:
@@ -76,6 +77,25 @@ def _new_account_name(name: str | None) -> str | None:
     )
 
 
+def _say_what_happens(account: str | None) -> None:
+    """Who is signed in already, and what a new login does to that."""
+    try:
+        store = read_store()
+    except StoreError:
+        # The login itself replaces a damaged file, or says what is wrong.
+        return
+    name = store.login_name(account)
+    old = store.accounts.get(name)
+    if old:
+        notice(
+            f"You are signed in as {group.who_is(old)}. A new login replaces this\n"
+            "one; to keep both, use --account NAME.\n"
+        )
+    elif store.accounts:
+        names = name_list(store.accounts)
+        notice(f"Already signed in: {names}. This login is added as account {name}.\n")
+
+
 def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
     store = read_store()
     name = store.login_name(account)
@@ -86,9 +106,9 @@ def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
     except ChatGPTError as error:
         notice(f"Warning: Signed in, but could not fetch the model list. {error.message}")
     slugs = [model.slug for model in models]
-    slug = SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]
-    click.echo(f'\nTry it:\n  llm -m chatgpt-{slug}{key} "Three names for a pet pelican"')
-    click.echo("List the models:\n  llm chatgpt models" + (f" --account {name}" if key else ""))
+    model = f"chatgpt-{SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]}"
+    click.echo(f'\nTry it:\n  llm -m {model}{key} "Three names for a pet pelican"')
+    click.echo(f"Make it the default model:\n  llm models default {model}")
     if key:
         click.echo(f"Make this account the default:\n  llm chatgpt use {name}")
 
@@ -96,58 +116,111 @@ def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
 # With a code -------------------------------------------------------------------------
 
 
+class _WithoutCode(Exception):
+    """The user wants to sign in through the browser instead."""
+
+
 def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
-    wait = _count_down if is_terminal(sys.stderr) else None
+    over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
+    local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
+    code_page = _CodePage(may_open=local and not no_open, may_switch=local and not device)
+    wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
-        return login(account, show=_show_code, wait=wait, replace=replace)
+        return login(account, show=code_page.show, wait=wait, replace=replace)
+    except _WithoutCode:
+        pass
     except DeviceLoginDisabled as error:
-        if device or not is_terminal(sys.stdin):
+        if device or not terminal.is_terminal(sys.stdin):
             raise
-        notice(error.message)
-    click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
+        if local:
+            notice("Device codes are turned off for this account. Using the browser instead.\n")
+        else:
+            notice(error.message)
+            click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
     return _login_in_browser(account, no_open, replace)
 
 
-def _show_code(code: DeviceCode) -> None:
-    url = styled(printable(code.verification_url), bold=True)
-    user_code = styled(printable(code.user_code, 40), bold=True)
-    click.echo(
-        f"  1. Open this page and sign in: {url}\n"
-        f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): {user_code}\n\n"
-        "Only continue if you started this sign-in. If someone sent you this code, stop.\n"
-        "Page says device codes are off? Turn them on in ChatGPT under Settings >\n"
-        "Security, or run 'llm chatgpt login --browser'.",
-        err=True,
-    )
-    if not is_terminal(sys.stderr):
-        click.echo("Waiting for you to enter the code...", err=True)
+class _CodePage:
+    """Shows a one-time code, and waits with a countdown until it has been entered.
 
+    Meanwhile Enter opens the page where the code is entered (`may_open`), and b goes over to
+    the browser login (`may_switch`).
+    """
 
-def _count_down(seconds: float, left: float) -> None:
-    """Wait so many seconds, and show how long the code is still valid."""
-    end = time.monotonic() + seconds
-    try:
-        while (rest := end - time.monotonic()) > 0:
-            minutes, second = divmod(round(left - seconds + rest), 60)
-            line = f"\rWaiting for you to enter the code, {minutes}:{second:02} left "
-            click.echo(line, nl=False, err=True)
-            time.sleep(min(1.0, rest))
-    finally:
-        click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
+    def __init__(self, *, may_open: bool, may_switch: bool):
+        self._may_open = may_open
+        self._may_switch = may_switch
+        self._keyboard = terminal.Keyboard() if may_open or may_switch else None
+        self._url = ""
+
+    def show(self, code: DeviceCode) -> None:
+        self._url = code.verification_url
+        self._may_open = self._may_open and terminal.has_browser()
+        other_way = "type b and Enter to sign in through the browser"
+        if not self._may_switch:
+            other_way = "run 'llm chatgpt login --browser'"
+        lines = [
+            f"  1. Open this page and sign in: {terminal.styled(printable(self._url), bold=True)}",
+            f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): "
+            + terminal.styled(printable(code.user_code, 40), bold=True),
+            "",
+            "Only continue if you started this sign-in. If someone sent you this code, stop.",
+            "Page says device codes are off? Turn them on in ChatGPT under Settings >",
+            f"Security, or {other_way}.",
+        ]
+        if self._may_open:
+            lines += ["", "Press Enter to open the page in your browser"]
+            lines[-1] += (
+                ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
+            )
+        if not terminal.is_terminal(sys.stderr):
+            lines.append("Waiting for you to enter the code...")
+        click.echo("\n".join(lines), err=True)
+
+    def wait(self, seconds: float, left: float) -> None:
+        """Count down for so many seconds; `left` is how many the code is still valid."""
+        end = time.monotonic() + seconds
+        columns = terminal.width()
+        try:
+            while (rest := end - time.monotonic()) > 0:
+                minutes, second = divmod(round(left - seconds + rest), 60)
+                clock = f"{minutes}:{second:02} left"
+                line = f"Waiting for you to enter the code, {clock} "
+                # A longer line would begin a new one each second.
+                click.echo(f"\r{line if len(line) < columns else clock}", nl=False, err=True)
+                self._pause(min(1.0, rest))
+        finally:
+            click.echo(f"\r{' ' * min(columns - 1, 60)}\r", nl=False, err=True)
+
+    def _pause(self, seconds: float) -> None:
+        if self._keyboard is None:
+            time.sleep(seconds)
+            return
+        try:
+            typed = self._keyboard.read_line(seconds)
+        except (EOFError, OSError, ValueError):
+            self._keyboard = None
+            return
+        if typed is None:
+            return
+        if self._may_switch and typed.strip().lower() == "b":
+            raise _WithoutCode
+        if self._may_open and not typed.strip() and not terminal.open_in_browser(self._url):
+            notice("Could not open a browser. Open the page yourself.")
 
 
 # With a browser ------------------------------------------------------------------------
 
 
 def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> Tokens:
-    paste = is_terminal(sys.stdin)
+    paste = terminal.is_terminal(sys.stdin)
 
     def show(request: BrowserLogin) -> None:
-        if not no_open and _open_in_browser(request.url):
+        if not no_open and terminal.open_in_browser(request.url):
             said = "Opening your browser. If nothing happens, visit:"
         else:
             said = "Open this page in a browser:"
-        click.echo(f"{said}\n\n  {styled(request.url, bold=True)}\n", err=True)
+        click.echo(f"{said}\n\n  {terminal.styled(request.url, bold=True)}\n", err=True)
         if paste:
             click.echo(
                 "Browser on another machine? Sign in there, then paste the address of the page\n"
@@ -163,7 +236,7 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
 
 def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     """Hand over the lines that are typed or pasted, until `stop` is set."""
-    keyboard = _Keyboard()
+    keyboard = terminal.Keyboard()
     try:
         while not stop.is_set():
             typed = keyboard.read_line(0.1)
@@ -175,81 +248,3 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
         click.echo(
             "Pasting does not work in this console. Use a browser on this machine.", err=True
         )
-
-
-class _Keyboard:
-    """Lines typed on this terminal, read without waiting longer than asked for."""
-
-    def __init__(self) -> None:
-        # A Windows console's line so far.
-        self._typed = ""
-
-    def read_line(self, seconds: float) -> str | None:
-        """The next line; None if there is none in time.
-
-        Raises EOFError, or OSError or ValueError where the terminal cannot be read.
-        """
-        return self._read_console(seconds) if config.WINDOWS else self._read_terminal(seconds)
-
-    def _read_terminal(self, seconds: float) -> str | None:
-        import select
-
-        # Not through sys.stdin: a thread that waits in there hangs the program's end.
-        terminal = sys.stdin.fileno()
-        if not select.select([terminal], [], [], seconds)[0]:
-            return None
-        data = os.read(terminal, 65536)
-        if not data:
-            raise EOFError
-        return data.decode(errors="replace")
-
-    def _read_console(self, seconds: float) -> str | None:
-        msvcrt: Any = importlib.import_module("msvcrt")
-        end = time.monotonic() + seconds
-        while True:
-            while msvcrt.kbhit():
-                key = msvcrt.getwche()
-                if key in "\r\n":
-                    line, self._typed = self._typed, ""
-                    return line
-                self._typed = self._typed[:-1] if key == "\b" else self._typed + key
-            if time.monotonic() >= end:
-                return None
-            time.sleep(0.05)
-
-
-def _browser_command(url: str) -> list[str] | None:
-    """The command that opens a page in the user's browser; None where there is none."""
-    if config.WINDOWS:
-        return ["rundll32", "url.dll,FileProtocolHandler", url]
-    chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0]
-    if chosen:
-        command = [word.replace("%s", url) for word in shlex.split(chosen) if word != "&"]
-        return command if "%s" in chosen else [*command, url]
-    if sys.platform == "darwin":
-        return ["open", url]
-    # Without a display, a text browser would open in this terminal.
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    return ["xdg-open", url] if display and shutil.which("xdg-open") else None
-
-
-def _open_in_browser(url: str) -> bool:
-    """Open a page in the user's browser; False where that is not possible.
-
-    Unlike with `webbrowser` and `click.launch`, the browser cannot write to our stdout, does
-    not end with our Ctrl-C, and is not waited for.
-    """
-    command = _browser_command(url)
-    if command is None:
-        return False
-    try:
-        subprocess.Popen(  # noqa: S603 - the user's own browser
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError:
-        return False
-    return True

@@ -12,6 +12,7 @@ from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store
+from llm_chatgpt.text import notice
 
 
 @chatgpt.command(name="models")
@@ -21,7 +22,8 @@ from llm_chatgpt.login.store import read_store
 def models_command(account: str | None, all_: bool, json_: bool) -> None:
     """List the models of your login
 
-    Shows the list fetched last; 'llm chatgpt refresh' fetches it again.
+    Shows the list fetched last; 'llm chatgpt refresh' fetches it again. Unless you set
+    -o reasoning_effort, the service chooses the effort.
 
     \b
         llm chatgpt models
@@ -34,8 +36,9 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     if json_:
         group.echo_json([_model_json(model) for model in shown])
     else:
-        header = ("MODEL", "CONTEXT", "REASONING EFFORTS (* default)", "SERVICE TIERS")
+        header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
         group.echo_table([header, *map(_model_row, shown)])
+        notice("Unless you set -o reasoning_effort, the service chooses the effort.")
 
 
 def _remembered(account: str | None) -> ModelList | None:
@@ -46,11 +49,10 @@ def _remembered(account: str | None) -> ModelList | None:
 
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
-    efforts = [f"{e}*" if e == model.default_effort else e for e in model.efforts or ()]
     return (
         f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else ""),
         f"{model.context_window:,}" if model.context_window else "?",
-        " ".join(efforts),
+        " ".join(model.efforts or ()),
         " ".join(model.service_tiers),
     )
 
