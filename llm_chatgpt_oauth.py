@@ -1,8 +1,20 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
-The plugin: the models with their `execute`, their options, llm's hooks, and the Python
-API. What stands behind it is in the package `llm_chatgpt`.
+This file is what llm loads: the models' options, the sync and the async model, and llm's
+two hooks. Everything else is in the package `llm_chatgpt`, one subject to a file:
+
+    values, errors, config, text, files, http    what all rooms share
+    login/      who you are: tokens, their store, ways to sign in, a token that is good now
+    backend/    a prompt: the request, its answer as llm's events, errors, limits, models
+    commands/   llm chatgpt ...
+
+A prompt runs from `execute` below through login/current.py, backend/exchange.py and http.py
+to backend/translate.py. docs/development.md says which file to open for which change.
+
+Other programs import the Python API (docs/reference.md) from here; the files behind it may
+change. Names that are imported and not used below belong to it.
 """
+# ruff: noqa: F401
 
 from __future__ import annotations
 
@@ -15,11 +27,12 @@ from typing import Any, ClassVar, Literal
 import click
 import llm
 from llm.parts import StreamEvent
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config, http
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
-from llm_chatgpt.backend.exchange import Exchange, Resend
+from llm_chatgpt.backend.exchange import Exchange
 from llm_chatgpt.backend.tools import ImageGeneration
 from llm_chatgpt.errors import (
     AccountTaken,
@@ -42,98 +55,70 @@ from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_
 from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
-
-__all__ = [
-    "AccountTaken",
-    "AsyncChatGPT",
-    "BrowserLogin",
-    "ChatGPT",
-    "ChatGPTError",
-    "DeviceCode",
-    "DeviceLoginDisabled",
-    "ImageGeneration",
-    "LoginDenied",
-    "LoginExpired",
-    "LoginFailed",
-    "NotSignedIn",
-    "Options",
-    "RefreshFailed",
-    "RequestRefused",
-    "SlowDown",
-    "StoreError",
-    "StreamFailed",
-    "Tokens",
-    "UsageLimitReached",
-    "extract_account_id",
-    "get_tokens",
-    "get_tokens_async",
-    "load_tokens",
-    "login",
-    "login_with_browser",
-    "parse_jwt_claims",
-    "poll_for_token",
-    "refresh_tokens",
-    "register_commands",
-    "register_models",
-    "request_device_code",
-    "store_tokens",
-]
+from llm_chatgpt.text import printable
 
 
 class Options(llm.Options):
-    """The options that the backend accepts; it refuses sampling and token limits."""
+    """The options that the service takes; it refuses sampling settings and token limits."""
 
     reasoning_effort: str | None = Field(
         description=(
             "How much the model thinks before it answers: none, low, medium, high, xhigh, max "
-            "or ultra, as far as the model has them ('llm chatgpt models')."
+            "or ultra, depending on the model (see 'llm chatgpt models')."
         ),
         default=None,
     )
     reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
-        description="Which summary of its reasoning the model shows; auto unless said otherwise.",
+        description="The summary of its reasoning that the model shows; auto by default.",
         default=None,
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
-        description="How wordy the answer is: low, medium or high.", default=None
+        description="How long the answer is: low, medium or high.", default=None
     )
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         description=(
-            "The processing tier. fast and priority are the same: faster, and counted more "
-            "against the plan's limits."
+            "The processing tier. fast and priority mean the same: faster answers that use up "
+            "more of the plan's limits."
         ),
         default=None,
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
-        description="How closely images are looked at: auto, low, high, or original.",
+        description="How closely the model looks at images: auto, low, high or original.",
         default=None,
     )
     json_object: bool | None = Field(
         description="Output a valid JSON object {...}. Prompt must mention JSON.", default=None
     )
     parallel_tool_calls: bool | None = Field(
-        description="Whether the model may ask for several tool calls at once.", default=None
+        description="Whether the model may call several tools at once.", default=None
     )
     prompt_cache_key: str | None = Field(
         description=(
-            "A name of at most 64 characters that routes requests with the same beginning to "
-            "the same cache. Each conversation has its own unless this is given."
+            "A name for the prompt cache, shared by all prompts that use it and begin alike. "
+            "By default each conversation has its own."
         ),
         default=None,
-        min_length=1,
-        max_length=64,
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_options(cls, values: Any) -> Any:
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            raise ValueError(
-                f"a ChatGPT login does not take the option {', '.join(unknown)}; "
-                f"it takes {', '.join(cls.model_fields)}"
-            )
-        return values
+    # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
+    # some of them, so they are accepted, left out of the request, and not listed.
+    temperature: SkipJsonSchema[Any] = None
+    max_tokens: SkipJsonSchema[Any] = None
+    top_p: SkipJsonSchema[Any] = None
+    seed: SkipJsonSchema[Any] = None
+    stop: SkipJsonSchema[Any] = None
+    presence_penalty: SkipJsonSchema[Any] = None
+    frequency_penalty: SkipJsonSchema[Any] = None
+    logit_bias: SkipJsonSchema[Any] = None
+    top_logprobs: SkipJsonSchema[Any] = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """The names of the options that were given and will not be sent."""
+        fields = type(self).model_fields
+        # What is sent has a description.
+        hidden = [name for name, field in fields.items() if field.description is None]
+        return [name for name in hidden if getattr(self, name) is not None]
 
     @field_validator("reasoning_effort")
     @classmethod
@@ -141,6 +126,23 @@ class Options(llm.Options):
         if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
             raise ValueError("must be one word such as low, medium or high")
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, values: Any, handler: Callable[[Any], Options]) -> Options:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            # llm would show pydantic's words in a frame of several lines.
+            first = error.errors()[0]
+            name = printable(".".join(map(str, first["loc"])), 60)
+            names = ", ".join(cls.model_json_schema()["properties"])
+            words = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            raise ChatGPTError(
+                f"No option named '{name}'. Options: {names}."
+                if first["type"] == "extra_forbidden"
+                else f"The option {name} {words}."
+            ) from error
 
 
 class _ChatGPTModel:
@@ -214,37 +216,23 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
-        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: Resend | None = Resend()
-        while step is not None:
-            if step.delay:
-                time.sleep(step.delay)
-            request = exchange.request(get_tokens(key, rejected=step.rejected))
-            try:
-                with http.sync_client(exchange.url).stream(**request) as reply:
-                    if reply.status_code != 200:
-                        exchange.refused(reply.status_code, reply.headers, reply.read())
-                    else:
-                        exchange.opened(reply.headers)
-                        chunks = reply.iter_bytes()
-                        for chunk in chunks:
-                            yield from exchange.translator.feed(chunk)
-                            if exchange.translator.ended:
-                                http.drain(reply, chunks)
-                                break
-                        else:
-                            yield from exchange.translator.finish()
+        while exchange.attempt:
+            time.sleep(exchange.attempt.pause)
+            tokens = get_tokens(key, rejected=exchange.rejected)
+            request = exchange.request(tokens)
+            with exchange.trying():
+                with http.stream(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, reply.read())
+                    exchange.opened(reply.headers)
+                    for chunk in reply:
+                        yield from exchange.translator.feed(chunk)
                         if exchange.translator.ended:
-                            exchange.ended()
-                        else:
-                            exchange.closed()
-            except library.TransportError as error:
-                exchange.broke_off(error)
-            step = exchange.next_step()
+                            break
+                yield from exchange.end()
         yield from exchange.finish()
-        if exchange.models_changed:
-            exchange.update_models()
+        exchange.update_models()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -258,41 +246,26 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
-        library = http.http_library()
         exchange = Exchange(self, prompt, response, conversation)
-        step: Resend | None = Resend()
-        while step is not None:
-            if step.delay:
-                await asyncio.sleep(step.delay)
-            request = exchange.request(await get_tokens_async(key, rejected=step.rejected))
-            client = await http.async_client(exchange.url)
-            try:
-                async with client.stream(**request) as reply:
-                    if reply.status_code != 200:
-                        exchange.refused(reply.status_code, reply.headers, await reply.aread())
-                    else:
-                        exchange.opened(reply.headers)
-                        chunks = reply.aiter_bytes()
-                        async for chunk in chunks:
-                            for event in exchange.translator.feed(chunk):
-                                yield event
-                            if exchange.translator.ended:
-                                await http.drain_async(chunks)
-                                break
-                        else:
-                            for event in exchange.translator.finish():
-                                yield event
+        while exchange.attempt:
+            await asyncio.sleep(exchange.attempt.pause)
+            tokens = await get_tokens_async(key, rejected=exchange.rejected)
+            request = await asyncio.to_thread(exchange.request, tokens)
+            with exchange.trying():
+                async with http.stream_async(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, await reply.read())
+                    exchange.opened(reply.headers)
+                    async for chunk in reply:
+                        for event in exchange.translator.feed(chunk):
+                            yield event
                         if exchange.translator.ended:
-                            exchange.ended()
-                        else:
-                            exchange.closed()
-            except library.TransportError as error:
-                exchange.broke_off(error)
-            step = exchange.next_step()
+                            break
+                for event in exchange.end():
+                    yield event
         for event in exchange.finish():
             yield event
-        if exchange.models_changed:
-            await asyncio.to_thread(exchange.update_models)
+        await asyncio.to_thread(exchange.update_models)
 
 
 @llm.hookimpl

@@ -53,12 +53,12 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
-# How much of what has arrived is read before its first text leaves.
-FEED_BYTES = 8 * 1024
 
 # Sending a prompt again.
 MAX_RESENDS = 4
-MAX_RESEND_WAIT_SECONDS = 30.0
+# The longest wait that the server can ask for, and all waits of a prompt together.
+MAX_RETRY_AFTER_SECONDS = 60.0
+MAX_RESEND_WAIT_SECONDS = 90.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
 
 # The model list is fetched again when the server says that it has changed, at most this often.

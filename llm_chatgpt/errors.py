@@ -14,13 +14,21 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     """Anything that stops a login or a prompt: one sentence with the next step.
 
     It is an llm and a click error at once: `llm prompt` shows the first in one line, `llm
-    chat` only the second.
+    chat` only the second. `retry_after` is how many seconds the server asks to wait.
     """
 
-    def __init__(self, message: str, *, code: str | None = None, status: int | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ):
         super().__init__(message)
         self.code = code
         self.status = status
+        self.retry_after = retry_after
 
     def show(self, file: Any = None) -> None:
         if os.environ.get("LLM_RAISE_ERRORS"):

@@ -95,7 +95,7 @@ def test_refusals(replay):
     retired, limit = replay("refusals")
     assert "'gpt-5.2-codex' model is not supported" in str(retired)
     assert isinstance(limit, plugin.UsageLimitReached)
-    assert "plus plan is reached" in str(limit)
+    assert "Plus plan is reached" in str(limit)
 
 
 def test_another_body_does_not_match(replay, monkeypatch):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import llm
 import pytest
 from llm.parts import AttachmentPart, TextPart
 
-import llm_chatgpt_oauth as plugin
-import rooms
-from conftest import sign_in
+from llm_chatgpt import config
+from llm_chatgpt.backend import catalogue, exchange
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.translate import EventTranslator
+from llm_chatgpt.backend.usage import UsageWindow
 from simulator import PNG, Answer, Say, Stream, sse
 
 
 def translate(*events):
-    translator = rooms.EventTranslator()
+    translator = EventTranslator()
     found = [event for fields in events for event in translator.feed(sse(fields))]
     return translator, found + translator.finish()
 
@@ -114,13 +115,6 @@ def test_a_history_without_a_person(simulator, signed_in, ask):
     assert ask(messages=[llm.assistant("I begin.")]).text
 
 
-def test_turn_states_are_not_kept_for_ever(simulator, signed_in, ask, monkeypatch):
-    rooms.replace(monkeypatch, "TURN_STATES_KEPT", 2)
-    for number in range(4):
-        ask(f"prompt {number}")
-    assert len(rooms.turn_states) == 2
-
-
 def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
     simulator, signed_in, ask, tmp_path, caplog
 ):
@@ -128,87 +122,45 @@ def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
     gone = llm.Attachment(type="image/png", path=str(tmp_path / "gone.png"))
     ask(messages=[llm.user("Look", gone)])
     assert len(simulator.prompts) == 2
-    assert caplog.text.count("gone.png is gone") == 1
+    assert caplog.text.count("gone.png no longer exists") == 1
+
+
+def test_turn_states_are_not_kept_for_ever(simulator, signed_in, ask, monkeypatch):
+    monkeypatch.setattr(exchange, "TURN_STATES_KEPT", 2)
+    for number in range(4):
+        ask(f"prompt {number}")
+    assert len(exchange.turn_states) == 2
+
+
+def test_the_raw_answer_is_logged_without_nulls(simulator, signed_in, ask):
+    answer = {"a": None, "b": [{"c": None, "d": 1}]}
+    simulator.script("responses", Stream([sse({"type": "response.completed", "response": answer})]))
+    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
 
 
 def test_an_unreadable_model_list(simulator, signed_in, run_llm):
     simulator.script("models", Answer(200, {"nothing": 1}))
     result = run_llm("chatgpt", "refresh")
     assert result.exit_code == 1
-    assert "was not readable" in result.stderr
+    assert "Could not read the server's model list" in result.stderr
     simulator.script("models", Answer(drop=True))
     result = run_llm("chatgpt", "refresh")
-    assert "was asked in vain: the connection broke off" in result.stderr
+    assert result.stderr.endswith("broke off. Check the network and try again.\n")
 
 
 def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, caplog):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    rooms.replace(monkeypatch, "replace_file", full)
-    assert rooms.fetch_models(signed_in).listed
-    assert "could not be kept" in caplog.text
-    assert not list(rooms.models_path().parent.glob("*.tmp"))
-
-
-def test_a_server_that_tells_no_etag(simulator, signed_in, ask):
-    rooms.update_models(signed_in, None, None)
-    assert simulator.requests == []
+    monkeypatch.setattr(os, "replace", full)
+    assert fetch_models(signed_in).listed
+    assert "could not save the model list" in caplog.text
+    assert not list(catalogue.models_path().parent.glob("*.tmp"))
 
 
 def test_a_window_without_a_reset():
-    assert rooms.UsageWindow(3600, 10).reset_words == ""
-    assert rooms.UsageWindow(3600, 10).name == "1-hour"
-
-
-@pytest.mark.parametrize("words", ["try again in 1.2.3s", "try again in a while", None])
-def test_no_number_to_wait_for(words):
-    assert rooms.retry_after(None, words) is None
-
-
-def test_a_logout_during_a_refresh(simulator, signed_in):
-    refresh = rooms._Refresh(rooms.Credential("default", "a test"), None)
-    rooms.delete_tokens()
-    refresh.run()
-    with pytest.raises(llm.NeedsKeyException):
-        refresh.future.result()
-    assert simulator.requests == []
-
-
-def test_a_refresh_that_has_not_begun_is_stopped_at_the_end(simulator, signed_in):
-    tokens = sign_in(simulator, expires_at=0.0)
-    refresh = rooms._Refresh(rooms.Credential("default", "a test"), None)
-    refresh.settle()
-    refresh.run()
-    with pytest.raises(plugin.RefreshFailed, match="is ending"):
-        refresh.future.result()
-    assert simulator.requests == []
-    assert plugin.load_tokens() == tokens
-
-
-def test_a_private_file_that_cannot_be_made_private(signed_in, monkeypatch):
-    def refused(*_):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "fchmod", refused, raising=False)
-    with pytest.raises(plugin.StoreError, match="Operation not permitted"):
-        plugin.store_tokens(plugin.Tokens("new"))
-    monkeypatch.undo()
-    assert not list(rooms.store_path().parent.glob("*.tmp"))
-
-
-def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
-    def refused(*_):
-        raise PermissionError(13, "Access is denied")
-
-    monkeypatch.setattr(os, "replace", refused)
-    rooms.replace(monkeypatch, "WINDOWS", True)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with pytest.raises(PermissionError):
-        rooms.replace_file(tmp_path / "a", tmp_path / "b")
-    rooms.replace(monkeypatch, "WINDOWS", False)
-    with pytest.raises(PermissionError):
-        rooms.replace_file(tmp_path / "a", tmp_path / "b")
+    assert UsageWindow(3600, 10).reset_words == ""
+    assert UsageWindow(3600, 10).name == "1-hour"
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
@@ -218,23 +170,9 @@ def test_a_package_that_is_not_installed(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    rooms.user_agent.cache_clear()
-    assert rooms.user_agent().startswith("llm-chatgpt-oauth/unknown (")
-    rooms.user_agent.cache_clear()
-
-
-def test_a_child_process_leaves_its_parents_connections_alone(simulator, signed_in):
-    client = rooms.sync_client(simulator.issuer)
-    key = next(iter(rooms._sync_clients))
-    rooms._sync_clients[(key[0] + 1, *key[1:])] = client
-    del rooms._sync_clients[key]
-    rooms.close_clients()
-    assert not client.is_closed
-    client.close()
-
-
-def test_json_that_is_logged_has_no_nulls():
-    assert rooms._without_none({"a": None, "b": [{"c": None, "d": 1}]}) == {"b": [{"d": 1}]}
+    config.user_agent.cache_clear()
+    assert config.user_agent().startswith("llm-chatgpt-oauth/unknown (")
+    config.user_agent.cache_clear()
 
 
 def test_a_call_id_that_another_call_has(simulator, signed_in, ask):

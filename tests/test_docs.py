@@ -84,7 +84,8 @@ def test_every_command_has_help_with_an_example(name):
 
 
 def test_every_model_option_is_documented_and_described():
-    fields = llm.get_model("chatgpt-gpt-6-sol").Options.model_fields
+    schema = llm.get_model("chatgpt-gpt-6-sol").Options.model_json_schema()
+    fields = schema["properties"]
     assert first_cells(section("Model options")) == set(fields)
     assert all(field.description for field in fields.values())
 

@@ -15,7 +15,9 @@ from llm.default_plugins.openai_models import WebSearch
 from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.request import schema_is_strict
 from simulator import PNG, Answer, Call, Draw, Refuse, Say, Search, Stream, Think, error_answer
 
 
@@ -337,7 +339,7 @@ CLOSED = {"type": "object", "additionalProperties": False}
     ],
 )
 def test_what_is_strict(schema, strict):
-    assert rooms.schema_is_strict(schema) is strict
+    assert schema_is_strict(schema) is strict
 
 
 def test_json_object(simulator, signed_in, ask):
@@ -414,14 +416,14 @@ def test_image_detail(simulator, signed_in, ask, detail):
 
 def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
         ask("What?", image_detail="original")
 
 
 def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
     simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     (tmp_path / "a.png").write_bytes(PNG)
     result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
     assert result.exit_code == 1
@@ -436,7 +438,7 @@ def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_p
 def test_pictures_and_pdfs_in_an_older_history(simulator, signed_in, ask):
     blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
     simulator.models = [*simulator.models, blind]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     pdf = llm.Attachment(type="application/pdf", content=b"%PDF")
     image = llm.Attachment(type="image/png", content=PNG)
     messages = [llm.user("Look", pdf, image), llm.assistant("Seen."), llm.user("And?")]
@@ -464,7 +466,7 @@ def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplo
         "type": "input_text",
         "text": "[an attachment that is gone]",
     }
-    assert caplog.text.count("is gone") == 1
+    assert caplog.text.count("no longer exists") == 1
     assert "\x1b" not in caplog.text
 
 
@@ -595,7 +597,7 @@ def test_a_picture_that_cannot_be_written(simulator, signed_in, ask, tmp_path):
     answered = ask("draw", tools=[plugin.ImageGeneration(folder=str(tmp_path / "file"))])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert "could not be written" in result.output
+    assert "Could not write the picture" in result.output
 
 
 def test_other_formats_are_refused():
@@ -642,7 +644,7 @@ def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
 
 def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi")
     assert "reasoning" not in last_body(simulator)
 
@@ -660,13 +662,13 @@ def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask
     [("low", "low"), ("max", "max"), ("ultra", "max"), ("none", "none"), ("medium", "medium")],
 )
 def test_efforts(simulator, signed_in, ask, effort, sent):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi", slug="gpt-6-sol", reasoning_effort=effort)
     assert last_body(simulator)["reasoning"]["effort"] == sent
 
 
 def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="huge")
     assert "Choose one of: low, medium, high, xhigh, max." in str(caught.value)
@@ -689,7 +691,7 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
             "supported_reasoning_levels": [level, {"effort": "xhigh"}],
         }
     ]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     ask("hi", slug="gpt-9", reasoning_effort="xhigh")
     assert last_body(simulator)["reasoning"]["effort"] == "xhigh"
     with pytest.raises(llm.ModelError, match=r"Choose one of: low, xhigh\."):
@@ -708,7 +710,6 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
         ({"service_tier": "ultrafast"}, {"service_tier": "ultrafast"}),
         ({"service_tier": "default"}, {"service_tier": "default"}),
         ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
-        ({"prompt_cache_key": "mine"}, {"prompt_cache_key": "mine"}),
     ],
 )
 def test_options_in_the_request(simulator, signed_in, ask, options, expected):
@@ -724,45 +725,98 @@ def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
 
 
 @pytest.mark.parametrize(
-    ("option", "words"),
+    ("option", "sentence"),
     [
-        (("temperature", "1"), "does not take the option temperature; it takes reasoning_effort"),
-        (("max_tokens", "5"), "does not take the option max_tokens"),
-        (("verbostiy", "low"), "does not take the option verbostiy"),
-        (("service_tier", "flex"), "'fast', 'priority', 'ultrafast' or 'default'"),
-        (("verbosity", "loud"), "'low', 'medium' or 'high'"),
-        (("reasoning_effort", "very high"), "must be one word"),
-        (("image_detail", "best"), "'auto', 'low', 'high' or 'original'"),
-        (("prompt_cache_key", "x" * 65), "at most 64 characters"),
-        (("parallel_tool_calls", "perhaps"), "valid boolean"),
+        (("verbostiy", "low"), "No option named 'verbostiy'. Options: reasoning_effort, "),
+        (
+            ("service_tier", "flex"),
+            "The option service_tier must be 'fast', 'priority', 'ultrafast' or 'default'.",
+        ),
+        (("verbosity", "loud"), "The option verbosity must be 'low', 'medium' or 'high'."),
+        (
+            ("reasoning_effort", "very high"),
+            "The option reasoning_effort must be one word such as low, medium or high.",
+        ),
+        (
+            ("image_detail", "best"),
+            "The option image_detail must be 'auto', 'low', 'high' or 'original'.",
+        ),
+        (
+            ("parallel_tool_calls", "perhaps"),
+            "The option parallel_tool_calls must be a valid boolean, unable to interpret input.",
+        ),
     ],
 )
-def test_wrong_options_are_a_sentence(simulator, signed_in, run_llm, option, words):
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-o", *option)
-    assert result.exit_code == 1
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
+def test_wrong_options_are_a_sentence(simulator, signed_in, run_llm, ask, option, sentence):
+    commands = (
+        ("-m", "chatgpt-gpt-6-luna", "hi", "-o", *option),
+        ("chat", "-m", "chatgpt-gpt-6-luna", "-o", *option),
+        ("models", "options", "set", "chatgpt-gpt-6-luna", *option),
+    )
+    for command in commands:
+        result = run_llm(*command)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {sentence}")
+        assert result.stderr.count("\n") == 1
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", **dict([option]))
+    assert str(caught.value).startswith(sentence)
     assert simulator.prompts == []
+
+
+REFUSED_BY_THE_SERVICE = {
+    "temperature": 0.3,
+    "max_tokens": 40,
+    "top_p": 1,
+    "seed": 7,
+    "stop": "END",
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {"1712": -100},
+    "top_logprobs": 5,
+}
+
+
+def test_options_that_other_plugins_always_pass_are_ignored(simulator, signed_in, ask, caplog):
+    assert ask("hi", **REFUSED_BY_THE_SERVICE).text
+    assert not {*REFUSED_BY_THE_SERVICE, "max_output_tokens"} & set(last_body(simulator))
+    assert caplog.messages == [
+        "Note: ignoring temperature, max_tokens, top_p, seed, stop, presence_penalty, "
+        "frequency_penalty, logit_bias, top_logprobs; a ChatGPT login does not accept them."
+    ]
+
+
+def test_an_ignored_option_is_told_once_a_prompt(simulator, signed_in, run_llm):
+    note = "Note: ignoring temperature; a ChatGPT login does not accept it.\n"
+    simulator.expire_access_tokens()
+    option = ("-m", "chatgpt-gpt-6-luna", "-R", "-o", "temperature", "0.5")
+    result = run_llm(*option, "hi")
+    assert (result.stdout, result.stderr) == ("This is answer 1. You said: hi\n", note)
+    functions = "def double(n: int) -> int:\n    return n * 2"
+    result = run_llm(*option, 'double {"n": 21}', "--functions", functions)
+    assert len(simulator.prompts) == 4
+    assert result.stderr == note
+    # A conversation whose options llm reads from its log again.
+    assert run_llm("-c", "more", "-R").stderr in ("", note)
 
 
 def test_options_are_listed_set_and_kept_in_templates(simulator, signed_in, run_llm):
     listed = run_llm("models", "list", "--options", "-m", "chatgpt-gpt-6-luna").stdout
-    for name in plugin.Options.model_fields:
-        assert f"    {name}: " in listed
-    for word in ("temperature", "max_tokens", "seed"):
-        assert word not in listed
     assert "streaming" in listed
+    names = re.findall(r"^    (\w+): ", listed, re.MULTILINE)
+    for name in REFUSED_BY_THE_SERVICE:
+        assert name not in listed
     values = {
         "reasoning_effort": "high",
         "reasoning_summary": "concise",
         "verbosity": "low",
         "service_tier": "fast",
         "image_detail": "high",
+        "json_object": "true",
         "parallel_tool_calls": "false",
         "prompt_cache_key": "k",
-        "json_object": "true",
     }
-    assert set(values) == set(plugin.Options.model_fields)
+    assert list(values) == names
     for name, value in values.items():
         set_ = run_llm("models", "options", "set", "chatgpt-gpt-6-luna", name, value)
         assert set_.exit_code == 0, set_.output
@@ -771,7 +825,7 @@ def test_options_are_listed_set_and_kept_in_templates(simulator, signed_in, run_
     assert body["reasoning"] == {"effort": "high", "summary": "concise"}
     assert body["service_tier"] == "priority"
     assert body["parallel_tool_calls"] is False
-    assert body["prompt_cache_key"] == "k"
+    assert uuid.UUID(body["prompt_cache_key"])
     assert body["text"] == {"verbosity": "low", "format": {"type": "json_object"}}
     options = [word for name, value in values.items() for word in ("-o", name, value)]
     saved = run_llm("-m", "chatgpt-gpt-6-sol", "say $input", *options, "--save", "t")
@@ -780,7 +834,6 @@ def test_options_are_listed_set_and_kept_in_templates(simulator, signed_in, run_
     assert last_body(simulator) == {
         **body,
         "model": "gpt-6-sol",
-        "prompt_cache_key": "k",
         "input": last_body(simulator)["input"],
     }
 
@@ -835,6 +888,33 @@ def test_without_a_conversation_the_beginning_names_the_session(simulator, signe
     sessions = [request.headers["session-id"] for request in simulator.seen("/codex/responses")]
     assert sessions[0] == sessions[1]
     assert len(set(sessions)) == 3
+
+
+def test_a_cache_key_is_shared_by_conversations(simulator, signed_in, ask):
+    for name in ("mine", "mine", "x" * 100):
+        conversation = ask.model().conversation()
+        ask.finish(
+            lambda conversation=conversation, name=name: conversation.prompt(
+                "hi", system="A long beginning. " * 50, prompt_cache_key=name
+            )
+        )
+    requests = simulator.seen("/codex/responses")
+    sessions = [request.headers["session-id"] for request in requests]
+    assert sessions == [body["prompt_cache_key"] for body in simulator.prompts]
+    assert sessions[0] == sessions[1] == str(uuid.UUID(sessions[0]))
+    assert sessions[2] != sessions[0]
+
+
+def test_the_cache_of_a_key_is_hit(simulator, signed_in, ask):
+    def cached():
+        conversation = ask.model().conversation()
+        prompt = {"system": "A long beginning. " * 50, "prompt_cache_key": "mine"}
+        answered = ask.finish(lambda: conversation.prompt("hi", **prompt))
+        details = answered.response.token_details or {}
+        return details["input_tokens_details"]["cached_tokens"]
+
+    assert cached() == 0
+    assert cached() > 100
 
 
 def test_the_turn_state_goes_back_within_a_turn_only(simulator, signed_in, ask):
@@ -900,14 +980,14 @@ def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_ll
 
 
 def old_list(hours=2.0):
-    data = json.loads(rooms.models_path().read_text())
+    data = json.loads(models_path().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
-    rooms.models_path().write_text(json.dumps(data))
+    models_path().write_text(json.dumps(data))
 
 
 def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
     ask("too soon")
     assert len(simulator.seen("/codex/models")) == 1
@@ -922,20 +1002,20 @@ def test_a_changed_list_is_fetched_after_an_answer(simulator, signed_in, ask):
 
 
 def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
-    rooms.fetch_models(signed_in)
-    before = rooms.known_models()
+    fetch_models(signed_in)
+    before = known_models()
     simulator.models = simulator.models[2:]
     old_list()
     simulator.script("models", Answer(500))
     ask("hi")
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 2
-    assert rooms.known_models() == before
+    assert known_models() == before
     assert caplog.text == ""
 
 
 def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
-    rooms.replace(monkeypatch, "MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("llm_chatgpt.config.MODELS_UPDATE_TIMEOUT_SECONDS", 0.1)
     simulator.script("models", Answer(delay=1.0))
     start = time.monotonic()
     assert ask("hi").text
@@ -945,7 +1025,7 @@ def test_a_slow_update_is_given_up(simulator, signed_in, ask, monkeypatch):
 def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     ask("hi")
     assert len(simulator.seen("/codex/models")) == 1
-    assert rooms.remembered_models(signed_in).find("gpt-6-luna")
+    assert remembered_models(signed_in).find("gpt-6-luna")
 
 
 # Usage -------------------------------------------------------------------------------------
@@ -957,7 +1037,7 @@ def test_usage(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0] == "Plan: plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70 % left, resets \d{4}-\d\d-\d\d \d\d:\d\d \S+ "
+        r"5-hour +\[#{14}\.{6}\]  70 % left, resets (\d{4}-\d\d-\d\d )?\d\d:\d\d "
         r"\(in 2 hours 30 minutes\)",
         lines[1],
     )
@@ -1004,7 +1084,7 @@ def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
     simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert re.fullmatch(
-        r"Note: 8 % of the 5-hour allowance is left, resets .+ \(in 2 hours 30 minutes\)\.\n",
+        r"Note: 8% of your 5-hour limit left, resets in 2 hours 30 minutes \(.+\)\.\n",
         result.stderr,
     )
     assert result.stdout == "This is answer 1. You said: hi\n"
@@ -1045,7 +1125,7 @@ def test_an_incomplete_answer_is_kept_and_told(simulator, signed_in, run_llm):
     )
     assert result.exit_code == 0
     assert result.stdout == "Half of it\n"
-    assert "The answer is incomplete: max_output_tokens." in result.stderr
+    assert "The answer was cut short (max_output_tokens)." in result.stderr
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["response"] == "Half of it"
     assert "incomplete" in json.dumps(row["response_json"])

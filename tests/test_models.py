@@ -17,8 +17,9 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import secrets_watch, start_llm
+from llm_chatgpt.backend import catalogue
+from llm_chatgpt.backend.fetch import fetch_models
 from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
 
 
@@ -287,7 +288,7 @@ def test_another_model_than_asked_for_is_told(simulator, signed_in, run_llm):
     assert result.stderr == ""
     simulator.served_model = "gpt-5.6-luna"
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
-    assert result.stderr == "Note: gpt-5.6-luna answered instead of gpt-6-luna.\n"
+    assert result.stderr == ("Note: chatgpt-gpt-5.6-luna answered instead of chatgpt-gpt-6-luna.\n")
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["resolved_model"] == "gpt-5.6-luna"
 
@@ -366,7 +367,6 @@ def test_after_a_login_the_lists_own_order_counts(simulator, ask, run_llm):
     run_llm("chatgpt", "login")
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", slug="gpt-5.2-codex")
-    assert "Your login has: gpt-6-luna, gpt-5.5." in str(caught.value)
     assert 'Run: llm -m chatgpt-gpt-6-luna "prompt"' in str(caught.value)
 
 
@@ -396,25 +396,25 @@ def test_a_login_fetches_the_list(simulator, run_llm, ask):
 
 def test_a_slug_once_listed_stays(simulator, signed_in, run_llm):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
 
 
 def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7-nova"}]
-    rooms.fetch_models(signed_in)
+    fetch_models(signed_in)
     other = plugin.Tokens(signed_in.access_token, account_id=None)
     simulator.require_account_header = False
     simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
-    rooms.fetch_models(other)
+    fetch_models(other)
     assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
-    data = rooms.models_path().read_text()
+    data = catalogue.models_path().read_text()
     assert simulator.account.account_id not in data
 
 
-BUILT_IN = [f"chatgpt-{slug}" for slug in rooms.BUILT_IN_MODELS]
+BUILT_IN = [f"chatgpt-{slug}" for slug in catalogue.BUILT_IN_MODELS]
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ BUILT_IN = [f"chatgpt-{slug}" for slug in rooms.BUILT_IN_MODELS]
 )
 def test_a_damaged_list_means_the_built_in_one(content, run_llm):
     llm.user_dir()
-    rooms.models_path().write_bytes(content)
+    catalogue.models_path().write_bytes(content)
     assert model_ids(run_llm) == BUILT_IN
 
 
@@ -445,13 +445,13 @@ def test_odd_entries_are_read_as_far_as_they_go():
         "upgrade": "y",
         "context_window": None,
     }
-    info = rooms.parse_model(entry)
+    info = catalogue.parse_model(entry)
     assert info.efforts == ("low", "huge")
     assert info.hidden
     assert not info.takes_images
     assert info.upgrade == "y"
-    assert rooms.parse_model({"slug": 7}) is None
-    assert rooms.parse_model("x") is None
+    assert catalogue.parse_model({"slug": 7}) is None
+    assert catalogue.parse_model("x") is None
 
 
 # Threads and tasks ------------------------------------------------------------------------

@@ -7,21 +7,21 @@ import json
 import threading
 import time
 
-import h11
 import llm
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import rooms
 from conftest import start_llm
+from llm_chatgpt.backend.sse import SSEDecoder
+from llm_chatgpt.backend.translate import EventTranslator
 from simulator import Call, Draw, Refuse, Say, Search, Simulator, Stream, Think, sse
 
 # The decoder -------------------------------------------------------------------------
 
 
 def decode(*chunks: bytes) -> list[bytes]:
-    decoder = rooms.SSEDecoder()
+    decoder = SSEDecoder()
     found = [data for chunk in chunks for data in decoder.feed(chunk)]
     return found + decoder.flush()
 
@@ -77,7 +77,7 @@ def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
 
 
 def test_an_event_leaves_as_soon_as_it_is_complete():
-    decoder = rooms.SSEDecoder()
+    decoder = SSEDecoder()
     assert decoder.feed(b"data: a\n") == []
     assert decoder.feed(b"\n") == [b"a"]
     # After CR CR nothing more needs to come.
@@ -87,7 +87,7 @@ def test_an_event_leaves_as_soon_as_it_is_complete():
 
 def test_a_very_long_event_takes_linear_time():
     def seconds(size: int) -> float:
-        decoder = rooms.SSEDecoder()
+        decoder = SSEDecoder()
         start = time.perf_counter()
         decoder.feed(b"data: ")
         for _ in range(size // 65536):
@@ -99,105 +99,11 @@ def test_a_very_long_event_takes_linear_time():
     assert seconds(20_000_000) < 40 * small + 0.5
 
 
-# Chunks of HTTP, before the decoder --------------------------------------------------
-
-HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def http_body(pieces: list[bytes]) -> tuple[bytes, int]:
-    """What h11 makes of a response that arrives so: its body, and in how many chunks."""
-    connection = h11.Connection(h11.CLIENT)
-    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
-    connection.send(h11.EndOfMessage())
-    body, chunks = b"", 0
-    for piece in [*pieces, b""]:
-        if piece or piece is pieces[-1]:
-            connection.receive_data(piece)
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Data):
-                body += event.data
-                chunks += event.chunk_end
-            if event is h11.NEED_DATA or isinstance(event, h11.EndOfMessage):
-                break
-        if isinstance(event, h11.EndOfMessage):
-            return body, chunks
-    raise AssertionError("the response did not end")
-
-
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(
-    st.lists(st.binary(min_size=1, max_size=30), max_size=12),
-    st.lists(st.integers(0, 600), max_size=8),
-    st.sampled_from([b"0\r\n\r\n", b"0\r\nX-Trailer: 1\r\n\r\n"]),
-)
-def test_merged_chunks_are_the_same_body(chunks, cuts, end):
-    sent = HEAD + b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + end
-    ends = sorted({min(cut, len(sent)) for cut in cuts} | {len(sent)})
-    merger = rooms.ChunkMerger()
-    pieces = [merger.feed(sent[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-    assert http_body([piece for piece in pieces if piece])[0] == b"".join(chunks)
-
-
-def test_chunks_that_arrive_together_are_one():
-    chunks = [b"%x\r\n%s\r\n" % (len(c), c) for c in (b"data: a", b"data: b" * 20, b"c")]
-    merger = rooms.ChunkMerger()
-    pieces = [merger.feed(HEAD + chunks[0]), merger.feed(b"".join(chunks[1:]) + b"0\r\n\r\n")]
-    assert http_body(pieces) == (b"data: a" + b"data: b" * 20 + b"c", 2)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n3\r\nab",
-        b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD + b"1\r\na\r\n0\r\n\r\n",
-        HEAD + b"zz\r\nnot a size",
-        HEAD + b"3;extension=1\r\nabc\r\n0\r\n\r\n",
-        b"SSH-2.0-something else\r\n",
-    ],
-)
-def test_what_is_no_plain_chunk_passes_unchanged(answer):
-    assert rooms.ChunkMerger().feed(answer) == answer
-
-
-def test_each_answer_begins_anew():
-    merger = rooms.ChunkMerger()
-    for _ in range(3):
-        merger.expect_response()
-        assert merger.feed(HEAD) == HEAD
-        assert merger.feed(b"1\r\na\r\n1\r\nb\r\n") == b"2\r\nab\r\n"
-        # Half a size line is nothing yet.
-        assert merger.feed(b"1") == b""
-        assert merger.feed(b"\r\nc\r\n0\r\n\r\n") == b"1\r\nc\r\n0\r\n\r\n"
-
-
-def test_the_chunks_of_an_answer_are_merged(simulator, signed_in, ask, monkeypatch):
-    """Through both libraries; if httpx changes inside, this says so and nothing breaks."""
-    merged = []
-    merge = rooms.ChunkMerger._merge
-
-    def noted(self, data):
-        merged.append(len(data))
-        return merge(self, data)
-
-    monkeypatch.setattr(rooms.ChunkMerger, "_merge", noted)
-    assert ask("hi").text
-    assert merged
-
-
-def test_a_client_of_another_make_is_left_alone():
-    class Client:
-        pass
-
-    client = Client()
-    assert rooms._merge_chunks(client) is client
-
-
 # The translator ------------------------------------------------------------------------
 
 
 def translate(*chunks: bytes, **options):
-    translator = rooms.EventTranslator(**options)
+    translator = EventTranslator(**options)
     events = [event for chunk in chunks for event in translator.feed(chunk)]
     return translator, events + translator.finish()
 
@@ -227,12 +133,6 @@ def test_text_as_it_comes():
     assert text_of(events) == "Hello, wide world of pelicans"
     assert len(events) == 3
     assert translator.ended == "completed"
-
-
-def test_what_arrives_together_leaves_together():
-    frames = answer(Say("x" * 120))
-    _, events = translate(b"".join(frames))
-    assert [event.chunk for event in events] == ["x" * 120]
 
 
 def test_text_that_never_came_as_deltas():
@@ -379,6 +279,19 @@ def test_half_characters_wait_for_their_other_half():
     assert text_of(translate(*frames)[1]) == "a\U0001f600b\N{REPLACEMENT CHARACTER}c"
 
 
+EVENTS = [
+    "error",
+    *(
+        f"response.{name}"
+        for name in (
+            *("output_item.added", "output_item.done", "function_call_arguments.delta"),
+            *("output_text.delta", "output_text.done", "refusal.delta", "refusal.done"),
+            *("reasoning_summary_text.delta", "reasoning_summary_text.done"),
+            *("reasoning_text.delta", "reasoning_text.done"),
+            *("completed", "incomplete", "failed"),
+        )
+    ),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -418,7 +331,7 @@ JSON = st.recursive(
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([*rooms.EventTranslator._HANDLERS]), JSON), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), JSON), max_size=8))
 def test_no_event_however_odd_is_too_much(events):
     frames = [
         sse(

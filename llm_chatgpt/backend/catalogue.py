@@ -1,22 +1,20 @@
-"""The models: built in, parsed, remembered."""
+"""The models: built in, as the service lists them, and as last fetched."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
-import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llm_chatgpt.files import replace_file, user_dir
+from llm_chatgpt.files import new_version, user_dir
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
-from llm_chatgpt.values import as_mapping, as_number, as_text
+from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 
 class ModelInfo(NamedTuple):
-    """What is known of a model. `efforts` is None when nobody has said which it takes."""
+    """What is known about a model. `efforts` is None if the list does not say."""
 
     slug: str
     display_name: str = ""
@@ -33,8 +31,8 @@ class ModelInfo(NamedTuple):
 
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max", "ultra")
-# catalogue.json: what the official client 0.169.0 lists, first choice first; after it,
-# slugs that the service has retired for many accounts but still serves to some.
+# The models that the official client 0.169.0 lists (docs/protocol.md), first choice first,
+# then those that the service has retired for many accounts but still serves to some.
 BUILT_IN_MODELS: dict[str, ModelInfo] = {
     slug: ModelInfo(
         slug,
@@ -69,25 +67,20 @@ BUILT_IN_MODELS: dict[str, ModelInfo] = {
         "gpt-5.1-codex-mini",
     )
 }
-# The fields of a fetched entry that are kept; the rest (base instructions...) is large.
+# The fields of a fetched entry that are stored; the others are large (base instructions...).
 KEPT_MODEL_FIELDS = (
-    "slug",
-    "display_name",
-    "visibility",
-    "priority",
-    "default_reasoning_level",
-    "supported_reasoning_levels",
-    "context_window",
-    "input_modalities",
-    "supports_image_detail_original",
-    "service_tiers",
+    *("slug", "display_name", "visibility", "priority", "upgrade", "context_window"),
+    *("default_reasoning_level", "supported_reasoning_levels", "service_tiers"),
+    *("input_modalities", "supports_image_detail_original"),
     "supports_reasoning_summary_parameter",
-    "upgrade",
 )
 
 
 def parse_model(entry: object) -> ModelInfo | None:
-    """One entry of the server's list; None if it has no slug. Only the slug is sure."""
+    """A model from an entry of the service's list, in which only the slug is certain.
+
+    None if the entry has no usable slug.
+    """
     fields = as_mapping(entry)
     slug = fields.get("slug")
     if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
@@ -122,7 +115,10 @@ def parse_model(entry: object) -> ModelInfo | None:
 
 
 class ModelList(NamedTuple):
-    """What one account was last told, and when it was last asked for (Unix seconds)."""
+    """An account's models as last fetched. Times are Unix seconds.
+
+    `fetched_at` is the last success, `tried_at` the last attempt.
+    """
 
     models: tuple[ModelInfo, ...]
     fetched_at: float
@@ -134,22 +130,22 @@ class ModelList(NamedTuple):
 
     @property
     def by_rank(self) -> list[ModelInfo]:
-        """All of them: first choice first, those not meant for people last."""
+        """All models, first choice first, hidden ones last."""
         return sorted(self.models, key=lambda model: (model.hidden, model.priority))
 
     @property
     def listed(self) -> list[ModelInfo]:
-        """Those meant for people, first choice first."""
+        """The models that ChatGPT's apps offer, first choice first."""
         return [model for model in self.by_rank if not model.hidden]
 
 
 def models_path() -> pathlib.Path:
-    """The remembered model lists, beside the login."""
+    """Where the fetched lists are stored."""
     return user_dir() / "chatgpt-models.json"
 
 
 def read_models_file() -> Mapping[str, Any]:
-    """The file's content; {} if it is missing or damaged, because start-up must not break."""
+    """The file's content, {} if it is missing or damaged: llm must start all the same."""
     try:
         return as_mapping(json.loads(models_path().read_bytes()))
     except (OSError, ValueError, RecursionError):
@@ -157,60 +153,53 @@ def read_models_file() -> Mapping[str, Any]:
 
 
 def parse_model_list(value: object) -> ModelList | None:
+    """A stored list, or None if it is none."""
     fields = as_mapping(value)
     if not isinstance(fields.get("models"), list):
         return None
     models = [model for model in map(parse_model, fields["models"]) if model]
-    etag = fields.get("etag")
     return ModelList(
         tuple(models),
         as_number(fields.get("fetched_at")) or 0.0,
         as_number(fields.get("tried_at")) or 0.0,
-        etag if isinstance(etag, str) else None,
+        as_text(fields.get("etag")),
     )
 
 
 def remembered_models(tokens: Tokens) -> ModelList | None:
-    """The list last fetched for this account, None if there is none. Sends nothing."""
+    """The list last fetched for this account, or None. Sends nothing."""
     return parse_model_list(as_mapping(read_models_file().get("accounts")).get(tokens.account_key))
 
 
 def known_models() -> dict[str, ModelInfo]:
-    """Every model to register, by slug: fetched ones first, then the built-in ones, then
-    those that a list once had, so that old conversations go on. Sends nothing."""
+    """Every model to register, by slug. Sends nothing.
+
+    Fetched ones come first, then the built-in ones, then those that an earlier list had, so
+    that old conversations can go on.
+    """
     data = read_models_file()
-    lists = [parse_model_list(value) for value in as_mapping(data.get("accounts")).values()]
+    lists = map(parse_model_list, as_mapping(data.get("accounts")).values())
+    found = [model for models in lists if models for model in models.by_rank]
+    found += BUILT_IN_MODELS.values()
+    found += filter(None, (parse_model({"slug": slug}) for slug in as_list(data.get("seen"))))
     known: dict[str, ModelInfo] = {}
-    for models in filter(None, lists):
-        known |= {model.slug: model for model in models.by_rank if model.slug not in known}
-    known = known | {s: m for s, m in BUILT_IN_MODELS.items() if s not in known}
-    seen = data.get("seen")
-    for slug in seen if isinstance(seen, list) else ():
-        model = parse_model({"slug": slug})
-        if model and slug not in known:
-            known[slug] = model
+    for model in found:
+        known.setdefault(model.slug, model)
     return known
 
 
 def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
-    """Write chatgpt-models.json. Losing a race or a write only costs another fetch.
+    """Store what the service listed for an account. Raises OSError.
 
-    Raises OSError.
+    There is no lock: a lost write only costs another fetch.
     """
     data = read_models_file()
-    slugs = [model.slug for model in map(parse_model, record["models"]) if model]
-    old = data.get("seen")
-    seen = [slug for slug in old if isinstance(slug, str)] if isinstance(old, list) else []
+    seen = [slug for slug in as_list(data.get("seen")) if isinstance(slug, str)]
+    seen += [model.slug for model in map(parse_model, record["models"]) if model]
     data = {
         "version": 1,
         "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},
-        "seen": list(dict.fromkeys([*seen, *slugs])),
+        "seen": list(dict.fromkeys(seen)),
     }
-    path = models_path()
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        replace_file(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with new_version(models_path()) as write:
+        write(json.dumps(data, indent=1).encode())

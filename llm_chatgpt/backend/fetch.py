@@ -7,20 +7,11 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.catalogue import (
-    KEPT_MODEL_FIELDS,
-    ModelList,
-    models_path,
-    parse_model,
-    parse_model_list,
-    read_models_file,
-    remember_models,
-)
+from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.refusals import explain_refusal
-from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
@@ -29,83 +20,77 @@ from llm_chatgpt.values import as_mapping
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
-def fetch_models(tokens: Tokens, *, timeout: float = config.AUTH_TIMEOUT_SECONDS) -> ModelList:
-    """Ask the server which models this account has, and remember the answer.
+def fetch_models(
+    tokens: Tokens, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+) -> catalogue.ModelList:
+    """Fetch the list of this account's models, within `seconds`, and remember it.
 
-    `timeout` is seconds. Raises ChatGPTError (RequestRefused for an error status).
+    Raises ChatGPTError, as RequestRefused for an error status.
     """
     version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
-    reply = get_backend("/codex/models", tokens, {"client_version": version}, timeout)
+    reply = _get("/codex/models", tokens, {"client_version": version}, seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
-        raise ChatGPTError("The server's model list was not readable. Try again later.")
-    kept = [
-        {name: entry[name] for name in KEPT_MODEL_FIELDS if name in entry}
-        for entry in entries
-        if parse_model(entry)
-    ]
+        raise ChatGPTError("Could not read the server's model list. Try again later.")
     now = time.time()
     record = {
         "fetched_at": now,
         "tried_at": now,
         "etag": reply.headers.get("etag"),
-        "models": kept,
+        "models": [
+            {name: entry[name] for name in catalogue.KEPT_MODEL_FIELDS if name in entry}
+            for entry in entries
+            if catalogue.parse_model(entry)
+        ],
     }
     try:
-        remember_models(tokens, record)
+        catalogue.remember_models(tokens, record)
     except OSError as error:
-        path = models_path()
-        notice(f"Warning: the model list could not be kept in {path} ({os_reason(error)}).")
-    return cast(ModelList, parse_model_list(record))
+        where = catalogue.models_path()
+        notice(f"Warning: could not save the model list in {where} ({os_reason(error)}).")
+    return cast(catalogue.ModelList, catalogue.parse_model_list(record))
 
 
-def update_models(tokens: Tokens, known: ModelList | None, etag: str | None) -> None:
-    """Bring the list up to date when the server says that it has changed.
+def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str | None) -> None:
+    """Fetch the list again if the server's `etag` says that it has changed.
 
-    At most once an hour and for two seconds, and whatever fails is passed over: the next
-    prompt of a later hour tries again.
+    At most once an hour, whether that works or not, and for two seconds. Raises nothing
+    that has to do with the network: the next prompt of a later hour tries again.
     """
     if etag is None or (known and known.etag == etag):
         return
     if known and 0 <= time.time() - known.tried_at < config.MODELS_UPDATE_SECONDS:
         return
     try:
-        fetch_models(tokens, timeout=config.MODELS_UPDATE_TIMEOUT_SECONDS)
+        fetch_models(tokens, seconds=config.MODELS_UPDATE_TIMEOUT_SECONDS)
     except ChatGPTError as error:
-        log.info("The model list was not brought up to date: %s", error)
-        accounts = as_mapping(read_models_file().get("accounts"))
+        log.info("Could not update the model list: %s", error)
+        accounts = as_mapping(catalogue.read_models_file().get("accounts"))
         record = {"models": [], **as_mapping(accounts.get(tokens.account_key))}
         with contextlib.suppress(OSError):
-            remember_models(tokens, {**record, "tried_at": time.time()})
-
-
-def get_backend(
-    path: str, tokens: Tokens, params: Mapping[str, str] | None = None, timeout: float | None = None
-) -> http.Reply:
-    """A GET to the backend that succeeded. Raises ChatGPTError, RequestRefused."""
-    library = http.http_library()
-    url = config.base_url(tokens.origin) + path
-    try:
-        response = http.sync_client(url).get(
-            url,
-            params=params,
-            headers=backend_headers(tokens),
-            timeout=timeout or config.AUTH_TIMEOUT_SECONDS,
-        )
-    except library.TransportError as error:
-        raise ChatGPTError(
-            f"{urlsplit(url).netloc} was asked in vain: {http.transport_reason(error)}. "
-            "Check the network and try again."
-        ) from error
-    reply = http.Reply.of(response)
-    if reply.status != 200:
-        raise explain_refusal(reply)
-    return reply
+            catalogue.remember_models(tokens, {**record, "tried_at": time.time()})
 
 
 def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
-    """What the account has used of its allowances, as the server tells it.
+    """What the account has used of its limits, as the server reports it.
 
-    Raises ChatGPTError, RequestRefused.
+    Raises ChatGPTError, as RequestRefused for an error status.
     """
-    return as_mapping(get_backend("/wham/usage", tokens).data)
+    return as_mapping(_get("/wham/usage", tokens).data)
+
+
+def _get(
+    path: str,
+    tokens: Tokens,
+    params: Mapping[str, str] | None = None,
+    seconds: float = config.AUTH_TIMEOUT_SECONDS,
+) -> http.Reply:
+    url = config.base_url(tokens.origin) + path
+    headers = backend_headers(tokens)
+    try:
+        reply = http.send("GET", url, headers=headers, params=params, seconds=seconds)
+    except ConnectionFailed as error:
+        raise ChatGPTError(f"{error.message} Check the network and try again.") from error
+    if reply.status != 200:
+        raise explain_refusal(reply)
+    return reply

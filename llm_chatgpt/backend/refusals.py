@@ -1,36 +1,86 @@
-"""What the service's errors mean."""
+"""What the service's errors mean, in one sentence with the next step."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import email.utils
+import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo, ModelList
+from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
 from llm_chatgpt.backend.usage import windows_of_headers
-from llm_chatgpt.errors import RequestRefused, UsageLimitReached
-from llm_chatgpt.text import in_words, local_time, printable
-from llm_chatgpt.values import as_mapping, as_number
+from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
+from llm_chatgpt.text import from_now, in_words, printable
+from llm_chatgpt.values import as_list, as_mapping, as_number
 
-# responses.md 9: what each plan can do at its limit.
-_LIMIT_ADVICE = (
-    (("plus",), "upgrade to Pro or buy credits"),
-    (("pro", "prolite", "promax"), "buy credits"),
-    (("free", "go", "guest"), "upgrade to Plus"),
-    (("team", "business", "ent26"), "ask your workspace's admin for more"),
-)
 POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
-# Ours, for a 401 that a renewed login would get as well.
-REGION_CODE = "not_in_this_region"
-_CAPACITY_CODES = frozenset({"server_is_overloaded", "slow_down"})
-# Each of them lasts longer than anybody would wait.
-_LIMIT_CODES = frozenset(
-    {"usage_limit_reached", "insufficient_quota", "organization_spend_limit_exceeded"}
-)
+# Codes of our own, for what the service marks with none.
+MODEL_NOT_FOUND = "model_not_found"
+WEB_PAGE = "web_page"
+WRONG_REGION = "wrong_region"
+# Four tables: a reply's code, words or status choose its text. Facts: docs/protocol.md.
+_BY_CODE = {
+    "usage_limit_reached": "limit",
+    "insufficient_quota": "limit",
+    "organization_spend_limit_exceeded": "limit",
+    "usage_not_included": "not_included",
+    "deactivated_workspace": "deactivated",
+    "context_length_exceeded": "context",
+    "server_is_overloaded": "capacity",
+    "slow_down": "capacity",
+    "rate_limit_exceeded": "too_many",
+    **dict.fromkeys(POLICY_CODES, "policy"),
+}
+_BY_WORDS = {
+    "is not supported when using Codex": MODEL_NOT_FOUND,
+    "Model not found": MODEL_NOT_FOUND,
+    "requires a newer version": "too_old",
+    "not authorized in this region": WRONG_REGION,
+}
+_BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
+# {words} are the server's own words after a colon, {first} only their first sentence; both
+# are a full stop if it said nothing. {wait} is how long to wait.
+_TEXTS = {
+    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset} "
+    f"{{options}}. See {config.USAGE_PAGE}",
+    "not_included": "Your ChatGPT plan does not include Codex, which this login needs. Upgrade "
+    "at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
+    "deactivated": "The workspace of this login was deactivated. Run 'llm chatgpt login' with "
+    "another account.",
+    WEB_PAGE: "{web_page}",
+    MODEL_NOT_FOUND: '{sentence} Run: llm -m chatgpt-{successor} "prompt"',
+    "too_old": "{sentence} Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a "
+    "newer version.",
+    "context": "The conversation is longer than the model's context{size}{words} Start a new "
+    "one, or send less.",
+    "policy": "OpenAI's policies refuse this prompt{words} Rephrase it.",
+    "capacity": "The model is at capacity{first} Try again in {wait}, or choose another model.",
+    WRONG_REGION: "{sentence} Ask your workspace's admin.",
+    "login": "OpenAI no longer accepts this login{first} Run 'llm chatgpt login' to sign in again.",
+    "forbidden": "OpenAI refuses this account's request{first} Ask your workspace's admin, or run "
+    "'llm chatgpt login' with another account.",
+    "too_large": "The prompt is too large for the server. Send less text or smaller images.",
+    "too_many": "Too many requests{first} Wait {wait} and try again.",
+    "server": "OpenAI server error ({status}){first} Try again in {wait}.",
+    "effort": "{sentence} Choose one with -o reasoning_effort.",
+    "stream": "OpenAI could not finish the answer{words} Send the prompt again.",
+    "refused": "OpenAI refused the request{words}",
+    "unexplained": "OpenAI refused the request (status {status}). Try again later.",
+}
+# What a plan's limit leaves to do, beside waiting.
+_ADMIN = ("ask your workspace's admin for more",)
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "plus": ("upgrade to Pro", "buy credits"),
+    **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
+    **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
+    **dict.fromkeys(("team", "business", "ent26"), _ADMIN),
+}
 _OWNER_LIMITS = (
     "workspace_owner_credits_depleted",
     "workspace_member_credits_depleted",
@@ -39,177 +89,155 @@ _OWNER_LIMITS = (
 )
 
 
+def explain_refusal(
+    reply: http.Reply, *, slug: str = "", models: ModelList | None = None
+) -> ChatGPTError:
+    """The error for a reply with an error status, or for one that a stream reported.
+
+    `slug` is the model that was asked, `models` what the account has.
+    """
+    error = as_mapping(as_mapping(reply.data).get("error"))
+    said = error_message(reply)
+    codes = [c.lower() for c in (reply.error_code, error.get("type")) if isinstance(c, str) and c]
+    text = _choose_text(reply, codes, said or "", error.get("param"))
+    wait = retry_after(reply, said)
+    words, first = _colon(said), _colon(re.split(r"(?<=[.!?]) ", said or "")[0])
+    facts: dict[str, Any] = {
+        "status": reply.status,
+        "sentence": words[2:],
+        "words": words,
+        "first": first,
+        "wait": in_words(wait) if wait else "a minute",
+    }
+    if text == "limit":
+        facts |= _limit_facts(reply.headers, error, said or "")
+    elif text == MODEL_NOT_FOUND:
+        facts["successor"] = _successor(slug, models)
+    elif text == "context":
+        model = models.find(slug) if models else None
+        tokens = model.context_window if model else None
+        facts["size"] = f" of {tokens:,} tokens" if tokens else ""
+    elif text == WEB_PAGE:
+        facts["web_page"] = reply.web_page_message
+    message = _TEXTS[text].format(**facts)
+    request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
+    if request_id:
+        message += f" [request {printable(request_id, 80)}]"
+    kind: type[ChatGPTError] = RequestRefused
+    if text in ("limit", "not_included"):
+        kind = UsageLimitReached
+    elif reply.status == 200:
+        kind = StreamFailed
+    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
+    code = ours or next(iter(codes), None)
+    status = None if reply.status == 200 else reply.status
+    return kind(message, code=code, status=status, retry_after=wait)
+
+
+def explain_stream_error(
+    error: Mapping[str, Any], headers: Mapping[str, str], **known: Any
+) -> ChatGPTError:
+    """`explain_refusal` for an error that was reported inside a stream."""
+    # A flat event's own type is not the error's.
+    fields = {
+        name: value
+        for name, value in error.items()
+        if isinstance(value, (str, int, float)) and (name, value) != ("type", "error")
+    }
+    content = json.dumps({"error": fields}).encode()
+    return explain_refusal(http.Reply(200, headers, content), **known)
+
+
+def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object) -> str:
+    """Which of the texts fits; what is more specific comes first."""
+    if reply.headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
+        return "limit"
+    if found := next((_BY_CODE[code] for code in codes if code in _BY_CODE), None):
+        return found
+    if reply.is_web_page and reply.status < 500:
+        return WEB_PAGE
+    if found := next((text for words, text in _BY_WORDS.items() if words in said), None):
+        return found
+    if reply.status >= 500:
+        return "server"
+    if reply.status == 400 and param == "reasoning.effort" and said:
+        return "effort"
+    return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
+
+
 def error_message(reply: http.Reply) -> str | None:
-    """The server's own words: `error.message`, `error`, `detail` in its three forms."""
+    """The server's own words, made printable: `error`, `detail` or `message` in all forms."""
     data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
-    entries = detail if isinstance(detail, list) else []
-    words = "; ".join(
-        f"{'.'.join(map(str, entry.get('loc') or []))}: {entry.get('msg')}"
-        for entry in entries
+    entries = (
+        f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg')}"
+        for entry in as_list(detail)
         if isinstance(entry, dict)
     )
-    for text in (
+    places = (
         as_mapping(error).get("message"),
         data.get("error_description"),
         error,
         detail,
         as_mapping(detail).get("message"),
-        words,
+        "; ".join(entries),
         data.get("message"),
-    ):
-        if isinstance(text, str) and text.strip():
-            return printable(text)
-    return None
-
-
-def sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def explain_refusal(
-    reply: http.Reply, *, slug: str | None = None, models: ModelList | None = None
-) -> RequestRefused:
-    """One plain sentence with the next step for any error the backend answers with.
-
-    `models` is what the account has, to name another model. Facts: responses.md 8 and 9.
-    """
-    error = as_mapping(as_mapping(reply.data).get("error"))
-    code = reply.error_code
-    kind = error.get("type") if isinstance(error.get("type"), str) else None
-    words = error_message(reply)
-    said = f" ({sentence(words)[:-1]})" if words else ""
-    limit_type = reply.headers.get("x-codex-rate-limit-reached-type")
-    refused = functools.partial(_refusal, reply, code or kind)
-
-    if code in _LIMIT_CODES or kind == "usage_limit_reached" or limit_type in _OWNER_LIMITS:
-        return _refusal(reply, code or kind, _limit_message(reply, error), UsageLimitReached)
-    if "usage_not_included" in (code, kind):
-        return _refusal(
-            reply,
-            "usage_not_included",
-            "Your ChatGPT plan does not include Codex, which this login needs. Upgrade at "
-            "https://chatgpt.com/#pricing, or sign in with another account: 'llm chatgpt login'.",
-            UsageLimitReached,
-        )
-    if "deactivated_workspace" in (code, kind):
-        return refused(
-            "The ChatGPT workspace of this login was deactivated. Sign in with another "
-            "account: 'llm chatgpt login'."
-        )
-    if reply.is_web_page and reply.status < 500:
-        return refused(http.web_page_message(reply))
-    if words and ("is not supported when using Codex" in words or "Model not found" in words):
-        return refused(_model_message(words, slug, models))
-    if words and "requires a newer version" in words:
-        return refused(
-            f"{sentence(words)} For this plugin that means: set LLM_CHATGPT_CLIENT_VERSION to "
-            "the version that is asked for, and look for a newer llm-chatgpt-oauth."
-        )
-    if code == "context_length_exceeded":
-        return refused(_context_message(words, models.find(slug) if models and slug else None))
-    if code in POLICY_CODES:
-        return refused(f"OpenAI's policies refuse this prompt{said}. Rephrase it.")
-    if code in _CAPACITY_CODES:
-        return refused(
-            f"The model is at capacity{said}. Try again in a minute, or choose another model."
-        )
-    if reply.status == 401:
-        if words and "region" in words:
-            message = f"{sentence(words)} Ask your workspace's admin."
-            return _refusal(reply, REGION_CODE, message)
-        return refused(
-            f"OpenAI does not accept this login any more{said}. Run 'llm chatgpt login' to "
-            "sign in again."
-        )
-    if reply.status == 403:
-        return refused(
-            f"OpenAI refuses this account's request{said}. Ask your workspace's admin, or sign "
-            "in with another account: 'llm chatgpt login'."
-        )
-    if reply.status == 413:
-        return refused("The prompt is too large for the server. Send less text or smaller images.")
-    if reply.status == 429:
-        return refused(f"OpenAI asks for fewer requests{said}. Wait a minute and try again.")
-    if reply.status >= 500:
-        return refused(
-            f"OpenAI's server is in trouble (status {reply.status}){said}. Try again in a minute."
-        )
-    param = error.get("param")
-    if reply.status == 400 and param == "reasoning.effort" and words:
-        return refused(f"{sentence(words)} Choose one with -o reasoning_effort.")
-    if words:
-        return refused(f"OpenAI refused the request: {sentence(words)}")
-    return refused(f"OpenAI refused the request (status {reply.status}). Try again later.")
-
-
-def _refusal(
-    reply: http.Reply,
-    code: str | None,
-    message: str,
-    kind: type[RequestRefused] = RequestRefused,
-) -> RequestRefused:
-    for name in ("x-request-id", "x-oai-request-id"):
-        if reply.headers.get(name):
-            message += f" [request {printable(reply.headers[name], 80)}]"
-            break
-    return kind(message, code=code, status=reply.status)
-
-
-def _limit_message(reply: http.Reply, error: Mapping[str, Any]) -> str:
-    plan = error.get("plan_type") or reply.headers.get("x-codex-plan-type")
-    plan = plan.lower() if isinstance(plan, str) else ""
-    name = reply.headers.get("x-codex-limit-name")
-    window = _full_window(reply.headers)
-    message = f"The {window}usage limit of your ChatGPT plan is reached"
-    if plan:
-        message = f"The {window}usage limit of your ChatGPT {printable(plan, 40)} plan is reached"
-    now = time.time()
-    resets_in = as_number(error.get("resets_in_seconds"))
-    resets_at = as_number(error.get("resets_at"))
-    if resets_at is None and resets_in is not None:
-        resets_at = now + resets_in
-    if resets_at is not None:
-        left = resets_in if resets_in is not None else resets_at - now
-        message += f"; it resets on {local_time(resets_at)}, in {in_words(left)}"
-    advice = next((text for plans, text in _LIMIT_ADVICE if plan in plans), None)
-    if advice is None and plan.startswith(("self_serve_business", "enterprise_cbp")):
-        advice = _LIMIT_ADVICE[-1][1]
-    if reply.headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
-        advice = "ask your workspace's owner to raise the limit or add credits"
-    if name and name.lower() != "codex":
-        advice = "another model may still work" + (f", or {advice}" if advice else "")
-    return f"{message}. Wait{', or ' + advice if advice else ''}. See {config.USAGE_PAGE}"
-
-
-def _full_window(headers: Mapping[str, str]) -> str:
-    """'5-hour ', 'weekly ' or '': the window whose allowance is used up."""
-    full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
-    return f"{full[-1]} " if full else ""
-
-
-def _model_message(words: str, slug: str | None, models: ModelList | None) -> str:
-    listed = models.listed if models else []
-    named = next((m for m in (models.models if models else ()) if m.slug == slug), None)
-    candidates = [
-        named and named.upgrade,
-        slug in BUILT_IN_MODELS and BUILT_IN_MODELS[slug].upgrade if slug else None,
-        *[model.slug for model in listed],
-        *([] if listed else BUILT_IN_MODELS),
-    ]
-    successor = next((c for c in candidates if c and c != slug), None)
-    message = f"{sentence(words)} "
-    if listed:
-        message += f"Your login has: {', '.join(model.slug for model in listed)}. "
-    return f'{message}Run: llm -m chatgpt-{successor} "prompt"'
-
-
-def _context_message(words: str | None, model: ModelInfo | None) -> str:
-    limit = ""
-    if model and model.context_window:
-        limit = f" of {model.context_window:,} tokens"
-    said = f" ({sentence(words)[:-1]})" if words else ""
-    return (
-        f"The conversation is longer than the model's context{limit}{said}. Start a new one, "
-        "or send less."
     )
+    return next((printable(t) for t in places if isinstance(t, str) and t.strip()), None)
+
+
+def _colon(words: str | None) -> str:
+    """Words as the end of a sentence: ': It failed.', or only '.' without any."""
+    if not words:
+        return "."
+    return f": {words}" if words.endswith((".", "!", "?")) else f": {words}."
+
+
+def retry_after(reply: http.Reply, said: str | None) -> float | None:
+    """The seconds that the server asks to wait: Retry-After, or its words; else None."""
+    header = reply.headers.get("retry-after", "").strip()
+    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", said or "", re.IGNORECASE)
+    seconds = None
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
+        seconds = float(header)
+    elif header:
+        with contextlib.suppress(ValueError, OverflowError):
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+    if seconds is None and words:
+        seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
+    return None if seconds is None else max(0.0, seconds)
+
+
+def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str) -> dict[str, str]:
+    plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
+    full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
+    resets_at = as_number(error.get("resets_at"))
+    resets_in = as_number(error.get("resets_in_seconds"))
+    if resets_in is not None:
+        resets_at = time.time() + resets_in
+    options = _OPTIONS.get(plan, ())
+    if plan.startswith(("self_serve_business", "enterprise_cbp")):
+        options = _ADMIN
+    if headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
+        options = ("ask your workspace's owner to raise the limit or add credits",)
+    if headers.get("x-codex-limit-name", "codex").lower() != "codex":
+        options = ("try another model", *options)
+    *most, last = ["Wait", *options]
+    comma = "," if len(most) > 1 else ""
+    return {
+        "window": f"{full[-1]} " if full else "",
+        "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
+        # The service's usual words say no more than the text.
+        "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
+        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
+        "options": f"{', '.join(most)}{comma} or {last}" if most else last,
+    }
+
+
+def _successor(slug: str, models: ModelList | None) -> str:
+    """Another model to try: the one the lists name for this one, else their first choice."""
+    named = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
+    candidates = [model.upgrade for model in named if model]
+    candidates += [model.slug for model in models.listed] if models else []
+    candidates += BUILT_IN_MODELS
+    return next(printable(c, 100) for c in candidates if c and c != slug)

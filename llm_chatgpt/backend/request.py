@@ -1,126 +1,117 @@
-"""Options, tools and schema -> the request body."""
+"""Options, schema and input -> the request's body. Nothing here knows llm."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from typing import Any
-
-import llm
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.input import InputBuilder
-from llm_chatgpt.backend.tools import SOURCES, build_tools
+from llm_chatgpt.values import as_list
 
-# Keywords that strict schemas surely allow.
+# Keywords that strict schemas are known to allow.
 _STRICT_KEYWORDS = frozenset(
-    {
-        "type",
-        "properties",
-        "required",
-        "additionalProperties",
-        "items",
-        "enum",
-        "const",
-        "anyOf",
-        "$ref",
-        "$defs",
-        "title",
-        "description",
-    }
+    (
+        *("type", "properties", "required", "additionalProperties", "items", "enum", "const"),
+        *("anyOf", "$ref", "$defs", "title", "description"),
+    )
 )
 
 
 def schema_is_strict(schema: object, *, root: bool = True) -> bool:
-    """Whether a JSON schema meets the strict rules (responses.md 3): every object is closed
-    and requires all its properties, and no keyword is used that strict may not allow."""
+    """Whether a JSON schema meets the service's strict rules (docs/protocol.md).
+
+    Every object is closed and requires all its properties, and no keyword is used that
+    strict may not allow.
+    """
     if not isinstance(schema, dict) or not _STRICT_KEYWORDS.issuperset(schema):
         return False
-    if root and schema.get("type") != "object":
-        return False
-    properties = schema.get("properties", {})
     kinds = schema.get("type")
-    if "properties" in schema or kinds == "object" or isinstance(kinds, list):
-        if isinstance(kinds, list) and "object" not in kinds and not properties:
-            pass
-        elif (
-            schema.get("additionalProperties") is not False
-            or not isinstance(properties, dict)
-            or set(schema.get("required") or ()) != set(properties)
-        ):
+    properties, definitions = schema.get("properties", {}), schema.get("$defs", {})
+    choices = schema.get("anyOf", [])
+    if not (isinstance(properties, dict) and isinstance(definitions, dict)):
+        return False
+    if not isinstance(choices, list) or (root and kinds != "object"):
+        return False
+    if "properties" in schema or kinds == "object" or "object" in as_list(kinds):
+        required = sorted(map(str, as_list(schema.get("required"))))
+        if schema.get("additionalProperties") is not False or required != sorted(properties):
             return False
-    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]
-    if "items" in schema:
-        inner.append(schema["items"])
+    inner = [*properties.values(), *definitions.values(), *choices]
+    inner += [schema["items"]] if "items" in schema else []
     return all(schema_is_strict(part, root=False) for part in inner)
 
 
-def session_id(conversation: Any, instructions: str, items: list[dict[str, Any]]) -> str:
-    """The UUID that routes a conversation's requests to one cache (responses.md 12).
+def session_id(
+    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None = None
+) -> str:
+    """The UUID that routes a conversation's requests to one cache (docs/protocol.md).
 
-    The same in every later process; without a conversation, from how the input begins.
+    It is the same in every process. It comes from the user's `key` if there is one, else
+    from the conversation, else from how the input begins.
     """
-    if conversation is not None:
-        return str(uuid.uuid5(config.SESSION_NAMESPACE, conversation.id))
-    beginning = json.dumps([instructions, items[:1]])
-    return str(uuid.uuid5(config.SESSION_NAMESPACE, hashlib.sha256(beginning.encode()).hexdigest()))
+    if key:
+        name = f"prompt_cache_key {key}"
+    elif conversation is not None:
+        name = conversation.id
+    else:
+        beginning = json.dumps([instructions, items[:1]])
+        name = hashlib.sha256(beginning.encode()).hexdigest()
+    return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
 
 
 def build_body(
-    model: Any,
-    prompt: llm.Prompt,
-    builder: InputBuilder,
     info: ModelInfo,
-    cache_key: str,
+    options: Mapping[str, Any],
+    *,
+    instructions: str,
+    session: str,
+    schema: Any = None,
+    hide_reasoning: bool = False,
 ) -> dict[str, Any]:
-    """The request's JSON, `input` last so that what stays the same comes first."""
-    options: Any = prompt.options
+    """The request's JSON without `tools` and `input`.
+
+    The caller adds `input` last, so that what stays the same comes first.
+    """
+    tier = options.get("service_tier")
     body: dict[str, Any] = {
-        "model": model.slug,
-        "instructions": builder.instructions,
+        "model": info.slug,
+        "instructions": instructions,
         "store": False,
         "stream": True,
         "include": ["reasoning.encrypted_content"],
-        "prompt_cache_key": options.prompt_cache_key or cache_key,
+        "prompt_cache_key": session,
+        "reasoning": _reasoning(info, options, hide_reasoning),
+        "text": _text(options, schema),
+        # fast is the official client's name for priority.
+        "service_tier": "priority" if tier == "fast" else tier,
+        "parallel_tool_calls": options.get("parallel_tool_calls"),
     }
-    reasoning: dict[str, Any] = {}
-    if options.reasoning_effort:
+    return {name: value for name, value in body.items() if value not in (None, {})}
+
+
+def _reasoning(info: ModelInfo, options: Mapping[str, Any], hidden: bool) -> dict[str, Any]:
+    reasoning = {}
+    effort = options.get("reasoning_effort")
+    if effort:
         # The official client sends its highest step under the older name.
-        effort = options.reasoning_effort
         reasoning["effort"] = "max" if effort == "ultra" else effort
-    summary = options.reasoning_summary or "auto"
-    if summary != "none" and info.summaries and not prompt.hide_reasoning:
+    summary = options.get("reasoning_summary") or "auto"
+    if summary != "none" and info.summaries and not hidden:
         reasoning["summary"] = summary
-    if reasoning:
-        body["reasoning"] = reasoning
+    return reasoning
+
+
+def _text(options: Mapping[str, Any], schema: Any) -> dict[str, Any]:
     text: dict[str, Any] = {}
-    if options.verbosity:
-        text["verbosity"] = options.verbosity
-    if prompt.schema:
-        text["format"] = {
-            "type": "json_schema",
-            "name": "output",
-            "schema": prompt.schema,
-            "strict": schema_is_strict(prompt.schema),
-        }
-    elif options.json_object:
+    if options.get("verbosity"):
+        text["verbosity"] = options["verbosity"]
+    if schema:
+        described = {"name": "output", "schema": schema, "strict": schema_is_strict(schema)}
+        text["format"] = {"type": "json_schema", **described}
+    elif options.get("json_object"):
         text["format"] = {"type": "json_object"}
-    if text:
-        body["text"] = text
-    if options.service_tier:
-        tier = options.service_tier
-        body["service_tier"] = "priority" if tier == "fast" else tier
-    if options.parallel_tool_calls is not None:
-        body["parallel_tool_calls"] = options.parallel_tool_calls
-    if prompt.tools:
-        body["tools"] = build_tools(model, prompt.tools)
-        for tool in prompt.tools:
-            if isinstance(tool, llm.ServerSideTool):
-                tool.prepare_request(model, body)
-        searches = any(spec.get("type") == "web_search" for spec in body["tools"])
-        if searches and SOURCES not in body["include"]:
-            body["include"].append(SOURCES)
-    body["input"] = builder.items
-    return body
+    return text

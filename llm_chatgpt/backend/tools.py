@@ -39,53 +39,58 @@ class ImageGeneration(llm.ServerSideTool):
         return spec
 
 
-SOURCES = "web_search_call.action.sources"
-# responses.md 5: what web_search takes; llm's own class knows more than the backend.
+_SOURCES = "web_search_call.action.sources"
+# What the service's web_search takes (docs/protocol.md); llm's own class has more.
 _WEB_SEARCH_FIELDS = frozenset(
-    {
-        "type",
-        "external_web_access",
-        "indexed_web_access",
-        "filters",
-        "user_location",
-        "search_context_size",
-        "search_content_types",
-    }
+    (
+        *("type", "external_web_access", "indexed_web_access", "filters", "user_location"),
+        *("search_context_size", "search_content_types"),
+    )
 )
 
 
-def build_tools(model: Any, tools: Iterable[Any]) -> list[dict[str, Any]]:
-    """llm's tools as the request's (responses.md 5)."""
-    specs = []
+def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> None:
+    """Write llm's tools into the request's body. Raises ChatGPTError."""
+    specs = [
+        _server_side(tool, model) if isinstance(tool, llm.ServerSideTool) else _function(tool)
+        for tool in tools
+    ]
+    if not specs:
+        return
+    body["tools"] = specs
     for tool in tools:
         if isinstance(tool, llm.ServerSideTool):
-            spec = tool.tool_spec(model)
-            if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
-                refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
-                refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
-                refused += ["include_results"] * bool(getattr(tool, "include_results", False))
-                if refused:
-                    raise ChatGPTError(
-                        "Web search with a ChatGPT login does not take "
-                        f"{', '.join(refused)}. Leave it out."
-                    )
-            specs.append(spec)
-            continue
-        schema = tool.input_schema or {}
-        specs.append(
-            {
-                "type": "function",
-                "name": tool.name,
-                "description": tool.description or "",
-                "strict": False,
-                "parameters": {"type": "object", "properties": {}, **schema},
-            }
-        )
-    return specs
+            tool.prepare_request(model, body)
+    searches = any(spec.get("type") == "web_search" for spec in specs)
+    if searches and _SOURCES not in body["include"]:
+        body["include"].append(_SOURCES)
+
+
+def _function(tool: llm.Tool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description or "",
+        "strict": False,
+        "parameters": {"type": "object", "properties": {}, **(tool.input_schema or {})},
+    }
+
+
+def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = tool.tool_spec(model)
+    # A raw specification is the user's own affair.
+    if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
+        refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
+        refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
+        refused += ["include_results"] * bool(getattr(tool, "include_results", False))
+        if refused:
+            names = ", ".join(refused)
+            raise ChatGPTError(f"Web search with a ChatGPT login does not take {names}. Omit it.")
+    return spec
 
 
 def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
-    """Write a drawn picture to a new file and return its path."""
+    """Write a drawn picture to a new file and return its path, or why there is none."""
     tool = next((tool for tool in prompt.tools if isinstance(tool, ImageGeneration)), None)
     chosen = pathlib.Path(tool.folder).expanduser() if tool and tool.folder else None
     folder = chosen or user_dir() / "chatgpt-images"
@@ -95,7 +100,7 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
     except OSError as error:
-        message = f"The picture could not be written to {path} ({os_reason(error)})."
+        message = f"Could not write the picture to {path} ({os_reason(error)})."
         notice(f"Warning: {message}", mid_line=True)
         return message
     notice(f"Picture: {path}", mid_line=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from llm_chatgpt.text import in_words, local_time
+from llm_chatgpt.text import from_now
 from llm_chatgpt.values import as_mapping, as_number
 
 
 class UsageWindow(NamedTuple):
-    """How much of an allowance is used. `seconds` is its length, `resets_at` Unix seconds."""
+    """How much of a limit is used. `seconds` is its length, `resets_at` Unix seconds."""
 
     seconds: float
     used_percent: float
@@ -19,7 +18,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """By its length, because its place in the reply varies by plan (responses.md 11)."""
+        """'5-hour' or 'weekly': by the length, because the order of the limits varies by plan."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"
@@ -33,37 +32,35 @@ class UsageWindow(NamedTuple):
 
     @property
     def reset_words(self) -> str:
-        if self.resets_at is None:
-            return ""
-        left = in_words(self.resets_at - time.time())
-        return f", resets {local_time(self.resets_at)} (in {left})"
+        """', resets in 4 hours 10 minutes (17:30)'; empty if that is not known."""
+        return "" if self.resets_at is None else f", resets {from_now(self.resets_at)}"
 
 
 def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
-    """The windows that an answer's x-codex-* headers tell of (responses.md 6)."""
+    """The limits in an answer's x-codex-* headers (docs/protocol.md)."""
 
     def number(name: str) -> float | None:
         try:
-            return as_number(float(headers[name]))
-        except (KeyError, ValueError):
+            value = float(headers.get(name, ""))
+        except ValueError:
             return None
+        return as_number(value) if value == value else None
 
     windows = []
     for place in ("primary", "secondary"):
         used = number(f"x-codex-{place}-used-percent")
         minutes = number(f"x-codex-{place}-window-minutes")
-        resets_at = number(f"x-codex-{place}-reset-at")
-        if used is not None and minutes and used == used:
+        if used is not None and minutes:
+            resets_at = number(f"x-codex-{place}-reset-at")
             windows.append(UsageWindow(minutes * 60, used, resets_at))
     return windows
 
 
 def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
-    """The windows of one limit in the usage endpoint's reply (responses.md 11)."""
-    limit = as_mapping(rate_limit)
+    """The windows of one limit in the usage endpoint's answer (docs/protocol.md)."""
     windows = []
     for place in ("primary_window", "secondary_window"):
-        fields = as_mapping(limit.get(place))
+        fields = as_mapping(as_mapping(rate_limit).get(place))
         used = as_number(fields.get("used_percent"))
         seconds = as_number(fields.get("limit_window_seconds"))
         if used is not None and seconds:

@@ -1,0 +1,81 @@
+"""When a prompt is sent again: decisions only, nothing is sent or waited for here.
+
+The rule in words is in docs/protocol.md, "Sending again". It is asked only while nothing
+of the answer has been shown.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from llm_chatgpt import config
+from llm_chatgpt.backend import refusals
+from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
+
+# A stream that ends so would end so again.
+_FINAL_CODES = refusals.POLICY_CODES | {
+    "context_length_exceeded",
+    "invalid_encrypted_content",
+    "stalled",
+}
+
+
+class Attempt(NamedTuple):
+    """How a prompt is sent this time, and what the attempts before have used up.
+
+    `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
+    to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
+    """
+
+    pause: float = 0.0
+    resends: int = 0
+    waited: float = 0.0
+    other_tokens: bool = False
+    unauthorized: int = 0
+    refused_at: float = 0.0
+    without_summary: bool = False
+    without_reasoning: bool = False
+
+
+def resends_allowed(error: ChatGPTError) -> int:
+    """How often a prompt may be sent again, unchanged, after this error."""
+    if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
+        return 0
+    if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):
+        return 1
+    too_many = error.status == 429 and error.retry_after is not None
+    if isinstance(error, StreamFailed) or too_many or (error.status or 0) >= 500:
+        return config.MAX_RESENDS
+    return 0
+
+
+def next_attempt(
+    last: Attempt, error: ChatGPTError, *, refreshed_at: float, now: float
+) -> Attempt | None:
+    """How to send the prompt after this error; None if the error is final.
+
+    `refreshed_at` is when the tokens were issued that it was sent with.
+    """
+    last = last._replace(pause=0.0, other_tokens=False)
+    if error.status == 401 and error.code != refusals.WRONG_REGION:
+        # Another program may have stored other tokens meanwhile. If those fail as well, or
+        # there are none, a refresh brings new ones; it would not help a second time.
+        renewed = last.unauthorized and refreshed_at >= last.refused_at
+        if renewed or last.unauthorized == 2:
+            return None
+        again = last.unauthorized + 1
+        return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
+    if error.code == "invalid_encrypted_content" and not last.without_reasoning:
+        return last._replace(without_reasoning=True)
+    if error.status == 400 and "reasoning.summary" in error.message and not last.without_summary:
+        return last._replace(without_summary=True)
+    if last.resends >= resends_allowed(error):
+        return None
+    pause = error.retry_after
+    if pause is None:
+        pause = config.FIRST_RESEND_PAUSE_SECONDS * 2**last.resends * random.uniform(0.9, 1.1)
+    waited = last.waited + pause
+    if pause > config.MAX_RETRY_AFTER_SECONDS or waited > config.MAX_RESEND_WAIT_SECONDS:
+        return None
+    return last._replace(pause=pause, resends=last.resends + 1, waited=waited)

@@ -1,0 +1,152 @@
+"""Whatever the server or a file holds is read as far as it goes, or named in a sentence."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import llm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import llm_chatgpt_oauth as plugin
+from llm_chatgpt.backend import catalogue
+from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.http import Reply
+from llm_chatgpt.login import tokens
+from llm_chatgpt.login.store import store_path
+from simulator import make_jwt
+
+WORKSPACE = "x-codex-rate-limit-reached-type"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *("error", "detail", "message", "code", "type", "param", "plan_type"),
+                    *("resets_at", "resets_in_seconds", "loc", "msg", "error_description"),
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(
+    st.integers(300, 599),
+    st.binary(max_size=60) | JSON.map(lambda data: json.dumps(data).encode()),
+    st.dictionaries(
+        st.sampled_from(
+            [
+                *("x-request-id", "cf-ray", "content-type", "x-codex-plan-type", WORKSPACE),
+                *("x-codex-primary-used-percent", "x-codex-primary-window-minutes"),
+                *("x-codex-limit-name", "x-codex-primary-reset-at"),
+            ]
+        ),
+        st.text(max_size=12) | st.floats().map(str),
+    ),
+)
+def test_any_answer_is_a_sentence(status, body, headers):
+    error = explain_refusal(Reply(status, headers, body), slug="gpt-6-luna")
+    text = str(error)
+    assert isinstance(error, llm.ModelError)
+    assert text
+    assert all(c.isprintable() for c in text)
+
+
+@given(st.binary(max_size=80) | JSON.map(lambda data: json.dumps(data).encode()))
+def test_any_claims_can_be_read(payload):
+    token = f"e30.{base64.urlsafe_b64encode(payload).decode().rstrip('=')}.x"
+    claims = plugin.parse_jwt_claims(token)
+    assert claims is None or isinstance(claims, dict)
+    account = plugin.extract_account_id(token, token)
+    assert account is None or isinstance(account, str)
+    login = tokens.tokens_from_reply({"access_token": token, "id_token": token}, now=0.0)
+    assert login is None or isinstance(tokens.needs_refresh(login, 0.0), bool)
+
+
+CLAIMS = st.dictionaries(
+    st.sampled_from(
+        [
+            *("exp", "iat", "email", "chatgpt_account_id", "organizations"),
+            *(tokens.AUTH_CLAIM, tokens.PROFILE_CLAIM),
+        ]
+    ),
+    st.recursive(
+        st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(["chatgpt_account_id", "organizations", "id", "chatgpt_plan_type"]),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=6,
+    ),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+@given(CLAIMS, CLAIMS)
+def test_any_claims_make_a_login_that_can_be_stored(id_claims, access_claims):
+    reply = {"access_token": make_jwt(access_claims), "id_token": make_jwt(id_claims)}
+    login = tokens.tokens_from_reply(reply, now=1000.0)
+    plugin.store_tokens(login)
+    assert plugin.load_tokens() == login
+
+
+def test_any_store_file_is_read_or_named(tmp_path_factory):
+    @given(
+        st.binary(max_size=60)
+        | st.dictionaries(
+            st.sampled_from(["version", "default", "accounts"]),
+            st.integers(-1, 3)
+            | st.text(max_size=4)
+            | st.dictionaries(
+                st.text(max_size=4),
+                st.none()
+                | st.dictionaries(
+                    st.sampled_from(["access_token", "refresh_token", "expires_at", "fedramp"]),
+                    st.none() | st.text(max_size=3) | st.floats() | st.booleans(),
+                ),
+            ),
+        ).map(lambda data: json.dumps(data).encode())
+    )
+    def check(content):
+        llm.user_dir()
+        store_path().write_bytes(content)
+        problem = ""
+        try:
+            login = plugin.load_tokens()
+        except plugin.StoreError as error:
+            login, problem = None, str(error)
+        if problem:
+            assert str(store_path()) in problem
+        else:
+            assert login is None or login.access_token
+
+    check()
+
+
+def test_any_model_list_is_read(tmp_path_factory):
+    entry = st.dictionaries(
+        st.sampled_from(["slug", *catalogue.KEPT_MODEL_FIELDS]),
+        st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
+    )
+
+    @given(st.lists(entry | st.none(), max_size=3), st.none() | st.lists(st.text(max_size=3)))
+    def check(models, seen):
+        llm.user_dir()
+        data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
+        catalogue.models_path().write_text(json.dumps(data))
+        known = catalogue.known_models()
+        assert set(catalogue.BUILT_IN_MODELS) <= set(known)
+        assert all(isinstance(info.slug, str) and info.slug for info in known.values())
+
+    check()

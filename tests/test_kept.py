@@ -1,0 +1,205 @@
+"""An answer that has arrived is kept, whatever fails after it; of a dropped one nothing is."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import weakref
+import zlib
+
+import llm
+import pytest
+
+from llm_chatgpt.backend import catalogue
+from simulator import PNG, Answer, Call, Say, Stream, Think, sse
+
+
+@pytest.fixture
+def prompt_logged(simulator, signed_in, run_llm):
+    """Prompt on the command line: exit 0, the answer on stdout and in the logs. Returns stderr."""
+
+    def prompt(*options):
+        result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R", *options)
+        assert result.exit_code == 0, result.output
+        assert result.stdout == "The answer.\n"
+        row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+        assert row["response"] == "The answer."
+        return result.stderr
+
+    return prompt
+
+
+def after(simulator, *items, **changes):
+    """An answer's frames up to the last, and the last with `changes`."""
+    body = {"model": "gpt-6-luna", "input": [], "include": ["reasoning.encrypted_content"]}
+    return list(simulator.frames([*items, Say("The answer.")], body, **changes))
+
+
+# After the last text ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize(
+    "models",
+    [
+        Answer(drop=True),
+        Answer(500),
+        Answer(200, "not gzip", {"Content-Encoding": "gzip"}),
+        Answer(200, "<html>"),
+        Answer(200, {"models": "none"}),
+        Answer(200, b'{"models": [{"slug": "x", "upgrade": ' + b"[" * 900 + b"]" * 900 + b"}]}"),
+    ],
+)
+def test_a_model_list_that_fails(simulator, prompt_logged, models, options):
+    simulator.answer(Say("The answer."))
+    simulator.script("models", models)
+    assert prompt_logged(*options) == ""
+    assert len(simulator.seen("/codex/models")) == 1
+    # Not at every prompt.
+    simulator.answer(Say("The answer."))
+    prompt_logged(*options)
+    assert len(simulator.seen("/codex/models")) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_a_model_list_that_trickles(simulator, prompt_logged, monkeypatch, options):
+    monkeypatch.setattr("llm_chatgpt.config.MODELS_UPDATE_TIMEOUT_SECONDS", 0.3)
+    simulator.answer(Say("The answer."))
+    simulator.script("models", Answer(200, {"models": []}, trickle=0.2))
+    start = time.monotonic()
+    prompt_logged(*options)
+    # 14 bytes would take 2.8 seconds.
+    assert time.monotonic() - start < 2
+    assert len(simulator.seen("/codex/models")) == 1
+
+
+def test_a_model_list_that_cannot_be_stored(simulator, prompt_logged):
+    simulator.answer(Say("The answer."))
+    catalogue.models_path().mkdir(parents=True)
+    assert "could not save the model list" in prompt_logged()
+
+
+def broken_gzip(frames):
+    packer = zlib.compressobj(wbits=31)
+    return [packer.compress(b"".join(frames)) + packer.flush(zlib.Z_SYNC_FLUSH), b"junk" * 9]
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda frames: Stream(broken_gzip(frames), headers={"Content-Encoding": "gzip"}),
+        lambda frames: Stream(frames, end="cut"),
+        lambda frames: Stream(frames, end="open"),
+        lambda frames: Stream([*frames, b"junk", 0.01, b"\xff\xfe" * 9], end="cut"),
+        lambda frames: Stream([*frames, sse({"type": "error", "message": "Too late"})]),
+    ],
+)
+def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
+    simulator.script("responses", ending(after(simulator)))
+    assert prompt_logged(*options) == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"usage": None},
+        {"usage": "much"},
+        {"usage": {"input_tokens": "many", "output_tokens": {"a": 1}}},
+        {"usage": {"input_tokens": 1.5, "output_tokens": True, "input_tokens_details": [1]}},
+        {"usage": {"input_tokens": 10**30, "output_tokens_details": {"reasoning_tokens": "x"}}},
+        {"model": {"name": "x"}},
+        {"model": "\ud83d"},
+        {"metadata": json.loads("[" * 600 + "]" * 600)},
+        {"metadata": {"a": float("nan"), "b": "\ud83d"}},
+        {"status": ["completed"]},
+    ],
+    ids=str,
+)
+def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
+    simulator.script("responses", Stream(after(simulator, **changes)))
+    prompt_logged()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-codex-primary-used-percent": "nan", "x-codex-primary-window-minutes": "inf"},
+        {"x-codex-primary-used-percent": "99", "x-codex-primary-reset-at": "1e14"},
+        {"x-codex-primary-used-percent": "99", "x-codex-primary-reset-at": "-1e14"},
+        {"openai-model": "another\x85model"},
+    ],
+)
+def test_odd_headers(simulator, prompt_logged, headers):
+    simulator.response_headers = headers
+    simulator.answer(Say("The answer."))
+    prompt_logged()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's redirection")
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, where):
+    if "full" in where and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    simulator.served_model = "gpt-5.6-luna"
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m llm -m chatgpt-gpt-6-luna hi -R {where}', sys.executable],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert done.stdout.decode().startswith("This is answer 1.")
+    assert len(json.loads(run_llm("logs", "--json").stdout)) == 1
+
+
+# A dropped attempt ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["finish", "cut"])
+def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, monkeypatch, end):
+    """Reasoning of which nothing can be shown, then a fault, then another attempt."""
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    dropped = after(simulator, Think([]))[:4]
+    assert b'"encrypted_content"' in dropped[-1]
+    simulator.script("responses", Stream(dropped, end=end))
+    simulator.answer(Say("The answer."), Call("llm_version", {}))
+    conversation = ask.model().conversation()
+    answered = ask.finish(lambda: conversation.prompt("hi"))
+    assert answered.text == "The answer."
+    assert [type(part).__name__ for part in answered.parts] == ["TextPart", "ToolCallPart"]
+    assert ask.finish(lambda: conversation.prompt("on")).text
+
+
+def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monkeypatch):
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    simulator.script("responses", Stream(after(simulator, Think([]))[:4]))
+    simulator.answer(Say("The answer."))
+    assert prompt_logged() == (
+        "The answer was cut off: the server closed the connection; retrying (1 of 4)...\n"
+    )
+    simulator.answer(Say("Go on."))
+    assert run_llm("-c", "on").stdout == "Go on.\n"
+    assert "encrypted_content" not in json.dumps(simulator.prompts[-1]["input"])
+
+
+@pytest.mark.parametrize(
+    "fault", [Answer(413), Answer(drop=True), Stream([b"x"], end="cut"), Answer(401)]
+)
+def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fault):
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    simulator.script("responses", *[fault] * 9)
+    held = []
+
+    def start():
+        attachment = llm.Attachment(type="image/png", content=PNG)
+        response = ask.model().prompt("hi", attachments=[attachment])
+        held.extend(map(weakref.ref, (response, response.prompt, attachment)))
+        return response
+
+    with pytest.raises(llm.ModelError):
+        ask.finish(start)
+    gc.collect()
+    assert [kind() for kind in held] == [None] * 3

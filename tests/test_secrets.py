@@ -1,0 +1,201 @@
+"""No token in any output, log or traceback; and no server can paint the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+import traceback
+
+import llm
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import expire, secrets_watch
+from llm_chatgpt.backend.fetch import fetch_models
+from simulator import Answer, Say, error_answer
+
+
+def chained(error):
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(400, {"detail": "Unsupported parameter: x"}),
+        Answer(drop=True),
+        error_answer(401, "token_expired"),
+        Answer(500, "<html>"),
+    ],
+)
+def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    simulator.script("responses", *[fault] * 6)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi")
+    with secrets_watch(simulator) as check:
+        check(chained(caught.value))
+    assert simulator.account.account_id not in chained(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["usercode", "device_token", "token"])
+@pytest.mark.parametrize("fault", [Answer(400, {"error": "odd"}), Answer(drop=True)])
+def test_no_code_in_a_login_error(simulator, endpoint, fault):
+    simulator.script(endpoint, *[fault] * 3)
+    code = None
+
+    def show(shown):
+        nonlocal code
+        code = shown
+        simulator.approve(shown.user_code)
+
+    try:
+        plugin.login(show=show, wait=lambda seconds, left: None)
+    except plugin.LoginFailed as error:
+        text = chained(error)
+        if code:
+            assert code.device_auth_id not in text
+            assert code.user_code not in text
+        for request in simulator.seen("/oauth/token"):
+            assert request.body["code"] not in text
+            assert request.body["code_verifier"] not in text
+    else:
+        assert endpoint == "device_token"
+
+
+def test_no_token_in_debug_logging(simulator, caplog):
+    caplog.set_level(logging.DEBUG)
+    plugin.login(show=lambda code: simulator.approve(code.user_code))
+    plugin.store_tokens(expire())
+    simulator.answer(Say("Answer."))
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    assert model.prompt("hi").text() == "Answer."
+    assert "httpcore" in caplog.text or "httpx" in caplog.text
+    with secrets_watch(simulator) as check:
+        check(caplog.text)
+    for request in simulator.seen("/oauth/token"):
+        for secret in ("code", "code_verifier", "refresh_token"):
+            if secret in request.body:
+                assert request.body[secret] not in caplog.text
+    assert simulator.account.account_id not in caplog.text
+    assert simulator.account.email not in caplog.text
+
+
+def test_no_token_on_any_output(simulator, signed_in, run_llm):
+    outputs = []
+    for command in (
+        *(["chatgpt", "status"], ["chatgpt", "status", "--json"], ["chatgpt", "models"]),
+        *(["chatgpt", "usage"], ["chatgpt", "usage", "--json"], ["chatgpt", "refresh"]),
+        *(["-m", "chatgpt-gpt-6-luna", "hi", "-u"], ["logs", "--json"], ["chatgpt", "logout"]),
+    ):
+        outputs.append(run_llm(*command).output)
+    with secrets_watch(simulator) as check:
+        check("\n".join(outputs))
+
+
+@pytest.mark.parametrize("command", [["status"], ["models"], ["usage"], ["login"]])
+def test_output_fits_into_a_pipe_of_code_page_1252(simulator, signed_in, command):
+    simulator.approve_after_polls = 0
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", "chatgpt", *command],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("ascii")
+
+
+def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):
+    simulator.account.email = "\x1b[31mred\x07@example.com"
+    simulator.account.plan = "pl\x1bus"
+    simulator.approve_after_polls = 0
+    simulator.models = [
+        {**simulator.models[0], "supported_reasoning_levels": ["lo\x1bw"]},
+        {**simulator.models[1], "slug": "evil\x1b[2J"},
+    ]
+    text = run_llm("chatgpt", "login").output + run_llm("chatgpt", "status").output
+    text += run_llm("chatgpt", "models").output
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+def test_the_answer_itself_is_passed_on_unchanged(simulator, signed_in, ask):
+    simulator.answer(Say("\x1b[1mbold\x1b[0m \u202e"))
+    assert ask("hi").text == "\x1b[1mbold\x1b[0m \u202e"
+
+
+@pytest.mark.parametrize("name", ["LLM_CHATGPT_ORIGINATOR", "LLM_CHATGPT_CLIENT_VERSION"])
+@pytest.mark.parametrize("value", ["n\u00e4me", "two\nlines", " ", "\x7f"])
+def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
+        ask("hi")
+    assert "\n" not in str(caught.value)
+    with secrets_watch(simulator) as check:
+        check(chained(caught.value))
+    assert simulator.requests == []
+
+
+def test_a_token_that_no_header_can_hold(simulator, ask):
+    plugin.store_tokens(plugin.Tokens("hush-hush\ntoken", "rt", expires_at=4e9))
+    with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
+        ask("hi")
+    assert "hush-hush" not in chained(caught.value)
+    assert simulator.requests == []
+
+
+ERRORS = [
+    value
+    for value in vars(plugin).values()
+    if isinstance(value, type) and issubclass(value, plugin.ChatGPTError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_can_be_pickled(kind):
+    error = kind("It failed.")
+    error.code, error.status, error.retry_after = "a_code", 429, 7.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "It failed."
+    assert vars(copy) == vars(error)
+
+
+def test_an_error_of_a_prompt_can_be_pickled(simulator, signed_in, ask):
+    simulator.script("responses", Answer(429, None, {"Retry-After": "300"}))
+    with pytest.raises(plugin.RequestRefused) as caught:
+        ask("hi")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.status, copy.retry_after) == (str(caught.value), 429, 300.0)
+
+
+@pytest.mark.parametrize("upgrade", ["evil\x1b[2J", {"model": "evil\x1b[2J"}, {"model": 7}, 7])
+def test_a_successor_is_made_harmless(simulator, signed_in, ask, upgrade):
+    simulator.models = [{**simulator.models[0], "upgrade": upgrade}]
+    slug = simulator.models[0]["slug"]
+    fetch_models(signed_in)
+    detail = f"The '{slug}' model is not supported when using Codex with a ChatGPT account."
+    simulator.script("responses", Answer(400, {"detail": detail}))
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", slug=slug)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "\x1b[2J\u202eNo", "code": "\x1b[2J", "type": "\x1b[1m"}},
+        {"error": {"type": "usage_limit_reached", "plan_type": "\x1b[2J"}},
+        {"detail": [{"loc": ["\x1b[2J"], "msg": "\x07"}]},
+    ],
+)
+def test_no_answer_paints_the_terminal(simulator, signed_in, run_llm, body):
+    headers = {"x-request-id": "\x1b[2J", "x-codex-limit-name": "\x1b[2J"}
+    simulator.script("responses", Answer(400, body, headers))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert result.exit_code == 1
+    assert result.stderr.rstrip("\n").isprintable()
