@@ -42,7 +42,9 @@ REVOKE_TIMEOUT_SECONDS = 10.0
 ORIGIN_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
-LOCK_TIMEOUT_SECONDS = 60.0
+# Waiting for another program's refresh takes longer than that refresh may.
+REFRESH_TIMEOUT_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 90.0
 
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0

@@ -13,8 +13,11 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import expire, secrets_watch, sign_in, start_llm
+from llm_chatgpt import config
+from llm_chatgpt.backend.catalogue import models_path
+from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
+from llm_chatgpt.login.tokens import AUTH_CLAIM, tokens_from_reply
 from simulator import Account, Answer, error_answer, make_jwt, web_page
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
@@ -26,7 +29,7 @@ AT = "at-3vqkxPoNotShown"
 def two(simulator):
     """ada is the default account, bob is `work`."""
     ada = sign_in(simulator)
-    tokens = rooms.tokens_from_reply(simulator.sign_in(BOB), now=time.time())
+    tokens = tokens_from_reply(simulator.sign_in(BOB), now=time.time())
     plugin.store_tokens(tokens, "work")
     return ada, tokens
 
@@ -66,9 +69,11 @@ def test_the_first_login_is_the_default_one(simulator, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login", "--account", "work")
     assert "makes this account the default" not in result.stdout
-    assert rooms.read_store().default == "work"
+    assert read_store().default == "work"
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert list(rooms.read_store().accounts) == ["work"]
+    # A new login without a name has its own.
+    store = read_store()
+    assert (store.default, list(store.accounts)) == ("default", ["work", "default"])
 
 
 def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
@@ -76,10 +81,10 @@ def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
     simulator.approve_after_polls = 0
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert set(rooms.read_store().accounts) == {"default", "work"}
+    assert set(read_store().accounts) == {"default", "work"}
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", AT)
     assert run_llm("chatgpt", "login").exit_code == 0
-    assert set(rooms.read_store().accounts) == {"default", "work"}
+    assert set(read_store().accounts) == {"default", "work"}
 
 
 @pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", "x" * 49, "a\nb", "../x"])
@@ -95,8 +100,8 @@ def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
     """As a script would have it whose variable is unset."""
     result = run_llm("chatgpt", command, "--account", "")
     assert result.exit_code == 1
-    assert "there are: default, work" in result.output
-    assert set(rooms.read_store().accounts) == {"default", "work"}
+    assert "Accounts: default, work" in result.output
+    assert set(read_store().accounts) == {"default", "work"}
 
 
 def test_accounts_are_listed(two, run_llm, simulator):
@@ -135,9 +140,9 @@ def test_use(two, run_llm, simulator, ask, monkeypatch):
 def test_use_of_an_unknown_account(two, run_llm, name):
     result = run_llm("chatgpt", "use", name)
     assert result.exit_code == 1
-    assert "there are: default, work." in result.stderr
+    assert "default, work." in result.stderr
     assert name not in result.stderr
-    assert rooms.read_store().default == "default"
+    assert read_store().default == "default"
 
 
 def test_use_without_any(run_llm):
@@ -173,8 +178,8 @@ def test_the_order(two, simulator, at, monkeypatch, run_llm):
 
     def used():
         run_llm("-m", "chatgpt-gpt-6-luna", "hello")
-        lines = run_llm("chatgpt", "status").stdout.splitlines()
-        return bearers(simulator)[-1], lines[1]
+        report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+        return bearers(simulator)[-1], report["account"], report["reason"]
 
     other = "at-other"
     simulator.personal_tokens[other] = BOB
@@ -183,21 +188,19 @@ def test_the_order(two, simulator, at, monkeypatch, run_llm):
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert used() == (
         two[1].access_token,
-        "In use:       the account work (named by LLM_CHATGPT_ACCOUNT)",
+        "work",
+        "chosen by LLM_CHATGPT_ACCOUNT",
     )
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
     assert used() == (
         two[0].access_token,
-        "In use:       the account default (the default account)",
+        "default",
+        "the default account",
     )
     run_llm("chatgpt", "logout", "--all")
-    token, line = used()
-    assert token == other
-    assert "the key chatgpt of 'llm keys'" in line
+    assert used() == (other, None, "llm's key chatgpt")
     keep_key("chatgpt", "sk-no-access-token")
-    token, line = used()
-    assert token == at
-    assert "CODEX_ACCESS_TOKEN" in line
+    assert used() == (at, None, "CODEX_ACCESS_TOKEN")
 
 
 def test_account_names_come_before_llms_keys(two, simulator, at, ask):
@@ -223,10 +226,10 @@ def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatc
         "at-two words",
         "at-two\nlines",
         "sk-proj-Secret",
-        "nobody",
         "eyJhbGciOi.J9.x",
-        "openai",
         "AT-x",
+        "rt_0123",
+        "5e1f7a3c-0000-4000-8000-00000000ada0",
         "at-\N{EM DASH}",
     ],
 )
@@ -235,7 +238,7 @@ def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, 
     keep_key("ci", AT)
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello", key=value)
-    assert "there are: default, work, ci." in str(caught.value)
+    assert "Accounts: default, work, ci." in str(caught.value)
     assert value not in str(caught.value)
     for arguments in (["status"], ["usage"], ["models"], ["refresh"], ["logout"], ["doctor"]):
         result = run_llm("chatgpt", *arguments, "--account", value)
@@ -244,7 +247,7 @@ def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, 
         assert value not in result.output
         assert "Secret" not in result.output
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", value)
-    with pytest.raises(llm.NeedsKeyException, match="LLM_CHATGPT_ACCOUNT is no ChatGPT"):
+    with pytest.raises(llm.NeedsKeyException, match="Accounts: default, work, ci"):
         ask("hello")
     assert not simulator.seen("/codex/responses")
 
@@ -259,13 +262,23 @@ def test_damaged_llm_keys_stop_nothing(two, ask):
     assert ask("hello").text
 
 
-def test_no_account_is_chosen_unasked(two, simulator, run_llm, ask):
-    run_llm("chatgpt", "logout")
-    with pytest.raises(llm.NeedsKeyException, match="there are: work"):
+def test_the_account_that_is_left_becomes_the_default(two, simulator, ask):
+    assert delete_tokens() == ["default"]
+    assert read_store().default == "work"
+    assert ask("hello").text
+    assert bearers(simulator) == [two[1].access_token]
+
+
+@pytest.mark.parametrize("name", ["work", "default"])
+def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask, name):
+    plugin.store_tokens(two[0], "home")
+    run_llm("chatgpt", "use", name)
+    delete_tokens(name)
+    with pytest.raises(llm.NeedsKeyException, match=r"No default account.*use NAME") as caught:
         ask("hello")
-    assert "llm chatgpt use" in run_llm("chatgpt", "status").stdout
-    assert "None of them is the default" in run_llm("chatgpt", "accounts").stderr
-    assert run_llm("chatgpt", "use", "work").exit_code == 0
+    for left in {"home", "work", "default"} - {name}:
+        assert left in str(caught.value)
+    assert run_llm("chatgpt", "use", "home").exit_code == 0
     assert ask("hello").text
 
 
@@ -276,7 +289,7 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
-    lists = json.loads(rooms.models_path().read_text())["accounts"]
+    lists = json.loads(models_path().read_text())["accounts"]
     assert list(lists) == [two[1].account_key]
 
 
@@ -285,7 +298,7 @@ def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
     plugin.store_tokens(expired, "work")
     ask("hello", key="work")
     assert len(simulator.refreshes) == 1
-    store = rooms.read_store()
+    store = read_store()
     assert store.default == "default"
     assert store.get() == two[0]
     assert store.get("work").access_token != two[1].access_token
@@ -311,14 +324,18 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
     assert len(simulator.refreshes) == 1
 
 
-def test_a_renewed_login_that_could_not_be_kept_survives_other_accounts(two, simulator):
-    key = (str(rooms.store_path()), "default")
-    rooms.unsaved_pairs[key] = two[0]._replace(refreshed_at=time.time() + 1)
+def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulator, monkeypatch):
+    expire()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr("llm_chatgpt.files.replace_file", full)
+        renewed = plugin.get_tokens()
     plugin.store_tokens(two[1], "work")
-    rooms.delete_tokens("work")
-    assert key in rooms.unsaved_pairs
-    plugin.store_tokens(two[0])
-    assert key not in rooms.unsaved_pairs
+    assert plugin.get_tokens() == renewed == plugin.load_tokens()
+    assert len(simulator.refreshes) == 1
 
 
 # Somebody else
@@ -329,7 +346,7 @@ def test_somebody_else_is_not_replaced_by_a_script(simulator, run_llm):
     simulator.account, simulator.approve_after_polls = BOB, 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
-    assert "Nothing was changed" in result.stderr
+    assert "Kept ada@example.com. To add bob@example.com" in result.stderr
     assert "ada@example.com" in result.stderr
     assert plugin.load_tokens() == old
     assert run_llm("chatgpt", "login", "--yes").exit_code == 0
@@ -373,11 +390,11 @@ def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
     assert len(simulator.seen("/whoami")) == 1
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
     assert len(simulator.seen("/whoami")) == 1
-    stored = rooms.store_path().read_text()
+    stored = store_path().read_text()
     assert at not in stored
     assert "acc-eve" in stored
     if os.name != "nt":
-        assert rooms.store_path().stat().st_mode & 0o777 == 0o600
+        assert store_path().stat().st_mode & 0o777 == 0o600
     assert "eve@example.com (plan business" in run_llm("chatgpt", "status").stdout
 
 
@@ -394,21 +411,19 @@ def test_many_tasks_ask_once(simulator, at):
 def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatch):
     """A read-only container, say: the owner is asked for once per process."""
 
-    def no(*_):
-        raise plugin.StoreError("read-only")
-
-    rooms.replace(monkeypatch, "locked_store", no)
-    ask("hello", key=at)
-    ask("hello", key=at)
+    monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
+    with locked_store():
+        ask("hello", key=at)
+        ask("hello", key=at)
     assert len(simulator.seen("/whoami")) == 1
-    assert not rooms.store_path().exists()
+    assert not store_path().exists()
 
 
 def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
-    def no(*_):
-        raise plugin.StoreError("disk full")
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rooms.StoreWriter, "save", no)
+    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
     ask("hello", key=at)
     assert len(simulator.seen("/whoami")) == 1
 
@@ -416,11 +431,11 @@ def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, a
 def test_a_refused_access_token(simulator, at, ask):
     ask("hello", key=at)
     del simulator.personal_tokens[at]
-    with pytest.raises(llm.ModelError, match="admin, can make a new one") as caught:
+    with pytest.raises(llm.ModelError, match="Create a new one") as caught:
         ask("hello", key=at)
     assert at not in str(caught.value)
     assert not simulator.refreshes
-    with pytest.raises(llm.ModelError, match="can make a new one"):
+    with pytest.raises(llm.ModelError, match="rejected this access token"):
         ask("hello", key="at-unknown")
 
 
@@ -429,8 +444,8 @@ def test_a_refused_access_token(simulator, at, ask):
     [
         (Answer(drop=True), "Check the network"),
         (web_page(), "Cloudflare"),
-        (Answer(500), "status 500"),
-        (Answer(200, "junk"), "did not say whose"),
+        (Answer(500), r"server error \(500\)"),
+        (Answer(200, "junk"), "did not say who owns"),
     ],
 )
 def test_an_owner_that_is_not_found_out(simulator, at, ask, answer, words):
@@ -445,7 +460,7 @@ def test_an_owner_that_is_not_found_out(simulator, at, ask, answer, words):
     "body",
     [
         {"email": "e@example.com", "account_id": "acc-eve", "plan_type": "business"},
-        {"email": "e@example.com", rooms.AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
+        {"email": "e@example.com", AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
         {"chatgpt_account_id": "acc-eve", "chatgpt_account_is_fedramp": False, "new": [1]},
     ],
 )
@@ -484,7 +499,7 @@ def test_commands_with_an_access_token(simulator, at, run_llm, monkeypatch):
 
 def test_a_damaged_store_is_told_before_another_identity_is_used(simulator, at, ask, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
-    rooms.store_path().write_text("{")
+    store_path().write_text("{")
     with pytest.raises(plugin.StoreError):
         ask("hello")
 
@@ -532,10 +547,10 @@ def test_import(simulator, codex, run_llm, ask):
     assert "Imported as account codex: bob@example.com (plan pro" in result.stdout
     assert "in 10 days; only Codex CLI can renew it" in result.stdout
     assert (codex.path.read_bytes(), codex.path.stat().st_mtime_ns) == before
-    stored = rooms.store_path().read_text()
+    stored = store_path().read_text()
     assert codex.reply["refresh_token"] not in stored
     assert codex.reply["id_token"] not in stored
-    assert rooms.read_store().default == "codex"
+    assert read_store().default == "codex"
     ask("hello")
     assert bearers(simulator) == [codex.reply["access_token"]]
     with secrets_watch(simulator) as check:
@@ -554,7 +569,7 @@ def test_a_login_does_not_take_the_imported_ones_place(simulator, codex, run_llm
     run_llm("chatgpt", "import")
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
-    store = rooms.read_store()
+    store = read_store()
     assert (store.default, set(store.accounts)) == ("default", {"codex", "default"})
 
 
@@ -595,7 +610,7 @@ def test_what_else_an_import_takes(simulator, codex, run_llm, ask, changes):
         ({"auth_mode": "personalAccessToken"}, "llm keys set chatgpt"),
         ({"auth_mode": "gone", "personal_access_token": "at-x"}, "llm keys set chatgpt"),
         ({"tokens": {"access_token": None}}, "holds no ChatGPT login"),
-        ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "ended 1970"),
+        ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "expired 1970"),
     ],
 )
 def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
@@ -603,7 +618,7 @@ def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
     assert words in result.stderr
-    assert not rooms.store_path().exists()
+    assert not store_path().exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '"text"', '{"tokens": []}', b"\xff"])
@@ -621,7 +636,7 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
     assert "keyring" in result.stderr
     assert "cli_auth_credentials_store" in result.stderr
     codex.path.mkdir()
-    assert "cannot be read" in run_llm("chatgpt", "import").stderr
+    assert "Could not read" in run_llm("chatgpt", "import").stderr
 
 
 def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
@@ -631,7 +646,7 @@ def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     assert ask("hello").text
     ended = soon._replace(expires_at=time.time() - 1)
     plugin.store_tokens(ended, "codex")
-    with pytest.raises(llm.ModelError, match="only Codex CLI can renew it"):
+    with pytest.raises(llm.ModelError, match="imported from Codex CLI has expired"):
         ask("hello")
     plugin.store_tokens(soon, "codex")
     simulator.expire_access_tokens()
@@ -659,19 +674,19 @@ def test_logout_is_local(two, simulator, run_llm):
     assert result.exit_code == 0
     assert "Signed out default" in result.stdout
     assert not simulator.requests
-    assert list(rooms.read_store().accounts) == ["work"]
+    assert list(read_store().accounts) == ["work"]
 
 
 def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
     assert "Signed out work" in run_llm("chatgpt", "logout", "--account", "work").stdout
-    assert list(rooms.read_store().accounts) == ["default"]
+    assert list(read_store().accounts) == ["default"]
     plugin.store_tokens(two[1], "work")
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert "Signed out work" in run_llm("chatgpt", "logout").stdout
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
     plugin.store_tokens(two[1], "work")
     assert run_llm("chatgpt", "logout", "--all").stdout.count("Signed out") == 2
-    assert not rooms.read_store().accounts
+    assert not read_store().accounts
     assert "nothing to delete" in run_llm("chatgpt", "logout", "--all").stdout
     assert run_llm("chatgpt", "logout", "--all", "--account", "x").exit_code == 2
 
@@ -681,7 +696,7 @@ def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypa
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 1
     assert "is not signed in here" in result.stderr
-    assert set(rooms.read_store().accounts) == {"default", "work"}
+    assert set(read_store().accounts) == {"default", "work"}
 
 
 def test_revoke(two, simulator, run_llm):
@@ -692,9 +707,9 @@ def test_revoke(two, simulator, run_llm):
     assert request.body == {
         "token": two[0].refresh_token,
         "token_type_hint": "refresh_token",
-        "client_id": rooms.CLIENT_ID,
+        "client_id": config.CLIENT_ID,
     }
-    assert list(rooms.read_store().accounts) == ["work"]
+    assert list(read_store().accounts) == ["work"]
     with pytest.raises(plugin.RefreshFailed):
         plugin.refresh_tokens(two[0])
     with secrets_watch(simulator) as check:
@@ -714,15 +729,15 @@ def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, ru
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "Warning: the session at OpenAI may go on" in result.stderr
-    assert not rooms.read_store().accounts
+    assert not read_store().accounts
 
 
 def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
-    rooms.replace(monkeypatch, "REVOKE_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 0.05)
     simulator.script("revoke", Answer(delay=0.5))
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "did not answer in time" in result.stderr
-    assert not rooms.read_store().accounts
+    assert not read_store().accounts
 
 
 def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
@@ -819,4 +834,117 @@ def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
 def test_a_base_url_set_by_the_user_wins(simulator, ask):
     sign_in(simulator, origin="https://eu.chatgpt.com")
     assert ask("hello").text
-    assert rooms.base_url("https://eu.chatgpt.com") == simulator.base_url
+    assert config.base_url("https://eu.chatgpt.com") == simulator.base_url
+
+
+# Names and the default account --------------------------------------------------------
+
+
+def test_a_refresh_changes_nothing_but_the_tokens(two, simulator, ask):
+    plugin.store_tokens(two[0], "home")
+    delete_tokens("default")
+    expired = two[1]._replace(expires_at=1.0)
+    plugin.store_tokens(expired, "work")
+    before = read_store()
+    assert ask("hello", key="work").text
+    after = read_store()
+    assert after.get("work").access_token != two[1].access_token
+    assert after.put("work", expired) == before
+
+
+def login(simulator, run_llm, *arguments):
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login", *arguments).exit_code == 0
+
+
+@pytest.mark.parametrize("first", ["import", "login"])
+def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, first):
+    """Whatever the account that was signed out before was named."""
+    if first == "import":
+        run_llm("chatgpt", "import")
+    else:
+        login(simulator, run_llm, "--account", "work")
+    run_llm("chatgpt", "logout")
+    login(simulator, run_llm)
+    store = read_store()
+    assert (store.default, list(store.accounts)) == ("default", ["default"])
+
+
+# Signing out, whatever goes wrong -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("ISSUER", "http://elsewhere.example"), ("ORIGINATOR", "\N{EM DASH}")],
+)
+def test_a_revocation_that_settings_prevent_signs_out(
+    signed_in, simulator, run_llm, monkeypatch, setting
+):
+    monkeypatch.setenv(f"LLM_CHATGPT_{setting[0]}", setting[1])
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "the session at OpenAI" in result.stderr
+    assert not read_store().accounts
+
+
+def test_a_revocation_that_is_answered_with_junk_signs_out(signed_in, simulator, run_llm):
+    simulator.script("revoke", Answer(200, "x", {"Content-Encoding": "gzip"}))
+    assert run_llm("chatgpt", "logout", "--revoke").exit_code == 0
+    assert not read_store().accounts
+
+
+def test_whatever_stops_a_revocation_signs_out(signed_in):
+    def stop(tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        delete_tokens(before=stop)
+    assert not read_store().accounts
+
+
+def test_signing_out_of_all_forgets_the_owners_of_access_tokens(two, at, ask, run_llm):
+    ask("hello", key=at)
+    assert "eve@example.com" in store_path().read_text()
+    assert run_llm("chatgpt", "logout", "--all").exit_code == 0
+    assert "example.com" not in store_path().read_text()
+
+
+# Odd answers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("override", [["us"], {"us": 1}, 7, True])
+def test_an_odd_routing_override_does_not_break_a_login(simulator, run_llm, override):
+    simulator.script("accounts", check_answer(account_routing_override=override))
+    login(simulator, run_llm)
+    assert plugin.load_tokens().origin is None
+
+
+def test_an_origin_that_cannot_be_stored_does_not_break_a_login(simulator, run_llm, monkeypatch):
+    replace, calls = os.replace, []
+
+    def full_at_the_second_write(source, target):
+        if str(target).endswith("chatgpt-oauth.json"):
+            calls.append(target)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full_at_the_second_write)
+    login(simulator, run_llm)
+    assert len(calls) == 2
+    assert plugin.load_tokens().email == "ada@example.com"
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "\N{EM DASH}", "tab\t"])
+def test_what_cannot_stand_in_a_header_is_told_without_the_token(simulator, value, run_llm):
+    """As a damaged store or a strange token reply could have it."""
+    tokens = sign_in(simulator, expires_at=1.0)
+    simulator.script("token", Answer(200, {"access_token": value, "refresh_token": "rt_x"}))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert value not in result.stderr
+    assert plugin.load_tokens() == tokens
+    plugin.store_tokens(tokens._replace(expires_at=None, account_id=value))
+    simulator.require_account_header = False
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log").exit_code == 0

@@ -7,7 +7,6 @@ import http.client
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import socket
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import types
 import urllib.error
 import urllib.parse
@@ -26,7 +24,9 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 import rooms
+import terminal
 from conftest import secrets_watch, sign_in, start_llm, wait_until
+from llm_chatgpt.login.browser import open_listener
 from simulator import Account, Answer, error_answer, web_page
 
 CHROMIUM = next(
@@ -51,6 +51,7 @@ def callback_ports():
 
 
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
+AT = "at-3vqkxPoNotShown"
 # What a test that fails would leave listening.
 STARTED: list[subprocess.Popen] = []
 
@@ -280,7 +281,7 @@ def test_both_ports_taken(simulator, run_llm):
     with contextlib.closing(listen_on(1455)), contextlib.closing(listen_on(1457)):
         result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert result.exit_code == 1
-    assert "1455 and 1457 of this machine are both taken" in result.stderr
+    assert "Ports 1455 and 1457 are both in use" in result.stderr
     assert "login --device" in result.stderr
     assert not simulator.requests
 
@@ -322,47 +323,12 @@ def test_two_ways_at_once_are_one_too_many(run_llm):
 # Pasting
 
 
-class Terminal:
-    """The real command in a pseudo-terminal, which a person types into."""
+class Terminal(terminal.Terminal):
+    """A terminal that ends with its test."""
 
     def __init__(self, *arguments):
-        import pty
-
-        master, slave = pty.openpty()
-        self.master = master
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "llm", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
+        super().__init__(*arguments)
         STARTED.append(self.process)
-        os.close(slave)
-        self.screen = ""
-
-    def wait_for(self, pattern, seconds=20):
-        end = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.screen)):
-            ready, _, _ = select.select([self.master], [], [], end - time.monotonic())
-            assert ready, self.screen
-            try:
-                data = os.read(self.master, 65536)
-            except OSError:
-                data = b""
-            assert data, self.screen
-            self.screen += data.decode()
-        return found
-
-    def type(self, text):
-        os.write(self.master, text.encode() + b"\n")
-
-    def end(self):
-        with contextlib.suppress(AssertionError):
-            self.wait_for(r"(?!)", 20)
-        code = self.process.wait(timeout=20)
-        os.close(self.master)
-        return code
 
 
 def address_on(terminal):
@@ -384,9 +350,11 @@ def test_pasting_what_the_browser_ended_on(simulator, how):
         "code": code,
     }
     terminal.type(with_query(back, state="another"))
-    terminal.wait_for("not the address of this sign-in")
-    terminal.type("what?")
-    terminal.wait_for("(?s)not the address.*not the address")
+    terminal.wait_for("isn't the right address")
+    for number, junk in enumerate(["what?", "http://[x?code=", "password1234567890", AT], 2):
+        terminal.type(junk)
+        terminal.wait_for("(?s)" + "right address.*" * number)
+    assert not simulator.seen("/oauth/token")
     terminal.type(forms[how])
     assert terminal.end() == 0, terminal.screen
     assert "Signed in to ChatGPT as ada@example.com" in terminal.screen
@@ -462,7 +430,7 @@ def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
     terminal.wait_for(r"ada@example.com(.|\s)*bob@example.com(.|\s)*Replace the old login\?")
     terminal.type("n")
     assert terminal.end() == 1
-    assert "Nothing was changed" in terminal.screen
+    assert "Kept ada@example.com" in terminal.screen
     assert plugin.load_tokens() == old
 
 
@@ -517,11 +485,11 @@ def test_windows_binds_the_port_for_itself_alone(monkeypatch):
         def setsockopt(self, *arguments):
             calls.append(arguments)
 
-    rooms.replace(monkeypatch, "WINDOWS", True)
-    rooms.replace(monkeypatch, "REDIRECT_PORTS", (0,))
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
     monkeypatch.setattr(socket, "socket", Socket)
-    listener = rooms.open_listener(lambda query: (200, ""), threading.Event())
+    listener = open_listener(lambda query: (200, ""), threading.Event())
     listener.server_close()
     assert (socket.SOL_SOCKET, -5, 1) in calls
     assert not any(call[1] == socket.SO_REUSEADDR for call in calls)
@@ -531,7 +499,7 @@ def console(monkeypatch, keys):
     waiting = list(keys)
     fake = types.SimpleNamespace(kbhit=lambda: bool(waiting), getwche=lambda: waiting.pop(0))
     monkeypatch.setitem(sys.modules, "msvcrt", fake)
-    rooms.replace(monkeypatch, "WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
 
 
 def test_a_windows_console_is_read_key_by_key(monkeypatch):
@@ -552,6 +520,6 @@ def test_a_console_that_cannot_be_polled(monkeypatch, capsys):
         raise OSError("not a console")
 
     monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(kbhit=broken))
-    rooms.replace(monkeypatch, "WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
     rooms._read_terminal(lambda text: None, threading.Event())
     assert "Pasting does not work in this console" in capsys.readouterr().err

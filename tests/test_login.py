@@ -13,8 +13,9 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import secrets_watch, sign_in, start_llm
+from llm_chatgpt import config
+from llm_chatgpt.login.store import store_path
 from simulator import Account, Answer, error_answer, web_page
 
 
@@ -51,7 +52,7 @@ def test_a_login_from_start_to_end(simulator):
     assert shown[0].verification_url == f"{simulator.issuer}/codex/device"
     start, poll, exchange, origin = simulator.requests
     assert origin.path.endswith("/wham/accounts/check")
-    assert start.body == {"client_id": rooms.CLIENT_ID}
+    assert start.body == {"client_id": config.CLIENT_ID}
     assert "json" in start.headers["content-type"]
     assert set(poll.body) == {"device_auth_id", "user_code"}
     assert exchange.body["redirect_uri"] == f"{simulator.issuer}/deviceauth/callback"
@@ -95,12 +96,16 @@ def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Answer(404, {"detail": "Not Found"}), plugin.DeviceLoginDisabled, "offers no device"),
-        (Answer(404, "<html>", {"Content-Type": "text/html"}), plugin.DeviceLoginDisabled, "codes"),
+        (Answer(404, {"detail": "Not Found"}), plugin.DeviceLoginDisabled, "codes are turned off"),
+        (
+            Answer(404, "<html>", {"Content-Type": "text/html"}),
+            plugin.DeviceLoginDisabled,
+            "--browser",
+        ),
         (web_page(), plugin.LoginFailed, "Cloudflare"),
         (web_page(503), plugin.LoginFailed, "Cloudflare"),
-        (Answer(429), plugin.LoginFailed, "too busy"),
-        (Answer(503), plugin.LoginFailed, "too busy"),
+        (Answer(429), plugin.LoginFailed, "in a minute"),
+        (Answer(503), plugin.LoginFailed, r"server error \(503\)"),
         (Answer(200, "junk"), plugin.LoginFailed, "did not start a sign-in"),
         (Answer(200, {"user_code": 7}), plugin.LoginFailed, "did not start a sign-in"),
         (error_answer(400, "invalid_client"), plugin.LoginFailed, "invalid_client"),
@@ -117,7 +122,7 @@ def test_a_start_that_fails(simulator, answer, kind, words):
 
 
 def test_no_server_at_all():
-    with pytest.raises(plugin.LoginFailed, match="cannot be reached"):
+    with pytest.raises(plugin.LoginFailed, match="Could not reach"):
         plugin.request_device_code()
 
 
@@ -162,8 +167,8 @@ def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (error_answer(403, "deviceauth_user_code_expired"), plugin.LoginExpired, "has expired"),
-        (error_answer(404, "deviceauth_not_found"), plugin.LoginExpired, "used already"),
+        (error_answer(403, "deviceauth_user_code_expired"), plugin.LoginExpired, "code expired"),
+        (error_answer(404, "deviceauth_not_found"), plugin.LoginExpired, "a new one"),
         (error_answer(401, "authorization_declined"), plugin.LoginDenied, "declined"),
         (error_answer(403, "access_denied"), plugin.LoginDenied, "declined"),
         (error_answer(403, "deviceauth_denied"), plugin.LoginDenied, "declined"),
@@ -171,7 +176,7 @@ def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
         (web_page(), plugin.LoginFailed, "cf-ray 8f0000000000abcd-FRA"),
         (error_answer(401, "something_new"), plugin.LoginFailed, "something_new"),
         (Answer(200, {"authorization_code": "ac_1"}), plugin.LoginFailed, "hand over"),
-        (Answer(200, "<html>"), plugin.LoginFailed, "hand over"),
+        (Answer(200, "<html>"), plugin.LoginFailed, "web page"),
     ],
 )
 def test_what_ends_the_wait(simulator, answer, kind, words):
@@ -187,7 +192,7 @@ def test_what_ends_the_wait(simulator, answer, kind, words):
 def test_the_wait_ends_when_the_code_does(simulator):
     waits = Waits()
     code = plugin.request_device_code()
-    with pytest.raises(plugin.LoginExpired, match="within 15 minutes"):
+    with pytest.raises(plugin.LoginExpired, match="The code expired"):
         plugin.poll_for_token(code, wait=waits, clock=waits.clock)
     assert sum(waits.seconds) == pytest.approx(900, abs=1)
 
@@ -199,10 +204,10 @@ def test_the_wait_ends_when_the_code_does(simulator):
         (Answer(400, {"error": "invalid_grant", "error_description": "no"}), "invalid_grant"),
         (error_answer(403, "unsupported_country_region_territory"), "country or region"),
         (web_page(), "Cloudflare"),
-        (Answer(500), "status 500"),
+        (Answer(500), r"server error \(500\)"),
         (Answer(200, {"access_token": "a.b.c"}), "did not send the tokens"),
         (Answer(200, "junk"), "did not send the tokens"),
-        (Answer(drop=True), "approved, but"),
+        (Answer(drop=True), "did not finish: run"),
     ],
 )
 def test_an_exchange_that_fails_is_not_repeated(simulator, answer, words):
@@ -267,26 +272,13 @@ def test_the_command_shows_what_a_person_needs(simulator, run_llm):
 def test_the_command_waits_with_one_plain_line(simulator, run_llm, monkeypatch):
     simulator.approve_after_polls = 2
     naps = []
-    rooms.replace(monkeypatch, "time", FakeTime(naps))
+    monkeypatch.setattr(time, "sleep", naps.append)
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
     assert result.stderr.count("Waiting") == 1
     assert naps == [5, 5]
     # The code comes first: whoever waits must have seen what for.
     assert result.stderr.index("Enter") < result.stderr.index("Waiting")
-
-
-class FakeTime:
-    """The time module with a sleep that takes no time."""
-
-    def __init__(self, naps):
-        self.naps = naps
-
-    def sleep(self, seconds):
-        self.naps.append(seconds)
-
-    def __getattr__(self, name):
-        return getattr(time, name)
 
 
 def test_a_login_that_fails_says_so_in_one_line(simulator, run_llm):
@@ -329,7 +321,7 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
     assert "Traceback" not in err
     assert "Aborted!" in err
     assert plugin.load_tokens() == old
-    assert not list(rooms.store_path().parent.glob("*.tmp"))
+    assert not list(store_path().parent.glob("*.tmp"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
@@ -373,15 +365,15 @@ def _drain(handle):
 
 def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
     sign_in(simulator)
-    before = rooms.store_path().read_bytes()
-    names = sorted(p.name for p in rooms.store_path().parent.iterdir())
+    before = store_path().read_bytes()
+    names = sorted(p.name for p in store_path().parent.iterdir())
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 0
     assert simulator.requests == []
-    assert rooms.store_path().read_bytes() == before
-    assert sorted(p.name for p in rooms.store_path().parent.iterdir()) == names
+    assert store_path().read_bytes() == before
+    assert sorted(p.name for p in store_path().parent.iterdir()) == names
     account = simulator.account
-    for wanted in (account.email, "plus", account.account_id, "in 10 days", rooms.store_path()):
+    for wanted in (account.email, "plus", account.account_id, "in 10 days", store_path()):
         assert str(wanted) in text.stdout
     report = json.loads(data.stdout)
     assert report["signed_in"] is True
@@ -390,7 +382,7 @@ def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
     assert report["account_id"] == account.account_id
     assert report["expires_at"] == pytest.approx(time.time() + 864000, abs=60)
     assert report["expired"] is False
-    assert report["path"] == str(rooms.store_path())
+    assert report["path"] == str(store_path())
     with secrets_watch(simulator) as check:
         check(text.output + data.output)
 
@@ -412,10 +404,10 @@ def test_logout(simulator, run_llm):
     sign_in(simulator)
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 0
-    assert str(rooms.store_path()) in result.stdout
+    assert str(store_path()) in result.stdout
     assert plugin.load_tokens() is None
     assert simulator.requests == []
-    assert "rt_" not in rooms.store_path().read_text()
+    assert "rt_" not in store_path().read_text()
     again = run_llm("chatgpt", "logout")
     assert again.exit_code == 0
     assert "Not signed in" in again.stdout
@@ -441,7 +433,7 @@ def test_logout(simulator, run_llm):
 def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
     monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
     with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
-        rooms.issuer() if name == "ISSUER" else rooms.base_url()
+        config.issuer() if name == "ISSUER" else config.base_url()
 
 
 @pytest.mark.parametrize(
@@ -450,11 +442,87 @@ def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
 )
 def test_addresses_that_are_fine(monkeypatch, url):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
-    assert rooms.issuer() == url.rstrip("/")
+    assert config.issuer() == url.rstrip("/")
 
 
 def test_the_real_addresses_are_the_default(monkeypatch):
     monkeypatch.delenv("LLM_CHATGPT_ISSUER")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "")
-    assert rooms.issuer() == "https://auth.openai.com"
-    assert rooms.base_url() == "https://chatgpt.com/backend-api"
+    assert config.issuer() == "https://auth.openai.com"
+    assert config.base_url() == "https://chatgpt.com/backend-api"
+
+
+# Where the login cannot be stored -----------------------------------------------------
+
+
+def unwritable_folders(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    return {"a file": file, "below a file": file / "llm"}
+
+
+@pytest.mark.parametrize("arguments", [["login"], ["login", "--browser", "--no-open"]])
+@pytest.mark.parametrize("where", ["a file", "below a file"])
+def test_a_folder_that_cannot_be_made_is_told_before_a_code_is_shown(
+    simulator, run_llm, monkeypatch, tmp_path, where, arguments
+):
+    folder = unwritable_folders(tmp_path)[where]
+    monkeypatch.setenv("LLM_USER_PATH", str(folder))
+    result = run_llm("chatgpt", *arguments)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "LLM_USER_PATH" in result.stderr
+    assert str(folder) in result.stderr
+    assert not simulator.requests
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_is_read_only(simulator, run_llm):
+    store_path().parent.chmod(0o500)
+    result = run_llm("chatgpt", "login")
+    store_path().parent.chmod(0o700)
+    assert result.exit_code == 1
+    assert "Make the folder writable" in result.stderr
+    assert not simulator.requests
+
+
+def test_a_full_disk_is_told_before_a_code_is_shown(simulator, run_llm, monkeypatch):
+    real = os.open
+
+    def full(path, flags, *rest, **more):
+        if str(path).endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", full)
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert not simulator.requests
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_a_symbolic_link_in_the_files_place(simulator, run_llm, tmp_path):
+    (tmp_path / "elsewhere").write_text("{}")
+    store_path().symlink_to(tmp_path / "elsewhere")
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 1
+    assert "is a symbolic link" in result.stderr
+    assert "Put the file itself there" in result.stderr
+    assert not simulator.requests
+
+
+# A caller that goes another way -------------------------------------------------------
+
+
+def test_the_caller_can_end_the_wait(simulator):
+    class Enough(Exception):
+        pass
+
+    def wait(seconds, left):
+        raise Enough
+
+    with pytest.raises(Enough):
+        plugin.login(show=lambda code: None, wait=wait)
+    assert len(simulator.seen("/deviceauth/token")) == 1
+    assert plugin.load_tokens() is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import signal
 import stat
@@ -10,22 +12,24 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import expire, sign_in, start_llm, wait_until
+from llm_chatgpt import config
+from llm_chatgpt.login.current import check_usable, choose_credential
+from llm_chatgpt.login.store import locked_store, read_store, store_path
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, error_answer, web_page
 
 
 def test_a_good_token_is_used_as_it_is(simulator, signed_in, ask, monkeypatch):
-    def no_lock():
-        raise AssertionError("a good token needs no lock")
-
-    rooms.replace(monkeypatch, "locked_store", no_lock)
-    assert ask("hi").text
+    monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
+    with locked_store():
+        assert ask("hi").text
     assert simulator.refreshes == []
 
 
@@ -36,7 +40,7 @@ def test_a_token_that_ends_within_five_minutes_is_renewed(simulator, signed_in, 
     assert len(simulator.refreshes) == 1
     request = simulator.refreshes[0]
     assert request.body == {
-        "client_id": rooms.CLIENT_ID,
+        "client_id": config.CLIENT_ID,
         "grant_type": "refresh_token",
         "refresh_token": old.refresh_token,
     }
@@ -126,16 +130,17 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
     assert len(simulator.refreshes) == 1
 
 
-def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in):
+def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, caplog):
     """Another process was faster, between our look and our lock."""
     expire()
-    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
-    with rooms.locked_store() as writer:
+    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
+    caplog.set_level("DEBUG", "filelock")
+    with locked_store() as writer:
         found = []
         thread = threading.Thread(target=lambda: found.append(plugin.get_tokens()))
         thread.start()
-        wait_until(lambda: any("chatgpt-refresh" in t.name for t in threading.enumerate()))
-        writer.save(rooms.read_store().put(None, newer))
+        wait_until(lambda: "not acquired" in caplog.text)
+        writer.save(read_store().put("default", newer))
     thread.join()
     assert found == [newer]
     assert simulator.refreshes == []
@@ -144,11 +149,10 @@ def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in):
 def test_a_program_without_our_lock_was_faster(simulator, signed_in):
     """`refresh_token_reused`, and by then a newer pair is on disk."""
     expire()
-    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
 
     def reused(request):
-        path = rooms.store_path()
-        path.write_bytes(rooms._store_bytes(rooms.read_store().put(None, newer)))
+        store_path().write_bytes(read_store().put("default", newer).to_bytes())
         return error_answer(401, "refresh_token_reused")
 
     simulator.script("token", reused)
@@ -169,7 +173,7 @@ def test_a_401_is_answered_by_one_refresh_and_one_resend(simulator, signed_in, a
 
 
 def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
-    newer = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
 
     def unauthorized(request):
         # Meanwhile another process has refreshed.
@@ -200,14 +204,21 @@ def test_a_second_401_is_told_to_the_person(simulator, signed_in, ask):
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
 def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
     expire()
-    folder = rooms.store_path().parent
+    folder = store_path().parent
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        with pytest.raises(plugin.StoreError, match="cannot be written"):
+        with pytest.raises(plugin.StoreError, match="Could not write"):
             plugin.get_tokens()
     finally:
         folder.chmod(0o700)
     assert simulator.refreshes == []
+
+
+def no_writing(monkeypatch):
+    def fails(source, target):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
 
 
 def refuse_to_open(monkeypatch, errno=28, reason="No space left on device"):
@@ -236,27 +247,51 @@ def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monk
     assert "No space left on device" in caplog.text
 
 
-def test_a_pair_that_could_not_be_kept_is_used_and_told(
+def test_a_pair_that_could_not_be_stored_is_used_and_told(
     simulator, signed_in, ask, monkeypatch, caplog
 ):
     old = expire()
-    replace = rooms.replace_file
-
-    def fails(source, target):
-        raise OSError(5, "Input/output error")
-
-    rooms.replace(monkeypatch, "replace_file", fails)
-    assert ask("hi").text
-    assert "could not be kept" in caplog.text
-    assert plugin.load_tokens() == old
-    # This process goes on with it, and keeps it as soon as it can.
-    assert ask("again").text
-    assert len(simulator.refreshes) == 1
-    rooms.replace(monkeypatch, "replace_file", replace)
-    simulator.expire_access_tokens()
+    with monkeypatch.context() as context:
+        no_writing(context)
+        assert ask("hi").text
+        assert "renewed but not stored" in caplog.text
+        assert plugin.load_tokens() == old
+        # This process goes on with it.
+        assert ask("again").text
+    # And stores it as soon as it can.
     assert ask("later").text
-    assert len(simulator.refreshes) == 2
-    assert plugin.load_tokens().refresh_token != old.refresh_token
+    assert len(simulator.refreshes) == 1
+    used = simulator.seen("/codex/responses")[0].headers["authorization"]
+    assert used == f"Bearer {plugin.load_tokens().access_token}"
+
+
+END_OF_PROCESS = """
+import sys, llm_chatgpt_oauth as plugin
+from llm_chatgpt import files
+from llm_chatgpt.login.store import delete_tokens
+
+def fails(source, target):
+    raise OSError(5, "Input/output error")
+
+works, files.replace_file = files.replace_file, fails
+plugin.get_tokens()
+files.replace_file = works
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["", "delete_tokens()"])
+def test_the_end_of_the_process_stores_what_could_not_be_stored(simulator, signed_in, meanwhile):
+    old = expire()
+    code = END_OF_PROCESS + meanwhile
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert len(simulator.refreshes) == 1
+    if meanwhile:
+        # A logout is final.
+        assert plugin.load_tokens() is None
+    else:
+        assert plugin.load_tokens().refresh_token != old.refresh_token
+        assert plugin.get_tokens() == plugin.load_tokens()
+        assert len(simulator.refreshes) == 1
 
 
 # Many at once ---------------------------------------------------------------------------
@@ -320,58 +355,107 @@ def test_twelve_processes_refresh_once(simulator, signed_in, run_llm):
     assert len(simulator.refreshes) == 1
 
 
-def test_a_failure_is_one_callers_to_report(simulator, signed_in, ask, recwarn):
-    """Those who waited for the refresh that failed try it once themselves."""
-    expire()
-    simulator.script("token", lambda request: time.sleep(0.3) or Answer(500))
-    if ask.kind == "async":
+def all_at_once(kind, count):
+    """What so many callers get or fail with, all of whom ask before the first has its answer."""
+    if kind == "async":
 
         async def run():
-            calls = (plugin.get_tokens_async() for _ in range(10))
+            calls = (plugin.get_tokens_async() for _ in range(count))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-        found = asyncio.run(run())
-    else:
-        found = []
+        return asyncio.run(run())
+    found = []
 
-        def one():
-            try:
-                found.append(plugin.get_tokens())
-            except plugin.RefreshFailed as error:
-                found.append(error)
+    def one():
+        try:
+            found.append(plugin.get_tokens())
+        except plugin.RefreshFailed as error:
+            found.append(error)
 
-        threads = [threading.Thread(target=one) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    failed = [f for f in found if isinstance(f, plugin.RefreshFailed)]
-    assert len(failed) == 1
-    assert len(simulator.refreshes) == 2
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
-def test_a_server_that_is_down_is_asked_twice_not_a_hundred_times(simulator, signed_in):
+@pytest.mark.parametrize("answer", [Answer(500), Answer(drop=True), PERMANENT[1][0]])
+def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, answer):
+    """After a lost answer the refresh token may be spent, so nobody sends it again."""
     expire()
-    simulator.script("token", *[lambda request: time.sleep(0.5) or Answer(500)] * 100)
+    simulator.script("token", lambda request: time.sleep(0.5) or answer)
+    found = all_at_once(ask.kind, 20)
+    assert [type(f) for f in found] == [plugin.RefreshFailed] * 20
+    assert len({str(f) for f in found}) == 1
+    assert len(simulator.refreshes) == 1
 
-    async def run():
-        calls = (plugin.get_tokens_async() for _ in range(100))
-        return await asyncio.gather(*calls, return_exceptions=True)
 
-    found = asyncio.run(run())
-    assert all(isinstance(f, plugin.RefreshFailed) for f in found)
-    assert len(simulator.refreshes) == 2
+def test_processes_that_waited_share_the_failure(simulator, signed_in, run_llm):
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    expire()
+    arrived, release = threading.Event(), threading.Event()
+    simulator.script("token", slow_token(arrived, release, Answer(500)))
+    code = (
+        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
+        "import llm_chatgpt_oauth as plugin; plugin.get_tokens()"
+    )
+    first = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    assert arrived.wait(20)
+    second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while "not acquired" not in second.stderr.readline():
+        pass
+    release.set()
+    assert "server error (500)" in first.communicate(timeout=20)[1]
+    assert "server error (500)" in second.communicate(timeout=20)[1]
+    assert len(simulator.refreshes) == 1
+
+
+def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
+    old = expire(200)
+    simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
+    assert all_at_once(ask.kind, 20) == [old] * 20
+    assert len(simulator.refreshes) == 1
+    assert caplog.text.count("Using the old token") == 1
+
+
+def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, monkeypatch):
+    expire()
+    simulator.script("token", Answer(500))
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.get_tokens()
+    assert plugin.get_tokens()
+    # A clock that was ahead then does not make it last longer.
+    expire()
+    simulator.script("token", Answer(500))
+    clock = time.time
+    with monkeypatch.context() as context:
+        context.setattr(time, "time", lambda: clock() + 86400)
+        with pytest.raises(plugin.RefreshFailed):
+            plugin.get_tokens()
+    assert plugin.get_tokens()
+
+
+@pytest.mark.parametrize("count", [200])
+def test_many_coroutines_need_no_threads_of_their_own(simulator, signed_in, count):
+    expire()
+    running = []
+    simulator.script("token", lambda request: running.append(threading.active_count()))
+    before = threading.active_count()
+    assert set(all_at_once("async", count)) == {plugin.load_tokens()}
+    assert running[0] - before < 10
 
 
 # Ctrl-C and cancelling ---------------------------------------------------------------
 
 
-def slow_token(arrived, release):
-    def answer(request):
+def slow_token(arrived, release, answer=None):
+    def answer_late(request):
         arrived.set()
         release.wait(20)
+        return answer
 
-    return answer
+    return answer_late
 
 
 def test_a_cancelled_task_waits_for_the_write(simulator, signed_in):
@@ -436,23 +520,19 @@ def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, sig
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     expire()
     code = (
-        rooms.IMPORT + "import sys\n"
+        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
         "from llm.cli import cli\n"
-        "lock = p.locked_store\n"
-        "def told():\n"
-        "    print('waiting', file=sys.stderr, flush=True)\n"
-        "    return lock()\n"
-        "p.replace(None, 'locked_store', told)\n"
         "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
-    with rooms.locked_store():
+    with locked_store():
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert process.stderr.readline() == "waiting\n"
+        while "not acquired" not in process.stderr.readline():
+            pass
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 1
@@ -484,14 +564,34 @@ def test_a_login_without_a_refresh_token_cannot_be_renewed(simulator, signed_in)
 
 def test_a_process_that_ends_lets_its_refresh_finish(simulator, signed_in):
     old = expire()
-    simulator.script("token", lambda request: time.sleep(0.5))
+    arrived, release = threading.Event(), threading.Event()
+    simulator.script("token", slow_token(arrived, release))
     code = (
-        rooms.IMPORT + "import threading, time\n"
-        "t = threading.Thread(target=p.get_tokens, daemon=True); t.start()\n"
-        "while not any(r.sent for r in p._refreshes.values()): time.sleep(0.01)\n"
+        "import threading, llm_chatgpt_oauth as plugin\n"
+        "threading.Thread(target=plugin.get_tokens, daemon=True).start()\n"
+        "input()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert arrived.wait(20)
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    release.set()
+    assert process.wait(20) == 0
     assert plugin.load_tokens().refresh_token != old.refresh_token
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_renews_for_itself(simulator, signed_in):
+    expire()
+    plugin.get_tokens()
+    expire()
+    child = os.fork()
+    if not child:
+        os._exit(plugin.get_tokens().access_token == signed_in.access_token)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(simulator.refreshes) == 2
 
 
 def test_not_signed_in(simulator, ask, run_llm):
@@ -505,7 +605,97 @@ def test_not_signed_in(simulator, ask, run_llm):
 
 
 def test_an_unknown_account_lists_those_there_are(simulator, signed_in):
-    with pytest.raises(llm.NeedsKeyException, match="there are: default") as caught:
+    with pytest.raises(llm.NeedsKeyException, match="Accounts: default") as caught:
         plugin.get_tokens("sk-secret-key")
     assert "sk-secret-key" not in str(caught.value)
     assert sign_in(simulator, "work") == plugin.get_tokens("work")
+
+
+# What is remembered of a refresh that failed for good --------------------------------
+
+
+def failing(simulator, *keys):
+    """What `get_tokens` fails with for each of these keys."""
+    found = []
+    for key in keys:
+        with pytest.raises(plugin.RefreshFailed) as caught:
+            plugin.get_tokens(key)
+        found.append(str(caught.value))
+    return found
+
+
+@pytest.mark.parametrize("answer", [PERMANENT[0][0], PERMANENT[-1][0]])
+def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in, run_llm, answer):
+    expire()
+    simulator.script("token", answer)
+    first, second = failing(simulator, None, None)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    assert first == second == result.stderr.removeprefix("Error: ").rstrip()
+    process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    assert first in process.communicate(timeout=30)[1]
+    assert len(simulator.refreshes) == 1
+    store = read_store()
+    with pytest.raises(plugin.RefreshFailed, match="sign in again"):
+        check_usable(choose_credential(None, store), store.get(), store)
+    # A new login ends it.
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login").exit_code == 0
+    assert plugin.get_tokens()
+    assert not read_store().failures
+
+
+def test_a_refused_refresh_after_a_401_is_remembered_too(simulator, signed_in, ask):
+    """Although the access token has ten days left by its own words."""
+    simulator.expire_access_tokens()
+    simulator.script("token", error_answer(401, "refresh_token_invalidated"))
+    for _ in range(2):
+        with pytest.raises(llm.ModelError, match="was ended by OpenAI"):
+            ask("hi")
+    assert len(simulator.seen("/codex/responses")) == 1
+    assert len(simulator.refreshes) == 1
+
+
+def test_a_remembered_failure_lets_a_token_work_until_its_end(simulator, signed_in, ask):
+    old = expire(200)
+    simulator.script("token", PERMANENT[0][0])
+    assert ask("one").text
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+    plugin.store_tokens(old._replace(expires_at=time.time() - 1))
+    with pytest.raises(llm.ModelError, match="has expired"):
+        ask("three")
+    assert len(simulator.refreshes) == 1
+
+
+@pytest.mark.parametrize("junk", [None, [], {"message": 7}, {"message": "x", "at": "soon"}])
+def test_junk_in_the_memory_of_failures_is_harmless(simulator, signed_in, junk):
+    data = json.loads(store_path().read_text())
+    data["failures"] = junk if not isinstance(junk, dict) else {"0" * 32: junk}
+    store_path().write_text(json.dumps(data))
+    expire()
+    assert plugin.get_tokens().access_token != signed_in.access_token
+
+
+def test_the_advice_names_the_account(simulator, signed_in):
+    work = sign_in(simulator, "work", expires_at=1.0)
+    assert work
+    simulator.script("token", PERMANENT[0][0])
+    (said,) = failing(simulator, "work")
+    assert "Run 'llm chatgpt login --account work' to sign in again" in said
+    sign_in(simulator, "work", expires_at=1.0, refresh_token=None)
+    (said,) = failing(simulator, "work")
+    assert "'llm chatgpt login --account work'" in said
+
+
+def test_a_failure_keeps_nothing_alive(simulator, signed_in):
+    """Neither the response nor the prompt, whose attachments may be large."""
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    expire()
+    simulator.script("token", Answer(500))
+    response = model.prompt("hi")
+    with pytest.raises(llm.ModelError):
+        response.text()
+    alive = weakref.ref(response), weakref.ref(response.prompt)
+    del response
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]

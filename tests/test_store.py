@@ -9,25 +9,21 @@ import subprocess
 import sys
 import threading
 
-import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import sign_in, wait_until
+from llm_chatgpt import files
+from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")
 
 
-def path():
-    return rooms.store_path()
-
-
 def test_what_is_stored_is_what_is_loaded():
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
-    data = json.loads(path().read_text())
+    data = json.loads(store_path().read_text())
     assert data["version"] == 1
     assert data["default"] == "default"
     assert set(data["accounts"]["default"]) >= {
@@ -44,7 +40,7 @@ def test_it_lies_beside_keys_json(monkeypatch, tmp_path):
 
 def test_nothing_is_stored_at_first():
     assert plugin.load_tokens() is None
-    assert not path().exists()
+    assert not store_path().exists()
 
 
 def test_accounts_have_names():
@@ -52,7 +48,7 @@ def test_accounts_have_names():
     plugin.store_tokens(plugin.Tokens("work"), "work")
     assert plugin.load_tokens().access_token == "access"
     assert plugin.load_tokens("work").access_token == "work"
-    assert rooms.delete_tokens("work")
+    assert delete_tokens("work")
     assert plugin.load_tokens("work") is None
     assert plugin.load_tokens() == TOKENS
 
@@ -70,16 +66,18 @@ def test_private_from_its_first_byte(umask, monkeypatch):
     monkeypatch.setattr(os, "fsync", look)
     old = os.umask(umask)
     try:
-        llm.user_dir()
-        os.chmod(path().parent, 0o700)
+        os.chmod(store_path().parent, 0o700)
         plugin.store_tokens(TOKENS)
     finally:
         os.umask(old)
-    assert stat.S_IMODE(path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(store_path().stat().st_mode) == 0o600
     files = [stat.S_IMODE(mode) for mode in modes if stat.S_ISREG(mode)]
     assert files
     assert set(files) == {0o600}
-    assert stat.S_IMODE(path().with_name(path().name + ".lock").stat().st_mode) & 0o077 == 0
+    assert (
+        stat.S_IMODE(store_path().with_name(store_path().name + ".lock").stat().st_mode) & 0o077
+        == 0
+    )
 
 
 def test_readers_never_see_half_a_file():
@@ -107,22 +105,24 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    rooms.replace(monkeypatch, "replace_file", full)
+    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
         plugin.store_tokens(plugin.Tokens("new"))
-    monkeypatch.undo()
+    assert plugin.load_tokens() == TOKENS
+    assert not list(store_path().parent.glob("*.tmp"))
 
 
 def test_no_temporary_file_stays_behind(monkeypatch):
     plugin.store_tokens(TOKENS)
-    (path().parent / "chatgpt-oauth.json.0123.tmp").write_text("from a killed process")
+    (store_path().parent / "chatgpt-oauth.json.0123.tmp").write_text("from a killed process")
     plugin.store_tokens(TOKENS)
-    assert sorted(p.name for p in path().parent.iterdir()) == [
+    assert sorted(p.name for p in store_path().parent.iterdir()) == [
         "chatgpt-oauth.json",
         "chatgpt-oauth.json.lock",
     ]
 
 
+# As a whole, so that nothing in it can be used.
 DAMAGED = [
     b"",
     b"{",
@@ -134,66 +134,140 @@ DAMAGED = [
     b'{"version": 1, "accounts": {}}',
     b'{"version": 1, "default": 7, "accounts": {}}',
     b'{"version": 1, "default": "default", "accounts": []}',
-    b'{"version": 1, "default": "default", "accounts": {"default": null}}',
-    b'{"version": 1, "default": "default", "accounts": {"default": {}}}',
-    b'{"version": 1, "default": "default", "accounts": {"default": {"access_token": 7}}}',
     b"[" * 100_000,
+]
+DAMAGED_ENTRIES = [
+    None,
+    {},
+    [],
+    {"access_token": 7},
+    {"access_token": ""},
+    {"access_token": "two\nlines"},
+    {"access_token": "\N{EM DASH}"},
 ]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_named_and_left_alone(content, run_llm):
-    llm.user_dir()
-    path().write_bytes(content)
-    for call in (plugin.load_tokens, plugin.get_tokens, rooms.delete_tokens):
+    store_path().write_bytes(content)
+    for call in (plugin.load_tokens, plugin.get_tokens):
         with pytest.raises(plugin.StoreError, match="llm chatgpt login") as caught:
             call()
-        assert str(path()) in str(caught.value)
+        assert str(store_path()) in str(caught.value)
     result = run_llm("chatgpt", "status")
     assert result.exit_code == 1
-    assert "damaged" in result.stderr
-    assert path().read_bytes() == content
+    assert "damaged" in result.output
+    assert store_path().read_bytes() == content
 
 
-def test_a_login_mends_a_damaged_file():
-    llm.user_dir()
-    path().write_bytes(b"{")
+def aside():
+    return list(store_path().parent.glob("chatgpt-oauth.json.damaged-*"))
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_login_replaces_a_damaged_file_and_keeps_it_aside(content, caplog):
+    store_path().write_bytes(content)
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
+    (kept,) = aside()
+    assert kept.read_bytes() == content
+    assert str(kept) in caplog.text
+    if os.name != "nt":
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert delete_tokens(everything=True) == ["default"]
+    assert not aside()
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_logout_empties_a_damaged_file(content):
+    store_path().write_bytes(content + b"secret")
+    assert delete_tokens()
+    assert plugin.load_tokens() is None
+    for path in store_path().parent.iterdir():
+        assert b"secret" not in path.read_bytes()
+
+
+def damage(name, entry):
+    data = json.loads(store_path().read_text())
+    data["accounts"][name] = entry
+    store_path().write_text(json.dumps(data))
+    return store_path().read_bytes()
+
+
+@pytest.mark.parametrize("entry", DAMAGED_ENTRIES)
+def test_a_damaged_entry_stops_no_other_account(simulator, entry, ask):
+    sign_in(simulator)
+    sign_in(simulator, "home")
+    damage("work", entry)
+    assert ask("hello").text
+    assert plugin.load_tokens("home")
+    for call in (plugin.load_tokens, plugin.get_tokens):
+        with pytest.raises(plugin.StoreError, match="login --account work' to replace it"):
+            call("work")
+
+
+def test_a_login_keeps_what_is_healthy_and_sets_the_rest_aside(simulator, run_llm):
+    ada = sign_in(simulator)
+    simulator.approve_after_polls = 0
+    before = damage("work", {"access_token": 7})
+    assert run_llm("chatgpt", "login", "--account", "work").exit_code == 0
+    assert plugin.load_tokens() == ada
+    assert plugin.load_tokens("work").email == ada.email
+    (kept,) = aside()
+    assert kept.read_bytes() == before
+    assert set(delete_tokens(everything=True)) == {"default", "work"}
+    assert not aside()
+
+
+def test_a_refresh_leaves_a_damaged_entry_where_it_is(simulator):
+    sign_in(simulator, expires_at=1.0)
+    damage("work", {"access_token": 7})
+    assert plugin.get_tokens().expires_at > 1.0
+    assert json.loads(store_path().read_text())["accounts"]["work"] == {"access_token": 7}
+    assert delete_tokens("work") == ["work"]
+    assert "work" not in json.loads(store_path().read_text())["accounts"]
+    assert not aside()
+
+
+def test_a_damaged_default_account_is_told_before_another_is_used(simulator, monkeypatch):
+    simulator.personal_tokens["at-eve"] = simulator.account
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
+    sign_in(simulator)
+    damage("default", None)
+    with pytest.raises(plugin.StoreError, match="'llm chatgpt login' to replace it"):
+        plugin.get_tokens()
 
 
 def test_a_file_from_the_future_is_left_alone():
-    llm.user_dir()
     content = b'{"version": 2, "something": "new"}'
-    path().write_bytes(content)
+    store_path().write_bytes(content)
     for call in (plugin.load_tokens, lambda: plugin.store_tokens(TOKENS)):
         with pytest.raises(plugin.StoreError, match="newer llm-chatgpt-oauth"):
             call()
-    assert path().read_bytes() == content
+    assert store_path().read_bytes() == content
 
 
 def test_unknown_fields_are_fine():
     plugin.store_tokens(TOKENS)
-    data = json.loads(path().read_text())
+    data = json.loads(store_path().read_text())
     data["future"] = data["accounts"]["default"]["future"] = {"a": 1}
-    path().write_text(json.dumps(data))
+    store_path().write_text(json.dumps(data))
     assert plugin.load_tokens() == TOKENS
 
 
 @posix_only
 def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
-    llm.user_dir()
     target = tmp_path / "target"
     target.write_text("precious")
-    path().symlink_to(target)
+    store_path().symlink_to(target)
     with pytest.raises(plugin.StoreError, match="symbolic link"):
         plugin.store_tokens(TOKENS)
     assert target.read_text() == "precious"
 
 
 def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
-    rooms.replace(monkeypatch, "LOCK_TIMEOUT_SECONDS", 0.1)
-    with rooms.locked_store():
+    monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
+    with locked_store():
         done = []
 
         def try_it():
@@ -210,8 +284,9 @@ def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
 @posix_only
 def test_the_lock_of_a_killed_process_holds_nobody_up():
     code = (
-        rooms.IMPORT + "import time\n"
-        "with p.locked_store():\n"
+        "import time\n"
+        "from llm_chatgpt.login.store import locked_store\n"
+        "with locked_store():\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -224,7 +299,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up():
 
 def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
     """As on Windows, where os.replace fails while another process reads the file."""
-    rooms.replace(monkeypatch, "WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
     replace, calls = os.replace, []
 
     def busy(source, target):
@@ -233,11 +308,10 @@ def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
             raise PermissionError(13, "Access is denied")
         replace(source, target)
 
-    source, target = path().with_name("a"), path().with_name("b")
-    llm.user_dir()
+    source, target = store_path().with_name("a"), store_path().with_name("b")
     source.write_text("x")
     monkeypatch.setattr(os, "replace", busy)
-    rooms.replace_file(source, target)
+    files.replace_file(source, target)
     assert len(calls) == 3
     assert target.read_text() == "x"
 
@@ -252,6 +326,6 @@ def test_writers_in_many_processes_lose_nothing(simulator):
     processes = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(4)]
     for process in processes:
         assert process.wait(60) == 0
-    store = rooms.read_store()
+    store = read_store()
     assert len(store.accounts) == 21
-    wait_until(lambda: not list(path().parent.glob("*.tmp")))
+    wait_until(lambda: not list(store_path().parent.glob("*.tmp")))

@@ -8,10 +8,10 @@ import json
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt import http
+from llm_chatgpt.login import oauth
+from llm_chatgpt.login.tokens import AUTH_CLAIM, needs_refresh, tokens_from_reply
 from simulator import make_jwt
-
-AUTH = rooms.AUTH_CLAIM
 
 
 def unsigned(payload: bytes) -> str:
@@ -45,7 +45,8 @@ def test_what_is_no_jwt_has_no_claims(token):
 
 
 TOP = {"chatgpt_account_id": "top"}
-INSIDE = {AUTH: {"chatgpt_account_id": "inside"}}
+INSIDE = {AUTH_CLAIM: {"chatgpt_account_id": "inside"}}
+PLUS = {AUTH_CLAIM: {"chatgpt_plan_type": "plus"}}
 ORGANIZATION = {"organizations": [{"id": "org-1"}, {"id": "org-2"}]}
 
 
@@ -54,13 +55,13 @@ ORGANIZATION = {"organizations": [{"id": "org-1"}, {"id": "org-2"}]}
     [
         (TOP | INSIDE, INSIDE, "top"),
         (INSIDE, TOP, "top"),  # a better place in the other token comes first
-        (INSIDE, {AUTH: {"chatgpt_account_id": "other"}}, "inside"),
+        (INSIDE, {AUTH_CLAIM: {"chatgpt_account_id": "other"}}, "inside"),
         (ORGANIZATION, INSIDE, "inside"),
         (ORGANIZATION, {}, "org-1"),
         ({}, ORGANIZATION, "org-1"),
-        ({AUTH: ORGANIZATION}, {}, "org-1"),
+        ({AUTH_CLAIM: ORGANIZATION}, {}, "org-1"),
         ({}, {}, None),
-        ({"chatgpt_account_id": 7, AUTH: "text", "organizations": ["x"]}, {}, None),
+        ({"chatgpt_account_id": 7, AUTH_CLAIM: "text", "organizations": ["x"]}, {}, None),
         ({"chatgpt_account_id": ""}, INSIDE, "inside"),
         ({"organizations": []}, {}, None),
     ],
@@ -77,7 +78,7 @@ def test_tokens_that_are_no_jwts_have_no_account():
 def test_the_end_is_counted_by_this_machines_clock():
     # The server's clock is a day ahead of ours; the token lasts an hour all the same.
     reply = {"access_token": make_jwt({"iat": 100_000, "exp": 103_600})}
-    tokens = rooms.tokens_from_reply(reply, now=50.0)
+    tokens = tokens_from_reply(reply, now=50.0)
     assert tokens.expires_at == 3650.0
 
 
@@ -92,20 +93,22 @@ def test_the_end_is_counted_by_this_machines_clock():
     ],
 )
 def test_other_ways_to_know_the_end(claims, more, expected):
-    tokens = rooms.tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
+    tokens = tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
     assert tokens.expires_at == expected
 
 
 def test_what_a_refresh_leaves_out_stays():
-    old = rooms.tokens_from_reply(
+    old = tokens_from_reply(
         {
             "access_token": make_jwt({"iat": 0, "exp": 100, **INSIDE}),
             "refresh_token": "rt_old",
-            "id_token": make_jwt({"email": "ada@example.com", AUTH: {"chatgpt_plan_type": "plus"}}),
+            "id_token": make_jwt(
+                {"email": "ada@example.com", AUTH_CLAIM: {"chatgpt_plan_type": "plus"}}
+            ),
         },
         now=0.0,
     )
-    new = rooms.tokens_from_reply({"refresh_token": "rt_new"}, old=old, now=1000.0)
+    new = tokens_from_reply({"refresh_token": "rt_new"}, old=old, now=1000.0)
     assert new.refresh_token == "rt_new"
     assert (new.access_token, new.id_token) == (old.access_token, old.id_token)
     # The same access token does not live longer because it was sent again.
@@ -115,13 +118,13 @@ def test_what_a_refresh_leaves_out_stays():
 
 def test_a_refresh_does_not_change_the_account():
     old = plugin.Tokens(access_token="a", account_id="mine")
-    new = rooms.tokens_from_reply({"access_token": make_jwt(TOP)}, old=old, now=0.0)
+    new = tokens_from_reply({"access_token": make_jwt(TOP)}, old=old, now=0.0)
     assert new.account_id == "mine"
 
 
 def test_a_reply_without_an_access_token_is_no_login():
-    assert rooms.tokens_from_reply({"refresh_token": "rt"}, now=0.0) is None
-    assert rooms.tokens_from_reply({"access_token": ""}, now=0.0) is None
+    assert tokens_from_reply({"refresh_token": "rt"}, now=0.0) is None
+    assert tokens_from_reply({"access_token": ""}, now=0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -136,12 +139,12 @@ def test_a_reply_without_an_access_token_is_no_login():
 )
 def test_when_a_refresh_is_due(expires_at, refreshed_at, now, expected, why):
     tokens = plugin.Tokens("a", expires_at=expires_at, refreshed_at=refreshed_at)
-    assert rooms.needs_refresh(tokens, now) is expected, why
+    assert needs_refresh(tokens, now) is expected, why
 
 
 def test_no_secret_shows_in_a_repr():
     tokens = plugin.Tokens("SECRET1", "SECRET2", "SECRET3", account_id="SECRET4", email="SECRET5")
     code = plugin.DeviceCode("AAAA-BBBB", "SECRET6")
-    approved = rooms.AuthorizationCode("SECRET7", "SECRET8")
-    reply = rooms.Reply(200, {}, json.dumps({"access_token": "SECRET9"}).encode())
+    approved = oauth.AuthorizationCode("SECRET7", "SECRET8")
+    reply = http.Reply(200, {}, json.dumps({"access_token": "SECRET9"}).encode())
     assert "SECRET" not in repr([tokens, code, approved, reply])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -14,7 +15,12 @@ from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
-from llm_chatgpt.login.current import choose_credential, name_list, present_tokens
+from llm_chatgpt.login.current import (
+    Credential,
+    choose_credential,
+    no_such_account,
+    present_tokens,
+)
 from llm_chatgpt.login.oauth import revoke
 from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -44,28 +50,33 @@ def status(account: str | None, json_: bool) -> None:
             click.echo(error.message)
         sys.exit(1)
     tokens = present_tokens(credential, store)
+    problem = group.problem(credential, tokens, store) if tokens else ""
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
-        known = _account_json(tokens) if tokens else {"kind": "access_token"}
+        known = _account_json(tokens, problem) if tokens else {"kind": "access_token"}
         group.echo_json({"signed_in": True, "path": str(path), **chosen, **known})
-        return
-    # The first prompt looks up who owns an access token.
-    who = f"Signed in as {who_is(tokens)}" if tokens else "Using an access token (not checked yet)"
-    click.echo(who)
-    click.echo(f"Account: {group.credential_words(credential, store)}")
-    click.echo(f"Access token: {group.lifetime_words(tokens)}")
-    if credential.account:
-        click.echo(f"Stored in: {short_path(path)}")
+    else:
+        # The first prompt looks up who owns an access token.
+        unknown = "Using an access token (not checked yet)"
+        click.echo(f"Signed in as {who_is(tokens)}" if tokens else unknown)
+        click.echo(f"Account: {group.credential_words(credential, store)}")
+        click.echo(f"Access token: {group.lifetime_words(tokens, problem)}")
+        if credential.account:
+            click.echo(f"Stored in: {short_path(path)}")
+        if problem:
+            click.echo(problem)
+    if problem:
+        sys.exit(1)
 
 
-def _account_json(tokens: Tokens) -> dict[str, Any]:
+def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
-        "expired": not still_works(tokens, time.time()),
+        "expired": bool(problem) or not still_works(tokens, time.time()),
     }
 
 
@@ -74,31 +85,42 @@ def _account_json(tokens: Tokens) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *.
+    The default account is marked with *. Exits with 1 if a login has expired.
 
     \b
         llm chatgpt accounts
         llm chatgpt accounts --json
     """
     store = read_store()
+    problems = {
+        name: group.problem(Credential(name, ""), tokens, store)
+        for name, tokens in store.accounts.items()
+    }
     if json_:
         group.echo_json(
             [
-                {"name": name, "default": name == store.default, **_account_json(tokens)}
+                {"name": name, "default": name == store.default}
+                | _account_json(tokens, problems[name])
                 for name, tokens in store.accounts.items()
             ]
         )
-        return
-    if not store.accounts:
+    elif not store.accounts and not store.damaged:
         notice("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
-        return
+    else:
+        _echo_accounts(store, problems)
+    if store.damaged or any(problems.values()):
+        sys.exit(1)
+
+
+def _echo_accounts(store: logins.Store, problems: Mapping[str, str]) -> None:
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
     for name, tokens in store.accounts.items():
         mark = "*" if name == store.default else ""
-        plan = group.plan_name(tokens.plan or "?")
-        rows.append((mark, name, tokens.email or "?", plan, group.lifetime_words(tokens)))
+        lifetime = group.lifetime_words(tokens, problems[name])
+        rows.append((mark, name, tokens.email or "?", group.plan_name(tokens.plan), lifetime))
+    rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
     group.echo_table(rows)
-    if store.get() is None:
+    if store.default not in store.accounts:
         notice("No default account. Choose one with 'llm chatgpt use NAME'.")
 
 
@@ -112,11 +134,8 @@ def use(name: str) -> None:
     """
     with logins.locked_store() as writer:
         store = read_store()
-        if not store.accounts:
-            raise NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
         if name not in store.accounts:
-            # The name is not shown: it could be a token.
-            raise NotSignedIn(f"No account of that name. Accounts: {name_list(store.accounts)}.")
+            raise no_such_account(name, store.accounts)
         writer.save(store._replace(default=name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
@@ -164,25 +183,25 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """
     if account is not None and all_:
         raise click.UsageError("Use either --account or --all.")
-    names = list(read_store().accounts) if all_ else [_account_to_sign_out(account)]
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
+    name = None if all_ else _account_to_sign_out(account)
     before = _end_session if revoke_ else None
-    deleted = [name for name in names if logins.delete_tokens(name, before=before)]
+    deleted = logins.delete_tokens(name, everything=all_, before=before)
     if not deleted:
         click.echo("Not signed in.")
         return
     for name in deleted:
-        click.echo(f"Signed out: account {printable(name, 60)}")
+        click.echo(f"Signed out of account {printable(name, 60)}.")
     _say_what_is_left()
 
 
-def _account_to_sign_out(account: str | None) -> str:
-    store = read_store()
+def _account_to_sign_out(account: str | None) -> str | None:
+    """The account's name, None for the default one."""
     chosen = config.setting("ACCOUNT") if account is None else account
     if chosen is None:
-        return store.default
-    name = choose_credential(chosen, store).account
+        return None
+    name = choose_credential(chosen, read_store()).account
     if name is None:
         raise ChatGPTError(
             "An access token cannot be signed out. Remove it from where it is set: "
@@ -211,5 +230,8 @@ def _say_what_is_left() -> None:
     except NotSignedIn as error:
         if store.accounts:
             click.echo(error.message)
+        return
+    if len(store.accounts) == 1:
+        click.echo(f"The default account is now {printable(store.default, 60)}.")
     else:
         click.echo(f"Now in use: {group.credential_words(left, store)}")

@@ -16,11 +16,11 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands import group, terminal
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed
-from llm_chatgpt.login.borrowed import access_token_refused, check_borrowed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from llm_chatgpt.login.borrowed import access_token_rejected
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
-from llm_chatgpt.login.tokens import Tokens, backend_headers, still_works
+from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
 
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
@@ -159,21 +159,10 @@ def _login(account: str | None) -> tuple[Tokens | None, Finding]:
     name, _, host = (tokens.email or "").partition("@")
     email = f"{name[:1]}...@{host}" if host else "no email"
     plan = f"{group.plan_name(tokens.plan)} plan" if tokens.plan else "unknown plan"
-    text = f"{words}: {email}, {plan}, access token {group.lifetime_words(tokens)}"
-    advice = _login_advice(tokens)
-    return tokens, Finding("login", "broken" if advice else "ok", text, advice)
-
-
-def _login_advice(tokens: Tokens) -> str:
-    """What to do about a login that no longer works; empty if it does."""
-    try:
-        check_borrowed(tokens, None)
-    except RefreshFailed as error:
-        return error.message
-    renewable = tokens.kind != "login" or tokens.refresh_token
-    if renewable or still_works(tokens, time.time()):
-        return ""
-    return "It cannot be renewed. Run 'llm chatgpt login'."
+    problem = group.problem(credential, tokens, store)
+    lifetime = group.lifetime_words(tokens, problem)
+    text = f"{words}: {email}, {plan}, access token {lifetime}"
+    return tokens, Finding("login", "broken" if problem else "ok", text, problem)
 
 
 def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
@@ -216,7 +205,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None) -> Finding:
         advice = "The next prompt tries to renew it. If that fails, run 'llm chatgpt login'."
         return Finding(name, "warning", f"{text}, but rejects the access token", advice)
     if tokens and tokens.kind == "access_token" and reply.status == 401:
-        advice = access_token_refused().message
+        advice = access_token_rejected().message
         return Finding(name, "broken", f"{text}, but rejects the access token", advice)
     if tokens and reply.status in (401, 403):
         advice = explain_refusal(reply).message

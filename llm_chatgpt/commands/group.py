@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from llm_chatgpt.commands import terminal
-from llm_chatgpt.errors import ChatGPTError, RequestRefused
-from llm_chatgpt.login.current import Credential, get_tokens
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused
+from llm_chatgpt.login.current import Credential, check_usable, get_tokens
 from llm_chatgpt.login.store import Store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
@@ -63,7 +63,8 @@ def who_is(tokens: Tokens) -> str:
 
 
 def plan_name(plan: object) -> str:
-    return printable(str(plan).replace("_", " "), 40).capitalize()
+    """'Plus'; ? for a plan that is not known."""
+    return printable(plan or "?", 40).replace("_", " ").capitalize()
 
 
 def credential_words(credential: Credential, store: Store) -> str:
@@ -73,10 +74,24 @@ def credential_words(credential: Credential, store: Store) -> str:
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
 
 
-def lifetime_words(tokens: Tokens | None) -> str:
+def problem(credential: Credential, tokens: Tokens, store: Store) -> str:
+    """Why a login can be used no longer, and what to do; empty if it can be."""
+    failure = store.failure(tokens)
+    if failure and failure.permanent:
+        return failure.message
+    try:
+        check_usable(credential, tokens, store)
+    except RefreshFailed as error:
+        return error.message
+    return ""
+
+
+def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
+    if problem and tokens.kind == "login":
+        return "expired, sign in again"
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"

@@ -19,7 +19,7 @@ from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.current import name_list
 from llm_chatgpt.login.device import DeviceCode, login
-from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -84,7 +84,7 @@ def _say_what_happens(account: str | None) -> None:
     except StoreError:
         # The login itself replaces a damaged file, or says what is wrong.
         return
-    name = store.login_name(account)
+    name = account or DEFAULT_ACCOUNT
     old = store.accounts.get(name)
     if old:
         notice(
@@ -97,9 +97,8 @@ def _say_what_happens(account: str | None) -> None:
 
 
 def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
-    store = read_store()
-    name = store.login_name(account)
-    key = "" if name == store.default else f" --key {name}"
+    name = account or DEFAULT_ACCOUNT
+    key = "" if name == read_store().default else f" --key {name}"
     models: list[ModelInfo] = []
     try:
         models = fetch_models(tokens).listed

@@ -34,7 +34,7 @@ def usage(account: str | None, json_: bool) -> None:
 
 
 def _echo_usage(report: Mapping[str, Any]) -> None:
-    click.echo(f"Plan: {group.plan_name(report.get('plan_type') or 'unknown')}")
+    click.echo(f"Plan: {group.plan_name(report.get('plan_type'))}")
     _echo_windows("", report.get("rate_limit"))
     for limit in map(as_mapping, as_list(report.get("additional_rate_limits"))):
         name = printable(limit.get("limit_name") or "another limit", 60)

@@ -6,332 +6,381 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
+import queue
+import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from llm_chatgpt import config
+from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreError
-from llm_chatgpt.files import llm_keys
-from llm_chatgpt.login.borrowed import access_token_in, check_borrowed, request_whoami
-from llm_chatgpt.login.oauth import refresh_tokens
-from llm_chatgpt.login.store import Store, locked_store, read_store, store_path, unsaved_pairs
-from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash
+from llm_chatgpt.login import borrowed, oauth
+from llm_chatgpt.login.store import (
+    Failure,
+    Store,
+    StoreWriter,
+    locked_store,
+    login_command,
+    read_store,
+    store_path,
+)
+from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash, without_secrets
 from llm_chatgpt.login.workspace import fetch_origin
 from llm_chatgpt.text import notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
-class Credential:
+class Credential(NamedTuple):
     """What a request goes out with: an account of the store, or a personal access token.
 
-    `reason` says to a person why it is this one.
+    `reason` tells the user why it is this one.
     """
 
-    def __init__(self, account: str | None, reason: str, access_token: str | None = None):
-        self.account = account
-        self.reason = reason
-        self.access_token = access_token
+    account: str | None
+    reason: str
+    access_token: str | None = None
 
-    @property
-    def name(self) -> str:
-        """Tells it from others, without a secret."""
-        return token_hash(self.access_token) if self.access_token else self.account or ""
+    def __repr__(self) -> str:
+        return without_secrets(self, "account", "reason")
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
     """Whose login to use: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default account,
-    llm's key "chatgpt", CODEX_ACCESS_TOKEN. The first one that is there.
+    llm's key "chatgpt", CODEX_ACCESS_TOKEN. The first of these that is there.
 
     A key is an account's name, else the name of one of llm's keys, else a token (at-...).
-    Raises NotSignedIn, which names what there is, never the key.
+    Raises NotSignedIn, which names the accounts that exist; StoreError for a damaged one.
     """
     variable = config.setting("ACCOUNT")
     if key is not None:
-        return _named_credential(key, store, "asked for by name", "That")
+        return _named_credential(key, store, "chosen by name")
     if variable:
-        where = "LLM_CHATGPT_ACCOUNT"
-        return _named_credential(variable, store, f"named by {where}", where)
-    if store.default in store.accounts:
+        return _named_credential(variable, store, "chosen by LLM_CHATGPT_ACCOUNT")
+    if store.get():
         return Credential(store.default, "the default account")
-    token = access_token_in(llm_keys().get("chatgpt"))
+    token = borrowed.access_token_in(files.llm_keys().get("chatgpt"))
     if token:
-        return Credential(None, "the key chatgpt of 'llm keys'; no account is signed in", token)
-    token = access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
+        return Credential(None, "llm's key chatgpt", token)
+    token = borrowed.access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
     if token:
-        return Credential(None, "CODEX_ACCESS_TOKEN; no account is signed in", token)
+        return Credential(None, "CODEX_ACCESS_TOKEN", token)
     if store.accounts:
         raise NotSignedIn(
-            f"No ChatGPT account is the default one; there are: {name_list(store.accounts)}. "
-            "Choose one with 'llm chatgpt use NAME'."
+            "No default account. Choose one with 'llm chatgpt use NAME': "
+            f"{name_list(store.accounts)}."
         )
     raise NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
 
 
-def _named_credential(name: str, store: Store, reason: str, where: str) -> Credential:
-    if name in store.accounts:
+def _named_credential(name: str, store: Store, reason: str) -> Credential:
+    if store.get(name) and name:
         return Credential(name, reason)
-    keys = llm_keys()
-    token = access_token_in(keys.get(name, name))
+    keys = files.llm_keys()
+    token = borrowed.access_token_in(keys.get(name, name))
     if token:
         return Credential(None, reason, token)
-    there = [*store.accounts, *(name for name, value in keys.items() if access_token_in(value))]
-    if there:
-        raise NotSignedIn(f"{where} is no ChatGPT account's name; there are: {name_list(there)}.")
-    raise NotSignedIn(
-        f"{where} is no ChatGPT account's name, and nobody is signed in. Run 'llm chatgpt "
-        "login' first, or give an access token (at-...)."
-    )
+    tokens = (other for other, value in keys.items() if borrowed.access_token_in(value))
+    raise no_such_account(name, [*store.accounts, *tokens])
+
+
+def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
+    """The error for a name that is not an account's. Shows the name unless it may be a token."""
+    shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
+    what = f"No account named '{name}'." if shown else "No account has this name."
+    known = name_list(names)
+    if known:
+        return NotSignedIn(f"{what} Accounts: {known}.")
+    return NotSignedIn(f"{what} Run 'llm chatgpt login' to sign in.")
 
 
 def name_list(names: Iterable[str]) -> str:
     return ", ".join(printable(name, 60) for name in names)
 
 
-def present_tokens(credential: Credential, store: Store) -> Tokens | None:
-    """What is known of a credential without asking; None if nothing is."""
-    if credential.access_token:
-        known = identified_owners.get(credential.name)
-        return known or store.identify(credential.access_token)
-    tokens = store.get(credential.account)
-    unsaved = unsaved_pairs.get((str(store_path()), credential.name)) if unsaved_pairs else None
-    if unsaved and tokens and unsaved.refreshed_at >= tokens.refreshed_at:
-        return unsaved
-    return tokens
-
-
-# Owners of access tokens, found out by this process.
+# Owners of personal access tokens that this process has asked for, by a hash of the token.
 identified_owners: dict[str, Tokens] = {}
+# Renewed logins that could not be written, by store and spent refresh token. This process
+# uses them, and tries to write them at later prompts and at its end.
+unsaved_pairs: dict[tuple[str, str | None], Tokens] = {}
 
 
-class _Refresh:
-    """One refresh that any number of this process's threads and tasks wait for; for a
-    personal access token, the question whose it is.
+def present_tokens(credential: Credential, store: Store) -> Tokens | None:
+    """What is known of a credential without asking anybody; None if nothing is."""
+    if credential.access_token:
+        known = identified_owners.get(token_hash(credential.access_token))
+        return known or store.identify(credential.access_token)
+    stored = store.get(credential.account)
+    if stored and unsaved_pairs:
+        return unsaved_pairs.get((str(store_path()), stored.refresh_token), stored)
+    return stored
 
-    It runs in a thread of its own, so that neither Ctrl-C nor a cancelled task can stop it
-    between the request, which spends the old refresh token, and the write.
+
+def check_usable(
+    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+) -> None:
+    """Raises RefreshFailed for a login that can be neither used nor renewed any more.
+
+    Sends nothing: it decides by the expiry date and by what earlier refreshes have ended in.
+    `rejected` is an access token that the backend has refused.
+    """
+    failure = store.failure(tokens)
+    works = tokens.access_token != rejected and still_works(tokens, time.time())
+    if failure and failure.permanent and (failure.rejected or not works):
+        raise failure.to_error()
+    if works:
+        return
+    if tokens.kind == "access_token":
+        raise borrowed.access_token_rejected()
+    if tokens.kind == "codex":
+        raise borrowed.codex_login_expired()
+    if tokens.refresh_token is None:
+        raise oauth.sign_in_again("cannot be renewed", login_command(credential.account))
+
+
+# A login, and what the user should be told about it.
+Renewed = tuple[Tokens, str]
+Future = concurrent.futures.Future[Renewed]
+
+
+class _Worker:
+    """The one thread of this process that renews logins, one after another.
+
+    Neither Ctrl-C nor a cancelled task can stop it between the request, which spends the
+    refresh token, and the write. Callers wait for it, and it waits for other processes at
+    the store's lock.
     """
 
-    def __init__(self, credential: Credential, rejected: str | None):
-        self.credential = credential
-        self.account = credential.account
-        self.rejected = rejected
-        # Whether the person has heard this refresh's warning.
-        self.told = False
-        self.future: concurrent.futures.Future[tuple[Tokens, str | None]]
-        self.future = concurrent.futures.Future()
-        # Running from the start: a cancelled task must not cancel it for the others.
-        self.future.set_running_or_notify_cancel()
-        self._decision = threading.Lock()
-        self._sent = False
-        self._abandoned = False
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Renewed]]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
+        self._starting, self._sending = threading.Lock(), threading.Lock()
+        self._ending = False
 
-    def run(self) -> None:
+    def submit(self, job: Callable[[], Renewed]) -> Future:
+        future: Future = concurrent.futures.Future()
+        self._jobs.put((future, job))
+        with self._starting:
+            if not self._thread.ident:
+                self._thread.start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._run(*self._jobs.get())
+
+    @staticmethod
+    def _run(future: Future, job: Callable[[], Renewed]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
-            result: tuple[Tokens, str | None]
-            if self.credential.access_token:
-                result = self._identify(self.credential.access_token), None
-            else:
-                result = self._refresh_or_keep()
+            future.set_result(job())
         except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
+            future.set_exception(error)
+        finally:
+            # Else the error's traceback would keep the error alive, and the caller's frames.
+            del future
 
-    def _identify(self, access_token: str) -> Tokens:
-        """Ask whose the token is, once for all programs that may keep the answer."""
-        tokens: Tokens | None = None
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """From before a refresh token is sent until its successor is written."""
+        with self._sending:
+            if self._ending:
+                raise RefreshFailed("The program is ending.", permanent=False)
+            yield
+
+    def settle(self, *, ending: bool = False) -> None:
+        """Wait up to 10 seconds for a request that is out. With `ending` none follows it."""
+        if self._sending.acquire(timeout=config.REFRESH_GRACE_SECONDS):
+            self._ending = ending
+            self._sending.release()
+
+
+def _start_afresh() -> None:
+    # A forked child has none of its parent's threads, and perhaps a lock that nobody holds.
+    global _worker
+    _worker = _Worker()
+
+
+_worker = _Worker()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+@atexit.register
+def _finish() -> None:
+    with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
+        _worker.settle(ending=True)
+        if unsaved_pairs:
+            with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
+                _save_unsaved(writer)
+
+
+def _save_unsaved(writer: StoreWriter) -> Store:
+    """Write the renewed logins that could not be written before. A login that was replaced or
+    deleted since then stays so."""
+    store = read_store()
+    saved = []
+    for name, stored in store.accounts.items():
+        key = (str(writer.path), stored.refresh_token)
+        if key in unsaved_pairs:
+            store = store.put(name, unsaved_pairs[key])
+            saved.append(key)
+    if saved:
+        writer.save(store)
+    for key in saved:
+        del unsaved_pairs[key]
+    return store
+
+
+def _refresh(credential: Credential, rejected: str | None, asked: float) -> Tokens:
+    """The refresh: under the store's lock, what is good now; else a new pair, which is written
+    before anything else happens.
+
+    `asked` is when the caller began to wait, in Unix seconds. What another thread or process
+    has brought about since then, a new pair or a failure, is this caller's result, too.
+    Raises NotSignedIn, RefreshFailed, StoreError.
+    """
+    account = credential.account or ""
+    with locked_store() as writer:
+        store = read_store()
+        stored, tokens = store.get(account), present_tokens(credential, store)
+        if stored is None or tokens is None:
+            raise NotSignedIn("The account was signed out. Run 'llm chatgpt login' first.")
+        if tokens is not stored and tokens.refreshed_at < asked:
+            store = _save_unsaved(writer)
+        refused, now = tokens.access_token == rejected, time.time()
+        if not refused and not needs_refresh(tokens, now):
+            return tokens
+        failure = store.failure(tokens)
+        waited = failure is not None and asked <= failure.at <= now
+        if failure and (waited or failure.permanent):
+            if waited and not refused and still_works(tokens, now):
+                # The caller that sent the request tells the user.
+                return tokens
+            raise failure.to_error()
+        with writer.reserved() as commit, _worker.sending():
+            try:
+                check_usable(credential, tokens, store, rejected)
+                new = oauth.refresh_tokens(tokens, login_command=login_command(account))
+            except RefreshFailed as error:
+                failure = Failure(error.message, error.code, error.permanent, refused, time.time())
+                store = read_store()
+                # A program that ignores our lock may have been faster.
+                if store.get(account) == stored:
+                    with contextlib.suppress(StoreError):
+                        commit(store.put_failure(tokens, failure))
+                raise
+            unsaved_pairs[str(writer.path), stored.refresh_token] = new
+            commit(store.put(account, new))
+            del unsaved_pairs[str(writer.path), stored.refresh_token]
+            return new
+
+
+def _renewed(credential: Credential, rejected: str | None, asked: float) -> Renewed:
+    """The result of a refresh; after a failure what is there, as long as it works.
+
+    That may be newer than what failed, or may just not have been written.
+    """
+    try:
+        return _refresh(credential, rejected, asked), ""
+    except (RefreshFailed, StoreError) as error:
+        tokens, now = present_tokens(credential, read_store()), time.time()
+        if tokens is None or tokens.access_token == rejected or not still_works(tokens, now):
+            raise
+        if tokens in unsaved_pairs.values():
+            return tokens, f"Warning: the login was renewed but not stored. {error.message}"
+        if needs_refresh(tokens, now):
+            return tokens, f"Warning: {error.message} Using the old token until it expires."
+        return tokens, ""
+
+
+def _identified(access_token: str) -> Renewed:
+    """A personal access token with its owner, who is looked up once for all programs.
+
+    Where nothing can be stored, this process remembers it. Raises RefreshFailed.
+    """
+    name = token_hash(access_token)
+    tokens = identified_owners.get(name)
+    if tokens is None:
         try:
             with locked_store() as writer:
                 store = read_store()
                 tokens = store.identify(access_token)
                 if tokens is None:
-                    tokens = self._ask_whose(access_token)
+                    tokens = _look_up_owner(access_token)
                     writer.save(store.put_identity(tokens))
         except StoreError as error:
-            log.info("The access token's owner cannot be kept: %s", error)
-        tokens = tokens or self._ask_whose(access_token)
-        identified_owners[token_hash(access_token)] = tokens
-        return tokens
-
-    @staticmethod
-    def _ask_whose(access_token: str) -> Tokens:
-        tokens = request_whoami(access_token)
-        return tokens._replace(origin=fetch_origin(tokens))
-
-    def _refresh_or_keep(self) -> tuple[Tokens, str | None]:
-        try:
-            return self._refresh()
-        except (RefreshFailed, StoreError) as error:
-            return self._without_refresh(error)
-
-    def _refresh(self) -> tuple[Tokens, str | None]:
-        """The tokens to use, and what the person should hear about them."""
-        with locked_store() as writer:
-            store = read_store()
-            tokens = present_tokens(self.credential, store)
-            if tokens is None:
-                raise NotSignedIn(
-                    "The account was signed out meanwhile. Run 'llm chatgpt login' first."
-                )
-            check_borrowed(tokens, self.rejected)
-            if tokens.access_token != self.rejected and not needs_refresh(tokens, time.time()):
-                return tokens, None
-            with writer.reserved() as commit:
-                if not self._may_send():
-                    raise RefreshFailed("The program is ending.", permanent=False)
-                new = refresh_tokens(tokens)
-                key = (str(writer.path), self.credential.name)
-                try:
-                    commit(store.put(self.account, new))
-                except StoreError as error:
-                    unsaved_pairs[key] = new
-                    return new, (
-                        f"Warning: the renewed login is used but could not be kept. {error}"
-                    )
-                unsaved_pairs.pop(key, None)
-                return new, None
-
-    def _without_refresh(self, error: ChatGPTError) -> tuple[Tokens, str | None]:
-        """What is stored after a failure, if it still works; else the failure again.
-
-        It may be newer than what failed: a program that does not know our lock was faster.
-        """
-        tokens = read_store().get(self.account)
-        now = time.time()
-        if tokens is None or tokens.access_token == self.rejected or not still_works(tokens, now):
-            raise error
-        if not needs_refresh(tokens, now):
-            return tokens, None
-        return tokens, f"Warning: {error} Until it ends, the present one is used."
-
-    def _may_send(self) -> bool:
-        with self._decision:
-            self._sent = not self._abandoned
-            return self._sent
-
-    @property
-    def sent(self) -> bool:
-        return self._sent and not self.future.done()
-
-    def settle(self) -> None:
-        """Before leaving: let a request that is out end in a write; stop one that is not."""
-        with self._decision:
-            self._abandoned = not self._sent
-        if self._sent:
-            concurrent.futures.wait([self.future], timeout=config.REFRESH_GRACE_SECONDS)
+            log.info("The access token's owner is not stored: %s", error)
+        identified_owners[name] = tokens = tokens or _look_up_owner(access_token)
+    return tokens, ""
 
 
-_refreshes: dict[tuple[int, str, str], _Refresh] = {}
-_refreshes_lock = threading.Lock()
+def _look_up_owner(access_token: str) -> Tokens:
+    tokens = borrowed.request_owner(access_token)
+    return tokens._replace(origin=fetch_origin(tokens))
 
 
-def _join_refresh(credential: Credential, rejected: str | None) -> tuple[_Refresh, bool]:
-    """The refresh under way for this credential, started if there is none (then True)."""
-    key = (os.getpid(), str(store_path()), credential.name)
-    with _refreshes_lock:
-        running = _refreshes.get(key)
-        if running is not None and not running.future.done():
-            return running, False
-        refresh = _refreshes[key] = _Refresh(credential, rejected)
-    threading.Thread(target=refresh.run, name="chatgpt-refresh", daemon=True).start()
-    return refresh, True
-
-
-@atexit.register
-def _settle_refreshes() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        for refresh in list(_refreshes.values()):
-            if not refresh.future.done():
-                refresh.settle()
-
-
-def _good_tokens(key: str | None, rejected: str | None) -> tuple[Credential, Tokens | None]:
-    """The credential to use, and its tokens if they can be used as they are; None if they
-    must be refreshed (or their owner be asked for) first."""
+def _good_tokens(key: str | None, rejected: str | None) -> Tokens | Future:
+    """The tokens that `key` stands for if they are good as they are, else the worker's job
+    that brings good ones. Raises NotSignedIn, RefreshFailed, StoreError."""
     store = read_store()
     credential = choose_credential(key, store)
     tokens = present_tokens(credential, store)
-    if tokens is None:
-        return credential, None
-    check_borrowed(tokens, rejected)
-    if tokens.access_token == rejected or needs_refresh(tokens, time.time()):
-        return credential, None
-    return credential, tokens
+    if tokens:
+        check_usable(credential, tokens, store, rejected if credential.access_token else None)
+        due = tokens.access_token == rejected or needs_refresh(tokens, time.time())
+        if not due and tokens not in unsaved_pairs.values():
+            return tokens
+    if credential.access_token:
+        return _worker.submit(functools.partial(_identified, credential.access_token))
+    return _worker.submit(functools.partial(_renewed, credential, rejected, time.time()))
 
 
 def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens:
-    """A login that is good now, refreshed first if it ends within five minutes.
+    """A login that is good now, refreshed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token;
     `choose_credential` tells what None means.
 
-    However many threads, tasks and processes ask at once, one of them refreshes and all
-    get its result. `rejected` is an access token that the backend has just answered with
-    401: any other one that is stored counts as newer. Reading a good token takes no lock.
-    Raises NotSignedIn, RefreshFailed, StoreError.
+    However many threads, tasks and processes ask at once, one of them refreshes and all get
+    its result. `rejected` is an access token that the backend has just answered with 401: a
+    different one in the store, which another program has put there, is returned as it is;
+    otherwise the login is refreshed. Reading a good token takes no lock. Raises NotSignedIn,
+    RefreshFailed, StoreError.
     """
-    first = True
-    while True:
-        credential, tokens = _good_tokens(key, rejected)
-        if tokens is not None:
-            return tokens
-        refresh, started = _join_refresh(credential, rejected)
-        try:
-            # In short waits, because Windows cannot interrupt a long one.
-            while not concurrent.futures.wait([refresh.future], timeout=0.25).done:
-                pass
-        except BaseException:
-            if refresh.sent:
-                concurrent.futures.wait([refresh.future], timeout=config.REFRESH_GRACE_SECONDS)
-            raise
-        tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
-        if tokens is not None:
-            return tokens
-        first = False
+    good = _good_tokens(key, rejected)
+    if isinstance(good, Tokens):
+        return good
+    try:
+        # In short waits, because Windows cannot interrupt a long one.
+        while not concurrent.futures.wait([good], timeout=0.25).done:
+            pass
+    except BaseException:
+        _worker.settle()
+        raise
+    return _told(good)
 
 
 async def get_tokens_async(key: str | None = None, *, rejected: str | None = None) -> Tokens:
     """`get_tokens` for an event loop, which it never blocks."""
-    first = True
-    while True:
-        credential, tokens = _good_tokens(key, rejected)
-        if tokens is not None:
-            return tokens
-        refresh, started = _join_refresh(credential, rejected)
-        outcome = asyncio.wrap_future(refresh.future)
-        # The failure is read below, from the future that all share.
-        outcome.add_done_callback(lambda future: future.cancelled() or future.exception())
-        try:
-            await asyncio.wait([outcome])
-        except asyncio.CancelledError:
-            if refresh.sent:
-                await asyncio.wait([outcome], timeout=config.REFRESH_GRACE_SECONDS)
-            raise
-        tokens = _refreshed(refresh, rejected, may_try_again=first and not started)
-        if tokens is not None:
-            return tokens
-        first = False
-
-
-def _refreshed(refresh: _Refresh, rejected: str | None, *, may_try_again: bool) -> Tokens | None:
-    """A finished refresh's tokens; None if a refresh of the caller's own may do better.
-
-    That is so for those who only waited for someone else's, once: a passing failure is one
-    caller's to report, and what it brought may be just what this caller was refused.
-    """
+    good = _good_tokens(key, rejected)
+    if isinstance(good, Tokens):
+        return good
     try:
-        tokens, warning = refresh.future.result()
-    except RefreshFailed as error:
-        if may_try_again and not error.permanent:
-            return None
+        await asyncio.wait([asyncio.wrap_future(good)])
+    except asyncio.CancelledError:
+        await asyncio.to_thread(_worker.settle)
         raise
-    if warning and not refresh.told:
-        refresh.told = True
+    return _told(good)
+
+
+def _told(future: Future) -> Tokens:
+    tokens, warning = future.result()
+    if warning:
         notice(warning)
-    if tokens.access_token == rejected and may_try_again:
-        return None
     return tokens

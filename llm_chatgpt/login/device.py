@@ -6,25 +6,20 @@ import datetime
 import re
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llm_chatgpt import config, http
-from llm_chatgpt.errors import DeviceLoginDisabled, LoginDenied, LoginExpired, LoginFailed, SlowDown
-from llm_chatgpt.login.oauth import (
-    AuthorizationCode,
-    auth_host,
-    auth_post,
-    exchange_authorization_code,
-    unexpected,
-)
+from llm_chatgpt import config
+from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, SlowDown
+from llm_chatgpt.login import oauth
+from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import in_words, notice
-from llm_chatgpt.values import as_mapping, as_number
+from llm_chatgpt.text import notice
+from llm_chatgpt.values import as_mapping, as_text
 
 
 class DeviceCode(NamedTuple):
-    """A login that waits for the person. `interval` and `expires_in` are seconds."""
+    """A login that waits for the user. `interval` and `expires_in` are seconds."""
 
     user_code: str
     device_auth_id: str
@@ -37,126 +32,98 @@ class DeviceCode(NamedTuple):
 
 
 def request_device_code() -> DeviceCode:
-    """Start a device login: the code to show, and where to enter it (auth.md 2).
+    """Start a device login: the code to show, and where to enter it (docs/protocol.md).
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
-    library = http.http_library()
-    try:
-        reply = auth_post(
-            "/api/accounts/deviceauth/usercode", json_body={"client_id": config.CLIENT_ID}
-        )
-    except library.TransportError as error:
-        raise LoginFailed(
-            f"No sign-in was started: {auth_host()}: {http.transport_reason(error)}. "
-            "Check the network and try again."
-        ) from error
+    body = {"client_id": config.CLIENT_ID}
+    reply = oauth.ask_issuer("POST", "/api/accounts/deviceauth/usercode", LoginFailed, json=body)
     data = as_mapping(reply.data)
-    user_code = data.get("user_code") or data.get("usercode")
-    device_auth_id = data.get("device_auth_id")
-    if reply.status == 200 and isinstance(user_code, str) and isinstance(device_auth_id, str):
-        return DeviceCode(
-            user_code=user_code,
-            device_auth_id=device_auth_id,
-            interval=_poll_interval(data.get("interval")),
-            expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
-            verification_url=f"{config.issuer()}/codex/device",
-        )
-    if reply.is_web_page and reply.status != 404:
-        raise LoginFailed(http.web_page_message(reply))
+    user_code = as_text(data.get("user_code")) or as_text(data.get("usercode"))
+    device_auth_id = as_text(data.get("device_auth_id"))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            f"{auth_host()} offers no device codes here. Sign in with 'llm chatgpt login "
-            "--browser'; or switch on device code sign-in in ChatGPT's security settings (in a "
-            "workspace the admin does) and try again."
+            "Device codes are turned off for this account. Use 'llm chatgpt login --browser', or "
+            "turn them on in ChatGPT under Settings > Security."
         )
-    if reply.status == 429 or reply.status >= 500:
-        raise LoginFailed(
-            f"{auth_host()} is too busy to start a sign-in (status {reply.status}). "
-            "Try again in a minute."
-        )
-    raise LoginFailed(unexpected(reply, "start a sign-in"))
+    if reply.status != 200 or user_code is None or device_auth_id is None:
+        raise LoginFailed(oauth.explain(reply, "start a sign-in"))
+    return DeviceCode(
+        user_code=user_code,
+        device_auth_id=device_auth_id,
+        interval=_poll_interval(data.get("interval")),
+        expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
+        verification_url=f"{config.issuer()}/codex/device",
+    )
 
 
-def _poll_interval(value: object) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    number = as_number(value)
-    if number is None or number != number:
-        number = config.POLL_INTERVAL_SECONDS
+def _poll_interval(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = config.POLL_INTERVAL_SECONDS
     low, high = config.POLL_INTERVAL_LIMITS
-    return min(max(number, low), high)
+    return min(high, max(low, seconds))
 
 
 def _code_lifetime(expires_at: object, date: str | None) -> float:
-    """Seconds the code lasts, by the server's own clock where it tells it."""
+    """How many seconds the code lasts, by the server's own clock where it tells it."""
     from email.utils import parsedate_to_datetime
 
     try:
         text = str(expires_at).replace("Z", "+00:00")
         # Python 3.10 reads fractions of three or six digits only.
         end = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", text))
-        start = parsedate_to_datetime(date or "")
-        seconds = (end - start).total_seconds()
+        seconds = (end - parsedate_to_datetime(date or "")).total_seconds()
     except (TypeError, ValueError):
-        return config.DEVICE_CODE_SECONDS
+        seconds = config.DEVICE_CODE_SECONDS
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 
-PENDING_CODES = frozenset(
-    {
-        "deviceauth_authorization_pending",
-        "deviceauth_authorization_unknown",
-        "authorization_pending",
-    }
+PENDING_CODES = (
+    "deviceauth_authorization_pending",
+    "deviceauth_authorization_unknown",
+    "authorization_pending",
 )
-SLOW_DOWN_CODES = frozenset({"slow_down", "deviceauth_slow_down"})
+SLOW_DOWN_CODES = ("slow_down", "deviceauth_slow_down")
 
 
-def poll_device_code(code: DeviceCode) -> AuthorizationCode | None:
-    """Ask once whether the person has approved the login; None while they have not.
+def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
+    """Ask once whether the user has approved the login; None while they have not.
 
-    The caller waits between calls. Raises LoginDenied, LoginExpired, SlowDown (also for a
-    server or a network in trouble), LoginFailed. `error.code` decides before the status.
+    The caller waits between calls. Raises LoginDenied, LoginExpired, SlowDown (also when the
+    server fails or cannot be reached), LoginFailed. `error.code` decides before the status.
     """
-    library = http.http_library()
-    try:
-        reply = auth_post(
-            "/api/accounts/deviceauth/token",
-            json_body={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
-        )
-    except library.TransportError as error:
-        raise SlowDown(f"{auth_host()}: {http.transport_reason(error)}; still trying.") from error
-    data = as_mapping(reply.data)
+    reply = oauth.ask_issuer(
+        "POST",
+        "/api/accounts/deviceauth/token",
+        SlowDown,
+        "Still trying.",
+        json={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
+    )
+    data, error = as_mapping(reply.data), reply.error_code or ""
     if reply.status == 200:
-        authorization_code, verifier = data.get("authorization_code"), data.get("code_verifier")
-        if isinstance(authorization_code, str) and isinstance(verifier, str):
-            return AuthorizationCode(authorization_code, verifier)
-        raise LoginFailed(unexpected(reply, "hand over the approved sign-in"))
-    error_code = reply.error_code or ""
-    if error_code in PENDING_CODES:
+        approved, verifier = data.get("authorization_code"), data.get("code_verifier")
+        if isinstance(approved, str) and isinstance(verifier, str):
+            return oauth.AuthorizationCode(approved, verifier)
+        raise LoginFailed(oauth.explain(reply, "hand over the approved sign-in"))
+    if error in PENDING_CODES:
         return None
-    if "expired" in error_code or error_code == "deviceauth_not_found":
-        raise LoginExpired(
-            "The code has expired or was used already. Run 'llm chatgpt login' again."
-        )
-    if "denied" in error_code or "declined" in error_code:
-        raise LoginDenied(
-            "The sign-in was declined in the browser. Nothing has changed; run 'llm chatgpt "
-            "login' again if that was a mistake."
-        )
-    if error_code in SLOW_DOWN_CODES or reply.status == 429:
+    if "expired" in error or error == "deviceauth_not_found":
+        raise _code_expired()
+    if "denied" in error or "declined" in error:
+        raise oauth.sign_in_declined()
+    if error in SLOW_DOWN_CODES or reply.status == 429:
         raise SlowDown("")
-    if reply.is_web_page and reply.status < 500 and reply.status != 404:
-        raise LoginFailed(http.web_page_message(reply))
     if reply.status >= 500:
-        raise SlowDown(f"{auth_host()} is in trouble (status {reply.status}); still trying.")
-    if reply.status in (403, 404) and not error_code:
+        raise SlowDown(f"OpenAI server error ({reply.status}). Still trying.")
+    if not error and (reply.status == 404 or (reply.status == 403 and not reply.is_web_page)):
         return None
-    raise LoginFailed(unexpected(reply, "accept the sign-in"))
+    raise LoginFailed(oauth.explain(reply, "accept the sign-in"))
+
+
+def _code_expired() -> LoginExpired:
+    return LoginExpired("The code expired. Run 'llm chatgpt login' for a new one.")
 
 
 def poll_for_token(
@@ -166,10 +133,11 @@ def poll_for_token(
     notify: Callable[[str], None] = notice,
     clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
-    """Wait until the person has approved the login, and return its tokens. Stores nothing.
+    """Wait until the user has approved the login, and return its tokens. Stores nothing.
 
-    `wait(seconds, left)` sleeps between two questions; `left` is how long the code still
-    lasts. `notify` hears once of a server in trouble. Raises LoginFailed and its kinds.
+    `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code
+    still lasts, and what `wait` raises ends the login and reaches the caller. `notify` hears
+    once of a server in trouble. Raises LoginFailed and its kinds.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
@@ -185,13 +153,10 @@ def poll_for_token(
                 notify(trouble.message)
                 told = True
         if approved is not None:
-            return exchange_authorization_code(approved)
+            return oauth.exchange_authorization_code(approved)
         left = end - clock()
         if left <= 0:
-            raise LoginExpired(
-                f"Nobody entered the code within {in_words(code.expires_in)}. "
-                "Run 'llm chatgpt login' again."
-            )
+            raise _code_expired()
         wait(min(interval, left), left)
 
 
@@ -203,12 +168,14 @@ def login(
     notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
 ) -> Tokens:
-    """Sign in by device code and store the login under `account` (None: the default).
+    """Sign in by device code and store the login under `account` (None: `default`).
 
-    `show` presents the code to the person. What was stored before is replaced at the end,
-    and only by a success; `replace(old, new)` is asked first where it is somebody else's.
-    Raises LoginFailed and its kinds, StoreError.
+    `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
+    login that was stored before is replaced at the end, and only by a success; if it is
+    another user's, `replace(old, new)` is asked first. Raises LoginFailed and its kinds,
+    StoreError.
     """
+    check_writable()
     code = request_device_code()
     show(code)
     tokens = poll_for_token(code, wait=wait, notify=notify)

@@ -7,14 +7,14 @@ import json
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llm_chatgpt import config
-from llm_chatgpt.errors import StoreError
-from llm_chatgpt.files import os_reason, replace_file, sync_folder, user_dir
-from llm_chatgpt.login.tokens import Tokens, is_workspace_origin, token_hash
-from llm_chatgpt.text import in_words
+from llm_chatgpt import config, files
+from llm_chatgpt.errors import RefreshFailed, StoreError
+from llm_chatgpt.login.tokens import Tokens, header_safe, is_workspace_origin, token_hash
+from llm_chatgpt.text import in_words, notice, printable
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 STORE_VERSION = 1
@@ -22,64 +22,137 @@ DEFAULT_ACCOUNT = "default"
 CODEX_ACCOUNT = "codex"
 
 
+class Failure(NamedTuple):
+    """A refresh that failed. `at` is Unix seconds. `permanent` means that only a new login
+    helps, `rejected` that the backend had also refused the access token."""
+
+    message: str
+    code: str | None
+    permanent: bool
+    rejected: bool
+    at: float
+
+    def to_error(self) -> RefreshFailed:
+        return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
+
+
 class Store(NamedTuple):
-    """What chatgpt-oauth.json holds: the logins by account name, which of them is meant by
-    default, and whose each personal access token is, by a hash of the token."""
+    """What chatgpt-oauth.json holds.
+
+    `accounts` are the logins by account name, `default` names the one that prompts use (empty
+    when one of several must be chosen first). `identities` tell who owns each personal access
+    token, by a hash of the token; `failures` which refreshes have failed, by a hash of the
+    refresh token. `damaged` holds the accounts' entries that cannot be read, as they are in
+    the file.
+    """
 
     default: str = DEFAULT_ACCOUNT
     accounts: Mapping[str, Tokens] = {}
     identities: Mapping[str, Mapping[str, Any]] = {}
+    failures: Mapping[str, Failure] = {}
+    damaged: Mapping[str, Any] = {}
 
     def get(self, account: str | None = None) -> Tokens | None:
-        return self.accounts.get(account or self.default)
+        """An account's login (None: the default account's), None if it has none.
 
-    def login_name(self, account: str | None = None) -> str:
-        """The name a new login gets. One of our own does not go under a name that stands
-        for somebody else's program."""
-        if account:
-            return account
-        present = self.get()
-        return DEFAULT_ACCOUNT if present and present.kind != "login" else self.default
-
-    def put(self, account: str | None, tokens: Tokens) -> Store:
-        """With the login added. Without a name it becomes the default."""
-        name = self.login_name(account)
-        default = self.default if account and self.default in self.accounts else name
-        return Store(default, {**self.accounts, name: tokens}, self.identities)
-
-    def without(self, account: str | None) -> Store:
-        """With the login left out. Who is meant by default stays open then: another
-        account must not be used unasked."""
+        Raises StoreError (code "damaged") if its entry cannot be read.
+        """
         name = account or self.default
+        if name in self.damaged:
+            raise StoreError(
+                f"The login '{printable(name, 60)}' in {store_path()} is damaged. Run "
+                f"'{login_command(name)}' to replace it.",
+                code="damaged",
+            )
+        return self.accounts.get(name)
+
+    def put(self, name: str, tokens: Tokens) -> Store:
+        """With an account's tokens replaced, and nothing else changed."""
+        return self._replace(accounts={**self.accounts, name: tokens})
+
+    def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
+        """With a new login. The only account is the default one in any case."""
+        added = self.put(name, tokens)
+        return added._replace(default=name) if as_default or self.get() is None else added
+
+    def without(self, name: str) -> Store:
+        """With an account left out. The last one left becomes the default."""
         rest = {other: tokens for other, tokens in self.accounts.items() if other != name}
-        return self._replace(accounts=rest)
+        default = "" if name == self.default else self.default
+        return self._replace(
+            default=next(iter(rest)) if len(rest) == 1 else default,
+            accounts=rest,
+            damaged={other: entry for other, entry in self.damaged.items() if other != name},
+        )
 
     def identify(self, access_token: str) -> Tokens | None:
-        """A personal access token with what is known of its owner; None if nothing is."""
+        """A personal access token with its owner; None if the owner is not known."""
         identity = self.identities.get(token_hash(access_token))
         if identity is None:
             return None
         return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
 
     def put_identity(self, tokens: Tokens) -> Store:
-        identity = {
-            name: value
-            for name, value in tokens._asdict().items()
-            if name in ("account_id", "email", "plan", "fedramp", "origin")
-        }
+        names = ("account_id", "email", "plan", "fedramp", "origin")
+        identity = {name: getattr(tokens, name) for name in names}
         known = {**self.identities, token_hash(tokens.access_token): identity}
         return self._replace(identities=known)
 
+    def failure(self, tokens: Tokens) -> Failure | None:
+        """What the last refresh of these tokens ended in, if it failed."""
+        return self.failures.get(_pair_hash(tokens))
+
+    def put_failure(self, tokens: Tokens, failure: Failure) -> Store:
+        return self._replace(failures={**self.failures, _pair_hash(tokens): failure})
+
+    def to_bytes(self) -> bytes:
+        # A failure ends with its refresh token: a new login has another one.
+        present = set(map(_pair_hash, self.accounts.values()))
+        failures = {k: f._asdict() for k, f in self.failures.items() if k in present}
+        data = {
+            "version": STORE_VERSION,
+            "default": self.default,
+            "accounts": {
+                **self.damaged,
+                **{name: tokens._asdict() for name, tokens in self.accounts.items()},
+            },
+            "identities": dict(self.identities),
+            "failures": failures,
+        }
+        return json.dumps(data, indent=2).encode() + b"\n"
+
+
+def _pair_hash(tokens: Tokens) -> str:
+    return token_hash(tokens.refresh_token or tokens.access_token)
+
+
+def login_command(account: str | None) -> str:
+    """The command that signs in again under an account's name."""
+    named = account and account != DEFAULT_ACCOUNT
+    return "llm chatgpt login" + (f" --account {printable(account, 60)}" if named else "")
+
 
 def store_path() -> pathlib.Path:
-    """The login file, beside llm's keys.json."""
-    return user_dir() / "chatgpt-oauth.json"
+    """The login file, beside llm's keys.json.
+
+    Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
+    """
+    try:
+        return files.user_dir() / "chatgpt-oauth.json"
+    except OSError as error:
+        raise StoreError(
+            f"Could not create llm's folder ({files.os_reason(error)}: {error.filename}). Set "
+            "LLM_USER_PATH to a folder that you can write to.",
+            code="unwritable",
+        ) from error
 
 
 def read_store() -> Store:
     """The store as it is on disk; empty when there is no file. Takes no lock.
 
-    Raises StoreError for a file that is damaged, foreign, unreadable or from the future.
+    An account whose entry is damaged does not stop the others (`Store.damaged`). Raises
+    StoreError; its code is "damaged" for a file that is not a store at all, "newer_version"
+    for one that a later version of this plugin has written.
     """
     path = store_path()
     try:
@@ -88,59 +161,63 @@ def read_store() -> Store:
         return Store()
     except OSError as error:
         raise StoreError(
-            f"The login file {path} cannot be read ({os_reason(error)}). "
-            "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
+            f"Could not read the login file {path} ({files.os_reason(error)}). Give yourself "
+            "read access to it, or move it away and run 'llm chatgpt login'."
         ) from error
     try:
         data = json.loads(raw)
-        if isinstance(data, dict) and isinstance(data.get("version"), int):
-            if data["version"] > STORE_VERSION:
-                raise StoreError(
-                    f"The login file {path} was written by a newer llm-chatgpt-oauth. "
-                    "Upgrade with 'llm install -U llm-chatgpt-oauth'; it is left as it is.",
-                    code="newer_version",
-                )
-            default = data["default"]
-            accounts = {name: tokens_from_store(entry) for name, entry in data["accounts"].items()}
-            identities = {k: as_mapping(v) for k, v in as_mapping(data.get("identities")).items()}
-            if isinstance(default, str):
-                return Store(default, accounts, identities)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        pass
-    raise StoreError(
-        f"The login file {path} is damaged or not this plugin's. "
-        "Run 'llm chatgpt login' to sign in again and replace it.",
-        code="damaged",
+        version, default, entries = data["version"], data.get("default"), data.get("accounts")
+        if version > STORE_VERSION:
+            raise StoreError(
+                f"A newer llm-chatgpt-oauth has written the login file {path}. Update with "
+                "'llm install -U llm-chatgpt-oauth'.",
+                code="newer_version",
+            )
+        if not isinstance(default, str) or not isinstance(entries, dict):
+            raise ValueError("not a store")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The login file {path} is damaged. Run 'llm chatgpt login' to replace it.",
+            code="damaged",
+        ) from error
+    read = {name: tokens_from_store(entry) for name, entry in entries.items()}
+    failures = {k: failure_from_store(v) for k, v in as_mapping(data.get("failures")).items()}
+    return Store(
+        default,
+        {name: tokens for name, tokens in read.items() if tokens},
+        {k: as_mapping(v) for k, v in as_mapping(data.get("identities")).items()},
+        {k: failure for k, failure in failures.items() if failure},
+        {name: entries[name] for name, tokens in read.items() if not tokens},
     )
 
 
-def tokens_from_store(entry: Any) -> Tokens:
-    if not isinstance(entry["access_token"], str):
-        raise TypeError("access_token")
+def tokens_from_store(value: object) -> Tokens | None:
+    """A login as the file has it; None if it cannot be one."""
+    entry = as_mapping(value)
+    access_token = header_safe(entry.get("access_token"))
+    if access_token is None:
+        return None
+    names = ("refresh_token", "id_token", "account_id", "email", "plan")
+    texts: dict[str, Any] = {name: as_text(entry.get(name)) for name in names}
     origin, kind = entry.get("origin"), entry.get("kind")
     return Tokens(
-        access_token=entry["access_token"],
-        refresh_token=as_text(entry.get("refresh_token")),
-        id_token=as_text(entry.get("id_token")),
+        access_token,
         expires_at=as_number(entry.get("expires_at")),
         refreshed_at=as_number(entry.get("refreshed_at")) or 0.0,
-        account_id=as_text(entry.get("account_id")),
-        email=as_text(entry.get("email")),
-        plan=as_text(entry.get("plan")),
         fedramp=entry.get("fedramp") is True,
         origin=origin if is_workspace_origin(origin) else None,
         kind=kind if kind in ("codex", "access_token") else "login",
+        **texts,
     )
 
 
-def _store_bytes(store: Store) -> bytes:
-    data = {
-        "version": STORE_VERSION,
-        "default": store.default,
-        "accounts": {name: t._asdict() for name, t in store.accounts.items()},
-        "identities": dict(store.identities),
-    }
-    return json.dumps(data, indent=2).encode() + b"\n"
+def failure_from_store(value: object) -> Failure | None:
+    entry = as_mapping(value)
+    message, at = as_text(entry.get("message")), as_number(entry.get("at"))
+    if message is None or at is None:
+        return None
+    permanent, rejected = entry.get("permanent") is True, entry.get("rejected") is True
+    return Failure(message, as_text(entry.get("code")), permanent, rejected, at)
 
 
 class StoreWriter:
@@ -156,96 +233,123 @@ class StoreWriter:
 
     @contextlib.contextmanager
     def reserved(self, spare: int = 16384) -> Iterator[Callable[[Store], None]]:
-        """A file beside the store, private and with room for it, and the function that
-        fills it and puts it in the store's place.
+        """A private file beside the store with `spare` bytes more room than it needs now, and
+        the function that writes a store into it and puts it in the old file's place.
 
-        Opening it first proves that a new pair could be written before a refresh token,
-        which works once, is spent. Raises StoreError.
+        Opening it first proves that a new pair can be written before a refresh token, which
+        works once, is spent. Raises StoreError.
         """
         temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.tmp")
-        try:
+        with self._unwritable():
             if self.path.is_symlink():
-                raise OSError("it is a symbolic link")
-            self._remove_leftovers()
-            handle = os.open(
-                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
-            )
-        except OSError as error:
-            raise self._unwritable(error) from error
+                raise StoreError(
+                    f"{self.path} is a symbolic link, which this plugin never writes through. "
+                    "Put the file itself there, or point LLM_USER_PATH to its folder.",
+                    code="unwritable",
+                )
+            # Only a killed process leaves one, and no other writer lives while we hold the lock.
+            for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+            file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - closed below
         try:
-            with os.fdopen(handle, "r+b") as file:
-                try:
-                    if hasattr(os, "fchmod"):
-                        os.fchmod(file.fileno(), 0o600)
+            with file:
+                with self._unwritable():
                     if spare:
                         size = self.path.stat().st_size if self.path.exists() else 0
                         file.write(b" " * (size + spare))
                         file.flush()
                         os.fsync(file.fileno())
-                except OSError as error:
-                    raise self._unwritable(error) from error
 
                 def commit(store: Store) -> None:
-                    try:
-                        data = _store_bytes(store)
+                    with self._unwritable():
                         file.seek(0)
-                        file.write(data)
+                        file.write(store.to_bytes())
                         file.truncate()
                         file.flush()
                         os.fsync(file.fileno())
                         file.close()
-                        replace_file(temporary, self.path)
-                        sync_folder(self.path.parent)
-                    except OSError as error:
-                        raise self._unwritable(error) from error
+                        files.replace_file(temporary, self.path)
+                        files.sync_folder(self.path.parent)
 
                 yield commit
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _remove_leftovers(self) -> None:
-        # Only a killed process leaves one, and no other writer lives while we hold the lock.
-        for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
+    def mended(self) -> Store:
+        """The store without what is damaged in it; the damaged file is kept beside it."""
+        store = _read_any()
+        if not store.damaged:
+            return store
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
+        with self._unwritable(), open(aside, "wb", opener=_open_private) as file:
+            file.write(self.path.read_bytes())
+        notice(f"The login file was damaged. The old one is kept as {aside}.")
+        return store._replace(damaged={})
 
-    def _unwritable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"The login file {self.path} cannot be written ({os_reason(error)}). Make the "
-            "folder writable, or choose another with LLM_USER_PATH.",
-            code="unwritable",
-        )
+    def remove_damaged(self) -> None:
+        """Delete the files that `mended` has left."""
+        with self._unwritable():
+            for aside in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+                aside.unlink()
+
+    @contextlib.contextmanager
+    def _unwritable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"Could not write the login file {self.path} ({files.os_reason(error)}). Make "
+                "the folder writable, or choose another with LLM_USER_PATH.",
+                code="unwritable",
+            ) from error
+
+
+def _open_private(path: str, flags: int) -> int:
+    handle = os.open(path, flags, 0o600)
+    if hasattr(os, "fchmod"):
+        # The umask may have taken even our own access away.
+        os.fchmod(handle, 0o600)
+    return handle
 
 
 @contextlib.contextmanager
-def locked_store() -> Iterator[StoreWriter]:
+def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     """Hold the store's lock, against every thread and process of this machine.
 
-    The operating system drops the lock of a process that dies. Raises StoreError after
-    config.LOCK_TIMEOUT_SECONDS, or where no lock can be made.
+    The operating system drops the lock of a process that dies. Raises StoreError after so
+    many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
     """
     import filelock
 
     path = store_path()
-    lock = filelock.FileLock(f"{path}.lock", timeout=config.LOCK_TIMEOUT_SECONDS, mode=0o600)
+    limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
+    lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise StoreError(
-            f"Another program has held {path}.lock for {in_words(config.LOCK_TIMEOUT_SECONDS)}. "
-            "Wait for it or end it, then try again."
+            f"Another program has held {path}.lock for {in_words(limit)}. Wait for it or end "
+            "it, then try again."
         ) from error
     except (OSError, NotImplementedError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "locks are not supported"
+        reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
         raise StoreError(
-            f"The login file's lock {path}.lock cannot be taken ({reason}). Make the folder "
-            "writable, or choose another with LLM_USER_PATH."
+            f"Could not lock {path}.lock ({reason}). Make the folder writable, or choose "
+            "another with LLM_USER_PATH.",
+            code="unwritable",
         ) from error
     try:
         yield StoreWriter(path)
     finally:
         lock.release()
+
+
+def check_writable() -> None:
+    """Raises StoreError unless a login could be stored now. Leaves no trace but the lock."""
+    with locked_store() as writer, writer.reserved(0):
+        pass
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
@@ -257,43 +361,54 @@ def load_tokens(account: str | None = None) -> Tokens | None:
 
 
 def store_tokens(tokens: Tokens, account: str | None = None) -> str:
-    """Keep a login under an account's name, in place of an older one; return the name.
+    """Store a login under an account's name, in place of an older one; return the name.
 
-    Without a name it is the default account's. A damaged file is replaced: this is what
-    mends it. Raises StoreError.
+    Without a name it is the default account's. A damaged file is replaced, and kept beside
+    the new one. Raises StoreError.
     """
     with locked_store() as writer:
-        try:
-            store = read_store()
-        except StoreError as error:
-            if error.code != "damaged":
-                raise
-            store = Store()
-        name = store.login_name(account)
-        writer.save(store.put(account, tokens))
-    unsaved_pairs.pop((str(store_path()), name), None)
+        store = writer.mended()
+        name = account or store.default or DEFAULT_ACCOUNT
+        writer.save(store.add(name, tokens, as_default=False))
     return name
 
 
 def delete_tokens(
-    account: str | None = None, *, before: Callable[[Tokens], None] | None = None
-) -> bool:
-    """Forget an account's login on this machine; False if there was none.
+    account: str | None = None,
+    *,
+    everything: bool = False,
+    before: Callable[[Tokens], None] | None = None,
+) -> list[str]:
+    """Delete an account's login from this machine; return the names of what was deleted.
 
-    `before` is called with it, while nobody can refresh it. Raises StoreError.
+    With `everything` all accounts, what is known of access tokens' owners, and the damaged
+    files that were kept. A file that is damaged as a whole is emptied. `before` is called
+    with each login first, while no program can refresh it; whatever it raises, the login is
+    deleted. Raises StoreError.
     """
     with locked_store() as writer:
-        store = read_store()
+        store = _read_any()
         name = account or store.default
-        tokens = store.get(name)
-        if tokens is None:
-            return False
-        if before:
-            before(tokens)
-        writer.save(store.without(name))
-    unsaved_pairs.pop((str(store_path()), name), None)
-    return True
+        present = [*store.accounts, *store.damaged]
+        names = present if everything else [other for other in present if other == name]
+        try:
+            for each in names:
+                if before and each in store.accounts:
+                    before(store.accounts[each])
+        finally:
+            if everything:
+                writer.save(Store())
+                writer.remove_damaged()
+            elif names:
+                writer.save(store.without(name))
+    return names
 
 
-# Pairs that were refreshed but could not be written, for this process's next prompts.
-unsaved_pairs: dict[tuple[str, str], Tokens] = {}
+def _read_any() -> Store:
+    """The store; of a file that is damaged as a whole, a damaged default account."""
+    try:
+        return read_store()
+    except StoreError as error:
+        if error.code != "damaged":
+            raise
+        return Store(damaged={DEFAULT_ACCOUNT: None})

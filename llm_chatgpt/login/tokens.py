@@ -1,4 +1,4 @@
-"""A login, and what its JWTs say."""
+"""A login, and what its JWTs say. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config
 from llm_chatgpt.values import as_mapping, as_number, as_text, first_mapping
 
-# auth.md 4: where OpenAI puts its own claims.
+# The keys under which OpenAI puts its own claims (docs/protocol.md).
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 
 
 def without_secrets(value: Any, *shown: str) -> str:
-    """The repr of a value that holds secrets: only these fields of it."""
+    """The repr of a value that holds secrets: only the fields named in `shown`."""
     fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in shown)
     return f"{type(value).__name__}({fields})"
 
 
 class Tokens(NamedTuple):
-    """One login. No secret shows in its repr.
+    """One login. Its repr shows no secret.
 
-    `expires_at` and `refreshed_at` are Unix seconds by this machine's clock, `expires_at`
-    None when the access token does not say. `account_id` and what follows it is what the
-    tokens' claims said. `origin` is where the account's workspace is served (None: unknown).
-    `kind` is "login" for one of our own, "codex" for an access token taken from Codex CLI,
-    "access_token" for a personal one (at-...); only the first can be refreshed or revoked.
+    `expires_at` and `refreshed_at` are Unix seconds by this machine's clock; `expires_at` is
+    None when the access token has no expiry date. `account_id`, `email`, `plan` and `fedramp`
+    come from the tokens' claims. `origin` is where the account's workspace is served (None:
+    unknown). `kind` is "login" for a sign-in of our own, "codex" for an access token imported
+    from Codex CLI, "access_token" for a personal one (at-...); only a "login" can be refreshed
+    or revoked.
     """
 
     access_token: str
@@ -52,14 +53,14 @@ class Tokens(NamedTuple):
 
     @property
     def account_key(self) -> str:
-        """A short hash that names the account where its id should not stand."""
+        """A short hash that names the account without revealing its id."""
         return hashlib.sha256((self.account_id or "").encode()).hexdigest()[:12]
 
 
 def parse_jwt_claims(token: object) -> dict[str, Any] | None:
-    """The claims of a JWT, unverified; None for what is no JWT.
+    """The claims of a JWT, its signature unchecked; None if the token is not a JWT.
 
-    Three non-empty base64url parts, the second a JSON object (auth.md 4).
+    A JWT has three non-empty base64url parts, and the second one is a JSON object.
     """
     if not isinstance(token, str):
         return None
@@ -75,25 +76,33 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 
 
 def extract_account_id(id_token: object, access_token: object = None) -> str | None:
-    """The account to name in requests, from the tokens' claims.
+    """The account id that requests carry, from the tokens' claims; None if they have none.
 
-    Each place is looked for in both tokens, id_token first, before the next place:
-    `chatgpt_account_id` at the top, the same in the auth object, the first organization's
-    id. An organization's id (`org-...`) identifies the login but is never sent.
+    Looks for `chatgpt_account_id` at the top level, then in the auth object, then for the id
+    of the first organization; each of these in the id_token first, then in the access token.
+    An organization's id (`org-...`) identifies the login but is never sent.
     """
-    both = [parse_jwt_claims(token) or {} for token in (id_token, access_token)]
+    both = _claims_of(id_token, access_token)
     auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
-    organizations = [
-        first_mapping(holder.get("organizations"))
-        for pair in zip(both, auths, strict=True)
-        for holder in pair
-    ]
-    places = (
+    holders = [holder for pair in zip(both, auths, strict=True) for holder in pair]
+    return _first_text(
         [claims.get("chatgpt_account_id") for claims in both]
         + [auth.get("chatgpt_account_id") for auth in auths]
-        + [organization.get("id") for organization in organizations]
+        + [first_mapping(holder.get("organizations")).get("id") for holder in holders]
     )
-    return next((value for value in places if isinstance(value, str) and value), None)
+
+
+def _claims_of(*tokens: object) -> list[dict[str, Any]]:
+    return [parse_jwt_claims(token) or {} for token in tokens]
+
+
+def _first_text(values: Iterable[object]) -> str | None:
+    return next(filter(None, map(as_text, values)), None)
+
+
+def header_safe(value: object) -> str | None:
+    """A token or an id that can stand in an HTTP header; None for anything else."""
+    return value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else None
 
 
 def tokens_from_reply(
@@ -101,65 +110,53 @@ def tokens_from_reply(
 ) -> Tokens | None:
     """The login that a token reply describes; None if it holds no access token.
 
-    What a refresh leaves out keeps its old value (auth.md 5). The end is counted from
-    `now` by the token's own length, so that a wrong clock here costs nothing.
+    What a refresh leaves out keeps its old value, and a refresh never changes the account
+    (docs/protocol.md). `now` is Unix seconds by this machine's clock.
     """
-
-    def text(name: str) -> str | None:
-        return as_text(reply.get(name)) or getattr(old, name, None)
-
-    access_token = text("access_token")
+    kept: Mapping[str, Any] = old._asdict() if old else {}
+    access_token = header_safe(reply.get("access_token") or kept.get("access_token"))
     if access_token is None:
         return None
-    id_token = text("id_token")
-    claims = parse_jwt_claims(access_token) or {}
-    id_claims = parse_jwt_claims(id_token) or {}
-    exp, iat = as_number(claims.get("exp")), as_number(claims.get("iat"))
-    expires_in = as_number(reply.get("expires_in"))
-    expires_at: float | None
-    if old and access_token == old.access_token:
-        expires_at = old.expires_at
-    elif exp is not None and iat is not None:
-        expires_at = now + (exp - iat)
-    elif expires_in is not None:
-        expires_at = now + expires_in
+    id_token = as_text(reply.get("id_token")) or kept.get("id_token")
+    both = _claims_of(id_token, access_token)
+    auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
+    emails = [
+        holder.get("email")
+        for claims in both
+        for holder in (claims, as_mapping(claims.get(PROFILE_CLAIM)))
+    ]
+    fedramp = (auth.get("chatgpt_account_is_fedramp") for auth in auths)
+    if access_token == kept.get("access_token"):
+        expires_at = kept["expires_at"]
     else:
-        expires_at = exp
-
-    def claim(name: str) -> Any:
-        for holder in (id_claims, claims):
-            value = as_mapping(holder.get(AUTH_CLAIM)).get(name)
-            if value is not None:
-                return value
-        return None
-
-    email = (
-        id_claims.get("email")
-        or as_mapping(id_claims.get(PROFILE_CLAIM)).get("email")
-        or claims.get("email")
-        or as_mapping(claims.get(PROFILE_CLAIM)).get("email")
-    )
-    plan = claim("chatgpt_plan_type")
+        expires_at = _expiry(both[1], reply.get("expires_in"), now)
     return Tokens(
         access_token=access_token,
-        refresh_token=text("refresh_token"),
+        refresh_token=as_text(reply.get("refresh_token")) or kept.get("refresh_token"),
         id_token=id_token,
         expires_at=expires_at,
         refreshed_at=now,
-        # auth.md 4: a refresh does not rewrite the account.
-        account_id=getattr(old, "account_id", None) or extract_account_id(id_token, access_token),
-        email=as_text(email) or getattr(old, "email", None),
-        plan=as_text(plan) or getattr(old, "plan", None),
-        fedramp=claim("chatgpt_account_is_fedramp") is True,
-        origin=getattr(old, "origin", None),
+        account_id=kept.get("account_id") or extract_account_id(id_token, access_token),
+        email=_first_text(emails) or kept.get("email"),
+        plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or kept.get("plan"),
+        fedramp=next((value for value in fedramp if value is not None), None) is True,
+        origin=kept.get("origin"),
     )
 
 
-def needs_refresh(tokens: Tokens, now: float) -> bool:
-    """Whether the access token ends within five minutes, or is old and says no end.
+def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float | None:
+    """When a token that has just arrived expires, in Unix seconds; None if nothing tells.
 
-    Never so for what cannot be refreshed.
+    Counted from `now` by the token's own lifetime, so that a wrong clock here does no harm.
     """
+    exp, iat = as_number(claims.get("exp")), as_number(claims.get("iat"))
+    lifetime = exp - iat if exp is not None and iat is not None else as_number(expires_in)
+    return exp if lifetime is None else now + lifetime
+
+
+def needs_refresh(tokens: Tokens, now: float) -> bool:
+    """Whether to renew a login now: its access token expires within five minutes, or has no
+    expiry date and is eight days old. Always False for what cannot be refreshed."""
     if tokens.kind != "login":
         return False
     if tokens.expires_at is None:
@@ -168,38 +165,38 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
-    """Whether the access token has not ended yet, as far as this machine can tell."""
+    """Whether the access token has not expired yet, as far as this machine can tell."""
     return tokens.expires_at is None or now < tokens.expires_at
 
 
 def token_hash(token: str) -> str:
-    """Names a token where it must not stand itself."""
+    """A short hash that names a token without revealing it."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
 def is_workspace_origin(value: object) -> bool:
-    """Whether tokens may be sent there: a bare https origin, chatgpt.com or below it."""
+    """Whether tokens may be sent to this origin: https, and chatgpt.com or a host below it."""
     return isinstance(value, str) and bool(
         re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
     )
 
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Whether two logins belong to different people or workspaces, as far as they tell."""
+    """Whether two logins belong to different users or workspaces, as far as they tell."""
     pairs = ((old.account_id, new.account_id), (old.email, new.email))
     return any(one and other and one != other for one, other in pairs)
 
 
 def backend_headers(tokens: Tokens) -> dict[str, str]:
-    """What every request to the backend carries (responses.md 1)."""
+    """The headers that every request to the backend carries (docs/protocol.md)."""
     headers = {
         "Authorization": f"Bearer {tokens.access_token}",
         "User-Agent": config.user_agent(),
         "originator": config.setting("ORIGINATOR") or config.ORIGINATOR,
     }
     # An organization's id is a platform id, which this backend refuses.
-    if tokens.account_id and not tokens.account_id.startswith("org-"):
-        headers["ChatGPT-Account-ID"] = tokens.account_id
+    if header_safe(tokens.account_id) and not str(tokens.account_id).startswith("org-"):
+        headers["ChatGPT-Account-ID"] = str(tokens.account_id)
     if tokens.fedramp:
         headers["X-OpenAI-Fedramp"] = "true"
     version = config.setting("CLIENT_VERSION")

@@ -1,16 +1,16 @@
-"""Where an account's workspace is served, and keeping a new login."""
+"""Where an account's workspace is served, and the storing of a new login."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import cast
 
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, StoreError
-from llm_chatgpt.login.store import locked_store, read_store, store_tokens
+from llm_chatgpt.login.store import DEFAULT_ACCOUNT, load_tokens, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, is_somebody_else, is_workspace_origin
-from llm_chatgpt.values import as_list, as_mapping
+from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_list, as_mapping, as_text
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -20,66 +20,67 @@ def keep_login(
     account: str | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
 ) -> Tokens:
-    """Store a new login, then find out where its workspace is served.
+    """Store a new login under an account's name, then find out where its workspace is served.
 
-    Raises AccountTaken if `replace(old, new)` says no, StoreError.
+    Without a name it is stored as `default`, and prompts use it from now on. Raises
+    AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
     """
+    name = account or DEFAULT_ACCOUNT
     try:
-        store = read_store()
-        old = store.get(store.login_name(account))
+        old = load_tokens(name)
     except StoreError as error:
         if error.code != "damaged":
             raise
         old = None
     if old and is_somebody_else(old, tokens) and replace and not replace(old, tokens):
+        kept, new = printable(old.email or "the old login"), printable(tokens.email or "the new")
         raise AccountTaken(
-            "Nothing was changed: somebody else is signed in under that name. To keep both, "
-            "sign in with --account and another name; to replace the old login, with --yes."
+            f"Kept {kept}. To add {new} as well, use --account NAME; to replace {kept}, use --yes."
         )
     if old and old.account_id == tokens.account_id:
         tokens = tokens._replace(origin=old.origin)
-    name = store_tokens(tokens, account)
-    # After the login is safe: this may fail or be broken off.
+    with locked_store() as writer:
+        writer.save(writer.mended().add(name, tokens, as_default=account is None))
+    # The login is safe from here on: what follows may fail or be interrupted.
     origin = fetch_origin(tokens)
-    if origin and origin != tokens.origin:
+    if origin is None or origin == tokens.origin:
+        return tokens
+    try:
         with locked_store() as writer:
             store = read_store()
             now = store.get(name)
             if now and now.account_id == tokens.account_id:
                 writer.save(store.put(name, now._replace(origin=origin)))
-        tokens = tokens._replace(origin=origin)
-    return tokens
+    except StoreError as error:
+        log.info("The workspace's address was not stored: %s", error)
+    return tokens._replace(origin=origin)
 
 
-# auth.md 8
-ROUTING_OVERRIDES = frozenset({"NO_CONSTRAINT", "us", "us_cr"})
+# The values of `account_routing_override` under which the origin holds (docs/protocol.md).
+ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 
 def fetch_origin(tokens: Tokens) -> str | None:
-    """Where the account's workspace is served (auth.md 8); None if that is not to be found.
+    """Where the account's workspace is served (docs/protocol.md); None if that stays unknown.
 
-    Raises nothing: without an answer all goes on as before.
+    Raises nothing: without an answer the default host serves the account as before.
     """
-    library = http.http_library()
     try:
-        url = config.base_url() + "/wham/accounts/check"
-        headers = backend_headers(tokens)
-        response = http.sync_client(url).get(
-            url, headers=headers, timeout=config.ORIGIN_TIMEOUT_SECONDS
+        reply = http.send(
+            "GET",
+            config.base_url() + "/wham/accounts/check",
+            headers=backend_headers(tokens),
+            seconds=config.ORIGIN_TIMEOUT_SECONDS,
         )
-    except (ChatGPTError, library.TransportError) as error:
-        log.info("Where the workspace is served was not found out: %s", error)
-        return None
-    reply = http.Reply.of(response)
-    if reply.status != 200:
-        log.info("Where the workspace is served was not found out: status %s", reply.status)
+    except ChatGPTError as error:
+        log.info("The workspace's address is unknown: %s", error)
         return None
     entries = map(as_mapping, as_list(as_mapping(reply.data).get("accounts")))
     mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
-    if len(mine) != 1 or not tokens.account_id:
+    if reply.status != 200 or len(mine) != 1 or not tokens.account_id:
+        log.info("The workspace's address is unknown: status %s", reply.status)
         return None
-    override = mine[0].get("account_routing_override")
+    if mine[0].get("account_routing_override") not in ROUTING_OVERRIDES:
+        return None
     origin = mine[0].get("workspace_backend_origin")
-    if override is not None and override not in ROUTING_OVERRIDES:
-        return None
-    return cast(str, origin) if is_workspace_origin(origin) else None
+    return as_text(origin) if is_workspace_origin(origin) else None
