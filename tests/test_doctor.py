@@ -188,7 +188,8 @@ def test_no_network(signed_in, examine, monkeypatch):
     found = examine()
     assert found["sign-in host"]["text"] == "Could not reach 127.0.0.1:9."
     assert "LLM_CHATGPT_BASE_URL must be" in found["backend"]["advice"]
-    assert "no server said" in found["clock"]["text"]
+    assert found["clock"]["state"] == "warning"
+    assert "no server answered" in found["clock"]["text"]
 
 
 def test_a_wrong_clock(signed_in, simulator, examine):

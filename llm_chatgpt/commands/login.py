@@ -219,15 +219,15 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
             said = "Opening your browser. If nothing happens, visit:"
         else:
             said = "Open this page in a browser:"
-        click.echo(f"{said}\n\n  {terminal.styled(request.url, bold=True)}\n", err=True)
+        limit = in_words(config.BROWSER_LOGIN_SECONDS)
+        url = terminal.styled(request.url, bold=True)
+        click.echo(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...", err=True)
         if paste:
             click.echo(
                 "Browser on another machine? Sign in there, then paste the address of the page\n"
                 "that fails to load:",
                 err=True,
             )
-        limit = in_words(config.BROWSER_LOGIN_SECONDS)
-        click.echo(f"Waiting for the browser ({limit})...", err=True)
 
     read_lines = _read_pasted if paste else None
     return login_with_browser(account, show=show, read_lines=read_lines, replace=replace)
@@ -244,6 +244,4 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     except EOFError:
         pass
     except (OSError, ValueError):
-        click.echo(
-            "Pasting does not work in this console. Use a browser on this machine.", err=True
-        )
+        click.echo("Pasting does not work here. Use a browser on this machine.", err=True)
