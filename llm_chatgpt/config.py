@@ -42,7 +42,7 @@ REVOKE_TIMEOUT_SECONDS = 10.0
 ORIGIN_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
-# Waiting for another program's refresh takes longer than that refresh may.
+# The wait for another program's refresh is longer than that refresh may take.
 REFRESH_TIMEOUT_SECONDS = 60.0
 LOCK_TIMEOUT_SECONDS = 90.0
 

@@ -19,7 +19,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import expire, sign_in, start_llm, wait_until
-from llm_chatgpt import config
+from llm_chatgpt import config, files
 from llm_chatgpt.login.current import check_usable, choose_credential
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import tokens_from_reply
@@ -263,6 +263,31 @@ def test_a_pair_that_could_not_be_stored_is_used_and_told(
     assert len(simulator.refreshes) == 1
     used = simulator.seen("/codex/responses")[0].headers["authorization"]
     assert used == f"Bearer {plugin.load_tokens().access_token}"
+
+
+def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_in, monkeypatch):
+    expire()
+    replace, clock, written = files.replace_file, time.time, []
+    with monkeypatch.context() as context:
+        no_writing(context)
+        first = plugin.get_tokens()
+    monkeypatch.setattr(time, "time", lambda: clock() + 20 * 86400)
+
+    def full_after_one(source, target):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr("llm_chatgpt.files.replace_file", full_after_one)
+        second = plugin.get_tokens()
+    assert plugin.load_tokens() == first
+    assert plugin.get_tokens() == second == plugin.load_tokens()
+    assert [r.body["refresh_token"] for r in simulator.refreshes] == [
+        signed_in.refresh_token,
+        first.refresh_token,
+    ]
 
 
 END_OF_PROCESS = """

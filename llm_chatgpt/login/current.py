@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import functools
 import logging
 import os
 import queue
@@ -19,15 +18,8 @@ from typing import NamedTuple
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreError
 from llm_chatgpt.login import borrowed, oauth
-from llm_chatgpt.login.store import (
-    Failure,
-    Store,
-    StoreWriter,
-    locked_store,
-    login_command,
-    read_store,
-    store_path,
-)
+from llm_chatgpt.login import store as logins
+from llm_chatgpt.login.store import Store, locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash, without_secrets
 from llm_chatgpt.login.workspace import fetch_origin
 from llm_chatgpt.text import notice, printable
@@ -104,6 +96,8 @@ def name_list(names: Iterable[str]) -> str:
 
 # Owners of personal access tokens that this process has asked for, by a hash of the token.
 identified_owners: dict[str, Tokens] = {}
+# Look-ups of an owner that have failed, for those who wait for the same one.
+_failed_lookups: dict[str, logins.Failure] = {}
 # Renewed logins that could not be written, by store and spent refresh token. This process
 # uses them, and tries to write them at later prompts and at its end.
 unsaved_pairs: dict[tuple[str, str | None], Tokens] = {}
@@ -139,7 +133,7 @@ def check_usable(
     if tokens.kind == "codex":
         raise borrowed.codex_login_expired()
     if tokens.refresh_token is None:
-        raise oauth.sign_in_again("cannot be renewed", login_command(credential.account))
+        raise oauth.sign_in_again("cannot be renewed", logins.login_command(credential.account))
 
 
 # A login, and what the user should be told about it.
@@ -220,7 +214,7 @@ def _finish() -> None:
                 _save_unsaved(writer)
 
 
-def _save_unsaved(writer: StoreWriter) -> Store:
+def _save_unsaved(writer: logins.StoreWriter) -> Store:
     """Write the renewed logins that could not be written before. A login that was replaced or
     deleted since then stays so."""
     store = read_store()
@@ -252,7 +246,7 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
         if stored is None or tokens is None:
             raise NotSignedIn("The account was signed out. Run 'llm chatgpt login' first.")
         if tokens is not stored and tokens.refreshed_at < asked:
-            store = _save_unsaved(writer)
+            store, stored = _save_unsaved(writer), tokens
         refused, now = tokens.access_token == rejected, time.time()
         if not refused and not needs_refresh(tokens, now):
             return tokens
@@ -266,9 +260,9 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
         with writer.reserved() as commit, _worker.sending():
             try:
                 check_usable(credential, tokens, store, rejected)
-                new = oauth.refresh_tokens(tokens, login_command=login_command(account))
+                new = oauth.refresh_tokens(tokens, login_command=logins.login_command(account))
             except RefreshFailed as error:
-                failure = Failure(error.message, error.code, error.permanent, refused, time.time())
+                failure = logins.Failure.of(error, rejected=refused)
                 store = read_store()
                 # A program that ignores our lock may have been faster.
                 if store.get(account) == stored:
@@ -299,21 +293,21 @@ def _renewed(credential: Credential, rejected: str | None, asked: float) -> Rene
         return tokens, ""
 
 
-def _identified(access_token: str) -> Renewed:
+def _identified(access_token: str, asked: float) -> Renewed:
     """A personal access token with its owner, who is looked up once for all programs.
 
     Where nothing can be stored, this process remembers it. Raises RefreshFailed.
     """
     name = token_hash(access_token)
-    tokens = identified_owners.get(name)
+    tokens, failure = identified_owners.get(name), _failed_lookups.get(name)
+    if tokens is None and failure and asked <= failure.at:
+        raise failure.to_error()
     if tokens is None:
         try:
             with locked_store() as writer:
                 store = read_store()
-                tokens = store.identify(access_token)
-                if tokens is None:
-                    tokens = _look_up_owner(access_token)
-                    writer.save(store.put_identity(tokens))
+                tokens = store.identify(access_token) or _look_up_owner(access_token)
+                writer.save(store.put_identity(tokens))
         except StoreError as error:
             log.info("The access token's owner is not stored: %s", error)
         identified_owners[name] = tokens = tokens or _look_up_owner(access_token)
@@ -321,7 +315,11 @@ def _identified(access_token: str) -> Renewed:
 
 
 def _look_up_owner(access_token: str) -> Tokens:
-    tokens = borrowed.request_owner(access_token)
+    try:
+        tokens = borrowed.request_owner(access_token)
+    except RefreshFailed as error:
+        _failed_lookups[token_hash(access_token)] = logins.Failure.of(error)
+        raise
     return tokens._replace(origin=fetch_origin(tokens))
 
 
@@ -336,9 +334,10 @@ def _good_tokens(key: str | None, rejected: str | None) -> Tokens | Future:
         due = tokens.access_token == rejected or needs_refresh(tokens, time.time())
         if not due and tokens not in unsaved_pairs.values():
             return tokens
-    if credential.access_token:
-        return _worker.submit(functools.partial(_identified, credential.access_token))
-    return _worker.submit(functools.partial(_renewed, credential, rejected, time.time()))
+    now, token = time.time(), credential.access_token
+    if token:
+        return _worker.submit(lambda: _identified(token, now))
+    return _worker.submit(lambda: _renewed(credential, rejected, now))
 
 
 def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens:
@@ -363,7 +362,7 @@ def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens
     except BaseException:
         _worker.settle()
         raise
-    return _told(good)
+    return _told(*good.result())
 
 
 async def get_tokens_async(key: str | None = None, *, rejected: str | None = None) -> Tokens:
@@ -372,15 +371,13 @@ async def get_tokens_async(key: str | None = None, *, rejected: str | None = Non
     if isinstance(good, Tokens):
         return good
     try:
-        await asyncio.wait([asyncio.wrap_future(good)])
+        return _told(*await asyncio.wrap_future(good))
     except asyncio.CancelledError:
         await asyncio.to_thread(_worker.settle)
         raise
-    return _told(good)
 
 
-def _told(future: Future) -> Tokens:
-    tokens, warning = future.result()
+def _told(tokens: Tokens, warning: str) -> Tokens:
     if warning:
         notice(warning)
     return tokens

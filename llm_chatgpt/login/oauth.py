@@ -8,14 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from llm_chatgpt import config, http
-from llm_chatgpt.errors import (
-    ChatGPTError,
-    ConnectionFailed,
-    LoginDenied,
-    LoginFailed,
-    RefreshFailed,
-)
+from llm_chatgpt import config, errors, http
+from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
 from llm_chatgpt.login.tokens import Tokens, tokens_from_reply
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping
@@ -48,7 +42,7 @@ def ask_issuer(
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
-    except ConnectionFailed as error:
+    except errors.ConnectionFailed as error:
         raise failed(f"{error.message} {next_step}") from error
 
 
@@ -69,8 +63,8 @@ def explain(reply: http.Reply, expected: str) -> str:
     )
 
 
-def sign_in_declined() -> LoginDenied:
-    return LoginDenied(
+def sign_in_declined() -> errors.LoginDenied:
+    return errors.LoginDenied(
         "The sign-in was declined in the browser. If that was a mistake, run 'llm chatgpt "
         "login' again."
     )
@@ -127,9 +121,9 @@ def revoke(tokens: Tokens) -> None:
             seconds=config.REVOKE_TIMEOUT_SECONDS,
         )
     except ChatGPTError as error:
-        raise LoginFailed(error.message.strip()) from error
+        raise LoginFailed(error.message.rstrip(". ")) from error
     if not 200 <= reply.status < 300:
-        raise LoginFailed(explain(reply, "end the session"))
+        raise LoginFailed(explain(reply, "end the session").rstrip("."))
 
 
 # What no second try changes (docs/protocol.md).

@@ -32,6 +32,10 @@ class Failure(NamedTuple):
     rejected: bool
     at: float
 
+    @classmethod
+    def of(cls, error: RefreshFailed, *, rejected: bool = False) -> Failure:
+        return cls(error.message, error.code, error.permanent, rejected, time.time())
+
     def to_error(self) -> RefreshFailed:
         return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
 
@@ -140,9 +144,11 @@ def store_path() -> pathlib.Path:
     try:
         return files.user_dir() / "chatgpt-oauth.json"
     except OSError as error:
+        taken = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file is in its place" if taken else files.os_reason(error)
         raise StoreError(
-            f"Could not create llm's folder ({files.os_reason(error)}: {error.filename}). Set "
-            "LLM_USER_PATH to a folder that you can write to.",
+            f"Could not create the folder {error.filename} ({reason}). Set LLM_USER_PATH to a "
+            "folder that you can write to.",
             code="unwritable",
         ) from error
 
