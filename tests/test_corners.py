@@ -120,7 +120,7 @@ def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
 ):
     simulator.expire_access_tokens()
     gone = llm.Attachment(type="image/png", path=str(tmp_path / "gone.png"))
-    ask(messages=[llm.user("Look", gone)])
+    ask(messages=[llm.user("Look", gone), llm.assistant("Seen."), llm.user("And?")])
     assert len(simulator.prompts) == 2
     assert caplog.text.count("gone.png no longer exists") == 1
 

@@ -87,7 +87,7 @@ def test_every_model_option_is_documented_and_described():
     schema = llm.get_model("chatgpt-gpt-6-sol").Options.model_json_schema()
     fields = schema["properties"]
     assert first_cells(section("Model options")) == set(fields)
-    assert all(field.description for field in fields.values())
+    assert all(field["description"] for field in fields.values())
 
 
 def test_every_setting_is_documented():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import re
@@ -80,6 +81,25 @@ def test_a_tool_that_does_not_exist(simulator, signed_in, ask):
     simulator.answer(Call("nothing", {}, "c1"))
     ask.chain(ask.model(), "Go", tools=[multiply])
     assert "does not exist" in last_body(simulator)["input"][-1]["output"]
+
+
+def test_a_tool_name_that_the_service_refuses(simulator, signed_in, ask):
+    tool = llm.Tool(name="math.times two", implementation=lambda: "42")
+    simulator.answer(Call("math_times_two", {}, "c1"))
+    simulator.answer(Say("It is 42."))
+    responses = ask.chain(ask.model(), "Go", tools=[tool])
+    assert responses[-1].text_or_raise() == "It is 42."
+    assert [call.name for call in responses[0]._tool_calls] == ["math.times two"]
+    first, second = simulator.prompts
+    assert first["tools"][0]["name"] == "math_times_two"
+    assert second["input"][1]["name"] == "math_times_two"
+    assert second["input"][2]["output"] == "42"
+
+
+def test_tools_whose_names_the_service_cannot_tell_apart(simulator, signed_in, ask):
+    tools = [llm.Tool(name=name, implementation=lambda: "") for name in ("a.b", "a_b")]
+    with pytest.raises(llm.ModelError, match=r"a\.b and a_b .* Rename one of them\."):
+        ask("Go", tools=tools)
 
 
 class Memory(llm.Toolbox):
@@ -342,6 +362,16 @@ def test_what_is_strict(schema, strict):
     assert schema_is_strict(schema) is strict
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"$defs": [1]}, {"anyOf": 7}, {"properties": []}, {"required": [["a"]]}, {"required": 1}],
+)
+def test_odd_schemas_are_left_to_the_service(simulator, signed_in, ask, odd):
+    simulator.answer(Say("{}"))
+    assert ask("x", schema={**CLOSED, "properties": {}, **odd}).text == "{}"
+    assert text_format(simulator)["strict"] is False
+
+
 def test_json_object(simulator, signed_in, ask):
     ask("json please", json_object=True)
     assert text_format(simulator) == {"type": "json_object"}
@@ -464,10 +494,65 @@ def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplo
     assert ask.finish(lambda: conversation.prompt("And?")).text
     assert last_body(simulator)["input"][0]["content"][1] == {
         "type": "input_text",
-        "text": "[an attachment that is gone]",
+        "text": "[attachment left out: it no longer exists]",
     }
-    assert caplog.text.count("no longer exists") == 1
-    assert "\x1b" not in caplog.text
+    name = "gone\N{REPLACEMENT CHARACTER}[2J.png"
+    warning = f"Warning: attachment {name} no longer exists; sent a note in its place."
+    assert caplog.messages == [warning]
+
+
+UNSENDABLE = [
+    (llm.Attachment(type="image/heic", content=b"x"), "is image/heic"),
+    (llm.Attachment(type="application/pdf", path="/a/b.pdf"), "is application/pdf"),
+    (llm.Attachment(type="application/pdf", url="https://x.example/b.pdf"), "is application/pdf"),
+    (llm.Attachment(content=b"\0\1\2"), "is of an unknown type"),
+    (llm.Attachment(), "cannot be read"),
+    (llm.Attachment(type="image/png"), "cannot be read"),
+    (llm.Attachment(type="image/png", path="/nowhere/a.png"), "no longer exists"),
+    (llm.Attachment(type="image/png", url="http://127.0.0.1:9/a.png"), "cannot be read"),
+    (llm.Attachment(type="image/png", url="http://[x"), "cannot be read"),
+    (llm.Attachment(type="image/png", url="file:///etc/passwd"), "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("attachment", "problem"), UNSENDABLE)
+def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, attachment, problem):
+    with pytest.raises(llm.ModelError) as caught:
+        ask(messages=[llm.user("hi"), llm.assistant("Hello."), llm.user("What?", attachment)])
+    assert f": it {problem}. " in str(caught.value)
+    assert simulator.prompts == []
+    # In what was said before, a note takes its place.
+    result = ToolResultPart("look", "done", "c1", attachments=[attachment])
+    ask(
+        messages=[
+            llm.user("What?", attachment),
+            llm.assistant(ToolCallPart("look", {}, "c1")),
+            llm.tool_message(result),
+        ]
+    )
+    items = last_body(simulator)["input"]
+    for parts in (items[0]["content"], items[2]["output"]):
+        assert parts[1]["text"].startswith(f"[attachment left out: it {problem}")
+    assert len(caplog.messages) == 2
+    assert f" {problem}; sent a note in its place." in caplog.text
+
+
+def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
+    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
+    fetch_models(signed_in)
+    image = llm.Attachment(type="image/png", content=PNG)
+    with pytest.raises(llm.ModelError, match=r"cannot be read by this model\. Use another model"):
+        ask(messages=[llm.user("What?", image)], slug="gpt-blind")
+
+
+def test_a_typed_stand_in_stays_text(simulator, signed_in, ask):
+    digest = f"sha256:{hashlib.sha256(PNG).hexdigest()}"
+    texts = [digest, f'"image_url":"{digest}"', f'\\"image_url":"{digest}"', f"<<image {digest}>>"]
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user(*texts, image)])
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["text"] for part in parts[:-1]] == texts
+    assert parts[-1]["image_url"].startswith("data:image/png;base64,")
 
 
 # Server-side tools ------------------------------------------------------------------------
@@ -591,18 +676,41 @@ def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_
     assert last_body(simulator)["tools"][0]["output_format"] == "webp"
 
 
-def test_a_picture_that_cannot_be_written(simulator, signed_in, ask, tmp_path):
+@pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
+def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, caplog, folder):
     (tmp_path / "file").write_text("")
+    tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
     simulator.answer(Draw("A pelican"), Say("Here."))
-    answered = ask("draw", tools=[plugin.ImageGeneration(folder=str(tmp_path / "file"))])
+    answered = ask("draw", tools=[tool])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert "Could not write the picture" in result.output
+    path = pathlib.Path(result.output)
+    assert path.parent == llm.user_dir() / "chatgpt-images"
+    assert path.read_bytes() == PNG
+    warning, picture = caplog.messages
+    assert warning.startswith("Warning: could not save the picture in ")
+    assert warning.endswith("; using the default folder.")
+    assert picture == f"Picture: {path}"
 
 
-def test_other_formats_are_refused():
-    with pytest.raises(ValueError, match="png, jpeg or webp"):
+def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, caplog):
+    (llm.user_dir() / "chatgpt-images").write_text("")
+    simulator.answer(Draw("A pelican"), Say("Here."))
+    answered = ask("draw", tools=[plugin.ImageGeneration()])
+    assert answered.text == "Here."
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    assert result.output.startswith("could not save the picture in ")
+    assert caplog.messages == [f"Warning: {result.output}."]
+
+
+def test_other_formats_are_refused(simulator, signed_in, run_llm):
+    sentence = "output_format must be png, jpeg or webp."
+    with pytest.raises(llm.ModelError, match=sentence):
         plugin.ImageGeneration(output_format="bmp")
+    tool = 'ImageGeneration({"output_format": "bmp"})'
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", tool)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {sentence}\n"
 
 
 # Reasoning --------------------------------------------------------------------------------
@@ -950,6 +1058,36 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert len(simulator.seen("/codex/models")) == 1
 
 
+def registered():
+    return [model.model_id for model in llm.get_models() if model.model_id.startswith("chatgpt-")]
+
+
+def test_hidden_models_are_not_registered(simulator, signed_in, run_llm):
+    retired = {"chatgpt-gpt-5.2-codex", "chatgpt-gpt-5.1"} & set(registered())
+    assert "chatgpt-gpt-5.2-codex" in retired
+    run_llm("chatgpt", "refresh")
+    assert "chatgpt-gpt-6-sol" in registered()
+    assert "chatgpt-codex-auto-review" not in registered()
+    assert run_llm("-m", "chatgpt-codex-auto-review", "hi").exit_code == 1
+    assert retired <= set(registered())
+
+
+def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
+    shown = {**simulator.models[0], "slug": "gpt-7-nova"}
+    simulator.models = [shown, simulator.models[1]]
+    run_llm("chatgpt", "refresh")
+    run_llm("-m", "chatgpt-gpt-7-nova", "hi")
+    hidden = [{**model, "visibility": "hide"} for model in simulator.models]
+    for models in (hidden, hidden[1:]):
+        simulator.models = models
+        run_llm("chatgpt", "refresh")
+        assert "chatgpt-gpt-7-nova" in registered()
+        # A built-in one, which was there before any list.
+        assert f"chatgpt-{hidden[1]['slug']}" in registered()
+    simulator.models = [shown]
+    assert run_llm("-c", "more").exit_code == 0
+
+
 def test_the_models_command_needs_a_login(simulator, run_llm):
     for command in ("models", "refresh", "usage"):
         result = run_llm("chatgpt", command)
@@ -1037,8 +1175,8 @@ def test_usage(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0] == "Plan: plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70 % left, resets (\d{4}-\d\d-\d\d )?\d\d:\d\d "
-        r"\(in 2 hours 30 minutes\)",
+        r"5-hour +\[#{14}\.{6}\]  70 ?% left, resets in 2 hours 30 minutes "
+        r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)",
         lines[1],
     )
     assert lines[2].startswith("weekly   [##################..]  88 % left, resets ")

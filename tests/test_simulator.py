@@ -9,7 +9,10 @@ import base64
 import hashlib
 import json
 import secrets
+import struct
 import time
+import uuid
+import zlib
 from typing import get_args
 
 import httpx
@@ -23,6 +26,7 @@ from llm_chatgpt.login.tokens import AUTH_CLAIM, PROFILE_CLAIM
 from simulator import (
     CLIENT_ID,
     PNG,
+    Account,
     Answer,
     Call,
     Draw,
@@ -31,6 +35,7 @@ from simulator import (
     Search,
     Stream,
     Think,
+    error_answer,
 )
 
 # Each event's own model, so that a fault is named and not those of sixty other events.
@@ -216,7 +221,9 @@ def test_a_stream_has_no_content_type(simulator, headers):
             400,
             "invalid_encrypted_content",
         ),
-        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, 400, "input_file"),
+        ({"input": [{**BODY["input"][0], "phase": 1}]}, 400, "input[0].phase"),
+        ({"tools": [{"type": "image_generation", "n": 2}]}, 400, "Unknown parameter: 'n'."),
+        ({"tools": [{"type": "image_generation", "size": "7x7"}]}, 400, "Invalid size '7x7'"),
         (
             {
                 "text": {
@@ -312,6 +319,134 @@ def test_cached_tokens_need_the_session_and_the_prefix(simulator, headers):
     assert cached("s", ["a", "b", "c"]) > first
     assert cached("s", ["x", "b", "c"]) < first
     assert cached("other", ["a", "b", "c"]) == 0
+
+
+def said(text, phase=None):
+    message = {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return message if phase is None else {**message, "phase": phase}
+
+
+@pytest.mark.parametrize(
+    ("phase", "phase_in", "added", "done"),
+    [
+        ("commentary", "both", "commentary", "commentary"),
+        ("commentary", "added", "commentary", "absent"),
+        ("a_new_phase", "done", "absent", "a_new_phase"),
+        (None, "both", "absent", "absent"),
+    ],
+)
+def test_a_message_has_its_phase_where_it_is_told_to(
+    simulator, headers, phase, phase_in, added, done
+):
+    simulator.answer(Say("One moment.", phase=phase, phase_in=phase_in), Say("Here."))
+    seen = events_of(post(simulator, headers))
+    phases = [e["item"].get("phase", "absent") for e in seen if "output_item" in e["type"]]
+    assert phases == [added, done, "final_answer", "final_answer"]
+
+
+@pytest.mark.parametrize(
+    ("history", "status"),
+    [
+        ([said("One moment.", "commentary"), said("42.", "final_answer")], 200),
+        ([{**said("One moment.", "commentary"), "content": "One moment."}, said("42.")], 400),
+        ([said("An older one."), said("One moment.", "commentary"), said("42.", "x")], 400),
+        ([said("42.", "final_answer"), said("One moment.", "commentary")], 400),
+        ([said("One moment.", "commentary")] * 2 + [said("42.", "final_answer")], 400),
+        (
+            [said("One moment.", "commentary"), said("One moment."), said("42.", "final_answer")],
+            400,
+        ),
+        ([said("One moment.42.", "final_answer")], 400),
+        ([said("One moment.42.")], 400),
+        ([], 400),
+    ],
+)
+def test_phases_can_be_demanded_back(simulator, headers, history, status):
+    simulator.answer(Say("One moment.", phase="commentary"), Say("42.", phase_in="done"))
+    post(simulator, headers)
+    items = [*BODY["input"], *history, *BODY["input"]]
+    assert post(simulator, {**headers, "session-id": "s"}, input=items).status_code == 200
+    simulator.demands_phases = True
+    assert post(simulator, headers, input=items).status_code == status
+
+
+def test_a_phase_is_never_invented(simulator, headers):
+    simulator.demands_phases = True
+    for phase, status in ((None, 200), ("final_answer", 400)):
+        items = [*BODY["input"], said("From an older log.", phase), *BODY["input"]]
+        fresh = {**headers, "session-id": str(phase)}
+        assert post(simulator, fresh, input=items).status_code == status
+
+
+def test_an_answer_says_whether_the_turn_ends(simulator, headers):
+    simulator.answer(Say("First."), end_turn=False)
+    simulator.answer(Say("Second."), end_turn=True)
+    simulator.answer(Say("Third."))
+    items, ends = [*BODY["input"]], []
+    for text in ("First.", "Second.", "Third."):
+        events = events_of(post(simulator, headers, input=items))
+        assert [e["text"] for e in events if e["type"].endswith("text.done")] == [text]
+        ends.append(events[-1]["response"].get("end_turn"))
+        items.append(said(text, "final_answer"))
+    assert ends == [False, True, None]
+    assert "end_turn" not in events[-1]["response"]
+    # An answer that nobody scripted goes on without a new question.
+    assert "That is all." in post(simulator, headers, input=items).text
+
+
+PDF = {
+    "type": "input_file",
+    "filename": "report.pdf",
+    "file_data": "data:application/pdf;base64," + base64.b64encode(b"%PDF-1.7").decode(),
+}
+WORD = "data:application/vnd.openxmlformats-officedocument.wordprocessingml.document;base64,QQ=="
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"detail": "low"}, None),
+        ({"file_data": WORD}, None),
+        ({"file_data": "data:text/csv;base64,QQ=="}, None),
+        ({"filename": None, "file_data": None, "file_url": "https://example.com/a.pdf"}, None),
+        ({"file_data": None}, "Invalid file data: 'input[IN].content[0].file_data'. Expected a"),
+        ({"file_data": "QQ=="}, "Invalid file data"),
+        ({"file_data": "data:application/pdf,QQ=="}, "Invalid file data"),
+        ({"file_data": "data:application/pdf;base64,"}, "Invalid file data"),
+        ({"file_data": "data:application/pdf;base64,Q*Q=="}, "Invalid file data"),
+        ({"file_data": "data:application/pdf;base64,QQ"}, "Invalid file data"),
+        ({"file_data": "data:image/png;base64,QQ=="}, "Invalid file data"),
+        ({"filename": None}, "Missing required parameter: 'input[IN].content[0]'"),
+        ({"file_url": "https://example.com/a.pdf"}, "mutually_exclusive_parameters"),
+        ({"file_data": None, "file_url": "https://e.org/a"}, "mutually_exclusive_parameters"),
+        ({"filename": None, "file_data": None, "file_url": "file:///a"}, "file_url"),
+        ({"detail": "original"}, "Supported values are: 'auto', 'low', 'high'."),
+        ({"mime_type": "application/pdf"}, "Unknown parameter"),
+    ],
+)
+@pytest.mark.parametrize("place", ["message", "tool output"])
+def test_files(simulator, headers, changes, words, place):
+    part = {k: v for k, v in {**PDF, **changes}.items() if v is not None}
+    items = [{"role": "user", "content": [part]}]
+    if place == "tool output":
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        output = {"type": "function_call_output", "call_id": "c", "output": [part]}
+        items = [*BODY["input"], call, output]
+    answer = post(simulator, headers, input=items)
+    assert answer.status_code == (400 if words else 200)
+    assert (words or "").replace("IN", str(len(items) - 1)) in answer.text
+    simulator.accepts_files = False
+    answer = post(simulator, headers, input=items)
+    assert answer.status_code == 400
+    assert "Invalid value: 'input_file'. Supported values are:" in answer.text
+
+
+def test_files_are_counted_and_not_for_the_assistant(simulator, headers):
+    answer = post(simulator, headers, input=[{"role": "user", "content": [PDF, PDF]}])
+    assert "(with 2 files)" in answer.text
+    items = [{"role": "assistant", "content": [PDF]}, *BODY["input"]]
+    assert post(simulator, headers, input=items).status_code == 400
 
 
 # Another client of this login ----------------------------------------------------------
@@ -444,44 +579,325 @@ def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
     assert [post(simulator, headers).status_code for _ in range(4)] == [200, 502, 500, 500]
 
 
+# Pictures ------------------------------------------------------------------------------
+
+PICTURE = {
+    "prompt": "a pelican",
+    "model": "gpt-image-2",
+    "background": "opaque",
+    "quality": "auto",
+    "size": "auto",
+}
+INPUT = {"images": [{"image_url": "data:image/png;base64," + base64.b64encode(PNG).decode()}]}
+
+
+def draw(simulator, headers, endpoint="generations", **changes):
+    body = {k: v for k, v in {**PICTURE, **changes}.items() if v is not None}
+    return httpx.post(f"{simulator.base_url}/codex/images/{endpoint}", json=body, headers=headers)
+
+
+def pixels(answer):
+    """Width, height and whether there is transparency, from the picture itself."""
+    data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert data[12:16] == b"IHDR"
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    length = struct.unpack(">I", data[33:37])[0]
+    assert data[37:41] == b"IDAT"
+    rows = zlib.decompress(data[41 : 41 + length])
+    assert len(rows) == height * (1 + width * (4 if colour == 6 else 3))
+    assert depth == 8
+    return width, height, colour == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (1024, 1024, False)),
+        ({"size": None, "quality": None, "background": None}, (1024, 1024, False)),
+        ({"size": "3840x1280", "quality": "high"}, (3840, 1280, False)),
+        (
+            {"size": "1024x1536", "background": "transparent", "model": "gpt-image-2.5-flare"},
+            (1024, 1536, True),
+        ),
+        ({"model": "gpt-image-2.5-sunburst", "quality": "max"}, (1024, 1024, False)),
+    ],
+)
+def test_a_picture_is_as_asked(simulator, headers, changes, expected):
+    answer = draw(simulator, headers, **changes)
+    assert answer.status_code == 200
+    assert pixels(answer) == expected
+    assert pixels(draw(simulator, headers, "edits", **changes, **INPUT)) == expected
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_picture_can_have_another_size(simulator, headers, repeats):
+    simulator.picture_size = "1312x1199"
+    simulator.picture_repeats_options = repeats
+    answer = draw(simulator, headers, size="1664x2496")
+    assert pixels(answer) == (1312, 1199, False)
+    assert answer.json().get("size") == ("1664x2496" if repeats else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": None}, "'prompt'"),
+        ({"prompt": ""}, "'prompt'"),
+        ({"model": None}, "'model'"),
+        ({"model": "gpt-image-9"}, "Supported values are: 'gpt-image-2', 'gpt-image-2.5-flare'"),
+        ({"n": 2}, "Unknown parameter: 'n'."),
+        ({"output_format": "png"}, "Unknown parameter: 'output_format'."),
+        ({"quality": "max"}, "'max'"),
+        ({"quality": "best", "model": "gpt-image-2.5-flare"}, "'xhigh'"),
+        ({"background": "red"}, "'red'"),
+        ({"size": "1000x1024"}, "Invalid size"),
+        ({"size": "3072x1008"}, "Invalid size"),
+        ({"size": "3856x3856"}, "Invalid size"),
+        ({"size": "large"}, "Invalid size"),
+    ],
+)
+def test_wrong_wishes_for_a_picture(simulator, headers, changes, words):
+    for endpoint, more in (("generations", {}), ("edits", INPUT)):
+        answer = draw(simulator, headers, endpoint, **changes, **more)
+        assert answer.status_code == 400
+        assert words in answer.text
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        None,
+        [],
+        ["data:image/png;base64,QQ=="],
+        [{"url": "data:image/png;base64,QQ=="}],
+        [{"image_url": "https://example.com/a.png"}],
+        [{"image_url": "data:application/pdf;base64,QQ=="}],
+    ],
+)
+def test_only_an_edit_has_pictures_and_needs_them(simulator, headers, images):
+    assert "'images'" in draw(simulator, headers, **INPUT).text
+    answer = draw(simulator, headers, "edits", images=images)
+    assert answer.status_code == 400
+    assert "images" in answer.text
+
+
+@pytest.mark.parametrize("endpoint", ["generations", "edits"])
+def test_pictures_are_for_json_of_users(simulator, headers, endpoint):
+    url = f"{simulator.base_url}/codex/images/{endpoint}"
+    assert httpx.post(url, data=PICTURE, headers=headers).status_code == 400
+    for name in ("Authorization", "ChatGPT-Account-ID"):
+        assert draw(simulator, {**headers, name: "x"}, endpoint, **INPUT).status_code == 401
+
+
+def test_the_picture_tool_takes_wishes(simulator, headers):
+    tool = {
+        "type": "image_generation",
+        "model": "gpt-image-2",
+        "size": "1024x1536",
+        "quality": "low",
+        "background": "transparent",
+        "output_format": "webp",
+    }
+    assert post(simulator, headers, tools=[tool]).status_code == 200
+
+
+# Limits, resets and workspaces ---------------------------------------------------------
+
+
+def redeem(simulator, headers, key=None, **more):
+    body = {"redeem_request_id": key or str(uuid.uuid4()), **more}
+    url = f"{simulator.base_url}/wham/rate-limit-reset-credits/consume"
+    return httpx.post(url, json=body, headers=headers)
+
+
+def get(simulator, headers, path):
+    return httpx.get(f"{simulator.base_url}/wham/{path}", headers=headers)
+
+
+def test_banked_resets_are_listed_and_counted(simulator, headers):
+    simulator.bank_reset(expires_at=None)
+    simulator.bank_reset(status="redeeming")
+    simulator.bank_reset()
+    answer = get(simulator, headers, "rate-limit-reset-credits").json()
+    assert answer["available_count"] == 2
+    assert [credit["expires_at"] is None for credit in answer["credits"]] == [True, False, False]
+    fields = {"id", "reset_type", "status", "granted_at", "expires_at", "title", "description"}
+    assert set(answer["credits"][2]) == fields
+    usage = get(simulator, headers, "usage").json()
+    assert usage["rate_limit_reset_credits"] == {"available_count": 2}
+
+
+@pytest.mark.parametrize("repeated", ["already_redeemed", "reset"])
+def test_a_reset_is_redeemed_once(simulator, headers, repeated):
+    simulator.repeated_redeem_code = repeated
+    simulator.bank_reset()
+    simulator.bank_reset()
+    key = str(uuid.uuid4())
+    first = redeem(simulator, headers, key, credit_id="reset_2")
+    assert first.json() == {"code": "reset", "windows_reset": 2}
+    limits = get(simulator, headers, "usage").json()["rate_limit"]
+    assert limits["primary_window"]["used_percent"] == 0
+    assert limits["secondary_window"]["used_percent"] == 0
+    simulator.used_percent["primary"] = 5.0
+    assert redeem(simulator, headers, key).json()["code"] == repeated
+    answer = get(simulator, headers, "rate-limit-reset-credits").json()
+    assert [credit["status"] for credit in answer["credits"]] == ["available", "redeemed"]
+    assert simulator.used_percent["primary"] == 5.0
+    assert redeem(simulator, headers, credit_id="reset_2").json()["code"] == "no_credit"
+
+
+def test_nothing_to_reset_and_no_credit_cost_nothing(simulator, headers):
+    assert redeem(simulator, headers).json() == {"code": "no_credit", "windows_reset": 0}
+    simulator.bank_reset()
+    simulator.used_percent = {"primary": 0.0, "secondary": 0.0}
+    assert redeem(simulator, headers).json() == {"code": "nothing_to_reset", "windows_reset": 0}
+    assert get(simulator, headers, "usage").json()["rate_limit_reset_credits"] == {
+        "available_count": 1
+    }
+
+
+def test_a_reset_can_be_redeemed_and_its_answer_lost(simulator, headers):
+    def lost(request):
+        simulator.serve_redeem(request)
+        return Answer(502)
+
+    simulator.bank_reset()
+    simulator.script("redeem", lost)
+    key = str(uuid.uuid4())
+    assert redeem(simulator, headers, key).status_code == 502
+    assert redeem(simulator, headers, key).json()["code"] == "already_redeemed"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status", "code"),
+    [("resets", 429, "connector_rate_limit"), ("redeem", 403, "rate_limit_reset_ineligible")],
+)
+def test_resets_can_be_refused(simulator, headers, endpoint, status, code):
+    simulator.bank_reset()
+    simulator.script(endpoint, error_answer(status, code))
+    answer = (
+        get(simulator, headers, "rate-limit-reset-credits")
+        if endpoint == "resets"
+        else redeem(simulator, headers)
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert simulator.resets[0]["status"] == "available"
+
+
+def test_what_a_reset_must_say(simulator, headers):
+    simulator.bank_reset()
+    for answer in (
+        redeem(simulator, headers, "not-a-uuid"),
+        redeem(simulator, headers, 7),
+        redeem(simulator, headers, count=2),
+    ):
+        assert answer.status_code == 400
+    stranger = {**headers, "Authorization": "Bearer x"}
+    assert redeem(simulator, stranger).status_code == 401
+    assert get(simulator, stranger, "rate-limit-reset-credits").status_code == 401
+    assert simulator.resets[0]["status"] == "available"
+
+
+def test_workspaces_may_have_names(simulator, headers):
+    assert "name" not in get(simulator, headers, "accounts/check").json()["accounts"][0]
+    simulator.account.name = "Ada alone"
+    simulator.account.workspaces = (Account(account_id="acc-lab", name="The lab", plan="team"),)
+    answer = get(simulator, headers, "accounts/check").json()
+    assert [entry["name"] for entry in answer["accounts"]] == ["Ada alone", "The lab"]
+    assert answer["account_ordering"] == [simulator.account.account_id, "acc-lab"]
+
+
 # Signing in ----------------------------------------------------------------------------
 
 
-def test_the_browser_flow(simulator):
-    verifier = secrets.token_urlsafe(64)
-    digest = hashlib.sha256(verifier.encode()).digest()
-    query = {
-        "response_type": "code",
-        "client_id": CLIENT_ID,
-        "redirect_uri": "http://127.0.0.1:1455/auth/callback",
-        "scope": "openid profile email offline_access",
-        "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
-        "code_challenge_method": "S256",
-        "id_token_add_organizations": "true",
-        "codex_cli_simplified_flow": "true",
-        "state": "a-state",
-    }
-    url = f"{simulator.issuer}/oauth/authorize"
-    answer = httpx.get(url, params=query)
-    assert answer.status_code == 302
-    target = httpx.URL(answer.headers["location"])
-    assert target.params["state"] == "a-state"
-    for name in query:
-        assert httpx.get(url, params={**query, name: "wrong"}).status_code in (
-            400,
-            302 if name == "state" else 400,
-        )
+VERIFIER = secrets.token_urlsafe(64)
+DIGEST = hashlib.sha256(VERIFIER.encode()).digest()
+QUERY = {
+    "response_type": "code",
+    "client_id": CLIENT_ID,
+    "redirect_uri": "http://127.0.0.1:1455/auth/callback",
+    "scope": "openid profile email offline_access",
+    "code_challenge": base64.urlsafe_b64encode(DIGEST).decode().rstrip("="),
+    "code_challenge_method": "S256",
+    "id_token_add_organizations": "true",
+    "codex_cli_simplified_flow": "true",
+    "state": "a-state",
+}
+
+
+def authorize(simulator, **changes):
+    return httpx.get(f"{simulator.issuer}/oauth/authorize", params={**QUERY, **changes})
+
+
+def exchange(simulator, answer, redirect_uri):
     form = {
         "grant_type": "authorization_code",
         "client_id": CLIENT_ID,
-        "code": target.params["code"],
-        "redirect_uri": query["redirect_uri"],
-        "code_verifier": verifier,
+        "code": httpx.URL(answer.headers["location"]).params["code"],
+        "redirect_uri": redirect_uri,
+        "code_verifier": VERIFIER,
     }
-    token_url = f"{simulator.issuer}/oauth/token"
-    assert httpx.post(token_url, data=form).status_code == 200
+    return httpx.post(f"{simulator.issuer}/oauth/token", data=form)
+
+
+def test_the_browser_flow(simulator):
+    answer = authorize(simulator)
+    assert answer.status_code == 302
+    assert httpx.URL(answer.headers["location"]).params["state"] == "a-state"
+    for name in QUERY:
+        assert authorize(simulator, **{name: "wrong"}).status_code in (
+            400,
+            302 if name == "state" else 400,
+        )
+    assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 200
     # A code works once.
-    assert httpx.post(token_url, data=form).status_code == 400
+    assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_browser_comes_back_to_the_host_that_was_named(simulator, host):
+    redirect = f"http://{host}:1457/auth/callback"
+    other = redirect.replace(host, {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}[host])
+    answer = authorize(simulator, redirect_uri=redirect)
+    assert answer.headers["location"].startswith(redirect)
+    # The exchange repeats the address byte for byte.
+    assert exchange(simulator, answer, other).status_code == 400
+    answer = authorize(simulator, redirect_uri=redirect)
+    assert exchange(simulator, answer, redirect).status_code == 200
+
+
+def test_a_host_can_be_refused_on_the_page(simulator):
+    simulator.redirect_hosts = {"localhost"}
+    answer = authorize(simulator)
+    assert answer.status_code == 400
+    assert "location" not in answer.headers
+    assert answer.headers["content-type"] == "text/html"
+    assert "authorize_hydra_invalid_request" in answer.text
+    localhost = QUERY["redirect_uri"].replace("127.0.0.1", "localhost")
+    assert authorize(simulator, redirect_uri=localhost).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("wanted", "plan"),
+    [(None, "plus"), ("acc-lab", "team"), ("acc-x,acc-lab", "team"), ("acc-x", "plus")],
+)
+def test_the_browser_can_ask_for_a_workspace(simulator, wanted, plan):
+    own = simulator.account.account_id
+    simulator.account.workspaces = (Account(account_id="acc-lab", plan="team"),)
+    changes = {"allowed_workspace_id": wanted} if wanted else {}
+    tokens = exchange(simulator, authorize(simulator, **changes), QUERY["redirect_uri"]).json()
+    signed_in_to = plugin.parse_jwt_claims(tokens["id_token"])[AUTH_CLAIM]
+    account_id = own if plan == "plus" else "acc-lab"
+    assert signed_in_to["chatgpt_account_id"] == account_id
+    assert signed_in_to["chatgpt_plan_type"] == plan
+    headers = {
+        "Authorization": f"Bearer {tokens['access_token']}",
+        "ChatGPT-Account-ID": account_id,
+    }
+    # Either workspace knows of the other.
+    ids = get(simulator, headers, "accounts/check").json()["account_ordering"]
+    assert ids == [account_id, *({own, "acc-lab"} - {account_id})]
 
 
 def test_a_refresh_token_works_once(simulator):

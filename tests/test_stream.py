@@ -155,6 +155,85 @@ def test_reasoning_parts_stay_apart():
     assert {e.part_index for e in events if e.type == "reasoning"} == {0, 1}
 
 
+def reasoning(kind: str, step: str, **fields) -> bytes:
+    text = {"delta" if step == "delta" else "text": fields.pop("text")}
+    event = {"type": f"response.reasoning_{kind}.{step}", "output_index": 0, "item_id": "rs_1"}
+    return sse({**event, **text, **fields})
+
+
+@pytest.mark.parametrize("dones", [True, False])
+@pytest.mark.parametrize("item", [True, False])
+def test_raw_reasoning_is_emitted_once(dones, item):
+    frames, content = [], []
+    for index, text in enumerate(["First thought.", "Second thought."]):
+        for piece in (text[:5], text[5:]):
+            frames.append(reasoning("text", "delta", content_index=index, text=piece))
+        if dones:
+            frames.append(reasoning("text", "done", content_index=index, text=text))
+        content.append({"type": "reasoning_text", "text": text})
+    if item:
+        done = {"type": "reasoning", "id": "rs_1", "summary": [], "content": content}
+        frames.append(sse({"type": "response.output_item.done", "output_index": 0, "item": done}))
+    _, events = translate(*frames)
+    assert text_of(events, "reasoning") == "First thought.\n\nSecond thought."
+    assert {event.part_index for event in events} == {0}
+
+
+def test_a_summary_beside_raw_reasoning_and_pieces_that_only_end():
+    frames = [
+        reasoning("text", "delta", content_index=0, text="Raw."),
+        reasoning("summary_text", "done", summary_index=0, text="Short."),
+        reasoning("text", "done", content_index=0, text="Raw."),
+        reasoning("text", "done", content_index=1, text="More."),
+    ]
+    assert text_of(translate(*frames)[1], "reasoning") == "Raw.\n\nShort.\n\nMore."
+
+
+def test_what_deltas_left_out_comes_from_the_finished_item():
+    content = [{"type": "output_text", "text": text} for text in ("one ", "two ", "three")]
+    item = {"type": "message", "content": content}
+    place = {"output_index": 0, "content_index": 1}
+    frames = [
+        sse({"type": "response.output_text.delta", **place, "delta": "two "}),
+        sse({"type": "response.output_item.done", "output_index": 0, "item": item}),
+    ]
+    assert text_of(translate(*frames)[1]) == "two one three"
+
+
+# What leaves, and when -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", ["failed", "completed"])
+def test_nothing_leaves_before_something_can_be_seen(terminal):
+    translator = EventTranslator(account_key="k")
+    *frames, end = answer(Think(), Think(), terminal=terminal)
+    for frame in frames:
+        assert translator.feed(frame) == []
+    assert not translator.started
+    metadata = translator.feed(end)
+    assert [event.part_index for event in metadata] == ([0, 1] if terminal == "completed" else [])
+    assert not translator.started
+
+
+@pytest.mark.parametrize(
+    "item", [Say("x"), Refuse("x"), Call("f", {}), Search("x"), Draw("x"), Think(["x"])]
+)
+def test_what_was_held_back_leaves_with_the_first_thing_to_see(item):
+    translator = EventTranslator(account_key="k")
+    started = []
+    for frame in answer(Think(), item):
+        events = translator.feed(frame)
+        if translator.started and not started:
+            started = [event.part_index for event in events][:2]
+    assert started == [0, 1]
+
+
+def test_a_stream_that_stops_early_has_let_nothing_leave():
+    translator, events = translate(*answer(Think())[:-1])
+    assert events == []
+    assert not translator.started
+
+
 def test_the_encrypted_content_is_that_of_the_finished_item():
     frames = answer(Think())
     done = next(f for f in frames if b"output_item.done" in f)
@@ -214,6 +293,33 @@ def test_citations_survive():
     citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
     _, events = translate(*answer(Say("Found.", annotations=[citation])))
     assert events[-1].provider_metadata == {"chatgpt": {"annotations": [citation]}}
+
+
+def test_sources_are_collected_in_order_and_once():
+    def cite(name, title=None):
+        return {"type": "url_citation", "url": f"https://{name}.example", "title": title}
+
+    frames = answer(
+        Search("x", ["https://c.example", "https://a.example"]),
+        Say("Found.", annotations=[cite("b", "B"), cite("a", "A"), {"type": "file_citation"}]),
+        Say("More.", annotations=[cite("b", "Another title"), {**cite("d"), "url": 7}]),
+    )
+    translator, _ = translate(*frames)
+    assert translator.sources == [("B", "https://b.example"), ("A", "https://a.example")]
+
+
+def test_a_citation_that_only_an_event_brings():
+    citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
+    frames = answer(Say("Found."))
+    added = {"type": "response.output_text.annotation.added", "output_index": 0}
+    translator, _ = translate(*frames[:4], sse({**added, "annotation": citation}), *frames[4:])
+    assert translator.sources == [("A", "https://a.example")]
+
+
+def test_a_search_without_citations_has_the_sources_it_read():
+    sources = ["https://c.example", "https://a.example", "https://c.example"]
+    translator, _ = translate(*answer(Search("x", sources), Say("Found.")))
+    assert translator.sources == [("", "https://c.example"), ("", "https://a.example")]
 
 
 def test_a_picture_is_handed_over():
@@ -320,6 +426,7 @@ JSON = st.recursive(
                         "action",
                     ),
                     *("annotations", "status", "usage", "result", "sources", "summary_index"),
+                    *("content_index", "annotation", "url", "title", "refusal"),
                 ]
             ),
             inner,
@@ -419,6 +526,55 @@ def test_an_answer_without_an_end_is_an_error_whatever_was_shown(simulator, sign
     with pytest.raises(llm.ModelError, match="cut off"):
         ask("hi")
     assert len(simulator.prompts) == 1
+
+
+def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask):
+    dropped = frames_of(simulator, Think(), Say("x"))
+    # Up to the end of the reasoning, of which only the metadata would be passed on.
+    end = next(n for n, frame in enumerate(dropped) if b"output_item.done" in frame) + 1
+    simulator.script("responses", Stream(dropped[:end], end="cut"))
+    simulator.answer(Say("Hello."))
+    conversation = ask.model().conversation()
+    answered = ask.finish(lambda: conversation.prompt("hi"))
+    assert len(simulator.prompts) == 2
+    assert [type(part).__name__ for part in answered.parts] == ["TextPart"]
+    assert ask.finish(lambda: conversation.prompt("more")).text
+    assert [item["role"] for item in simulator.prompts[-1]["input"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+@pytest.mark.parametrize("place", ["response", "search", "annotation", "arguments"])
+def test_json_of_six_hundred_levels(simulator, signed_in, run_llm, place):
+    deep = json.loads('[{"a":' * 300 + "1" + "}]" * 300)
+    items = {
+        "search": {
+            "type": "web_search_call",
+            "id": "ws_1",
+            "action": {"type": "search", "query": "x", "sources": deep},
+        },
+        "annotation": {
+            "type": "message",
+            "content": [{"type": "output_text", "text": "", "annotations": deep}],
+        },
+        "arguments": {
+            "type": "function_call",
+            "call_id": "c",
+            "name": "f",
+            "arguments": json.dumps({"x": deep}),
+        },
+    }
+    item = items.get(place, {"type": "something_new", "x": deep})
+    done = {"type": "response.output_item.done", "output_index": 1, "item": item}
+    *frames, _ = frames_of(simulator, Say("Hello."))
+    end = frames_of(simulator, **({"metadata": deep} if place == "response" else {}))[-1]
+    simulator.script("responses", Stream([*frames, sse(done), end]))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert (result.exit_code, result.stdout) == (0, "Hello.\n")
+    assert run_llm("-c", "more").exit_code == 0
+    assert json.loads(run_llm("logs", "-n", "2", "--json").stdout)[0]["response"] == "Hello."
 
 
 def test_text_is_on_stdout_before_the_answer_ends(simulator, signed_in):

@@ -175,16 +175,18 @@ def known_models() -> dict[str, ModelInfo]:
     """Every model to register, by slug. Sends nothing.
 
     Fetched ones come first, then the built-in ones, then those that an earlier list had, so
-    that old conversations can go on.
+    that old conversations can go on. A hidden one is left out unless it once was registered.
     """
     data = read_models_file()
     lists = map(parse_model_list, as_mapping(data.get("accounts")).values())
     found = [model for models in lists if models for model in models.by_rank]
     found += BUILT_IN_MODELS.values()
     found += filter(None, (parse_model({"slug": slug}) for slug in as_list(data.get("seen"))))
+    shown = {model.slug for model in found if not model.hidden}
     known: dict[str, ModelInfo] = {}
     for model in found:
-        known.setdefault(model.slug, model)
+        if model.slug in shown:
+            known.setdefault(model.slug, model)
     return known
 
 
@@ -195,7 +197,8 @@ def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
     """
     data = read_models_file()
     seen = [slug for slug in as_list(data.get("seen")) if isinstance(slug, str)]
-    seen += [model.slug for model in map(parse_model, record["models"]) if model]
+    models = filter(None, map(parse_model, record["models"]))
+    seen += [model.slug for model in models if not model.hidden]
     data = {
         "version": 1,
         "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},

@@ -26,8 +26,8 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
-from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.request import build_body, ignored_note, session_id
+from llm_chatgpt.backend.tools import add_tools, own_names, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
@@ -45,6 +45,8 @@ _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
 # llm's own code that logs JSON fails at some hundred levels.
 _LOGGED_LEVELS = 50
 _SOURCES_SHOWN = 10
+# What switches a note off.
+_OFF = ("0", "no", "off", "false")
 
 
 class Exchange:
@@ -96,9 +98,7 @@ class Exchange:
         self._notes = builder.notes
         # In a chain of tools, only the first prompt says so.
         if options.ignored and not self._prompt.tool_results:
-            names, them = ", ".join(options.ignored), "it" if len(options.ignored) == 1 else "them"
-            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
-            self._notes.insert(0, note)
+            self._notes.insert(0, ignored_note(options.ignored))
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -121,7 +121,9 @@ class Exchange:
         if self._turn in turn_states and builder.items[-1]["type"] == "function_call_output":
             headers["x-codex-turn-state"] = turn_states[self._turn]
         self.translator = EventTranslator(
-            account_key=tokens.account_key, save_image=functools.partial(save_image, self._prompt)
+            account_key=tokens.account_key,
+            save_image=functools.partial(save_image, self._prompt),
+            tool_names=own_names(self._prompt.tools),
         )
         return {
             "method": "POST",
@@ -137,6 +139,9 @@ class Exchange:
     def trying(self) -> Iterator[None]:
         """Around an attempt: swallows a failure after which the prompt is sent again."""
         last = self.attempt or resend.Attempt()
+        # Not told by `request`, because it may run in a thread, which has no terminal.
+        for note in self._notes if last == resend.Attempt() else []:
+            notice(note)
         try:
             try:
                 yield
@@ -165,9 +170,6 @@ class Exchange:
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
-        # Not told earlier, because a thread that builds the request has no terminal.
-        for note in [] if self._headers else self._notes:
-            notice(note)
         self._headers = headers
         turn_state = headers.get("x-codex-turn-state")
         if turn_state:
@@ -242,7 +244,7 @@ class Exchange:
         # A dated snapshot of the model is the model.
         if served and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", served):
             notes.append(f"Note: chatgpt-{served} answered instead of chatgpt-{slug}.")
-        if _wanted("USAGE_NOTE"):
+        if config.setting("USAGE_NOTE") not in _OFF:
             notes += [
                 f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
                 f"{window.reset_words}."
@@ -250,7 +252,7 @@ class Exchange:
                 if window.left_percent < config.LOW_ALLOWANCE_PERCENT
             ]
         on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
-        if on_terminal and _wanted("SOURCES"):
+        if on_terminal and config.setting("SOURCES") not in _OFF:
             notes += _source_list(self.translator.sources)
         if notes:
             notice("\n".join(notes), mid_line=self.translator.mid_line)
@@ -270,11 +272,6 @@ def _check_options(model_id: str, options: Any, info: ModelInfo, fetched: ModelI
             f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
             f"{', '.join(map(printable, efforts))}."
         )
-
-
-def _wanted(name: str) -> bool:
-    """Whether a setting leaves a note switched on."""
-    return config.setting(name) not in ("0", "no", "off", "false")
 
 
 def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:

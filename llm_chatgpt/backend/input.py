@@ -14,10 +14,20 @@ import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_chatgpt import config, http
+from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
-_STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}(?=")')
+_IMAGES = "PNG, JPEG, WebP or GIF"
+_STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}')
+
+
+class _CannotSend(Exception):
+    """Why an attachment cannot be sent, and what the user can do about it."""
+
+    def __init__(self, problem: str, advice: str):
+        self.problem = problem
+        self.advice = advice
 
 
 class InputBuilder:
@@ -44,14 +54,17 @@ class InputBuilder:
         self._role: str | None = None
 
     def build(self, messages: Iterable[Message], system: str) -> None:
+        """Raises ChatGPTError for an attachment of the new message that cannot be sent."""
+        messages = list(messages)
+        answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
         said = []
-        for message in messages:
+        for number, message in enumerate(messages):
             if message.role == "system":
                 text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
                 said.append(text)
                 self._add_system(text)
             else:
-                self._add(message)
+                self._add(message, new=number > max(answers, default=-1))
         # `llm -c -s` and messages= with system= leave the system prompt out of the messages.
         if system not in said:
             if self.instructions:
@@ -68,7 +81,7 @@ class InputBuilder:
         else:
             self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
 
-    def _add(self, message: Message) -> None:
+    def _add(self, message: Message, *, new: bool) -> None:
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
         self._role = None
         for part in message.parts:
@@ -77,7 +90,7 @@ class InputBuilder:
             elif isinstance(part, AttachmentPart):
                 # The service takes images from the user only.
                 owner = "user" if role == "assistant" else role
-                self._add_content(owner, self._attachment(part.attachment))
+                self._add_content(owner, self._attachment(part.attachment, new=new))
             else:
                 self._role = None
                 if isinstance(part, ReasoningPart):
@@ -135,7 +148,7 @@ class InputBuilder:
         output: Any = part.output
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
-            output += [self._attachment(attachment) for attachment in part.attachments]
+            output += [self._attachment(found, new=False) for found in part.attachments]
         self._add_item(
             "function_call_output",
             call_id=part.tool_call_id,
@@ -144,33 +157,52 @@ class InputBuilder:
             name=tool_name(part.name),
         )
 
-    def _attachment(self, attachment: llm.Attachment | None) -> dict[str, Any]:
+    def _attachment(self, attachment: llm.Attachment | None, *, new: bool) -> dict[str, Any]:
         if attachment is None:
             return _note("an attachment that was not kept")
-        library = http.library()
-        url = attachment.url or ""
         try:
-            # llm would fetch an address at every turn to learn its type.
-            kind = attachment.type or ("image/*" if url else attachment.resolve_type())
-            if not self.takes_images or not kind or not kind.startswith("image/"):
-                return _note(f"attachment left out, because it is {printable(kind, 60)}")
-            if not url.startswith("https://"):
-                url = self._stand_in(attachment)
-        except (OSError, library.HTTPError):
-            name = attachment.url or os.path.basename(attachment.path or "") or "attachment"
+            url = self._image_url(attachment)
+        except _CannotSend as error:
+            name = attachment.url or os.path.basename(attachment.path or "") or "without a name"
+            name = printable(name, 100)
+            if new:
+                raise ChatGPTError(
+                    f"Could not send the attachment {name}: it {error.problem}. {error.advice} or "
+                    "leave it out."
+                ) from error
             self.notes.append(
-                f"Warning: attachment {printable(name, 100)} no longer exists; sent a note in "
-                "its place."
+                f"Warning: attachment {name} {error.problem}; sent a note in its place."
             )
-            return _note("an attachment that is gone")
+            return _note(f"attachment left out: it {error.problem}")
         detail = {"detail": self.image_detail} if self.image_detail else {}
         return {"type": "input_image", "image_url": url, **detail}
 
-    def _stand_in(self, attachment: llm.Attachment) -> str:
+    def _image_url(self, attachment: llm.Attachment) -> str:
+        """The image's https: address, or a stand-in for its data: URL. Raises _CannotSend."""
+        if not self.takes_images:
+            raise _CannotSend("cannot be read by this model", "Use another model")
+        remote = (attachment.url or "").startswith("https://")
+        library = http.library()
+        try:
+            # llm would fetch an address at every turn to learn its type.
+            kind = "" if remote and not attachment.type else attachment.resolve_type()
+            kind = "image/jpeg" if kind == "image/jpg" else kind
+            if kind not in config.IMAGE_TYPES and kind != "":
+                named = printable(kind, 60) if kind else "of an unknown type"
+                raise _CannotSend(f"is {named}", f"Convert it to {_IMAGES},")
+            return str(attachment.url) if remote else self._stand_in(attachment, kind)
+        except FileNotFoundError as error:
+            raise _CannotSend("no longer exists", "Name another file") from error
+        except (OSError, ValueError, library.HTTPError, library.InvalidURL) as error:
+            raise _CannotSend("cannot be read", "Check it") from error
+
+    def _stand_in(self, attachment: llm.Attachment, kind: str) -> str:
         content = attachment.content_bytes()
+        if not content:
+            raise ValueError("llm has nothing to send")
         stand_in = f"sha256:{hashlib.sha256(content).hexdigest()}"
         data = base64.b64encode(content)
-        self.images[stand_in] = b"data:%s;base64,%s" % (attachment.resolve_type().encode(), data)
+        self.images[stand_in] = b"data:%s;base64,%s" % (kind.encode(), data)
         return stand_in
 
 

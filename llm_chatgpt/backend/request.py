@@ -29,18 +29,17 @@ def schema_is_strict(schema: object, *, root: bool = True) -> bool:
     """
     if not isinstance(schema, dict) or not _STRICT_KEYWORDS.issuperset(schema):
         return False
-    kinds = schema.get("type")
-    properties, definitions = schema.get("properties", {}), schema.get("$defs", {})
-    choices = schema.get("anyOf", [])
-    if not (isinstance(properties, dict) and isinstance(definitions, dict)):
+    shapes = {"properties": dict, "$defs": dict, "anyOf": list, "required": list}
+    if not all(isinstance(schema.get(name, shape()), shape) for name, shape in shapes.items()):
         return False
-    if not isinstance(choices, list) or (root and kinds != "object"):
+    kinds, properties = schema.get("type"), schema.get("properties", {})
+    if root and kinds != "object":
         return False
     if "properties" in schema or kinds == "object" or "object" in as_list(kinds):
-        required = sorted(map(str, as_list(schema.get("required"))))
+        required = sorted(map(str, schema.get("required", [])))
         if schema.get("additionalProperties") is not False or required != sorted(properties):
             return False
-    inner = [*properties.values(), *definitions.values(), *choices]
+    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]
     inner += [schema["items"]] if "items" in schema else []
     return all(schema_is_strict(part, root=False) for part in inner)
 
@@ -61,6 +60,12 @@ def session_id(
         beginning = json.dumps([instructions, items[:1]])
         name = hashlib.sha256(beginning.encode()).hexdigest()
     return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
+
+
+def ignored_note(names: list[str]) -> str:
+    """What to tell the user about options that are accepted, but not sent."""
+    them = "it" if len(names) == 1 else "them"
+    return f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
 
 
 def build_body(

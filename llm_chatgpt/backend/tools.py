@@ -10,9 +10,11 @@ from typing import Any
 
 import llm
 
+from llm_chatgpt.backend.input import tool_name
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, user_dir
-from llm_chatgpt.text import notice
+from llm_chatgpt.text import notice, printable
+from llm_chatgpt.values import as_mapping
 
 
 class ImageGeneration(llm.ServerSideTool):
@@ -28,7 +30,7 @@ class ImageGeneration(llm.ServerSideTool):
     def __init__(self, folder: str | None = None, output_format: str | None = None):
         super().__init__()
         if output_format not in (None, "png", "jpeg", "webp"):
-            raise ValueError("output_format must be one of: png, jpeg or webp")
+            raise ChatGPTError("output_format must be png, jpeg or webp.")
         self.folder = folder
         self.output_format = output_format
 
@@ -66,10 +68,26 @@ def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> None:
         body["include"].append(_SOURCES)
 
 
+def own_names(tools: Iterable[Any]) -> dict[str, str]:
+    """llm's names of its tools, by the names that the service is told. Raises ChatGPTError."""
+    names: dict[str, str] = {}
+    for tool in tools:
+        if isinstance(tool, llm.ServerSideTool):
+            continue
+        other = names.setdefault(tool_name(tool.name), tool.name)
+        if other != tool.name:
+            raise ChatGPTError(
+                f"The service cannot tell the tools {printable(other, 100)} and "
+                f"{printable(tool.name, 100)} apart; it takes letters, digits, _ and - only. "
+                "Rename one of them."
+            )
+    return names
+
+
 def _function(tool: llm.Tool) -> dict[str, Any]:
     return {
         "type": "function",
-        "name": tool.name,
+        "name": tool_name(tool.name),
         "description": tool.description or "",
         "strict": False,
         "parameters": {"type": "object", "properties": {}, **(tool.input_schema or {})},
@@ -81,7 +99,7 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
     # A raw specification is the user's own affair.
     if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
         refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
-        refused += ["blocked_domains"] * ("blocked_domains" in spec.get("filters", {}))
+        refused += ["blocked_domains"] * ("blocked_domains" in as_mapping(spec.get("filters")))
         refused += ["include_results"] * bool(getattr(tool, "include_results", False))
         if refused:
             names = ", ".join(refused)
@@ -90,18 +108,28 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
 
 
 def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
-    """Write a drawn picture to a new file and return its path, or why there is none."""
+    """Write a drawn picture to a new file and return its path, or why there is none.
+
+    The default folder is used when the one that the user chose cannot be written to.
+    """
     tool = next((tool for tool in prompt.tools if isinstance(tool, ImageGeneration)), None)
-    chosen = pathlib.Path(tool.folder).expanduser() if tool and tool.folder else None
-    folder = chosen or user_dir() / "chatgpt-images"
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = folder / f"{stamp}-{secrets.token_hex(4)}.{suffix}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
-    except OSError as error:
-        message = f"Could not write the picture to {path} ({os_reason(error)})."
-        notice(f"Warning: {message}", mid_line=True)
-        return message
-    notice(f"Picture: {path}", mid_line=True)
-    return str(path)
+    chosen = [tool.folder] if tool and tool.folder else []
+    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
+    problem = ""
+    for folder in (*chosen, None):
+        try:
+            place = pathlib.Path(folder).expanduser() if folder else user_dir() / "chatgpt-images"
+            place.mkdir(parents=True, exist_ok=True)
+            path = place / name
+            path.write_bytes(picture)
+        # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = os_reason(error) if isinstance(error, OSError) else str(error)
+            where = printable(folder or "chatgpt-images in llm's folder", 200)
+            problem = f"could not save the picture in {where} ({printable(reason, 200)})"
+            what_now = "; using the default folder" if folder else ""
+            notice(f"Warning: {problem}{what_now}.", mid_line=True)
+        else:
+            notice(f"Picture: {path}", mid_line=True)
+            return str(path)
+    return problem

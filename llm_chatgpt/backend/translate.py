@@ -58,9 +58,12 @@ class EventTranslator:
         *,
         account_key: str = "",
         save_image: Callable[[bytes, str], str] | None = None,
+        tool_names: Mapping[str, str] | None = None,
     ) -> None:
         self.account_key = account_key
         self.save_image = save_image
+        # llm's names of the tools, by the names that the service was told.
+        self.tool_names = tool_names or {}
         # "completed", "incomplete", "failed" or "error" once the answer has ended.
         self.ended: str | None = None
         self.response: Mapping[str, Any] = {}
@@ -74,6 +77,9 @@ class EventTranslator:
         # JSON can hold halves of a character (\ud83d), which no terminal can show.
         self._characters = codecs.getincrementaldecoder("utf-16-le")("replace")
         self._items: dict[object, _Item] = {}
+        # Addresses and titles of what the answer cites, and of what searches have found.
+        self._cited: dict[str, str] = {}
+        self._found: dict[str, str] = {}
         self._parts = 0
         self._messages = 0
         # The piece of reasoning that was shown last, if nothing else was shown since.
@@ -85,7 +91,7 @@ class EventTranslator:
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
-        """llm's events for what the end of the stream left over."""
+        """llm's events for what the end of the stream completes."""
         return self._translate(self._decoder.flush())
 
     @property
@@ -94,8 +100,13 @@ class EventTranslator:
         items = sorted(self._items.values(), key=lambda item: item.order)
         return [item.finished for item in items if item.finished is not None]
 
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Titles and addresses of the pages that the answer cites; without any, of those
+        that its web searches found. In their order, each once; a title may be empty."""
+        return [(title, url) for url, title in (self._cited or self._found).items()]
+
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
-        self._events = []
         for frame in frames:
             if self.ended:
                 break
@@ -106,12 +117,19 @@ class EventTranslator:
                 continue
             if isinstance(kind, str):
                 self._handle(kind, event)
-        return self._events
+        # Until the user sees something, the prompt may be sent again, and nothing of this
+        # attempt may then have reached llm.
+        if not self.started and self.ended not in ("completed", "incomplete"):
+            return []
+        events, self._events = self._events, []
+        return events
 
     def _handle(self, kind: str, event: Mapping[str, Any]) -> None:
         family, _, step = kind.rpartition(".")
         if family in _TEXTS and step in ("delta", "done"):
             self._text(event, *_TEXTS[family], step)
+        elif kind == "response.output_text.annotation.added":
+            self._cite(event.get("annotation"))
         elif kind == "response.function_call_arguments.delta":
             self._arguments_delta(event)
         elif kind == "response.output_item.added":
@@ -171,8 +189,16 @@ class EventTranslator:
         self._show_rest(item, fields)
         parts = map(as_mapping, as_list(fields.get("content")))
         annotations = [found for part in parts for found in as_list(part.get("annotations"))]
+        for annotation in annotations:
+            self._cite(annotation)
         if annotations:
             self._emit("text", "", item, {"annotations": annotations})
+
+    def _cite(self, annotation: object) -> None:
+        fields = as_mapping(annotation)
+        url = as_text(fields.get("url"))
+        if url and fields.get("type") == "url_citation":
+            self._cited.setdefault(url, as_text(fields.get("title")) or "")
 
     def _reasoning_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
         self.had_reasoning = True
@@ -188,10 +214,10 @@ class EventTranslator:
     def _name_call(self, item: _Item, fields: Mapping[str, Any]) -> None:
         call_id, name = fields.get("call_id"), as_text(fields.get("name"))
         if not item.name and name and isinstance(call_id, str):
-            item.name, item.call_id = name, call_id
+            item.name, item.call_id = self.tool_names.get(name, name), call_id
             self.started = True
             self._end_reasoning()
-            self._emit("tool_call_name", name, item)
+            self._emit("tool_call_name", item.name, item)
 
     def _arguments_delta(self, event: Mapping[str, Any]) -> None:
         item = self._item(event, "function_call")
@@ -228,6 +254,9 @@ class EventTranslator:
     def _search_done(self, item: _Item, fields: Mapping[str, Any]) -> None:
         action = as_mapping(fields.get("action"))
         sources = action.get("sources")
+        for source in map(as_mapping, as_list(sources)):
+            if url := as_text(source.get("url")):
+                self._found.setdefault(url, as_text(source.get("title")) or "")
         result = json.dumps(sources) if sources else as_text(fields.get("status"))
         self._server_call(item, fields, "web_search", action, result or "completed")
 

@@ -5,9 +5,12 @@ Written from docs/protocol.md, not from what the plugin sends. A test scripts fa
 `Simulator.requests`. `python3 tests/simulator` runs it alone.
 
 issuer.py   signs users in: device codes, the browser flow, refresh, revocation
-backend.py  answers prompts, and lists models, limits and workspaces
-checks.py   what the backend refuses about a prompt
+wham.py     tells limits, banked resets and workspaces
+pictures.py makes and changes pictures on their own
+backend.py  answers prompts, and lists models
+checks.py   what the backend refuses about a prompt or a picture
 answers.py  what a model says, as events
+png.py      pictures of any size
 replies.py  requests, answers, streams and errors
 server.py   HTTP, and the Simulator that joins these
 """
@@ -15,6 +18,7 @@ server.py   HTTP, and the Simulator that joins these
 from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think
 from .backend import CATALOGUE, RETIRED
 from .issuer import CLIENT_ID, Account, make_jwt
+from .png import png
 from .replies import Answer, Request, Stream, error_answer, sse, usage_limit, web_page
 from .server import Simulator
 
@@ -37,6 +41,7 @@ __all__ = [
     "Think",
     "error_answer",
     "make_jwt",
+    "png",
     "sse",
     "usage_limit",
     "web_page",

@@ -16,12 +16,11 @@ import uuid
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
+from .png import png
 from .replies import sse
 
 # A picture of one pixel.
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PNG = png(1, 1)
 
 # An item's events, and at the end the fields that only the finished item has.
 Filling = Generator[bytes, None, dict[str, Any]]
@@ -72,12 +71,21 @@ class Item:
         done = yield from self.fill(turn, {"item_id": identifier, "output_index": index})
         if "status" in item:
             done["status"] = "completed"
-        yield turn.event("output_item.done", output_index=index, item={**item, **done})
+        item = self.finished({**item, **done})
+        yield turn.event("output_item.done", output_index=index, item=item)
+
+    def finished(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The item as its last event repeats it."""
+        return item
 
 
 @dataclasses.dataclass
 class Message(Item):
+    """`phase_in` is "both", or the only one of its events that has the phase: "added", "done"."""
+
     text: str
+    phase: str | None = dataclasses.field(default="final_answer", kw_only=True)
+    phase_in: str = dataclasses.field(default="both", kw_only=True)
     kind = "message"
     prefix = "msg"
 
@@ -86,12 +94,17 @@ class Message(Item):
         return max(1, len(self.text) // 4)
 
     def begin(self, turn: Turn) -> dict[str, Any]:
-        return {
-            "status": "in_progress",
-            "content": [],
-            "role": "assistant",
-            "phase": "final_answer",
-        }
+        item = {"status": "in_progress", "content": [], "role": "assistant"}
+        return {**item, **self._phase("added")}
+
+    def finished(self, item: dict[str, Any]) -> dict[str, Any]:
+        item.pop("phase", None)
+        return {**item, **self._phase("done")}
+
+    def _phase(self, event: str) -> dict[str, str]:
+        if self.phase is None or self.phase_in not in ("both", event):
+            return {}
+        return {"phase": self.phase}
 
 
 @dataclasses.dataclass
@@ -312,7 +325,9 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     form = (body.get("text") or {}).get("format") or {}
     if form.get("type") == "json_schema":
         return [thought, Say(json.dumps(example(form["schema"], form["schema"])))]
-    text, pictures = spoken(last)
+    if last.get("role") == "assistant":
+        return [thought, Say("That is all.")]
+    text, attached = spoken(last)
     for tool, namespace in declared_tools(body):
         if tool["type"] == "function" and tool["name"] in text:
             given = re.search(r"\{.*\}", text)
@@ -324,7 +339,7 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
         if tool["type"] == "image_generation" and "draw" in text:
             return [thought, Draw(text), Say("Here it is.")]
     turn = sum(1 for item in body["input"] if item.get("role") == "user")
-    seen = f" (with {pictures} picture{'s' * (pictures > 1)})" if pictures else ""
+    seen = f" (with {attached})" if attached else ""
     return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
 
 
@@ -344,14 +359,17 @@ def pieces(text: str, size: int = 12) -> list[str]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def spoken(item: dict[str, Any]) -> tuple[str, int]:
-    """The text of a message, and how many pictures it has."""
+def spoken(item: dict[str, Any]) -> tuple[str, str]:
+    """The text of a message, and what is attached to it, in words."""
     content = item.get("content")
     if isinstance(content, str):
-        return content, 0
+        return content, ""
     parts = content or []
-    text = " ".join(part["text"] for part in parts if "text" in part)
-    return text, sum(1 for part in parts if part["type"] == "input_image")
+    counts = []
+    for kind, name in (("input_image", "picture"), ("input_file", "file")):
+        if count := sum(1 for part in parts if part["type"] == kind):
+            counts.append(f"{count} {name}{'s' * (count > 1)}")
+    return " ".join(part["text"] for part in parts if "text" in part), " and ".join(counts)
 
 
 def example(schema: dict[str, Any], root: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The half of the service that answers prompts and says what an account may use."""
+"""The half of the service that answers prompts and lists the models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import pathlib
 import re
 import secrets
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
-from .answers import Item, Think, Turn, default_answer, response_object
-from .checks import check_format, check_items, check_parameters, check_tools
-from .issuer import Account, Issuer
+from .answers import Item, Message, Think, Turn, default_answer, response_object
+from .checks import (
+    check_format,
+    check_items,
+    check_parameters,
+    check_phases,
+    check_tools,
+    refuse_files,
+)
+from .issuer import Account
+from .pictures import Pictures
 from .replies import Answer, Refusal, Request, Stream, error_answer, invalid, refuse
 
 CATALOGUE = json.loads((pathlib.Path(__file__).parent / "catalogue.json").read_text())["models"]
@@ -61,52 +69,42 @@ def version(value: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", str(value))[:3])
 
 
-class Backend(Issuer):
+class Backend(Pictures):
     """Answers the users whom the issuer has signed in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.require_account_header = True
         self.models: list[dict[str, Any]] = [catalogue_entry(m) for m in CATALOGUE]
         self.retired = RETIRED
         # The model that answers say they come from, if not the one that was asked for.
         self.served_model: str | None = None
         # Models that refuse `reasoning.summary`.
         self.refuses_summary: set[str] = set()
-        self.used_percent = {"primary": 30.0, "secondary": 12.0}
         # Added to the headers of every answer to a prompt.
         self.response_headers: dict[str, str] = {}
         self.frames_per_write = 1
-        self.answers: deque[list[Item]] = deque()
+        # Whether `input_file` is taken; no recording shows that this login may send it.
+        self.accepts_files = True
+        # What the model says to the next prompts, and what the last event of each adds.
+        self.answers: deque[tuple[list[Item], dict[str, Any]]] = deque()
+        # Whether the messages of a session must come back with the phases that it was given.
+        self.demands_phases = False
+        # The text and phase of each message, by session.
+        self.given: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
         # Encrypted reasoning that may come back, with the id of its account.
         self.encrypted_contents: set[tuple[str, str | None]] = set()
         self.turn_states: set[str] = set()
         # What each session has sent last, for the cached tokens.
         self.sessions: dict[str, list[str]] = {}
 
-    def answer(self, *items: Item) -> None:
-        """What the model says to the next prompt: Say, Think, Call, Search, Draw, Refuse."""
-        self.answers.append(list(items))
+    def answer(self, *items: Item, **changes: Any) -> None:
+        """What the model says to the next prompt: Say, Think, Call, Search, Draw, Refuse.
 
-    def signed_in(self, request: Request) -> Account:
-        """Whose request this is; raises Refusal."""
-        if request.bearer in self.personal_tokens:
-            return self.personal_tokens[request.bearer]
-        entry = self.access_tokens.get(request.bearer)
-        if entry is None:
-            raise refuse(401, "Could not parse your authentication token. Please try again.")
-        if entry["expires_at"] <= self.clock():
-            message = "Provided authentication token is expired. Please try signing in again."
-            raise Refusal(error_answer(401, "token_expired", message))
-        account: Account = entry["account"]
-        named = request.headers.get("chatgpt-account-id")
-        if named != account.account_id and (named or self.require_account_header):
-            raise refuse(401, "Unauthorized")
-        if account.fedramp and request.headers.get("x-openai-fedramp") != "true":
-            raise refuse(401, "Unauthorized")
-        return account
+        `changes` is what `response.completed` also says, such as end_turn=False.
+        """
+        self.answers.append((list(items), changes))
 
-    # What the account may use
+    # The models
 
     def serve_models(self, request: Request) -> Answer:
         self.signed_in(request)
@@ -120,53 +118,6 @@ class Backend(Issuer):
     def models_etag(self) -> str:
         return 'W/"' + hashlib.sha256(json.dumps(self.models).encode()).hexdigest()[:16] + '"'
 
-    def serve_usage(self, request: Request) -> Answer:
-        account = self.signed_in(request)
-
-        def window(name: str, seconds: int) -> dict[str, Any]:
-            return {
-                "used_percent": self.used_percent[name],
-                "limit_window_seconds": seconds,
-                "reset_after_seconds": seconds // 2,
-                "reset_at": int(self.clock()) + seconds // 2,
-            }
-
-        return Answer(
-            200,
-            {
-                "user_id": account.user_id,
-                "account_id": account.account_id,
-                "email": account.email,
-                "plan_type": account.plan,
-                "rate_limit": {
-                    "allowed": True,
-                    "limit_reached": False,
-                    "primary_window": window("primary", 18000),
-                    "secondary_window": window("secondary", 604800),
-                },
-                "code_review_rate_limit": None,
-                "additional_rate_limits": None,
-                "credits": {"has_credits": False, "unlimited": False, "balance": "0"},
-                "spend_control": {"reached": False, "individual_limit": None},
-                "rate_limit_reached_type": None,
-                "rate_limit_reset_credits": {"available_count": 0},
-            },
-        )
-
-    def serve_accounts(self, request: Request) -> Answer:
-        account = self.signed_in(request)
-        entry = {
-            "id": account.account_id,
-            "workspace_backend_origin": account.workspace_origin,
-            "account_routing_override": "NO_CONSTRAINT",
-            "plan_type": account.plan,
-            "structure": "personal",
-            "is_deactivated": False,
-            "is_fedramp_compliant_workspace": account.fedramp,
-            "can_access_with_session": True,
-        }
-        return Answer(200, {"accounts": [entry], "account_ordering": [account.account_id]})
-
     # A prompt
 
     def serve_responses(self, request: Request) -> Answer | Stream:
@@ -176,6 +127,8 @@ class Backend(Issuer):
             raise refuse(400, "Invalid JSON")
         self._check(body, account, request.headers.get("x-codex-turn-state"))
         session = request.headers.get("session-id") or request.headers.get("session_id")
+        if self.demands_phases:
+            check_phases(body["input"], self.given[session or ""])
         frames = self.answer_frames(body, account, session)
         return Stream(self._grouped(frames), headers=self.stream_headers(account))
 
@@ -185,6 +138,8 @@ class Backend(Issuer):
         self._check_model(body, account)
         check_format(body)
         check_tools(body.get("tools") or [])
+        if not self.accepts_files:
+            refuse_files(body["input"])
         check_items(
             body["input"],
             lambda content: (content, account.account_id) in self.encrypted_contents,
@@ -270,8 +225,9 @@ class Backend(Issuer):
     ) -> Iterator[bytes]:
         """The frames of the scripted answer, or of one that fits the prompt."""
         with self.lock:
-            items = self.answers.popleft() if self.answers else default_answer(body)
-        return self.frames(items, body, account, session)
+            scripted = self.answers.popleft() if self.answers else (default_answer(body), {})
+        items, changes = scripted
+        return self.frames(items, body, account, session, **changes)
 
     def frames(
         self,
@@ -292,6 +248,8 @@ class Backend(Issuer):
         yield turn.event("in_progress", response=response)
         for index, item in enumerate(items):
             yield from item.frames(turn, index)
+            if session and isinstance(item, Message) and item.text:
+                self.given[session].append((item.text, item.phase))
         final = {
             **response,
             "status": terminal,

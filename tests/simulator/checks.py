@@ -6,8 +6,9 @@ docs/protocol.md has them.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .replies import Refusal, error_answer, invalid, refuse
@@ -27,6 +28,16 @@ WEB_SEARCH_FIELDS = {
     *("type", "external_web_access", "indexed_web_access", "filters", "user_location"),
     *("search_context_size", "search_content_types"),
 }
+
+PICTURE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
+PICTURE_OPTIONS = {"size", "quality", "background"}
+FILE_FIELDS = {"type", "filename", "file_data", "file_url", "detail"}
+# PDF, text, and what Office programs write.
+FILE_KINDS = re.compile(
+    r"data:(text/[\w.+-]+|application/("
+    r"pdf|json|xml|rtf|msword|vnd\.ms-(excel|powerpoint)"
+    r"|vnd\.openxmlformats-officedocument\.[\w.]+|vnd\.oasis\.opendocument\.\w+))"
+)
 
 
 def check_parameters(body: dict[str, Any]) -> None:
@@ -104,7 +115,9 @@ def check_tools(tools: list[dict[str, Any]]) -> None:
             if not tool.get("name") or not isinstance(tool.get("tools"), list):
                 raise invalid("missing_required_parameter", "tools")
             check_tools(tool["tools"])
-        elif kind not in ("image_generation", "custom", "tool_search"):
+        elif kind == "image_generation":
+            check_picture(tool, {"type", "model", "output_format", *PICTURE_OPTIONS})
+        elif kind not in ("custom", "tool_search"):
             raise invalid("invalid_value", f"Invalid tool type {kind}")
 
 
@@ -140,6 +153,40 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
         raise invalid(None, message, param="input")
 
 
+def check_picture(options: dict[str, Any], fields: set[str]) -> None:
+    """What a picture shall be like: `fields` are all that may be said, if it is said rightly."""
+    for name in options:
+        if name not in fields:
+            raise invalid("unknown_parameter", f"Unknown parameter: '{name}'.", param=name)
+    model = options.get("model", PICTURE_MODELS[0])
+    newer = ("xhigh", "max") if model in PICTURE_MODELS[1:] else ()
+    allowed = {
+        "model": PICTURE_MODELS,
+        "quality": ("low", "medium", "high", "auto", *newer),
+        "background": ("opaque", "transparent"),
+        "output_format": ("png", "jpeg", "webp"),
+    }
+    for name, values in allowed.items():
+        if name in options and options[name] not in values:
+            raise invalid_choice(name, options[name], values)
+    if "size" in options and options["size"] != "auto" and not is_size(options["size"]):
+        raise invalid("invalid_value", f"Invalid size '{options['size']}'.", param="size")
+
+
+def is_size(size: Any) -> bool:
+    """Whether a picture may have this size, such as "1024x1536"."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(size)):
+        return False
+    small, large = sorted(map(int, size.split("x")))
+    return small % 16 == large % 16 == 0 and large <= min(3840, 3 * small)
+
+
+def invalid_choice(param: str, value: Any, values: Iterable[str]) -> Refusal:
+    listed = ", ".join(f"'{value}'" for value in values)
+    message = f"Invalid value: '{value}'. Supported values are: {listed}."
+    return invalid("invalid_value", message, param=param)
+
+
 def check_call(item: dict[str, Any], number: int) -> None:
     if not isinstance(item.get(CALLS[item["type"]]), str) or not item.get("name"):
         raise invalid("invalid_value", f"Invalid input[{number}]")
@@ -164,14 +211,35 @@ def check_message(item: dict[str, Any], number: int) -> None:
     role, content = item.get("role"), item.get("content")
     if role not in ("user", "assistant", "developer"):
         raise invalid("invalid_value", f"Invalid input[{number}].role")
+    if not isinstance(item.get("phase", ""), str):
+        raise invalid("invalid_type", f"Invalid type for 'input[{number}].phase'")
     if isinstance(content, str):
         return
     if not isinstance(content, list) or not content:
         raise invalid(None, f"Missing required parameter: 'input[{number}].content'")
-    for part in content:
-        if not is_part(part, role):
+    for place, part in enumerate(content):
+        if part.get("type") == "input_file" and role == "user":
+            check_file(part, f"input[{number}].content[{place}]")
+        elif not is_part(part, role):
             kind = part.get("type")
             raise invalid("invalid_value", f"Invalid value: '{kind}' in input[{number}].content")
+
+
+def check_phases(items: list[dict[str, Any]], given: list[tuple[str, str | None]]) -> None:
+    """The messages that this session was given, as text and phase, come back just so.
+
+    A message of other origin has no phase.
+    """
+    texts = [text for text, _ in given]
+    said = [(message_text(i), i.get("phase")) for i in items if i.get("role") == "assistant"]
+    back = [pair for pair in said if pair[0] in texts or pair[1] is not None]
+    if back != given:
+        raise invalid("invalid_value", f"Sent back with their phases: {back}, given: {given}")
+
+
+def message_text(item: dict[str, Any]) -> str:
+    content = item["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def is_part(part: dict[str, Any], role: str) -> bool:
@@ -184,6 +252,53 @@ def is_part(part: dict[str, Any], role: str) -> bool:
         return fine and bool(re.match(picture, url))
     kinds = ("output_text", "refusal") if role == "assistant" else ("input_text",)
     return kind in kinds and isinstance(part.get("text"), str)
+
+
+def refuse_files(items: list[dict[str, Any]]) -> None:
+    """As a service does that knows no files."""
+    for number, item in enumerate(items):
+        parts = item.get("content") or item.get("output")
+        for place, part in enumerate(parts if isinstance(parts, list) else []):
+            if part.get("type") == "input_file":
+                path = f"input[{number}].content[{place}].type"
+                raise invalid_choice(path, "input_file", ("input_text", "input_image"))
+
+
+def check_file(part: dict[str, Any], path: str) -> None:
+    for name in part:
+        if name not in FILE_FIELDS:
+            raise invalid("unknown_parameter", f"Unknown parameter: '{path}.{name}'.")
+    if part.get("detail") not in (None, "auto", "low", "high"):
+        raise invalid_choice(f"{path}.detail", part["detail"], ("auto", "low", "high"))
+    if "file_url" in part:
+        if "filename" in part or "file_data" in part:
+            raise invalid(
+                "mutually_exclusive_parameters",
+                f"Mutually exclusive parameters: '{path}'. Ensure you are only providing one "
+                "of: 'file_url' or 'filename'.",
+                param=path,
+            )
+        if not str(part["file_url"]).startswith("https://"):
+            raise invalid("invalid_value", f"Invalid value: '{path}.file_url'")
+        return
+    # Seen for tool outputs only; clients send a name always.
+    if not part.get("filename") or not isinstance(part["filename"], str):
+        raise invalid("missing_required_parameter", f"Missing required parameter: '{path}'")
+    if not is_file_data(str(part.get("file_data"))):
+        raise invalid(
+            "invalid_value",
+            f"Invalid file data: '{path}.file_data'. Expected a base64-encoded data URL.",
+            param=f"{path}.file_data",
+        )
+
+
+def is_file_data(url: str) -> bool:
+    """Whether it holds the data of a kind of file that a model can read."""
+    kind, _, data = url.partition(";base64,")
+    try:
+        return bool(FILE_KINDS.fullmatch(kind) and base64.b64decode(data, validate=True))
+    except ValueError:
+        return False
 
 
 def check_reasoning(item: dict[str, Any], readable: Callable[[Any], bool]) -> None:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from .replies import Answer, Request, error_answer
+from .replies import Answer, Request, error_answer, error_page
 
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 AUTH_CLAIM = "https://api.openai.com/auth"
@@ -41,6 +41,19 @@ class Account:
     extra_models: tuple[str, ...] = ("gpt-5.2-codex", "gpt-5.3-codex", "gpt-5.2")
     workspace_origin: str | None = "https://chatgpt.com"
     access_token_seconds: int = 10 * 24 * 3600
+    # What the list of workspaces calls this one; None leaves the field out.
+    name: str | None = None
+    # The user's other workspaces.
+    workspaces: tuple[Account, ...] = ()
+
+    def choose(self, account_ids: list[str]) -> Account:
+        """The user in the first of their workspaces that is listed, else in this one."""
+        family = (dataclasses.replace(self, workspaces=()), *self.workspaces)
+        for chosen in family if self.account_id not in account_ids else ():
+            if chosen.account_id in account_ids:
+                others = tuple(account for account in family if account is not chosen)
+                return dataclasses.replace(chosen, workspaces=others)
+        return self
 
     @property
     def auth_claim(self) -> dict[str, Any]:
@@ -127,6 +140,8 @@ class Issuer:
         self.interval: Any = "5"
         self.device_expires_in = 900.0
         self.approve_after_polls: int | None = None
+        # The hosts that the browser may be sent back to; at times not 127.0.0.1.
+        self.redirect_hosts = {"127.0.0.1", "localhost"}
         self.issue_refresh_token = True
         # Whether using a refresh token twice ends every token of that login.
         self.kill_family_on_reuse = False
@@ -224,16 +239,19 @@ class Issuer:
             "codex_cli_simplified_flow": "true",
         }
         redirect = query.get("redirect_uri", "")
-        address = r"http://(localhost|127\.0\.0\.1):(1455|1457)/auth/callback"
+        address = re.fullmatch(r"http://(localhost|127\.0\.0\.1):145[57]/auth/callback", redirect)
         if not (
             wanted.items() <= query.items()
             and set(SCOPES) <= set(query.get("scope", "").split())
-            and re.fullmatch(address, redirect)
+            and address
             and len(query.get("code_challenge", "")) == 43
             and query.get("state")
         ):
-            return Answer(400, "<html>invalid_request</html>", {"Content-Type": "text/html"})
-        code = self._new_code(query["code_challenge"], redirect, self.account)
+            return error_page("invalid_request")
+        if address[1] not in self.redirect_hosts:
+            return error_page("authorize_hydra_invalid_request")
+        account = self.account.choose(query.get("allowed_workspace_id", "").split(","))
+        code = self._new_code(query["code_challenge"], redirect, account)
         target = urllib.parse.urlencode({"code": code, "state": query["state"]})
         return Answer(302, "", {"Location": f"{redirect}?{target}"})
 

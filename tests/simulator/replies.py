@@ -81,6 +81,11 @@ def web_page(status: int = 403) -> Answer:
     )
 
 
+def error_page(code: str) -> Answer:
+    """What the browser shows instead of a sign-in."""
+    return Answer(400, f"<html>{code}</html>", {"Content-Type": "text/html"})
+
+
 def error_answer(
     status: int, code: str | None, message: str = "It did not work.", **more: Any
 ) -> Answer:

@@ -32,6 +32,10 @@ ROUTES = {
     ("GET", "/backend-api/codex/models"): "models",
     ("GET", "/backend-api/wham/usage"): "usage",
     ("GET", "/backend-api/wham/accounts/check"): "accounts",
+    ("GET", "/backend-api/wham/rate-limit-reset-credits"): "resets",
+    ("POST", "/backend-api/wham/rate-limit-reset-credits/consume"): "redeem",
+    ("POST", "/backend-api/codex/images/generations"): "draw",
+    ("POST", "/backend-api/codex/images/edits"): "edit",
 }
 
 

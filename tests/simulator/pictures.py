@@ -1,0 +1,67 @@
+"""The endpoints that make a picture, and change one, without a conversation."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from .checks import PICTURE_OPTIONS, check_picture, is_part
+from .png import png
+from .replies import Answer, Refusal, Request, invalid
+from .wham import Wham
+
+FIELDS = {"prompt", "model", *PICTURE_OPTIONS}
+
+
+class Pictures(Wham):
+    """Draws for the users whom the issuer has signed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The size of the pictures, if it is not the one that was asked for.
+        self.picture_size: str | None = None
+        # Whether the answer repeats what was asked for, even where the picture differs.
+        self.picture_repeats_options = True
+
+    def serve_draw(self, request: Request) -> Answer:
+        self.signed_in(request)
+        return self._draw(request, FIELDS)
+
+    def serve_edit(self, request: Request) -> Answer:
+        self.signed_in(request)
+        images = request.body.get("images") if request.is_json else None
+        if not isinstance(images, list) or not images:
+            raise _missing("images")
+        for number, image in enumerate(images):
+            path = f"images[{number}]"
+            if not isinstance(image, dict) or set(image) != {"image_url"}:
+                raise _missing(f"{path}.image_url")
+            data = str(image["image_url"]).startswith("data:")
+            if not data or not is_part({"type": "input_image", **image}, "user"):
+                raise invalid("invalid_value", f"Invalid image data: '{path}.image_url'")
+        return self._draw(request, {*FIELDS, "images"})
+
+    def _draw(self, request: Request, fields: set[str]) -> Answer:
+        body = request.body
+        if not request.is_json:
+            raise invalid("invalid_value", "The body must be JSON.")
+        for name in ("prompt", "model"):
+            if not isinstance(body.get(name), str) or not body[name]:
+                raise _missing(name)
+        check_picture(body, fields)
+        asked = body.get("size", "auto")
+        size = self.picture_size or ("1024x1024" if asked == "auto" else asked)
+        width, height = map(int, size.split("x"))
+        picture = png(width, height, body.get("background") == "transparent")
+        answer: dict[str, Any] = {
+            "created": int(self.clock()),
+            "data": [{"b64_json": base64.b64encode(picture).decode()}],
+        }
+        if self.picture_repeats_options:
+            answer |= {name: body[name] for name in PICTURE_OPTIONS if name in body}
+        return Answer(200, answer)
+
+
+def _missing(name: str) -> Refusal:
+    message = f"Missing required parameter: '{name}'."
+    return invalid("missing_required_parameter", message, param=name)
