@@ -140,7 +140,7 @@ def test_without_a_browser_only_b_is_offered(simulator, start):
     """In a container, say; the address can be opened elsewhere."""
     simulator.interval = "1"
     terminal = start("chatgpt", "login")
-    terminal.wait_for(r"type b and\s+Enter to sign in through the browser")
+    terminal.wait_for("type b and Enter to sign in through the browser")
     terminal.wait_for("14:5")
     assert "Press Enter" not in terminal.screen
     terminal.type("")

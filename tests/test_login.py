@@ -343,7 +343,7 @@ def test_a_terminal_shows_a_countdown(simulator):
     reader.start()
     out, _ = process.communicate(timeout=30)
     assert b"Signed in" in out
-    times = [part[:5] for part in screen.decode().split("code, ")[1:]]
+    times = [part[:5] for part in screen.decode().split("enter the code, ")[1:]]
     assert len(set(times)) >= 2
     assert times[0] in ("15:00", "14:59", "14:58")
     os.close(main)

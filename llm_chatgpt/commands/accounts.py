@@ -232,6 +232,6 @@ def _say_what_is_left() -> None:
             click.echo(error.message)
         return
     if len(store.accounts) == 1:
-        click.echo(f"The default account is now {printable(store.default, 60)}.")
+        click.echo(f"The default account is now '{printable(store.default, 60)}'.")
     else:
         click.echo(f"Now in use: {group.credential_words(left, store)}")

@@ -164,8 +164,8 @@ class _CodePage:
             + terminal.styled(printable(code.user_code, 40), bold=True),
             "",
             "Only continue if you started this sign-in. If someone sent you this code, stop.",
-            "Page says device codes are off? Turn them on in ChatGPT under Settings >",
-            f"Security, or {other_way}.",
+            "Page says device codes are off? Turn them on in ChatGPT under",
+            f"Settings > Security, or {other_way}.",
         ]
         if self._may_open:
             lines += ["", "Press Enter to open the page in your browser"]
