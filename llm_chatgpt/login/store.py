@@ -75,9 +75,9 @@ class Store(NamedTuple):
         return self._replace(accounts={**self.accounts, name: tokens})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """With a new login. The only account is the default one in any case."""
+        """With a new login. The only account is the default in any case."""
         added = self.put(name, tokens)
-        return added._replace(default=name) if as_default or self.get() is None else added
+        return added._replace(default=name) if as_default or len(added.accounts) == 1 else added
 
     def without(self, name: str) -> Store:
         """With an account left out. The last one left becomes the default."""
@@ -375,7 +375,7 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> str:
     with locked_store() as writer:
         store = writer.mended()
         name = account or store.default or DEFAULT_ACCOUNT
-        writer.save(store.add(name, tokens, as_default=False))
+        writer.save(store.add(name, tokens, as_default=account is None))
     return name
 
 
