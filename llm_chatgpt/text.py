@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import sys
 import time
 
@@ -30,6 +31,12 @@ def notice(text: str, *, mid_line: bool = False) -> None:
     if mid_line and sys.stderr.isatty():
         click.echo("", err=True)
     click.echo(text, err=True)
+
+
+def short_path(path: object) -> str:
+    """A path with ~ in place of the home folder, whose name may be the user's."""
+    text, home = str(path), os.path.expanduser("~")
+    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
 
 
 def in_words(seconds: float) -> str:

@@ -10,8 +10,8 @@ import time
 import filelock
 import pytest
 
-import rooms
 from conftest import expire, secrets_watch, sign_in
+from llm_chatgpt.login.store import store_path
 from proxy import Proxy
 from simulator import Account, Answer, web_page
 
@@ -41,12 +41,12 @@ def test_all_is_well(simulator, signed_in, examine, run_llm):
     found = examine()
     assert {f["state"] for f in found.values()} == {"ok"}
     assert set(found) == {
-        *("versions", "login file", "model list", "lock", "proxies", "certificates", "settings"),
+        *("versions", "login file", "lock", "proxies", "certificates", "settings"),
         *("login", "sign-in host", "backend", "clock", "models"),
     }
     assert "llm-chatgpt-oauth/" in found["versions"]["text"]
     assert "httpx" in found["versions"]["text"]
-    assert "plan plus" in found["login"]["text"]
+    assert "Plus plan" in found["login"]["text"]
     assert "in 10 days" in found["login"]["text"]
     assert found["models"]["text"].startswith("9, fetched")
     assert len(simulator.requests) == 2
@@ -71,7 +71,8 @@ def test_a_line_each_with_what_to_do(simulator, run_llm):
     result = run_llm("chatgpt", "doctor")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    place = next(i for i, line in enumerate(lines) if line.startswith("broken   login: none"))
+    wanted = "broken   login: not signed in"
+    place = next(i for i, line in enumerate(lines) if line.startswith(wanted))
     assert lines[place + 1].strip() == (
         "-> Not signed in to ChatGPT. Run 'llm chatgpt login' first."
     )
@@ -87,7 +88,7 @@ def test_a_home_folder_is_not_named(simulator, monkeypatch, run_llm, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_file_that_others_can_read(signed_in, examine):
-    rooms.store_path().chmod(0o644)
+    store_path().chmod(0o644)
     finding = examine()["login file"]
     assert finding["state"] == "warning"
     assert "mode 644" in finding["text"]
@@ -95,14 +96,14 @@ def test_a_file_that_others_can_read(signed_in, examine):
 
 
 def test_a_damaged_file(simulator, examine):
-    rooms.store_path().write_text("{")
+    store_path().write_text("{")
     finding = examine()["login"]
     assert finding["state"] == "broken"
     assert "is damaged" in finding["advice"]
 
 
 def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
-    refused = {(str(rooms.store_path()), os.R_OK), (str(rooms.store_path().parent), os.W_OK)}
+    refused = {(str(store_path()), os.R_OK), (str(store_path().parent), os.W_OK)}
     monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) not in refused)
     found = examine()
     assert found["login file"]["state"] == "broken"
@@ -110,10 +111,10 @@ def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
 
 
 def test_a_lock_that_is_held(signed_in, examine):
-    with filelock.FileLock(f"{rooms.store_path()}.lock"):
+    with filelock.FileLock(f"{store_path()}.lock"):
         finding = examine()["lock"]
     assert finding["state"] == "warning"
-    assert "held by another program" in finding["text"]
+    assert "another program holds it" in finding["text"]
 
 
 def test_a_folder_without_locks(signed_in, examine, monkeypatch):
@@ -156,7 +157,7 @@ def test_an_imported_login_that_has_ended(simulator, examine):
 def test_an_access_token(simulator, examine, monkeypatch, run_llm):
     simulator.personal_tokens["at-eve"] = Account(email=None)
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
-    assert "not asked for yet" in examine()["login"]["text"]
+    assert "not checked yet" in examine()["login"]["text"]
     assert not simulator.seen("/whoami")
     run_llm("chatgpt", "usage")
     assert "no email" in examine()["login"]["text"]
@@ -168,7 +169,7 @@ def test_an_access_token(simulator, examine, monkeypatch, run_llm):
     ("answer", "state", "words"),
     [
         (web_page(), "broken", "Cloudflare"),
-        (Answer(503), "warning", "try later"),
+        (Answer(503), "warning", "Try again later"),
         (Answer(403, {"detail": "No."}), "broken", "admin"),
         (Answer(drop=True), "broken", "Check the network"),
         (Answer(404), "ok", ""),
@@ -185,18 +186,19 @@ def test_no_network(signed_in, examine, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://chatgpt.example")
     found = examine()
-    assert "cannot be reached" in found["sign-in host"]["text"]
+    assert found["sign-in host"]["text"] == "Could not reach 127.0.0.1:9."
     assert "LLM_CHATGPT_BASE_URL must be" in found["backend"]["advice"]
-    assert "no server said" in found["clock"]["text"]
+    assert found["clock"]["state"] == "warning"
+    assert "no server answered" in found["clock"]["text"]
 
 
 def test_a_wrong_clock(signed_in, simulator, examine):
     simulator.clock = lambda: time.time() - 3 * 3600
     finding = examine()["clock"]
     assert finding["state"] == "warning"
-    assert finding["text"] == "3 hours ahead of the server's"
+    assert finding["text"] == "3 hours ahead of OpenAI's servers"
     simulator.clock = lambda: time.time() + 3600
-    assert examine()["clock"]["text"] == "1 hour behind the server's"
+    assert examine()["clock"]["text"] == "1 hour behind OpenAI's servers"
 
 
 def test_no_model_list(signed_in, examine):
@@ -220,5 +222,5 @@ def test_the_certificate_is_named(simulator, signed_in, examine, monkeypatch, tm
         found = examine()
     assert "certificate from Company Root until" in found["backend"]["text"]
     assert found["sign-in host"]["text"].startswith("auth.openai.com answers")
-    assert "https by 127.0.0.1" in found["proxies"]["text"]
+    assert "https through 127.0.0.1" in found["proxies"]["text"]
     assert "Secret" not in json.dumps(found)

@@ -1306,7 +1306,7 @@ def test_attachments_in_messages(simulator, signed_in, ask):
 def test_an_account_by_key(simulator, signed_in, ask):
     plugin.store_tokens(signed_in, "work")
     assert ask("hi", key="work").text
-    with pytest.raises(llm.NeedsKeyException, match="there are: default, work"):
+    with pytest.raises(llm.NeedsKeyException, match=r"named 'home'\. Accounts: default, work\."):
         ask("hi", key="home")
 
 

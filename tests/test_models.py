@@ -387,6 +387,7 @@ def test_a_login_fetches_the_list(simulator, run_llm, ask):
     assert request.query["client_version"] == "1.0.0"
     assert model_ids(run_llm)[0] == "chatgpt-gpt-7-nova"
     assert ask("hi", slug="gpt-7-nova").text
+    # Hidden ones are not offered.
     assert "chatgpt-codex-auto-review" not in model_ids(run_llm)
     sent = len(simulator.requests)
     run_llm("models", "list")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import shutil
-import ssl
 import subprocess
 import sys
-import types
 
 import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from conftest import sign_in, start_llm
 from proxy import Proxy
 
@@ -66,16 +64,15 @@ def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
 def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
-    assert "its certificate was not accepted" in stderr
+    assert re.search(r"The certificate of \S+ was not accepted", stderr)
     assert "issuer certificate" in stderr or "self-signed" in stderr.lower()
-    for name in ("CODEX_CA_CERTIFICATE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        assert name in stderr
+    assert "CODEX_CA_CERTIFICATE" in stderr
     assert not simulator.requests
 
 
 def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
     sign_in(simulator)
-    rooms.replace(monkeypatch, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     model = llm.get_model("chatgpt-gpt-6-luna")
     with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
         model.prompt("hello").text()
@@ -127,76 +124,23 @@ def test_a_certificate_file_that_is_none(proxy, monkeypatch, tmp_path, name, con
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv(name, str(path))
-    with pytest.raises(plugin.ChatGPTError, match=f"{name} names the certificates in") as caught:
+    with pytest.raises(plugin.ChatGPTError, match=f"which {name} names") as caught:
         plugin.request_device_code()
-    assert ("not there" if content is None else "holds no certificate") in str(caught.value)
-
-
-def test_the_codex_root_is_added_to_the_others(proxy, monkeypatch, tmp_path):
-    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
-    context = rooms.tls_context()
-    subjects = [part for root in context.get_ca_certs() for part in root["subject"]]
-    assert (("organizationName", "Company Root"),) in subjects
-    assert context.verify_mode == ssl.CERT_REQUIRED
-    assert context.check_hostname
-
-
-def paths(cafile, capath):
-    return lambda: types.SimpleNamespace(openssl_cafile=str(cafile), openssl_capath=str(capath))
-
-
-def test_the_systems_certificates_and_where_there_are_none(monkeypatch, tmp_path):
-    nothing = tmp_path / "nothing"
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "hashed").mkdir()
-    (tmp_path / "hashed" / "0a1b2c3d.0").touch()
-    file, together = tmp_path / "ca.pem", tmp_path / "hashed" / "all.crt"
-    file.touch()
-    together.touch()
-    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(nothing))
-    for cafile, capath, expected in (
-        (file, nothing, (str(file), None)),
-        (nothing, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
-        (file, tmp_path / "hashed", (str(file), str(tmp_path / "hashed"))),
-        (file, tmp_path / "plain", (str(file), None)),
-        (together, tmp_path / "hashed", (None, str(tmp_path / "hashed"))),
-    ):
-        monkeypatch.setattr(ssl, "get_default_verify_paths", paths(cafile, capath))
-        assert rooms._system_certificates() == expected
-    monkeypatch.setattr(ssl, "get_default_verify_paths", paths(nothing, nothing))
-    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(tmp_path / "hashed"))
-    assert rooms._system_certificates() == (None, str(tmp_path / "hashed"))
-    rooms.replace(monkeypatch, "CERTIFICATE_FOLDER", str(tmp_path / "plain"))
-    rooms.replace(monkeypatch, "CERTIFICATE_FILES", (str(file),))
-    assert rooms._system_certificates() == (str(file), None)
-    rooms.replace(monkeypatch, "CERTIFICATE_FILES", ())
-    bundled, folder = rooms._system_certificates()
-    assert bundled.endswith("cacert.pem")
-    assert folder is None
-
-
-@pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_macos_and_windows_check_certificates_themselves(monkeypatch, system):
-    """Played: that truststore then asks the system is its own affair."""
-    made = []
-    fake = types.SimpleNamespace(SSLContext=lambda protocol: made.append(protocol) or "theirs")
-    monkeypatch.setitem(sys.modules, "truststore", fake)
-    monkeypatch.setattr(sys, "platform", system)
-    assert rooms.tls_context() == "theirs"
-    assert made == [ssl.PROTOCOL_TLS_CLIENT]
+    assert ("No such file" if content is None else "no certificate in it") in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "the proxy refused (status 407)"),
-        (b"HTTP/1.1 403 <script>\r\n\r\n", "the proxy refused (status 403)"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "(status 407)"),
+        (b"HTTP/1.1 403 <script>\r\n\r\n", "(status 403)"),
     ],
 )
 def test_a_proxy_that_refuses(proxy, answer, words):
     proxy.answer = answer
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
+    assert "The proxy refused the connection" in stderr
     assert words in stderr
     assert "script" not in stderr
 
@@ -204,7 +148,7 @@ def test_a_proxy_that_refuses(proxy, answer, words):
 def test_a_proxy_that_is_not_there(monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(plugin.LoginFailed, match="cannot be reached through the proxy"):
+    with pytest.raises(plugin.LoginFailed, match=r"Could not reach \S+ through the proxy"):
         plugin.request_device_code()
 
 

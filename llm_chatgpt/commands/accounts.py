@@ -1,216 +1,155 @@
-"""llm chatgpt logout, status, accounts, use and import."""
+"""llm chatgpt status, accounts, use, import and logout."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.commands.common import (
-    account_option,
-    ask_to_replace,
-    chatgpt,
-    credential_words,
-    echo_table,
-    lifetime_words,
-    who_is,
-)
-from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, NotSignedIn
+from llm_chatgpt.commands import group
+from llm_chatgpt.commands.group import chatgpt, who_is
+from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
+from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
-from llm_chatgpt.login.current import Credential, choose_credential, name_list, present_tokens
-from llm_chatgpt.login.oauth import revoke
-from llm_chatgpt.login.store import (
-    CODEX_ACCOUNT,
-    delete_tokens,
-    locked_store,
-    read_store,
-    store_path,
+from llm_chatgpt.login.current import (
+    Credential,
+    choose_credential,
+    no_such_account,
+    present_tokens,
 )
+from llm_chatgpt.login.oauth import revoke
+from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.text import notice, printable, short_path
 
 
 @chatgpt.command()
-@account_option
-@click.option("--all", "all_", is_flag=True, help="All accounts")
-@click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
-def logout(account: str | None, all_: bool, revoke_: bool) -> None:
-    """Forget a login on this machine; with --revoke at OpenAI, too
-
-    \b
-        llm chatgpt logout
-        llm chatgpt logout --account work --revoke
-        llm chatgpt logout --all
-    """
-    if account is not None and all_:
-        raise click.UsageError("--account and --all exclude each other.")
-    name = None if all_ else _account_to_sign_out(account)
-    if revoke_:
-        notice(
-            "Warning: other programs that are signed in with the same session may be signed "
-            "out, too."
-        )
-
-    def end_session(tokens: Tokens) -> None:
-        if tokens.kind != "login":
-            notice("Not ended at OpenAI: this login belongs to Codex CLI.")
-            return
-        try:
-            revoke(tokens)
-        except LoginFailed as error:
-            notice(
-                f"Warning: the session at OpenAI may go on ({error.message}). You can end it in "
-                "ChatGPT's settings under Security."
-            )
-
-    before = end_session if revoke_ else None
-    deleted = delete_tokens(name, everything=all_, before=before)
-    if not deleted:
-        click.echo("Not signed in; there was nothing to delete.")
-    for name in deleted:
-        click.echo(f"Signed out {printable(name, 60)}: the login in {store_path()} was deleted.")
-    if deleted:
-        try:
-            left = choose_credential(None, read_store())
-        except NotSignedIn as error:
-            if read_store().accounts:
-                click.echo(error.message)
-        else:
-            click.echo(f"Prompts use {credential_words(left)}.")
-
-
-def _account_to_sign_out(account: str | None) -> str | None:
-    named = config.setting("ACCOUNT") if account is None else account
-    if named is None:
-        return None
-    name = choose_credential(named, read_store()).account
-    if name is None:
-        raise ChatGPTError(
-            "That is an access token, which is not signed in here. Take it out of where it "
-            "is set: llm's keys.json, LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
-        )
-    return name
-
-
-@chatgpt.command()
-@account_option
-@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+@group.account_option
+@group.json_option
 def status(account: str | None, json_: bool) -> None:
-    """Show which login is used, why, and until when; sends nothing, changes nothing
+    """Show who is signed in (offline)
 
-    Exits with 1 when there is none.
+    Sends nothing. Exits with 1 if nobody is signed in or the login has expired.
 
     \b
         llm chatgpt status
         llm chatgpt status --account work --json
     """
-    store = read_store()
-    path = store_path()
-    credential: Credential | None = None
-    missing = ""
+    store, path = read_store(), logins.store_path()
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
-        missing = error.message
-    tokens = present_tokens(credential, store) if credential else None
+        if json_:
+            group.echo_json({"signed_in": False, "path": str(path)})
+        else:
+            click.echo(error.message)
+        sys.exit(1)
+    tokens = present_tokens(credential, store)
+    problem = group.problem(credential, tokens, store) if tokens else ""
     if json_:
-        report: dict[str, Any] = {"signed_in": credential is not None, "path": str(path)}
-        if credential:
-            report |= {"account": credential.account, "reason": credential.reason}
-            report["kind"] = tokens.kind if tokens else "access_token"
-        if tokens:
-            report |= _account_json(tokens)
-        click.echo(json.dumps(report, indent=2))
-    elif credential is None:
-        click.echo(missing)
+        chosen = {"account": credential.account, "reason": credential.reason}
+        known = _account_json(tokens, problem) if tokens else {"kind": "access_token"}
+        group.echo_json({"signed_in": True, "path": str(path), **chosen, **known})
     else:
-        # Whose an access token is, the first prompt asks.
-        who = who_is(tokens) if tokens else "the owner of an access token, not yet asked for"
-        click.echo(f"Signed in as {who}")
-        click.echo(f"In use:       {credential_words(credential)}")
-        click.echo(f"Access token: {lifetime_words(tokens)}")
+        # The first prompt looks up who owns an access token.
+        unknown = "Using an access token (not checked yet)"
+        click.echo(f"Signed in as {who_is(tokens)}" if tokens else unknown)
+        click.echo(f"Account: {group.credential_words(credential, store)}")
+        click.echo(f"Access token: {group.lifetime_words(tokens, problem)}")
         if credential.account:
-            click.echo(f"Kept in:      {path}")
-    if credential is None:
+            click.echo(f"Stored in: {short_path(path)}")
+        if problem:
+            click.echo(problem)
+    if problem:
         sys.exit(1)
 
 
-def _account_json(tokens: Tokens) -> dict[str, Any]:
+def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
-        "expired": not still_works(tokens, time.time()),
+        "expired": bool(problem) or not still_works(tokens, time.time()),
     }
 
 
 @chatgpt.command()
-@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+@group.json_option
 def accounts(json_: bool) -> None:
-    """List the accounts that are signed in; * marks the default one
+    """List the accounts that are signed in
+
+    The default account is marked with *. Exits with 1 if a login has expired.
 
     \b
         llm chatgpt accounts
         llm chatgpt accounts --json
     """
     store = read_store()
+    problems = {
+        name: group.problem(Credential(name, ""), tokens, store)
+        for name, tokens in store.accounts.items()
+    }
     if json_:
-        report = [
-            {"name": name, "default": name == store.default, **_account_json(tokens)}
-            for name, tokens in store.accounts.items()
-        ]
-        click.echo(json.dumps(report, indent=2))
-        return
-    if not store.accounts:
-        notice("No account is signed in. Run 'llm chatgpt login' first.")
-        return
-    rows: list[tuple[str, ...]]
-    rows = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
+        group.echo_json(
+            [
+                {"name": name, "default": name == store.default}
+                | _account_json(tokens, problems[name])
+                for name, tokens in store.accounts.items()
+            ]
+        )
+    elif not store.accounts and not store.damaged:
+        notice("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
+    else:
+        _echo_accounts(store, problems)
+    if store.damaged or any(problems.values()):
+        sys.exit(1)
+
+
+def _echo_accounts(store: logins.Store, problems: Mapping[str, str]) -> None:
+    rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
     for name, tokens in store.accounts.items():
         mark = "*" if name == store.default else ""
-        rows.append((mark, name, tokens.email or "?", tokens.plan or "?", lifetime_words(tokens)))
-    echo_table(rows)
-    if store.get() is None:
-        notice("None of them is the default one; choose it with 'llm chatgpt use NAME'.")
+        lifetime = group.lifetime_words(tokens, problems[name])
+        rows.append((mark, name, tokens.email or "?", group.plan_name(tokens.plan), lifetime))
+    rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
+    group.echo_table(rows)
+    if store.default not in store.accounts:
+        notice("No default account. Choose one with 'llm chatgpt use NAME'.")
 
 
 @chatgpt.command()
-@click.argument("name")
+@click.argument("name", shell_complete=group.complete_account)
 def use(name: str) -> None:
-    """Make an account the default one
+    """Make an account the default
 
     \b
         llm chatgpt use work
     """
-    with locked_store() as writer:
+    with logins.locked_store() as writer:
         store = read_store()
         if name not in store.accounts:
-            raise NotSignedIn(
-                f"There is no account of that name; there are: {name_list(store.accounts)}."
-                if store.accounts
-                else "No account is signed in. Run 'llm chatgpt login' first."
-            )
+            raise no_such_account(name, store.accounts)
         writer.save(store._replace(default=name))
-    click.echo(f"Prompts now use the account {printable(name)}: {who_is(store.accounts[name])}.")
-    if config.setting("ACCOUNT") and config.setting("ACCOUNT") != name:
-        notice("Warning: LLM_CHATGPT_ACCOUNT is set, and goes before the default account.")
+    click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
+    if config.setting("ACCOUNT") not in (None, name):
+        notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
 
 
 @chatgpt.command(name="import")
 @click.argument("path", required=False)
-@click.option("--yes", is_flag=True, help="Replace a login of somebody else without asking")
+@group.yes_option
 def import_command(path: str | None, yes: bool) -> None:
-    """Use the login of Codex CLI until its access token ends
+    """Use Codex CLI's login until its access token expires
 
-    PATH is its auth.json, or the folder of it; without one it is looked for in CODEX_HOME
-    or ~/.codex. Codex CLI's file stays as it is.
+    PATH is Codex CLI's auth.json or the folder of that file; without it, CODEX_HOME or
+    ~/.codex is used. Codex CLI's file stays unchanged.
 
     \b
         llm chatgpt import
@@ -218,14 +157,81 @@ def import_command(path: str | None, yes: bool) -> None:
     """
     tokens = read_codex_login(codex_auth_path(path))
     old = read_store().get(CODEX_ACCOUNT)
-    replace = ask_to_replace(yes)
+    replace = group.ask_to_replace(yes)
     if old and old.kind == "login" and not replace(old, tokens):
         raise AccountTaken(
-            f"Nothing was changed: you have signed in under the name {CODEX_ACCOUNT} yourself. "
-            "Sign that out first, or import with --yes."
+            f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
         )
     tokens = keep_login(tokens, CODEX_ACCOUNT, replace)
-    click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}.")
-    click.echo(f"Access token: {lifetime_words(tokens)}")
+    click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
+    click.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
-        click.echo(f"Use it with --key {CODEX_ACCOUNT}, or: llm chatgpt use {CODEX_ACCOUNT}")
+        click.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
+
+
+@chatgpt.command()
+@group.account_option
+@click.option("--all", "all_", is_flag=True, help="Sign out of all accounts")
+@click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
+def logout(account: str | None, all_: bool, revoke_: bool) -> None:
+    """Sign out on this machine
+
+    \b
+        llm chatgpt logout
+        llm chatgpt logout --account work --revoke
+        llm chatgpt logout --all
+    """
+    if account is not None and all_:
+        raise click.UsageError("Use either --account or --all.")
+    if revoke_:
+        notice("Warning: this may also sign out other programs that use the same session.")
+    name = None if all_ else _account_to_sign_out(account)
+    before = _end_session if revoke_ else None
+    deleted = logins.delete_tokens(name, everything=all_, before=before)
+    if not deleted:
+        click.echo("Not signed in.")
+        return
+    for name in deleted:
+        click.echo(f"Signed out of account {printable(name, 60)}.")
+    _say_what_is_left()
+
+
+def _account_to_sign_out(account: str | None) -> str | None:
+    """The account's name, None for the default one."""
+    chosen = config.setting("ACCOUNT") if account is None else account
+    if chosen is None:
+        return None
+    name = choose_credential(chosen, read_store()).account
+    if name is None:
+        raise ChatGPTError(
+            "An access token cannot be signed out. Remove it from where it is set: "
+            "'llm keys', LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
+        )
+    return name
+
+
+def _end_session(tokens: Tokens) -> None:
+    if tokens.kind != "login":
+        notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
+        return
+    try:
+        revoke(tokens)
+    except ChatGPTError as error:
+        notice(
+            f"Warning: Could not end the session at OpenAI ({error.message}). End it in ChatGPT "
+            "under Settings > Security."
+        )
+
+
+def _say_what_is_left() -> None:
+    store = read_store()
+    try:
+        left = choose_credential(None, store)
+    except NotSignedIn as error:
+        if store.accounts:
+            click.echo(error.message)
+        return
+    if len(store.accounts) == 1:
+        click.echo(f"The default account is now '{printable(store.default, 60)}'.")
+    else:
+        click.echo(f"Now in use: {group.credential_words(left, store)}")

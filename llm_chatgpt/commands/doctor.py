@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.catalogue import models_path, remembered_models
+from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
-from llm_chatgpt.commands.common import account_option, chatgpt, credential_words, lifetime_words
-from llm_chatgpt.errors import ChatGPTError, RefreshFailed
-from llm_chatgpt.login.current import check_usable, choose_credential, present_tokens
+from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from llm_chatgpt.login.borrowed import access_token_rejected
+from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_words, printable
+from llm_chatgpt.text import in_words, printable, short_path
+
+COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
+MAKE_WRITABLE = "Make the folder writable, or choose another one with LLM_USER_PATH."
 
 
 class Finding(NamedTuple):
-    """What `doctor` says of one thing. `state` is "ok", "warning" or "broken"."""
+    """What `doctor` says about one thing. `state` is "ok", "warning" or "broken"."""
 
     name: str
     state: str
@@ -34,221 +36,191 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@chatgpt.command()
-@account_option
-@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+@group.chatgpt.command()
+@group.account_option
+@group.json_option
 def doctor(account: str | None, json_: bool) -> None:
-    """Find out what is wrong, and say what to do about it
+    """Diagnose problems and suggest fixes
 
-    Asks both of OpenAI's hosts once and changes nothing. What it prints holds no secret and
-    can be shown to others. Exits with 1 if something is broken.
+    Sends one request to each of OpenAI's hosts and changes nothing. The output contains no
+    secrets. Exits with 1 if something is broken.
 
     \b
         llm chatgpt doctor
         llm chatgpt doctor --json
     """
     findings = []
-    for finding in _findings(account):
+    for finding in _examine(account):
         findings.append(finding)
         if not json_:
-            click.echo(f"{finding.state:<8} {finding.name}: {printable(finding.text, 1000)}")
-            if finding.advice:
-                click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
+            _echo(finding)
     broken = any(finding.state == "broken" for finding in findings)
     if json_:
-        report = {"ok": not broken, "findings": [f._asdict() for f in findings]}
-        click.echo(json.dumps(report, indent=2))
+        group.echo_json({"ok": not broken, "findings": [f._asdict() for f in findings]})
     if broken:
         sys.exit(1)
 
 
-def _findings(account: str | None) -> Iterator[Finding]:
-    yield _versions()
+def _echo(finding: Finding) -> None:
+    state = terminal.styled(f"{finding.state:<8}", fg=COLOURS[finding.state])
+    click.echo(f"{state} {finding.name}: {printable(finding.text, 1000)}")
+    if finding.advice:
+        click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
+
+
+def _examine(account: str | None) -> Iterator[Finding]:
+    library = http.library()
+    yield Finding(
+        "versions", "ok", f"{config.user_agent()} {library.__name__}/{library.__version__}"
+    )
     yield from _files()
     yield _lock()
-    yield from _network_settings()
-    tokens, finding = _login_state(account)
+    yield _proxies()
+    yield _certificates()
+    yield from _settings()
+    tokens, finding = _login(account)
     yield finding
     yield from _hosts(tokens)
     if tokens:
-        models = remembered_models(tokens)
-        if models is None:
-            yield Finding("models", "warning", "no list yet", "Run 'llm chatgpt refresh'.")
-        else:
-            age = in_words(time.time() - models.fetched_at)
-            yield Finding("models", "ok", f"{len(models.listed)}, fetched {age} ago")
-
-
-def _versions() -> Finding:
-    library = http.http_library()
-    return Finding(
-        "versions", "ok", f"{config.user_agent()} {library.__name__}/{library.__version__}"
-    )
-
-
-def _below_home(path: object) -> str:
-    """A path without the person's name in it, as far as that is the home folder's."""
-    text, home = str(path), os.path.expanduser("~")
-    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
+        yield _models(tokens)
 
 
 def _files() -> Iterator[Finding]:
-    folder = store_path().parent
-    for name, path in (("login file", store_path()), ("model list", models_path())):
-        if not path.exists():
-            yield Finding(name, "ok", f"{_below_home(path)} does not exist yet")
-            continue
-        mode = path.stat().st_mode & 0o777
-        if not config.WINDOWS and path == store_path() and mode & 0o077:
-            yield Finding(
-                name,
-                "warning",
-                f"{_below_home(path)} can be read by others (mode {mode:o})",
-                f"Run 'chmod 600 {_below_home(path)}'.",
-            )
-        elif not os.access(path, os.R_OK):
-            text = f"{_below_home(path)} cannot be read by you"
-            yield Finding(name, "broken", text, "Give yourself read access to it.")
-        else:
-            who = "" if mode & 0o077 or config.WINDOWS else ", readable by you alone"
-            yield Finding(name, "ok", f"{_below_home(path)}{who}")
-    if not os.access(folder, os.W_OK):
-        yield Finding(
-            "folder",
-            "broken",
-            f"{_below_home(folder)} cannot be written, so no renewed login can be kept",
-            "Make it writable, or choose another with LLM_USER_PATH.",
-        )
+    path = store_path()
+    shown = short_path(path)
+    if not path.exists():
+        yield Finding("login file", "ok", f"{shown} does not exist yet")
+    elif not os.access(path, os.R_OK):
+        yield Finding("login file", "broken", f"cannot read {shown}", "Give yourself read access.")
+    elif not config.WINDOWS and path.stat().st_mode & 0o077:
+        text = f"others can read {shown} (mode {path.stat().st_mode & 0o777:o})"
+        yield Finding("login file", "warning", text, f"Run 'chmod 600 {shown}'.")
+    else:
+        yield Finding("login file", "ok", shown)
+    if not os.access(path.parent, os.W_OK):
+        text = f"cannot write to {short_path(path.parent)}"
+        yield Finding("folder", "broken", text, MAKE_WRITABLE)
 
 
 def _lock() -> Finding:
     import filelock
 
     path = f"{store_path()}.lock"
-    if not os.path.exists(path):
-        return Finding("lock", "ok", "free")
     try:
-        with filelock.FileLock(path, timeout=0, mode=0o600):
-            return Finding("lock", "ok", "free")
+        if os.path.exists(path):
+            filelock.FileLock(path, timeout=0, mode=0o600).acquire().lock.release()
     except filelock.Timeout:
-        return Finding(
-            "lock",
-            "warning",
-            "held by another program",
-            "If it stays so, end that program: a renewal takes a few seconds.",
-        )
+        advice = "If this lasts for more than a minute, end that program."
+        return Finding("lock", "warning", "another program holds it", advice)
     except (OSError, NotImplementedError):
-        return Finding(
-            "lock",
-            "broken",
-            f"{_below_home(path)} cannot be locked",
-            "Make the folder writable, or choose another with LLM_USER_PATH.",
-        )
+        return Finding("lock", "broken", f"cannot lock {short_path(path)}", MAKE_WRITABLE)
+    return Finding("lock", "ok", "free")
 
 
-def _network_settings() -> Iterator[Finding]:
-    # A proxy's address may hold a password.
+def _proxies() -> Finding:
     proxies = []
     for scheme, address in http.proxy_settings().items():
         with contextlib.suppress(ValueError):
+            # The whole address may contain a password.
             parts = urlsplit(address if "//" in address else f"//{address}")
-            proxies.append(f"{scheme} by {parts.hostname}:{parts.port}")
-    yield Finding("proxies", "ok", ", ".join(proxies) or "none")
+            proxies.append(f"{scheme} through {parts.hostname}:{parts.port}")
+    return Finding("proxies", "ok", ", ".join(proxies) or "none")
+
+
+def _certificates() -> Finding:
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
-    chosen = [f"{name}={_below_home(os.environ[name])}" for name in names if os.environ.get(name)]
+    added = [f"{name}={short_path(os.environ[name])}" for name in names if os.environ.get(name)]
     try:
         http.tls_context()
     except ChatGPTError as error:
-        yield Finding("certificates", "broken", ", ".join(chosen), error.message)
-    else:
-        yield Finding("certificates", "ok", ", ".join(chosen) or "the system's")
-    changed = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
-    if changed:
-        # Only the names: LLM_CHATGPT_ACCOUNT can hold a token.
-        yield Finding("settings", "ok", ", ".join(changed))
+        return Finding("certificates", "broken", ", ".join(added), error.message)
+    return Finding("certificates", "ok", ", ".join(["the system's", *added]))
 
 
-def _login_state(account: str | None) -> tuple[Tokens | None, Finding]:
+def _settings() -> Iterator[Finding]:
+    # Only the names: LLM_CHATGPT_ACCOUNT may contain a token.
+    names = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
+    if names:
+        yield Finding("settings", "ok", ", ".join(names))
+
+
+def _login(account: str | None) -> tuple[Tokens | None, Finding]:
+    """The login in use if it is known, and what is wrong with it."""
     try:
         store = read_store()
         credential = choose_credential(account, store)
     except ChatGPTError as error:
-        return None, Finding("login", "broken", "none that can be used", error.message)
+        return None, Finding("login", "broken", "not signed in", error.message)
     tokens = present_tokens(credential, store)
+    words = group.credential_words(credential, store)
     if tokens is None:
-        text = f"{credential_words(credential)}, its owner not asked for yet"
-        return None, Finding("login", "ok", text)
+        tokens = Tokens(credential.access_token or "", kind="access_token")
+        return tokens, Finding("login", "ok", f"{words}, owner not checked yet")
     name, _, host = (tokens.email or "").partition("@")
-    who = f"{name[:1]}...@{host}" if host else "no email"
-    text = f"{credential_words(credential)}: {who}, plan {tokens.plan or 'unknown'}"
-    text += f", access token {lifetime_words(tokens)}"
-    advice = ""
-    try:
-        check_usable(credential, tokens, store)
-    except RefreshFailed as error:
-        advice = error.message
-    return tokens, Finding("login", "broken" if advice else "ok", text, advice)
+    email = f"{name[:1]}...@{host}" if host else "no email"
+    plan = f"{group.plan_name(tokens.plan)} plan" if tokens.plan else "unknown plan"
+    problem = group.problem(credential, tokens, store)
+    lifetime = group.lifetime_words(tokens, problem)
+    text = f"{words}: {email}, {plan}, access token {lifetime}"
+    return tokens, Finding("login", "broken" if problem else "ok", text, problem)
 
 
 def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
-    """Both hosts, each asked once, without following or renewing anything."""
+    """Each of the two hosts, asked once; then this machine's clock against theirs."""
     agent = {"User-Agent": config.user_agent()}
-    version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
     date = None
-    for name, service, path, headers in (
-        ("sign-in host", config.issuer, "/.well-known/openid-configuration", agent),
-        (
-            "backend",
-            functools.partial(config.base_url, tokens.origin if tokens else None),
-            f"/codex/models?client_version={version}",
-            backend_headers(tokens) if tokens else agent,
-        ),
-    ):
+
+    def ask_issuer() -> http.Reply:
+        url = f"{config.issuer()}/.well-known/openid-configuration"
+        return http.send("GET", url, headers=agent)
+
+    def ask_backend() -> http.Reply:
+        url = f"{config.base_url(tokens.origin if tokens else None)}/codex/models"
+        version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
+        headers = backend_headers(tokens) if tokens else agent
+        return http.send("GET", url, headers=headers, params={"client_version": version})
+
+    asks: dict[str, Callable[[], http.Reply]] = {"sign-in host": ask_issuer, "backend": ask_backend}
+    for name, ask in asks.items():
         try:
-            url = service() + path
-            with http.sync_client(url).stream("GET", url, headers=headers) as response:
-                certificate = _certificate_words(response)
-                response.read()
+            reply = ask()
+        except ConnectionFailed as error:
+            yield Finding(name, "broken", error.message, "Check the network and the proxy.")
         except ChatGPTError as error:
-            yield Finding(name, "broken", "not asked", error.message)
-        except http.http_library().TransportError as error:
-            text = f"{urlsplit(url).netloc}: {http.transport_reason(error)}"
-            yield Finding(name, "broken", text, "Check the network and these settings.")
+            yield Finding(name, "broken", "not checked", error.message)
         else:
-            reply = http.Reply.of(response)
-            yield _host(name, reply, certificate, tokens if name == "backend" else None)
             date = date or reply.headers.get("date")
+            yield _host(name, reply, tokens if name == "backend" else None)
     yield _clock(date)
 
 
-def _host(name: str, reply: http.Reply, certificate: str, tokens: Tokens | None) -> Finding:
-    text = f"{reply.host} answers, {certificate}"
+def _host(name: str, reply: http.Reply, tokens: Tokens | None) -> Finding:
+    """What an answer says about a host, and about the login that was sent along (if any)."""
+    text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, http.web_page_message(reply))
+        return Finding(name, "broken", text, reply.web_page_message)
     if reply.status >= 500:
-        text += f", with status {reply.status}"
-        return Finding(name, "warning", text, "OpenAI's server is in trouble; try later.")
+        return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401 and tokens.refresh_token:
-        advice = "The next prompt tries to renew it; if that fails, run 'llm chatgpt login'."
-        return Finding(name, "warning", f"{text}, but refuses the access token", advice)
+        advice = "The next prompt tries to renew it. If that fails, run 'llm chatgpt login'."
+        return Finding(name, "warning", f"{text}, but rejects the access token", advice)
+    if tokens and tokens.kind == "access_token" and reply.status == 401:
+        advice = access_token_rejected().message
+        return Finding(name, "broken", f"{text}, but rejects the access token", advice)
     if tokens and reply.status in (401, 403):
         advice = explain_refusal(reply).message
-        return Finding(name, "broken", f"{text}, but refuses this login", advice)
+        return Finding(name, "broken", f"{text}, but rejects this login", advice)
     return Finding(name, "ok", text)
 
 
-def _certificate_words(response: Any) -> str:
-    stream = response.extensions.get("network_stream")
-    connection = stream and stream.get_extra_info("ssl_object")
-    if connection is None:
+def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
+    if certificate is None:
         return "without TLS"
-    certificate = connection.getpeercert() or {}
     issuer = {key: value for part in certificate.get("issuer", ()) for key, value in part}
     name = issuer.get("organizationName") or issuer.get("commonName")
     # Where the system itself checks certificates, it does not show them.
-    return f"certificate from {name or 'an issuer the system trusts'}" + (
-        f" until {certificate['notAfter']}" if "notAfter" in certificate else ""
-    )
+    words = f"certificate from {name or 'an issuer that the system trusts'}"
+    return f"{words} until {certificate['notAfter']}" if "notAfter" in certificate else words
 
 
 def _clock(date: str | None) -> Finding:
@@ -257,9 +229,18 @@ def _clock(date: str | None) -> Finding:
     try:
         ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError):
-        return Finding("clock", "ok", "no server said what time it is")
+        advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
+        return Finding("clock", "warning", "not checked, because no server answered", advice)
     if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
-        return Finding("clock", "ok", "as the server's")
+        return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"
-    text = f"{in_words(abs(ahead))} {way} the server's"
+    text = f"{in_words(abs(ahead))} {way} OpenAI's servers"
     return Finding("clock", "warning", text, "Set this machine's clock.")
+
+
+def _models(tokens: Tokens) -> Finding:
+    models = remembered_models(tokens)
+    if models is None:
+        return Finding("models", "warning", "not fetched yet", "Run 'llm chatgpt refresh'.")
+    age = in_words(time.time() - models.fetched_at)
+    return Finding("models", "ok", f"{len(models.listed)}, fetched {age} ago")

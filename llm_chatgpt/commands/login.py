@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands.common import ask_to_replace, chatgpt, who_is
-from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled
+from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
+from llm_chatgpt.login.current import name_list
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, printable
+
+# The model of the examples in README, which a signed-in account usually has.
+SUGGESTED_MODEL = "gpt-6-sol"
+Replace = Callable[[Tokens, Tokens], bool]
+
+
+@group.chatgpt.command(name="login")
+@click.option(
+    "--account",
+    metavar="NAME",
+    shell_complete=group.complete_account,
+    help="Sign in under this name and keep the others",
+)
+@click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
+@click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
+@click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
+@group.yes_option
+def login_command(
+    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
+) -> None:
+    """Sign in to ChatGPT
+
+    Shows an address and a one-time code, which you enter in any browser. With --browser
+    you sign in without a code.
+
+    \b
+        llm chatgpt login
+        llm chatgpt login --browser
+        llm chatgpt login --account work
+    """
+    if browser and device:
+        raise click.UsageError("Use either --browser or --device.")
+    account = _new_account_name(account)
+    replace = group.ask_to_replace(yes)
+    _say_what_happens(account)
+    if browser:
+        tokens = _login_in_browser(account, no_open, replace)
+    else:
+        tokens = _login_with_code(account, device, no_open, replace)
+    click.echo(f"Signed in as {group.who_is(tokens)}")
+    _suggest_next_steps(account, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
@@ -33,182 +73,175 @@ def _new_account_name(name: str | None) -> str | None:
     if name is None:
         return None
     raise click.UsageError(
-        "An account's name has up to 48 letters, digits and . _ @ + -, and does not begin with at-."
+        "An account's name has up to 48 letters, digits and . _ @ + -, and does not start with at-."
     )
 
 
-@chatgpt.command(name="login")
-@click.option("--account", metavar="NAME", help="Sign in beside others, under this name")
-@click.option("--browser", is_flag=True, help="With a browser on this machine, or a pasted address")
-@click.option("--device", is_flag=True, help="With a code, and with nothing else")
-@click.option("--no-open", is_flag=True, help="Print the browser's address, but open nothing")
-@click.option("--yes", is_flag=True, help="Replace a login of somebody else without asking")
-def login_command(
-    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
-) -> None:
-    """Sign in with a code that you enter in a browser, or with the browser itself
-
-    \b
-        llm chatgpt login
-        llm chatgpt login --browser
-        llm chatgpt login --account work
-    """
-    if browser and device:
-        raise click.UsageError("--browser and --device are two ways to sign in; choose one.")
-    account = _new_account_name(account)
-    replace = ask_to_replace(yes)
-    if browser:
-        tokens = _login_in_browser(account, no_open, replace)
-    else:
-        try:
-            tokens = login(account, show=_show_device_code, wait=_waiting(), replace=replace)
-        except DeviceLoginDisabled as error:
-            if device or not sys.stdin.isatty():
-                raise
-            notice(error.message)
-            click.confirm("Sign in with a browser now?", default=True, abort=True, err=True)
-            tokens = _login_in_browser(account, no_open, replace)
-    click.echo(f"Signed in to ChatGPT as {who_is(tokens)}.")
-    store = read_store()
+def _say_what_happens(account: str | None) -> None:
+    """Who is signed in already, and what a new login does to that."""
+    try:
+        store = read_store()
+    except StoreError:
+        # The login itself replaces a damaged file, or says what is wrong.
+        return
     name = account or DEFAULT_ACCOUNT
-    key = ""
-    if name != store.default:
-        key = f" --key {name}"
-        click.echo(f"'llm chatgpt use {name}' makes this account the default one.")
+    old = store.accounts.get(name)
+    if old:
+        notice(
+            f"You are signed in as {group.who_is(old)}. A new login replaces this\n"
+            "one; to keep both, use --account NAME.\n"
+        )
+    elif store.accounts:
+        names = name_list(store.accounts)
+        notice(f"Already signed in: {names}. This login is added as account {name}.\n")
+
+
+def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
+    name = account or DEFAULT_ACCOUNT
+    key = "" if name == read_store().default else f" --key {name}"
     models: list[ModelInfo] = []
     try:
         models = fetch_models(tokens).listed
     except ChatGPTError as error:
-        notice(f"Warning: the sign-in worked, but not the model list. {error.message}")
-    slug = models[0].slug if models else next(iter(BUILT_IN_MODELS))
-    click.echo(f'Try:\n  llm -m chatgpt-{slug}{key} "Three names for a pet pelican"')
-    click.echo("  llm models list -q chatgpt-")
+        notice(f"Warning: Signed in, but could not fetch the model list. {error.message}")
+    slugs = [model.slug for model in models]
+    model = f"chatgpt-{SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]}"
+    click.echo(f'\nTry it:\n  llm -m {model}{key} "Three names for a pet pelican"')
+    click.echo(f"Make it the default model:\n  llm models default {model}")
+    if key:
+        click.echo(f"Make this account the default:\n  llm chatgpt use {name}")
 
 
-def _login_in_browser(
-    account: str | None, no_open: bool, replace: Callable[[Tokens, Tokens], bool]
-) -> Tokens:
-    paste = sys.stdin.isatty()
-
-    def show(request: BrowserLogin) -> None:
-        opened = not no_open and _open_browser(request.url)
-        said = "Your browser is asked to open" if opened else "Open in a browser"
-        click.echo(
-            f"{said}:\n\n  {request.url}\n\nWaiting {in_words(config.BROWSER_LOGIN_SECONDS)} for "
-            f"it to come back to {request.redirect_uri.removesuffix('/auth/callback')}.",
-            err=True,
-        )
-        if paste:
-            click.echo(
-                "Is the browser on another machine? Sign in there all the same; it ends on a "
-                "page that\ncannot be shown. Paste that page's address here, and press Enter.",
-                err=True,
-            )
-
-    return login_with_browser(
-        account, show=show, read_lines=_read_terminal if paste else None, replace=replace
-    )
+# With a code -------------------------------------------------------------------------
 
 
-def _open_browser(url: str) -> bool:
-    """Ask for the person's browser, apart from this terminal; False where there is none."""
-    import subprocess
+class _WithoutCode(Exception):
+    """The user wants to sign in through the browser instead."""
 
-    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    # Without a display, what is found would be a text browser, in this very terminal.
-    if sys.platform not in ("darwin", "win32") and not any(map(os.environ.get, names)):
-        return False
+
+def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
+    over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
+    local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
+    code_page = _CodePage(may_open=local and not no_open, may_switch=local and not device)
+    wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
-        # In a process of its own: browsers write to stdout, and some end with Ctrl-C.
-        subprocess.Popen(  # noqa: S603 - our own interpreter, and an address of our own
-            [sys.executable, "-m", "webbrowser", url],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError:
-        return False
-    return True
-
-
-def _read_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
-    """Hand over the lines that are typed, until `stop` is set. Never blocks for long."""
-    try:
-        (_read_windows_console if config.WINDOWS else _read_posix_terminal)(line, stop)
-    except (OSError, ValueError):
-        message = "Pasting does not work in this console; the browser can still come back."
-        click.echo(message, err=True)
-
-
-def _read_posix_terminal(line: Callable[[str], None], stop: threading.Event) -> None:
-    import select
-
-    # Not through sys.stdin: a thread that waits in there hangs the program's end.
-    terminal = sys.stdin.fileno()
-    while not stop.is_set():
-        if select.select([terminal], [], [], 0.1)[0]:
-            data = os.read(terminal, 65536)
-            if not data:
-                return
-            line(data.decode(errors="replace"))
-
-
-def _read_windows_console(line: Callable[[str], None], stop: threading.Event) -> None:
-    msvcrt: Any = importlib.import_module("msvcrt")
-    typed = ""
-    while not stop.is_set():
-        if not msvcrt.kbhit():
-            stop.wait(0.05)
-            continue
-        key = msvcrt.getwche()
-        if key in "\r\n":
-            line(typed)
-            typed = ""
-        elif key == "\b":
-            typed = typed[:-1]
+        return login(account, show=code_page.show, wait=wait, replace=replace)
+    except _WithoutCode:
+        pass
+    except DeviceLoginDisabled as error:
+        if device or not terminal.is_terminal(sys.stdin):
+            raise
+        if local:
+            notice("Device codes are turned off for this account. Using the browser instead.\n")
         else:
-            typed += key
+            notice(error.message)
+            click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
+    return _login_in_browser(account, no_open, replace)
 
 
-def _show_device_code(code: DeviceCode) -> None:
-    click.echo(
-        "Device codes must first be switched on in ChatGPT (Settings > Security), in\n"
-        "workspaces by the admin. If the page refuses, use 'llm chatgpt login --browser'.\n\n"
-        f"  1. Open  {printable(code.verification_url)}\n"
-        f"  2. Enter {printable(code.user_code, 40)}\n\n"
-        f"The code lasts {in_words(code.expires_in)}. Enter it only if you started this "
-        "sign-in yourself:\nwhoever sends you a code wants to use your account.",
-        err=True,
-    )
+class _CodePage:
+    """Shows a one-time code, and waits with a countdown until it has been entered.
 
+    Meanwhile Enter opens the page where the code is entered (`may_open`), and b goes over to
+    the browser login (`may_switch`).
+    """
 
-def _waiting() -> Callable[[float, float], None]:
-    """How `login` waits: a countdown on a terminal, one plain line elsewhere."""
-    told = False
+    def __init__(self, *, may_open: bool, may_switch: bool):
+        self._may_open = may_open
+        self._may_switch = may_switch
+        self._keyboard = terminal.Keyboard() if may_open or may_switch else None
+        self._url = ""
 
-    def wait_quietly(seconds: float, left: float) -> None:
-        nonlocal told
-        if not told:
-            click.echo("Waiting for the code to be entered...", err=True)
-            told = True
-        time.sleep(seconds)
+    def show(self, code: DeviceCode) -> None:
+        self._url = code.verification_url
+        self._may_open = self._may_open and terminal.has_browser()
+        other_way = "type b and Enter to sign in through the browser"
+        if not self._may_switch:
+            other_way = "run 'llm chatgpt login --browser'"
+        lines = [
+            f"  1. Open this page and sign in: {terminal.styled(printable(self._url), bold=True)}",
+            f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): "
+            + terminal.styled(printable(code.user_code, 40), bold=True),
+            "",
+            "Only continue if you started this sign-in. If someone sent you this code, stop.",
+            "Page says device codes are off? Turn them on in ChatGPT under",
+            f"Settings > Security, or {other_way}.",
+        ]
+        if self._may_open:
+            lines += ["", "Press Enter to open the page in your browser"]
+            lines[-1] += (
+                ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
+            )
+        if not terminal.is_terminal(sys.stderr):
+            lines.append("Waiting for you to enter the code...")
+        click.echo("\n".join(lines), err=True)
 
-    if not sys.stderr.isatty():
-        return wait_quietly
-
-    def count_down(seconds: float, left: float) -> None:
+    def wait(self, seconds: float, left: float) -> None:
+        """Count down for so many seconds; `left` is how many the code is still valid."""
         end = time.monotonic() + seconds
+        columns = terminal.width()
         try:
             while (rest := end - time.monotonic()) > 0:
                 minutes, second = divmod(round(left - seconds + rest), 60)
-                click.echo(
-                    f"\rWaiting for the code to be entered, {minutes}:{second:02} left ",
-                    nl=False,
-                    err=True,
-                )
-                time.sleep(min(1.0, rest))
+                clock = f"{minutes}:{second:02} left"
+                line = f"Waiting for you to enter the code, {clock} "
+                # A longer line would begin a new one each second.
+                click.echo(f"\r{line if len(line) < columns else clock}", nl=False, err=True)
+                self._pause(min(1.0, rest))
         finally:
-            click.echo(f"\r{' ' * 60}\r", nl=False, err=True)
+            click.echo(f"\r{' ' * min(columns - 1, 60)}\r", nl=False, err=True)
 
-    return count_down
+    def _pause(self, seconds: float) -> None:
+        if self._keyboard is None:
+            time.sleep(seconds)
+            return
+        try:
+            typed = self._keyboard.read_line(seconds)
+        except (EOFError, OSError, ValueError):
+            self._keyboard = None
+            return
+        if typed is None:
+            return
+        if self._may_switch and typed.strip().lower() == "b":
+            raise _WithoutCode
+        if self._may_open and not typed.strip() and not terminal.open_in_browser(self._url):
+            notice("Could not open a browser. Open the page yourself.")
+
+
+# With a browser ------------------------------------------------------------------------
+
+
+def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> Tokens:
+    paste = terminal.is_terminal(sys.stdin)
+
+    def show(request: BrowserLogin) -> None:
+        if not no_open and terminal.open_in_browser(request.url):
+            said = "Opening your browser. If nothing happens, visit:"
+        else:
+            said = "Open this page in a browser:"
+        limit = in_words(config.BROWSER_LOGIN_SECONDS)
+        url = terminal.styled(request.url, bold=True)
+        click.echo(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...", err=True)
+        if paste:
+            click.echo(
+                "Browser on another machine? Sign in there, then paste the address of the page\n"
+                "that fails to load:",
+                err=True,
+            )
+
+    read_lines = _read_pasted if paste else None
+    return login_with_browser(account, show=show, read_lines=read_lines, replace=replace)
+
+
+def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
+    """Hand over the lines that are typed or pasted, until `stop` is set."""
+    keyboard = terminal.Keyboard()
+    try:
+        while not stop.is_set():
+            typed = keyboard.read_line(0.1)
+            if typed is not None:
+                line(typed)
+    except EOFError:
+        pass
+    except (OSError, ValueError):
+        click.echo("Pasting does not work here. Use a browser on this machine.", err=True)

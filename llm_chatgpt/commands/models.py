@@ -2,54 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands.common import (
-    account_option,
-    chatgpt,
-    echo_table,
-    present_login,
-    with_login,
-)
+from llm_chatgpt.commands import group
+from llm_chatgpt.commands.group import chatgpt
+from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.store import read_store
+from llm_chatgpt.text import notice
 
 
 @chatgpt.command(name="models")
-@account_option
-@click.option("all_", "--all", is_flag=True, help="Also those that are hidden in ChatGPT's apps")
-@click.option("json_", "--json", is_flag=True, help="Output as JSON")
+@group.account_option
+@click.option("all_", "--all", is_flag=True, help="Include models that ChatGPT's own apps hide")
+@group.json_option
 def models_command(account: str | None, all_: bool, json_: bool) -> None:
-    """List the models that this login has
+    """List the models of your login
 
-    Shows what was last fetched; 'llm chatgpt refresh' fetches anew.
+    Shows the list fetched last; 'llm chatgpt refresh' fetches it again. Unless you set
+    -o reasoning_effort, the service chooses the effort.
 
     \b
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = present_login(account)
-    models = remembered_models(tokens) if tokens else None
+    models = _remembered(account)
     if models is None or not models.models:
-        models = with_login(account, fetch_models)
+        models = group.with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
-        click.echo(json.dumps([_model_json(model) for model in shown], indent=2))
-        return
-    rows: list[tuple[str, ...]]
-    rows = [("MODEL", "CONTEXT", "REASONING EFFORTS (* default)", "SERVICE TIERS")]
-    for model in shown:
-        efforts = [
-            f"{effort}*" if effort == model.default_effort else effort
-            for effort in model.efforts or ()
-        ]
-        context = f"{model.context_window:,}" if model.context_window else "?"
-        name = f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else "")
-        rows.append((name, context, " ".join(efforts), " ".join(model.service_tiers)))
-    echo_table(rows)
+        group.echo_json([_model_json(model) for model in shown])
+    else:
+        header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
+        group.echo_table([header, *map(_model_row, shown)])
+        notice("Unless you set -o reasoning_effort, the service chooses the effort.")
+
+
+def _remembered(account: str | None) -> ModelList | None:
+    """The list fetched last, None if there is none. Sends nothing."""
+    store = read_store()
+    tokens = present_tokens(choose_credential(account, store), store)
+    return remembered_models(tokens) if tokens else None
+
+
+def _model_row(model: ModelInfo) -> tuple[str, ...]:
+    return (
+        f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else ""),
+        f"{model.context_window:,}" if model.context_window else "?",
+        " ".join(model.efforts or ()),
+        " ".join(model.service_tiers),
+    )
 
 
 def _model_json(model: ModelInfo) -> dict[str, Any]:
@@ -68,23 +73,22 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
 
 
 @chatgpt.command()
-@account_option
+@group.account_option
 def refresh(account: str | None) -> None:
-    """Fetch the list of models anew and say what came and went
+    """Fetch the list of models again and show what changed
 
     \b
         llm chatgpt refresh
     """
-    tokens = present_login(account)
-    before = remembered_models(tokens) if tokens else None
-    models = with_login(account, fetch_models)
+    before = _remembered(account)
+    models = group.with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
-    new = {model.slug: model for model in models.by_rank}
+    new = [model.slug for model in models.by_rank]
     for slug in new:
         if slug not in old:
             click.echo(f"New:  chatgpt-{slug}")
     for slug in sorted(old - set(new)):
         click.echo(f"Gone: chatgpt-{slug}")
     count = len(models.listed)
-    changed = "" if set(new) != old else ", as before"
-    click.echo(f"This login has {count} model{'' if count == 1 else 's'}{changed}.")
+    changes = ", no changes" if set(new) == old else ""
+    click.echo(f"{count} model{'' if count == 1 else 's'}{changes}.")

@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
-import json
-import logging
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_usage
 from llm_chatgpt.backend.usage import UsageWindow, windows_of_usage
-from llm_chatgpt.commands.common import account_option, chatgpt, with_login
+from llm_chatgpt.commands import group
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number
 
-log = logging.getLogger("llm_chatgpt_oauth")
 
-
-@chatgpt.command()
-@account_option
-@click.option(
-    "json_", "--json", is_flag=True, help="Output all that the server tells of it as JSON"
-)
+@group.chatgpt.command()
+@group.account_option
+@group.json_option
 def usage(account: str | None, json_: bool) -> None:
-    """Show how much of the plan's allowances is left
+    """Show how much of your plan's limits is left
 
     \b
         llm chatgpt usage
     """
-    told = with_login(account, fetch_usage)
-    # Who it is stays out of what a script may log.
-    report = {k: v for k, v in told.items() if k not in ("user_id", "account_id", "email")}
+    answer = group.with_login(account, fetch_usage)
+    # A script may log its output, so it gets no names and ids.
+    report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
     if json_:
-        click.echo(json.dumps(report, indent=2))
-        return
-    plan = report.get("plan_type")
-    click.echo(f"Plan: {printable(plan, 40) if plan else 'unknown'}")
-    for window in windows_of_usage(report.get("rate_limit")):
-        click.echo(_window_line(window.name, window))
-    additional = report.get("additional_rate_limits")
-    for limit in as_list(additional):
-        name = printable(as_mapping(limit).get("limit_name") or "another limit", 60)
-        for window in windows_of_usage(as_mapping(limit).get("rate_limit")):
-            click.echo(_window_line(f"{name}, {window.name}", window))
+        group.echo_json(report)
+    else:
+        _echo_usage(report)
+
+
+def _echo_usage(report: Mapping[str, Any]) -> None:
+    click.echo(f"Plan: {group.plan_name(report.get('plan_type'))}")
+    _echo_windows("", report.get("rate_limit"))
+    for limit in map(as_mapping, as_list(report.get("additional_rate_limits"))):
+        name = printable(limit.get("limit_name") or "another limit", 60)
+        _echo_windows(f"{name}, ", limit.get("rate_limit"))
     credits_ = as_mapping(report.get("credits"))
     if credits_.get("unlimited") is True:
         click.echo("Credits: unlimited")
     elif credits_.get("has_credits") is True:
         click.echo(f"Credits: {printable(credits_.get('balance'), 40)}")
-    individual = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
-    if individual:
-        used, limit = individual.get("used"), individual.get("limit")
-        resets_at = as_number(individual.get("reset_at"))
-        resets = UsageWindow(0, 0, resets_at).reset_words
-        click.echo(f"Spending: {printable(used, 40)} of {printable(limit, 40)}{resets}")
-    click.echo(f"More: {config.USAGE_PAGE}")
+    spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
+    if spending:
+        used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
+        resets = UsageWindow(0, 0, as_number(spending.get("reset_at"))).reset_words
+        click.echo(f"Spending: {used} of {of}{resets}")
+    click.echo(f"Details: {config.USAGE_PAGE}")
 
 
-def _window_line(name: str, window: UsageWindow) -> str:
-    # Plain characters, which every terminal and pipe can print.
-    filled = round(window.left_percent / 5)
-    bar = "#" * filled + "." * (20 - filled)
-    return f"{name:<8} [{bar}] {window.left_percent:3.0f} % left{window.reset_words}"
+def _echo_windows(prefix: str, rate_limit: object) -> None:
+    for window in windows_of_usage(rate_limit):
+        # ASCII characters, which every terminal and pipe can print.
+        filled = round(window.left_percent / 5)
+        bar = "#" * filled + "." * (20 - filled)
+        left = f"{window.left_percent:3.0f}% left"
+        click.echo(f"{prefix + window.name:<8} [{bar}] {left}{window.reset_words}")

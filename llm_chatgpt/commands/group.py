@@ -1,0 +1,125 @@
+"""The `llm chatgpt` group, and the options and words that its commands share."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from llm_chatgpt.commands import terminal
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused
+from llm_chatgpt.login.current import Credential, check_usable, get_tokens
+from llm_chatgpt.login.store import Store, read_store
+from llm_chatgpt.login.tokens import Tokens, still_works
+from llm_chatgpt.text import from_now, notice, printable
+
+
+@click.group()
+def chatgpt() -> None:
+    """Use OpenAI's models with your ChatGPT subscription"""
+    # Characters that an old code page lacks become a ?, instead of an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """The names of accounts that a shell offers for what has been typed."""
+    try:
+        return [name for name in read_store().accounts if name.startswith(incomplete)]
+    except ChatGPTError:
+        return []
+
+
+account_option = click.option(
+    "--account",
+    metavar="NAME",
+    shell_complete=complete_account,
+    help="Account name (default: the current one)",
+)
+json_option = click.option("json_", "--json", is_flag=True, help="Output as JSON")
+yes_option = click.option("--yes", is_flag=True, help="Replace another user's login without asking")
+
+
+def echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def echo_table(rows: list[tuple[str, ...]]) -> None:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def who_is(tokens: Tokens) -> str:
+    """'ada@example.com (Plus plan)'"""
+    email = printable(tokens.email, 100) if tokens.email else "an account without an email"
+    return f"{email} ({plan_name(tokens.plan)} plan)" if tokens.plan else email
+
+
+def plan_name(plan: object) -> str:
+    """'Plus'; ? for a plan that is not known."""
+    return printable(plan or "?", 40).replace("_", " ").capitalize()
+
+
+def credential_words(credential: Credential, store: Store) -> str:
+    """The account in use; why, unless it is the default one."""
+    if credential.account and credential.account == store.default:
+        return printable(credential.account)
+    return printable(f"{credential.account or 'an access token'} ({credential.reason})")
+
+
+def problem(credential: Credential, tokens: Tokens, store: Store) -> str:
+    """Why a login can be used no longer, and what to do; empty if it can be."""
+    failure = store.failure(tokens)
+    if failure and failure.permanent:
+        return failure.message
+    try:
+        check_usable(credential, tokens, store)
+    except RefreshFailed as error:
+        return error.message
+    return ""
+
+
+def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
+    """When an access token expires, and how it can be renewed."""
+    if tokens is None or tokens.kind == "access_token":
+        return "no expiry date; cannot be renewed"
+    if problem and tokens.kind == "login":
+        return "expired, sign in again"
+    expired = not still_works(tokens, time.time())
+    if tokens.kind == "codex":
+        renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
+    else:
+        renewal = "the next prompt renews it" if expired else "renews automatically"
+    if tokens.expires_at is None:
+        return f"no expiry date; {renewal}"
+    return f"{'expired' if expired else 'expires'} {from_now(tokens.expires_at)}; {renewal}"
+
+
+def ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
+    """Whether a new login may replace another user's: with --yes, or if the user says so."""
+
+    def replace(old: Tokens, new: Tokens) -> bool:
+        if yes:
+            return True
+        notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
+        return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
+
+    return replace
+
+
+def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
+    """What an action returns for a login; after a 401 it is tried with a renewed one."""
+    tokens = get_tokens(account)
+    try:
+        return action(tokens)
+    except RequestRefused as error:
+        if error.status != 401:
+            raise
+        return action(get_tokens(account, rejected=tokens.access_token))

@@ -1,0 +1,115 @@
+"""The user's terminal, keyboard and browser."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+
+from llm_chatgpt import config
+
+
+def is_terminal(stream: Any) -> bool:
+    # A stream that was closed before the program began is None.
+    return stream is not None and stream.isatty()
+
+
+def width() -> int:
+    """The columns of the terminal that notices appear on."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def styled(text: str, **styles: Any) -> str:
+    """Text with a colour or weight, which click shows on terminals only."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **styles)
+
+
+class Keyboard:
+    """Lines typed on this terminal, read without waiting longer than asked for."""
+
+    def __init__(self) -> None:
+        # What has been typed of the next line on a Windows console.
+        self._typed = ""
+
+    def read_line(self, seconds: float) -> str | None:
+        """The next line; None if there is none in time.
+
+        Raises EOFError, or OSError or ValueError where the terminal cannot be read.
+        """
+        return self._read_console(seconds) if config.WINDOWS else self._read_terminal(seconds)
+
+    def _read_terminal(self, seconds: float) -> str | None:
+        import select
+
+        # Not through sys.stdin: a thread that waits in there hangs the program's end.
+        terminal = sys.stdin.fileno()
+        if not select.select([terminal], [], [], seconds)[0]:
+            return None
+        data = os.read(terminal, 65536)
+        if not data:
+            raise EOFError
+        return data.decode(errors="replace")
+
+    def _read_console(self, seconds: float) -> str | None:
+        msvcrt: Any = importlib.import_module("msvcrt")
+        end = time.monotonic() + seconds
+        while True:
+            while msvcrt.kbhit():
+                key = msvcrt.getwche()
+                if key in "\r\n":
+                    line, self._typed = self._typed, ""
+                    return line
+                self._typed = self._typed[:-1] if key == "\b" else self._typed + key
+            if time.monotonic() >= end:
+                return None
+            time.sleep(0.05)
+
+
+def _browser_command() -> str:
+    """The command of the user's browser, with %s for the address; empty where there is none."""
+    if config.WINDOWS:
+        return "rundll32 url.dll,FileProtocolHandler %s"
+    chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &")
+    if chosen:
+        return chosen if "%s" in chosen else f"{chosen} %s"
+    if sys.platform == "darwin":
+        return "open %s"
+    # Without a display, a text browser would open in this terminal.
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return "xdg-open %s" if display and shutil.which("xdg-open") else ""
+
+
+def has_browser() -> bool:
+    return bool(_browser_command())
+
+
+def open_in_browser(url: str) -> bool:
+    """Open a page in the user's browser; False where that is not possible.
+
+    Unlike with `webbrowser` and `click.launch`, the browser cannot write to our stdout, does
+    not end with our Ctrl-C, and is not waited for.
+    """
+    try:
+        command = [word.replace("%s", url) for word in shlex.split(_browser_command())]
+        if not command:
+            return False
+        subprocess.Popen(  # noqa: S603 - the user's own browser
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""The real command in a pseudo-terminal that a user types into."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+class Terminal:
+    """`llm ...` with a terminal of so many columns as its stdin, stdout and stderr.
+
+    `screen` is all that it has printed so far, without colours and weights.
+    """
+
+    def __init__(self, *arguments: str, columns: int = 80, **options: Any):
+        import fcntl
+        import pty
+        import termios
+
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave, **options}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llm", *arguments], start_new_session=True, **streams
+        )
+        os.close(slave)
+        self.raw = ""
+
+    @property
+    def screen(self) -> str:
+        return re.sub(r"\x1b\[[\d;]*m", "", self.raw)
+
+    def wait_for(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.screen)):
+            ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
+            assert ready, self.screen
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:
+                data = b""
+            assert data, self.screen
+            self.raw += data.decode()
+        return found
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode() + b"\n")
+
+    def end(self) -> int:
+        """The exit code; `screen` is whole then."""
+        with contextlib.suppress(AssertionError):
+            self.wait_for(r"(?!)", 20)
+        code = self.process.wait(timeout=20)
+        os.close(self.master)
+        return code

@@ -1,0 +1,492 @@
+"""The commands at a terminal and in pipes: what they ask, open, show and exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import types
+import urllib.request
+
+import click
+import filelock
+import llm
+import pytest
+from click.shell_completion import ShellComplete
+from llm.cli import cli
+
+import llm_chatgpt_oauth as plugin
+from conftest import sign_in, start_llm, wait_until
+from simulator import Account, Answer
+from terminal import Terminal
+
+# In one process, so that no other one waits for the ports.
+pytestmark = pytest.mark.xdist_group("callback-ports")
+needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+GROUP = cli.commands["chatgpt"]
+NO_CODES = Answer(404, {"detail": "Not Found"})
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Terminals of this test, which end with it. Their ports are this machine's."""
+    for name in ("SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    started = []
+
+    def run(*arguments, **options):
+        started.append(Terminal(*arguments, **options))
+        return started[-1]
+
+    with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
+        yield run
+        for terminal in started:
+            terminal.process.kill()
+            terminal.process.wait()
+
+
+@pytest.fixture
+def in_pipes(start):
+    """`llm chatgpt login --browser` in pipes: the process, the address, what it said."""
+    started = []
+
+    def run():
+        process = start_llm("chatgpt", "login", "--browser")
+        started.append(process)
+        said = ""
+        while not (found := re.search(r"^  (http\S+)$", said, re.MULTILINE)):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        return process, found[1], said
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def browser(tmp_path, monkeypatch, start):
+    """The addresses that the user's browser was opened with, in a list that grows."""
+    seen = tmp_path / "opened"
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\necho noise; echo noise >&2; echo "$1" >> {seen}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(program))
+    return lambda: seen.read_text().split() if seen.exists() else []
+
+
+def approve(simulator):
+    simulator.approve(simulator.seen("/deviceauth/token")[0].body["user_code"])
+
+
+def address_on(terminal):
+    return terminal.wait_for(r"\n  (http://127\S+)\r")[1]
+
+
+def visit(url):
+    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return reply.read().decode()
+
+
+# Signing in at a terminal
+
+
+@needs_pty
+def test_enter_opens_the_page(simulator, start, browser):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for(
+        r"Press Enter to open the page in your browser;\s+"
+        r"type b and Enter to sign in without a code"
+    )
+    terminal.wait_for("14:5")
+    assert browser() == []
+    terminal.type("")
+    wait_until(browser)
+    assert browser() == [f"{simulator.issuer}/codex/device"]
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    assert "Signed in as ada@example.com (Plus plan)" in terminal.screen
+    assert "noise" not in terminal.screen
+    assert not simulator.seen("/oauth/authorize")
+
+
+@needs_pty
+@pytest.mark.parametrize("typed", ["b", " B "])
+def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("14:5")
+    terminal.type("what?")
+    terminal.type(typed)
+    url = address_on(terminal)
+    terminal.wait_for("Opening your browser")
+    wait_until(browser)
+    assert browser() == [url]
+    assert "Signed in" in visit(url)
+    assert terminal.end() == 0, terminal.screen
+    assert plugin.load_tokens().email == "ada@example.com"
+
+
+@needs_pty
+def test_without_a_browser_only_b_is_offered(simulator, start):
+    """In a container, say; the address can be opened elsewhere."""
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("type b and Enter to sign in through the browser")
+    terminal.wait_for("14:5")
+    assert "Press Enter" not in terminal.screen
+    terminal.type("")
+    terminal.type("b")
+    assert "Signed in" in visit(address_on(terminal))
+    assert "Opening your browser" not in terminal.screen
+    assert terminal.end() == 0, terminal.screen
+
+
+@needs_pty
+def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login", "--no-open")
+    terminal.wait_for("14:5")
+    assert "Press Enter" not in terminal.screen
+    terminal.type("")
+    terminal.type("b")
+    visit(address_on(terminal))
+    assert terminal.end() == 0, terminal.screen
+    assert browser() == []
+
+
+@needs_pty
+def test_device_stays_with_the_code(simulator, start, browser):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login", "--device")
+    terminal.wait_for(r"Press Enter to open the page in your browser\.")
+    terminal.wait_for("14:5")
+    assert "type b" not in terminal.screen
+    terminal.type("b")
+    terminal.type("")
+    wait_until(browser)
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    assert not simulator.seen("/oauth/authorize")
+
+
+@needs_pty
+def test_without_device_codes_the_browser_login_begins_by_itself(simulator, start, browser):
+    simulator.script("usercode", NO_CODES)
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("Device codes are turned off for this account")
+    url = address_on(terminal)
+    wait_until(browser)
+    visit(url)
+    assert terminal.end() == 0, terminal.screen
+    assert "[Y/n]" not in terminal.screen
+
+
+@needs_pty
+def test_over_ssh_nothing_is_opened_or_offered(simulator, start, browser, monkeypatch):
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("14:5")
+    assert "Press Enter" not in terminal.screen
+    assert "type b" not in terminal.screen
+    assert "llm chatgpt login --browser" in terminal.screen
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    simulator.script("usercode", NO_CODES)
+    terminal = start("chatgpt", "login", "--no-open")
+    terminal.wait_for(r"Sign in through the browser now\? \[Y/n\]")
+    terminal.type("n")
+    assert terminal.end() == 1
+    assert not simulator.seen("/oauth/authorize")
+    assert browser() == []
+
+
+def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_llm):
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert "Press Enter" not in result.stderr
+    assert "type b" not in result.stderr
+    assert result.stderr.count("Waiting") == 1
+    assert browser() == []
+
+
+@needs_pty
+def test_the_end_of_input_leaves_the_countdown(simulator, start):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("14:5")
+    os.write(terminal.master, b"\x04")
+    terminal.wait_for("14:5[0-7]")
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+
+
+@needs_pty
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_the_countdown_stays_on_its_line(simulator, start, columns):
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login", columns=columns)
+    terminal.wait_for("14:5[0-6]")
+    counted = terminal.screen.rpartition("browser.")[2]
+    assert "\n" not in counted.lstrip("\r\n")
+    assert max(map(len, counted.split("\r"))) < columns
+    assert ("Waiting for you" in counted) == (columns == 80)
+
+
+@needs_pty
+def test_no_line_of_a_login_is_broken_at_80_columns(simulator, start, browser):
+    sign_in(simulator)
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("14:5")
+    lines = re.split(r"[\r\n]+", terminal.screen)
+    assert max(map(len, lines)) < 80
+
+
+def test_who_is_signed_in_already_is_said(simulator, run_llm):
+    sign_in(simulator)
+    simulator.approve_after_polls = 0
+    said = run_llm("chatgpt", "login").stderr
+    assert said.startswith("You are signed in as ada@example.com (Plus plan). A new login replaces")
+    assert "--account NAME" in said
+    simulator.account = Account(email="bob@example.com", account_id="acc-bob")
+    result = run_llm("chatgpt", "login", "--account", "work")
+    assert result.stderr.startswith("Already signed in: default.")
+    assert "added as account work" in result.stderr
+    assert "llm chatgpt use work" in result.stdout
+
+
+def test_nothing_is_said_about_nobody(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    assert "signed in" not in run_llm("chatgpt", "login").stderr.lower()
+
+
+def test_the_next_steps(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    stdout = run_llm("chatgpt", "login").stdout
+    assert "\n  llm -m chatgpt-gpt-6-sol " in stdout
+    assert "\n  llm models default chatgpt-gpt-6-sol\n" in stdout
+    # As it says.
+    assert run_llm("models", "default", "chatgpt-gpt-6-sol").exit_code == 0
+    assert run_llm("hi").exit_code == 0
+
+
+def test_a_model_that_the_account_lacks_is_not_suggested(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    simulator.script("models", Answer(200, {"models": [{"slug": "gpt-7"}]}))
+    assert "llm models default chatgpt-gpt-7" in run_llm("chatgpt", "login").stdout
+
+
+# Browsers
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A folder with modules that must not be run; what has run."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("webbrowser", "antigravity"):
+        marker = tmp_path / f"{name}-ran"
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    monkeypatch.chdir(folder)
+    return lambda: [path.name for path in tmp_path.glob("*-ran")]
+
+
+@needs_pty
+def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, browser, planted):
+    terminal = start("chatgpt", "login", "--browser")
+    url = address_on(terminal)
+    wait_until(browser)
+    visit(url)
+    assert terminal.end() == 0, terminal.screen
+    assert planted() == []
+    assert browser() == [url]
+
+
+def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
+    process, url, said = in_pipes()
+    wait_until(browser)
+    visit(url)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert stdout.startswith("Signed in as ada@example.com")
+    assert "noise" not in stdout + said + stderr
+
+
+@pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
+def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
+    """A text browser would open in this very terminal."""
+    monkeypatch.setenv("BROWSER", value)
+    process, url, said = in_pipes()
+    assert "Open this page in a browser" in said
+    visit(url)
+    assert process.wait(timeout=30) == 0
+
+
+# A Windows console, as far as it can be simulated here
+
+
+@pytest.fixture
+def console(monkeypatch, simulator, start):
+    """`llm chatgpt login --browser` with keys that are typed in a console."""
+
+    def run(run_llm, kbhit, getwche):
+        simulator.approve_after_polls = 0
+        fake = types.SimpleNamespace(kbhit=kbhit, getwche=getwche)
+        monkeypatch.setitem(sys.modules, "msvcrt", fake)
+        monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+        monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
+        monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
+        return run_llm("chatgpt", "login", "--browser", "--no-open")
+
+    return run
+
+
+def test_a_windows_console_is_read_key_by_key(console, run_llm):
+    keys = list("http://x/?code=ab\bc\r")
+    result = console(run_llm, lambda: bool(keys), lambda: keys.pop(0))
+    assert keys == []
+    assert "That isn't the right address" in result.stderr
+
+
+def test_a_console_that_cannot_be_read(console, run_llm):
+    def broken():
+        raise OSError("not a console")
+
+    assert "Pasting does not work here" in console(run_llm, broken, None).stderr
+
+
+# Pipes and closed streams
+
+COMMANDS = [
+    ["login"],
+    ["status"],
+    ["accounts"],
+    ["use", "default"],
+    ["models"],
+    ["refresh"],
+    ["usage"],
+    ["doctor"],
+    ["import"],
+    ["logout", "--revoke"],
+]
+
+
+@pytest.fixture
+def omega(simulator, tmp_path, monkeypatch):
+    """A login whose names no Western code page has, and Codex CLI's file."""
+    simulator.account = Account(
+        email="\N{GREEK CAPITAL LETTER OMEGA}@example.com", plan="pl\u0101n"
+    )
+    simulator.approve_after_polls = 0
+    reply = simulator.sign_in()
+    (tmp_path / "auth.json").write_text(json.dumps({"tokens": reply}))
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path))
+    return sign_in(simulator)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+@pytest.mark.skipif(os.name == "nt", reason="POSIX shells close streams")
+@pytest.mark.parametrize("closing", ["<&-", "<&- 2>&-"])
+def test_closed_streams(omega, arguments, closing):
+    command = [sys.executable, "-m", "llm", "chatgpt", *arguments]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_an_old_code_page(omega, arguments):
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    process = start_llm("chatgpt", *arguments, env=environment)
+    stdout, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    assert process.returncode == 0, stderr
+    if arguments[0] == "status":
+        assert "Signed in as ?@example.com (Pl?n plan)" in stdout
+
+
+# Colours
+
+
+@needs_pty
+def test_colours_on_a_terminal(simulator, start, monkeypatch, run_llm):
+    terminal = start("chatgpt", "doctor")
+    terminal.end()
+    assert re.search(r"\x1b\[32mok +\x1b\[0m versions", terminal.raw)
+    assert re.search(r"\x1b\[31mbroken +\x1b\[0m login", terminal.raw)
+    simulator.approve_after_polls = 0
+    terminal = start("chatgpt", "login")
+    assert terminal.end() == 0
+    code = simulator.seen("/deviceauth/token")[0].body["user_code"]
+    assert f"\x1b[1m{code}\x1b[0m" in terminal.raw
+    assert f"\x1b[1m{simulator.issuer}/codex/device\x1b[0m" in terminal.raw
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = start("chatgpt", "doctor")
+    terminal.end()
+    assert "\x1b" not in terminal.raw
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b" not in run_llm("chatgpt", "doctor").output
+
+
+# Shells
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["use"], ["status", "--account"], ["login", "--account"], ["logout", "--account"]],
+)
+def test_shells_complete_accounts(simulator, arguments):
+    def offered(incomplete):
+        complete = ShellComplete(cli, {}, "llm", "_LLM_COMPLETE")
+        found = complete.get_completions(["chatgpt", *arguments], incomplete)
+        return [item.value for item in found]
+
+    assert offered("") == []
+    for name in ("default", "work", "weekend"):
+        sign_in(simulator, name)
+    assert offered("w") == ["work", "weekend"]
+    (llm.user_dir() / "chatgpt-oauth.json").write_text("{")
+    assert offered("w") == []
+
+
+# Help
+
+
+def test_help_is_short_and_plain():
+    texts = [GROUP.help]
+    for command in GROUP.commands.values():
+        texts.append(command.help)
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        texts += [option.help for option in options if option.name != "help"]
+    for text in texts:
+        first = text.splitlines()[0]
+        assert len(first) <= 60, first
+        assert not first.endswith("."), first
+        assert first[0].isupper(), first
+
+
+# Models
+
+
+def test_no_effort_is_starred(signed_in, run_llm):
+    result = run_llm("chatgpt", "models")
+    assert "*" not in result.stdout
+    assert "the service chooses" in result.stderr
+    assert "the service chooses" in " ".join(run_llm("chatgpt", "models", "--help").stdout.split())
