@@ -13,8 +13,6 @@ import threading
 import time
 import tracemalloc
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "tests"))
-
 
 def best(action, repeats: int = 5) -> float:
     """The smallest CPU milliseconds of some runs."""
@@ -163,9 +161,9 @@ def measure_first_token(kib: str) -> dict:
 
 def exchange_for(prompt, model):
     import llm_chatgpt_oauth as plugin
-    import rooms
+    from llm_chatgpt.backend.exchange import Exchange
 
-    exchange = rooms.Exchange(model, prompt, None, None)
+    exchange = Exchange(model, prompt, None, None)
     tokens = plugin.load_tokens()
     return lambda: exchange.request(tokens)
 

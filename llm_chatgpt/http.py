@@ -219,11 +219,6 @@ class Reply:
         self.host = host
         self.certificate = certificate
 
-    @classmethod
-    def of(cls, response: Any) -> Reply:
-        host = response.request.url.netloc.decode()
-        return cls(response.status_code, lower_names(response.headers), response.content, host)
-
     @functools.cached_property
     def data(self) -> Any:
         """The body as JSON, None if it is not."""
@@ -444,31 +439,3 @@ async def stream_async(request: Mapping[str, Any]) -> AsyncIterator[AsyncStream]
             yield answer
             if not response.is_closed:
                 await answer.drain()
-
-
-# Until the rooms above have moved over to `send` and `stream` ----------------------------
-
-http_library = library
-
-
-def web_page_message(reply: Reply) -> str:
-    return reply.web_page_message
-
-
-def transport_reason(error: Any) -> str:
-    return str(_explain(error, "it")).rstrip(".")
-
-
-def drain(reply: Any, chunks: Iterator[bytes]) -> None:
-    answer = SyncStream(reply)
-    answer._chunks = chunks
-    answer.drain()
-
-
-async def drain_async(chunks: AsyncIterator[bytes]) -> None:
-    async def read_on() -> None:
-        async for _ in chunks:
-            pass
-
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(read_on(), config.DRAIN_SECONDS)

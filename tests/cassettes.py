@@ -26,7 +26,9 @@ import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt import config, http
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
@@ -175,7 +177,7 @@ def prompt_sync(*args: Any, slug: str = "gpt-6-luna", **kwargs: Any) -> Any:
 def _sign_in(ask: Any) -> Any:
     codes: list[plugin.DeviceCode] = []
     tokens = plugin.login(show=codes.append, wait=lambda seconds, left: None)
-    return codes[0], tokens, rooms.fetch_models(tokens)
+    return codes[0], tokens, fetch_models(tokens)
 
 
 def _prepare_login(simulator: Simulator) -> None:
@@ -244,11 +246,10 @@ SCENARIOS = {
 @contextlib.contextmanager
 def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
     """What goes to OpenAI's hosts arrives at the simulator."""
-    http = rooms.http_library()
-    options = rooms._client_options
+    library, sync_client = http.library(), http.sync_client
 
     def forward(request: Any) -> Any:
-        with http.Client() as inner:
+        with library.Client() as inner:
             path = request.url.raw_path.decode()
             headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
             answer = inner.request(
@@ -256,18 +257,15 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
             )
         skip = ("transfer-encoding", "content-length")
         kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in skip]
-        return http.Response(answer.status_code, headers=kept, content=answer.content)
+        return library.Response(answer.status_code, headers=kept, content=answer.content)
 
-    simulator.public_issuer = rooms.DEFAULT_ISSUER
-    rooms.replace(
-        None, "_client_options", lambda secure: {"transport": http.MockTransport(forward)}
-    )
-    rooms.close_clients()
-    try:
-        yield
-    finally:
-        rooms.replace(None, "_client_options", options)
-        rooms.close_clients()
+    simulator.public_issuer = config.DEFAULT_ISSUER
+    with library.Client(transport=library.MockTransport(forward)) as client:
+        http.sync_client = lambda url: client
+        try:
+            yield
+        finally:
+            http.sync_client = sync_client
 
 
 HEADER = """# Recorded from the project's own simulator under the service's real addresses, because
@@ -283,7 +281,7 @@ def record_from_simulator() -> None:
             os.environ["LLM_USER_PATH"] = folder
             path = FOLDER / f"{name}.yaml"
             path.unlink(missing_ok=True)
-            tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+            tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
             assert tokens is not None
             if name != "login":
                 plugin.store_tokens(tokens)

@@ -22,7 +22,10 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt import http
+from llm_chatgpt.backend import exchange
+from llm_chatgpt.login import current
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Simulator
 
 
@@ -36,7 +39,7 @@ def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     name = request.config.getoption("--http")
     if name:
         module = importlib.import_module(name)
-        rooms.replace(monkeypatch, "http_library", lambda: module)
+        monkeypatch.setattr(http, "library", lambda: module)
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +61,10 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
     yield
-    rooms.close_clients()
-    rooms.unsaved_pairs.clear()
-    rooms.identified_owners.clear()
-    rooms.turn_states.clear()
+    http.close_clients()
+    current.unsaved_pairs.clear()
+    current.identified_owners.clear()
+    exchange.turn_states.clear()
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
 
 
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
-    tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+    tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
     tokens = tokens._replace(**changes)
     plugin.store_tokens(tokens, account)

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 import llm_chatgpt_oauth as plugin
-import rooms
 from cassettes import FOLDER, SCENARIOS, Scrubber, cassette, prompt_sync
+from llm_chatgpt import http
+from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, make_jwt
 
 
@@ -35,7 +36,7 @@ def prompt_async(*args, slug="gpt-6-luna", **kwargs):
 def library(request, monkeypatch):
     """One cassette serves both clients."""
     module = pytest.importorskip(request.param)
-    rooms.replace(monkeypatch, "http_library", lambda: module)
+    monkeypatch.setattr(http, "library", lambda: module)
     return module
 
 
@@ -144,7 +145,7 @@ def test_everything_a_real_answer_could_hold_is_scrubbed():
             "sub": "auth0|grace",
             "iat": 1,
             "exp": 2,
-            rooms.AUTH_CLAIM: {
+            AUTH_CLAIM: {
                 "chatgpt_account_id": "real-account",
                 "chatgpt_plan_type": "plus",
                 "organizations": [{"id": "org-real"}],
@@ -156,7 +157,7 @@ def test_everything_a_real_answer_could_hold_is_scrubbed():
     claims = plugin.parse_jwt_claims(scrubbed["access_token"])
     assert claims["email"] == "ada@example.com"
     assert claims["exp"] == 2
-    assert claims[rooms.AUTH_CLAIM]["chatgpt_plan_type"] == "plus"
+    assert claims[AUTH_CLAIM]["chatgpt_plan_type"] == "plus"
     everything = json.dumps([scrubbed, claims])
     for word in ("grace", "navy", "real"):
         assert word not in everything

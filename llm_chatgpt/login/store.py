@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -247,43 +245,23 @@ class StoreWriter:
         Opening it first proves that a new pair can be written before a refresh token, which
         works once, is spent. Raises StoreError.
         """
-        temporary = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}.tmp")
-        with self._unwritable():
-            if self.path.is_symlink():
-                raise StoreError(
-                    f"{self.shown} is a symbolic link, which this plugin never writes through. "
-                    "Put the file itself there, or point LLM_USER_PATH to its folder.",
-                    code="unwritable",
-                )
-            # Only a killed process leaves one, and no other writer lives while we hold the lock.
-            for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):
-                with contextlib.suppress(OSError):
-                    leftover.unlink()
-            file = open(temporary, "xb", opener=_open_private)  # noqa: SIM115 - closed below
-        try:
-            with file:
+        with contextlib.ExitStack() as stack:
+            with self._unwritable():
+                if self.path.is_symlink():
+                    raise StoreError(
+                        f"{self.shown} is a symbolic link, which this plugin never writes through. "
+                        "Put the file itself there, or point LLM_USER_PATH to its folder.",
+                        code="unwritable",
+                    )
+                files.remove_leftovers(self.path)
+                size = self.path.stat().st_size if spare and self.path.exists() else 0
+                write = stack.enter_context(files.new_version(self.path, reserve=size + spare))
+
+            def commit(store: Store) -> None:
                 with self._unwritable():
-                    if spare:
-                        size = self.path.stat().st_size if self.path.exists() else 0
-                        file.write(b" " * (size + spare))
-                        file.flush()
-                        os.fsync(file.fileno())
+                    write(store.to_bytes())
 
-                def commit(store: Store) -> None:
-                    with self._unwritable():
-                        file.seek(0)
-                        file.write(store.to_bytes())
-                        file.truncate()
-                        file.flush()
-                        os.fsync(file.fileno())
-                        file.close()
-                        files.replace_file(temporary, self.path)
-                        files.sync_folder(self.path.parent)
-
-                yield commit
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            yield commit
 
     def mended(self) -> Store:
         """The store without what is damaged in it; the damaged file is kept beside it."""
@@ -291,8 +269,8 @@ class StoreWriter:
         if not store.damaged:
             return store
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        with self._unwritable(), open(aside, "wb", opener=_open_private) as file:
-            file.write(self.path.read_bytes())
+        with self._unwritable(), files.new_version(aside) as write:
+            write(self.path.read_bytes())
         notice(f"The login file was damaged. The old one is kept as {short_path(aside)}.")
         return store._replace(damaged={})
 
@@ -312,14 +290,6 @@ class StoreWriter:
                 "the folder writable, or choose another with LLM_USER_PATH.",
                 code="unwritable",
             ) from error
-
-
-def _open_private(path: str, flags: int) -> int:
-    handle = os.open(path, flags, 0o600)
-    if hasattr(os, "fchmod"):
-        # The umask may have taken even our own access away.
-        os.fchmod(handle, 0o600)
-    return handle
 
 
 @contextlib.contextmanager

@@ -22,7 +22,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt.login import oauth
+from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Simulator
 
 KILLS = 500 if "--full" in sys.argv else 30
@@ -50,7 +52,7 @@ def measure_window(simulator: Simulator) -> list[float]:
     """Milliseconds between the server's answer being in and the new pair being on disk."""
     gaps: list[float] = []
     answered = 0.0
-    parse, replace = rooms.tokens_from_reply, rooms.replace_file
+    parse, replace = oauth.tokens_from_reply, os.replace
 
     def parsed(*args, **kwargs):
         nonlocal answered
@@ -65,13 +67,11 @@ def measure_window(simulator: Simulator) -> list[float]:
         tokens = plugin.load_tokens()
         assert tokens
         plugin.store_tokens(tokens._replace(expires_at=0.0))
-        rooms.replace(None, "tokens_from_reply", parsed)
-        rooms.replace(None, "replace_file", replaced)
+        oauth.tokens_from_reply, os.replace = parsed, replaced
         try:
             plugin.get_tokens()
         finally:
-            rooms.replace(None, "tokens_from_reply", parse)
-            rooms.replace(None, "replace_file", replace)
+            oauth.tokens_from_reply, os.replace = parse, replace
     return gaps
 
 
@@ -85,17 +85,17 @@ def main() -> int:
             unreadable = lost = swept = 0
             kills = KILLS // len(WORK)
             for _ in range(kills):
-                tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+                tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
                 assert tokens
                 plugin.store_tokens(tokens)
-                program = rooms.IMPORT + f"print('go', flush=True)\n{code}"
+                program = f"import llm_chatgpt_oauth as p\nprint('go', flush=True)\n{code}"
                 process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
                 assert process.stdout
                 process.stdout.readline()
                 time.sleep(random.uniform(0.0, 0.15))
                 process.kill()
                 process.wait()
-                swept += len(list(rooms.store_path().parent.glob("*.tmp")))
+                swept += len(list(store_path().parent.glob("*.tmp")))
                 try:
                     found = plugin.load_tokens()
                 except plugin.StoreError:

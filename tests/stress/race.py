@@ -25,7 +25,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm
 
 import llm_chatgpt_oauth as plugin
-import rooms
+from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
@@ -89,8 +90,8 @@ def tasks(count: int) -> list[str]:
 def killed_holder() -> None:
     """A process takes the lock and is killed with it."""
     code = (
-        rooms.IMPORT + "import time\n"
-        "with p.locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
+        "import time\nfrom llm_chatgpt.login.store import locked_store\n"
+        "with locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout
@@ -103,10 +104,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
         os.environ.update(simulator.environment, LLM_USER_PATH=folder)
         os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
-        tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+        tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)
-        rooms.fetch_models(tokens)
+        fetch_models(tokens)
         # A migrated logs.db, because llm's own migrations race.
         subprocess.run(
             [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],

@@ -41,9 +41,9 @@ def sockets() -> int:
 def child() -> None:
     import llm
 
-    import rooms
+    from llm_chatgpt import config
 
-    rooms.replace(None, "FIRST_RESEND_PAUSE_SECONDS", 0.0005)
+    config.FIRST_RESEND_PAUSE_SECONDS = 0.0005
     outcomes = {"answered": 0, "cut off": 0}
 
     def count(text: str | None) -> None:
@@ -89,16 +89,17 @@ def child() -> None:
 
 def main() -> int:
     import llm_chatgpt_oauth as plugin
-    import rooms
+    from llm_chatgpt.backend.fetch import fetch_models
+    from llm_chatgpt.login.tokens import tokens_from_reply
     from simulator import Answer, Simulator, Stream
 
     with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
         os.environ.update(simulator.environment, LLM_USER_PATH=folder)
         os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
-        tokens = rooms.tokens_from_reply(simulator.sign_in(), now=time.time())
+        tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)
-        rooms.fetch_models(tokens)
+        fetch_models(tokens)
         chance = random.Random(1)
 
         def now_and_then(request):
