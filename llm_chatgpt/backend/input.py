@@ -23,11 +23,7 @@ _STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}')
 
 
 class _CannotSend(Exception):
-    """Why an attachment cannot be sent, and what the user can do about it."""
-
-    def __init__(self, problem: str, advice: str):
-        self.problem = problem
-        self.advice = advice
+    """Why an attachment cannot be sent, and what the user can do about it (its `args`)."""
 
 
 class InputBuilder:
@@ -36,11 +32,13 @@ class InputBuilder:
     The same messages always give the same items, so that a longer conversation begins with
     the bytes that the service has cached. Reasoning is sent back only to the account that it
     came from, and ids never, because the service stores nothing (docs/protocol.md).
+
+    Every call gets an output, every output a call, and every pair an id of its own: the service
+    refuses one without the other, and a history may have either: an answer that was cut short,
+    or another model's ids, which may be missing or begin anew in every turn.
     """
 
-    def __init__(
-        self, *, account_key: str, image_detail: str | None = None, takes_images: bool = True
-    ):
+    def __init__(self, *, account_key: str, image_detail: str | None, takes_images: bool):
         self.account_key = account_key
         self.image_detail = image_detail
         self.takes_images = takes_images
@@ -52,6 +50,9 @@ class InputBuilder:
         self.notes: list[str] = []
         # The role of the last item, if that is a message which still grows.
         self._role: str | None = None
+        # Calls that wait for their output, oldest first: the original id and the one sent.
+        self._waiting: list[tuple[object, str]] = []
+        self._call_ids: set[str] = set()
 
     def build(self, messages: Iterable[Message], system: str) -> None:
         """Raises ChatGPTError for an attachment of the new message that cannot be sent."""
@@ -62,7 +63,11 @@ class InputBuilder:
             if message.role == "system":
                 text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
                 said.append(text)
-                self._add_system(text)
+                if self.items:
+                    # The service refuses the role system (docs/protocol.md).
+                    self._add_text("developer", text)
+                else:
+                    self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
             else:
                 self._add(message, new=number > max(answers, default=-1))
         # `llm -c -s` and messages= with system= leave the system prompt out of the messages.
@@ -71,15 +76,8 @@ class InputBuilder:
                 self._add_text("developer", system)
             else:
                 self.instructions = system
-        self.items = _paired(self.items)
+        self._add_missing_outputs()
         self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
-
-    def _add_system(self, text: str) -> None:
-        if self.items:
-            # The service refuses the role system (docs/protocol.md).
-            self._add_text("developer", text)
-        else:
-            self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
 
     def _add(self, message: Message, *, new: bool) -> None:
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
@@ -107,6 +105,8 @@ class InputBuilder:
 
     def _add_content(self, role: str, content: dict[str, Any]) -> None:
         if role != self._role:
+            if role != "assistant":
+                self._add_missing_outputs()
             self._add_item("message", role=role, content=[])
             self._role = role
         self.items[-1]["content"].append(content)
@@ -127,12 +127,8 @@ class InputBuilder:
         if not part.server_executed:
             # Arguments that are no JSON object are stored so by llm; they go back as they came.
             raw = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
-            self._add_item(
-                "function_call",
-                call_id=part.tool_call_id,
-                name=tool_name(part.name),
-                arguments=raw if isinstance(raw, str) else json.dumps(arguments),
-            )
+            text = raw if isinstance(raw, str) else json.dumps(arguments)
+            self._add_call(part.tool_call_id, part.name, text)
             return
         kind = _our_metadata(part).get("type")
         if kind == "web_search_call":
@@ -149,13 +145,23 @@ class InputBuilder:
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
             output += [self._attachment(found, new=False) for found in part.attachments]
-        self._add_item(
-            "function_call_output",
-            call_id=part.tool_call_id,
-            output=output,
-            # For a call that is missing; removed when calls and outputs are paired.
-            name=tool_name(part.name),
-        )
+        if not any(original == part.tool_call_id for original, _ in self._waiting):
+            self._add_call(part.tool_call_id, part.name, "{}")
+        self._add_output(part.tool_call_id, output)
+
+    def _add_call(self, original: object, name: str, arguments: str) -> None:
+        call_id = _unused(original, self._call_ids)
+        self._waiting.append((original, call_id))
+        self._add_item("function_call", call_id=call_id, name=tool_name(name), arguments=arguments)
+
+    def _add_output(self, original: object, output: Any) -> None:
+        pair = next(pair for pair in self._waiting if pair[0] == original)
+        self._waiting.remove(pair)
+        self._add_item("function_call_output", call_id=pair[1], output=output)
+
+    def _add_missing_outputs(self) -> None:
+        for original, _ in self._waiting.copy():
+            self._add_output(original, "[this call was not carried out]")
 
     def _attachment(self, attachment: llm.Attachment | None, *, new: bool) -> dict[str, Any]:
         if attachment is None:
@@ -165,15 +171,13 @@ class InputBuilder:
         except _CannotSend as error:
             name = attachment.url or os.path.basename(attachment.path or "") or "without a name"
             name = printable(name, 100)
+            problem, advice = error.args
             if new:
                 raise ChatGPTError(
-                    f"Could not send the attachment {name}: it {error.problem}. {error.advice} or "
-                    "leave it out."
+                    f"Could not send the attachment {name}: it {problem}. {advice} or leave it out."
                 ) from error
-            self.notes.append(
-                f"Warning: attachment {name} {error.problem}; sent a note in its place."
-            )
-            return _note(f"attachment left out: it {error.problem}")
+            self.notes.append(f"Warning: attachment {name} {problem}; sent a note in its place.")
+            return _note(f"attachment left out: it {problem}")
         detail = {"detail": self.image_detail} if self.image_detail else {}
         return {"type": "input_image", "image_url": url, **detail}
 
@@ -227,47 +231,6 @@ def _note(text: str) -> dict[str, Any]:
 def tool_name(name: str) -> str:
     """A name that the service accepts; other models' tools may be called anything."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name or "")[:128] or "tool"
-
-
-def _paired(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items with an output for every call, a call for every output, and unique ids.
-
-    The service refuses one without the other, and a history may have either: an answer that
-    was cut short, or another model's ids, which may be missing or begin anew in every turn.
-    """
-    paired: list[dict[str, Any]] = []
-    # Calls that wait for their output, oldest first: the original id and the one that is sent.
-    waiting: list[tuple[object, str]] = []
-    used: set[str] = set()
-
-    def add_call(original: object, name: str, arguments: str) -> None:
-        call_id = _unused(original, used)
-        waiting.append((original, call_id))
-        call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
-        paired.append(call)
-
-    def add_output(original: object, output: Any) -> None:
-        pair = next(pair for pair in waiting if pair[0] == original)
-        waiting.remove(pair)
-        paired.append({"type": "function_call_output", "call_id": pair[1], "output": output})
-
-    def settle() -> None:
-        for original, _ in waiting.copy():
-            add_output(original, "[this call was not carried out]")
-
-    for item in items:
-        if item["type"] == "function_call":
-            add_call(item["call_id"], item["name"], item["arguments"])
-        elif item["type"] == "function_call_output":
-            if not any(original == item["call_id"] for original, _ in waiting):
-                add_call(item["call_id"], item["name"], "{}")
-            add_output(item["call_id"], item["output"])
-        else:
-            if item["type"] == "message" and item["role"] != "assistant":
-                settle()
-            paired.append(item)
-    settle()
-    return paired
 
 
 def _unused(call_id: object, used: set[str]) -> str:
