@@ -14,7 +14,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 
 class ModelInfo(NamedTuple):
-    """What is known about a model. `efforts` is None if the list does not say."""
+    """What is known about a model. `efforts` is empty if the list does not say."""
 
     slug: str
     display_name: str = ""
@@ -22,50 +22,35 @@ class ModelInfo(NamedTuple):
     hidden: bool = False
     context_window: int | None = None
     default_effort: str | None = None
-    efforts: tuple[str, ...] | None = None
+    efforts: tuple[str, ...] = ()
     service_tiers: tuple[str, ...] = ()
     takes_images: bool = True
-    original_detail: bool | None = None
+    original_detail: bool = True
     summaries: bool = True
     upgrade: str | None = None
 
 
-_EFFORTS = ("low", "medium", "high", "xhigh", "max", "ultra")
 # The models that the official client 0.169.0 lists (docs/protocol.md), first choice first,
 # then those that the service has retired for many accounts but still serves to some.
-BUILT_IN_MODELS: dict[str, ModelInfo] = {
-    slug: ModelInfo(
-        slug,
-        name,
-        priority,
-        context_window=context_window,
-        default_effort=effort,
-        efforts=_EFFORTS[: _EFFORTS.index(highest) + 1],
-        service_tiers=("priority",),
-        original_detail=True,
-        upgrade=upgrade,
-    )
-    for slug, name, priority, context_window, effort, highest, upgrade in (
-        ("gpt-6.1-sol", "GPT-6.1-Sol", 1, 272000, "low", "ultra", None),
-        ("gpt-6-astra", "GPT-6-Astra", 2, 272000, "low", "ultra", None),
-        ("gpt-6-sol", "GPT-6-Sol", 3, 272000, "medium", "ultra", None),
-        ("gpt-6-luna", "GPT-6-Luna", 4, 272000, "medium", "max", None),
-        ("gpt-5.6-sol", "GPT-5.6-Sol", 5, 272000, "low", "ultra", "gpt-6-sol"),
-        ("gpt-6.1-terra", "GPT-6.1 Terra", 7, 500000, "low", "ultra", None),
-        ("gpt-5.6-terra", "GPT-5.6-Terra", 8, 272000, "medium", "ultra", "gpt-6-sol"),
-        ("gpt-5.6-luna", "GPT-5.6-Luna", 9, 272000, "medium", "max", "gpt-6-luna"),
-        ("gpt-5.5", "GPT-5.5", 13, 272000, "medium", "xhigh", "gpt-6-sol"),
-    )
-} | {
-    slug: ModelInfo(slug)
-    for slug in (
-        "gpt-5.3-codex",
-        "gpt-5.2-codex",
-        "gpt-5.2",
-        "gpt-5.1-codex-max",
-        "gpt-5.1-codex",
-        "gpt-5.1-codex-mini",
-    )
+BUILT_IN_MODELS = {
+    slug: ModelInfo(slug, upgrade=upgrade)
+    for slug, upgrade in {
+        "gpt-6.1-sol": None,
+        "gpt-6-astra": None,
+        "gpt-6-sol": None,
+        "gpt-6-luna": None,
+        "gpt-5.6-sol": "gpt-6-sol",
+        "gpt-6.1-terra": None,
+        "gpt-5.6-terra": "gpt-6-sol",
+        "gpt-5.6-luna": "gpt-6-luna",
+        "gpt-5.5": "gpt-6-sol",
+        "gpt-5.3-codex": None,
+        "gpt-5.2-codex": None,
+        "gpt-5.2": None,
+        "gpt-5.1-codex-max": None,
+        "gpt-5.1-codex": None,
+        "gpt-5.1-codex-mini": None,
+    }.items()
 }
 # The fields of a fetched entry that are stored; the others are large (base instructions...).
 KEPT_MODEL_FIELDS = (
@@ -95,20 +80,18 @@ def parse_model(entry: object) -> ModelInfo | None:
 
     upgrade = fields.get("upgrade")
     priority = as_number(fields.get("priority"))
-    context_window = as_number(fields.get("context_window"))
     modalities = names("input_modalities", "type")
-    detail = fields.get("supports_image_detail_original")
     return ModelInfo(
         slug=slug,
         display_name=as_text(fields.get("display_name")) or slug,
         priority=1000 if priority is None else priority,
         hidden=as_text(fields.get("visibility")) not in ("list", None),
-        context_window=None if context_window is None else int(context_window),
+        context_window=int(as_number(fields.get("context_window")) or 0) or None,
         default_effort=as_text(fields.get("default_reasoning_level")),
-        efforts=names("supported_reasoning_levels", "effort") or None,
+        efforts=names("supported_reasoning_levels", "effort") or (),
         service_tiers=names("service_tiers", "id") or (),
         takes_images=modalities is None or "image" in modalities,
-        original_detail=detail if isinstance(detail, bool) else None,
+        original_detail=fields.get("supports_image_detail_original") is not False,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
         upgrade=upgrade if isinstance(upgrade, str) else as_mapping(upgrade).get("model"),
     )

@@ -52,7 +52,7 @@ def _model_row(model: ModelInfo) -> tuple[str, ...]:
     return (
         f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else ""),
         f"{model.context_window:,}" if model.context_window else "?",
-        " ".join(model.efforts or ()),
+        " ".join(model.efforts),
         " ".join(model.service_tiers),
     )
 
@@ -65,7 +65,7 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
         "hidden": model.hidden,
         "context_window": model.context_window,
         "default_reasoning_effort": model.default_effort,
-        "reasoning_efforts": list(model.efforts or ()),
+        "reasoning_efforts": list(model.efforts),
         "service_tiers": list(model.service_tiers),
         "images": model.takes_images,
         "successor": model.upgrade,
