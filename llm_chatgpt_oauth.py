@@ -115,8 +115,8 @@ class Options(llm.Options):
     @property
     def ignored(self) -> list[str]:
         """The names of the options that were given and will not be sent."""
-        fields = type(self).model_fields
         # What is sent has a description.
+        fields = type(self).model_fields
         hidden = [name for name, field in fields.items() if field.description is None]
         return [name for name in hidden if getattr(self, name) is not None]
 
@@ -217,7 +217,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        while exchange.attempt:
+        while not exchange.complete:
             time.sleep(exchange.attempt.pause)
             tokens = get_tokens(key, rejected=exchange.rejected)
             request = exchange.request(tokens)
@@ -247,7 +247,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        while exchange.attempt:
+        while not exchange.complete:
             await asyncio.sleep(exchange.attempt.pause)
             tokens = await get_tokens_async(key, rejected=exchange.rejected)
             request = await asyncio.to_thread(exchange.request, tokens)

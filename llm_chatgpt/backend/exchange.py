@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
-from llm_chatgpt.backend.request import build_body, ignored_note, session_id
+from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, own_names, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
@@ -31,7 +30,7 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
 # The server's turn states, which go back to it while a tool loop goes on; newest last.
-turn_states: OrderedDict[str, str] = OrderedDict()
+turn_states: dict[str, str] = {}
 TURN_STATES_KEPT = 256
 
 
@@ -39,14 +38,15 @@ class Exchange:
     """One prompt, over all attempts to send it.
 
     For each attempt, `execute` calls `request`, sends what it returns, and calls `opened`,
-    `translator.feed` and `end`, all of it `trying`; then once `finish` and `update_models`.
-    `attempt` says how to send the prompt next, and is None once the answer is complete.
+    `translator.feed` and `end`, all of it `trying`, until it is `complete`; then once `finish`
+    and `update_models`. `attempt` says how to send the prompt next.
     """
 
     def __init__(
         self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None = None
     ):
-        self.attempt: resend.Attempt | None = resend.Attempt()
+        self.attempt = resend.Attempt()
+        self.complete = False
         self.translator = EventTranslator()
         self._model = model
         self._prompt = prompt
@@ -64,28 +64,31 @@ class Exchange:
     @property
     def rejected(self) -> str | None:
         """The access token that the server has just answered with 401."""
-        return self._tokens.access_token if self.attempt and self.attempt.other_tokens else None
+        return self._tokens.access_token if self.attempt.other_tokens else None
 
     def request(self, tokens: Tokens) -> dict[str, Any]:
         """What `http.stream` takes. Reads files and may fetch images.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        attempt = self.attempt or resend.Attempt()
         prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
         info = self._known_model()
-        if attempt.without_summary:
+        if self.attempt.without_summary:
             info = info._replace(summaries=False)
         builder = InputBuilder(
-            account_key="" if attempt.without_reasoning else tokens.account_key,
+            account_key="" if self.attempt.without_reasoning else tokens.account_key,
             image_detail=options.image_detail,
             takes_images=info.takes_images,
         )
         builder.build(prompt.messages, prompt.system)
         # In a chain of tools, only the first prompt says so.
         ignored = options.ignored if not prompt.tool_results else []
-        self._notes = [*([ignored_note(ignored)] if ignored else []), *builder.notes]
+        if ignored:
+            names, them = ", ".join(ignored), "it" if len(ignored) == 1 else "them"
+            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
+            builder.notes.insert(0, note)
+        self._notes = builder.notes
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -120,11 +123,11 @@ class Exchange:
         # Only the list that this login was given counts; the built-in one may be old.
         fetched = self._models.find(self._model.slug) if self._models else None
         info: ModelInfo = fetched or self._model.info
-        if options.image_detail == "original" and info.original_detail is False:
+        if options.image_detail == "original" and not info.original_detail:
             raise ChatGPTError(
                 f"{model_id} has no image_detail original. Choose auto, low or high."
             )
-        effort, efforts = options.reasoning_effort, (fetched.efforts if fetched else None) or ()
+        effort, efforts = options.reasoning_effort, fetched.efforts if fetched else ()
         # "ultra" is sent as "max".
         sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
         if efforts and sent not in (None, "none", *efforts):
@@ -148,7 +151,7 @@ class Exchange:
     @contextlib.contextmanager
     def trying(self) -> Iterator[None]:
         """Around an attempt: swallows a failure after which the prompt is sent again."""
-        last = self.attempt or resend.Attempt()
+        last = self.attempt
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for note in self._notes if last == resend.Attempt() else []:
             notice(note)
@@ -157,18 +160,15 @@ class Exchange:
                 yield
             except ConnectionFailed as error:
                 raise _broke_off(error, started=self.translator.started) from error
-            self.attempt = None
+            self.complete = True
         except ChatGPTError as error:
-            if self.translator.started:
+            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            if self.translator.started or again is None:
                 raise
-            self.attempt = resend.next_attempt(
-                last, error, refreshed_at=self._tokens.refreshed_at, now=time.time()
-            )
-            if self.attempt is None:
-                raise
-            if self.attempt.resends > last.resends:
+            self.attempt = again
+            if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{self.attempt.resends} of {resend.resends_allowed(error)}"
+                count = f"{again.resends} of {resend.resends_allowed(error)}"
                 reason = error.message.split(". ")[0].rstrip(".")
                 notice(f"{reason}; retrying{wait} ({count})...")
 
@@ -186,12 +186,11 @@ class Exchange:
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
         self._headers = headers
-        turn_state = headers.get("x-codex-turn-state")
-        if turn_state:
+        if turn_state := headers.get("x-codex-turn-state"):
+            turn_states.pop(self._turn, None)
             turn_states[self._turn] = turn_state
-            turn_states.move_to_end(self._turn)
-            while len(turn_states) > TURN_STATES_KEPT:
-                turn_states.popitem(last=False)
+            for oldest in list(turn_states)[:-TURN_STATES_KEPT]:
+                turn_states.pop(oldest, None)
 
     def end(self) -> list[StreamEvent]:
         """The stream's last events. Raises StreamFailed, UsageLimitReached."""
@@ -205,7 +204,7 @@ class Exchange:
             raise refusals.explain_stream_error(
                 self.translator.error, self._headers, slug=self._model.slug, models=self._models
             )
-        return list(events)
+        return events
 
     # Afterwards
 

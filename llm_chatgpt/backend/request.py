@@ -45,7 +45,7 @@ def schema_is_strict(schema: object, *, root: bool = True) -> bool:
 
 
 def session_id(
-    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None = None
+    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
 ) -> str:
     """The UUID that routes a conversation's requests to one cache (docs/protocol.md).
 
@@ -62,20 +62,14 @@ def session_id(
     return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
 
 
-def ignored_note(names: list[str]) -> str:
-    """What to tell the user about options that are accepted, but not sent."""
-    them = "it" if len(names) == 1 else "them"
-    return f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
-
-
 def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
     *,
     instructions: str,
     session: str,
-    schema: Any = None,
-    hide_reasoning: bool = False,
+    schema: Any,
+    hide_reasoning: bool,
 ) -> dict[str, Any]:
     """The request's JSON without `tools` and `input`.
 

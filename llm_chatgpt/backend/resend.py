@@ -51,7 +51,7 @@ def resends_allowed(error: ChatGPTError) -> int:
 
 
 def next_attempt(
-    last: Attempt, error: ChatGPTError, *, refreshed_at: float, now: float
+    last: Attempt, error: ChatGPTError, refreshed_at: float, now: float
 ) -> Attempt | None:
     """How to send the prompt after this error; None if the error is final.
 

@@ -16,7 +16,6 @@ class SSEDecoder:
         # The beginning of a line, in pieces, so that a long line takes linear time.
         self._line: list[bytes] = []
         self._data: list[bytes] = []
-        self._events: list[bytes] = []
         self._after_cr = False
         self._at_start = True
 
@@ -27,19 +26,19 @@ class SSEDecoder:
             chunk = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
         *ended, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        events = []
         for end in ended:
             self._line.append(end)
-            self._end_line()
+            events += self._end_line()
         self._line.append(rest)
-        return self._take_events()
+        return events
 
     def flush(self) -> list[bytes]:
         """The event at the end of the stream that no blank line follows."""
-        self._end_line()
-        self._end_line()
-        return self._take_events()
+        return self._end_line() + self._end_line()
 
-    def _end_line(self) -> None:
+    def _end_line(self) -> list[bytes]:
+        """The event that ends with this line, if there is one."""
         line = b"".join(self._line)
         self._line = []
         if self._at_start:
@@ -48,9 +47,6 @@ class SSEDecoder:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
         elif not line and self._data:
-            self._events.append(b"\n".join(self._data))
-            self._data = []
-
-    def _take_events(self) -> list[bytes]:
-        events, self._events = self._events, []
-        return events
+            event, self._data = b"\n".join(self._data), []
+            return [event]
+        return []

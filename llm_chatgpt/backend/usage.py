@@ -41,10 +41,9 @@ def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
 
     def number(name: str) -> float | None:
         try:
-            value = float(headers.get(name, ""))
+            return as_number(float(headers.get(name, "")))
         except ValueError:
             return None
-        return as_number(value) if value == value else None
 
     windows = []
     for place in ("primary", "secondary"):
