@@ -62,42 +62,34 @@ class Options(llm.Options):
     """The options that the service takes; it refuses sampling settings and token limits."""
 
     reasoning_effort: str | None = Field(
-        description=(
-            "How much the model thinks before it answers: none, low, medium, high, xhigh, max "
-            "or ultra, depending on the model (see 'llm chatgpt models')."
-        ),
-        default=None,
+        None,
+        description="How much the model thinks before it answers: none, low, medium, high, xhigh, "
+        "max or ultra, depending on the model (see 'llm chatgpt models').",
     )
     reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
-        description="The summary of its reasoning that the model shows; auto by default.",
-        default=None,
+        None, description="The summary of its reasoning that the model shows; auto by default."
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
-        description="How long the answer is: low, medium or high.", default=None
+        None, description="How long the answer is: low, medium or high."
     )
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
-        description=(
-            "The processing tier. fast and priority mean the same: faster answers that use up "
-            "more of the plan's limits."
-        ),
-        default=None,
+        None,
+        description="The processing tier. fast and priority mean the same: faster answers that "
+        "use up more of the plan's limits.",
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
-        description="How closely the model looks at images: auto, low, high or original.",
-        default=None,
+        None, description="How closely the model looks at images: auto, low, high or original."
     )
     json_object: bool | None = Field(
-        description="Output a valid JSON object {...}. Prompt must mention JSON.", default=None
+        None, description="Output a valid JSON object {...}. Prompt must mention JSON."
     )
     parallel_tool_calls: bool | None = Field(
-        description="Whether the model may call several tools at once.", default=None
+        None, description="Whether the model may call several tools at once."
     )
     prompt_cache_key: str | None = Field(
-        description=(
-            "A name for the prompt cache, shared by all prompts that use it and begin alike. "
-            "By default each conversation has its own."
-        ),
-        default=None,
+        None,
+        description="A name for the prompt cache, shared by all prompts that use it and begin "
+        "alike. By default each conversation has its own.",
     )
 
     # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
