@@ -190,3 +190,8 @@ def test_a_call_id_that_another_call_has(simulator, signed_in, ask):
     names = {i["call_id"]: i["name"] for i in items if i["type"] == "function_call"}
     assert {names[call_id]: output for call_id, output in pairs.items()} == {"f": "1", "g": "2"}
     assert json.dumps(items)
+
+
+def test_an_empty_prompt_after_another(simulator, signed_in, ask):
+    assert ask("").text
+    assert ask("").text

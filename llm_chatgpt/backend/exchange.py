@@ -144,7 +144,8 @@ class Exchange:
             "session-id": session,
         }
         self._turn = _turn_key(session, self._tokens, items)
-        if self._turn in turn_states and items[-1]["type"] == "function_call_output":
+        last = items[-1]["type"] if items else None
+        if self._turn in turn_states and last == "function_call_output":
             headers["x-codex-turn-state"] = turn_states[self._turn]
         return headers
 
@@ -226,9 +227,9 @@ class Exchange:
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:
     """A name for the turn that began with the user's last message."""
-    begins = [n for n, item in enumerate(items) if item.get("role") in ("user", "developer")]
-    begin = begins[-1] if begins else -1
-    said = json.dumps(items[begin]) if begins else ""
+    asked = (n for n, item in enumerate(items) if item.get("role") in ("user", "developer"))
+    begin = max(asked, default=0)
+    said = json.dumps(items[begin : begin + 1])
     return hashlib.sha256(f"{session} {tokens.account_key} {begin} {said}".encode()).hexdigest()
 
 
