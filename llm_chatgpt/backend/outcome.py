@@ -36,24 +36,23 @@ def record(answer: EventTranslator, headers: Mapping[str, str], response: Any) -
     logged = _loggable({**fields, "output": answer.output})
     usage = dict(as_mapping(logged.get("usage")))
     usage.pop("attribution", None)
-    thought = None
+    details = {
+        name: usage[name]
+        for name in ("input_tokens_details", "output_tokens_details")
+        if as_mapping(usage.get(name))
+    }
     if usage:
         logged["usage"] = usage
-        details = {
-            name: usage[name]
-            for name in ("input_tokens_details", "output_tokens_details")
-            if as_mapping(usage.get(name))
-        }
         response.set_usage(
             input=int(as_number(usage.get("input_tokens")) or 0),
             output=int(as_number(usage.get("output_tokens")) or 0),
             details=details or None,
         )
-        thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
     response.response_json = logged
     model = _served_model(answer, headers)
     if model:
         response.set_resolved_model(model)
+    thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
     if thought and not answer.had_reasoning:
         return [StreamEvent(type="reasoning", chunk="", redacted=True)]
     return []

@@ -114,6 +114,7 @@ def explain_refusal(
         "words": words,
         "first": first,
         "wait": in_words(wait) if wait else "a minute",
+        "web_page": reply.web_page_message,
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said or "")
@@ -123,8 +124,6 @@ def explain_refusal(
         model = models.find(slug) if models else None
         tokens = model.context_window if model else None
         facts["size"] = f" of {tokens:,} tokens" if tokens else ""
-    elif text == WEB_PAGE:
-        facts["web_page"] = reply.web_page_message
     message = _TEXTS[text].format(**facts)
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     if request_id:

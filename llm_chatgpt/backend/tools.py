@@ -112,11 +112,10 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
 
     The default folder is used when the one that the user chose cannot be written to.
     """
-    tool = next((tool for tool in prompt.tools if isinstance(tool, ImageGeneration)), None)
-    chosen = [tool.folder] if tool and tool.folder else []
+    folders = [tool.folder for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
     problem = ""
-    for folder in (*chosen, None):
+    for folder in dict.fromkeys((*folders, None)):
         try:
             place = pathlib.Path(folder).expanduser() if folder else user_dir() / "chatgpt-images"
             place.mkdir(parents=True, exist_ok=True)
