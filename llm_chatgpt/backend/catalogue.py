@@ -71,11 +71,9 @@ def parse_model(entry: object) -> ModelInfo | None:
     if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
         return None
 
-    def names(name: str, key: str) -> tuple[str, ...] | None:
-        value = fields.get(name)
-        if not isinstance(value, list):
-            return None
-        found = [item.get(key) if isinstance(item, dict) else item for item in value]
+    def names(name: str, key: str) -> tuple[str, ...]:
+        entries = as_list(fields.get(name))
+        found = [item.get(key) if isinstance(item, dict) else item for item in entries]
         return tuple(item for item in found if isinstance(item, str))
 
     upgrade = fields.get("upgrade")
@@ -88,9 +86,9 @@ def parse_model(entry: object) -> ModelInfo | None:
         hidden=as_text(fields.get("visibility")) not in ("list", None),
         context_window=int(as_number(fields.get("context_window")) or 0) or None,
         default_effort=as_text(fields.get("default_reasoning_level")),
-        efforts=names("supported_reasoning_levels", "effort") or (),
-        service_tiers=names("service_tiers", "id") or (),
-        takes_images=modalities is None or "image" in modalities,
+        efforts=names("supported_reasoning_levels", "effort"),
+        service_tiers=names("service_tiers", "id"),
+        takes_images=not modalities or "image" in modalities,
         original_detail=fields.get("supports_image_detail_original") is not False,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
         upgrade=upgrade if isinstance(upgrade, str) else as_mapping(upgrade).get("model"),

@@ -21,7 +21,7 @@ from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, own_names, save_image
+from llm_chatgpt.backend.tools import add_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
@@ -100,12 +100,12 @@ class Exchange:
             schema=prompt.schema,
             hide_reasoning=prompt.hide_reasoning,
         )
-        add_tools(body, self._model, prompt.tools)
+        tool_names = add_tools(body, self._model, prompt.tools)
         body["input"] = builder.items
         self.translator = EventTranslator(
             account_key=tokens.account_key,
             save_image=functools.partial(save_image, prompt),
-            tool_names=own_names(prompt.tools),
+            tool_names=tool_names,
         )
         return {
             "method": "POST",
@@ -238,8 +238,7 @@ def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
     if error.stalled:
         reason = f"no data for {in_words(config.idle_timeout())}"
     if started:
-        reason = reason[0].lower() + reason[1:]
-        message = f"The answer was cut off: {reason}. Send the prompt again."
+        message = f"The answer was cut off: {reason[0].lower()}{reason[1:]}. Send the prompt again."
     elif error.stalled:
         message = f"No answer from OpenAI: {reason}. Try again later."
     else:

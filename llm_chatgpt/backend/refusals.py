@@ -81,12 +81,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
     **dict.fromkeys(("team", "business", "ent26"), _ADMIN),
 }
-_OWNER_LIMITS = (
-    "workspace_owner_credits_depleted",
-    "workspace_member_credits_depleted",
-    "workspace_owner_usage_limit_reached",
-    "workspace_member_usage_limit_reached",
-)
+# A header that begins with "workspace_" for limits which only the workspace's owner can raise.
+_LIMIT_KIND = "x-codex-rate-limit-reached-type"
 
 
 def explain_refusal(
@@ -128,11 +124,9 @@ def explain_refusal(
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     if request_id:
         message += f" [request {printable(request_id, 80)}]"
-    kind: type[ChatGPTError] = RequestRefused
+    kind: type[ChatGPTError] = StreamFailed if reply.status == 200 else RequestRefused
     if text in ("limit", "not_included"):
         kind = UsageLimitReached
-    elif reply.status == 200:
-        kind = StreamFailed
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
     code = ours or next(iter(codes), None)
     status = None if reply.status == 200 else reply.status
@@ -155,7 +149,7 @@ def explain_stream_error(
 
 def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object) -> str:
     """Which of the texts fits; what is more specific comes first."""
-    if reply.headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
+    if reply.headers.get(_LIMIT_KIND, "").startswith("workspace_"):
         return "limit"
     if found := next((_BY_CODE[code] for code in codes if code in _BY_CODE), None):
         return found
@@ -223,7 +217,7 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN
-    if headers.get("x-codex-rate-limit-reached-type") in _OWNER_LIMITS:
+    if headers.get(_LIMIT_KIND, "").startswith("workspace_"):
         options = ("ask your workspace's owner to raise the limit or add credits",)
     if headers.get("x-codex-limit-name", "codex").lower() != "codex":
         options = ("try another model", *options)

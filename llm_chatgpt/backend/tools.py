@@ -51,36 +51,33 @@ _WEB_SEARCH_FIELDS = frozenset(
 )
 
 
-def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> None:
-    """Write llm's tools into the request's body. Raises ChatGPTError."""
-    specs = [
-        _server_side(tool, model) if isinstance(tool, llm.ServerSideTool) else _function(tool)
-        for tool in tools
-    ]
-    if not specs:
-        return
-    body["tools"] = specs
-    for tool in tools:
-        if isinstance(tool, llm.ServerSideTool):
-            tool.prepare_request(model, body)
-    searches = any(spec.get("type") == "web_search" for spec in specs)
-    if searches and _SOURCES not in body["include"]:
-        body["include"].append(_SOURCES)
+def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> dict[str, str]:
+    """Write llm's tools into the request's body. Raises ChatGPTError.
 
-
-def own_names(tools: Iterable[Any]) -> dict[str, str]:
-    """llm's names of its tools, by the names that the service is told. Raises ChatGPTError."""
+    Returns llm's names of its tools, by the names that the service is told.
+    """
+    specs: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for tool in tools:
         if isinstance(tool, llm.ServerSideTool):
+            specs.append(_server_side(tool, model))
             continue
-        other = names.setdefault(tool_name(tool.name), tool.name)
+        specs.append(_function(tool))
+        other = names.setdefault(specs[-1]["name"], tool.name)
         if other != tool.name:
             raise ChatGPTError(
                 f"The service cannot tell the tools {printable(other, 100)} and "
                 f"{printable(tool.name, 100)} apart; it takes letters, digits, _ and - only. "
                 "Rename one of them."
             )
+    if specs:
+        body["tools"] = specs
+    for tool in tools:
+        if isinstance(tool, llm.ServerSideTool):
+            tool.prepare_request(model, body)
+    searches = any(spec.get("type") == "web_search" for spec in specs)
+    if searches and _SOURCES not in body["include"]:
+        body["include"].append(_SOURCES)
     return names
 
 
