@@ -42,9 +42,7 @@ class Exchange:
     and `update_models`. `attempt` says how to send the prompt next.
     """
 
-    def __init__(
-        self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None = None
-    ):
+    def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None):
         self.attempt = resend.Attempt()
         self.complete = False
         self.translator = EventTranslator()

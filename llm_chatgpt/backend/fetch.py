@@ -24,7 +24,7 @@ def fetch_models(
     Raises ChatGPTError, as RequestRefused for an error status.
     """
     version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
-    reply = _get("/codex/models", tokens, {"client_version": version}, seconds)
+    reply = _get("/codex/models", tokens, params={"client_version": version}, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list. Try again later.")
@@ -72,16 +72,10 @@ def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
     return as_mapping(_get("/wham/usage", tokens).data)
 
 
-def _get(
-    path: str,
-    tokens: Tokens,
-    params: Mapping[str, str] | None = None,
-    seconds: float = config.AUTH_TIMEOUT_SECONDS,
-) -> http.Reply:
+def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:
     url = config.base_url(tokens.origin) + path
-    headers = backend_headers(tokens)
     try:
-        reply = http.send("GET", url, headers=headers, params=params, seconds=seconds)
+        reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:

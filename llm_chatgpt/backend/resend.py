@@ -1,7 +1,7 @@
 """When a prompt is sent again: decisions only, nothing is sent or waited for here.
 
-The rule in words is in docs/protocol.md, "Sending again". It is asked only while nothing
-of the answer has been shown.
+The rule in words is in docs/protocol.md, "Sending again". It counts only while nothing of
+the answer has been shown.
 """
 
 from __future__ import annotations
