@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import types
 import urllib.request
 
@@ -21,7 +22,7 @@ from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
 from conftest import sign_in, start_llm, wait_until
-from simulator import Account, Answer
+from simulator import Account, Answer, error_answer
 from terminal import Terminal
 
 # In one process, so that no other one waits for the ports.
@@ -286,6 +287,158 @@ def test_a_model_that_the_account_lacks_is_not_suggested(simulator, run_llm):
     assert "llm models default chatgpt-gpt-7" in run_llm("chatgpt", "login").stdout
 
 
+# Logins that have come to their end
+
+
+@pytest.fixture
+def ended(simulator, run_llm):
+    """The account `work`, whose refresh token OpenAI has refused; `default` is healthy."""
+    sign_in(simulator)
+    sign_in(simulator, "work", expires_at=time.time() - 60)
+    simulator.script("token", error_answer(401, "refresh_token_expired"))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "--key", "work", "hi")
+    assert result.exit_code == 1
+    return result.stderr.removeprefix("Error: ").strip()
+
+
+def test_status_of_a_login_that_has_ended(simulator, ended, run_llm):
+    result = run_llm("chatgpt", "status", "--account", "work")
+    assert result.exit_code == 1
+    assert "\nAccess token: expired, sign in again\n" in result.stdout
+    assert result.stdout.splitlines()[-1] == ended
+    assert "llm chatgpt login --account work" in ended
+    report = run_llm("chatgpt", "status", "--account", "work", "--json")
+    assert report.exit_code == 1
+    assert json.loads(report.stdout)["expired"] is True
+    assert run_llm("chatgpt", "status").exit_code == 0
+    assert len(simulator.refreshes) == 1
+
+
+def test_accounts_that_have_ended(simulator, ended, run_llm):
+    result = run_llm("chatgpt", "accounts")
+    assert result.exit_code == 1
+    healthy, other = result.stdout.splitlines()[1:]
+    assert "renews automatically" in healthy
+    assert other.endswith("expired, sign in again")
+    report = run_llm("chatgpt", "accounts", "--json")
+    assert report.exit_code == 1
+    assert [entry["expired"] for entry in json.loads(report.stdout)] == [False, True]
+
+
+def test_a_new_login_mends_it(simulator, ended, run_llm):
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login", "--account", "work").exit_code == 0
+    assert run_llm("chatgpt", "status", "--account", "work").exit_code == 0
+    assert run_llm("chatgpt", "accounts").exit_code == 0
+
+
+def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
+    """A prompt still works with the old token, but nothing promises a renewal."""
+    sign_in(simulator, expires_at=time.time() + 60)
+    simulator.script("token", error_answer(401, "refresh_token_reused"))
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 1
+    assert "sign in again" in result.stdout
+
+
+def test_a_damaged_account(simulator, run_llm):
+    sign_in(simulator)
+    sign_in(simulator, "work")
+    path = llm.user_dir() / "chatgpt-oauth.json"
+    data = json.loads(path.read_text())
+    data["accounts"]["work"]["access_token"] = 7
+    path.write_text(json.dumps(data))
+    result = run_llm("chatgpt", "accounts")
+    assert result.exit_code == 1
+    assert re.search(r"work .* damaged, sign in again", result.stdout)
+    assert run_llm("chatgpt", "status").exit_code == 0
+
+
+# Signing out
+
+
+def test_the_last_account_is_the_default_one(simulator, run_llm):
+    for name in ("default", "work", "weekend"):
+        sign_in(simulator, name)
+    result = run_llm("chatgpt", "logout")
+    assert "Choose one with 'llm chatgpt use NAME': work, weekend." in result.stdout
+    result = run_llm("chatgpt", "logout", "--account", "weekend")
+    assert "The default account is now 'work'." in result.stdout
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"LLM_CHATGPT_ISSUER": "http://elsewhere.example"},
+        {"LLM_CHATGPT_ISSUER": "https://x.example", "CODEX_CA_CERTIFICATE": "/nowhere"},
+        {"LLM_CHATGPT_ISSUER": "https://x.example", "HTTPS_PROXY": "nonsense://"},
+        {"LLM_CHATGPT_ORIGINATOR": "caf\u00e9"},
+        {},
+    ],
+)
+def test_revoke_signs_out_whatever_goes_wrong(simulator, run_llm, monkeypatch, trouble):
+    sign_in(simulator)
+    sign_in(simulator, "work")
+    simulator.script("revoke", *[Answer(200, b"no such thing", {"Content-Encoding": "gzip"})] * 2)
+    for name, value in trouble.items():
+        monkeypatch.setenv(name, value)
+    result = run_llm("chatgpt", "logout", "--revoke", "--all")
+    assert result.exit_code == 0
+    assert result.stderr.count("Could not end the session at OpenAI (") == 2
+    assert run_llm("chatgpt", "accounts").stdout == ""
+
+
+def test_logout_of_a_damaged_file(simulator, run_llm):
+    path = llm.user_dir() / "chatgpt-oauth.json"
+    path.write_text('{"access_token": "Secret"')
+    assert run_llm("chatgpt", "logout").exit_code == 0
+    assert "Secret" not in path.read_text()
+    assert "Not signed in" in run_llm("chatgpt", "status").stdout
+
+
+def test_logout_of_all_leaves_nothing_about_anybody(simulator, run_llm, monkeypatch):
+    simulator.personal_tokens["at-eve"] = Account(email="eve@example.com")
+    run_llm("chatgpt", "usage", "--account", "at-eve")
+    sign_in(simulator)
+    path = llm.user_dir() / "chatgpt-oauth.json"
+    path.write_text(path.read_text().replace('"accounts": {', '"accounts": {"old": 7,'))
+    simulator.approve_after_polls = 0
+    run_llm("chatgpt", "login")
+    files = list(path.parent.glob("chatgpt-oauth*"))
+    assert len(files) == 3
+    assert "eve@example.com" in path.read_text()
+    run_llm("chatgpt", "logout", "--all")
+    left = "".join(file.read_text() for file in path.parent.glob("chatgpt-oauth*"))
+    assert "@example.com" not in left
+
+
+def test_a_key_that_is_no_access_token_is_named(simulator, run_llm):
+    llm.user_dir().mkdir(exist_ok=True)
+    (llm.user_dir() / "keys.json").write_text(json.dumps({"chatgpt": "sk-Secret"}))
+    for arguments in (["chatgpt", "status"], ["-m", "chatgpt-gpt-6-luna", "hi"]):
+        result = run_llm(*arguments)
+        assert result.exit_code == 1
+        assert "the key chatgpt in 'llm keys' is not an access token" in result.output
+        assert "Secret" not in result.output
+
+
+def test_the_home_folder_is_shortened(simulator, run_llm, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    sign_in(simulator)
+    shown = os.path.join("~", "llm", "chatgpt-oauth.json")
+    assert f"\nStored in: {shown}\n" in run_llm("chatgpt", "status").stdout
+    (llm.user_dir() / "chatgpt-oauth.json").write_text("{")
+    result = run_llm("chatgpt", "status")
+    assert shown in result.stderr
+    assert str(tmp_path) not in result.output
+    result = run_llm("chatgpt", "import")
+    assert os.path.join("~", ".codex") in result.stderr
+    assert str(tmp_path) not in result.output
+
+
 # Browsers
 
 
@@ -344,6 +497,7 @@ def console(monkeypatch, simulator, start):
         fake = types.SimpleNamespace(kbhit=kbhit, getwche=getwche)
         monkeypatch.setitem(sys.modules, "msvcrt", fake)
         monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+        monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
         monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
         monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
         return run_llm("chatgpt", "login", "--browser", "--no-open")

@@ -13,7 +13,7 @@ import pytest
 from conftest import expire, secrets_watch, sign_in
 from llm_chatgpt.login.store import store_path
 from proxy import Proxy
-from simulator import Account, Answer, web_page
+from simulator import Account, Answer, error_answer, web_page
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_all_is_well(simulator, signed_in, examine, run_llm):
     found = examine()
     assert {f["state"] for f in found.values()} == {"ok"}
     assert set(found) == {
-        *("versions", "login file", "lock", "proxies", "certificates", "settings"),
+        *("versions", "login file", "storage", "proxies", "certificates", "settings"),
         *("login", "sign-in host", "backend", "clock", "models"),
     }
     assert "llm-chatgpt-oauth/" in found["versions"]["text"]
@@ -102,27 +102,48 @@ def test_a_damaged_file(simulator, examine):
     assert "is damaged" in finding["advice"]
 
 
-def test_files_and_folders_without_rights(signed_in, examine, monkeypatch):
-    refused = {(str(store_path()), os.R_OK), (str(store_path().parent), os.W_OK)}
-    monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) not in refused)
-    found = examine()
-    assert found["login file"]["state"] == "broken"
-    assert found["folder"]["state"] == "broken"
+def test_a_file_that_cannot_be_read(signed_in, examine, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(store_path()), "read_bytes", refused)
+    finding = examine()["login"]
+    assert finding["state"] == "broken"
+    assert "read access" in finding["advice"]
 
 
 def test_a_lock_that_is_held(signed_in, examine):
     with filelock.FileLock(f"{store_path()}.lock"):
-        finding = examine()["lock"]
+        finding = examine()["storage"]
     assert finding["state"] == "warning"
-    assert "another program holds it" in finding["text"]
+    assert "another program holds the lock" in finding["text"]
 
 
-def test_a_folder_without_locks(signed_in, examine, monkeypatch):
+@pytest.mark.parametrize("error", [NotImplementedError(), PermissionError(13, "Permission denied")])
+def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatch, error):
     def no(*_, **__):
-        raise NotImplementedError
+        raise error
 
-    monkeypatch.setattr(filelock, "FileLock", no)
-    assert examine()["lock"]["state"] == "broken"
+    monkeypatch.setattr(filelock.FileLock, "acquire", no)
+    finding = examine()["storage"]
+    assert finding["state"] == "broken"
+    assert "LLM_USER_PATH" in finding["advice"]
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 0
+    assert result.stderr == f"Warning: {finding['advice']}\n"
+
+
+def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "file" / "folder"))
+    finding = examine()["storage"]
+    assert finding["state"] == "broken"
+    assert "LLM_USER_PATH" in finding["advice"]
+    for command in ("status", "login", "accounts", "logout"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 1
+        assert result.output == f"Error: {finding['advice']}\n"
+    assert not simulator.seen("/deviceauth")
 
 
 def test_certificates_that_cannot_be_read(signed_in, examine, monkeypatch, tmp_path):
@@ -163,6 +184,29 @@ def test_an_access_token(simulator, examine, monkeypatch, run_llm):
     assert "no email" in examine()["login"]["text"]
     simulator.personal_tokens.clear()
     assert examine()["backend"]["state"] == "broken"
+
+
+def test_an_access_token_that_is_rejected_before_its_owner_is_known(
+    simulator, examine, monkeypatch
+):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-unknown")
+    finding = examine()["backend"]
+    assert finding["state"] == "broken"
+    assert "rejects the access token" in finding["text"]
+    assert "llm keys set chatgpt" in finding["advice"]
+    assert not simulator.seen("/whoami")
+
+
+def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_llm):
+    expire()
+    assert examine()["login"]["state"] == "ok"
+    simulator.script("token", error_answer(401, "refresh_token_expired"))
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 1
+    finding = examine()["login"]
+    assert finding["state"] == "broken"
+    assert "expired, sign in again" in finding["text"]
+    assert "llm chatgpt login" in finding["advice"]
+    assert len(simulator.refreshes) == 1
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def status(account: str | None, json_: bool) -> None:
             group.echo_json({"signed_in": False, "path": str(path)})
         else:
             click.echo(error.message)
+            _warn_if_unwritable()
         sys.exit(1)
     tokens = present_tokens(credential, store)
     problem = group.problem(credential, tokens, store) if tokens else ""
@@ -63,10 +64,17 @@ def status(account: str | None, json_: bool) -> None:
         click.echo(f"Access token: {group.lifetime_words(tokens, problem)}")
         if credential.account:
             click.echo(f"Stored in: {short_path(path)}")
+            _warn_if_unwritable()
         if problem:
             click.echo(problem)
     if problem:
         sys.exit(1)
+
+
+def _warn_if_unwritable() -> None:
+    error = group.storage_problem()
+    if error and error.code == "unwritable":
+        notice(f"Warning: {error.message}")
 
 
 def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands import group, terminal
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.borrowed import access_token_rejected
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
@@ -24,7 +24,6 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
 
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
-MAKE_WRITABLE = "Make the folder writable, or choose another one with LLM_USER_PATH."
 
 
 class Finding(NamedTuple):
@@ -73,8 +72,7 @@ def _examine(account: str | None) -> Iterator[Finding]:
     yield Finding(
         "versions", "ok", f"{config.user_agent()} {library.__name__}/{library.__version__}"
     )
-    yield from _files()
-    yield _lock()
+    yield from _storage()
     yield _proxies()
     yield _certificates()
     yield from _settings()
@@ -85,36 +83,24 @@ def _examine(account: str | None) -> Iterator[Finding]:
         yield _models(tokens)
 
 
-def _files() -> Iterator[Finding]:
-    path = store_path()
-    shown = short_path(path)
-    if not path.exists():
-        yield Finding("login file", "ok", f"{shown} does not exist yet")
-    elif not os.access(path, os.R_OK):
-        yield Finding("login file", "broken", f"cannot read {shown}", "Give yourself read access.")
-    elif not config.WINDOWS and path.stat().st_mode & 0o077:
-        text = f"others can read {shown} (mode {path.stat().st_mode & 0o777:o})"
-        yield Finding("login file", "warning", text, f"Run 'chmod 600 {shown}'.")
-    else:
-        yield Finding("login file", "ok", shown)
-    if not os.access(path.parent, os.W_OK):
-        text = f"cannot write to {short_path(path.parent)}"
-        yield Finding("folder", "broken", text, MAKE_WRITABLE)
-
-
-def _lock() -> Finding:
-    import filelock
-
-    path = f"{store_path()}.lock"
-    try:
-        if os.path.exists(path):
-            filelock.FileLock(path, timeout=0, mode=0o600).acquire().lock.release()
-    except filelock.Timeout:
+def _storage() -> Iterator[Finding]:
+    error = group.storage_problem()
+    if error and error.code == "unwritable":
+        yield Finding("storage", "broken", "no login can be stored", error.message)
+    elif error:
         advice = "If this lasts for more than a minute, end that program."
-        return Finding("lock", "warning", "another program holds it", advice)
-    except (OSError, NotImplementedError):
-        return Finding("lock", "broken", f"cannot lock {short_path(path)}", MAKE_WRITABLE)
-    return Finding("lock", "ok", "free")
+        yield Finding("storage", "warning", "another program holds the lock", advice)
+    else:
+        yield Finding("storage", "ok", "logins can be stored")
+    with contextlib.suppress(StoreError):
+        path = store_path()
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0
+        if mode & 0o077 and not config.WINDOWS:
+            text = f"others can read {short_path(path)} (mode {mode:o})"
+            yield Finding("login file", "warning", text, f"Run 'chmod 600 {short_path(path)}'.")
+        else:
+            text = short_path(path) + ("" if mode else " does not exist yet")
+            yield Finding("login file", "ok", text)
 
 
 def _proxies() -> Finding:

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from llm_chatgpt.commands import terminal
-from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
 from llm_chatgpt.login.current import Credential, check_usable, get_tokens
-from llm_chatgpt.login.store import Store, read_store
+from llm_chatgpt.login.store import Store, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
 
@@ -84,6 +84,15 @@ def problem(credential: Credential, tokens: Tokens, store: Store) -> str:
     except RefreshFailed as error:
         return error.message
     return ""
+
+
+def storage_problem() -> StoreError | None:
+    """Why no login can be stored now (code "unwritable", or the lock is held)."""
+    try:
+        with locked_store(0) as writer, writer.reserved(0):
+            return None
+    except StoreError as error:
+        return error
 
 
 def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:

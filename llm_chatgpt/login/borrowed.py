@@ -19,7 +19,7 @@ from llm_chatgpt.login.tokens import (
     still_works,
     tokens_from_reply,
 )
-from llm_chatgpt.text import local_time
+from llm_chatgpt.text import local_time, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 
@@ -34,31 +34,32 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
 
     Never its refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
     """
+    shown = short_path(path)
     again = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise LoginFailed(
-            f"There is no {path}. Codex CLI may store its login in the system's keyring: set "
+            f"There is no {shown}. Codex CLI may store its login in the system's keyring: set "
             'cli_auth_credentials_store = "file" in its config.toml and sign in there again, '
             "or run 'llm chatgpt login'."
         ) from error
     except OSError as error:
-        raise LoginFailed(f"Could not read {path} ({os_reason(error)}). {again}") from error
+        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}). {again}") from error
     except (ValueError, RecursionError):
         # Without its cause, which would show what the file holds.
-        raise LoginFailed(f"{path} is not valid JSON. {again}") from None
+        raise LoginFailed(f"{shown} is not valid JSON. {again}") from None
     fields = as_mapping(data)
     held = as_mapping(fields.get("tokens"))
     mode = fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
-            f"{path} holds a personal access token. Store it with 'llm keys set chatgpt'."
+            f"{shown} holds a personal access token. Store it with 'llm keys set chatgpt'."
         )
     reply = {name: held.get(name) for name in ("access_token", "id_token")}
     tokens = tokens_from_reply(reply, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
-        raise LoginFailed(f"{path} holds no ChatGPT login. {again}")
+        raise LoginFailed(f"{shown} holds no ChatGPT login. {again}")
     claims = parse_jwt_claims(tokens.access_token) or {}
     tokens = tokens._replace(
         id_token=None,
@@ -69,7 +70,7 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
     )
     if not still_works(tokens, time.time()):
         raise LoginFailed(
-            f"The access token in {path} expired {local_time(tokens.expires_at or 0)}. Run Codex "
+            f"The access token in {shown} expired {local_time(tokens.expires_at or 0)}. Run Codex "
             "CLI once to renew it, then run 'llm chatgpt import' again."
         )
     return tokens

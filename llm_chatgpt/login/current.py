@@ -66,7 +66,10 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             "No default account. Choose one with 'llm chatgpt use NAME': "
             f"{name_list(store.accounts)}."
         )
-    raise NotSignedIn("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
+    why = ""
+    if files.llm_keys().get("chatgpt"):
+        why = ": the key chatgpt in 'llm keys' is not an access token (at-...)"
+    raise NotSignedIn(f"Not signed in to ChatGPT{why}. Run 'llm chatgpt login' first.")
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:

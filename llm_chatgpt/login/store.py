@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import RefreshFailed, StoreError
 from llm_chatgpt.login.tokens import Tokens, header_safe, is_workspace_origin, token_hash
-from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.text import in_words, notice, printable, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 STORE_VERSION = 1
@@ -62,7 +62,7 @@ class Store(NamedTuple):
         name = account or self.default
         if name in self.damaged:
             raise StoreError(
-                f"The login '{printable(name, 60)}' in {store_path()} is damaged. Run "
+                f"The login '{printable(name, 60)}' in {short_path(store_path())} is damaged. Run "
                 f"'{login_command(name)}' to replace it.",
                 code="damaged",
             )
@@ -159,13 +159,14 @@ def read_store() -> Store:
     for one that a later version of this plugin has written.
     """
     path = store_path()
+    shown = short_path(path)
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return Store()
     except OSError as error:
         raise StoreError(
-            f"Could not read the login file {path} ({files.os_reason(error)}). Give yourself "
+            f"Could not read the login file {shown} ({files.os_reason(error)}). Give yourself "
             "read access to it, or move it away and run 'llm chatgpt login'."
         ) from error
     try:
@@ -173,7 +174,7 @@ def read_store() -> Store:
         version, default, entries = data["version"], data.get("default"), data.get("accounts")
         if version > STORE_VERSION:
             raise StoreError(
-                f"A newer llm-chatgpt-oauth has written the login file {path}. Update with "
+                f"A newer llm-chatgpt-oauth has written the login file {shown}. Update with "
                 "'llm install -U llm-chatgpt-oauth'.",
                 code="newer_version",
             )
@@ -181,7 +182,7 @@ def read_store() -> Store:
             raise ValueError("not a store")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"The login file {path} is damaged. Run 'llm chatgpt login' to replace it.",
+            f"The login file {shown} is damaged. Run 'llm chatgpt login' to replace it.",
             code="damaged",
         ) from error
     read = {name: tokens_from_store(entry) for name, entry in entries.items()}
@@ -229,6 +230,7 @@ class StoreWriter:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        self.shown = short_path(path)
 
     def save(self, store: Store) -> None:
         """Write the store whole: whoever reads sees the old file or the new one."""
@@ -247,7 +249,7 @@ class StoreWriter:
             with self._unwritable():
                 if self.path.is_symlink():
                     raise StoreError(
-                        f"{self.path} is a symbolic link, which this plugin never writes through. "
+                        f"{self.shown} is a symbolic link, which this plugin never writes through. "
                         "Put the file itself there, or point LLM_USER_PATH to its folder.",
                         code="unwritable",
                     )
@@ -269,7 +271,7 @@ class StoreWriter:
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
         with self._unwritable(), files.new_version(aside) as write:
             write(self.path.read_bytes())
-        notice(f"The login file was damaged. The old one is kept as {aside}.")
+        notice(f"The login file was damaged. The old one is kept as {short_path(aside)}.")
         return store._replace(damaged={})
 
     def remove_damaged(self) -> None:
@@ -284,7 +286,7 @@ class StoreWriter:
             yield
         except OSError as error:
             raise StoreError(
-                f"Could not write the login file {self.path} ({files.os_reason(error)}). Make "
+                f"Could not write the login file {self.shown} ({files.os_reason(error)}). Make "
                 "the folder writable, or choose another with LLM_USER_PATH.",
                 code="unwritable",
             ) from error
@@ -300,19 +302,20 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     import filelock
 
     path = store_path()
+    shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise StoreError(
-            f"Another program has held {path}.lock for {in_words(limit)}. Wait for it or end "
+            f"Another program has held {shown} for {in_words(limit)}. Wait for it or end "
             "it, then try again."
         ) from error
     except (OSError, NotImplementedError) as error:
         reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
         raise StoreError(
-            f"Could not lock {path}.lock ({reason}). Make the folder writable, or choose "
+            f"Could not lock {shown} ({reason}). Make the folder writable, or choose "
             "another with LLM_USER_PATH.",
             code="unwritable",
         ) from error
