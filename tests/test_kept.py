@@ -14,8 +14,9 @@ import zlib
 import llm
 import pytest
 
+from conftest import expire, wait_until
 from llm_chatgpt.backend import catalogue
-from simulator import PNG, Answer, Call, Say, Stream, Think, sse
+from simulator import PNG, Answer, Call, Say, Stream, Think, error_answer, sse
 
 
 @pytest.fixture
@@ -203,5 +204,16 @@ def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fau
 
     with pytest.raises(llm.ModelError):
         ask.finish(start)
-    gc.collect()
-    assert [kind() for kind in held] == [None] * 3
+    # Then because the login cannot be refreshed.
+    expire()
+    simulator.script("token", error_answer(401, "refresh_token_expired"))
+    with pytest.raises(llm.ModelError):
+        ask.finish(start)
+
+    def all_gone():
+        gc.collect()
+        return not any(kind() for kind in held)
+
+    # The thread that refreshes needs a moment to let go.
+    wait_until(all_gone)
+    assert len(held) == 6
