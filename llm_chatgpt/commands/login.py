@@ -91,9 +91,8 @@ def _say_what_happens(account: str | None) -> None:
             "one; to keep both, use --account NAME.\n"
         )
     elif store.accounts:
-        others = ", ".join(
-            f"{printable(n)} ({printable(t.email or '?')})" for n, t in store.accounts.items()
-        )
+        others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
+        others = printable(others)
         notice(f"Already signed in: {others}.\nThis login is added as account {name}.\n")
 
 
@@ -169,10 +168,8 @@ class _CodePage:
             f"Settings > Security, or {other_way}.",
         ]
         if self._may_open:
-            lines += ["", "Press Enter to open the page in your browser"]
-            lines[-1] += (
-                ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
-            )
+            end = ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
+            lines += ["", f"Press Enter to open the page in your browser{end}"]
         if not terminal.is_terminal(sys.stderr):
             lines.append("Waiting for you to enter the code...")
         click.echo("\n".join(lines), err=True)
