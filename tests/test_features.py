@@ -1046,7 +1046,7 @@ def test_the_models_command(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("MODEL")
     assert lines[1].split()[:2] == ["chatgpt-gpt-6.1-sol", "272,000"]
-    assert "low* medium high xhigh max ultra" in lines[1]
+    assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
     assert "codex-auto-review" not in result.stdout
     assert "chatgpt-codex-auto-review (hidden)" in run_llm("chatgpt", "models", "--all").stdout
@@ -1100,13 +1100,13 @@ def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
     first = run_llm("chatgpt", "refresh").stdout
     assert "New:  chatgpt-gpt-6-luna" in first
     again = run_llm("chatgpt", "refresh").stdout
-    assert again == "This login has 9 models, as before.\n"
+    assert again == "9 models, no changes.\n"
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models[1:]]
     changed = run_llm("chatgpt", "refresh").stdout
     assert changed.splitlines() == [
         "New:  chatgpt-gpt-7",
         "Gone: chatgpt-gpt-6-astra",
-        "This login has 9 models.",
+        "9 models.",
     ]
 
 
@@ -1173,13 +1173,13 @@ def test_usage(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0] == "Plan: plus"
+    assert lines[0] == "Plan: Plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70 ?% left, resets in 2 hours 30 minutes "
+        r"5-hour +\[#{14}\.{6}\]  70% left, resets in 2 hours 30 minutes "
         r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)",
         lines[1],
     )
-    assert lines[2].startswith("weekly   [##################..]  88 % left, resets ")
+    assert lines[2].startswith("weekly   [##################..]  88% left, resets ")
     data = json.loads(run_llm("chatgpt", "usage", "--json").stdout)
     assert data["rate_limit"]["primary_window"]["used_percent"] == 30.0
     assert not {"email", "account_id", "user_id"} & set(data)
@@ -1208,7 +1208,7 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
     simulator.script("usage", Answer(200, report))
     text = run_llm("chatgpt", "usage").stdout
     assert "\x1b" not in text
-    assert "30-day   [....................]   0 % left" in text
+    assert "30-day   [....................]   0% left" in text
     assert "in 3 days" in text
     assert "gpt-6-astra, 30-day [" in text
     assert "Credits: 12.5" in text
