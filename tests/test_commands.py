@@ -261,7 +261,7 @@ def test_who_is_signed_in_already_is_said(simulator, run_llm):
     assert "--account NAME" in said
     simulator.account = Account(email="bob@example.com", account_id="acc-bob")
     result = run_llm("chatgpt", "login", "--account", "work")
-    assert result.stderr.startswith("Already signed in: default.")
+    assert result.stderr.startswith("Already signed in: default (ada@example.com).\n")
     assert "added as account work" in result.stderr
     assert "llm chatgpt use work" in result.stdout
 
@@ -465,6 +465,7 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
     assert browser() == [url]
 
 
+@needs_pty
 def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
     process, url, said = in_pipes()
     wait_until(browser)
@@ -475,6 +476,7 @@ def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
     assert "noise" not in stdout + said + stderr
 
 
+@needs_pty
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
 def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
     """A text browser would open in this very terminal."""
@@ -583,8 +585,8 @@ def test_an_old_code_page(omega, arguments):
 def test_colours_on_a_terminal(simulator, start, monkeypatch, run_llm):
     terminal = start("chatgpt", "doctor")
     terminal.end()
-    assert re.search(r"\x1b\[32mok +\x1b\[0m versions", terminal.raw)
-    assert re.search(r"\x1b\[31mbroken +\x1b\[0m login", terminal.raw)
+    assert re.search(r"\x1b\[32mok\x1b\[0m +versions", terminal.raw)
+    assert re.search(r"\x1b\[31mbroken\x1b\[0m +login", terminal.raw)
     simulator.approve_after_polls = 0
     terminal = start("chatgpt", "login")
     assert terminal.end() == 0
@@ -597,6 +599,18 @@ def test_colours_on_a_terminal(simulator, start, monkeypatch, run_llm):
     assert "\x1b" not in terminal.raw
     monkeypatch.delenv("NO_COLOR")
     assert "\x1b" not in run_llm("chatgpt", "doctor").output
+
+
+@needs_pty
+@pytest.mark.parametrize("columns", [60, 80])
+def test_doctor_breaks_lines_between_words(simulator, start, monkeypatch, columns):
+    sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
+    terminal = start("chatgpt", "doctor", columns=columns)
+    terminal.end()
+    lines = terminal.screen.splitlines()
+    assert max(len(line) for line in lines if "/" not in line) < columns
+    assert "'llm chatgpt import'" in terminal.screen
+    assert " ".join(terminal.screen.split()).count("Renew it with Codex CLI, then run") == 1
 
 
 # Shells

@@ -1046,7 +1046,7 @@ def test_the_models_command(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("MODEL")
     assert lines[1].split()[:2] == ["chatgpt-gpt-6.1-sol", "272,000"]
-    assert " low medium high xhigh max ultra " in lines[1]
+    assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
     assert "codex-auto-review" not in result.stdout
     assert "chatgpt-codex-auto-review (hidden)" in run_llm("chatgpt", "models", "--all").stdout

@@ -61,10 +61,13 @@ def doctor(account: str | None, json_: bool) -> None:
 
 
 def _echo(finding: Finding) -> None:
-    state = terminal.styled(f"{finding.state:<8}", fg=COLOURS[finding.state])
-    click.echo(f"{state} {finding.name}: {printable(finding.text, 1000)}")
+    lines = [f"{finding.state:<8} {finding.name}: {printable(finding.text, 1000)}"]
     if finding.advice:
-        click.echo(f"{'':<8} -> {printable(finding.advice, 1000)}")
+        lines.append(f"{'':<8} -> {printable(finding.advice, 1000)}")
+    if terminal.is_terminal(sys.stdout):
+        lines = [terminal.wrapped(line, 12) for line in lines]
+    state = terminal.styled(finding.state, fg=COLOURS[finding.state])
+    click.echo("\n".join(lines).replace(finding.state, state, 1))
 
 
 def _examine(account: str | None) -> Iterator[Finding]:

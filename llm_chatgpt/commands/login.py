@@ -17,7 +17,6 @@ from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
-from llm_chatgpt.login.current import name_list
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens
@@ -92,8 +91,9 @@ def _say_what_happens(account: str | None) -> None:
             "one; to keep both, use --account NAME.\n"
         )
     elif store.accounts:
-        names = name_list(store.accounts)
-        notice(f"Already signed in: {names}. This login is added as account {name}.\n")
+        others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
+        others = printable(others)
+        notice(f"Already signed in: {others}.\nThis login is added as account {name}.\n")
 
 
 def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
@@ -168,10 +168,8 @@ class _CodePage:
             f"Settings > Security, or {other_way}.",
         ]
         if self._may_open:
-            lines += ["", "Press Enter to open the page in your browser"]
-            lines[-1] += (
-                ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
-            )
+            end = ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
+            lines += ["", f"Press Enter to open the page in your browser{end}"]
         if not terminal.is_terminal(sys.stderr):
             lines.append("Waiting for you to enter the code...")
         click.echo("\n".join(lines), err=True)

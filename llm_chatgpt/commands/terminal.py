@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -27,6 +29,22 @@ def width() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def wrapped(text: str, indent: int) -> str:
+    """Text in lines that fit the terminal; all but the first are indented.
+
+    A command in quotes stays on one line, so that it can be copied.
+    """
+    whole = re.sub(r"'llm [^']+'", lambda quoted: quoted[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(
+        whole,
+        width() - 1,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace("\0", " ")
 
 
 def styled(text: str, **styles: Any) -> str:
