@@ -664,6 +664,12 @@ def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
     assert "A pelican on a bicycle" in history
 
 
+def test_the_note_of_a_picture_begins_a_line(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-sol", "draw", "-T", "ImageGeneration")
+    assert "**Answering**" in result.stderr
+    assert re.search(r"^Picture: ", result.stderr, re.MULTILINE)
+
+
 def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
     simulator.answer(Draw("A pelican", output_format="webp"))
     tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")

@@ -299,6 +299,9 @@ class EventTranslator:
             item = self._item(event, fields["type"])
             if item.kind == "function_call":
                 self._name_call(item, fields)
+        elif fields.get("type") == "image_generation_call":
+            # Before the picture's path is told, on a line of its own.
+            self._end_reasoning()
 
     def _item_done(self, event: Mapping[str, Any]) -> None:
         fields = as_mapping(event.get("item"))
