@@ -342,17 +342,46 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
     assert "sign in again" in result.stdout
 
 
-def test_a_damaged_account(simulator, run_llm):
+@pytest.fixture
+def damaged(simulator):
+    """The account `work`, whose entry in the login file is damaged; `default` is healthy."""
     sign_in(simulator)
     sign_in(simulator, "work")
     path = llm.user_dir() / "chatgpt-oauth.json"
     data = json.loads(path.read_text())
     data["accounts"]["work"]["access_token"] = 7
     path.write_text(json.dumps(data))
+
+
+def test_a_damaged_account(damaged, run_llm):
     result = run_llm("chatgpt", "accounts")
     assert result.exit_code == 1
     assert re.search(r"work .* damaged, sign in again", result.stdout)
     assert run_llm("chatgpt", "status").exit_code == 0
+    result = run_llm("chatgpt", "use", "work")
+    assert result.exit_code == 1
+    assert "is damaged. Run 'llm chatgpt login --account work'" in result.stderr
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_logout_of_a_damaged_account(damaged, run_llm, monkeypatch, variable):
+    arguments = [] if variable else ["--account", "work"]
+    if variable:
+        monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    result = run_llm("chatgpt", "logout", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("Signed out of account work.")
+    monkeypatch.delenv("LLM_CHATGPT_ACCOUNT", raising=False)
+    result = run_llm("chatgpt", "accounts")
+    assert result.exit_code == 0
+    assert "work" not in result.stdout
+
+
+def test_logout_of_an_empty_name(simulator, run_llm):
+    sign_in(simulator)
+    result = run_llm("chatgpt", "logout", "--account", "")
+    assert result.exit_code == 1
+    assert "No account has this name. Accounts: default." in result.stderr
 
 
 # Signing out

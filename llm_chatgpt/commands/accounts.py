@@ -142,7 +142,7 @@ def use(name: str) -> None:
     """
     with logins.locked_store() as writer:
         store = read_store()
-        if name not in store.accounts:
+        if not name or store.get(name) is None:
             raise no_such_account(name, store.accounts)
         writer.save(store._replace(default=name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
@@ -193,29 +193,21 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         raise click.UsageError("Use either --account or --all.")
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
-    name = None if all_ else _account_to_sign_out(account)
+    name = config.setting("ACCOUNT") if account is None else account
     before = _end_session if revoke_ else None
     deleted = logins.delete_tokens(name, everything=all_, before=before)
-    if not deleted:
+    if deleted:
+        for each in deleted:
+            click.echo(f"Signed out of account {printable(each, 60)}.")
+        _say_what_is_left()
+    elif name is None or all_:
         click.echo("Not signed in.")
-        return
-    for name in deleted:
-        click.echo(f"Signed out of account {printable(name, 60)}.")
-    _say_what_is_left()
-
-
-def _account_to_sign_out(account: str | None) -> str | None:
-    """The account's name, None for the default one."""
-    chosen = config.setting("ACCOUNT") if account is None else account
-    if chosen is None:
-        return None
-    name = choose_credential(chosen, read_store()).account
-    if name is None:
+    else:
+        choose_credential(name, read_store())
         raise ChatGPTError(
             "An access token cannot be signed out. Remove it from where it is set: "
             "'llm keys', LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
         )
-    return name
 
 
 def _end_session(tokens: Tokens) -> None:
