@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,14 +13,10 @@ from llm_chatgpt import config
 from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
+from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
-from llm_chatgpt.login.current import (
-    Credential,
-    choose_credential,
-    no_such_account,
-    present_tokens,
-)
+from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
 from llm_chatgpt.login.oauth import revoke
 from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -29,7 +25,7 @@ from llm_chatgpt.text import notice, printable, short_path
 
 
 @chatgpt.command()
-@group.account_option
+@group.account_option()
 @group.json_option
 def status(account: str | None, json_: bool) -> None:
     """Show who is signed in (offline)
@@ -100,36 +96,26 @@ def accounts(json_: bool) -> None:
         llm chatgpt accounts --json
     """
     store = read_store()
-    problems = {
-        name: group.problem(Credential(name, ""), tokens, store)
-        for name, tokens in store.accounts.items()
-    }
-    if json_:
-        group.echo_json(
-            [
-                {"name": name, "default": name == store.default}
-                | _account_json(tokens, problems[name])
-                for name, tokens in store.accounts.items()
-            ]
-        )
-    elif not store.accounts and not store.damaged:
-        notice("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
-    else:
-        _echo_accounts(store, problems)
-    if store.damaged or any(problems.values()):
-        sys.exit(1)
-
-
-def _echo_accounts(store: logins.Store, problems: Mapping[str, str]) -> None:
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
+    entries, ended = [], bool(store.damaged)
     for name, tokens in store.accounts.items():
-        mark = "*" if name == store.default else ""
-        lifetime = group.lifetime_words(tokens, problems[name])
-        rows.append((mark, name, tokens.email or "?", group.plan_name(tokens.plan), lifetime))
+        problem = group.problem(Credential(name, ""), tokens, store)
+        default = name == store.default
+        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
+        lifetime, plan = group.lifetime_words(tokens, problem), group.plan_name(tokens.plan)
+        rows.append(("*" if default else "", name, tokens.email or "?", plan, lifetime))
+        ended = ended or bool(problem)
     rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
-    group.echo_table(rows)
-    if store.default not in store.accounts:
-        notice("No default account. Choose one with 'llm chatgpt use NAME'.")
+    if json_:
+        group.echo_json(entries)
+    elif not store.accounts and not store.damaged:
+        notice("No accounts. Run 'llm chatgpt login' to sign in.")
+    else:
+        group.echo_table(rows)
+        if store.default not in store.accounts:
+            notice("No default account. Choose one with 'llm chatgpt use NAME'.")
+    if ended:
+        sys.exit(1)
 
 
 @chatgpt.command()
@@ -143,7 +129,7 @@ def use(name: str) -> None:
     with logins.locked_store() as writer:
         store = read_store()
         if not name or store.get(name) is None:
-            raise no_such_account(name, store.accounts)
+            raise current.no_such_account(name, store.accounts)
         writer.save(store._replace(default=name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
@@ -165,7 +151,7 @@ def import_command(path: str | None, yes: bool) -> None:
     """
     tokens = read_codex_login(codex_auth_path(path))
     old = read_store().get(CODEX_ACCOUNT)
-    replace = group.ask_to_replace(yes)
+    replace = functools.partial(group.may_replace, yes)
     if old and old.kind == "login" and not replace(old, tokens):
         raise AccountTaken(
             f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
@@ -178,7 +164,7 @@ def import_command(path: str | None, yes: bool) -> None:
 
 
 @chatgpt.command()
-@group.account_option
+@group.account_option()
 @click.option("--all", "all_", is_flag=True, help="Sign out of all accounts")
 @click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:

@@ -93,7 +93,7 @@ class Keyboard:
             time.sleep(0.05)
 
 
-def _browser_command() -> str:
+def browser_command() -> str:
     """The command of the user's browser, with %s for the address; empty where there is none."""
     if config.WINDOWS:
         return "rundll32 url.dll,FileProtocolHandler %s"
@@ -107,10 +107,6 @@ def _browser_command() -> str:
     return "xdg-open %s" if display and shutil.which("xdg-open") else ""
 
 
-def has_browser() -> bool:
-    return bool(_browser_command())
-
-
 def open_in_browser(url: str) -> bool:
     """Open a page in the user's browser; False where that is not possible.
 
@@ -118,7 +114,7 @@ def open_in_browser(url: str) -> bool:
     not end with our Ctrl-C, and is not waited for.
     """
     try:
-        command = [word.replace("%s", url) for word in shlex.split(_browser_command())]
+        command = [word.replace("%s", url) for word in shlex.split(browser_command())]
         if not command:
             return False
         subprocess.Popen(  # noqa: S603 - the user's own browser
