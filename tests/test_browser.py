@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -409,6 +410,29 @@ def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
     assert terminal.end() == 1
     assert "Kept ada@example.com" in terminal.screen
     assert plugin.load_tokens() == old
+
+
+def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
+    sign_in(simulator)
+    simulator.account = Account(email="bob@example.com", account_id="other")
+    ended, asked = threading.Event(), []
+
+    def read_lines(line, stop):
+        stop.wait()
+        time.sleep(0.2)
+        ended.set()
+
+    def replace(old, new):
+        asked.append(ended.is_set())
+        return True
+
+    plugin.login_with_browser(
+        show=lambda request: threading.Thread(target=fetch, args=(request.url,)).start(),
+        read_lines=read_lines,
+        replace=replace,
+    )
+    assert asked == [True]
+    assert plugin.load_tokens().email == "bob@example.com"
 
 
 # Browsers

@@ -494,6 +494,7 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
     assert browser() == [url]
 
 
+@needs_pty
 def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
     process, url, said = in_pipes()
     wait_until(browser)
@@ -504,6 +505,7 @@ def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
     assert "noise" not in stdout + said + stderr
 
 
+@needs_pty
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
 def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
     """A text browser would open in this very terminal."""

@@ -85,10 +85,8 @@ def _say_what_happens(name: str) -> None:
             "one; to keep both, use --account NAME.\n"
         )
     elif store.accounts:
-        others = ", ".join(
-            f"{printable(n)} ({printable(t.email or '?')})" for n, t in store.accounts.items()
-        )
-        notice(f"Already signed in: {others}.\nThis login is added as account {name}.\n")
+        others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
+        notice(f"Already signed in: {printable(others)}.\nThis login is added as account {name}.\n")
 
 
 def _suggest_next_steps(name: str, tokens: Tokens) -> None:
@@ -161,8 +159,8 @@ class _CodePage:
             f"Settings > Security, or {other_way}.",
         ]
         if self._may_open:
-            b = ";\ntype b and Enter to sign in without a code" if self._may_switch else ""
-            lines += ["", f"Press Enter to open the page in your browser{b}."]
+            end = ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
+            lines += ["", f"Press Enter to open the page in your browser{end}"]
         if not terminal.is_terminal(sys.stderr):
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))

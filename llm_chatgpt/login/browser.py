@@ -224,9 +224,13 @@ def login_with_browser(
             show(request)
             if read_lines:
                 lines = (arrivals.put, stop)
-                threading.Thread(target=read_lines, args=lines, daemon=True).start()
+                reader = threading.Thread(target=read_lines, args=lines, daemon=True)
+                reader.start()
             approved = _wait_for_code(request, arrivals, notify, clock)
             stop.set()
+            if read_lines:
+                # Else it may take the answer to the question that `replace` asks.
+                reader.join(1)
             tokens = oauth.exchange_authorization_code(approved)
             tokens = keep_login(tokens, account, replace_asking)
             page.show("Signed in. You can close this page and go back to the terminal.")
