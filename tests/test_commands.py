@@ -384,6 +384,32 @@ def test_logout_of_an_empty_name(simulator, run_llm):
     assert "No account has this name. Accounts: default." in result.stderr
 
 
+# Importing
+
+
+@needs_pty
+def test_an_import_asks_once(simulator, start, tmp_path):
+    sign_in(simulator, "codex")
+    simulator.account = Account(email="bob@example.com", account_id="acc-bob")
+    (tmp_path / "auth.json").write_text(json.dumps({"tokens": simulator.sign_in()}))
+    terminal = start("chatgpt", "import", str(tmp_path))
+    terminal.wait_for("Replace the old login?")
+    terminal.type("y")
+    terminal.wait_for("Imported as account codex: bob@example.com", 10)
+    assert terminal.end() == 0, terminal.screen
+    assert terminal.screen.count("Replace the old login?") == 1
+
+
+def test_an_import_replaces_a_damaged_account(simulator, run_llm, tmp_path):
+    sign_in(simulator)
+    path = llm.user_dir() / "chatgpt-oauth.json"
+    path.write_text(path.read_text().replace('"accounts": {', '"accounts": {"codex": 7,'))
+    (tmp_path / "auth.json").write_text(json.dumps({"tokens": simulator.sign_in()}))
+    result = run_llm("chatgpt", "import", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert "Imported as account codex" in result.stdout
+
+
 # Signing out
 
 

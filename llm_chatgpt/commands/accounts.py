@@ -150,13 +150,14 @@ def import_command(path: str | None, yes: bool) -> None:
         llm chatgpt import ~/.codex/auth.json
     """
     tokens = read_codex_login(codex_auth_path(path))
-    old = read_store().get(CODEX_ACCOUNT)
-    replace = functools.partial(group.may_replace, yes)
-    if old and old.kind == "login" and not replace(old, tokens):
-        raise AccountTaken(
-            f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
-        )
-    tokens = keep_login(tokens, CODEX_ACCOUNT, replace)
+    old = read_store().accounts.get(CODEX_ACCOUNT)
+    if old and old.kind == "login":
+        if not group.may_replace(yes, old, tokens):
+            raise AccountTaken(
+                f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
+            )
+        yes = True
+    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     click.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
