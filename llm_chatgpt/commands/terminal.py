@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -24,11 +25,12 @@ def is_terminal(stream: Any) -> bool:
 
 
 def width() -> int:
-    """The columns of the terminal that notices appear on."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
+    """The columns of the user's terminal."""
+    for stream in (sys.stderr, sys.stdout):
+        # A stream may be closed, or no terminal.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
 
 
 def wrapped(text: str, indent: int) -> str:
