@@ -749,7 +749,7 @@ def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 0.05)
     simulator.script("revoke", Answer(delay=0.5))
     result = run_llm("chatgpt", "logout", "--revoke")
-    assert "did not answer within 0.05 seconds" in result.stderr
+    assert "did not answer" in result.stderr
     assert not read_store().accounts
 
 

@@ -29,6 +29,7 @@ from simulator import Simulator
 
 KILLS = 500 if "--full" in sys.argv else 30
 
+IMPORTS = "import llm_chatgpt_oauth as p\nfrom llm_chatgpt.login.store import delete_tokens"
 WORK = {
     "login": """
 while True:
@@ -42,7 +43,7 @@ while True:
     "logout": """
 tokens = p.load_tokens()
 while True:
-    p.delete_tokens()
+    delete_tokens()
     p.store_tokens(tokens)
 """,
 }
@@ -88,11 +89,12 @@ def main() -> int:
                 tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
                 assert tokens
                 plugin.store_tokens(tokens)
-                program = f"import llm_chatgpt_oauth as p\nprint('go', flush=True)\n{code}"
+                program = f"{IMPORTS}\nprint('go', flush=True)\n{code}"
                 process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
                 assert process.stdout
                 process.stdout.readline()
                 time.sleep(random.uniform(0.0, 0.15))
+                assert process.poll() is None, "the child ended by itself"
                 process.kill()
                 process.wait()
                 swept += len(list(store_path().parent.glob("*.tmp")))
