@@ -89,7 +89,8 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *. Exits with 1 if a login has expired.
+    The default account is marked with *. Exits with 1 if a login has expired
+    or is damaged.
 
     \b
         llm chatgpt accounts
@@ -205,8 +206,8 @@ def _end_session(tokens: Tokens) -> None:
         revoke(tokens)
     except ChatGPTError as error:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}). End it in ChatGPT "
-            "under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message}).\n"
+            "End it in ChatGPT under Settings > Security."
         )
 
 

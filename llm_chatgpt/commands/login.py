@@ -67,7 +67,8 @@ def _new_account_name(name: str | None) -> str | None:
     if name is None:
         return None
     raise click.UsageError(
-        "An account's name has up to 48 letters, digits and . _ @ + -, and does not start with at-."
+        "An account's name has up to 48 letters, digits and . _ @ + -,\n"
+        "and does not start with at-."
     )
 
 
@@ -95,7 +96,7 @@ def _suggest_next_steps(name: str, tokens: Tokens) -> None:
     try:
         slugs = [model.slug for model in fetch_models(tokens).listed]
     except ChatGPTError as error:
-        notice(f"Warning: Signed in, but could not fetch the model list. {error.message}")
+        notice(f"Warning: Signed in, but could not fetch the model list.\n{error.message}")
     model = f"chatgpt-{SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]}"
     click.echo(f'\nTry it:\n  llm -m {model}{key} "Three names for a pet pelican"')
     click.echo(f"Make it the default model:\n  llm models default {model}")
