@@ -114,7 +114,8 @@ class _WithoutCode(Exception):
 def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
-    code_page = _CodePage(may_open=local and not no_open, may_switch=local and not device)
+    may_open = local and not no_open and bool(terminal.browser_command())
+    code_page = _CodePage(may_open=may_open, may_switch=local and not device)
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(account, show=code_page.show, wait=wait, replace=replace)
@@ -146,7 +147,6 @@ class _CodePage:
 
     def show(self, code: DeviceCode) -> None:
         self._url = code.verification_url
-        self._may_open = self._may_open and bool(terminal.browser_command())
         other_way = "run 'llm chatgpt login --browser'"
         if self._may_switch:
             other_way = "type b and Enter to sign in through the browser"
