@@ -222,6 +222,14 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_l
 
 
 @needs_pty
+def test_a_terminal_without_stderr(simulator, start):
+    terminal = start("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
+    assert terminal.end() == 1
+    assert "login: not signed in" in terminal.screen
+    assert "-> Not signed in to ChatGPT.\r\n" in terminal.screen
+
+
+@needs_pty
 def test_the_end_of_input_leaves_the_countdown(simulator, start):
     simulator.interval = "1"
     terminal = start("chatgpt", "login")
@@ -342,17 +350,72 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
     assert "sign in again" in result.stdout
 
 
-def test_a_damaged_account(simulator, run_llm):
+@pytest.fixture
+def damaged(simulator):
+    """The account `work`, whose entry in the login file is damaged; `default` is healthy."""
     sign_in(simulator)
     sign_in(simulator, "work")
     path = llm.user_dir() / "chatgpt-oauth.json"
     data = json.loads(path.read_text())
     data["accounts"]["work"]["access_token"] = 7
     path.write_text(json.dumps(data))
+
+
+def test_a_damaged_account(damaged, run_llm):
     result = run_llm("chatgpt", "accounts")
     assert result.exit_code == 1
     assert re.search(r"work .* damaged, sign in again", result.stdout)
     assert run_llm("chatgpt", "status").exit_code == 0
+    result = run_llm("chatgpt", "use", "work")
+    assert result.exit_code == 1
+    assert "is damaged. Run 'llm chatgpt login --account work'" in result.stderr
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_logout_of_a_damaged_account(damaged, run_llm, monkeypatch, variable):
+    arguments = [] if variable else ["--account", "work"]
+    if variable:
+        monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    result = run_llm("chatgpt", "logout", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("Signed out of account work.")
+    monkeypatch.delenv("LLM_CHATGPT_ACCOUNT", raising=False)
+    result = run_llm("chatgpt", "accounts")
+    assert result.exit_code == 0
+    assert "work" not in result.stdout
+
+
+def test_logout_of_an_empty_name(simulator, run_llm):
+    sign_in(simulator)
+    result = run_llm("chatgpt", "logout", "--account", "")
+    assert result.exit_code == 1
+    assert "No account has this name. Accounts: default." in result.stderr
+
+
+# Importing
+
+
+@needs_pty
+def test_an_import_asks_once(simulator, start, tmp_path):
+    sign_in(simulator, "codex")
+    simulator.account = Account(email="bob@example.com", account_id="acc-bob")
+    (tmp_path / "auth.json").write_text(json.dumps({"tokens": simulator.sign_in()}))
+    terminal = start("chatgpt", "import", str(tmp_path))
+    terminal.wait_for("Replace the old login?")
+    terminal.type("y")
+    terminal.wait_for("Imported as account codex: bob@example.com", 10)
+    assert terminal.end() == 0, terminal.screen
+    assert terminal.screen.count("Replace the old login?") == 1
+
+
+def test_an_import_replaces_a_damaged_account(simulator, run_llm, tmp_path):
+    sign_in(simulator)
+    path = llm.user_dir() / "chatgpt-oauth.json"
+    path.write_text(path.read_text().replace('"accounts": {', '"accounts": {"codex": 7,'))
+    (tmp_path / "auth.json").write_text(json.dumps({"tokens": simulator.sign_in()}))
+    result = run_llm("chatgpt", "import", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    assert "Imported as account codex" in result.stdout
 
 
 # Signing out

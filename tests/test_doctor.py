@@ -175,6 +175,21 @@ def test_an_imported_login_that_has_ended(simulator, examine):
     assert "llm chatgpt import" in examine()["login"]["advice"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("login", "'llm chatgpt login --account work'"), ("codex", "'llm chatgpt import'")],
+)
+def test_a_rejected_login_that_cannot_be_renewed(simulator, examine, kind, command):
+    sign_in(simulator)
+    sign_in(simulator, "work", kind=kind, refresh_token=None)
+    assert examine("--account", "work")["backend"]["state"] == "ok"
+    simulator.expire_access_tokens()
+    finding = examine("--account", "work")["backend"]
+    assert finding["state"] == "broken"
+    assert "rejects the access token" in finding["text"]
+    assert command in finding["advice"]
+
+
 def test_an_access_token(simulator, examine, monkeypatch, run_llm):
     simulator.personal_tokens["at-eve"] = Account(email=None)
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")

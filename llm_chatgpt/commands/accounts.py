@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,14 +13,10 @@ from llm_chatgpt import config
 from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
+from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
-from llm_chatgpt.login.current import (
-    Credential,
-    choose_credential,
-    no_such_account,
-    present_tokens,
-)
+from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
 from llm_chatgpt.login.oauth import revoke
 from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -29,7 +25,7 @@ from llm_chatgpt.text import notice, printable, short_path
 
 
 @chatgpt.command()
-@group.account_option
+@group.account_option()
 @group.json_option
 def status(account: str | None, json_: bool) -> None:
     """Show who is signed in (offline)
@@ -93,43 +89,34 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *. Exits with 1 if a login has expired.
+    The default account is marked with *. Exits with 1 if a login has expired
+    or is damaged.
 
     \b
         llm chatgpt accounts
         llm chatgpt accounts --json
     """
     store = read_store()
-    problems = {
-        name: group.problem(Credential(name, ""), tokens, store)
-        for name, tokens in store.accounts.items()
-    }
-    if json_:
-        group.echo_json(
-            [
-                {"name": name, "default": name == store.default}
-                | _account_json(tokens, problems[name])
-                for name, tokens in store.accounts.items()
-            ]
-        )
-    elif not store.accounts and not store.damaged:
-        notice("Not signed in to ChatGPT. Run 'llm chatgpt login' first.")
-    else:
-        _echo_accounts(store, problems)
-    if store.damaged or any(problems.values()):
-        sys.exit(1)
-
-
-def _echo_accounts(store: logins.Store, problems: Mapping[str, str]) -> None:
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
+    entries, ended = [], bool(store.damaged)
     for name, tokens in store.accounts.items():
-        mark = "*" if name == store.default else ""
-        lifetime = group.lifetime_words(tokens, problems[name])
-        rows.append((mark, name, tokens.email or "?", group.plan_name(tokens.plan), lifetime))
+        problem = group.problem(Credential(name, ""), tokens, store)
+        default = name == store.default
+        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
+        lifetime, plan = group.lifetime_words(tokens, problem), group.plan_name(tokens.plan)
+        rows.append(("*" if default else "", name, tokens.email or "?", plan, lifetime))
+        ended = ended or bool(problem)
     rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
-    group.echo_table(rows)
-    if store.default not in store.accounts:
-        notice("No default account. Choose one with 'llm chatgpt use NAME'.")
+    if json_:
+        group.echo_json(entries)
+    elif not store.accounts and not store.damaged:
+        notice("No accounts. Run 'llm chatgpt login' to sign in.")
+    else:
+        group.echo_table(rows)
+        if store.default not in store.accounts:
+            notice("No default account. Choose one with 'llm chatgpt use NAME'.")
+    if ended:
+        sys.exit(1)
 
 
 @chatgpt.command()
@@ -142,8 +129,8 @@ def use(name: str) -> None:
     """
     with logins.locked_store() as writer:
         store = read_store()
-        if name not in store.accounts:
-            raise no_such_account(name, store.accounts)
+        if not name or store.get(name) is None:
+            raise current.no_such_account(name, store.accounts)
         writer.save(store._replace(default=name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
@@ -164,13 +151,14 @@ def import_command(path: str | None, yes: bool) -> None:
         llm chatgpt import ~/.codex/auth.json
     """
     tokens = read_codex_login(codex_auth_path(path))
-    old = read_store().get(CODEX_ACCOUNT)
-    replace = group.ask_to_replace(yes)
-    if old and old.kind == "login" and not replace(old, tokens):
-        raise AccountTaken(
-            f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
-        )
-    tokens = keep_login(tokens, CODEX_ACCOUNT, replace)
+    old = read_store().accounts.get(CODEX_ACCOUNT)
+    if old and old.kind == "login":
+        if not group.may_replace(yes, old, tokens):
+            raise AccountTaken(
+                f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
+            )
+        yes = True
+    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     click.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
@@ -178,7 +166,7 @@ def import_command(path: str | None, yes: bool) -> None:
 
 
 @chatgpt.command()
-@group.account_option
+@group.account_option()
 @click.option("--all", "all_", is_flag=True, help="Sign out of all accounts")
 @click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
@@ -193,29 +181,21 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         raise click.UsageError("Use either --account or --all.")
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
-    name = None if all_ else _account_to_sign_out(account)
+    name = config.setting("ACCOUNT") if account is None else account
     before = _end_session if revoke_ else None
     deleted = logins.delete_tokens(name, everything=all_, before=before)
-    if not deleted:
+    if deleted:
+        for each in deleted:
+            click.echo(f"Signed out of account {printable(each, 60)}.")
+        _say_what_is_left()
+    elif name is None or all_:
         click.echo("Not signed in.")
-        return
-    for name in deleted:
-        click.echo(f"Signed out of account {printable(name, 60)}.")
-    _say_what_is_left()
-
-
-def _account_to_sign_out(account: str | None) -> str | None:
-    """The account's name, None for the default one."""
-    chosen = config.setting("ACCOUNT") if account is None else account
-    if chosen is None:
-        return None
-    name = choose_credential(chosen, read_store()).account
-    if name is None:
+    else:
+        choose_credential(name, read_store())
         raise ChatGPTError(
             "An access token cannot be signed out. Remove it from where it is set: "
             "'llm keys', LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
         )
-    return name
 
 
 def _end_session(tokens: Tokens) -> None:
@@ -226,8 +206,8 @@ def _end_session(tokens: Tokens) -> None:
         revoke(tokens)
     except ChatGPTError as error:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}). End it in ChatGPT "
-            "under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message}).\n"
+            "End it in ChatGPT under Settings > Security."
         )
 
 

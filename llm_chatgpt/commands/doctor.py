@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,7 +17,6 @@ from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
-from llm_chatgpt.login.borrowed import access_token_rejected
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
@@ -36,7 +35,7 @@ class Finding(NamedTuple):
 
 
 @group.chatgpt.command()
-@group.account_option
+@group.account_option()
 @group.json_option
 def doctor(account: str | None, json_: bool) -> None:
     """Diagnose problems and suggest fixes
@@ -78,10 +77,13 @@ def _examine(account: str | None) -> Iterator[Finding]:
     yield from _storage()
     yield _proxies()
     yield _certificates()
-    yield from _settings()
-    tokens, finding = _login(account)
+    # Only the names: LLM_CHATGPT_ACCOUNT may contain a token.
+    names = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
+    if names:
+        yield Finding("settings", "ok", ", ".join(names))
+    tokens, if_rejected, finding = _login(account)
     yield finding
-    yield from _hosts(tokens)
+    yield from _hosts(tokens, if_rejected)
     if tokens:
         yield _models(tokens)
 
@@ -126,35 +128,30 @@ def _certificates() -> Finding:
     return Finding("certificates", "ok", ", ".join(["the system's", *added]))
 
 
-def _settings() -> Iterator[Finding]:
-    # Only the names: LLM_CHATGPT_ACCOUNT may contain a token.
-    names = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
-    if names:
-        yield Finding("settings", "ok", ", ".join(names))
-
-
-def _login(account: str | None) -> tuple[Tokens | None, Finding]:
-    """The login in use if it is known, and what is wrong with it."""
+def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
+    """The login in use, what to do if the backend rejects its access token (empty if it can be
+    renewed), and what is known to be wrong with it."""
     try:
         store = read_store()
         credential = choose_credential(account, store)
     except ChatGPTError as error:
-        return None, Finding("login", "broken", "not signed in", error.message)
-    tokens = present_tokens(credential, store)
-    words = group.credential_words(credential, store)
-    if tokens is None:
-        tokens = Tokens(credential.access_token or "", kind="access_token")
-        return tokens, Finding("login", "ok", f"{words}, owner not checked yet")
-    name, _, host = (tokens.email or "").partition("@")
-    email = f"{name[:1]}...@{host}" if host else "no email"
-    plan = f"{group.plan_name(tokens.plan)} plan" if tokens.plan else "unknown plan"
+        return None, "", Finding("login", "broken", "not signed in", error.message)
+    known = present_tokens(credential, store)
+    tokens = known or Tokens(credential.access_token or "", kind="access_token")
     problem = group.problem(credential, tokens, store)
-    lifetime = group.lifetime_words(tokens, problem)
-    text = f"{words}: {email}, {plan}, access token {lifetime}"
-    return tokens, Finding("login", "broken" if problem else "ok", text, problem)
+    text = group.credential_words(credential, store)
+    if known:
+        name, _, host = (known.email or "").partition("@")
+        email = f"{name[:1]}...@{host}" if host else "no email"
+        plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
+        text += f": {email}, {plan}, access token {group.lifetime_words(known, problem)}"
+    else:
+        text += ", owner not checked yet"
+    if_rejected = group.problem(credential, tokens, store, rejected=tokens.access_token)
+    return tokens, if_rejected, Finding("login", "broken" if problem else "ok", text, problem)
 
 
-def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
+def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
     """Each of the two hosts, asked once; then this machine's clock against theirs."""
     agent = {"User-Agent": config.user_agent()}
     date = None
@@ -169,8 +166,7 @@ def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
         headers = backend_headers(tokens) if tokens else agent
         return http.send("GET", url, headers=headers, params={"client_version": version})
 
-    asks: dict[str, Callable[[], http.Reply]] = {"sign-in host": ask_issuer, "backend": ask_backend}
-    for name, ask in asks.items():
+    for name, ask in (("sign-in host", ask_issuer), ("backend", ask_backend)):
         try:
             reply = ask()
         except ConnectionFailed as error:
@@ -179,26 +175,24 @@ def _hosts(tokens: Tokens | None) -> Iterator[Finding]:
             yield Finding(name, "broken", "not checked", error.message)
         else:
             date = date or reply.headers.get("date")
-            yield _host(name, reply, tokens if name == "backend" else None)
+            yield _host(name, reply, tokens if name == "backend" else None, if_rejected)
     yield _clock(date)
 
 
-def _host(name: str, reply: http.Reply, tokens: Tokens | None) -> Finding:
+def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str) -> Finding:
     """What an answer says about a host, and about the login that was sent along (if any)."""
     text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
         return Finding(name, "broken", text, reply.web_page_message)
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
-    if tokens and reply.status == 401 and tokens.refresh_token:
-        advice = "The next prompt tries to renew it. If that fails, run 'llm chatgpt login'."
-        return Finding(name, "warning", f"{text}, but rejects the access token", advice)
-    if tokens and tokens.kind == "access_token" and reply.status == 401:
-        advice = access_token_rejected().message
-        return Finding(name, "broken", f"{text}, but rejects the access token", advice)
-    if tokens and reply.status in (401, 403):
+    if tokens and reply.status == 401:
+        state = "broken" if if_rejected else "warning"
+        advice = if_rejected or "The next prompt tries to renew it."
+        return Finding(name, state, f"{text}, but rejects the access token", advice)
+    if tokens and reply.status == 403:
         advice = explain_refusal(reply).message
-        return Finding(name, "broken", f"{text}, but rejects this login", advice)
+        return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 
 

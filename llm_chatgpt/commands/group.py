@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import sys
@@ -35,7 +36,8 @@ def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> 
         return []
 
 
-account_option = click.option(
+account_option = functools.partial(
+    click.option,
     "--account",
     metavar="NAME",
     shell_complete=complete_account,
@@ -74,13 +76,18 @@ def credential_words(credential: Credential, store: Store) -> str:
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
 
 
-def problem(credential: Credential, tokens: Tokens, store: Store) -> str:
-    """Why a login can be used no longer, and what to do; empty if it can be."""
+def problem(
+    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+) -> str:
+    """Why a login can be used no longer, and what to do; empty if it can be.
+
+    `rejected` is an access token that the backend refuses.
+    """
     failure = store.failure(tokens)
     if failure and failure.permanent:
         return failure.message
     try:
-        check_usable(credential, tokens, store)
+        check_usable(credential, tokens, store, rejected)
     except RefreshFailed as error:
         return error.message
     return ""
@@ -111,16 +118,12 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     return f"{'expired' if expired else 'expires'} {from_now(tokens.expires_at)}; {renewal}"
 
 
-def ask_to_replace(yes: bool) -> Callable[[Tokens, Tokens], bool]:
+def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     """Whether a new login may replace another user's: with --yes, or if the user says so."""
-
-    def replace(old: Tokens, new: Tokens) -> bool:
-        if yes:
-            return True
-        notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
-        return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
-
-    return replace
+    if yes:
+        return True
+    notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
+    return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
 
 
 def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -12,7 +13,6 @@ from collections.abc import Callable
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
@@ -28,12 +28,7 @@ Replace = Callable[[Tokens, Tokens], bool]
 
 
 @group.chatgpt.command(name="login")
-@click.option(
-    "--account",
-    metavar="NAME",
-    shell_complete=group.complete_account,
-    help="Sign in under this name and keep the others",
-)
+@group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
@@ -54,14 +49,14 @@ def login_command(
     if browser and device:
         raise click.UsageError("Use either --browser or --device.")
     account = _new_account_name(account)
-    replace = group.ask_to_replace(yes)
-    _say_what_happens(account)
+    replace = functools.partial(group.may_replace, yes)
+    _say_what_happens(account or DEFAULT_ACCOUNT)
     if browser:
         tokens = _login_in_browser(account, no_open, replace)
     else:
         tokens = _login_with_code(account, device, no_open, replace)
     click.echo(f"Signed in as {group.who_is(tokens)}")
-    _suggest_next_steps(account, tokens)
+    _suggest_next_steps(account or DEFAULT_ACCOUNT, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
@@ -72,18 +67,18 @@ def _new_account_name(name: str | None) -> str | None:
     if name is None:
         return None
     raise click.UsageError(
-        "An account's name has up to 48 letters, digits and . _ @ + -, and does not start with at-."
+        "An account's name has up to 48 letters, digits and . _ @ + -,\n"
+        "and does not start with at-."
     )
 
 
-def _say_what_happens(account: str | None) -> None:
+def _say_what_happens(name: str) -> None:
     """Who is signed in already, and what a new login does to that."""
     try:
         store = read_store()
     except StoreError:
         # The login itself replaces a damaged file, or says what is wrong.
         return
-    name = account or DEFAULT_ACCOUNT
     old = store.accounts.get(name)
     if old:
         notice(
@@ -92,19 +87,16 @@ def _say_what_happens(account: str | None) -> None:
         )
     elif store.accounts:
         others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
-        others = printable(others)
-        notice(f"Already signed in: {others}.\nThis login is added as account {name}.\n")
+        notice(f"Already signed in: {printable(others)}.\nThis login is added as account {name}.\n")
 
 
-def _suggest_next_steps(account: str | None, tokens: Tokens) -> None:
-    name = account or DEFAULT_ACCOUNT
+def _suggest_next_steps(name: str, tokens: Tokens) -> None:
     key = "" if name == read_store().default else f" --key {name}"
-    models: list[ModelInfo] = []
+    slugs = []
     try:
-        models = fetch_models(tokens).listed
+        slugs = [model.slug for model in fetch_models(tokens).listed]
     except ChatGPTError as error:
-        notice(f"Warning: Signed in, but could not fetch the model list. {error.message}")
-    slugs = [model.slug for model in models]
+        notice(f"Warning: Signed in, but could not fetch the model list.\n{error.message}")
     model = f"chatgpt-{SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]}"
     click.echo(f'\nTry it:\n  llm -m {model}{key} "Three names for a pet pelican"')
     click.echo(f"Make it the default model:\n  llm models default {model}")
@@ -122,7 +114,8 @@ class _WithoutCode(Exception):
 def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
-    code_page = _CodePage(may_open=local and not no_open, may_switch=local and not device)
+    may_open = local and not no_open and bool(terminal.browser_command())
+    code_page = _CodePage(may_open=may_open, may_switch=local and not device)
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(account, show=code_page.show, wait=wait, replace=replace)
@@ -154,10 +147,9 @@ class _CodePage:
 
     def show(self, code: DeviceCode) -> None:
         self._url = code.verification_url
-        self._may_open = self._may_open and terminal.has_browser()
-        other_way = "type b and Enter to sign in through the browser"
-        if not self._may_switch:
-            other_way = "run 'llm chatgpt login --browser'"
+        other_way = "run 'llm chatgpt login --browser'"
+        if self._may_switch:
+            other_way = "type b and Enter to sign in through the browser"
         lines = [
             f"  1. Open this page and sign in: {terminal.styled(printable(self._url), bold=True)}",
             f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): "
@@ -172,7 +164,7 @@ class _CodePage:
             lines += ["", f"Press Enter to open the page in your browser{end}"]
         if not terminal.is_terminal(sys.stderr):
             lines.append("Waiting for you to enter the code...")
-        click.echo("\n".join(lines), err=True)
+        notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
         """Count down for so many seconds; `left` is how many the code is still valid."""
@@ -219,12 +211,11 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
             said = "Open this page in a browser:"
         limit = in_words(config.BROWSER_LOGIN_SECONDS)
         url = terminal.styled(request.url, bold=True)
-        click.echo(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...", err=True)
+        notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
         if paste:
-            click.echo(
+            notice(
                 "Browser on another machine? Sign in there, then paste the address of the page\n"
-                "that fails to load:",
-                err=True,
+                "that fails to load:"
             )
 
     read_lines = _read_pasted if paste else None

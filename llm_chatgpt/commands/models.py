@@ -16,7 +16,7 @@ from llm_chatgpt.text import notice
 
 
 @chatgpt.command(name="models")
-@group.account_option
+@group.account_option()
 @click.option("all_", "--all", is_flag=True, help="Include models that ChatGPT's own apps hide")
 @group.json_option
 def models_command(account: str | None, all_: bool, json_: bool) -> None:
@@ -73,7 +73,7 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
 
 
 @chatgpt.command()
-@group.account_option
+@group.account_option()
 def refresh(account: str | None) -> None:
     """Fetch the list of models again and show what changed
 

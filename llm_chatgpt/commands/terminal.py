@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -24,11 +25,12 @@ def is_terminal(stream: Any) -> bool:
 
 
 def width() -> int:
-    """The columns of the terminal that notices appear on."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
+    """The columns of the user's terminal."""
+    for stream in (sys.stderr, sys.stdout):
+        # A stream may be closed, or no terminal.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
 
 
 def wrapped(text: str, indent: int) -> str:
@@ -93,7 +95,7 @@ class Keyboard:
             time.sleep(0.05)
 
 
-def _browser_command() -> str:
+def browser_command() -> str:
     """The command of the user's browser, with %s for the address; empty where there is none."""
     if config.WINDOWS:
         return "rundll32 url.dll,FileProtocolHandler %s"
@@ -107,10 +109,6 @@ def _browser_command() -> str:
     return "xdg-open %s" if display and shutil.which("xdg-open") else ""
 
 
-def has_browser() -> bool:
-    return bool(_browser_command())
-
-
 def open_in_browser(url: str) -> bool:
     """Open a page in the user's browser; False where that is not possible.
 
@@ -118,7 +116,7 @@ def open_in_browser(url: str) -> bool:
     not end with our Ctrl-C, and is not waited for.
     """
     try:
-        command = [word.replace("%s", url) for word in shlex.split(_browser_command())]
+        command = [word.replace("%s", url) for word in shlex.split(browser_command())]
         if not command:
             return False
         subprocess.Popen(  # noqa: S603 - the user's own browser

@@ -16,7 +16,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_number
 
 
 @group.chatgpt.command()
-@group.account_option
+@group.account_option()
 @group.json_option
 def usage(account: str | None, json_: bool) -> None:
     """Show how much of your plan's limits is left

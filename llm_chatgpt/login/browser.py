@@ -268,7 +268,7 @@ def _wait_for_code(
         if result is not None:
             return result
         root = request.redirect_uri.removesuffix("auth/callback")
-        notify(f"That isn't the right address. Copy the whole address, starting with {root}.")
+        notify(f"That isn't the right address. Copy the whole address,\nstarting with {root}.")
     raise LoginExpired(
         f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}. Run 'llm chatgpt "
         "login --browser' again."

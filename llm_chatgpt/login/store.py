@@ -367,7 +367,7 @@ def delete_tokens(
     """
     with locked_store() as writer:
         store = _read_any()
-        name = account or store.default
+        name = store.default if account is None else account
         present = [*store.accounts, *store.damaged]
         names = present if everything else [other for other in present if other == name]
         try:
