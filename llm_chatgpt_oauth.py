@@ -22,7 +22,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import click
 import llm
@@ -147,6 +147,36 @@ class _ChatGPTModel:
     needs_key = None
     key: str | None = None
     Options = Options
+
+    # What recurs in every logged answer. NEVER change or remove an entry, only add:
+    # stored logs refer to them by name.
+    json_replacements: ClassVar[dict[str, Any]] = {
+        "chatgpt_envelope_0": {
+            "object": "response",
+            "background": False,
+            "parallel_tool_calls": True,
+            "service_tier": "default",
+            "status": "completed",
+            "store": False,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "top_logprobs": 0,
+            "top_p": 0.98,
+            "truncation": "disabled",
+        },
+        "chatgpt_tool_usage_0": {
+            "image_gen": {
+                "input_tokens": 0,
+                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "output_tokens": 0,
+                "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "total_tokens": 0,
+            },
+            "web_search": {"num_requests": 0},
+        },
+        "chatgpt_text_0": {"format": {"type": "text"}, "verbosity": "medium"},
+        "chatgpt_text_1": {"format": {"type": "text"}, "verbosity": "low"},
+    }
 
     def __init__(self, info: ModelInfo):
         self.info = info
