@@ -193,7 +193,7 @@ def _colon(words: str | None) -> str:
 
 
 def retry_after(reply: http.Reply, said: str | None) -> float | None:
-    """The seconds that the server asks to wait: Retry-After, or its words; else None."""
+    """The seconds that the server asks to wait: Retry-After, or inside a stream its words."""
     header = reply.headers.get("retry-after", "").strip()
     words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", said or "", re.IGNORECASE)
     seconds = None
@@ -202,7 +202,7 @@ def retry_after(reply: http.Reply, said: str | None) -> float | None:
     elif header:
         with contextlib.suppress(ValueError, OverflowError):
             seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
-    if seconds is None and words:
+    if reply.status == 200 and words:
         seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
     return None if seconds is None else max(0.0, seconds)
 
