@@ -32,6 +32,13 @@ def library() -> Any:
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
 
 
+def fetch_errors() -> tuple[type[Exception], ...]:
+    """What reading or fetching an attachment can raise: llm may use either library for it."""
+    loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    of_libraries = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
+    return (OSError, ValueError, *of_libraries)
+
+
 # Clients ---------------------------------------------------------------------------
 
 

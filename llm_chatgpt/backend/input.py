@@ -186,7 +186,6 @@ class InputBuilder:
         if not self.takes_images:
             raise _CannotSend("cannot be read by this model", "Use another model")
         remote = (attachment.url or "").startswith("https://")
-        library = http.library()
         try:
             # llm would fetch an address at every turn to learn its type.
             kind = "" if remote and not attachment.type else attachment.resolve_type()
@@ -197,7 +196,7 @@ class InputBuilder:
             return str(attachment.url) if remote else self._stand_in(attachment, kind)
         except FileNotFoundError as error:
             raise _CannotSend("no longer exists", "Name another file") from error
-        except (OSError, ValueError, library.HTTPError, library.InvalidURL) as error:
+        except http.fetch_errors() as error:
             raise _CannotSend("cannot be read", "Check it") from error
 
     def _stand_in(self, attachment: llm.Attachment, kind: str) -> str:
