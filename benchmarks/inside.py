@@ -163,7 +163,7 @@ def exchange_for(prompt, model):
     import llm_chatgpt_oauth as plugin
     from llm_chatgpt.backend.exchange import Exchange
 
-    exchange = Exchange(model, prompt, None, None)
+    exchange = Exchange(model, prompt, None, None, None)
     tokens = plugin.load_tokens()
     return lambda: exchange.request(tokens)
 
