@@ -81,6 +81,16 @@ def setting(name: str) -> str | None:
     return os.environ.get(f"LLM_CHATGPT_{name}") or None
 
 
+def originator() -> str:
+    """The client name for the service: LLM_CHATGPT_ORIGINATOR, else this plugin's own."""
+    return setting("ORIGINATOR") or ORIGINATOR
+
+
+def models_client_version() -> str:
+    """The version to ask for models with: LLM_CHATGPT_CLIENT_VERSION, else 1.0.0."""
+    return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+
+
 def issuer() -> str:
     """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
     return _service_url("ISSUER", DEFAULT_ISSUER)

@@ -23,7 +23,7 @@ def fetch_models(
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
+    version = config.models_client_version()
     reply = _get("/codex/models", tokens, params={"client_version": version}, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):

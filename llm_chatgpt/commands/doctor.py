@@ -162,7 +162,7 @@ def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
 
     def ask_backend() -> http.Reply:
         url = f"{config.base_url(tokens.origin if tokens else None)}/codex/models"
-        version = config.setting("CLIENT_VERSION") or config.MODELS_CLIENT_VERSION
+        version = config.models_client_version()
         headers = backend_headers(tokens) if tokens else agent
         return http.send("GET", url, headers=headers, params={"client_version": version})
 

@@ -96,10 +96,6 @@ def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
     return tokens
 
 
-def _originator() -> dict[str, str]:
-    return {"originator": config.setting("ORIGINATOR") or config.ORIGINATOR}
-
-
 def revoke(tokens: Tokens) -> None:
     """End a login's session at OpenAI (docs/protocol.md). Raises LoginFailed if OpenAI has
     not confirmed it."""
@@ -117,7 +113,7 @@ def revoke(tokens: Tokens) -> None:
             LoginFailed,
             "",
             json=body,
-            headers=_originator(),
+            headers={"originator": config.originator()},
             seconds=config.REVOKE_TIMEOUT_SECONDS,
         )
     except ChatGPTError as error:
@@ -157,7 +153,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
             "grant_type": "refresh_token",
             "refresh_token": tokens.refresh_token,
         },
-        headers=_originator(),
+        headers={"originator": config.originator()},
         seconds=config.REFRESH_TIMEOUT_SECONDS,
     )
     if reply.status == 200 and isinstance(reply.data, dict):

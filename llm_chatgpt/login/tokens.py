@@ -192,7 +192,7 @@ def backend_headers(tokens: Tokens) -> dict[str, str]:
     headers = {
         "Authorization": f"Bearer {tokens.access_token}",
         "User-Agent": config.user_agent(),
-        "originator": config.setting("ORIGINATOR") or config.ORIGINATOR,
+        "originator": config.originator(),
     }
     # An organization's id is a platform id, which this backend refuses.
     if header_safe(tokens.account_id) and not str(tokens.account_id).startswith("org-"):
