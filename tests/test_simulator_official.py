@@ -231,9 +231,6 @@ def test_an_exchange_must_fit_its_authorization(simulator):
     callback = callback_of(authorize_url(simulator))
     assert exchange(simulator, callback).status_code == 200
     assert exchange(simulator, callback).json() == {"error": "invalid_grant"}
-    as_json = {"grant_type": "refresh_token", "client_id": callback["client_id"]}
-    answer = httpx.post(f"{simulator.issuer}/api/accounts/oauth/token", json=as_json)
-    assert answer.json() == {"error": "invalid_request"}
 
 
 def test_the_callback_says_what_a_test_wants(simulator):
@@ -287,11 +284,19 @@ def test_a_refresh_rotates_and_a_spent_token_is_told(simulator):
         ({"client_id": simulator.register()}, "invalid_grant"),
         ({"refresh_token": "rt_0"}, "invalid_grant"),
     ):
-        assert refresh(simulator, new, **changes).json() == {"error": code}
+        another = simulator.sign_in_officially(ago=3500)
+        assert refresh(simulator, another, **changes).json() == {"error": code}
+    fields = dict(urllib.parse.parse_qsl(simulator.requests[-1].raw.decode()))
+    fields["refresh_token"] = simulator.sign_in_officially(client_id=fields["client_id"], ago=3500)[
+        "refresh_token"
+    ]
+    url = f"{simulator.issuer}/api/accounts/oauth/token"
+    assert httpx.post(url, json=fields).json() == {"error": "invalid_request"}
+    assert httpx.post(url, data=fields).status_code == 200
     month = 31 * 24 * 3600
     old = simulator.sign_in_officially(ago=month)
     assert refresh(simulator, old).json() == {"error": "refresh_token_expired"}
-    assert len(simulator.refreshes) == 7
+    assert len(simulator.refreshes) == 9
 
 
 def test_a_refresh_waits_for_its_time(simulator):
@@ -410,6 +415,9 @@ def test_bodies_are_refused_as_documented(simulator, token):
         assert answer.json()["error"]["param"] == "input"
     audio = [{"role": "user", "content": [{"type": "input_audio", "data": "x"}]}]
     assert post(simulator, token, input=audio).status_code == 400
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{simulator.api_url}/responses"
+    assert httpx.post(url, content=json.dumps(BODY), headers=headers).status_code == 400
     more = {"instructions": "Be brief.", "service_tier": "priority", "prompt_cache_key": "k"}
     assert post(simulator, token, **more).status_code == 200
 
@@ -433,6 +441,8 @@ def test_tools_must_stand_in_their_place(simulator, token):
     assert post(simulator, token, input=declared(FUNCTION)).status_code == 200
     group = {"type": "namespace", "name": "math", "description": "", "tools": [FUNCTION]}
     assert post(simulator, token, tools=[group, {"type": "web_search"}]).status_code == 200
+    nested = {**group, "tools": [{"type": "image_generation"}]}
+    assert post(simulator, token, tools=[nested]).status_code == 400
     simulator.official.flat_tools = True
     assert post(simulator, token, tools=[FUNCTION]).status_code == 200
 
@@ -464,6 +474,17 @@ def test_reasoning_belongs_to_client_user_and_route(simulator, token):
     }
     url = f"{simulator.base_url}/codex/responses"
     assert httpx.post(url, json={**BODY, "input": again}, headers=headers).status_code == 400
+
+
+def test_phases_must_come_back(simulator, token):
+    simulator.demands_phases = True
+    simulator.answer(Say("Text", phase="commentary"))
+    post(simulator, token, prompt_cache_key="k")
+    said = {"role": "assistant", "content": "Text"}
+    for phase, status in (("final_answer", 400), ("commentary", 200)):
+        again = [*BODY["input"], {**said, "phase": phase}, *BODY["input"]]
+        answer = post(simulator, token, prompt_cache_key="k", input=again)
+        assert answer.status_code == status
 
 
 def test_a_capability_can_be_missing(simulator, token):

@@ -35,9 +35,9 @@ REQUIRED = {
     "redirect_uri": r"http://127\.0\.0\.1:[1-9]\d{0,4}/auth/callback",
     "scope": r".+",
     "resource": re.escape(RESOURCE),
-    "state": r"[\w-]{22,}",
-    "nonce": r"[\w-]{22,}",
-    "code_challenge": r"[\w-]{43}",
+    "state": r"[A-Za-z0-9_-]{22,}",
+    "nonce": r"[A-Za-z0-9_-]{22,}",
+    "code_challenge": r"[A-Za-z0-9_-]{43}",
     "code_challenge_method": r"S256",
 }
 OPTIONAL = {
@@ -107,7 +107,7 @@ class Login:
 def fault(query: dict[str, str]) -> str | None:
     """The first parameter of an authorize address that is missing, wrong or unknown."""
     for name, pattern in REQUIRED.items():
-        if not re.fullmatch(pattern, query.get(name, ""), re.ASCII):
+        if not re.fullmatch(pattern, query.get(name, "")):
             return name
     for name in query.keys() - REQUIRED.keys():
         if name not in OPTIONAL or not re.fullmatch(OPTIONAL[name], query[name]):

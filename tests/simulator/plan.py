@@ -167,8 +167,6 @@ class Plan(OfficialSignIn):
 
     def _check_plan_items(self, items: list[dict[str, Any]], owner: str | None) -> None:
         for number, item in enumerate(items):
-            if item.get("role") == "system":
-                raise refuse(400, "System messages are not allowed")
             if item.get("type", "message") not in ITEMS:
                 message = f"Invalid value: '{item['type']}' in input[{number}]."
                 raise invalid("invalid_value", message, param="input")
