@@ -17,6 +17,12 @@ WINDOWS = os.name == "nt"
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 DEFAULT_ISSUER = "https://auth.openai.com"
 DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
+# The official sign-in: the API, also the name of what its tokens are for, and what a user must
+# grant so that they can be used.
+DEFAULT_API_URL = "https://api.openai.com/v1"
+# Where OpenAI explains that sign-in and its terms.
+OFFICIAL_PAGE = "https://developers.openai.com/siwc"
+PLAN_SCOPE = "chatgpt.tokens.use.direct"
 # Names other than those of OpenAI's own clients are served, without a `version` header. Users
 # can set both, in case the service begins to insist on some.
 ORIGINATOR = "llm_chatgpt_oauth"
@@ -29,13 +35,11 @@ POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
 SLOW_DOWN_SECONDS = 5
 
-# Refresh this long before the access token expires; if it says no expiry, when this old.
-REFRESH_LEEWAY_SECONDS = 5 * 60
+# Refresh a login without an expiry date when it is this old.
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 
 # Login by browser. OpenAI sends the browser to these ports only.
 REDIRECT_PORTS = (1455, 1457)
-SCOPE = "openid profile email offline_access"
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
 # How long a login waits to learn where its workspace is served.
@@ -100,6 +104,11 @@ def base_url(origin: str | None = None) -> str:
     """The backend: LLM_CHATGPT_BASE_URL, else below `origin`, where the account's workspace
     is served, else https://chatgpt.com/backend-api."""
     return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
+
+
+def api_url() -> str:
+    """The API of the official route: LLM_CHATGPT_API_URL, else https://api.openai.com/v1."""
+    return _service_url("API_URL", DEFAULT_API_URL)
 
 
 def _service_url(name: str, default: str) -> str:

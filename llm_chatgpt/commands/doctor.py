@@ -22,6 +22,8 @@ from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
 
+# A clock that is this wrong does no harm.
+CLOCK_TOLERANCE_SECONDS = 5 * 60
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
@@ -214,7 +216,7 @@ def _clock(date: str | None) -> Finding:
     except (TypeError, ValueError):
         advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
         return Finding("clock", "warning", "not checked, because no server answered", advice)
-    if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
+    if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"
     text = f"{in_words(abs(ahead))} {way} OpenAI's servers"

@@ -61,7 +61,9 @@ def echo_table(rows: list[tuple[str, ...]]) -> None:
 def who_is(tokens: Tokens) -> str:
     """'ada@example.com (Plus plan)'"""
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
-    return f"{email} ({plan_name(tokens.plan)} plan)" if tokens.plan else email
+    if tokens.plan:
+        return f"{email} ({plan_name(tokens.plan)} plan)"
+    return f"{email} (ChatGPT plan, {tokens.route.plan})" if tokens.route.plan else email
 
 
 def plan_name(plan: object) -> str:
@@ -106,7 +108,7 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
-    if problem and tokens.kind == "login":
+    if problem and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from llm_chatgpt import config
 from llm_chatgpt.errors import ChatGPTError, LoginDenied, LoginExpired, LoginFailed
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.login.workspace import keep_login
@@ -41,14 +42,14 @@ class BrowserLogin:
             "response_type": "code",
             "client_id": config.CLIENT_ID,
             "redirect_uri": self.redirect_uri,
-            "scope": config.SCOPE,
+            "scope": CODEX.scope,
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
             "state": self.state,
         }
-        self.url = f"{config.issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
+        self.url = f"{config.issuer()}{CODEX.authorize_path}?{urlencode(query, quote_via=quote)}"
 
     def read(self, query: str) -> oauth.AuthorizationCode | LoginFailed | None:
         """What the query of a redirect brings; None if it is not this sign-in's."""
