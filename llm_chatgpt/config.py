@@ -95,6 +95,20 @@ def models_client_version() -> str:
     return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
 
 
+def redirect_host() -> str:
+    """Where OpenAI sends the browser back to: LLM_CHATGPT_REDIRECT_HOST, else 127.0.0.1.
+
+    Raises ChatGPTError for a value other than 127.0.0.1 and localhost.
+    """
+    host = setting("REDIRECT_HOST") or "127.0.0.1"
+    if host not in ("127.0.0.1", "localhost"):
+        raise ChatGPTError(
+            "LLM_CHATGPT_REDIRECT_HOST must be 127.0.0.1 or localhost, because OpenAI sends the "
+            "browser to no other host. Correct or unset it."
+        )
+    return host
+
+
 def issuer() -> str:
     """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
     return _service_url("ISSUER", DEFAULT_ISSUER)

@@ -24,6 +24,7 @@ from llm_chatgpt.text import in_words, notice, printable
 
 # The model of the examples in README, which a signed-in account usually has.
 SUGGESTED_MODEL = "gpt-6-sol"
+REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 Replace = Callable[[Tokens, Tokens], bool]
 
 
@@ -205,6 +206,10 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
     paste = terminal.is_terminal(sys.stdin)
 
     def show(request: BrowserLogin) -> None:
+        # Such an error appears in the browser alone.
+        local = config.redirect_host() == "localhost"
+        change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
+        notice(f"Error instead of a sign-in? {change} and retry.\n")
         if not no_open and terminal.open_in_browser(request.url):
             said = "Opening your browser. If nothing happens, visit:"
         else:
