@@ -11,6 +11,8 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_usage
 from llm_chatgpt.backend.usage import UsageWindow, windows_of_usage
 from llm_chatgpt.commands import group
+from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number
 
@@ -24,6 +26,14 @@ def usage(account: str | None, json_: bool) -> None:
     \b
         llm chatgpt usage
     """
+    tokens = present_tokens(choose_credential(account, store := read_store()), store)
+    if tokens and not tokens.route.tells_usage:
+        if json_:
+            group.echo_json({"kind": tokens.kind, "details": config.USAGE_PAGE})
+        else:
+            click.echo("OpenAI's official sign-in does not tell how much of your plan is used.")
+            click.echo(f"Manage usage: {config.USAGE_PAGE}")
+        return
     answer = group.with_login(account, fetch_usage)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
