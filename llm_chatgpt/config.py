@@ -61,7 +61,6 @@ DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
 
 # Sending a prompt again.
-MAX_RESENDS = 4
 # The longest wait that the server can ask for, and all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_RESEND_WAIT_SECONDS = 90.0

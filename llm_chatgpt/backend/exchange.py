@@ -164,13 +164,13 @@ class Exchange:
                 raise _broke_off(error, started=self.translator.started) from error
             self.complete = True
         except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            again = resend.next_attempt(last, error, self._tokens, time.time())
             if self.translator.started or again is None:
                 raise
             self.attempt = again
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error)}"
+                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
                 reason = error.message.split(". ")[0].rstrip(".")
                 notice(f"{reason}; retrying{wait} ({count})...")
 

@@ -14,7 +14,13 @@ import click
 
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
-from llm_chatgpt.login.current import Credential, check_usable, get_tokens
+from llm_chatgpt.login.current import (
+    Credential,
+    check_usable,
+    choose_credential,
+    get_tokens,
+    present_tokens,
+)
 from llm_chatgpt.login.store import Store, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
@@ -126,6 +132,12 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
         return True
     notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
+
+
+def present_login(account: str | None) -> Tokens | None:
+    """What is known of a login without asking anybody; None if nothing is."""
+    store = read_store()
+    return present_tokens(choose_credential(account, store), store)
 
 
 def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:

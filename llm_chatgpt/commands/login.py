@@ -18,7 +18,7 @@ from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
-from llm_chatgpt.login.official import OfficialLogin, login_officially
+from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
@@ -59,7 +59,7 @@ def login_command(
     replace = functools.partial(group.may_replace, yes)
     name = account or route.account
     _say_what_happens(name)
-    first_time = not read_store().registration(name).get("subject") if official else False
+    first_time = official and not registration(name).get("subject")
     if official:
         tokens = _login_officially(account, no_open, replace)
     elif browser:

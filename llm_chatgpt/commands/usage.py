@@ -11,8 +11,6 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_usage
 from llm_chatgpt.backend.usage import UsageWindow, windows_of_usage
 from llm_chatgpt.commands import group
-from llm_chatgpt.login.current import choose_credential, present_tokens
-from llm_chatgpt.login.store import read_store
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number
 
@@ -26,7 +24,7 @@ def usage(account: str | None, json_: bool) -> None:
     \b
         llm chatgpt usage
     """
-    tokens = present_tokens(choose_credential(account, store := read_store()), store)
+    tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         if json_:
             group.echo_json({"kind": tokens.kind, "details": config.USAGE_PAGE})

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlencode
 
 from llm_chatgpt import config, files, http
-from llm_chatgpt.errors import LoginDenied, LoginFailed
+from llm_chatgpt.errors import LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import locked_store, read_store
@@ -46,18 +46,20 @@ class OfficialLogin:
     `url` is the page to show to the user. The state, the nonce and the verifier are secret.
     """
 
-    def __init__(self, port: int, host_id: str, client_id: str | None, command: str):
+    def __init__(self, port: int, known: Mapping[str, Any], command: str):
         self.redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
         self.command = command
         self.state = secrets.token_urlsafe(32)
         self.nonce = secrets.token_urlsafe(32)
         self.code_verifier = secrets.token_urlsafe(64)
-        self._client_id = client_id
+        self._client_id = client_id = as_text(known.get("client_id"))
         challenge = hashlib.sha256(self.code_verifier.encode()).digest()
         query = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
-            "ext_agent_host_id": host_id,
+            # Else whoever has declined would not be asked again.
+            **({"prompt": "consent"} if client_id and known.get("declined") is True else {}),
+            "ext_agent_host_id": host_id(),
             "response_type": "code",
             "redirect_uri": self.redirect_uri,
             "scope": OFFICIAL.scope,
@@ -127,28 +129,39 @@ def login_officially(
     from llm_chatgpt.login import redirect
 
     name = account or OFFICIAL.account
-    known = read_store().registration(name)
+    known = registration(name)
     started: list[OfficialLogin] = []
 
     def start(port: int) -> OfficialLogin:
-        client_id = as_text(known.get("client_id"))
-        started.append(OfficialLogin(port, host_id(), client_id, OFFICIAL.login_command(name)))
+        started.append(OfficialLogin(port, known, OFFICIAL.login_command(name)))
         return started[0]
 
     def finish(approved: Approval, replace: redirect.Replace) -> Tokens:
         return keep_login(_exchange(approved, started[0], name, known), account, replace)
 
-    return redirect.sign_in(
-        start,
-        finish,
-        hosts=("127.0.0.1",),
-        ports=(0,),
-        show=show,
-        read_lines=read_lines,
-        notify=notify,
-        replace=replace,
-        clock=clock,
-    )
+    try:
+        return redirect.sign_in(
+            start,
+            finish,
+            hosts=("127.0.0.1",),
+            ports=(0,),
+            show=show,
+            read_lines=read_lines,
+            notify=notify,
+            replace=replace,
+            clock=clock,
+        )
+    except LoginDenied:
+        if registration(name):
+            _remember(name, declined=True)
+        raise
+
+
+def registration(name: str) -> Mapping[str, Any]:
+    """What is registered under an account's name; empty if nothing is, or it cannot be read."""
+    with contextlib.suppress(StoreError):
+        return read_store().registration(name)
+    return {}
 
 
 def host_id() -> str:
@@ -191,7 +204,8 @@ def _exchange(
             "This is another ChatGPT user than before under this name. To add this one, run "
             f"'{OFFICIAL.login_command('NAME')}'."
         )
-    _remember(name, subject=claims["sub"], email=as_text(claims.get("email")))
+    email = as_text(claims.get("email"))
+    _remember(name, subject=claims["sub"], email=email, declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
     tokens = tokens_from_reply(data, now=time.time())
     if config.PLAN_SCOPE not in granted.split() or tokens is None or not tokens.refresh_token:

@@ -51,6 +51,8 @@ class Route(NamedTuple):
     # Whether models are listed in the order to show them in, and some only for other clients.
     list_is_ordered: bool
     tells_usage: bool
+    # How often a prompt is sent again after a failure of the server or the network.
+    max_resends: int
 
     def login_command(self, account: str | None = None) -> str:
         """The command that signs in under an account's name by this route."""
@@ -88,6 +90,7 @@ CODEX = Route(
     refuses_tool=lambda kind: False,
     list_is_ordered=False,
     tells_usage=True,
+    max_resends=4,
 )
 OFFICIAL = Route(
     authorize_path="/api/accounts/authorize",
@@ -118,4 +121,5 @@ OFFICIAL = Route(
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     list_is_ordered=True,
     tells_usage=False,
+    max_resends=2,
 )
