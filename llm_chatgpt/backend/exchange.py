@@ -21,11 +21,11 @@ from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
-from llm_chatgpt.login.store import login_command, read_store
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -99,6 +99,7 @@ class Exchange:
             hide_reasoning=prompt.hide_reasoning,
         )
         tool_names = add_tools(body, self._model, prompt.tools)
+        place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
         self.translator = EventTranslator(
             account_key=tokens.account_key,
@@ -107,7 +108,7 @@ class Exchange:
         )
         return {
             "method": "POST",
-            "url": f"{config.base_url(tokens.origin)}/codex/responses",
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": encode(body, builder.images),
             "headers": self._request_headers(session, builder.items),
             "timeout": http.library().Timeout(
@@ -139,8 +140,10 @@ class Exchange:
         headers = backend_headers(self._tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
-            "session-id": session,
         }
+        if not self._tokens.route.names_account:
+            return headers
+        headers["session-id"] = session
         self._turn = _turn_key(session, self._tokens, items)
         last = items[-1]["type"] if items else None
         if self._turn in turn_states and last == "function_call_output":
@@ -161,26 +164,29 @@ class Exchange:
                 raise _broke_off(error, started=self.translator.started) from error
             self.complete = True
         except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            again = resend.next_attempt(last, error, self._tokens, time.time())
             if self.translator.started or again is None:
                 raise
             self.attempt = again
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error)}"
+                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
                 reason = error.message.split(". ")[0].rstrip(".")
                 notice(f"{reason}; retrying{wait} ({count})...")
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
         """The error for an answer with an error status."""
-        host = urlsplit(config.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        account = None
-        if reply.status == 401:
-            account = choose_credential(self._key, read_store()).account
-        return refusals.explain_refusal(
-            whole, slug=self._model.slug, models=self._models, login=login_command(account)
-        )
+        return refusals.explain_refusal(whole, **self._known())
+
+    def _known(self) -> dict[str, Any]:
+        """What the sentence on an error may name."""
+        login = self._tokens.route.login_command()
+        with contextlib.suppress(ChatGPTError):
+            store = read_store()
+            login = store.login_command(choose_credential(self._key, store).account)
+        return {"slug": self._model.slug, "models": self._models, "login": login}
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -201,7 +207,7 @@ class Exchange:
             )
         if self.translator.ended in ("failed", "error"):
             raise refusals.explain_stream_error(
-                self.translator.error, self._headers, slug=self._model.slug, models=self._models
+                self.translator.error, self._headers, **self._known()
             )
         return events
 

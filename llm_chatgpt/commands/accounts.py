@@ -103,7 +103,8 @@ def accounts(json_: bool) -> None:
         problem = group.problem(Credential(name, ""), tokens, store)
         default = name == store.default
         entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
-        lifetime, plan = group.lifetime_words(tokens, problem), group.plan_name(tokens.plan)
+        lifetime = group.lifetime_words(tokens, problem)
+        plan = tokens.route.plan or group.plan_name(tokens.plan)
         rows.append(("*" if default else "", name, tokens.email or "?", plan, lifetime))
         ended = ended or bool(problem)
     rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
@@ -172,6 +173,8 @@ def import_command(path: str | None, yes: bool) -> None:
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """Sign out on this machine
 
+    A login of the official route also ends at OpenAI.
+
     \b
         llm chatgpt logout
         llm chatgpt logout --account work --revoke
@@ -182,7 +185,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    before = _end_session if revoke_ else None
+    before = functools.partial(_end_session, asked=revoke_)
     deleted = logins.delete_tokens(name, everything=all_, before=before)
     if deleted:
         for each in deleted:
@@ -198,16 +201,19 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_session(tokens: Tokens) -> None:
-    if tokens.kind != "login":
+def _end_session(tokens: Tokens, *, asked: bool) -> None:
+    # An official session is this plugin's alone; after an end by OpenAI there is none.
+    if not (asked or tokens.route.own_session) or not tokens.access_token:
+        return
+    if not tokens.renewable:
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
         return
     try:
         revoke(tokens)
     except ChatGPTError as error:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}).\n"
-            "End it in ChatGPT under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
+            "ChatGPT under Settings > Security."
         )
 
 

@@ -14,7 +14,13 @@ import click
 
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
-from llm_chatgpt.login.current import Credential, check_usable, get_tokens
+from llm_chatgpt.login.current import (
+    Credential,
+    check_usable,
+    choose_credential,
+    get_tokens,
+    present_tokens,
+)
 from llm_chatgpt.login.store import Store, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import from_now, notice, printable
@@ -61,7 +67,9 @@ def echo_table(rows: list[tuple[str, ...]]) -> None:
 def who_is(tokens: Tokens) -> str:
     """'ada@example.com (Plus plan)'"""
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
-    return f"{email} ({plan_name(tokens.plan)} plan)" if tokens.plan else email
+    if tokens.plan:
+        return f"{email} ({plan_name(tokens.plan)} plan)"
+    return f"{email} (ChatGPT plan, {tokens.route.plan})" if tokens.route.plan else email
 
 
 def plan_name(plan: object) -> str:
@@ -106,7 +114,7 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
-    if problem and tokens.kind == "login":
+    if problem and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
@@ -124,6 +132,12 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
         return True
     notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
+
+
+def present_login(account: str | None) -> Tokens | None:
+    """What is known of a login without asking anybody; None if nothing is."""
+    store = read_store()
+    return present_tokens(choose_credential(account, store), store)
 
 
 def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:

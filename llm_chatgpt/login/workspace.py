@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, StoreError
-from llm_chatgpt.login.store import DEFAULT_ACCOUNT, load_tokens, locked_store, read_store
+from llm_chatgpt.login.store import load_tokens, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, is_somebody_else, is_workspace_origin
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
@@ -22,10 +22,11 @@ def keep_login(
 ) -> Tokens:
     """Store a new login under an account's name, then find out where its workspace is served.
 
-    Without a name it is stored as `default`, and prompts use it from now on. Raises
-    AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
+    Without a name it is stored under its route's (`default` or `official`), and prompts use it
+    from now on. Raises AccountTaken if the name is another user's and `replace(old, new)` says
+    no; StoreError.
     """
-    name = account or DEFAULT_ACCOUNT
+    name = account or tokens.route.account
     try:
         old = load_tokens(name)
     except StoreError as error:
@@ -65,6 +66,8 @@ def fetch_origin(tokens: Tokens) -> str | None:
 
     Raises nothing: without an answer the default host serves the account as before.
     """
+    if not tokens.route.names_account:
+        return None
     try:
         reply = http.send(
             "GET",
