@@ -183,7 +183,8 @@ class _ChatGPTModel:
         self.info = info
         self.slug = info.slug
         self.model_id = f"chatgpt-{info.slug}"
-        self.attachment_types = config.IMAGE_TYPES if info.takes_images else frozenset()
+        images = config.IMAGE_TYPES if info.takes_images else frozenset()
+        self.attachment_types = images | config.FILE_TYPES.keys()
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:

@@ -74,6 +74,22 @@ LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+# The files that a prompt may have, with the suffix of a name that has none. How sure it is
+# that the service takes them: docs/protocol.md.
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+FILE_TYPES = {
+    "application/pdf": ".pdf",
+    f"{_OFFICE}.wordprocessingml.document": ".docx",
+    f"{_OFFICE}.presentationml.presentation": ".pptx",
+    f"{_OFFICE}.spreadsheetml.sheet": ".xlsx",
+    "text/plain": ".txt",
+    "text/markdown": ".md",
+    "text/csv": ".csv",
+    "text/html": ".html",
+    "application/json": ".json",
+    "application/xml": ".xml",
+}
+MAX_FILE_MIB = 20
 # The key of our metadata on llm's parts, which keeps it apart from other plugins'.
 METADATA_KEY = "chatgpt"
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")

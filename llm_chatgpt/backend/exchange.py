@@ -19,7 +19,7 @@ from llm.parts import StreamEvent
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
-from llm_chatgpt.backend.input import InputBuilder, encode
+from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
@@ -55,6 +55,7 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
+        self._sent_files = False
         self._notes: list[str] = []
 
     # One attempt
@@ -65,7 +66,7 @@ class Exchange:
         return self._tokens.access_token if self.attempt.other_tokens else None
 
     def request(self, tokens: Tokens) -> dict[str, Any]:
-        """What `http.stream` takes. Reads files and may fetch images.
+        """What `http.stream` takes. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
@@ -87,6 +88,7 @@ class Exchange:
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
         self._notes = builder.notes
+        self._sent_files = builder.attachments.has_files
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -109,7 +111,7 @@ class Exchange:
         return {
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
-            "content": encode(body, builder.images),
+            "content": builder.attachments.encode(body),
             "headers": self._request_headers(session, builder.items),
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
@@ -178,7 +180,7 @@ class Exchange:
         """The error for an answer with an error status."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        return refusals.explain_refusal(whole, **self._known())
+        return refusals.explain_refusal(whole, files=self._sent_files, **self._known())
 
     def _known(self) -> dict[str, Any]:
         """What the sentence on an error may name."""

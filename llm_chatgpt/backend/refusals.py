@@ -56,6 +56,8 @@ _BY_WORDS = {
     "requires a newer version": "too_old",
     "not authorized in this region": WRONG_REGION,
 }
+# How the service speaks of a file: by its type, a field, or its place in a message.
+_OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?!\.image)")
 _BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
 # Inside a stream, too, these are not sent again as they are.
 _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
@@ -80,9 +82,12 @@ _TEXTS = {
     "login": "OpenAI no longer accepts this login{first} Run '{login}' to sign in again.",
     "forbidden": "OpenAI refuses this account's request{first} Ask your workspace's admin, or run "
     "'{login}' with another account.",
-    "too_large": "The prompt is too large for the server. Send less text or smaller images.",
+    "too_large": "The prompt is too large for the server. Send less text or smaller attachments.",
     "too_many": "Too many requests{first} Wait {wait} and try again.",
     "server": "OpenAI server error ({status}){first} Try again in {wait}.",
+    "file": "OpenAI refused the attached file{first} It is not certain that it accepts files with "
+    "a ChatGPT login. Send the text with -f instead; for a PDF, run 'llm install "
+    "llm-fragments-pdf' and use -f pdf:FILE.",
     "effort": "{sentence} Choose one with -o reasoning_effort.",
     "app_limit": "Your ChatGPT plan, or this app's share of it, is used up{words} Manage usage: "
     f"{config.USAGE_PAGE}",
@@ -118,17 +123,18 @@ def explain_refusal(
     slug: str = "",
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
+    files: bool = False,
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again.
+    that signs in again, `files` whether the prompt had any.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply)
     names = (reply.error_code, error.get("type"))
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
-    text = _choose_text(reply, codes, said or "", error.get("param"))
+    text = _choose_text(reply, codes, said or "", error.get("param"), files)
     wait = retry_after(reply, said)
     words, first = _colon(said), _colon(re.split(r"(?<=[.!?]) ", said or "")[0])
     facts: dict[str, Any] = {
@@ -179,7 +185,7 @@ def explain_stream_error(
     return explain_refusal(http.Reply(200, headers, content), **known)
 
 
-def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object) -> str:
+def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object, files: bool) -> str:
     """Which of the texts fits; what is more specific comes first."""
     if reply.headers.get(_LIMIT_KIND, "").startswith("workspace_"):
         return "limit"
@@ -193,6 +199,8 @@ def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object) 
         return "server"
     if reply.status == 400 and param == "reasoning.effort" and said:
         return "effort"
+    if reply.status == 400 and files and _OF_FILES.search(f"{said} {param}"):
+        return "file"
     return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
 
 
