@@ -38,8 +38,8 @@ REDIRECT_PORTS = (1455, 1457)
 SCOPE = "openid profile email offline_access"
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to learn where its workspace is served.
-ORIGIN_TIMEOUT_SECONDS = 5.0
+# How long a login waits to learn about its workspace.
+WORKSPACE_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
 # The wait for another program's refresh is longer than that refresh may take.

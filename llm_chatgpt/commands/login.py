@@ -8,7 +8,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 
@@ -19,23 +20,28 @@ from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
-from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 
 # The model of the examples in README, which a signed-in account usually has.
 SUGGESTED_MODEL = "gpt-6-sol"
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
-Replace = Callable[[Tokens, Tokens], bool]
 
 
 @group.chatgpt.command(name="login")
 @group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
+@click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
 @group.yes_option
 def login_command(
-    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
+    account: str | None,
+    browser: bool,
+    device: bool,
+    workspace: str | None,
+    no_open: bool,
+    yes: bool,
 ) -> None:
     """Sign in to ChatGPT
 
@@ -49,13 +55,17 @@ def login_command(
     """
     if browser and device:
         raise click.UsageError("Use either --browser or --device.")
+    if workspace is not None and not header_safe(workspace):
+        raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     replace = functools.partial(group.may_replace, yes)
+    # How the login is stored, whichever way it comes.
+    keep = {"account": account, "replace": replace, "workspace": workspace}
     _say_what_happens(account or DEFAULT_ACCOUNT)
     if browser:
-        tokens = _login_in_browser(account, no_open, replace)
+        tokens = _login_in_browser(no_open, keep)
     else:
-        tokens = _login_with_code(account, device, no_open, replace)
+        tokens = _login_with_code(device, no_open, keep)
     click.echo(f"Signed in as {group.who_is(tokens)}")
     _suggest_next_steps(account or DEFAULT_ACCOUNT, tokens)
 
@@ -112,14 +122,14 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
+def _login_with_code(device: bool, no_open: bool, keep: Mapping[str, Any]) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
     may_open = local and not no_open and bool(terminal.browser_command())
     code_page = _CodePage(may_open=may_open, may_switch=local and not device)
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
-        return login(account, show=code_page.show, wait=wait, replace=replace)
+        return login(show=code_page.show, wait=wait, **keep)
     except _WithoutCode:
         pass
     except DeviceLoginDisabled as error:
@@ -130,7 +140,7 @@ def _login_with_code(account: str | None, device: bool, no_open: bool, replace: 
         else:
             notice(error.message)
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
-    return _login_in_browser(account, no_open, replace)
+    return _login_in_browser(no_open, keep)
 
 
 class _CodePage:
@@ -202,7 +212,7 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> Tokens:
+def _login_in_browser(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
     paste = terminal.is_terminal(sys.stdin)
 
     def show(request: BrowserLogin) -> None:
@@ -224,7 +234,7 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
             )
 
     read_lines = _read_pasted if paste else None
-    return login_with_browser(account, show=show, read_lines=read_lines, replace=replace)
+    return login_with_browser(show=show, read_lines=read_lines, **keep)
 
 
 def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:

@@ -95,7 +95,7 @@ class Store(NamedTuple):
         return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
 
     def put_identity(self, tokens: Tokens) -> Store:
-        names = ("account_id", "email", "plan", "fedramp", "origin")
+        names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
         identity = {name: getattr(tokens, name) for name in names}
         known = {**self.identities, token_hash(tokens.access_token): identity}
         return self._replace(identities=known)
@@ -202,7 +202,7 @@ def tokens_from_store(value: object) -> Tokens | None:
     access_token = header_safe(entry.get("access_token"))
     if access_token is None:
         return None
-    names = ("refresh_token", "id_token", "account_id", "email", "plan")
+    names = ("refresh_token", "id_token", "account_id", "email", "plan", "workspace")
     texts: dict[str, Any] = {name: as_text(entry.get(name)) for name in names}
     origin, kind = entry.get("origin"), entry.get("kind")
     return Tokens(

@@ -28,10 +28,10 @@ class Tokens(NamedTuple):
 
     `expires_at` and `refreshed_at` are Unix seconds by this machine's clock; `expires_at` is
     None when the access token has no expiry date. `account_id`, `email`, `plan` and `fedramp`
-    come from the tokens' claims. `origin` is where the account's workspace is served (None:
-    unknown). `kind` is "login" for a sign-in of our own, "codex" for an access token imported
-    from Codex CLI, "access_token" for a personal one (at-...); only a "login" can be refreshed
-    or revoked.
+    come from the tokens' claims. `account_id` is also the workspace's id, `workspace` its name,
+    `origin` where it is served (each None: unknown). `kind` is "login" for a sign-in of our
+    own, "codex" for an access token imported from Codex CLI, "access_token" for a personal one
+    (at-...); only a "login" can be refreshed or revoked.
     """
 
     access_token: str
@@ -44,6 +44,7 @@ class Tokens(NamedTuple):
     plan: str | None = None
     fedramp: bool = False
     origin: str | None = None
+    workspace: str | None = None
     kind: str = "login"
 
     def __repr__(self) -> str:
@@ -141,6 +142,7 @@ def tokens_from_reply(
         plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or kept.get("plan"),
         fedramp=next((value for value in fedramp if value is not None), None) is True,
         origin=kept.get("origin"),
+        workspace=kept.get("workspace"),
     )
 
 
