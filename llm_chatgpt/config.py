@@ -42,8 +42,8 @@ REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 REDIRECT_PORTS = (1455, 1457)
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to learn where its workspace is served.
-ORIGIN_TIMEOUT_SECONDS = 5.0
+# How long a login waits to learn about its workspace.
+WORKSPACE_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
 # The wait for another program's refresh is longer than that refresh may take.
@@ -61,6 +61,7 @@ DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
 
 # Sending a prompt again.
+MAX_RESENDS = 4
 # The longest wait that the server can ask for, and all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_RESEND_WAIT_SECONDS = 90.0

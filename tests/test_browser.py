@@ -287,6 +287,35 @@ def test_both_ports_taken(simulator, run_llm):
     assert not simulator.requests
 
 
+# Workspaces
+
+
+ACME = Account(name="Acme", account_id="acme")
+ELSEWHERE = Account(name="Personal", account_id="personal", workspaces=(ACME,))
+
+
+def test_a_certain_workspace_is_asked_for(simulator):
+    simulator.account = ELSEWHERE
+    login = Login("--no-open", "--workspace", "acme")
+    assert fetch(login.url)[0] == 200
+    assert login.end()[0] == 0
+    assert simulator.seen("/oauth/authorize")[0].query["allowed_workspace_id"] == "acme"
+    tokens = plugin.load_tokens()
+    assert (tokens.account_id, tokens.workspace) == ("acme", "Acme")
+
+
+def test_another_workspace_is_not_stored(simulator):
+    old = sign_in(simulator)
+    simulator.account = ELSEWHERE
+    login = Login("--no-open", "--workspace", "globex")
+    page = fetch(login.url)[2]
+    code, stdout, stderr = login.end()
+    assert (code, stdout) == (1, "")
+    for text in (stderr, page):
+        assert "signed you in to the workspace Personal (personal), not to globex." in text
+    assert plugin.load_tokens() == old
+
+
 # localhost instead of 127.0.0.1
 
 

@@ -47,7 +47,7 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
         return 1
     too_many = error.status == 429 and error.retry_after is not None
     if isinstance(error, StreamFailed) or too_many or (error.status or 0) >= 500:
-        return tokens.route.max_resends
+        return min(config.MAX_RESENDS, tokens.route.max_resends)
     return 0
 
 

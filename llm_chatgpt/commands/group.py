@@ -23,6 +23,7 @@ from llm_chatgpt.login.current import (
 )
 from llm_chatgpt.login.store import Store, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
+from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable
 
 
@@ -65,11 +66,13 @@ def echo_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def who_is(tokens: Tokens) -> str:
-    """'ada@example.com (Plus plan)'"""
+    """'ada@example.com (Plus plan)', with the workspace's name after the plan if it is known."""
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
-    if tokens.plan:
-        return f"{email} ({plan_name(tokens.plan)} plan)"
-    return f"{email} (ChatGPT plan, {tokens.route.plan})" if tokens.route.plan else email
+    plan = f"{plan_name(tokens.plan)} plan" if tokens.plan else ""
+    if tokens.route.plan:
+        plan = f"ChatGPT plan, {tokens.route.plan}"
+    known = ", ".join(filter(None, (plan, printable(tokens.workspace or "", 60))))
+    return f"{email} ({known})" if known else email
 
 
 def plan_name(plan: object) -> str:
@@ -131,6 +134,8 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     if yes:
         return True
     notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
+    if old.email == new.email:
+        notice(f"Old workspace: {workspace_words(old)}\nNew workspace: {workspace_words(new)}")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
 
 

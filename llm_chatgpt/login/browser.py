@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import secrets
@@ -28,7 +29,7 @@ class BrowserLogin:
 
     command = "llm chatgpt login --browser"
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, workspace: str | None = None):
         self.redirect_uri = f"http://{config.redirect_host()}:{port}/auth/callback"
         self.state = secrets.token_urlsafe(32)
         self.code_verifier = secrets.token_urlsafe(64)
@@ -44,6 +45,8 @@ class BrowserLogin:
             "codex_cli_simplified_flow": "true",
             "state": self.state,
         }
+        if workspace is not None:
+            query["allowed_workspace_id"] = workspace
         self.url = f"{config.issuer()}{CODEX.authorize_path}?{urlencode(query, quote_via=quote)}"
 
     def read(self, query: str) -> oauth.AuthorizationCode | LoginFailed | None:
@@ -96,22 +99,24 @@ def login_with_browser(
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
     notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
+    workspace: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
     """Sign in with a browser that comes back to this machine, and store the login.
 
     `show` presents the address; `read_lines(line, stop)`, if given, runs in a thread and
-    calls `line` with what the user pastes until `stop` is set. `account` and `replace` are as
-    for `login`. Raises LoginFailed and its kinds, StoreError.
+    calls `line` with what the user pastes until `stop` is set. OpenAI is asked for the
+    `workspace` with that id; it, `account` and `replace` are as for `login`. Raises LoginFailed
+    and its kinds, StoreError.
     """
     # Only here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
     def finish(approved: oauth.AuthorizationCode, replace: redirect.Replace) -> Tokens:
-        return keep_login(oauth.exchange_authorization_code(approved), account, replace)
+        return keep_login(oauth.exchange_authorization_code(approved), account, replace, workspace)
 
     return redirect.sign_in(
-        BrowserLogin,
+        functools.partial(BrowserLogin, workspace=workspace),
         finish,
         # A browser may take localhost for either of these.
         hosts=("127.0.0.1", "::1") if config.redirect_host() == "localhost" else ("127.0.0.1",),

@@ -21,7 +21,7 @@ from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.store import Store, locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash, without_secrets
-from llm_chatgpt.login.workspace import fetch_origin
+from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -338,7 +338,7 @@ def _look_up_owner(access_token: str) -> Tokens:
     except RefreshFailed as error:
         _failed_lookups[token_hash(access_token)] = logins.Failure.of(error)
         raise
-    return tokens._replace(origin=fetch_origin(tokens))
+    return fetch_workspace(tokens)
 
 
 def _good_tokens(key: str | None, rejected: str | None) -> Tokens | Future:

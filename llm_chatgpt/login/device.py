@@ -163,16 +163,17 @@ def login(
     wait: Callable[[float, float], None] | None = None,
     notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
+    workspace: str | None = None,
 ) -> Tokens:
     """Sign in by device code and store the login under `account` (None: `default`).
 
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
     login that was stored before is replaced at the end, and only by a success; if it is
-    another user's, `replace(old, new)` is asked first. Raises LoginFailed and its kinds,
-    StoreError.
+    another user's, `replace(old, new)` is asked first. With the id of a `workspace`, a login for
+    another one is not stored. Raises LoginFailed and its kinds, StoreError.
     """
     check_writable()
     code = request_device_code()
     show(code)
     tokens = poll_for_token(code, wait=wait, notify=notify)
-    return keep_login(tokens, account, replace)
+    return keep_login(tokens, account, replace, workspace)

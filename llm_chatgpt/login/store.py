@@ -114,7 +114,7 @@ class Store(NamedTuple):
         return (tokens.route if tokens else unused).login_command(name)
 
     def put_identity(self, tokens: Tokens) -> Store:
-        names = ("account_id", "email", "plan", "fedramp", "origin")
+        names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
         identity = {name: getattr(tokens, name) for name in names}
         known = {**self.identities, token_hash(tokens.access_token): identity}
         return self._replace(identities=known)
@@ -219,7 +219,7 @@ def tokens_from_store(value: object) -> Tokens | None:
     if access_token is None:
         return None
     names = (
-        *("refresh_token", "id_token", "account_id", "email", "plan"),
+        *("refresh_token", "id_token", "account_id", "email", "plan", "workspace"),
         *("issuer", "client_id", "subject"),
     )
     texts: dict[str, Any] = {name: as_text(entry.get(name)) for name in names}

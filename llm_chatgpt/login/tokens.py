@@ -29,13 +29,13 @@ class Tokens(NamedTuple):
 
     `expires_at` and `refreshed_at` are Unix seconds by this machine's clock; `expires_at` is
     None when the access token has no expiry date. `account_id`, `email`, `plan` and `fedramp`
-    come from the tokens' claims. `origin` is where the account's workspace is served (None:
-    unknown). `kind` is "login" for a sign-in of our own, "official" for one by OpenAI's official
-    route, "codex" for an access token imported from Codex CLI, "access_token" for a personal one
-    (at-...); only the first two can be refreshed or revoked. Only an official one has what
-    follows `kind`: who it is, for which client id of which issuer, and from when on (Unix
-    seconds by this machine's clock) it may be refreshed. Its access token is empty
-    after OpenAI has ended it.
+    come from the tokens' claims. `account_id` is also the workspace's id, `workspace` its name,
+    `origin` where it is served (each None: unknown). `kind` is "login" for a sign-in of our
+    own, "official" for one by OpenAI's official route, "codex" for an access token imported from
+    Codex CLI, "access_token" for a personal one (at-...); only the first two can be refreshed or
+    revoked. Only an official one has what follows `kind`: who it is, for which client id of
+    which issuer, and from when on (Unix seconds by this machine's clock) it may be refreshed.
+    Its access token is empty after OpenAI has ended it.
     """
 
     access_token: str
@@ -48,6 +48,7 @@ class Tokens(NamedTuple):
     plan: str | None = None
     fedramp: bool = False
     origin: str | None = None
+    workspace: str | None = None
     kind: str = "login"
     issuer: str | None = None
     client_id: str | None = None
