@@ -13,13 +13,19 @@ import httpx
 import openai
 import pytest
 
-from conftest import redirect_of, with_query
+from conftest import fetch, redirect_of, with_query
 from simulator import (
     CLIENT_ID,
     OFFICIAL_SCOPE,
+    PLAN_ERRORS,
     PLAN_SCOPE,
     REGISTRATION,
     RESOURCE,
+    Account,
+    Call,
+    Say,
+    Think,
+    plan_error,
 )
 from simulator.issuer import pkce_challenge
 
