@@ -52,8 +52,10 @@ def login_command(
         llm chatgpt login --account work
         llm chatgpt login --official
     """
-    if browser + device + official > 1:
-        raise click.UsageError("Use only one of --browser, --device and --official.")
+    if browser and device:
+        raise click.UsageError("Use either --browser or --device.")
+    if official and (browser or device):
+        raise click.UsageError("Use --official without --browser and --device.")
     route = OFFICIAL if official else CODEX
     account = _new_account_name(account)
     replace = functools.partial(group.may_replace, yes)
@@ -218,21 +220,22 @@ def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> T
     # Such an error appears in the browser alone.
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
-    notice(f"Error instead of a sign-in? {change} and retry.\n")
-    show = functools.partial(_show_address, no_open)
+    help_ = f"Error instead of a sign-in? {change} and retry."
+    show = functools.partial(_show_address, help_, no_open)
     return login_with_browser(account, show=show, read_lines=_reader(), replace=replace)
 
 
 def _login_officially(account: str | None, no_open: bool, replace: Replace) -> Tokens:
-    notice(
+    what = (
         "Continue with ChatGPT. This uses your ChatGPT plan through OpenAI's official\n"
-        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
+        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
     )
-    show = functools.partial(_show_address, no_open)
+    show = functools.partial(_show_address, what, no_open)
     return login_officially(account, show=show, read_lines=_reader(), replace=replace)
 
 
-def _show_address(no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
+def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
+    notice(f"{first}\n")
     if not no_open and terminal.open_in_browser(request.url):
         said = "Opening your browser. If nothing happens, visit:"
     else:
