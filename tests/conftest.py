@@ -28,7 +28,7 @@ import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.login import current
-from llm_chatgpt.login.tokens import tokens_from_reply
+from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Simulator
 
 
@@ -88,6 +88,24 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
     tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
+    tokens = tokens._replace(**changes)
+    plugin.store_tokens(tokens, account)
+    return tokens
+
+
+def sign_in_officially(
+    simulator: Simulator, account: str | None = None, ago: float = 0.0, **changes: Any
+) -> plugin.Tokens:
+    """A stored login of the official route, as it is `ago` seconds after the sign-in."""
+    reply = simulator.sign_in_officially(ago=ago)
+    tokens = tokens_from_reply(reply, now=time.time() - ago)
+    claims = parse_jwt_claims(reply["id_token"])
+    assert tokens is not None
+    assert claims is not None
+    client_id = claims["aud"][0]
+    tokens = tokens._replace(
+        kind="official", issuer=claims["iss"], client_id=client_id, subject=claims["sub"]
+    )
     tokens = tokens._replace(**changes)
     plugin.store_tokens(tokens, account)
     return tokens
