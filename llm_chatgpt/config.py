@@ -60,6 +60,9 @@ IDLE_TIMEOUT_SECONDS = 300.0
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
 
+# How often a model may go on after a complete answer.
+MAX_FURTHER_ROUNDS = 5
+
 # Sending a prompt again.
 MAX_RESENDS = 4
 # The longest wait that the server can ask for, and all waits of a prompt together.

@@ -39,6 +39,11 @@ class Attempt(NamedTuple):
     without_reasoning: bool = False
 
 
+def first_attempt(last: Attempt) -> Attempt:
+    """How to send the next request of an answer after `last`: what the model refuses stays out."""
+    return Attempt(without_summary=last.without_summary, without_reasoning=last.without_reasoning)
+
+
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     """How often a prompt may be sent again, unchanged, after this error."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
