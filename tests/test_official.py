@@ -46,7 +46,10 @@ def test_a_login_is_not_renewed_before_its_time(simulator, ask):
 def test_a_refused_login_is_not_renewed_before_its_time(simulator, ask):
     old = sign_in_officially(simulator)
     simulator.expire_access_tokens()
-    with pytest.raises(plugin.ChatGPTError, match=r"no earlier than in 5\d minutes"):
+    with pytest.raises(
+        plugin.ChatGPTError,
+        match=r"renews this login in 5\d minutes .* at the earliest.*login --official",
+    ):
         ask("hi")
     assert [request.path for request in simulator.requests] == ["/v1/responses"]
     assert plugin.load_tokens() == old

@@ -24,7 +24,7 @@ from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
@@ -60,6 +60,8 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
+        # What a server's 401 said, which a refresh may mend.
+        self._rejection = ""
         self._sent_files = False
         self._notes: list[str] = []
 
@@ -177,11 +179,15 @@ class Exchange:
             if self.translator.started or again is None:
                 raise
             self.attempt = again
+            if again.other_tokens:
+                self._rejection = f"{_reason(error)}. "
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
                 count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
-                reason = error.message.split(". ")[0].rstrip(".")
-                notice(f"{reason}; retrying{wait} ({count})...", mid_line=self._answer.mid_line)
+                notice(
+                    f"{_reason(error)}; retrying{wait} ({count})...",
+                    mid_line=self._answer.mid_line,
+                )
                 self._answer.mid_line = False
 
     @contextlib.contextmanager
@@ -190,8 +196,11 @@ class Exchange:
         try:
             yield
         except ChatGPTError as error:
+            if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+                # Else nobody would learn what the server has said.
+                error = RefreshFailed(self._rejection + error.message, code=error.code)
             if not self._answer.rounds:
-                raise
+                raise error
             if self.translator.started:
                 self._answer = self.translator.answer
                 # A call of a round that failed is stored, but not carried out.
@@ -267,6 +276,11 @@ class Exchange:
         """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
         with contextlib.suppress(Exception):
             fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
+
+
+def _reason(error: ChatGPTError) -> str:
+    """What happened, without the next step."""
+    return error.message.split(". ")[0].rstrip(".")
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:

@@ -145,8 +145,8 @@ def check_usable(
         raise oauth.sign_in_again("cannot be renewed", store.login_command(credential.account))
     if (tokens.earliest_refresh_at or 0.0) > time.time():
         raise RefreshFailed(
-            "OpenAI renews this login no earlier than "
-            f"{from_now(tokens.earliest_refresh_at or 0.0)}. Try again then."
+            f"OpenAI renews this login {from_now(tokens.earliest_refresh_at or 0.0)} at the "
+            f"earliest. Try again then, or run '{store.login_command(credential.account)}'."
         )
 
 

@@ -145,6 +145,7 @@ def login_officially(
             finish,
             hosts=("127.0.0.1",),
             ports=(0,),
+            names=("127.0.0.1",),
             show=show,
             read_lines=read_lines,
             notify=notify,
@@ -204,8 +205,7 @@ def _exchange(
             "This is another ChatGPT user than before under this name. To add this one, run "
             f"'{OFFICIAL.login_command('NAME')}'."
         )
-    email = as_text(claims.get("email"))
-    _remember(name, subject=claims["sub"], email=email, declined=False)
+    _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
     tokens = tokens_from_reply(data, now=time.time())
     if config.PLAN_SCOPE not in granted.split() or tokens is None or not tokens.refresh_token:

@@ -82,6 +82,8 @@ class Listener(socketserver.ThreadingTCPServer):
         # another program listen on the same port.
         self.allow_reuse_address = not config.WINDOWS
         self.arrived, self.sent = arrived, sent
+        # What requests may say in their `Host` headers.
+        self.own_hosts: list[list[str]] = []
         super().__init__((host, port), _Handler)
 
     @property
@@ -107,9 +109,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        hosts = [[f"{name}:{self.server.port}"] for name in OWN_NAMES]
         # A page elsewhere can give this machine a name of its own and send requests to that.
-        if self.headers.get_all("Host") not in hosts:
+        if self.headers.get_all("Host") not in self.server.own_hosts:
             self.send_error(400)
         elif path != "/auth/callback":
             self.send_error(404)
@@ -194,13 +195,14 @@ def sign_in(
     *,
     hosts: Sequence[str],
     ports: Sequence[int],
+    names: Sequence[str] = OWN_NAMES,
     show: Callable[[Request], None],
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
     notify: Callable[[str], None] = notice,
     replace: Replace | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
-    """Sign in with a browser that comes back to one of `ports` on all `hosts`.
+    """Sign in with a browser that comes back to one of `ports` on all `hosts`, by these `names`.
 
     `start(port)` makes the request that `show` presents. `finish(approved, replace)` turns what
     its `read` has returned into a login and stores that; it calls this `replace` in place of
@@ -229,6 +231,7 @@ def sign_in(
             stack.enter_context(listener)
         request = start(listeners[0].port)
         for listener in listeners:
+            listener.own_hosts = [[f"{name}:{listener.port}"] for name in names]
             threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
             stack.callback(listener.shutdown)
         try:
