@@ -198,7 +198,8 @@ class Exchange:
         except ChatGPTError as error:
             if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
                 # Else nobody would learn what the server has said.
-                error = RefreshFailed(self._rejection + error.message, code=error.code)
+                message = self._rejection + error.message
+                error = RefreshFailed(message, permanent=error.permanent, code=error.code)
             if not self._answer.rounds:
                 raise error
             if self.translator.started:
