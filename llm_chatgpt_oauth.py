@@ -246,14 +246,15 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
             with exchange.trying():
                 async with http.stream_async(request) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
+                        content = await reply.read()
+                        raise await asyncio.to_thread(exchange.refusal, reply, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
                         for event in exchange.translator.feed(chunk):
                             yield event
                         if exchange.translator.ended:
                             break
-                for event in exchange.end():
+                for event in await asyncio.to_thread(exchange.end):
                     yield event
         for event in exchange.finish():
             yield event

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,3 +33,18 @@ def as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < 1e15 else None
+
+
+def as_moment(value: object) -> float | None:
+    """Unix seconds, from such a number or from ISO 8601 text (in UTC if it names no zone)."""
+    if not isinstance(value, str):
+        return as_number(value)
+    # Python 3.10 reads no Z, and fractions of three or six digits only.
+    text = re.sub(r"\.\d+", "", value.replace("Z", "+00:00"))
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        return (
+            moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+        ).timestamp()
+    except (ValueError, OverflowError):
+        return None

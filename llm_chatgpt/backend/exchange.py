@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from llm_chatgpt.backend.input import InputBuilder, encode
 from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
+from llm_chatgpt.backend.usage import BankedResets, resets_of_usage
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import login_command, read_store
@@ -172,15 +173,41 @@ class Exchange:
                 notice(f"{reason}; retrying{wait} ({count})...")
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
-        """The error for an answer with an error status."""
+        """The error for an answer with an error status. May send a request."""
         host = urlsplit(config.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
         account = None
         if reply.status == 401:
             account = choose_credential(self._key, read_store()).account
-        return refusals.explain_refusal(
-            whole, slug=self._model.slug, models=self._models, login=login_command(account)
-        )
+        login = login_command(account)
+        explain = functools.partial(refusals.explain_refusal, whole, login=login)
+        return self._explained(explain, reply.headers)
+
+    def _explained(
+        self, explain: Callable[..., ChatGPTError], headers: Mapping[str, str]
+    ) -> ChatGPTError:
+        """What `explain` makes of an error; of a limit, with the resets that would clear it."""
+        explain = functools.partial(explain, slug=self._model.slug, models=self._models)
+        error = explain()
+        if refusals.is_cleared_by_reset(error, headers):
+            with contextlib.suppress(Exception):
+                return explain(banked=self._banked_resets())
+        return error
+
+    def _banked_resets(self) -> str:
+        """A sentence about the banked resets, empty if there are none; 2 seconds at most.
+
+        Raises ChatGPTError.
+        """
+        account = choose_credential(self._key, read_store()).account
+        usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
+        count = (resets_of_usage(usage) or BankedResets(0)).available
+        # The command cannot name an access token.
+        if not count or (self._key and not account):
+            return ""
+        option = f" --account {printable(account, 60)}" if self._key else ""
+        resets = "1 banked reset" if count == 1 else f"{count} banked resets"
+        return f"You have {resets}: run 'llm chatgpt reset{option}'."
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -192,7 +219,10 @@ class Exchange:
                 turn_states.pop(oldest, None)
 
     def end(self) -> list[StreamEvent]:
-        """The stream's last events. Raises StreamFailed, UsageLimitReached."""
+        """The stream's last events. May send a request if the answer has failed.
+
+        Raises StreamFailed, UsageLimitReached.
+        """
         events = self.translator.finish()
         if self.translator.ended is None:
             raise StreamFailed(
@@ -200,9 +230,10 @@ class Exchange:
                 code="closed",
             )
         if self.translator.ended in ("failed", "error"):
-            raise refusals.explain_stream_error(
-                self.translator.error, self._headers, slug=self._model.slug, models=self._models
+            explain = functools.partial(
+                refusals.explain_stream_error, self.translator.error, self._headers
             )
+            raise self._explained(explain, self._headers)
         return events
 
     # Afterwards

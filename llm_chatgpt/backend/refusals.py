@@ -35,6 +35,7 @@ _BY_CODE = {
     "server_is_overloaded": "capacity",
     "slow_down": "capacity",
     "rate_limit_exceeded": "too_many",
+    "rate_limit_reset_ineligible": "ineligible",
     **dict.fromkeys(POLICY_CODES, "policy"),
 }
 _BY_WORDS = {
@@ -47,8 +48,9 @@ _BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 4
 # {words} are the server's own words after a colon, {first} only their first sentence; both
 # are a full stop if it said nothing. {wait} is how long to wait.
 _TEXTS = {
-    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset} "
+    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}{banked} "
     f"{{options}}. See {config.USAGE_PAGE}",
+    "ineligible": "This account cannot use a banked reset{first} Wait until its limits reset.",
     "not_included": "Your ChatGPT plan does not include Codex, which this login needs. Upgrade "
     "at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
     "deactivated": "The workspace of this login was deactivated. Run 'llm chatgpt login' with "
@@ -91,11 +93,12 @@ def explain_refusal(
     slug: str = "",
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
+    banked: str = "",
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again.
+    that signs in again, `banked` a sentence about banked resets for a limit that they clear.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply)
@@ -114,6 +117,7 @@ def explain_refusal(
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said or "")
+        facts["banked"] = f" {banked}" if banked else ""
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -131,6 +135,12 @@ def explain_refusal(
     code = ours or next(iter(codes), None)
     status = None if reply.status == 200 else reply.status
     return kind(message, code=code, status=status, retry_after=wait)
+
+
+def is_cleared_by_reset(error: ChatGPTError, headers: Mapping[str, str]) -> bool:
+    """Whether an error is a limit of the plan's own, which a banked reset would clear."""
+    of_workspace = headers.get(_LIMIT_KIND, "").startswith("workspace_")
+    return error.code == "usage_limit_reached" and not of_workspace
 
 
 def explain_stream_error(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import re
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping, as_text
+from llm_chatgpt.values import as_mapping, as_moment, as_text
 
 
 class DeviceCode(NamedTuple):
@@ -70,13 +69,10 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
     """How many seconds the code lasts, by the server's own clock where it tells it."""
     from email.utils import parsedate_to_datetime
 
-    try:
-        text = str(expires_at).replace("Z", "+00:00")
-        # Python 3.10 reads fractions of three or six digits only.
-        end = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", text))
-        seconds = (end - parsedate_to_datetime(date or "")).total_seconds()
-    except (TypeError, ValueError):
-        seconds = config.DEVICE_CODE_SECONDS
+    end, seconds = as_moment(expires_at), float(config.DEVICE_CODE_SECONDS)
+    with contextlib.suppress(TypeError, ValueError):
+        if end is not None:
+            seconds = end - parsedate_to_datetime(date or "").timestamp()
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 
