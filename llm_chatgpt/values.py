@@ -36,15 +36,14 @@ def as_number(value: object) -> float | None:
 
 
 def as_moment(value: object) -> float | None:
-    """Unix seconds, from such a number or from ISO 8601 text (in UTC if it names no zone)."""
+    """A moment in Unix seconds, from such a number or from an ISO text (UTC if it says no
+    zone)."""
     if not isinstance(value, str):
         return as_number(value)
-    # Python 3.10 reads no Z, and fractions of three or six digits only.
-    text = re.sub(r"\.\d+", "", value.replace("Z", "+00:00"))
     try:
+        # Python 3.10 reads neither a Z nor fractions of any other length than three or six.
+        text = re.sub(r"\.\d+", "", value.strip()).replace("Z", "+00:00")
         moment = datetime.datetime.fromisoformat(text)
-        return (
-            moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
-        ).timestamp()
+        return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -23,7 +23,15 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 import terminal
-from conftest import secrets_watch, sign_in, start_llm, wait_until
+from conftest import (
+    fetch,
+    redirect_of,
+    secrets_watch,
+    sign_in,
+    start_llm,
+    wait_until,
+    with_query,
+)
 from llm_chatgpt.login.redirect import open_listeners
 from simulator import Account, Answer, error_answer, web_page
 
@@ -72,30 +80,6 @@ AT = "at-3vqkxPoNotShown"
 STARTED: list[subprocess.Popen] = []
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None
-
-
-def fetch(url, redirects=True):
-    """Status, headers and body, whatever the status is."""
-    opener = urllib.request.build_opener(*([] if redirects else [_NoRedirect]))
-    # Cloudflare, before the issuer, turns the library's own name away.
-    opener.addheaders = [("User-Agent", "Mozilla/5.0")]
-    try:
-        with opener.open(url, timeout=20) as reply:
-            return reply.status, reply.headers, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read().decode()
-
-
-def redirect_of(url):
-    """Where the issuer sends the browser back to."""
-    status, headers, body = fetch(url, redirects=False)
-    assert status == 302, body
-    return headers["Location"]
-
-
 class Login:
     """`llm chatgpt login --browser` in a process of its own, up to the printed address."""
 
@@ -114,14 +98,6 @@ class Login:
     def end(self):
         stdout, stderr = self.process.communicate(timeout=30)
         return self.process.returncode, stdout, self.said + stderr
-
-
-def with_query(url, **changes):
-    parts = urllib.parse.urlsplit(url)
-    query = dict(urllib.parse.parse_qsl(parts.query))
-    query.update(changes)
-    pairs = {k: v for k, v in query.items() if v is not None}
-    return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
 
 
 def test_the_browser_comes_back(simulator):

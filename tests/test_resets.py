@@ -12,7 +12,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in
+from conftest import sign_in, sign_in_officially
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
 
 CONSUME = "/rate-limit-reset-credits/consume"
@@ -115,6 +115,14 @@ def test_without_a_terminal_nothing_is_sent(banked, run_llm):
     assert "Nothing was sent" in result.stderr
     assert "use --yes" in result.stderr
     assert not banked.requests
+
+
+def test_the_official_route_has_no_resets(simulator, run_llm):
+    sign_in_officially(simulator)
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "official sign-in has no banked resets" in result.stderr
+    assert not simulator.requests
 
 
 @pytest.mark.parametrize(("typed", "spent"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])

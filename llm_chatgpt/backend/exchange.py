@@ -19,14 +19,14 @@ from llm.parts import StreamEvent
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
-from llm_chatgpt.backend.input import InputBuilder, encode
+from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.backend.usage import BankedResets, resets_of_usage
+from llm_chatgpt.backend.usage import resets_of_usage
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
-from llm_chatgpt.login.store import login_command, read_store
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -56,6 +56,7 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
+        self._sent_files = False
         self._notes: list[str] = []
 
     # One attempt
@@ -66,7 +67,7 @@ class Exchange:
         return self._tokens.access_token if self.attempt.other_tokens else None
 
     def request(self, tokens: Tokens) -> dict[str, Any]:
-        """What `http.stream` takes. Reads files and may fetch images.
+        """What `http.stream` takes. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
@@ -88,6 +89,7 @@ class Exchange:
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
         self._notes = builder.notes
+        self._sent_files = builder.attachments.has_files
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -100,6 +102,7 @@ class Exchange:
             hide_reasoning=prompt.hide_reasoning,
         )
         tool_names = add_tools(body, self._model, prompt.tools)
+        place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
         self.translator = EventTranslator(
             account_key=tokens.account_key,
@@ -108,8 +111,8 @@ class Exchange:
         )
         return {
             "method": "POST",
-            "url": f"{config.base_url(tokens.origin)}/codex/responses",
-            "content": encode(body, builder.images),
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "content": builder.attachments.encode(body),
             "headers": self._request_headers(session, builder.items),
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
@@ -140,8 +143,10 @@ class Exchange:
         headers = backend_headers(self._tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
-            "session-id": session,
         }
+        if not self._tokens.route.names_account:
+            return headers
+        headers["session-id"] = session
         self._turn = _turn_key(session, self._tokens, items)
         last = items[-1]["type"] if items else None
         if self._turn in turn_states and last == "function_call_output":
@@ -162,52 +167,55 @@ class Exchange:
                 raise _broke_off(error, started=self.translator.started) from error
             self.complete = True
         except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            again = resend.next_attempt(last, error, self._tokens, time.time())
             if self.translator.started or again is None:
                 raise
             self.attempt = again
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error)}"
+                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
                 reason = error.message.split(". ")[0].rstrip(".")
                 notice(f"{reason}; retrying{wait} ({count})...")
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
         """The error for an answer with an error status. May send a request."""
-        host = urlsplit(config.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        account = None
-        if reply.status == 401:
-            account = choose_credential(self._key, read_store()).account
-        login = login_command(account)
-        explain = functools.partial(refusals.explain_refusal, whole, login=login)
+        explain = functools.partial(refusals.explain_refusal, whole, files=self._sent_files)
         return self._explained(explain, reply.headers)
 
     def _explained(
         self, explain: Callable[..., ChatGPTError], headers: Mapping[str, str]
     ) -> ChatGPTError:
         """What `explain` makes of an error; of a limit, with the resets that would clear it."""
-        explain = functools.partial(explain, slug=self._model.slug, models=self._models)
+        login, account = self._tokens.route.login_command(), None
+        with contextlib.suppress(ChatGPTError):
+            store = read_store()
+            account = choose_credential(self._key, store).account
+            login = store.login_command(account)
+        explain = functools.partial(
+            explain, slug=self._model.slug, models=self._models, login=login
+        )
         error = explain()
-        if refusals.is_cleared_by_reset(error, headers):
+        # The command can name any login but an access token.
+        can_reset = self._tokens.route.tells_usage and (account or not self._key)
+        if can_reset and refusals.is_cleared_by_reset(error, headers):
             with contextlib.suppress(Exception):
-                return explain(banked=self._banked_resets())
+                return explain(banked=self._banked_resets(account))
         return error
 
-    def _banked_resets(self) -> str:
+    def _banked_resets(self, account: str | None) -> str:
         """A sentence about the banked resets, empty if there are none; 2 seconds at most.
 
         Raises ChatGPTError.
         """
-        account = choose_credential(self._key, read_store()).account
         usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-        count = (resets_of_usage(usage) or BankedResets(0)).available
-        # The command cannot name an access token.
-        if not count or (self._key and not account):
+        resets = resets_of_usage(usage)
+        if not resets or not resets.available:
             return ""
         option = f" --account {printable(account, 60)}" if self._key else ""
-        resets = "1 banked reset" if count == 1 else f"{count} banked resets"
-        return f"You have {resets}: run 'llm chatgpt reset{option}'."
+        count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+        return f"You have {count}: run 'llm chatgpt reset{option}'."
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""

@@ -24,11 +24,15 @@ def fetch_models(
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    version = config.models_client_version()
-    reply = _get("/codex/models", tokens, params={"client_version": version}, seconds=seconds)
+    version, route = config.models_client_version(), tokens.route
+    params = {"client_version": version}
+    reply = _get(route.models_path, tokens, params=params, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list. Try again later.")
+    if route.list_is_ordered:
+        served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
+        entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
     now = time.time()
     record = {
         "fetched_at": now,
@@ -94,7 +98,7 @@ def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
     one reset for one `request_id`, a UUID. Raises ChatGPTError, as RequestRefused for an error
     status that is no server error.
     """
-    url = f"{config.base_url(tokens.origin)}{RESETS_PATH}/consume"
+    url = f"{tokens.route.base_url(tokens.origin)}{RESETS_PATH}/consume"
     body = {"redeem_request_id": request_id}
     for resends in range(config.MAX_RESENDS + 1):
         if resends:
@@ -119,11 +123,11 @@ def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
 
 
 def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:
-    url = config.base_url(tokens.origin) + path
+    url = tokens.route.base_url(tokens.origin) + path
     try:
         reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise explain_refusal(reply)
+        raise explain_refusal(reply, login=tokens.route.login_command())
     return reply

@@ -107,9 +107,10 @@ def accounts(json_: bool) -> None:
         default = name == store.default
         entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
         lifetime = "renews automatically"
-        if problem or tokens.kind != "login":
+        if problem or not tokens.renewable:
             lifetime = group.lifetime_words(tokens, problem)
-        who = (tokens.email or "?", group.plan_name(tokens.plan), _workspace_cell(tokens, store))
+        plan = tokens.route.plan or group.plan_name(tokens.plan)
+        who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
         ended = ended or bool(problem)
     rows += [("", name, "?", "?", "?", "damaged, sign in again") for name in store.damaged]
@@ -188,6 +189,8 @@ def import_command(path: str | None, yes: bool) -> None:
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """Sign out on this machine
 
+    A login of the official route also ends at OpenAI.
+
     \b
         llm chatgpt logout
         llm chatgpt logout --account work --revoke
@@ -198,7 +201,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    before = _end_session if revoke_ else None
+    before = functools.partial(_end_session, asked=revoke_)
     deleted = logins.delete_tokens(name, everything=all_, before=before)
     if deleted:
         for each in deleted:
@@ -214,16 +217,19 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_session(tokens: Tokens) -> None:
-    if tokens.kind != "login":
+def _end_session(tokens: Tokens, *, asked: bool) -> None:
+    # An official session is this plugin's alone; after an end by OpenAI there is none.
+    if not (asked or tokens.route.own_session) or not tokens.access_token:
+        return
+    if not tokens.renewable:
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
         return
     try:
         revoke(tokens)
     except ChatGPTError as error:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}).\n"
-            "End it in ChatGPT under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
+            "ChatGPT under Settings > Security."
         )
 
 

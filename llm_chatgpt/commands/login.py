@@ -19,7 +19,9 @@ from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
-from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
+from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
+from llm_chatgpt.login.routes import CODEX, OFFICIAL
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -32,6 +34,7 @@ REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 @group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
+@click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
 @group.yes_option
@@ -39,6 +42,7 @@ def login_command(
     account: str | None,
     browser: bool,
     device: bool,
+    official: bool,
     workspace: str | None,
     no_open: bool,
     yes: bool,
@@ -46,28 +50,40 @@ def login_command(
     """Sign in to ChatGPT
 
     Shows an address and a one-time code, which you enter in any browser. With --browser
-    you sign in without a code.
+    you sign in without a code. With --official you use OpenAI's documented sign-in for apps
+    instead of Codex CLI's.
 
     \b
         llm chatgpt login
         llm chatgpt login --browser
         llm chatgpt login --account work
+        llm chatgpt login --official
     """
     if browser and device:
         raise click.UsageError("Use either --browser or --device.")
+    if official and (browser or device or workspace):
+        raise click.UsageError("Use --official without --browser, --device and --workspace.")
     if workspace is not None and not header_safe(workspace):
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
-    replace = functools.partial(group.may_replace, yes)
+    name = account or (OFFICIAL if official else CODEX).account
     # How the login is stored, whichever way it comes.
-    keep = {"account": account, "replace": replace, "workspace": workspace}
-    _say_what_happens(account or DEFAULT_ACCOUNT)
-    if browser:
+    replace = functools.partial(group.may_replace, yes)
+    keep: dict[str, Any] = {"account": account, "replace": replace}
+    if not official:
+        keep["workspace"] = workspace
+    _say_what_happens(name)
+    first_time = official and not registration(name).get("subject")
+    if official:
+        tokens = _login_officially(no_open, keep)
+    elif browser:
         tokens = _login_in_browser(no_open, keep)
     else:
         tokens = _login_with_code(device, no_open, keep)
     click.echo(f"Signed in as {group.who_is(tokens)}")
-    _suggest_next_steps(account or DEFAULT_ACCOUNT, tokens)
+    if first_time:
+        click.echo("You're using your ChatGPT plan.")
+    _suggest_next_steps(name, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
@@ -213,28 +229,41 @@ class _CodePage:
 
 
 def _login_in_browser(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
-    paste = terminal.is_terminal(sys.stdin)
+    # Such an error appears in the browser alone.
+    local = config.redirect_host() == "localhost"
+    change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
+    advice = f"Error instead of a sign-in? {change} and retry."
+    show = functools.partial(_show_address, advice, no_open)
+    return login_with_browser(show=show, read_lines=_reader(), **keep)
 
-    def show(request: BrowserLogin) -> None:
-        # Such an error appears in the browser alone.
-        local = config.redirect_host() == "localhost"
-        change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
-        notice(f"Error instead of a sign-in? {change} and retry.\n")
-        if not no_open and terminal.open_in_browser(request.url):
-            said = "Opening your browser. If nothing happens, visit:"
-        else:
-            said = "Open this page in a browser:"
-        limit = in_words(config.BROWSER_LOGIN_SECONDS)
-        url = terminal.styled(request.url, bold=True)
-        notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
-        if paste:
-            notice(
-                "Browser on another machine? Sign in there, then paste the address of the page\n"
-                "that fails to load:"
-            )
 
-    read_lines = _read_pasted if paste else None
-    return login_with_browser(show=show, read_lines=read_lines, **keep)
+def _login_officially(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
+    what = (
+        "Continue with ChatGPT. This uses your ChatGPT plan through OpenAI's official\n"
+        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+    )
+    show = functools.partial(_show_address, what, no_open)
+    return login_officially(show=show, read_lines=_reader(), **keep)
+
+
+def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
+    notice(f"{first}\n")
+    if not no_open and terminal.open_in_browser(request.url):
+        said = "Opening your browser. If nothing happens, visit:"
+    else:
+        said = "Open this page in a browser:"
+    limit = in_words(config.BROWSER_LOGIN_SECONDS)
+    url = terminal.styled(request.url, bold=True)
+    notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
+    if _reader():
+        notice(
+            "Browser on another machine? Sign in there, then paste the address of the page\n"
+            "that fails to load:"
+        )
+
+
+def _reader() -> Callable[[Callable[[str], None], threading.Event], None] | None:
+    return _read_pasted if terminal.is_terminal(sys.stdin) else None
 
 
 def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:

@@ -29,6 +29,14 @@ def usage(account: str | None, json_: bool) -> None:
     \b
         llm chatgpt usage
     """
+    tokens = group.present_login(account)
+    if tokens and not tokens.route.tells_usage:
+        if json_:
+            group.echo_json({"kind": tokens.kind, "details": config.USAGE_PAGE})
+        else:
+            click.echo("OpenAI's official sign-in does not tell how much of your plan is used.")
+            click.echo(f"Manage usage: {config.USAGE_PAGE}")
+        return
     report = group.with_login(account, _fetch_report)
     if json_:
         group.echo_json(report)
@@ -112,6 +120,12 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         raise ChatGPTError(
             "Nothing was sent: a reset cannot be taken back, so the command asks first. Run it in "
             "a terminal, or use --yes."
+        )
+    tokens = group.present_login(account)
+    if tokens and not tokens.route.tells_usage:
+        raise ChatGPTError(
+            "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
+            "with --account."
         )
     report, who = group.with_login(account, lambda t: (_fetch_report(t), group.who_is(t)))
     banked = report["banked_resets"]

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from llm_chatgpt import config
 from llm_chatgpt.errors import LoginDenied, LoginFailed
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice, printable
@@ -37,7 +38,7 @@ class BrowserLogin:
             "response_type": "code",
             "client_id": config.CLIENT_ID,
             "redirect_uri": self.redirect_uri,
-            "scope": config.SCOPE,
+            "scope": CODEX.scope,
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "id_token_add_organizations": "true",
@@ -46,7 +47,7 @@ class BrowserLogin:
         }
         if workspace is not None:
             query["allowed_workspace_id"] = workspace
-        self.url = f"{config.issuer()}/oauth/authorize?{urlencode(query, quote_via=quote)}"
+        self.url = f"{config.issuer()}{CODEX.authorize_path}?{urlencode(query, quote_via=quote)}"
 
     def read(self, query: str) -> oauth.AuthorizationCode | LoginFailed | None:
         """What the query of a redirect brings; None if it is not this sign-in's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -69,10 +68,11 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
     """How many seconds the code lasts, by the server's own clock where it tells it."""
     from email.utils import parsedate_to_datetime
 
-    end, seconds = as_moment(expires_at), float(config.DEVICE_CODE_SECONDS)
-    with contextlib.suppress(TypeError, ValueError):
-        if end is not None:
-            seconds = end - parsedate_to_datetime(date or "").timestamp()
+    try:
+        end = as_moment(expires_at) or 0.0
+        seconds = end - parsedate_to_datetime(date or "").timestamp()
+    except (TypeError, ValueError):
+        seconds = config.DEVICE_CODE_SECONDS
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 

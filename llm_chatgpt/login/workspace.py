@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, StoreError
-from llm_chatgpt.login.store import DEFAULT_ACCOUNT, load_tokens, locked_store, read_store
+from llm_chatgpt.login.store import load_tokens, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, is_somebody_else, is_workspace_origin
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
@@ -23,11 +23,11 @@ def keep_login(
 ) -> Tokens:
     """Store a new login under an account's name, then ask about its workspace.
 
-    Without a name it is stored as `default`, and prompts use it from now on. Raises
-    LoginFailed if the login is not for the workspace with that id (None: any); AccountTaken if
-    the name is another user's and `replace(old, new)` says no; StoreError.
+    Without a name it is stored under its route's (`default` or `official`), and prompts use it
+    from now on. Raises LoginFailed if the login is not for the workspace with that id (None:
+    any); AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
     """
-    name = account or DEFAULT_ACCOUNT
+    name = account or tokens.route.account
     if workspace is not None and tokens.account_id != workspace:
         came = workspace_words(fetch_workspace(tokens))
         raise LoginFailed(
@@ -92,6 +92,8 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
 
     Raises nothing: without an answer the default host serves the account as before.
     """
+    if not tokens.account_id:
+        return tokens
     try:
         reply = http.send(
             "GET",
@@ -104,7 +106,7 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
         return tokens
     entries = map(as_mapping, as_list(as_mapping(reply.data).get("accounts")))
     mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
-    if reply.status != 200 or len(mine) != 1 or not tokens.account_id:
+    if reply.status != 200 or len(mine) != 1:
         log.info("The workspace is unknown: status %s", reply.status)
         return tokens
     origin = mine[0].get("workspace_backend_origin")
