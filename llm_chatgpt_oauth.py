@@ -53,6 +53,7 @@ from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.current import get_tokens, get_tokens_async
 from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_device_code
 from llm_chatgpt.login.oauth import refresh_tokens
+from llm_chatgpt.login.official import OfficialLogin, login_officially
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
 from llm_chatgpt.text import printable
@@ -183,7 +184,8 @@ class _ChatGPTModel:
         self.info = info
         self.slug = info.slug
         self.model_id = f"chatgpt-{info.slug}"
-        self.attachment_types = config.IMAGE_TYPES if info.takes_images else frozenset()
+        images = config.IMAGE_TYPES if info.takes_images else frozenset()
+        self.attachment_types = images | config.FILE_TYPES.keys()
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import re
@@ -13,7 +12,7 @@ import llm
 import pydantic
 import pytest
 from llm.default_plugins.openai_models import WebSearch
-from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
@@ -127,42 +126,6 @@ def test_a_tool_without_arguments(simulator, signed_in, ask):
     ask("hi", tools=[llm.Tool(name="now", implementation=lambda: "12:00")])
     tool = last_body(simulator)["tools"][0]
     assert tool["parameters"] == {"type": "object", "properties": {}}
-
-
-def screenshot() -> llm.ToolOutput:
-    "Take a picture"
-    return llm.ToolOutput("done", attachments=[llm.Attachment(type="image/png", content=PNG)])
-
-
-def test_tools_that_return_pictures(simulator, signed_in, ask):
-    simulator.answer(Call("screenshot", {}, "c1"))
-    simulator.answer(Say("I see."))
-    conversation = ask.model().conversation(tools=[screenshot])
-    ask.chain(conversation, "Look", tools=[screenshot])
-    items = last_body(simulator)["input"]
-    pictures = [
-        part
-        for item in items
-        for part in [*item.get("content", []), *(item.get("output") or [])]
-        if isinstance(part, dict) and part["type"] == "input_image"
-    ]
-    assert len(pictures) == 1
-    ask.chain(conversation, "And now?", tools=[screenshot])
-    # What was sent before is sent again to the letter.
-    assert last_body(simulator)["input"][: len(items)] == items
-
-
-def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signed_in, ask):
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask(
-        messages=[
-            llm.user("Look"),
-            llm.assistant(ToolCallPart("screenshot", {}, "c1")),
-            llm.tool_message(ToolResultPart("screenshot", "done", "c1", attachments=[image])),
-        ]
-    )
-    output = last_body(simulator)["input"][-1]["output"]
-    assert [part["type"] for part in output] == ["input_text", "input_image"]
 
 
 def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
@@ -375,184 +338,6 @@ def test_odd_schemas_are_left_to_the_service(simulator, signed_in, ask, odd):
 def test_json_object(simulator, signed_in, ask):
     ask("json please", json_object=True)
     assert text_format(simulator) == {"type": "json_object"}
-
-
-# Images --------------------------------------------------------------------------------
-
-
-JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"
-GIF = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,"
-WEBP = b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88"
-
-
-def images_of(body):
-    return [
-        part
-        for item in body["input"]
-        for part in item.get("content", [])
-        if part["type"] == "input_image"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "kind"),
-    [
-        ("a.png", PNG, "image/png"),
-        ("a.jpg", JPEG, "image/jpeg"),
-        ("a.gif", GIF, "image/gif"),
-        ("a.webp", WEBP, "image/webp"),
-    ],
-)
-def test_pictures_by_path_and_later(simulator, signed_in, run_llm, tmp_path, name, data, kind):
-    (tmp_path / name).write_bytes(data)
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / name))
-    assert result.exit_code == 0, result.output
-    (image,) = images_of(last_body(simulator))
-    assert image["image_url"].startswith(f"data:{kind};base64,")
-    # The default is the service's.
-    assert "detail" not in image
-    first = simulator.prompts[0]["input"]
-    run_llm("-c", "And?")
-    assert last_body(simulator)["input"][: len(first)] == first
-
-
-def test_a_picture_by_stdin(simulator, signed_in, run_llm):
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", "-", input=PNG)
-    assert result.exit_code == 0
-    assert len(images_of(last_body(simulator))) == 1
-
-
-def test_a_picture_by_address(simulator, signed_in, ask):
-    url = "https://example.com/a.png"
-    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
-    assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
-
-
-def test_an_unencrypted_address_is_read_here(simulator, signed_in, ask):
-    # The backend takes https and data addresses only.
-    with_picture = Answer(200, PNG, {"Content-Type": "image/png"})
-    simulator.script("authorize", with_picture, with_picture)
-    url = f"{simulator.issuer}/oauth/authorize"
-    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
-    assert images_of(last_body(simulator))[0]["image_url"].startswith("data:image/png;base64,")
-
-
-@pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
-def test_image_detail(simulator, signed_in, ask, detail):
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask("What?", attachments=[image], image_detail=detail)
-    assert images_of(last_body(simulator))[0]["detail"] == detail
-
-
-def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
-    fetch_models(signed_in)
-    with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
-        ask("What?", image_detail="original")
-
-
-def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
-    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    fetch_models(signed_in)
-    (tmp_path / "a.png").write_bytes(PNG)
-    result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
-    assert result.exit_code == 1
-    assert result.stderr == "Error: This model does not support attachments\n"
-    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / "a.pdf"))
-    assert result.exit_code == 1
-    assert "application/pdf" in result.stderr
-    assert simulator.prompts == []
-
-
-def test_pictures_and_pdfs_in_an_older_history(simulator, signed_in, ask):
-    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
-    simulator.models = [*simulator.models, blind]
-    fetch_models(signed_in)
-    pdf = llm.Attachment(type="application/pdf", content=b"%PDF")
-    image = llm.Attachment(type="image/png", content=PNG)
-    messages = [llm.user("Look", pdf, image), llm.assistant("Seen."), llm.user("And?")]
-    ask(messages=messages)
-    parts = last_body(simulator)["input"][0]["content"]
-    assert [part["type"] for part in parts] == ["input_text", "input_text", "input_image"]
-    assert "application/pdf" in parts[1]["text"]
-    ask(messages=messages, slug="gpt-blind")
-    parts = last_body(simulator)["input"][0]["content"]
-    assert [part["type"] for part in parts] == ["input_text"] * 3
-
-
-def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplog):
-    path = tmp_path / "gone\x1b[2J.png"
-    path.write_bytes(PNG)
-    conversation = ask.model().conversation()
-    ask.finish(
-        lambda: conversation.prompt(
-            "What?", attachments=[llm.Attachment(type="image/png", path=str(path))]
-        )
-    )
-    path.unlink()
-    assert ask.finish(lambda: conversation.prompt("And?")).text
-    assert last_body(simulator)["input"][0]["content"][1] == {
-        "type": "input_text",
-        "text": "[attachment left out: it no longer exists]",
-    }
-    name = "gone\N{REPLACEMENT CHARACTER}[2J.png"
-    warning = f"Warning: attachment {name} no longer exists; sent a note in its place."
-    assert caplog.messages == [warning]
-
-
-UNSENDABLE = [
-    (llm.Attachment(type="image/heic", content=b"x"), "is image/heic"),
-    (llm.Attachment(type="application/pdf", path="/a/b.pdf"), "is application/pdf"),
-    (llm.Attachment(type="application/pdf", url="https://x.example/b.pdf"), "is application/pdf"),
-    (llm.Attachment(content=b"\0\1\2"), "is of an unknown type"),
-    (llm.Attachment(), "cannot be read"),
-    (llm.Attachment(type="image/png"), "cannot be read"),
-    (llm.Attachment(type="image/png", path="/nowhere/a.png"), "no longer exists"),
-    (llm.Attachment(type="image/png", url="http://127.0.0.1:9/a.png"), "cannot be read"),
-    (llm.Attachment(type="image/png", url="http://[x"), "cannot be read"),
-    (llm.Attachment(type="image/png", url="file:///etc/passwd"), "cannot be read"),
-]
-
-
-@pytest.mark.parametrize(("attachment", "problem"), UNSENDABLE)
-def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, attachment, problem):
-    with pytest.raises(llm.ModelError) as caught:
-        ask(messages=[llm.user("hi"), llm.assistant("Hello."), llm.user("What?", attachment)])
-    assert f": it {problem}. " in str(caught.value)
-    assert simulator.prompts == []
-    # In what was said before, a note takes its place.
-    result = ToolResultPart("look", "done", "c1", attachments=[attachment])
-    ask(
-        messages=[
-            llm.user("What?", attachment),
-            llm.assistant(ToolCallPart("look", {}, "c1")),
-            llm.tool_message(result),
-        ]
-    )
-    items = last_body(simulator)["input"]
-    for parts in (items[0]["content"], items[2]["output"]):
-        assert parts[1]["text"].startswith(f"[attachment left out: it {problem}")
-    assert len(caplog.messages) == 2
-    assert f" {problem}; sent a note in its place." in caplog.text
-
-
-def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    fetch_models(signed_in)
-    image = llm.Attachment(type="image/png", content=PNG)
-    with pytest.raises(llm.ModelError, match=r"cannot be read by this model\. Use another model"):
-        ask(messages=[llm.user("What?", image)], slug="gpt-blind")
-
-
-def test_a_typed_stand_in_stays_text(simulator, signed_in, ask):
-    digest = f"sha256:{hashlib.sha256(PNG).hexdigest()}"
-    texts = [digest, f'"image_url":"{digest}"', f'\\"image_url":"{digest}"', f"<<image {digest}>>"]
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask(messages=[llm.user(*texts, image)])
-    parts = last_body(simulator)["input"][0]["content"]
-    assert [part["text"] for part in parts[:-1]] == texts
-    assert parts[-1]["image_url"].startswith("data:image/png;base64,")
 
 
 # Server-side tools ------------------------------------------------------------------------
@@ -1293,22 +1078,6 @@ def test_to_dict_and_back(simulator, signed_in):
     assert kinds(last_body(simulator)["input"]) == [
         *("user", "reasoning", "function_call", "function_call_output")
     ]
-
-
-def test_reply_with_images_and_tools(simulator, signed_in):
-    model = llm.get_model("chatgpt-gpt-6-luna")
-    simulator.answer(Call("screenshot", {}, "c1"))
-    first = model.prompt("Look", tools=[screenshot])
-    simulator.answer(Say("Nice."))
-    assert first.reply("What do you see?").text() == "Nice."
-    assert images_of(last_body(simulator))
-
-
-def test_attachments_in_messages(simulator, signed_in, ask):
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask(messages=[llm.user("What?", image)], image_detail="low")
-    assert images_of(last_body(simulator))[0]["detail"] == "low"
-    assert AttachmentPart(image)
 
 
 def test_an_account_by_key(simulator, signed_in, ask):

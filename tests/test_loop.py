@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -11,9 +12,11 @@ import pytest
 
 from simulator import PNG
 
+PDF = b"%PDF-1.4"
+
 
 class PictureServer:
-    """Serves a picture, but only after the event loop has moved on."""
+    """Serves a picture and a report, but only after the event loop has moved on."""
 
     def __init__(self):
         self.asked = threading.Event()
@@ -25,11 +28,13 @@ class PictureServer:
             def do_GET(self):
                 owner.asked.set()
                 owner.waited_in_vain = not owner.loop_runs.wait(5)
+                kind, data = ("application/pdf", PDF) if "pdf" in self.path else ("image/png", PNG)
                 self.send_response(200)
-                self.send_header("Content-Type", "image/png")
-                self.send_header("Content-Length", str(len(PNG)))
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(PNG)
+                if self.command == "GET":
+                    self.wfile.write(data)
 
             do_HEAD = do_GET
 
@@ -37,7 +42,7 @@ class PictureServer:
                 pass
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/picture.png"
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -54,7 +59,11 @@ def pictures():
         yield server
 
 
-def test_a_picture_is_not_fetched_on_the_loop(simulator, signed_in, pictures):
+@pytest.mark.parametrize(
+    ("path", "kind", "seen"),
+    [("picture.png", "image/png", "1 picture"), ("a.pdf", "application/pdf", "1 file")],
+)
+def test_nothing_is_fetched_on_the_loop(simulator, signed_in, pictures, path, kind, seen):
     async def watch():
         while not pictures.asked.is_set():
             await asyncio.sleep(0.01)
@@ -62,14 +71,29 @@ def test_a_picture_is_not_fetched_on_the_loop(simulator, signed_in, pictures):
 
     async def run():
         watcher = asyncio.create_task(watch())
-        attachment = llm.Attachment(type="image/png", url=pictures.url)
+        attachment = llm.Attachment(type=kind, url=f"{pictures.url}/{path}")
         model = llm.get_async_model("chatgpt-gpt-6-luna")
         text = await model.prompt("Look", attachments=[attachment]).text()
         await watcher
         return text
 
-    assert "(with 1 picture)" in asyncio.run(run())
+    assert f"(with {seen})" in asyncio.run(run())
     assert not pictures.waited_in_vain
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_a_file_by_address_is_sent_as_data(simulator, signed_in, run_llm, pictures, options):
+    pictures.loop_runs.set()
+    url = f"{pictures.url}/a%20report.pdf?page=1"
+    run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", url, *options)
+    data = base64.b64encode(PDF).decode()
+    assert simulator.prompts[0]["input"][0]["content"][1] == {
+        "type": "input_file",
+        "filename": "a report.pdf",
+        "file_data": f"data:application/pdf;base64,{data}",
+    }
+    run_llm("-c", "And?", *options)
+    assert simulator.prompts[1]["input"][0] == simulator.prompts[0]["input"][0]
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])

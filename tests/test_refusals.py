@@ -136,7 +136,7 @@ def test_refusals(simulator, signed_in, ask, answer, words):
 
 def test_the_request_id_comes_last(simulator, signed_in, ask):
     simulator.script("responses", Answer(413, None, {"x-request-id": "req-1"}))
-    with pytest.raises(llm.ModelError, match=r"smaller images\. \[request req-1\]$"):
+    with pytest.raises(llm.ModelError, match=r"smaller attachments\. \[request req-1\]$"):
         ask("hi")
     failed = sse({"type": "error", "message": "No"})
     simulator.script("responses", Stream([failed], headers={"x-oai-request-id": "oai-2"}))

@@ -20,13 +20,13 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
-from llm_chatgpt.backend.input import InputBuilder, encode
+from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
-from llm_chatgpt.login.store import login_command, read_store
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -60,6 +60,9 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
+        # What a server's 401 said, which a refresh may mend.
+        self._rejection = ""
+        self._sent_files = False
         self._notes: list[str] = []
 
     # One attempt
@@ -70,7 +73,7 @@ class Exchange:
         return self._tokens.access_token if self.attempt.other_tokens else None
 
     def request(self, tokens: Tokens) -> dict[str, Any]:
-        """What `http.stream` takes. Reads files and may fetch images.
+        """What `http.stream` takes. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
@@ -92,6 +95,7 @@ class Exchange:
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
         self._notes = builder.notes
+        self._sent_files = builder.attachments.has_files
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
@@ -104,6 +108,7 @@ class Exchange:
             hide_reasoning=prompt.hide_reasoning,
         )
         tool_names = add_tools(body, self._model, prompt.tools)
+        place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
         self.translator = EventTranslator(
             self._answer.copy(),
@@ -113,8 +118,8 @@ class Exchange:
         )
         return {
             "method": "POST",
-            "url": f"{config.base_url(tokens.origin)}/codex/responses",
-            "content": encode(body, builder.images),
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "content": builder.attachments.encode(body),
             "headers": self._request_headers(session, builder.items),
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
@@ -145,8 +150,10 @@ class Exchange:
         headers = backend_headers(self._tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
-            "session-id": session,
         }
+        if not self._tokens.route.names_account:
+            return headers
+        headers["session-id"] = session
         self._turn = _turn_key(session, self._tokens, items)
         asks = bool(items) and items[-1].get("role") in ("user", "developer")
         if self._turn in turn_states and not asks:
@@ -168,15 +175,19 @@ class Exchange:
                 raise _broke_off(error, started=self.translator.started) from error
             self._end_round()
         except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            again = resend.next_attempt(last, error, self._tokens, time.time())
             if self.translator.started or again is None:
                 raise
             self.attempt = again
+            if again.other_tokens:
+                self._rejection = f"{_reason(error)}. "
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error)}"
-                reason = error.message.split(". ")[0].rstrip(".")
-                notice(f"{reason}; retrying{wait} ({count})...", mid_line=self._answer.mid_line)
+                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
+                notice(
+                    f"{_reason(error)}; retrying{wait} ({count})...",
+                    mid_line=self._answer.mid_line,
+                )
                 self._answer.mid_line = False
 
     @contextlib.contextmanager
@@ -185,8 +196,12 @@ class Exchange:
         try:
             yield
         except ChatGPTError as error:
+            if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+                # Else nobody would learn what the server has said.
+                message = self._rejection + error.message
+                error = RefreshFailed(message, permanent=error.permanent, code=error.code)
             if not self._answer.rounds:
-                raise
+                raise error
             if self.translator.started:
                 self._answer = self.translator.answer
                 # A call of a round that failed is stored, but not carried out.
@@ -210,14 +225,17 @@ class Exchange:
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
         """The error for an answer with an error status."""
-        host = urlsplit(config.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        account = None
-        if reply.status == 401:
-            account = choose_credential(self._key, read_store()).account
-        return refusals.explain_refusal(
-            whole, slug=self._model.slug, models=self._models, login=login_command(account)
-        )
+        return refusals.explain_refusal(whole, files=self._sent_files, **self._known())
+
+    def _known(self) -> dict[str, Any]:
+        """What the sentence on an error may name."""
+        login = self._tokens.route.login_command()
+        with contextlib.suppress(ChatGPTError):
+            store = read_store()
+            login = store.login_command(choose_credential(self._key, store).account)
+        return {"slug": self._model.slug, "models": self._models, "login": login}
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -238,7 +256,7 @@ class Exchange:
             )
         if self.translator.ended in ("failed", "error"):
             raise refusals.explain_stream_error(
-                self.translator.error, self._headers, slug=self._model.slug, models=self._models
+                self.translator.error, self._headers, **self._known()
             )
 
     # Afterwards
@@ -259,6 +277,11 @@ class Exchange:
         """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
         with contextlib.suppress(Exception):
             fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
+
+
+def _reason(error: ChatGPTError) -> str:
+    """What happened, without the next step."""
+    return error.message.split(". ")[0].rstrip(".")
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:

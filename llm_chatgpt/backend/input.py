@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -13,17 +12,11 @@ from typing import Any
 import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llm_chatgpt import config, http
+from llm_chatgpt import config
+from llm_chatgpt.backend.attachments import Attachments, CannotSend
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
-
-_IMAGES = "PNG, JPEG, WebP or GIF"
-_STAND_IN = re.compile(rb'(?<="image_url":")sha256:[0-9a-f]{64}')
-
-
-class _CannotSend(Exception):
-    """Why an attachment cannot be sent, and what the user can do about it (its `args`)."""
 
 
 class InputBuilder:
@@ -40,12 +33,9 @@ class InputBuilder:
 
     def __init__(self, *, account_key: str, image_detail: str | None, takes_images: bool):
         self.account_key = account_key
-        self.image_detail = image_detail
-        self.takes_images = takes_images
+        self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
-        # Stand-ins in the items -> the images' data: URLs, for `encode`.
-        self.images: dict[str, bytes] = {}
         # What the user should know about the attachments.
         self.notes: list[str] = []
         # The role of the last item, if that is a message which still grows.
@@ -99,7 +89,7 @@ class InputBuilder:
             ):
                 self._add_text(role, part.text, as_text(ours.get("phase")))
             elif isinstance(part, AttachmentPart):
-                # The service takes images from the user only.
+                # The service takes them from the user only.
                 owner = "user" if role == "assistant" else role
                 self._add_content(owner, self._attachment(part.attachment, new=new))
             else:
@@ -186,8 +176,8 @@ class InputBuilder:
         if attachment is None:
             return _note("an attachment that was not kept")
         try:
-            url = self._image_url(attachment)
-        except _CannotSend as error:
+            return self.attachments.part(attachment)
+        except CannotSend as error:
             name = attachment.url or os.path.basename(attachment.path or "") or "without a name"
             name = printable(name, 100)
             problem, advice = error.args
@@ -197,45 +187,6 @@ class InputBuilder:
                 ) from error
             self.notes.append(f"Warning: attachment {name} {problem}; sent a note in its place.")
             return _note(f"attachment left out: it {problem}")
-        detail = {"detail": self.image_detail} if self.image_detail else {}
-        return {"type": "input_image", "image_url": url, **detail}
-
-    def _image_url(self, attachment: llm.Attachment) -> str:
-        """The image's https: address, or a stand-in for its data: URL. Raises _CannotSend."""
-        if not self.takes_images:
-            raise _CannotSend("cannot be read by this model", "Use another model")
-        remote = (attachment.url or "").startswith("https://")
-        try:
-            # llm would fetch an address at every turn to learn its type.
-            kind = "" if remote and not attachment.type else attachment.resolve_type()
-            kind = "image/jpeg" if kind == "image/jpg" else kind
-            if kind not in config.IMAGE_TYPES and kind != "":
-                named = printable(kind, 60) if kind else "of an unknown type"
-                raise _CannotSend(f"is {named}", f"Convert it to {_IMAGES},")
-            return str(attachment.url) if remote else self._stand_in(attachment, kind)
-        except FileNotFoundError as error:
-            raise _CannotSend("no longer exists", "Name another file") from error
-        except http.fetch_errors() as error:
-            raise _CannotSend("cannot be read", "Check it") from error
-
-    def _stand_in(self, attachment: llm.Attachment, kind: str) -> str:
-        content = attachment.content_bytes()
-        if not content:
-            raise ValueError("llm has nothing to send")
-        stand_in = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        data = base64.b64encode(content)
-        self.images[stand_in] = b"data:%s;base64,%s" % (kind.encode(), data)
-        return stand_in
-
-
-def encode(body: Mapping[str, Any], images: Mapping[str, bytes]) -> bytes:
-    """The request's bytes, with the images in their places.
-
-    They are put in last, because JSON's encoder alone would take four times an image's size
-    in memory. What users type cannot be taken for a stand-in: JSON escapes its quotes.
-    """
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return _STAND_IN.sub(lambda match: images.get(match[0].decode(), match[0]), text)
 
 
 def _our_metadata(part: Any) -> Mapping[str, Any]:

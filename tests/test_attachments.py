@@ -1,0 +1,497 @@
+"""Attachments: images and files, in prompts, conversations and tools."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tracemalloc
+import zipfile
+
+import llm
+import pytest
+from llm.parts import ToolCallPart, ToolResultPart
+
+from llm_chatgpt import config
+from llm_chatgpt.backend.attachments import Attachments
+from llm_chatgpt.backend.fetch import fetch_models
+from simulator import PNG, Answer, Call, Say, error_answer
+
+MIB = 2**20
+PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\nendobj\n"
+
+
+def last_body(simulator):
+    return simulator.prompts[-1]
+
+
+def parts_of(body, kind):
+    """The parts of all messages and tool outputs that are of this kind."""
+    return [
+        part
+        for item in body["input"]
+        for part in [*item.get("content", []), *(item.get("output") or [])]
+        if isinstance(part, dict) and part["type"] == kind
+    ]
+
+
+def images_of(body):
+    return parts_of(body, "input_image")
+
+
+def files_of(body):
+    """The name, type and content of each file."""
+    found = []
+    for part in parts_of(body, "input_file"):
+        assert set(part) == {"type", "filename", "file_data"}
+        kind, data = part["file_data"].removeprefix("data:").split(";base64,")
+        found.append((part["filename"], kind, base64.b64decode(data, validate=True)))
+    return found
+
+
+# Images --------------------------------------------------------------------------------
+
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"
+GIF = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,"
+WEBP = b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.png", PNG, "image/png"),
+        ("a.jpg", JPEG, "image/jpeg"),
+        ("a.gif", GIF, "image/gif"),
+        ("a.webp", WEBP, "image/webp"),
+    ],
+)
+def test_pictures_by_path_and_later(simulator, signed_in, run_llm, tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / name))
+    assert result.exit_code == 0, result.output
+    (image,) = images_of(last_body(simulator))
+    assert image["image_url"].startswith(f"data:{kind};base64,")
+    # The default is the service's.
+    assert "detail" not in image
+    first = simulator.prompts[0]["input"]
+    run_llm("-c", "And?")
+    assert last_body(simulator)["input"][: len(first)] == first
+
+
+def test_a_picture_by_stdin(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", "-", input=PNG)
+    assert result.exit_code == 0
+    assert len(images_of(last_body(simulator))) == 1
+
+
+def test_a_picture_by_address(simulator, signed_in, ask):
+    url = "https://example.com/a.png"
+    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
+    assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
+
+
+def test_an_unencrypted_address_is_read_here(simulator, signed_in, ask):
+    # The backend takes https and data addresses only.
+    with_picture = Answer(200, PNG, {"Content-Type": "image/png"})
+    simulator.script("authorize", with_picture, with_picture)
+    url = f"{simulator.issuer}/oauth/authorize"
+    ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
+    assert images_of(last_body(simulator))[0]["image_url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
+def test_image_detail(simulator, signed_in, ask, detail):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask("What?", attachments=[image], image_detail=detail)
+    assert images_of(last_body(simulator))[0]["detail"] == detail
+
+
+def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
+    simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
+    fetch_models(signed_in)
+    with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
+        ask("What?", image_detail="original")
+
+
+def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
+    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
+    fetch_models(signed_in)
+    (tmp_path / "a.png").write_bytes(PNG)
+    result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
+    assert result.exit_code == 1
+    assert "does not support attachments of type 'image/png'" in result.stderr
+    (tmp_path / "a.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / "a.wav"))
+    assert result.exit_code == 1
+    assert "audio/wav" in result.stderr
+    assert simulator.prompts == []
+
+
+def test_pictures_and_files_in_an_older_history(simulator, signed_in, ask):
+    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
+    simulator.models = [*simulator.models, blind]
+    fetch_models(signed_in)
+    sound = llm.Attachment(type="audio/wav", content=b"RIFF")
+    image = llm.Attachment(type="image/png", content=PNG)
+    pdf = llm.Attachment(type="application/pdf", content=PDF)
+    messages = [llm.user("Look", sound, image, pdf), llm.assistant("Seen."), llm.user("And?")]
+    ask(messages=messages)
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["type"] for part in parts] == [
+        *("input_text", "input_text", "input_image", "input_file")
+    ]
+    assert "audio/wav" in parts[1]["text"]
+    ask(messages=messages, slug="gpt-blind")
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["type"] for part in parts] == ["input_text"] * 3 + ["input_file"]
+
+
+def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplog):
+    path = tmp_path / "gone\x1b[2J.png"
+    path.write_bytes(PNG)
+    conversation = ask.model().conversation()
+    ask.finish(
+        lambda: conversation.prompt(
+            "What?", attachments=[llm.Attachment(type="image/png", path=str(path))]
+        )
+    )
+    path.unlink()
+    assert ask.finish(lambda: conversation.prompt("And?")).text
+    assert last_body(simulator)["input"][0]["content"][1] == {
+        "type": "input_text",
+        "text": "[attachment left out: it no longer exists]",
+    }
+    name = "gone\N{REPLACEMENT CHARACTER}[2J.png"
+    warning = f"Warning: attachment {name} no longer exists; sent a note in its place."
+    assert caplog.messages == [warning]
+
+
+UNSENDABLE = [
+    (llm.Attachment(type="image/heic", content=b"x"), "is image/heic"),
+    (llm.Attachment(type="audio/wav", path="/a/b.wav"), "is audio/wav"),
+    (llm.Attachment(type="audio/wav", url="https://x.example/b.wav"), "is audio/wav"),
+    (llm.Attachment(type="application/pdf", path="/nowhere/a.pdf"), "no longer exists"),
+    (llm.Attachment(type="application/pdf", url="http://127.0.0.1:9/a.pdf"), "cannot be read"),
+    (llm.Attachment(content=b"\0\1\2"), "is of an unknown type"),
+    (llm.Attachment(), "cannot be read"),
+    (llm.Attachment(type="image/png"), "cannot be read"),
+    (llm.Attachment(type="image/png", path="/nowhere/a.png"), "no longer exists"),
+    (llm.Attachment(type="image/png", url="http://127.0.0.1:9/a.png"), "cannot be read"),
+    (llm.Attachment(type="image/png", url="http://[x"), "cannot be read"),
+    (llm.Attachment(type="image/png", url="file:///etc/passwd"), "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("attachment", "problem"), UNSENDABLE)
+def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, attachment, problem):
+    with pytest.raises(llm.ModelError) as caught:
+        ask(messages=[llm.user("hi"), llm.assistant("Hello."), llm.user("What?", attachment)])
+    assert f": it {problem}. " in str(caught.value)
+    assert simulator.prompts == []
+    # In what was said before, a note takes its place.
+    result = ToolResultPart("look", "done", "c1", attachments=[attachment])
+    ask(
+        messages=[
+            llm.user("What?", attachment),
+            llm.assistant(ToolCallPart("look", {}, "c1")),
+            llm.tool_message(result),
+        ]
+    )
+    items = last_body(simulator)["input"]
+    for parts in (items[0]["content"], items[2]["output"]):
+        assert parts[1]["text"].startswith(f"[attachment left out: it {problem}")
+    assert len(caplog.messages) == 2
+    assert f" {problem}; sent a note in its place." in caplog.text
+
+
+def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
+    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
+    fetch_models(signed_in)
+    image = llm.Attachment(type="image/png", content=PNG)
+    with pytest.raises(llm.ModelError, match=r"cannot be read by this model\. Use another model"):
+        ask(messages=[llm.user("What?", image)], slug="gpt-blind")
+
+
+def test_a_typed_stand_in_stays_text(simulator, signed_in, ask):
+    digest = f"data:image/png;base64,sha256:{hashlib.sha256(PNG).hexdigest()}"
+    texts = [digest, f'"image_url":"{digest}"', f'\\"file_data":"{digest}"', f"<<image {digest}>>"]
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user(*texts, image)])
+    parts = last_body(simulator)["input"][0]["content"]
+    assert [part["text"] for part in parts[:-1]] == texts
+    assert parts[-1]["image_url"].startswith("data:image/png;base64,")
+
+
+def screenshot() -> llm.ToolOutput:
+    "Take a picture"
+    return llm.ToolOutput("done", attachments=[llm.Attachment(type="image/png", content=PNG)])
+
+
+def test_tools_that_return_pictures(simulator, signed_in, ask):
+    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Say("I see."))
+    conversation = ask.model().conversation(tools=[screenshot])
+    ask.chain(conversation, "Look", tools=[screenshot])
+    items = last_body(simulator)["input"]
+    assert len(images_of(last_body(simulator))) == 1
+    ask.chain(conversation, "And now?", tools=[screenshot])
+    # What was sent before is sent again to the letter.
+    assert last_body(simulator)["input"][: len(items)] == items
+
+
+def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(
+        messages=[
+            llm.user("Look"),
+            llm.assistant(ToolCallPart("screenshot", {}, "c1")),
+            llm.tool_message(ToolResultPart("screenshot", "done", "c1", attachments=[image])),
+        ]
+    )
+    output = last_body(simulator)["input"][-1]["output"]
+    assert [part["type"] for part in output] == ["input_text", "input_image"]
+
+
+def test_reply_with_images_and_tools(simulator, signed_in):
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    simulator.answer(Call("screenshot", {}, "c1"))
+    first = model.prompt("Look", tools=[screenshot])
+    simulator.answer(Say("Nice."))
+    assert first.reply("What do you see?").text() == "Nice."
+    assert images_of(last_body(simulator))
+
+
+def test_attachments_in_messages(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user("What?", image)], image_detail="low")
+    assert images_of(last_body(simulator))[0]["detail"] == "low"
+
+
+# Files ---------------------------------------------------------------------------------
+
+
+def office(folder):
+    """An Office document, as far as llm looks at it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr(f"{folder}/document.xml", "<document/>")
+    return file.getvalue()
+
+
+OFFICE = "application/vnd.openxmlformats-officedocument."
+FILES = [
+    ("a.pdf", PDF, "application/pdf"),
+    ("a.docx", office("word"), OFFICE + "wordprocessingml.document"),
+    ("a.pptx", office("ppt"), OFFICE + "presentationml.presentation"),
+    ("a.xlsx", office("xl"), OFFICE + "spreadsheetml.sheet"),
+    ("notes.txt", b"Buy fish.\n", "text/plain"),
+    ("notes.md", b"# Fish\n", "text/plain"),
+    ("a.html", b"<!DOCTYPE html><html></html>", "text/html"),
+    ("a.json", b'{"fish": 2}', "application/json"),
+    ("a.xml", b'<?xml version="1.0"?><a/>', "application/xml"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "kind"), FILES, ids=[name for name, _, _ in FILES])
+def test_a_file_that_llm_recognises(simulator, signed_in, run_llm, tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", str(tmp_path / name))
+    assert "(with 1 file)" in result.stdout
+    assert files_of(last_body(simulator)) == [(name, kind, data)]
+
+
+def test_a_file_that_is_given_its_type(simulator, signed_in, run_llm, tmp_path):
+    (tmp_path / "fish.csv").write_bytes(b"fish,2\n")
+    table = str(tmp_path / "fish.csv")
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", table)
+    assert "Could not determine mimetype" in result.stderr
+    run_llm("-m", "chatgpt-gpt-6-luna", "Read", "--at", table, "text/csv")
+    assert files_of(last_body(simulator)) == [("fish.csv", "text/csv", b"fish,2\n")]
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_files_by_stdin_and_later(simulator, signed_in, run_llm, options):
+    model = ["-m", "chatgpt-gpt-6-luna", *options]
+    run_llm(*model, "Read", "-a", "-", input=PDF)
+    assert files_of(last_body(simulator)) == [("attachment.pdf", "application/pdf", PDF)]
+    run_llm("-c", "And?", *options)
+    first, second = (request.raw for request in simulator.seen("/codex/responses"))
+    assert second.startswith(first.removesuffix(b"]}"))
+    run_llm(*model, "Read", "--at", "-", "text/markdown", input=b"# Fish")
+    assert files_of(last_body(simulator)) == [("attachment.md", "text/markdown", b"# Fish")]
+
+
+def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, tmp_path):
+    (tmp_path / "a.pdf").write_bytes(PDF)
+    pdf = llm.Attachment(path=str(tmp_path / "a.pdf"))
+    same = llm.Attachment(type="text/plain", content=PDF)
+    conversation = ask.model().conversation()
+    ask.finish(lambda: conversation.prompt("Read", attachments=[pdf, same]))
+    ask.finish(lambda: conversation.prompt("And this?", attachments=[pdf]))
+    first, second = (request.raw for request in simulator.seen("/codex/responses"))
+    assert second.startswith(first.removesuffix(b"]}"))
+    assert files_of(last_body(simulator)) == [
+        ("a.pdf", "application/pdf", PDF),
+        ("attachment.txt", "text/plain", PDF),
+        ("a.pdf", "application/pdf", PDF),
+    ]
+
+
+def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
+    simulator.always["authorize"] = lambda _: Answer(200, PDF, {"Content-Type": "application/pdf"})
+    url = f"{simulator.issuer}/oauth/authorize"
+    pdf = llm.Attachment(type="application/pdf; qs=0.001", url=url)
+    ask(messages=[llm.user("Read", pdf), llm.assistant("Read."), llm.user("And?")])
+    assert files_of(last_body(simulator)) == [("authorize.pdf", "application/pdf", PDF)]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "name"),
+    [
+        ({"path": "/nowhere/report.PDF"}, "application/pdf", "report.PDF"),
+        ({"path": "/nowhere/2301.12345v2"}, "application/pdf", "2301.12345v2.pdf"),
+        ({"path": "/nowhere/main.rs"}, "text/plain", "main.rs"),
+        ({"path": "/nowhere/fish"}, "text/csv", "fish.csv"),
+        ({"url": "https://a.example/a%20b/c%2Fd%20e.pdf?f=/g.txt"}, "application/pdf", "d e.pdf"),
+        ({"url": "https://a.example/c.pdf"}, None, "c.pdf"),
+        ({"url": "https://a.example"}, "text/html", "attachment.html"),
+    ],
+)
+def test_a_file_always_has_a_name(where, kind, name):
+    attachment = llm.Attachment(type=kind, content=b"x", **where)
+    attachments = Attachments(image_detail=None, takes_images=False)
+    assert attachments.part(attachment)["filename"] == name
+
+
+def test_an_address_without_a_type_or_suffix_is_an_image(simulator, signed_in, ask):
+    url = "https://a.example/photo"
+    ask(messages=[llm.user("Look", llm.Attachment(url=url))])
+    assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
+
+
+def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_path, monkeypatch):
+    assert config.MAX_FILE_MIB == 20
+    monkeypatch.setattr(config, "MAX_FILE_MIB", 1)
+    path = tmp_path / "large.pdf"
+    path.write_bytes(PDF.ljust(MIB))
+    by_path = llm.Attachment(type="application/pdf", path=str(path))
+    ask("Read", attachments=[by_path, llm.Attachment(type="text/plain", content=b"x" * MIB)])
+    assert [len(data) for _, _, data in files_of(last_body(simulator))] == [MIB, MIB]
+    path.write_bytes(PDF.ljust(MIB + 1))
+    by_content = llm.Attachment(type="text/plain", content=b"x" * (MIB + 1))
+    for attachment, name in ((by_path, "large.pdf"), (by_content, "without a name")):
+        sentence = (
+            f"Could not send the attachment {name}: it is larger than 1 MiB. "
+            "Shorten or split it, or leave it out."
+        )
+        with pytest.raises(llm.ModelError) as caught:
+            ask("Read", attachments=[attachment])
+        assert str(caught.value) == sentence
+    # A file that is too large is not even read.
+    monkeypatch.setattr(llm.Attachment, "content_bytes", None)
+    with pytest.raises(llm.ModelError, match="larger than 1 MiB"):
+        ask("Read", attachments=[by_path])
+    assert len(simulator.prompts) == 1
+
+
+def test_a_large_file_is_in_memory_few_times():
+    attachments = Attachments(image_detail=None, takes_images=False)
+    pdf = llm.Attachment(type="application/pdf", content=b"x" * 3 * MIB)
+    tracemalloc.start()
+    part = attachments.part(pdf)
+    request = attachments.encode({"input": [{"content": [part]}]})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The data in base64, on its own and in the request, each 4 MiB.
+    assert 4 * MIB < len(request) < peak < 8.1 * MIB
+
+
+FILE_REFUSALS = [
+    (None, "Invalid value: 'input_file'."),
+    (
+        error_answer(400, "invalid_value", "Invalid file data: 'input[0].content[0].file_data'."),
+        "Invalid file data: 'input[0].content[0].file_data'.",
+    ),
+    (
+        error_answer(400, None, "Missing required parameter: 'input[0].content[0]'."),
+        "Missing required parameter: 'input[0].content[0]'.",
+    ),
+    (
+        error_answer(400, None, "Not allowed.", param="input[0].content[0].type"),
+        "Not allowed.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), FILE_REFUSALS)
+def test_a_refused_file(simulator, signed_in, ask, answer, words):
+    simulator.accepts_files = False
+    simulator.script("responses", answer)
+    pdf = llm.Attachment(type="application/pdf", content=PDF)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("Read", attachments=[pdf])
+    sentence = str(caught.value).split(" [request ")[0]
+    assert sentence == (
+        f"OpenAI refused the attached file: {words} It is not certain that it accepts files with "
+        "a ChatGPT login. Send the text with -f instead; for a PDF, run 'llm install "
+        "llm-fragments-pdf' and use -f pdf:FILE."
+    )
+    # A refusal is final.
+    assert len(simulator.prompts) == 1
+
+
+def test_other_refusals_are_not_about_the_file(simulator, signed_in, ask):
+    pdf = llm.Attachment(type="application/pdf", content=PDF)
+    about_image = "Invalid image data: 'input[0].content[1].image_url'."
+    for attachments, words in (([], "Bad input[0].content[0]."), ([pdf], about_image)):
+        simulator.script("responses", error_answer(400, None, words))
+        with pytest.raises(llm.ModelError, match=r"^OpenAI refused the request: "):
+            ask("Read", attachments=attachments)
+    simulator.script("responses", error_answer(400, "context_length_exceeded", "input_file"))
+    with pytest.raises(llm.ModelError, match="longer than the model's context"):
+        ask("Read", attachments=[pdf])
+
+
+def test_an_empty_file(simulator, signed_in, ask, tmp_path):
+    path = tmp_path / "empty.txt"
+    path.touch()
+    empty = llm.Attachment(type="text/plain", path=str(path))
+    with pytest.raises(llm.ModelError, match=r"empty\.txt: it is empty\. Check it or leave it"):
+        ask("Read", attachments=[empty])
+
+
+def report() -> llm.ToolOutput:
+    "Fetch the report"
+    return llm.ToolOutput("done", attachments=[llm.Attachment(type="application/pdf", content=PDF)])
+
+
+def test_a_tool_that_returns_a_file(simulator, signed_in, ask):
+    simulator.answer(Call("report", {}, "c1"))
+    simulator.answer(Say("Read."))
+    conversation = ask.model().conversation(tools=[report])
+    ask.chain(conversation, "Go", tools=[report])
+    # llm itself puts it into a message of the user.
+    assert last_body(simulator)["input"][-1]["role"] == "user"
+    assert files_of(last_body(simulator)) == [("attachment.pdf", "application/pdf", PDF)]
+
+
+def test_a_part_with_a_file_becomes_an_output_with_a_file(simulator, signed_in, ask):
+    pdf = llm.Attachment(type="application/pdf", content=PDF)
+    result = ToolResultPart("report", "done", "c1", attachments=[pdf])
+    call = llm.assistant(ToolCallPart("report", {}, "c1"))
+    ask(messages=[llm.user("Go"), call, llm.tool_message(result)])
+    output = last_body(simulator)["input"][-1]["output"]
+    assert [part["type"] for part in output] == ["input_text", "input_file"]
+    assert files_of(last_body(simulator)) == [("attachment.pdf", "application/pdf", PDF)]
+
+
+def test_every_model_takes_files(simulator, signed_in):
+    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
+    simulator.models = [*simulator.models, blind]
+    fetch_models(signed_in)
+    for get in (llm.get_model, llm.get_async_model):
+        assert "application/pdf" in get("chatgpt-gpt-6-luna").attachment_types
+        assert "image/png" in get("chatgpt-gpt-6-luna").attachment_types
+        assert get("chatgpt-gpt-blind").attachment_types == set(config.FILE_TYPES)
