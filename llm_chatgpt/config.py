@@ -55,6 +55,8 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
+# A picture takes 40 to 120 seconds.
+PICTURE_TIMEOUT_SECONDS = 300.0
 
 # Sending a prompt again.
 MAX_RESENDS = 4
