@@ -53,6 +53,7 @@ from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.current import get_tokens, get_tokens_async
 from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_device_code
 from llm_chatgpt.login.oauth import refresh_tokens
+from llm_chatgpt.login.official import OfficialLogin, login_officially
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
 from llm_chatgpt.text import printable
@@ -74,8 +75,9 @@ class Options(llm.Options):
     )
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         None,
-        description="The processing tier. fast and priority mean the same: faster answers that "
-        "use up more of the plan's limits.",
+        description="The processing tier: fast and priority (the same), ultrafast or default. "
+        "priority made no answer faster in the tests on record, and may use up more of your "
+        "limits.",
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
         None, description="How closely the model looks at images: auto, low, high or original."
@@ -210,20 +212,21 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            time.sleep(exchange.attempt.pause)
-            tokens = get_tokens(key, rejected=exchange.rejected)
-            request = exchange.request(tokens)
-            with exchange.trying():
-                with http.stream(request) as reply:
-                    if reply.status != 200:
-                        raise exchange.refusal(reply, reply.read())
-                    exchange.opened(reply.headers)
-                    for chunk in reply:
-                        yield from exchange.translator.feed(chunk)
-                        if exchange.translator.ended:
-                            break
-                yield from exchange.end()
+        with exchange.keeping():
+            while not exchange.complete:
+                time.sleep(exchange.attempt.pause)
+                tokens = get_tokens(key, rejected=exchange.rejected)
+                request = exchange.request(tokens)
+                with exchange.trying():
+                    with http.stream(request) as reply:
+                        if reply.status != 200:
+                            raise exchange.refusal(reply, reply.read())
+                        exchange.opened(reply.headers)
+                        for chunk in reply:
+                            yield from exchange.translator.feed(chunk)
+                            if exchange.translator.ended:
+                                break
+                    yield from exchange.end()
         yield from exchange.finish()
         exchange.update_models()
 
@@ -240,22 +243,23 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            await asyncio.sleep(exchange.attempt.pause)
-            tokens = await get_tokens_async(key, rejected=exchange.rejected)
-            request = await asyncio.to_thread(exchange.request, tokens)
-            with exchange.trying():
-                async with http.stream_async(request) as reply:
-                    if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
-                    exchange.opened(reply.headers)
-                    async for chunk in reply:
-                        for event in exchange.translator.feed(chunk):
-                            yield event
-                        if exchange.translator.ended:
-                            break
-                for event in exchange.end():
-                    yield event
+        with exchange.keeping():
+            while not exchange.complete:
+                await asyncio.sleep(exchange.attempt.pause)
+                tokens = await get_tokens_async(key, rejected=exchange.rejected)
+                request = await asyncio.to_thread(exchange.request, tokens)
+                with exchange.trying():
+                    async with http.stream_async(request) as reply:
+                        if reply.status != 200:
+                            raise exchange.refusal(reply, await reply.read())
+                        exchange.opened(reply.headers)
+                        async for chunk in reply:
+                            for event in exchange.translator.feed(chunk):
+                                yield event
+                            if exchange.translator.ended:
+                                break
+                    for event in exchange.end():
+                        yield event
         for event in exchange.finish():
             yield event
         await asyncio.to_thread(exchange.update_models)

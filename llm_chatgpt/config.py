@@ -17,6 +17,12 @@ WINDOWS = os.name == "nt"
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 DEFAULT_ISSUER = "https://auth.openai.com"
 DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
+# The official sign-in: the API, also the name of what its tokens are for, and what a user must
+# grant so that they can be used.
+DEFAULT_API_URL = "https://api.openai.com/v1"
+# Where OpenAI explains that sign-in and its terms.
+OFFICIAL_PAGE = "https://developers.openai.com/siwc"
+PLAN_SCOPE = "chatgpt.tokens.use.direct"
 # Names other than those of OpenAI's own clients are served, without a `version` header. Users
 # can set both, in case the service begins to insist on some.
 ORIGINATOR = "llm_chatgpt_oauth"
@@ -29,17 +35,15 @@ POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
 SLOW_DOWN_SECONDS = 5
 
-# Refresh this long before the access token expires; if it says no expiry, when this old.
-REFRESH_LEEWAY_SECONDS = 5 * 60
+# Refresh a login without an expiry date when it is this old.
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 
 # Login by browser. OpenAI sends the browser to these ports only.
 REDIRECT_PORTS = (1455, 1457)
-SCOPE = "openid profile email offline_access"
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to learn where its workspace is served.
-ORIGIN_TIMEOUT_SECONDS = 5.0
+# How long a login waits to learn about its workspace.
+WORKSPACE_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller waits for a refresh that has been sent.
 REFRESH_GRACE_SECONDS = 10.0
 # The wait for another program's refresh is longer than that refresh may take.
@@ -57,6 +61,9 @@ DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
+
+# How often a model may go on after a complete answer.
+MAX_FURTHER_ROUNDS = 5
 
 # Sending a prompt again.
 MAX_RESENDS = 4
@@ -109,6 +116,20 @@ def models_client_version() -> str:
     return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
 
 
+def redirect_host() -> str:
+    """Where OpenAI sends the browser back to: LLM_CHATGPT_REDIRECT_HOST, else 127.0.0.1.
+
+    Raises ChatGPTError for a value other than 127.0.0.1 and localhost.
+    """
+    host = setting("REDIRECT_HOST") or "127.0.0.1"
+    if host not in ("127.0.0.1", "localhost"):
+        raise ChatGPTError(
+            "LLM_CHATGPT_REDIRECT_HOST must be 127.0.0.1 or localhost, because OpenAI sends the "
+            "browser to no other host. Correct or unset it."
+        )
+    return host
+
+
 def issuer() -> str:
     """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
     return _service_url("ISSUER", DEFAULT_ISSUER)
@@ -118,6 +139,11 @@ def base_url(origin: str | None = None) -> str:
     """The backend: LLM_CHATGPT_BASE_URL, else below `origin`, where the account's workspace
     is served, else https://chatgpt.com/backend-api."""
     return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
+
+
+def api_url() -> str:
+    """The API of the official route: LLM_CHATGPT_API_URL, else https://api.openai.com/v1."""
+    return _service_url("API_URL", DEFAULT_API_URL)
 
 
 def _service_url(name: str, default: str) -> str:

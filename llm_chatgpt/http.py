@@ -236,7 +236,8 @@ class Reply:
 
     @property
     def error_code(self) -> str | None:
-        """`error` as a string, else `error.code`, `code` or `detail.code`, in lower case."""
+        """`error` as a string, else `error.code`, `code`, `detail.code` or `detail.error_code`,
+        in lower case."""
         data = as_mapping(self.data)
         error, detail = data.get("error"), data.get("detail")
         places = (
@@ -244,6 +245,7 @@ class Reply:
             as_mapping(error).get("code"),
             data.get("code"),
             as_mapping(detail).get("code"),
+            as_mapping(detail).get("error_code"),
         )
         return next((code.lower() for code in places if isinstance(code, str) and code), None)
 

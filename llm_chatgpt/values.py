@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,3 +33,17 @@ def as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < 1e15 else None
+
+
+def as_moment(value: object) -> float | None:
+    """A moment in Unix seconds, from such a number or from an ISO text (UTC if it says no
+    zone)."""
+    if not isinstance(value, str):
+        return as_number(value)
+    try:
+        # Python 3.10 reads neither a Z nor fractions of any other length than three or six.
+        text = re.sub(r"\.\d+", "", value.strip()).replace("Z", "+00:00")
+        moment = datetime.datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -13,6 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +28,7 @@ import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.login import current
-from llm_chatgpt.login.tokens import tokens_from_reply
+from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Simulator
 
 
@@ -52,6 +55,7 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     # Whoever forgets the simulator gets a closed port, not OpenAI.
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://127.0.0.1:9/backend-api")
+    monkeypatch.setenv("LLM_CHATGPT_API_URL", "http://127.0.0.1:9/v1")
     connect = socket.socket.connect
 
     def only_loopback(self: socket.socket, address: Any) -> None:
@@ -84,6 +88,24 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
     tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
+    tokens = tokens._replace(**changes)
+    plugin.store_tokens(tokens, account)
+    return tokens
+
+
+def sign_in_officially(
+    simulator: Simulator, account: str | None = None, ago: float = 0.0, **changes: Any
+) -> plugin.Tokens:
+    """A stored login of the official route, as it is `ago` seconds after the sign-in."""
+    reply = simulator.sign_in_officially(ago=ago)
+    tokens = tokens_from_reply(reply, now=time.time() - ago)
+    claims = parse_jwt_claims(reply["id_token"])
+    assert tokens is not None
+    assert claims is not None
+    client_id = claims["aud"][0]
+    tokens = tokens._replace(
+        kind="official", issuer=claims["iss"], client_id=client_id, subject=claims["sub"]
+    )
     tokens = tokens._replace(**changes)
     plugin.store_tokens(tokens, account)
     return tokens
@@ -185,6 +207,38 @@ def run_llm() -> Callable[..., Result]:
     return run
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def fetch(url: str, redirects: bool = True) -> tuple[int, Any, str]:
+    """What a browser gets at this address: status, headers and body."""
+    opener = urllib.request.build_opener(*([] if redirects else [_NoRedirect]))
+    # Cloudflare, before the issuer, turns the library's own name away.
+    opener.addheaders = [("User-Agent", "Mozilla/5.0")]
+    try:
+        with opener.open(url, timeout=20) as reply:
+            return reply.status, reply.headers, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode()
+
+
+def redirect_of(url: str) -> str:
+    """Where the issuer sends the browser back to."""
+    status, headers, body = fetch(url, redirects=False)
+    assert status == 302, body
+    return str(headers["Location"])
+
+
+def with_query(url: str, **changes: Any) -> str:
+    """The address with parameters replaced; a list repeats one, None leaves it out."""
+    parts = urllib.parse.urlsplit(url)
+    query = {**dict(urllib.parse.parse_qsl(parts.query)), **changes}
+    pairs = {k: v for k, v in query.items() if v is not None}
+    return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
+
+
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
     """The real `llm` in a process of its own."""
     return subprocess.Popen(
@@ -210,8 +264,13 @@ def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
     """A function that fails if a text holds any token the simulator has made."""
 
     def check(text: str) -> None:
-        for token in [*simulator.access_tokens, *simulator.refresh_tokens]:
-            assert token not in text
+        for tokens in (
+            simulator.access_tokens,
+            simulator.refresh_tokens,
+            simulator.official_access_tokens,
+            simulator.official_refresh_tokens,
+        ):
+            assert not any(token in text for token in tokens)
         assert not re.search(r"\brt_[0-9a-f]{8}", text)
         assert "eyJ" not in text
 

@@ -23,8 +23,16 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 import terminal
-from conftest import secrets_watch, sign_in, start_llm, wait_until
-from llm_chatgpt.login.browser import open_listener
+from conftest import (
+    fetch,
+    redirect_of,
+    secrets_watch,
+    sign_in,
+    start_llm,
+    wait_until,
+    with_query,
+)
+from llm_chatgpt.login.redirect import open_listeners
 from simulator import Account, Answer, error_answer, web_page
 
 CHROMIUM = next(
@@ -48,34 +56,28 @@ def callback_ports():
         STARTED.clear()
 
 
+def listen_on(port, host="127.0.0.1"):
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.bind((host, port))
+    taken.listen()
+    return taken
+
+
+def has_ipv6():
+    try:
+        listen_on(0, "::1").close()
+    except OSError:
+        return False
+    return True
+
+
+HAS_IPV6 = has_ipv6()
+needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
 AT = "at-3vqkxPoNotShown"
 # What a test that fails would leave listening.
 STARTED: list[subprocess.Popen] = []
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None
-
-
-def fetch(url, redirects=True):
-    """Status, headers and body, whatever the status is."""
-    opener = urllib.request.build_opener(*([] if redirects else [_NoRedirect]))
-    # Cloudflare, before the issuer, turns the library's own name away.
-    opener.addheaders = [("User-Agent", "Mozilla/5.0")]
-    try:
-        with opener.open(url, timeout=20) as reply:
-            return reply.status, reply.headers, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read().decode()
-
-
-def redirect_of(url):
-    """Where the issuer sends the browser back to."""
-    status, headers, body = fetch(url, redirects=False)
-    assert status == 302, body
-    return headers["Location"]
 
 
 class Login:
@@ -96,14 +98,6 @@ class Login:
     def end(self):
         stdout, stderr = self.process.communicate(timeout=30)
         return self.process.returncode, stdout, self.said + stderr
-
-
-def with_query(url, **changes):
-    parts = urllib.parse.urlsplit(url)
-    query = dict(urllib.parse.parse_qsl(parts.query))
-    query.update(changes)
-    pairs = {k: v for k, v in query.items() if v is not None}
-    return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
 
 
 def test_the_browser_comes_back(simulator):
@@ -139,6 +133,20 @@ def test_the_address_is_fresh_each_time():
     assert one.state not in repr(one)
 
 
+def send(address, method, *hosts):
+    """The listener's status for a request that names these hosts; its answer repeats nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", 1455, timeout=10)
+    connection.putrequest(method, address.removeprefix("http://127.0.0.1:1455"), skip_host=True)
+    for host in hosts:
+        connection.putheader("Host", host)
+    connection.endheaders()
+    reply = connection.getresponse()
+    answer = reply.read().decode() + str(reply.headers)
+    words = [method, *hosts, *urllib.parse.parse_qs(address.partition("?")[2]).get("state", [])]
+    assert not [word for word in words if len(word) > 3 and word in answer]
+    return reply.status
+
+
 def test_strangers_are_answered_and_ignored(simulator):
     login = Login("--no-open")
     back = redirect_of(login.url)
@@ -156,11 +164,14 @@ def test_strangers_are_answered_and_ignored(simulator):
         assert "another sign-in" in page
     state = urllib.parse.parse_qs(urllib.parse.urlsplit(back).query)["state"][0]
     assert fetch(f"{back}&state={state}")[0] == 400
-    connection = http.client.HTTPConnection("127.0.0.1", 1455, timeout=10)
-    connection.request("POST", "/auth/callback", body=b"x")
-    assert connection.getresponse().status == 501
+    for method in ("POST", "HEAD", "ECHO<b>"):
+        assert send(back, method, "127.0.0.1:1455") == 501
+    for host in ("evil.example", "evil.example:1455", "127.0.0.1", "127.0.0.1:1457", "[::1]", ""):
+        assert send(back, "GET", host) == 400
+    assert send(back, "GET") == send(back, "GET", "localhost:1455", "localhost:1455") == 400
     with socket.create_connection(("127.0.0.1", 1455)) as silent, silent.dup() as rude:
         rude.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
+        assert b"HTTP at all" not in rude.recv(4096)
         assert login.process.poll() is None
         assert fetch(back)[0] == 200
     code, _, stderr = login.end()
@@ -259,14 +270,6 @@ def test_a_page_that_is_loaded_twice_is_answered_twice(simulator):
     assert pages[0] == pages[1]
 
 
-def listen_on(port):
-    taken = socket.socket()
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    taken.bind(("127.0.0.1", port))
-    taken.listen()
-    return taken
-
-
 def test_the_second_port_where_the_first_is_taken(simulator):
     with contextlib.closing(listen_on(1455)):
         login = Login("--no-open")
@@ -281,6 +284,118 @@ def test_both_ports_taken(simulator, run_llm):
     assert result.exit_code == 1
     assert "Ports 1455 and 1457 are both in use" in result.stderr
     assert "login --device" in result.stderr
+    assert not simulator.requests
+
+
+# Workspaces
+
+
+ACME = Account(name="Acme", account_id="acme")
+ELSEWHERE = Account(name="Personal", account_id="personal", workspaces=(ACME,))
+
+
+def test_a_certain_workspace_is_asked_for(simulator):
+    simulator.account = ELSEWHERE
+    login = Login("--no-open", "--workspace", "acme")
+    assert fetch(login.url)[0] == 200
+    assert login.end()[0] == 0
+    assert simulator.seen("/oauth/authorize")[0].query["allowed_workspace_id"] == "acme"
+    tokens = plugin.load_tokens()
+    assert (tokens.account_id, tokens.workspace) == ("acme", "Acme")
+
+
+def test_another_workspace_is_not_stored(simulator):
+    old = sign_in(simulator)
+    simulator.account = ELSEWHERE
+    login = Login("--no-open", "--workspace", "globex")
+    page = fetch(login.url)[2]
+    code, stdout, stderr = login.end()
+    assert (code, stdout) == (1, "")
+    for text in (stderr, page):
+        assert "signed you in to the workspace Personal (personal), not to globex." in text
+    assert plugin.load_tokens() == old
+
+
+# localhost instead of 127.0.0.1
+
+
+@pytest.fixture
+def to_localhost(monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
+
+
+def test_an_account_whose_issuer_accepts_only_localhost(simulator, monkeypatch):
+    simulator.redirect_hosts = {"localhost"}
+    refused = Login("--no-open")
+    status, _, page = fetch(refused.url)
+    assert status == 400
+    assert "authorize_hydra_invalid_request" in page
+    advice = "Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=localhost and retry.\n"
+    # Before the browser is asked to open.
+    assert refused.said.startswith(advice)
+    refused.process.kill()
+    refused.end()
+
+    monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
+    login = Login("--no-open")
+    assert login.said.startswith("Error instead of a sign-in? Unset LLM_CHATGPT_REDIRECT_HOST")
+    assert fetch(login.url)[0] == 200
+    assert login.end()[0] == 0
+    assert plugin.load_tokens().email == "ada@example.com"
+    exchanged = simulator.seen("/oauth/token")[0].body
+    assert exchanged["redirect_uri"] == "http://localhost:1455/auth/callback"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", pytest.param("[::1]", marks=needs_ipv6), "localhost"]
+)
+def test_localhost_is_answered_on_both_addresses(simulator, to_localhost, host):
+    login = Login("--no-open")
+    back = redirect_of(login.url).replace("localhost", host)
+    assert fetch(back)[0] == 200
+    assert login.end()[0] == 0
+
+
+@needs_pty
+def test_a_pasted_address_may_have_the_other_host(simulator, to_localhost):
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    back = redirect_of(address_on(terminal))
+    terminal.type("junk")
+    terminal.wait_for("starting with http://localhost:1455/")
+    terminal.type(back.replace("localhost", "127.0.0.1"))
+    assert terminal.end() == 0, terminal.screen
+    assert simulator.seen("/oauth/token")[0].body["redirect_uri"].startswith("http://localhost:")
+
+
+@needs_ipv6
+def test_a_port_must_be_free_on_both_addresses(simulator, to_localhost):
+    with contextlib.closing(listen_on(1455, "::1")):
+        login = Login("--no-open")
+        assert "%3A1457" in login.url
+        assert fetch(login.url)[0] == 200
+        assert login.end()[0] == 0
+    listen_on(1455).close()
+
+
+def test_without_ipv6_the_other_address_suffices(simulator, to_localhost, monkeypatch):
+    class Socket(socket.socket):
+        def bind(self, address):
+            if address[0] == "::1":
+                raise OSError("Cannot assign requested address")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    tokens = plugin.login_with_browser(
+        show=lambda request: threading.Thread(target=fetch, args=(request.url,)).start()
+    )
+    assert tokens.email == "ada@example.com"
+
+
+def test_another_host_for_the_redirect_is_refused(simulator, run_llm, monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "example.com")
+    result = run_llm("chatgpt", "login", "--browser", "--no-open")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: LLM_CHATGPT_REDIRECT_HOST must be 127.0.0.1 or")
     assert not simulator.requests
 
 
@@ -473,10 +588,10 @@ def test_windows_binds_the_port_for_itself_alone(monkeypatch):
             calls.append(arguments)
 
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-    monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
     monkeypatch.setattr(socket, "socket", Socket)
-    listener = open_listener(lambda query: (200, ""), threading.Event())
-    listener.server_close()
-    assert (socket.SOL_SOCKET, -5, 1) in calls
+    hosts = ("127.0.0.1", "::1") if HAS_IPV6 else ("127.0.0.1",)
+    for listener in open_listeners(hosts, (0,), lambda query: (200, ""), threading.Event()):
+        listener.server_close()
+    assert calls.count((socket.SOL_SOCKET, -5, 1)) == len(hosts)
     assert not any(call[1] == socket.SO_REUSEADDR for call in calls)

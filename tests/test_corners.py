@@ -34,17 +34,17 @@ def test_a_half_character_that_stays_alone_is_not_shown():
 
 def test_a_call_without_a_name_or_unfinished_is_not_carried_out():
     call = {"type": "function_call", "call_id": "c", "arguments": "{}"}
-    assert translate(done(call))[0].tool_calls == []
+    assert translate(done(call))[0].answer.tool_calls == []
     unfinished = {**call, "name": "f", "status": "incomplete"}
     translator, events = translate(done(unfinished))
-    assert translator.tool_calls == []
+    assert translator.answer.tool_calls == []
     assert events[0].type == "tool_call_name"
 
 
 def test_reasoning_without_anything_leaves_no_part():
     translator, events = translate(done({"type": "reasoning", "summary": []}))
     assert events == []
-    assert translator.had_reasoning
+    assert translator.answer.had_reasoning
 
 
 def test_raw_reasoning_is_reasoning_too():
@@ -60,14 +60,14 @@ def test_a_picture_that_is_no_base64():
 def test_an_item_of_a_new_kind_is_kept_in_the_output():
     translator, events = translate(done({"type": "something_new", "x": 1}), {**done({}), "item": 7})
     assert events == []
-    assert translator.output == [{"type": "something_new", "x": 1}]
+    assert translator.answer.output == [{"type": "something_new", "x": 1}]
 
 
 def test_items_without_an_index_keep_their_order():
     items = [{"type": "new", "n": n} for n in range(3)]
     events = [{"type": "response.output_item.done", "item": item} for item in items]
     events = [{**e, "item": {**e["item"], "id": f"i{n}"}} for n, e in enumerate(events)]
-    assert [item["n"] for item in translate(*events)[0].output] == [0, 1, 2]
+    assert [item["n"] for item in translate(*events)[0].answer.output] == [0, 1, 2]
 
 
 def test_the_last_event_without_its_blank_line(simulator, signed_in, ask):

@@ -386,7 +386,9 @@ def test_web_search_with_llms_own_class(simulator, signed_in, ask):
     assert result.server_executed
     assert "https://a.example" in result.output
     text = next(part for part in answered.parts if isinstance(part, TextPart))
-    assert text.provider_metadata == {"chatgpt": {"annotations": [citation]}}
+    assert text.provider_metadata == {
+        "chatgpt": {"phase": "final_answer", "annotations": [citation]}
+    }
     assert answered.response._tool_calls == []
 
     ask.finish(lambda: conversation.prompt("again", tools=[tool]))

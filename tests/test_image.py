@@ -13,7 +13,7 @@ import struct
 import llm
 import pytest
 
-from conftest import sign_in
+from conftest import sign_in, sign_in_officially
 from llm_chatgpt import config
 from llm_chatgpt.backend.pictures import read_format
 from simulator import Answer, error_answer, png, usage_limit, web_page
@@ -308,6 +308,12 @@ def test_an_access_token(simulator, image, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", token)
     assert image("A pelican").exit_code == 0
     assert simulator.seen("/images/generations")[0].bearer == token
+
+
+def test_the_official_sign_in_draws_nothing(simulator, image):
+    sign_in_officially(simulator)
+    assert "OpenAI's official sign-in does not draw pictures" in error_of(image("A pelican"))
+    assert simulator.requests == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")

@@ -150,7 +150,8 @@ def test_a_refusal_is_shown():
 def test_reasoning_parts_stay_apart():
     _, events = translate(*answer(Think(["one", "two"]), Think(["three"]), Say("x")))
     assert text_of(events, "reasoning") == "one\n\ntwo\n\nthree"
-    metadata = [e.provider_metadata["chatgpt"] for e in events if e.provider_metadata]
+    aside = [event for event in events if event.type == "reasoning"]
+    metadata = [e.provider_metadata["chatgpt"] for e in aside if e.provider_metadata]
     assert [len(m["summary"]) for m in metadata] == [2, 1]
     assert {e.part_index for e in events if e.type == "reasoning"} == {0, 1}
 
@@ -248,7 +249,7 @@ def test_calls_in_parallel():
     translator, events = translate(
         *answer(Call("add", {"a": 1, "b": 22222}, "call_1"), Call("now", {}, "call_2"))
     )
-    assert [(c.name, c.arguments, c.tool_call_id) for c in translator.tool_calls] == [
+    assert [(c.name, c.arguments, c.tool_call_id) for c in translator.answer.tool_calls] == [
         ("add", {"a": 1, "b": 22222}, "call_1"),
         ("now", {}, "call_2"),
     ]
@@ -266,18 +267,18 @@ def test_the_finished_call_has_the_last_word():
     assert damaged != frames
     translator, events = translate(*damaged)
     assert json.loads(text_of(events, "tool_call_args")) == {"a": 12345, "b": 2}
-    assert translator.tool_calls[0].arguments == {"a": 12345, "b": 2}
+    assert translator.answer.tool_calls[0].arguments == {"a": 12345, "b": 2}
     # Neither deltas nor a first event.
     last = [f for f in frames if b"output_item.done" in f or b"response.completed" in f]
     translator, events = translate(*last)
     assert kinds(events) == ["tool_call_name", "tool_call_args"]
-    assert translator.tool_calls[0].name == "add"
+    assert translator.answer.tool_calls[0].name == "add"
 
 
 @pytest.mark.parametrize("arguments", ["{broken", "[1]", "7", '"text"'])
 def test_arguments_that_are_no_object(arguments):
     translator, _ = translate(*answer(Call("add", arguments, "call_1")))
-    assert translator.tool_calls[0].arguments == {"_raw": arguments}
+    assert translator.answer.tool_calls[0].arguments == {"_raw": arguments}
 
 
 def test_a_search_and_its_sources():
@@ -292,7 +293,9 @@ def test_a_search_and_its_sources():
 def test_citations_survive():
     citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
     _, events = translate(*answer(Say("Found.", annotations=[citation])))
-    assert events[-1].provider_metadata == {"chatgpt": {"annotations": [citation]}}
+    assert events[-1].provider_metadata == {
+        "chatgpt": {"phase": "final_answer", "annotations": [citation]}
+    }
 
 
 def test_sources_are_collected_in_order_and_once():
@@ -305,7 +308,7 @@ def test_sources_are_collected_in_order_and_once():
         Say("More.", annotations=[cite("b", "Another title"), {**cite("d"), "url": 7}]),
     )
     translator, _ = translate(*frames)
-    assert translator.sources == [("B", "https://b.example"), ("A", "https://a.example")]
+    assert translator.answer.sources == [("B", "https://b.example"), ("A", "https://a.example")]
 
 
 def test_a_citation_that_only_an_event_brings():
@@ -313,13 +316,13 @@ def test_a_citation_that_only_an_event_brings():
     frames = answer(Say("Found."))
     added = {"type": "response.output_text.annotation.added", "output_index": 0}
     translator, _ = translate(*frames[:4], sse({**added, "annotation": citation}), *frames[4:])
-    assert translator.sources == [("A", "https://a.example")]
+    assert translator.answer.sources == [("A", "https://a.example")]
 
 
 def test_a_search_without_citations_has_the_sources_it_read():
     sources = ["https://c.example", "https://a.example", "https://c.example"]
     translator, _ = translate(*answer(Search("x", sources), Say("Found.")))
-    assert translator.sources == [("", "https://c.example"), ("", "https://a.example")]
+    assert translator.answer.sources == [("", "https://c.example"), ("", "https://a.example")]
 
 
 def test_a_picture_is_handed_over():
@@ -338,6 +341,7 @@ def test_several_messages_are_told_apart():
     _, events = translate(*answer(Say("one"), Search("x"), Say("two")))
     assert [(e.chunk, e.message_index) for e in events if e.type == "text"] == [
         ("one", 0),
+        ("\n\n", 1),
         ("two", 1),
     ]
 
@@ -366,7 +370,7 @@ def test_junk_between_the_events_changes_nothing(junk):
     mixed = [piece for frame in frames for piece in (junk, frame)]
     translator, events = translate(*mixed)
     assert text_of(events) == text_of(expected)
-    assert len(translator.tool_calls) == 1
+    assert len(translator.answer.tool_calls) == 1
     assert translator.ended == "completed"
 
 
@@ -448,14 +452,14 @@ def test_no_event_however_odd_is_too_much(events):
     ]
     translator, found = translate(*frames)
     assert all(isinstance(event.chunk, str) for event in found)
-    _ = translator.output
+    _ = translator.answer.output
 
 
 def test_output_is_rebuilt_in_its_order():
     frames = answer(Say("one"), Say("two"))
     done = [f for f in frames if b"output_item.done" in f]
     translator, _ = translate(*reversed(done), *frames)
-    assert [item["content"][0]["text"] for item in translator.output] == ["one", "two"]
+    assert [item["content"][0]["text"] for item in translator.answer.output] == ["one", "two"]
 
 
 # On a real socket ---------------------------------------------------------------------

@@ -18,14 +18,15 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
+from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
-from llm_chatgpt.backend.tools import add_tools, save_image
+from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StreamFailed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
-from llm_chatgpt.login.store import login_command, read_store
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, notice, printable
 
@@ -35,17 +36,21 @@ TURN_STATES_KEPT = 256
 
 
 class Exchange:
-    """One prompt, over all attempts to send it.
+    """One prompt, over all rounds of its answer and all attempts to send each.
 
     For each attempt, `execute` calls `request`, sends what it returns, and calls `opened`,
     `translator.feed` and `end`, all of it `trying`, until it is `complete`; then once `finish`
-    and `update_models`. `attempt` says how to send the prompt next.
+    and `update_models`. `attempt` says how to send the prompt next. `keeping` is around it all.
     """
 
     def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None):
         self.attempt = resend.Attempt()
         self.complete = False
         self.translator = EventTranslator()
+        # What the complete rounds have brought.
+        self._answer = Answer()
+        # Why the answer ends before the model wanted it to.
+        self._stopped: list[str] = []
         self._model = model
         self._prompt = prompt
         self._response = response
@@ -55,6 +60,8 @@ class Exchange:
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
         self._turn = ""
+        # What a server's 401 said, which a refresh may mend.
+        self._rejection = ""
         self._sent_files = False
         self._notes: list[str] = []
 
@@ -80,7 +87,7 @@ class Exchange:
             image_detail=options.image_detail,
             takes_images=info.takes_images,
         )
-        builder.build(prompt.messages, prompt.system)
+        builder.build(prompt.messages, prompt.system, self._answer.messages)
         # In a chain of tools, only the first prompt says so.
         ignored = options.ignored if not prompt.tool_results else []
         if ignored:
@@ -101,15 +108,17 @@ class Exchange:
             hide_reasoning=prompt.hide_reasoning,
         )
         tool_names = add_tools(body, self._model, prompt.tools)
+        place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
         self.translator = EventTranslator(
+            self._answer.copy(),
             account_key=tokens.account_key,
             save_image=functools.partial(save_image, prompt),
             tool_names=tool_names,
         )
         return {
             "method": "POST",
-            "url": f"{config.base_url(tokens.origin)}/codex/responses",
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": builder.attachments.encode(body),
             "headers": self._request_headers(session, builder.items),
             "timeout": http.library().Timeout(
@@ -141,11 +150,13 @@ class Exchange:
         headers = backend_headers(self._tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
-            "session-id": session,
         }
+        if not self._tokens.route.names_account:
+            return headers
+        headers["session-id"] = session
         self._turn = _turn_key(session, self._tokens, items)
-        last = items[-1]["type"] if items else None
-        if self._turn in turn_states and last == "function_call_output":
+        asks = bool(items) and items[-1].get("role") in ("user", "developer")
+        if self._turn in turn_states and not asks:
             headers["x-codex-turn-state"] = turn_states[self._turn]
         return headers
 
@@ -154,39 +165,77 @@ class Exchange:
         """Around an attempt: swallows a failure after which the prompt is sent again."""
         last = self.attempt
         # Not told by `request`, because it may run in a thread, which has no terminal.
-        for note in self._notes if last == resend.Attempt() else []:
+        first = last == resend.Attempt() and not self._answer.rounds
+        for note in self._notes if first else []:
             notice(note)
         try:
             try:
                 yield
             except ConnectionFailed as error:
                 raise _broke_off(error, started=self.translator.started) from error
-            self.complete = True
+            self._end_round()
         except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens.refreshed_at, time.time())
+            again = resend.next_attempt(last, error, self._tokens, time.time())
             if self.translator.started or again is None:
                 raise
             self.attempt = again
+            if again.other_tokens:
+                self._rejection = f"{_reason(error)}. "
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error)}"
-                reason = error.message.split(". ")[0].rstrip(".")
-                notice(f"{reason}; retrying{wait} ({count})...")
+                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
+                notice(
+                    f"{_reason(error)}; retrying{wait} ({count})...",
+                    mid_line=self._answer.mid_line,
+                )
+                self._answer.mid_line = False
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Around all attempts: once a round is complete, an error only ends the answer."""
+        try:
+            yield
+        except ChatGPTError as error:
+            if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+                # Else nobody would learn what the server has said.
+                message = self._rejection + error.message
+                error = RefreshFailed(message, permanent=error.permanent, code=error.code)
+            if not self._answer.rounds:
+                raise error
+            if self.translator.started:
+                self._answer = self.translator.answer
+                # A call of a round that failed is stored, but not carried out.
+                self._answer.tool_calls.clear()
+            self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
+
+    def _end_round(self) -> None:
+        """Keep what the round has brought, and go on if the model wants to (docs/protocol.md)."""
+        self._answer = answer = self.translator.answer
+        goes_on = answer.ended == "completed" and answer.response.get("end_turn") is False
+        self.complete = not goes_on or answer.has_calls
+        if not self.complete and answer.rounds == config.MAX_FURTHER_ROUNDS:
+            self.complete = True
+            self._stopped = [
+                f"Note: stopped after {answer.rounds} further requests, although the model "
+                "wanted to go on."
+            ]
+        elif not self.complete:
+            answer.rounds += 1
+            self.attempt = resend.first_attempt(self.attempt)
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
         """The error for an answer with an error status."""
-        host = urlsplit(config.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        account = None
-        if reply.status == 401:
-            account = choose_credential(self._key, read_store()).account
-        return refusals.explain_refusal(
-            whole,
-            slug=self._model.slug,
-            models=self._models,
-            login=login_command(account),
-            files=self._sent_files,
-        )
+        return refusals.explain_refusal(whole, files=self._sent_files, **self._known())
+
+    def _known(self) -> dict[str, Any]:
+        """What the sentence on an error may name."""
+        login = self._tokens.route.login_command()
+        with contextlib.suppress(ChatGPTError):
+            store = read_store()
+            login = store.login_command(choose_credential(self._key, store).account)
+        return {"slug": self._model.slug, "models": self._models, "login": login}
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -197,9 +246,9 @@ class Exchange:
             for oldest in list(turn_states)[:-TURN_STATES_KEPT]:
                 turn_states.pop(oldest, None)
 
-    def end(self) -> list[StreamEvent]:
+    def end(self) -> Iterator[StreamEvent]:
         """The stream's last events. Raises StreamFailed, UsageLimitReached."""
-        events = self.translator.finish()
+        yield from self.translator.finish()
         if self.translator.ended is None:
             raise StreamFailed(
                 "The answer was cut off: the server closed the connection. Send the prompt again.",
@@ -207,26 +256,32 @@ class Exchange:
             )
         if self.translator.ended in ("failed", "error"):
             raise refusals.explain_stream_error(
-                self.translator.error, self._headers, slug=self._model.slug, models=self._models
+                self.translator.error, self._headers, **self._known()
             )
-        return events
 
     # Afterwards
 
-    def finish(self) -> list[StreamEvent]:
-        """Record the answer and say what there is to say; the events that remain to yield."""
-        events = outcome.record(self.translator, self._headers, self._response)
+    def finish(self) -> Iterator[StreamEvent]:
+        """Record the answer, and say what there is to say; the events that remain to yield."""
+        answer = self._answer
+        answer.repeat_commentary()
+        yield from answer.events
+        yield from outcome.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            notes = outcome.notes(self.translator, self._headers, self._model.slug)
-            if notes:
-                notice("\n".join(notes), mid_line=self.translator.mid_line)
-        return events
+            notes = outcome.notes(answer, self._headers, self._model.slug)
+            if lines := [*self._stopped, *notes]:
+                notice("\n".join(lines), mid_line=answer.mid_line)
 
     def update_models(self) -> None:
         """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
         with contextlib.suppress(Exception):
             fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
+
+
+def _reason(error: ChatGPTError) -> str:
+    """What happened, without the next step."""
+    return error.message.split(". ")[0].rstrip(".")
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:

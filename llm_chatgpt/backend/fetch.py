@@ -23,11 +23,15 @@ def fetch_models(
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    version = config.models_client_version()
-    reply = _get("/codex/models", tokens, params={"client_version": version}, seconds=seconds)
+    version, route = config.models_client_version(), tokens.route
+    params = {"client_version": version}
+    reply = _get(route.models_path, tokens, params=params, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list. Try again later.")
+    if route.list_is_ordered:
+        served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
+        entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
     now = time.time()
     record = {
         "fetched_at": now,
@@ -73,11 +77,11 @@ def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
 
 
 def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:
-    url = config.base_url(tokens.origin) + path
+    url = tokens.route.base_url(tokens.origin) + path
     try:
         reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise explain_refusal(reply)
+        raise explain_refusal(reply, login=tokens.route.login_command())
     return reply

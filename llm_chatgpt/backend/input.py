@@ -44,8 +44,13 @@ class InputBuilder:
         self._waiting: list[tuple[object, str]] = []
         self._call_ids: set[str] = set()
 
-    def build(self, messages: Iterable[Message], system: str) -> None:
-        """Raises ChatGPTError for an attachment of the new message that cannot be sent."""
+    def build(
+        self, messages: Iterable[Message], system: str, answer: Iterable[Message] = ()
+    ) -> None:
+        """`answer` is what the model has said to these messages already, if it shall go on.
+
+        Raises ChatGPTError for an attachment of the new message that cannot be sent.
+        """
         messages = list(messages)
         answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
         said = []
@@ -67,14 +72,22 @@ class InputBuilder:
             else:
                 self.instructions = system
         self._add_missing_outputs()
+        for message in answer:
+            self._add(message, new=False)
         self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
 
     def _add(self, message: Message, *, new: bool) -> None:
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
         self._role = None
         for part in message.parts:
-            if isinstance(part, TextPart):
-                self._add_text(role, part.text)
+            ours = _our_metadata(part)
+            if ours.get("replay") is False:
+                continue
+            # A commentary is a message, which only llm takes for reasoning.
+            if isinstance(part, TextPart) or (
+                isinstance(part, ReasoningPart) and ours.get("type") == "message"
+            ):
+                self._add_text(role, part.text, as_text(ours.get("phase")))
             elif isinstance(part, AttachmentPart):
                 # The service takes them from the user only.
                 owner = "user" if role == "assistant" else role
@@ -88,10 +101,16 @@ class InputBuilder:
                 elif isinstance(part, ToolResultPart) and not part.server_executed:
                     self._add_tool_result(part)
 
-    def _add_text(self, role: str, text: str) -> None:
-        if text:
-            kind = "output_text" if role == "assistant" else "input_text"
-            self._add_content(role, {"type": kind, "text": text})
+    def _add_text(self, role: str, text: str, phase: str | None = None) -> None:
+        if not text:
+            return
+        kind = "output_text" if role == "assistant" else "input_text"
+        content = {"type": kind, "text": text}
+        if phase:
+            # A message goes back alone, with the phase that it came with.
+            self._add_item("message", role=role, phase=phase, content=[content])
+        else:
+            self._add_content(role, content)
 
     def _add_content(self, role: str, content: dict[str, Any]) -> None:
         if role != self._role:

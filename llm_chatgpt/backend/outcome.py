@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,13 @@ import click
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.translate import EventTranslator
+from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 # Left out of the logs: what the request said already, and who asked.
-_NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output")
+_NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
 # llm's own code that logs JSON fails at some hundred levels.
 _LOGGED_LEVELS = 50
 _SOURCES_SHOWN = 10
@@ -25,15 +26,17 @@ _SOURCES_SHOWN = 10
 _OFF = ("0", "no", "off", "false")
 
 
-def record(answer: EventTranslator, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
+def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
     """Give llm's response its tool calls, usage, model and raw JSON.
 
+    The JSON is that of the last round, with the items and the usage of all.
     Returns the events that llm should still get: one for reasoning that stayed hidden.
     """
     for call in answer.tool_calls:
         response.add_tool_call(call)
     fields = {k: v for k, v in answer.response.items() if k not in _NOT_LOGGED}
-    logged = _loggable({**fields, "output": answer.output})
+    total = functools.reduce(_added, _loggable(answer.usages), None)
+    logged = _loggable({**fields, "output": answer.output, "usage": total})
     usage = dict(as_mapping(logged.get("usage")))
     usage.pop("attribution", None)
     details = {
@@ -58,7 +61,7 @@ def record(answer: EventTranslator, headers: Mapping[str, str], response: Any) -
     return []
 
 
-def notes(answer: EventTranslator, headers: Mapping[str, str], slug: str) -> list[str]:
+def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[str]:
     """What to tell the user after the answer of the model `slug`, a line each."""
     lines = []
     if answer.ended == "incomplete":
@@ -82,7 +85,7 @@ def notes(answer: EventTranslator, headers: Mapping[str, str], slug: str) -> lis
     return lines
 
 
-def _served_model(answer: EventTranslator, headers: Mapping[str, str]) -> str | None:
+def _served_model(answer: Answer, headers: Mapping[str, str]) -> str | None:
     model = headers.get("openai-model") or as_text(answer.response.get("model"))
     return printable(model, 100) if model else None
 
@@ -96,6 +99,15 @@ def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:
     shown = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
     more = [f"and {len(shown) - _SOURCES_SHOWN} more"] if len(shown) > _SOURCES_SHOWN else []
     return ["Sources:", *shown[:_SOURCES_SHOWN], *more] if shown else []
+
+
+def _added(one: Any, other: Any) -> Any:
+    """The usage of two rounds: numbers are added, objects field by field."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
+    if as_number(one) is not None and as_number(other) is not None:
+        return one + other
+    return other if one is None else one
 
 
 def _loggable(value: Any, levels: int = _LOGGED_LEVELS) -> Any:

@@ -79,11 +79,17 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
     request may count against the limits even if its answer is lost. Raises ChatGPTError, as
     RequestRefused for an error status.
     """
+    route = tokens.route
+    if not route.images_path:
+        raise ChatGPTError(
+            "OpenAI's official sign-in does not draw pictures on their own. Use --account NAME "
+            "with a Codex login ('llm chatgpt login')."
+        )
     way = "edits" if "images" in options else "generations"
     try:
         reply = http.send(
             "POST",
-            f"{config.base_url(tokens.origin)}/codex/images/{way}",
+            f"{route.base_url(tokens.origin)}{route.images_path}/{way}",
             headers=backend_headers(tokens),
             json=options,
             seconds=config.PICTURE_TIMEOUT_SECONDS,
@@ -95,7 +101,7 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
     encoded = first_mapping(as_mapping(reply.data).get("data")).get("b64_json")
     picture = b""
     with contextlib.suppress(TypeError, ValueError):
-        picture = base64.b64decode(encoded or "", validate=True)
+        picture = base64.b64decode(encoded or "")
     if not picture:
         raise ChatGPTError("No picture came. Try again, or describe it differently.")
     return picture

@@ -20,6 +20,8 @@ from llm_chatgpt.values import as_list, as_mapping, as_number
 POLICY_CODES = frozenset(
     {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
 )
+# What the codes of the official route begin with.
+_SHARING = "subscription_sharing_"
 # Codes of our own, for what the service marks with none.
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
@@ -36,6 +38,17 @@ _BY_CODE = {
     "slow_down": "capacity",
     "rate_limit_exceeded": "too_many",
     **dict.fromkeys(POLICY_CODES, "policy"),
+    # The official route's. Some have had "v2_" in the middle.
+    f"{_SHARING}usage_limit_exceeded": "app_limit",
+    f"{_SHARING}workplace_individual_usage_limit_exceeded": "workplace_limit",
+    f"{_SHARING}usage_unavailable": "unavailable",
+    f"{_SHARING}user_unavailable": "unavailable",
+    f"{_SHARING}user_not_eligible": "not_eligible",
+    f"{_SHARING}unsupported_capability": "unsupported",
+    f"{_SHARING}route_not_supported": "wrong_route",
+    f"{_SHARING}invalid_user": "login",
+    "chatpass_scope_not_authorized": "not_granted",
+    "chatpass_invalid_authorization_context": "not_granted",
 }
 _BY_WORDS = {
     "is not supported when using Codex": MODEL_NOT_FOUND,
@@ -46,6 +59,8 @@ _BY_WORDS = {
 # How the service speaks of a file: by its type, a field, or its place in a message.
 _OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?!\.image)")
 _BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
+# Inside a stream, too, these are not sent again as they are.
+_FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
 # {words} are the server's own words after a colon, {first} only their first sentence; both
 # are a full stop if it said nothing. {wait} is how long to wait.
 _TEXTS = {
@@ -66,7 +81,7 @@ _TEXTS = {
     WRONG_REGION: "{sentence} Ask your workspace's admin.",
     "login": "OpenAI no longer accepts this login{first} Run '{login}' to sign in again.",
     "forbidden": "OpenAI refuses this account's request{first} Ask your workspace's admin, or run "
-    "'llm chatgpt login' with another account.",
+    "'{login}' with another account.",
     "too_large": "The prompt is too large for the server. Send less text or smaller attachments.",
     "too_many": "Too many requests{first} Wait {wait} and try again.",
     "server": "OpenAI server error ({status}){first} Try again in {wait}.",
@@ -74,6 +89,18 @@ _TEXTS = {
     "a ChatGPT login. Send the text with -f instead; for a PDF, run 'llm install "
     "llm-fragments-pdf' and use -f pdf:FILE.",
     "effort": "{sentence} Choose one with -o reasoning_effort.",
+    "app_limit": "Your ChatGPT plan, or this app's share of it, is used up{words} Manage usage: "
+    f"{config.USAGE_PAGE}",
+    "workplace_limit": "You have reached the limit that your workspace set for you{words} Ask its "
+    f"admin to raise it. Manage usage: {config.USAGE_PAGE}",
+    "unavailable": "OpenAI cannot check your plan at the moment{first} Try again in {wait}.",
+    "not_eligible": "OpenAI does not offer its official sign-in to this ChatGPT account{words} See "
+    f"{config.OFFICIAL_PAGE}",
+    "unsupported": "OpenAI's official sign-in does not support {param}{words} Leave it out.",
+    "wrong_route": "OpenAI does not serve this address with its official sign-in{words} Unset "
+    "LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'.",
+    "not_granted": "This sign-in does not permit the use of your ChatGPT plan{words} Run '{login}' "
+    "and allow it.",
     "stream": "OpenAI could not finish the answer{words} Send the prompt again.",
     "refused": "OpenAI refused the request{words}",
     "unexplained": "OpenAI refused the request (status {status}). Try again later.",
@@ -105,7 +132,8 @@ def explain_refusal(
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply)
-    codes = [c.lower() for c in (reply.error_code, error.get("type")) if isinstance(c, str) and c]
+    names = (reply.error_code, error.get("type"))
+    codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
     text = _choose_text(reply, codes, said or "", error.get("param"), files)
     wait = retry_after(reply, said)
     words, first = _colon(said), _colon(re.split(r"(?<=[.!?]) ", said or "")[0])
@@ -117,6 +145,7 @@ def explain_refusal(
         "first": first,
         "wait": in_words(wait) if wait else "a minute",
         "web_page": reply.web_page_message,
+        "param": printable(error.get("param") or "this", 100),
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said or "")
@@ -130,12 +159,15 @@ def explain_refusal(
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     if request_id:
         message += f" [request {printable(request_id, 80)}]"
-    kind: type[ChatGPTError] = StreamFailed if reply.status == 200 else RequestRefused
-    if text in ("limit", "not_included"):
+    in_stream = reply.status == 200 and text not in _FINAL
+    kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
+    if text in ("limit", "not_included", "app_limit", "workplace_limit"):
         kind = UsageLimitReached
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
     code = ours or next(iter(codes), None)
     status = None if reply.status == 200 else reply.status
+    if text == "login":
+        status = 401
     return kind(message, code=code, status=status, retry_after=wait)
 
 
@@ -177,7 +209,7 @@ def error_message(reply: http.Reply) -> str | None:
     data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
     entries = (
-        f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg')}"
+        f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg') or entry.get('type')}"
         for entry in as_list(detail)
         if isinstance(entry, dict)
     )

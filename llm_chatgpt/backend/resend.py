@@ -12,6 +12,7 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
+from llm_chatgpt.login.tokens import Tokens
 
 # A stream that ends so would end so again.
 _FINAL_CODES = refusals.POLICY_CODES | {
@@ -38,7 +39,12 @@ class Attempt(NamedTuple):
     without_reasoning: bool = False
 
 
-def resends_allowed(error: ChatGPTError) -> int:
+def first_attempt(last: Attempt) -> Attempt:
+    """How to send the next request of an answer after `last`: what the model refuses stays out."""
+    return Attempt(without_summary=last.without_summary, without_reasoning=last.without_reasoning)
+
+
+def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     """How often a prompt may be sent again, unchanged, after this error."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
         return 0
@@ -46,22 +52,20 @@ def resends_allowed(error: ChatGPTError) -> int:
         return 1
     too_many = error.status == 429 and error.retry_after is not None
     if isinstance(error, StreamFailed) or too_many or (error.status or 0) >= 500:
-        return config.MAX_RESENDS
+        return min(config.MAX_RESENDS, tokens.route.max_resends)
     return 0
 
 
-def next_attempt(
-    last: Attempt, error: ChatGPTError, refreshed_at: float, now: float
-) -> Attempt | None:
+def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float) -> Attempt | None:
     """How to send the prompt after this error; None if the error is final.
 
-    `refreshed_at` is when the tokens were issued that it was sent with.
+    `tokens` are those that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
     if error.status == 401 and error.code != refusals.WRONG_REGION:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
         # there are none, a refresh brings new ones; it would not help a second time.
-        renewed = last.unauthorized and refreshed_at >= last.refused_at
+        renewed = last.unauthorized and tokens.refreshed_at >= last.refused_at
         if renewed or last.unauthorized == 2:
             return None
         again = last.unauthorized + 1
@@ -70,7 +74,7 @@ def next_attempt(
         return last._replace(without_reasoning=True)
     if error.status == 400 and "reasoning.summary" in error.message and not last.without_summary:
         return last._replace(without_summary=True)
-    if last.resends >= resends_allowed(error):
+    if last.resends >= resends_allowed(error, tokens):
         return None
     pause = error.retry_after
     if pause is None:

@@ -10,6 +10,7 @@ import llm
 from llm_chatgpt.backend.input import tool_name
 from llm_chatgpt.backend.pictures import picture_name, save_picture
 from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.login.routes import Route
 from llm_chatgpt.text import notice, printable
 from llm_chatgpt.values import as_mapping
 
@@ -87,6 +88,28 @@ def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> dict[st
     if searches and _SOURCES not in body["include"]:
         body["include"].append(_SOURCES)
     return names
+
+
+def place_tools(body: dict[str, Any], items: list[dict[str, Any]], route: Route) -> None:
+    """Move functions to the front of the input where the route wants them there.
+
+    Raises ChatGPTError for a tool that the route refuses.
+    """
+    tools = body.pop("tools", [])
+    for kind in (str(tool.get("type")) for tool in tools):
+        if route.refuses_tool(kind):
+            raise ChatGPTError(
+                f"OpenAI's official sign-in does not support {printable(kind, 60)}. Leave the "
+                "tool out, or use the Codex login ('llm chatgpt login')."
+            )
+    if route.tools_in_input:
+        functions = [tool for tool in tools if tool["type"] == "function"]
+        tools = [tool for tool in tools if tool["type"] != "function"]
+        if functions:
+            moved = {"type": "additional_tools", "role": "developer", "tools": functions}
+            items.insert(0, moved)
+    if tools:
+        body["tools"] = tools
 
 
 def _function(tool: llm.Tool) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
 from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
 from llm_chatgpt.login.oauth import revoke
-from llm_chatgpt.login.store import CODEX_ACCOUNT, read_store
+from llm_chatgpt.login.store import CODEX_ACCOUNT, Store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.workspace import keep_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
@@ -57,6 +57,8 @@ def status(account: str | None, json_: bool) -> None:
         unknown = "Using an access token (not checked yet)"
         click.echo(f"Signed in as {who_is(tokens)}" if tokens else unknown)
         click.echo(f"Account: {group.credential_words(credential, store)}")
+        if tokens and tokens.account_id:
+            click.echo(f"Workspace: {workspace_words(tokens)}")
         click.echo(f"Access token: {group.lifetime_words(tokens, problem)}")
         if credential.account:
             click.echo(f"Stored in: {short_path(path)}")
@@ -77,6 +79,7 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
+        "workspace": tokens.workspace,
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
@@ -97,16 +100,20 @@ def accounts(json_: bool) -> None:
         llm chatgpt accounts --json
     """
     store = read_store()
-    rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "ACCESS TOKEN")]
+    rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
     entries, ended = [], bool(store.damaged)
     for name, tokens in store.accounts.items():
         problem = group.problem(Credential(name, ""), tokens, store)
         default = name == store.default
         entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
-        lifetime, plan = group.lifetime_words(tokens, problem), group.plan_name(tokens.plan)
-        rows.append(("*" if default else "", name, tokens.email or "?", plan, lifetime))
+        lifetime = "renews automatically"
+        if problem or not tokens.renewable:
+            lifetime = group.lifetime_words(tokens, problem)
+        plan = tokens.route.plan or group.plan_name(tokens.plan)
+        who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
+        rows.append(("*" if default else "", name, *who, lifetime))
         ended = ended or bool(problem)
-    rows += [("", name, "?", "?", "damaged, sign in again") for name in store.damaged]
+    rows += [("", name, "?", "?", "?", "damaged, sign in again") for name in store.damaged]
     if json_:
         group.echo_json(entries)
     elif not store.accounts and not store.damaged:
@@ -117,6 +124,16 @@ def accounts(json_: bool) -> None:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
     if ended:
         sys.exit(1)
+
+
+def _workspace_cell(tokens: Tokens, store: Store) -> str:
+    """A workspace's name if no other has it, else the beginning of its id, too."""
+    beginning = (tokens.account_id or "?")[:8]
+    if tokens.workspace is None:
+        return beginning
+    named = [other for other in store.accounts.values() if other.workspace == tokens.workspace]
+    name = printable(tokens.workspace, 20)
+    return name if len(named) == 1 else f"{name} ({beginning})"
 
 
 @chatgpt.command()
@@ -172,6 +189,8 @@ def import_command(path: str | None, yes: bool) -> None:
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """Sign out on this machine
 
+    A login of the official route also ends at OpenAI.
+
     \b
         llm chatgpt logout
         llm chatgpt logout --account work --revoke
@@ -182,7 +201,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    before = _end_session if revoke_ else None
+    before = functools.partial(_end_session, asked=revoke_)
     deleted = logins.delete_tokens(name, everything=all_, before=before)
     if deleted:
         for each in deleted:
@@ -198,16 +217,19 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_session(tokens: Tokens) -> None:
-    if tokens.kind != "login":
+def _end_session(tokens: Tokens, *, asked: bool) -> None:
+    # An official session is this plugin's alone; after an end by OpenAI there is none.
+    if not (asked or tokens.route.own_session) or not tokens.access_token:
+        return
+    if not tokens.renewable:
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
         return
     try:
         revoke(tokens)
     except ChatGPTError as error:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}).\n"
-            "End it in ChatGPT under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
+            "ChatGPT under Settings > Security."
         )
 
 

@@ -18,10 +18,13 @@ from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
 
+# A clock that is this wrong does no harm.
+CLOCK_TOLERANCE_SECONDS = 5 * 60
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
@@ -144,6 +147,8 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         name, _, host = (known.email or "").partition("@")
         email = f"{name[:1]}...@{host}" if host else "no email"
         plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
+        if known.route.plan:
+            plan = f"{known.route.plan} sign-in"
         text += f": {email}, {plan}, access token {group.lifetime_words(known, problem)}"
     else:
         text += ", owner not checked yet"
@@ -161,7 +166,8 @@ def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
         return http.send("GET", url, headers=agent)
 
     def ask_backend() -> http.Reply:
-        url = f"{config.base_url(tokens.origin if tokens else None)}/codex/models"
+        route = tokens.route if tokens else CODEX
+        url = route.base_url(tokens.origin if tokens else None) + route.models_path
         version = config.models_client_version()
         headers = backend_headers(tokens) if tokens else agent
         return http.send("GET", url, headers=headers, params={"client_version": version})
@@ -214,7 +220,7 @@ def _clock(date: str | None) -> Finding:
     except (TypeError, ValueError):
         advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
         return Finding("clock", "warning", "not checked, because no server answered", advice)
-    if abs(ahead) <= config.REFRESH_LEEWAY_SECONDS:
+    if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"
     text = f"{in_words(abs(ahead))} {way} OpenAI's servers"

@@ -14,9 +14,16 @@ import click
 
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
-from llm_chatgpt.login.current import Credential, check_usable, get_tokens
+from llm_chatgpt.login.current import (
+    Credential,
+    check_usable,
+    choose_credential,
+    get_tokens,
+    present_tokens,
+)
 from llm_chatgpt.login.store import Store, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
+from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable
 
 
@@ -59,9 +66,13 @@ def echo_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def who_is(tokens: Tokens) -> str:
-    """'ada@example.com (Plus plan)'"""
+    """'ada@example.com (Plus plan)', with the workspace's name after the plan if it is known."""
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
-    return f"{email} ({plan_name(tokens.plan)} plan)" if tokens.plan else email
+    plan = f"{plan_name(tokens.plan)} plan" if tokens.plan else ""
+    if tokens.route.plan:
+        plan = f"ChatGPT plan, {tokens.route.plan}"
+    known = ", ".join(filter(None, (plan, printable(tokens.workspace or "", 60))))
+    return f"{email} ({known})" if known else email
 
 
 def plan_name(plan: object) -> str:
@@ -106,7 +117,7 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
-    if problem and tokens.kind == "login":
+    if problem and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
@@ -123,7 +134,15 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     if yes:
         return True
     notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
+    if old.email == new.email:
+        notice(f"Old workspace: {workspace_words(old)}\nNew workspace: {workspace_words(new)}")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
+
+
+def present_login(account: str | None) -> Tokens | None:
+    """What is known of a login without asking anybody; None if nothing is."""
+    store = read_store()
+    return present_tokens(choose_credential(account, store), store)
 
 
 def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:

@@ -8,7 +8,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import click
 
@@ -18,45 +19,71 @@ from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.device import DeviceCode, login
-from llm_chatgpt.login.store import DEFAULT_ACCOUNT, read_store
-from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
+from llm_chatgpt.login.routes import CODEX, OFFICIAL
+from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 
 # The model of the examples in README, which a signed-in account usually has.
 SUGGESTED_MODEL = "gpt-6-sol"
-Replace = Callable[[Tokens, Tokens], bool]
+REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
 
 @group.chatgpt.command(name="login")
 @group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
+@click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
+@click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
 @group.yes_option
 def login_command(
-    account: str | None, browser: bool, device: bool, no_open: bool, yes: bool
+    account: str | None,
+    browser: bool,
+    device: bool,
+    official: bool,
+    workspace: str | None,
+    no_open: bool,
+    yes: bool,
 ) -> None:
     """Sign in to ChatGPT
 
     Shows an address and a one-time code, which you enter in any browser. With --browser
-    you sign in without a code.
+    you sign in without a code. With --official you use OpenAI's documented sign-in for apps
+    instead of Codex CLI's.
 
     \b
         llm chatgpt login
         llm chatgpt login --browser
         llm chatgpt login --account work
+        llm chatgpt login --official
     """
     if browser and device:
         raise click.UsageError("Use either --browser or --device.")
+    if official and (browser or device or workspace):
+        raise click.UsageError("Use --official without --browser, --device and --workspace.")
+    if workspace is not None and not header_safe(workspace):
+        raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
+    name = account or (OFFICIAL if official else CODEX).account
+    # How the login is stored, whichever way it comes.
     replace = functools.partial(group.may_replace, yes)
-    _say_what_happens(account or DEFAULT_ACCOUNT)
-    if browser:
-        tokens = _login_in_browser(account, no_open, replace)
+    keep: dict[str, Any] = {"account": account, "replace": replace}
+    if not official:
+        keep["workspace"] = workspace
+    _say_what_happens(name)
+    first_time = official and not registration(name).get("subject")
+    if official:
+        tokens = _login_officially(no_open, keep)
+    elif browser:
+        tokens = _login_in_browser(no_open, keep)
     else:
-        tokens = _login_with_code(account, device, no_open, replace)
+        tokens = _login_with_code(device, no_open, keep)
     click.echo(f"Signed in as {group.who_is(tokens)}")
-    _suggest_next_steps(account or DEFAULT_ACCOUNT, tokens)
+    if first_time:
+        click.echo("You're using your ChatGPT plan.")
+    _suggest_next_steps(name, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
@@ -111,14 +138,14 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(account: str | None, device: bool, no_open: bool, replace: Replace) -> Tokens:
+def _login_with_code(device: bool, no_open: bool, keep: Mapping[str, Any]) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
     may_open = local and not no_open and bool(terminal.browser_command())
     code_page = _CodePage(may_open=may_open, may_switch=local and not device)
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
-        return login(account, show=code_page.show, wait=wait, replace=replace)
+        return login(show=code_page.show, wait=wait, **keep)
     except _WithoutCode:
         pass
     except DeviceLoginDisabled as error:
@@ -129,7 +156,7 @@ def _login_with_code(account: str | None, device: bool, no_open: bool, replace: 
         else:
             notice(error.message)
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
-    return _login_in_browser(account, no_open, replace)
+    return _login_in_browser(no_open, keep)
 
 
 class _CodePage:
@@ -201,25 +228,42 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(account: str | None, no_open: bool, replace: Replace) -> Tokens:
-    paste = terminal.is_terminal(sys.stdin)
+def _login_in_browser(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
+    # Such an error appears in the browser alone.
+    local = config.redirect_host() == "localhost"
+    change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
+    advice = f"Error instead of a sign-in? {change} and retry."
+    show = functools.partial(_show_address, advice, no_open)
+    return login_with_browser(show=show, read_lines=_reader(), **keep)
 
-    def show(request: BrowserLogin) -> None:
-        if not no_open and terminal.open_in_browser(request.url):
-            said = "Opening your browser. If nothing happens, visit:"
-        else:
-            said = "Open this page in a browser:"
-        limit = in_words(config.BROWSER_LOGIN_SECONDS)
-        url = terminal.styled(request.url, bold=True)
-        notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
-        if paste:
-            notice(
-                "Browser on another machine? Sign in there, then paste the address of the page\n"
-                "that fails to load:"
-            )
 
-    read_lines = _read_pasted if paste else None
-    return login_with_browser(account, show=show, read_lines=read_lines, replace=replace)
+def _login_officially(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
+    what = (
+        "Continue with ChatGPT. This uses your ChatGPT plan through OpenAI's official\n"
+        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+    )
+    show = functools.partial(_show_address, what, no_open)
+    return login_officially(show=show, read_lines=_reader(), **keep)
+
+
+def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
+    notice(f"{first}\n")
+    if not no_open and terminal.open_in_browser(request.url):
+        said = "Opening your browser. If nothing happens, visit:"
+    else:
+        said = "Open this page in a browser:"
+    limit = in_words(config.BROWSER_LOGIN_SECONDS)
+    url = terminal.styled(request.url, bold=True)
+    notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
+    if _reader():
+        notice(
+            "Browser on another machine? Sign in there, then paste the address of the page\n"
+            "that fails to load:"
+        )
+
+
+def _reader() -> Callable[[Callable[[str], None], threading.Event], None] | None:
+    return _read_pasted if terminal.is_terminal(sys.stdin) else None
 
 
 def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:

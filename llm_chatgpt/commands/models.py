@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 
-from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
+from llm_chatgpt import config
+from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt
-from llm_chatgpt.login.current import choose_credential, present_tokens
-from llm_chatgpt.login.store import read_store
 from llm_chatgpt.text import notice
 
 
@@ -29,7 +28,8 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    models = _remembered(account)
+    tokens = group.present_login(account)
+    models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
         models = group.with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
@@ -39,13 +39,8 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
         group.echo_table([header, *map(_model_row, shown)])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
-
-
-def _remembered(account: str | None) -> ModelList | None:
-    """The list fetched last, None if there is none. Sends nothing."""
-    store = read_store()
-    tokens = present_tokens(choose_credential(account, store), store)
-    return remembered_models(tokens) if tokens else None
+        if tokens and not tokens.route.tells_usage:
+            notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
 
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
@@ -80,7 +75,8 @@ def refresh(account: str | None) -> None:
     \b
         llm chatgpt refresh
     """
-    before = _remembered(account)
+    tokens = group.present_login(account)
+    before = remembered_models(tokens) if tokens else None
     models = group.with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = [model.slug for model in models.by_rank]

@@ -24,6 +24,14 @@ def usage(account: str | None, json_: bool) -> None:
     \b
         llm chatgpt usage
     """
+    tokens = group.present_login(account)
+    if tokens and not tokens.route.tells_usage:
+        if json_:
+            group.echo_json({"kind": tokens.kind, "details": config.USAGE_PAGE})
+        else:
+            click.echo("OpenAI's official sign-in does not tell how much of your plan is used.")
+            click.echo(f"Manage usage: {config.USAGE_PAGE}")
+        return
     answer = group.with_login(account, fetch_usage)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}

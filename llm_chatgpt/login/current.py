@@ -21,8 +21,8 @@ from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.store import Store, locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash, without_secrets
-from llm_chatgpt.login.workspace import fetch_origin
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.login.workspace import fetch_workspace
+from llm_chatgpt.text import from_now, notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -69,12 +69,18 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     why = ""
     if files.llm_keys().get("chatgpt"):
         why = ": the key chatgpt in 'llm keys' is not an access token (at-...)"
-    raise NotSignedIn(f"Not signed in to ChatGPT{why}. Run 'llm chatgpt login' first.")
+    command = next(map(store.login_command, store.registrations), "llm chatgpt login")
+    raise NotSignedIn(f"Not signed in to ChatGPT{why}. Run '{command}' first.")
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
     if store.get(name) and name:
         return Credential(name, reason)
+    if store.registration(name):
+        raise NotSignedIn(
+            f"The account '{printable(name, 60)}' is signed out. Run "
+            f"'{store.login_command(name)}' to sign in."
+        )
     keys = files.llm_keys()
     token = borrowed.access_token_in(keys.get(name, name))
     if token:
@@ -136,7 +142,12 @@ def check_usable(
     if tokens.kind == "codex":
         raise borrowed.codex_login_expired()
     if tokens.refresh_token is None:
-        raise oauth.sign_in_again("cannot be renewed", logins.login_command(credential.account))
+        raise oauth.sign_in_again("cannot be renewed", store.login_command(credential.account))
+    if (tokens.earliest_refresh_at or 0.0) > time.time():
+        raise RefreshFailed(
+            f"OpenAI renews this login {from_now(tokens.earliest_refresh_at or 0.0)} at the "
+            f"earliest. Try again then, or run '{store.login_command(credential.account)}'."
+        )
 
 
 # A login, and what the user should be told about it.
@@ -263,12 +274,16 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
         with writer.reserved() as commit, _worker.sending():
             try:
                 check_usable(credential, tokens, store, rejected)
-                new = oauth.refresh_tokens(tokens, login_command=logins.login_command(account))
+                command = store.login_command(account)
+                new = oauth.refresh_tokens(tokens, login_command=command)
             except RefreshFailed as error:
                 failure = logins.Failure.of(error, rejected=refused)
                 store = read_store()
                 # A program that ignores our lock may have been faster.
                 if store.get(account) == stored:
+                    if error.permanent and tokens.route.drops_refused_tokens:
+                        tokens = tokens.ended()
+                        store = store.put(account, tokens)
                     with contextlib.suppress(StoreError):
                         commit(store.put_failure(tokens, failure))
                 raise
@@ -323,7 +338,7 @@ def _look_up_owner(access_token: str) -> Tokens:
     except RefreshFailed as error:
         _failed_lookups[token_hash(access_token)] = logins.Failure.of(error)
         raise
-    return tokens._replace(origin=fetch_origin(tokens))
+    return fetch_workspace(tokens)
 
 
 def _good_tokens(key: str | None, rejected: str | None) -> Tokens | Future:

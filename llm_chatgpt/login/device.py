@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping, as_text
+from llm_chatgpt.values import as_mapping, as_moment, as_text
 
 
 class DeviceCode(NamedTuple):
@@ -71,10 +69,8 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
     from email.utils import parsedate_to_datetime
 
     try:
-        text = str(expires_at).replace("Z", "+00:00")
-        # Python 3.10 reads fractions of three or six digits only.
-        end = datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", text))
-        seconds = (end - parsedate_to_datetime(date or "")).total_seconds()
+        end = as_moment(expires_at) or 0.0
+        seconds = end - parsedate_to_datetime(date or "").timestamp()
     except (TypeError, ValueError):
         seconds = config.DEVICE_CODE_SECONDS
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
@@ -167,16 +163,17 @@ def login(
     wait: Callable[[float, float], None] | None = None,
     notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
+    workspace: str | None = None,
 ) -> Tokens:
     """Sign in by device code and store the login under `account` (None: `default`).
 
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
     login that was stored before is replaced at the end, and only by a success; if it is
-    another user's, `replace(old, new)` is asked first. Raises LoginFailed and its kinds,
-    StoreError.
+    another user's, `replace(old, new)` is asked first. With the id of a `workspace`, a login for
+    another one is not stored. Raises LoginFailed and its kinds, StoreError.
     """
     check_writable()
     code = request_device_code()
     show(code)
     tokens = poll_for_token(code, wait=wait, notify=notify)
-    return keep_login(tokens, account, replace)
+    return keep_login(tokens, account, replace, workspace)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import config, errors, http
 from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
-from llm_chatgpt.login.tokens import Tokens, tokens_from_reply
+from llm_chatgpt.login.routes import CODEX, Route
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping
 
@@ -46,6 +47,19 @@ def ask_issuer(
         raise failed(f"{error.message} {next_step}") from error
 
 
+def _post(
+    route: Route,
+    path: str,
+    failed: Callable[[str], ChatGPTError],
+    body: dict[str, str],
+    **more: Any,
+) -> http.Reply:
+    """A refresh or a revocation, as a form or as JSON."""
+    headers = {"originator": config.originator()} if route.names_account else {}
+    encoded: dict[str, Any] = {"data" if route.form else "json": body}
+    return ask_issuer("POST", path, failed, headers=headers, **encoded, **more)
+
+
 def explain(reply: http.Reply, expected: str) -> str:
     """Why the issuer did not do what was expected, and what to do."""
     if reply.is_web_page:
@@ -70,26 +84,35 @@ def sign_in_declined() -> errors.LoginDenied:
     )
 
 
-def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
-    """Trade an approved code for tokens (docs/protocol.md).
+def exchange(
+    approved: AuthorizationCode, route: Route = CODEX, client_id: str = config.CLIENT_ID
+) -> http.Reply:
+    """Trade an approved code for a token reply (docs/protocol.md).
 
     Sent once: after a lost answer the code may be spent. Raises LoginFailed.
     """
     reply = ask_issuer(
         "POST",
-        "/oauth/token",
+        route.token_path,
         LoginFailed,
-        "You approved the sign-in, but it did not finish: run 'llm chatgpt login' again.",
+        f"You approved the sign-in, but it did not finish: run '{route.login_command()}' again.",
         data={
             "grant_type": "authorization_code",
-            "client_id": config.CLIENT_ID,
+            "client_id": client_id,
             "code": approved.authorization_code,
             "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
             "code_verifier": approved.code_verifier,
+            **route.token_fields,
         },
     )
     if reply.status != 200:
         raise LoginFailed(explain(reply, "complete the sign-in"))
+    return reply
+
+
+def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
+    """The login that an approved code of the Codex route brings. Raises LoginFailed."""
+    reply = exchange(approved)
     tokens = tokens_from_reply(as_mapping(reply.data), now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(explain(reply, "send the tokens"))
@@ -104,30 +127,22 @@ def revoke(tokens: Tokens) -> None:
         body = {
             "token": tokens.refresh_token,
             "token_type_hint": "refresh_token",
-            "client_id": config.CLIENT_ID,
+            "client_id": tokens.client_id or config.CLIENT_ID,
         }
-    try:
-        reply = ask_issuer(
-            "POST",
-            "/oauth/revoke",
-            LoginFailed,
-            "",
-            json=body,
-            headers={"originator": config.originator()},
-            seconds=config.REVOKE_TIMEOUT_SECONDS,
-        )
-    except ChatGPTError as error:
-        raise LoginFailed(error.message.rstrip(". ")) from error
-    if not 200 <= reply.status < 300:
-        raise LoginFailed(explain(reply, "end the session").rstrip("."))
-
-
-# What no second try changes (docs/protocol.md).
-PERMANENT_REFRESH_CODES = {
-    "refresh_token_expired": "has expired",
-    "refresh_token_reused": "was used by another program",
-    "refresh_token_invalidated": "was ended by OpenAI",
-}
+    route, seconds = tokens.route, config.REVOKE_TIMEOUT_SECONDS
+    for last in (not route.own_session, True):
+        try:
+            reply = _post(
+                route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
+            )
+        except ChatGPTError as error:
+            if last:
+                raise LoginFailed(error.message.rstrip(". ")) from error
+            continue
+        if 200 <= reply.status < 300:
+            return
+        if last or reply.status < 500:
+            raise LoginFailed(explain(reply, "end the session").rstrip("."))
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
@@ -144,24 +159,25 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     """
     if not tokens.refresh_token:
         raise sign_in_again("cannot be renewed", login_command)
-    reply = ask_issuer(
-        "POST",
-        "/oauth/token",
-        functools.partial(RefreshFailed, permanent=False),
-        json={
-            "client_id": config.CLIENT_ID,
-            "grant_type": "refresh_token",
-            "refresh_token": tokens.refresh_token,
-        },
-        headers={"originator": config.originator()},
-        seconds=config.REFRESH_TIMEOUT_SECONDS,
-    )
+    route = tokens.route
+    body = {
+        "client_id": tokens.client_id or config.CLIENT_ID,
+        "grant_type": "refresh_token",
+        "refresh_token": tokens.refresh_token,
+        **route.token_fields,
+    }
+    failed = functools.partial(RefreshFailed, permanent=False)
+    seconds = config.REFRESH_TIMEOUT_SECONDS
+    reply = _post(route, route.token_path, failed, body, seconds=seconds)
     if reply.status == 200 and isinstance(reply.data, dict):
         new = tokens_from_reply(reply.data, old=tokens, now=time.time())
+        claims = parse_jwt_claims(reply.data.get("id_token")) or {}
+        if tokens.subject not in (None, claims.get("sub", tokens.subject)):
+            raise sign_in_again("came back as another user's", login_command)
         if new is not None:
             return new
     code = reply.error_code
-    reason = PERMANENT_REFRESH_CODES.get(code or "")
-    if reason or reply.status == 401 or (reply.status == 400 and code == "invalid_grant"):
-        raise sign_in_again(reason or "is no longer accepted", login_command, code)
+    reason = route.final_refusals.get(code or "") or route.final_refusals.get(reply.status)
+    if reason and reply.status < 500:
+        raise sign_in_again(reason, login_command, code)
     raise RefreshFailed(explain(reply, "renew the login"), permanent=False, code=code)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import RefreshFailed, StoreError
+from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.tokens import Tokens, header_safe, is_workspace_origin, token_hash
 from llm_chatgpt.text import in_words, notice, printable, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 STORE_VERSION = 1
-DEFAULT_ACCOUNT = "default"
+DEFAULT_ACCOUNT = CODEX.account
 CODEX_ACCOUNT = "codex"
 
 
@@ -45,7 +46,8 @@ class Store(NamedTuple):
     when one of several must be chosen first). `identities` tell who owns each personal access
     token, by a hash of the token; `failures` which refreshes have failed, by a hash of the
     refresh token. `damaged` holds the accounts' entries that cannot be read, as they are in
-    the file.
+    the file. `registrations` are the client ids that the official route has issued, by account
+    name, each with its issuer and owner; they outlive logouts.
     """
 
     default: str = DEFAULT_ACCOUNT
@@ -53,6 +55,7 @@ class Store(NamedTuple):
     identities: Mapping[str, Mapping[str, Any]] = {}
     failures: Mapping[str, Failure] = {}
     damaged: Mapping[str, Any] = {}
+    registrations: Mapping[str, Mapping[str, Any]] = {}
 
     def get(self, account: str | None = None) -> Tokens | None:
         """An account's login (None: the default account's), None if it has none.
@@ -63,7 +66,7 @@ class Store(NamedTuple):
         if name in self.damaged:
             raise StoreError(
                 f"The login '{printable(name, 60)}' in {short_path(store_path())} is damaged. Run "
-                f"'{login_command(name)}' to replace it.",
+                f"'{self.login_command(name)}' to replace it.",
                 code="damaged",
             )
         return self.accounts.get(name)
@@ -94,8 +97,24 @@ class Store(NamedTuple):
             return None
         return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
 
+    def registration(self, name: str) -> Mapping[str, Any]:
+        """What the issuer in use has registered under an account's name; empty if nothing."""
+        found = as_mapping(self.registrations.get(name))
+        return found if found.get("issuer") == config.issuer() else {}
+
+    def register(self, name: str, **fields: Any) -> Store:
+        """With what is known of a registration; `fields` are those of official Tokens."""
+        entry = {**self.registration(name), "issuer": config.issuer(), **fields}
+        return self._replace(registrations={**self.registrations, name: entry})
+
+    def login_command(self, name: str | None) -> str:
+        """The command that signs in again under an account's name, by the same route."""
+        tokens = self.accounts.get(name or "")
+        unused = OFFICIAL if self.registration(name or "") else CODEX
+        return (tokens.route if tokens else unused).login_command(name)
+
     def put_identity(self, tokens: Tokens) -> Store:
-        names = ("account_id", "email", "plan", "fedramp", "origin")
+        names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
         identity = {name: getattr(tokens, name) for name in names}
         known = {**self.identities, token_hash(tokens.access_token): identity}
         return self._replace(identities=known)
@@ -119,19 +138,14 @@ class Store(NamedTuple):
                 **{name: tokens._asdict() for name, tokens in self.accounts.items()},
             },
             "identities": dict(self.identities),
+            "registrations": dict(self.registrations),
             "failures": failures,
         }
         return json.dumps(data, indent=2).encode() + b"\n"
 
 
 def _pair_hash(tokens: Tokens) -> str:
-    return token_hash(tokens.refresh_token or tokens.access_token)
-
-
-def login_command(account: str | None) -> str:
-    """The command that signs in again under an account's name."""
-    named = account and account != DEFAULT_ACCOUNT
-    return "llm chatgpt login" + (f" --account {printable(account, 60)}" if named else "")
+    return token_hash(tokens.refresh_token or tokens.access_token or tokens.account_key)
 
 
 def store_path() -> pathlib.Path:
@@ -193,16 +207,21 @@ def read_store() -> Store:
         {k: as_mapping(v) for k, v in as_mapping(data.get("identities")).items()},
         {k: failure for k, failure in failures.items() if failure},
         {name: entries[name] for name, tokens in read.items() if not tokens},
+        {k: as_mapping(v) for k, v in as_mapping(data.get("registrations")).items()},
     )
 
 
 def tokens_from_store(value: object) -> Tokens | None:
     """A login as the file has it; None if it cannot be one."""
     entry = as_mapping(value)
-    access_token = header_safe(entry.get("access_token"))
+    ended = entry.get("kind") == "official" and entry.get("access_token") == ""
+    access_token = "" if ended else header_safe(entry.get("access_token"))
     if access_token is None:
         return None
-    names = ("refresh_token", "id_token", "account_id", "email", "plan")
+    names = (
+        *("refresh_token", "id_token", "account_id", "email", "plan", "workspace"),
+        *("issuer", "client_id", "subject"),
+    )
     texts: dict[str, Any] = {name: as_text(entry.get(name)) for name in names}
     origin, kind = entry.get("origin"), entry.get("kind")
     return Tokens(
@@ -211,7 +230,8 @@ def tokens_from_store(value: object) -> Tokens | None:
         refreshed_at=as_number(entry.get("refreshed_at")) or 0.0,
         fedramp=entry.get("fedramp") is True,
         origin=origin if is_workspace_origin(origin) else None,
-        kind=kind if kind in ("codex", "access_token") else "login",
+        kind=kind if kind in ("codex", "access_token", "official") else "login",
+        earliest_refresh_at=as_number(entry.get("earliest_refresh_at")),
         **texts,
     )
 
@@ -246,7 +266,7 @@ class StoreWriter:
         works once, is spent. Raises StoreError.
         """
         with contextlib.ExitStack() as stack:
-            with self._unwritable():
+            with self.writing():
                 if self.path.is_symlink():
                     raise StoreError(
                         f"{self.shown} is a symbolic link, which this plugin never writes through. "
@@ -258,7 +278,7 @@ class StoreWriter:
                 write = stack.enter_context(files.new_version(self.path, reserve=size + spare))
 
             def commit(store: Store) -> None:
-                with self._unwritable():
+                with self.writing():
                     write(store.to_bytes())
 
             yield commit
@@ -269,19 +289,20 @@ class StoreWriter:
         if not store.damaged:
             return store
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        with self._unwritable(), files.new_version(aside) as write:
+        with self.writing(), files.new_version(aside) as write:
             write(self.path.read_bytes())
         notice(f"The login file was damaged. The old one is kept as {short_path(aside)}.")
         return store._replace(damaged={})
 
     def remove_damaged(self) -> None:
         """Delete the files that `mended` has left."""
-        with self._unwritable():
+        with self.writing():
             for aside in self.path.parent.glob(f"{self.path.name}.damaged-*"):
                 aside.unlink()
 
     @contextlib.contextmanager
-    def _unwritable(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Around a write beside the store. Raises StoreError in place of OSError."""
         try:
             yield
         except OSError as error:
@@ -376,7 +397,7 @@ def delete_tokens(
                     before(store.accounts[each])
         finally:
             if everything:
-                writer.save(Store())
+                writer.save(Store(registrations=store.registrations))
                 writer.remove_damaged()
             elif names:
                 writer.save(store.without(name))

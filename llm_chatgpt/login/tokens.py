@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config
-from llm_chatgpt.values import as_mapping, as_number, as_text, first_mapping
+from llm_chatgpt.login.routes import CODEX, OFFICIAL, Route
+from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_mapping
 
 # The keys under which OpenAI puts its own claims (docs/protocol.md).
 AUTH_CLAIM = "https://api.openai.com/auth"
@@ -28,10 +29,13 @@ class Tokens(NamedTuple):
 
     `expires_at` and `refreshed_at` are Unix seconds by this machine's clock; `expires_at` is
     None when the access token has no expiry date. `account_id`, `email`, `plan` and `fedramp`
-    come from the tokens' claims. `origin` is where the account's workspace is served (None:
-    unknown). `kind` is "login" for a sign-in of our own, "codex" for an access token imported
-    from Codex CLI, "access_token" for a personal one (at-...); only a "login" can be refreshed
-    or revoked.
+    come from the tokens' claims. `account_id` is also the workspace's id, `workspace` its name,
+    `origin` where it is served (each None: unknown). `kind` is "login" for a sign-in of our
+    own, "official" for one by OpenAI's official route, "codex" for an access token imported from
+    Codex CLI, "access_token" for a personal one (at-...); only the first two can be refreshed or
+    revoked. Only an official one has what follows `kind`: who it is, for which client id of
+    which issuer, and from when on (Unix seconds by this machine's clock) it may be refreshed.
+    Its access token is empty after OpenAI has ended it.
     """
 
     access_token: str
@@ -44,7 +48,12 @@ class Tokens(NamedTuple):
     plan: str | None = None
     fedramp: bool = False
     origin: str | None = None
+    workspace: str | None = None
     kind: str = "login"
+    issuer: str | None = None
+    client_id: str | None = None
+    subject: str | None = None
+    earliest_refresh_at: float | None = None
 
     def __repr__(self) -> str:
         return without_secrets(
@@ -54,7 +63,22 @@ class Tokens(NamedTuple):
     @property
     def account_key(self) -> str:
         """A short hash that names the account without revealing its id."""
-        return hashlib.sha256((self.account_id or "").encode()).hexdigest()[:12]
+        official = (self.issuer, self.client_id, self.subject)
+        name = " ".join(map(str, official)) if self.kind == "official" else self.account_id or ""
+        return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+    @property
+    def route(self) -> Route:
+        return OFFICIAL if self.kind == "official" else CODEX
+
+    def ended(self) -> Tokens:
+        """Without what OpenAI no longer accepts; who it was stays known."""
+        return self._replace(access_token="", refresh_token=None, id_token=None, expires_at=0.0)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether it is a sign-in of our own."""
+        return self.kind in ("login", "official")
 
 
 def parse_jwt_claims(token: object) -> dict[str, Any] | None:
@@ -130,7 +154,12 @@ def tokens_from_reply(
         expires_at = kept["expires_at"]
     else:
         expires_at = _expiry(both[1], reply.get("expires_in"), now)
-    return Tokens(
+    # By this machine's clock, like the expiry.
+    issued_at = as_number(both[1].get("iat"))
+    earliest = as_moment(reply.get("earliest_refresh_at"))
+    if earliest is not None and issued_at is not None:
+        earliest += now - issued_at
+    return (old or Tokens(""))._replace(
         access_token=access_token,
         refresh_token=as_text(reply.get("refresh_token")) or kept.get("refresh_token"),
         id_token=id_token,
@@ -140,7 +169,7 @@ def tokens_from_reply(
         email=_first_text(emails) or kept.get("email"),
         plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or kept.get("plan"),
         fedramp=next((value for value in fedramp if value is not None), None) is True,
-        origin=kept.get("origin"),
+        earliest_refresh_at=earliest,
     )
 
 
@@ -155,13 +184,14 @@ def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float 
 
 
 def needs_refresh(tokens: Tokens, now: float) -> bool:
-    """Whether to renew a login now: its access token expires within five minutes, or has no
-    expiry date and is eight days old. Always False for what cannot be refreshed."""
-    if tokens.kind != "login":
+    """Whether to renew a login now: its access token expires within five minutes (an official
+    one within one), or has no expiry date and is eight days old. Always False for what cannot
+    be refreshed, or not yet."""
+    if not tokens.renewable or now < (tokens.earliest_refresh_at or 0.0):
         return False
     if tokens.expires_at is None:
         return tokens.refreshed_at + config.REFRESH_AFTER_SECONDS <= now
-    return tokens.expires_at - config.REFRESH_LEEWAY_SECONDS <= now
+    return tokens.expires_at - tokens.route.refresh_leeway <= now
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
@@ -182,18 +212,23 @@ def is_workspace_origin(value: object) -> bool:
 
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Whether two logins belong to different users or workspaces, as far as they tell."""
-    pairs = ((old.account_id, new.account_id), (old.email, new.email))
-    return any(one and other and one != other for one, other in pairs)
+    """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
+    pairs = (
+        *((old.account_id, new.account_id), (old.email, new.email)),
+        (old.subject, new.subject),
+    )
+    return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 
 
 def backend_headers(tokens: Tokens) -> dict[str, str]:
-    """The headers that every request to the backend carries (docs/protocol.md)."""
+    """The headers that every request with these tokens carries (docs/protocol.md)."""
     headers = {
         "Authorization": f"Bearer {tokens.access_token}",
         "User-Agent": config.user_agent(),
-        "originator": config.originator(),
     }
+    if not tokens.route.names_account:
+        return headers
+    headers["originator"] = config.originator()
     # An organization's id is a platform id, which this backend refuses.
     if header_safe(tokens.account_id) and not str(tokens.account_id).startswith("org-"):
         headers["ChatGPT-Account-ID"] = str(tokens.account_id)

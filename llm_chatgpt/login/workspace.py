@@ -1,4 +1,4 @@
-"""Where an account's workspace is served, and the storing of a new login."""
+"""An account's workspace: its name, where it is served; and the storing of a new login."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 
 from llm_chatgpt import config, http
-from llm_chatgpt.errors import AccountTaken, ChatGPTError, StoreError
-from llm_chatgpt.login.store import DEFAULT_ACCOUNT, load_tokens, locked_store, read_store
+from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, StoreError
+from llm_chatgpt.login.store import load_tokens, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, is_somebody_else, is_workspace_origin
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
@@ -19,68 +19,99 @@ def keep_login(
     tokens: Tokens,
     account: str | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
+    workspace: str | None = None,
 ) -> Tokens:
-    """Store a new login under an account's name, then find out where its workspace is served.
+    """Store a new login under an account's name, then ask about its workspace.
 
-    Without a name it is stored as `default`, and prompts use it from now on. Raises
-    AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
+    Without a name it is stored under its route's (`default` or `official`), and prompts use it
+    from now on. Raises LoginFailed if the login is not for the workspace with that id (None:
+    any); AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
     """
-    name = account or DEFAULT_ACCOUNT
+    name = account or tokens.route.account
+    if workspace is not None and tokens.account_id != workspace:
+        came = workspace_words(fetch_workspace(tokens))
+        raise LoginFailed(
+            f"OpenAI signed you in to the workspace {came}, not to {printable(workspace, 60)}. "
+            "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page."
+        )
     try:
         old = load_tokens(name)
     except StoreError as error:
         if error.code != "damaged":
             raise
         old = None
-    if old and is_somebody_else(old, tokens) and replace and not replace(old, tokens):
-        kept, new = printable(old.email or "the old login"), printable(tokens.email or "the new")
-        raise AccountTaken(
-            f"Kept {kept}. To add {new} as well, use --account NAME; to replace {kept}, use --yes."
-        )
+    if old and is_somebody_else(old, tokens) and replace:
+        if old.email == tokens.email:
+            # Only its workspace tells the new login from the old one.
+            tokens = fetch_workspace(tokens)
+        if not replace(old, tokens):
+            raise _account_taken(old, tokens)
     if old and old.account_id == tokens.account_id:
-        tokens = tokens._replace(origin=old.origin)
+        tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
     with locked_store() as writer:
         writer.save(writer.mended().add(name, tokens, as_default=account is None))
     # The login is safe from here on: what follows may fail or be interrupted.
-    origin = fetch_origin(tokens)
-    if origin is None or origin == tokens.origin:
+    told = fetch_workspace(tokens)
+    if told == tokens:
         return tokens
     try:
         with locked_store() as writer:
             store = read_store()
             now = store.get(name)
-            if now and now.account_id == tokens.account_id:
-                writer.save(store.put(name, now._replace(origin=origin)))
+            if now and now.account_id == told.account_id:
+                now = now._replace(origin=told.origin, workspace=told.workspace)
+                writer.save(store.put(name, now))
     except StoreError as error:
-        log.info("The workspace's address was not stored: %s", error)
-    return tokens._replace(origin=origin)
+        log.info("What the service says of the workspace was not stored: %s", error)
+    return told
+
+
+def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
+    kept, other = printable(old.email or "the old login"), printable(new.email or "the new")
+    if old.email == new.email:
+        kept += f" in {printable(old.workspace or old.account_id, 60)}"
+        other += f" in {printable(new.workspace or new.account_id, 60)}"
+    return AccountTaken(
+        f"Kept {kept}. To add {other} as well, use --account NAME; to replace {kept}, use --yes."
+    )
+
+
+def workspace_words(tokens: Tokens) -> str:
+    """'Acme (5e1f7a3c-...)': a workspace's name, where it is known, and its id."""
+    account_id = printable(tokens.account_id or "?", 60)
+    return f"{printable(tokens.workspace, 60)} ({account_id})" if tokens.workspace else account_id
 
 
 # The values of `account_routing_override` under which the origin holds (docs/protocol.md).
 ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 
-def fetch_origin(tokens: Tokens) -> str | None:
-    """Where the account's workspace is served (docs/protocol.md); None if that stays unknown.
+def fetch_workspace(tokens: Tokens) -> Tokens:
+    """The login with its workspace's name and host (docs/protocol.md), as far as the service
+    tells them; what it does not tell stays as it was.
 
     Raises nothing: without an answer the default host serves the account as before.
     """
+    if not tokens.account_id:
+        return tokens
     try:
         reply = http.send(
             "GET",
             config.base_url() + "/wham/accounts/check",
             headers=backend_headers(tokens),
-            seconds=config.ORIGIN_TIMEOUT_SECONDS,
+            seconds=config.WORKSPACE_TIMEOUT_SECONDS,
         )
     except ChatGPTError as error:
-        log.info("The workspace's address is unknown: %s", error)
-        return None
+        log.info("The workspace is unknown: %s", error)
+        return tokens
     entries = map(as_mapping, as_list(as_mapping(reply.data).get("accounts")))
     mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
-    if reply.status != 200 or len(mine) != 1 or not tokens.account_id:
-        log.info("The workspace's address is unknown: status %s", reply.status)
-        return None
-    if mine[0].get("account_routing_override") not in ROUTING_OVERRIDES:
-        return None
+    if reply.status != 200 or len(mine) != 1:
+        log.info("The workspace is unknown: status %s", reply.status)
+        return tokens
     origin = mine[0].get("workspace_backend_origin")
-    return as_text(origin) if is_workspace_origin(origin) else None
+    routed = mine[0].get("account_routing_override") in ROUTING_OVERRIDES
+    return tokens._replace(
+        origin=origin if routed and is_workspace_origin(origin) else tokens.origin,
+        workspace=as_text(mine[0].get("name")) or tokens.workspace,
+    )

@@ -8,6 +8,8 @@ issuer.py   signs users in: device codes, the browser flow, refresh, revocation
 wham.py     tells limits, banked resets and workspaces
 pictures.py makes and changes pictures on their own
 backend.py  answers prompts, and lists models
+official.py signs users in by the official route
+plan.py     answers prompts of the official route, and lists models
 checks.py   what the backend refuses about a prompt or a picture
 answers.py  what a model says, as events
 png.py      pictures of any size
@@ -18,6 +20,8 @@ server.py   HTTP, and the Simulator that joins these
 from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think
 from .backend import CATALOGUE, RETIRED
 from .issuer import CLIENT_ID, Account, make_jwt
+from .official import OFFICIAL_SCOPE, PLAN_SCOPE, REGISTRATION, RESOURCE
+from .plan import PLAN_ERRORS, plan_error
 from .png import png
 from .replies import Answer, Request, Stream, error_answer, sse, usage_limit, web_page
 from .server import Simulator
@@ -25,7 +29,12 @@ from .server import Simulator
 __all__ = [
     "CATALOGUE",
     "CLIENT_ID",
+    "OFFICIAL_SCOPE",
+    "PLAN_ERRORS",
+    "PLAN_SCOPE",
     "PNG",
+    "REGISTRATION",
+    "RESOURCE",
     "RETIRED",
     "Account",
     "Answer",
@@ -41,6 +50,7 @@ __all__ = [
     "Think",
     "error_answer",
     "make_jwt",
+    "plan_error",
     "png",
     "sse",
     "usage_limit",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from .backend import Backend
+from .plan import Plan
 from .replies import Answer, Refusal, Request, Stream, web_page
 
 ROUTES = {
@@ -36,10 +36,17 @@ ROUTES = {
     ("POST", "/backend-api/wham/rate-limit-reset-credits/consume"): "redeem",
     ("POST", "/backend-api/codex/images/generations"): "draw",
     ("POST", "/backend-api/codex/images/edits"): "edit",
+    ("GET", "/.well-known/openid-configuration"): "discovery",
+    ("GET", "/.well-known/jwks.json"): "jwks",
+    ("GET", "/api/accounts/authorize"): "official_authorize",
+    ("POST", "/api/accounts/oauth/token"): "official_token",
+    ("POST", "/api/accounts/oauth/revoke"): "official_revoke",
+    ("GET", "/v1/models"): "official_models",
+    ("POST", "/v1/responses"): "official_responses",
 }
 
 
-class Simulator(Backend):
+class Simulator(Plan):
     """The whole service: `with Simulator() as simulator:` runs it; its attributes are knobs."""
 
     def __init__(self, port: int = 0) -> None:
@@ -53,6 +60,7 @@ class Simulator(Backend):
         self.port = self._server.server_address[1]
         self.issuer = self.public_issuer = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.issuer}/backend-api"
+        self.api_url = f"{self.issuer}/v1"
 
     def __enter__(self) -> Simulator:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -68,8 +76,12 @@ class Simulator(Backend):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The two settings by which the plugin finds it."""
-        return {"LLM_CHATGPT_ISSUER": self.issuer, "LLM_CHATGPT_BASE_URL": self.base_url}
+        """The settings by which the plugin finds it."""
+        return {
+            "LLM_CHATGPT_ISSUER": self.issuer,
+            "LLM_CHATGPT_BASE_URL": self.base_url,
+            "LLM_CHATGPT_API_URL": self.api_url,
+        }
 
     def script(self, endpoint: str, *answers: Any) -> None:
         """The next answers of an endpoint, which is one of the names in ROUTES.
@@ -106,8 +118,13 @@ class Simulator(Backend):
 
     @property
     def prompts(self) -> list[Any]:
-        """The bodies of all prompts."""
+        """The bodies of all prompts to the Codex backend."""
         return [request.body for request in self.seen("/codex/responses")]
+
+    @property
+    def official_prompts(self) -> list[Any]:
+        """The bodies of all prompts of the official route."""
+        return [request.body for request in self.seen("/v1/responses")]
 
 
 class _Server(ThreadingHTTPServer):

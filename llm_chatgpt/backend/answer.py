@@ -1,0 +1,186 @@
+"""One answer as llm sees it: its parts and messages, and the blank lines between them.
+
+An answer can take several requests, its rounds (docs/protocol.md, "The end of an answer"). All
+of them write to one Answer, so that llm gets one response with one numbering.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import llm
+from llm.parts import Message, Part, StreamEvent
+
+from llm_chatgpt import config
+
+# On a part that only readers need: it is left out when the conversation is sent again.
+NOT_REPLAYED = {"replay": False}
+
+
+class Item:
+    """One item of the answer, which becomes one part of llm's message."""
+
+    def __init__(self, kind: str, part_index: int, message_index: int, order: tuple[int, float]):
+        self.kind = kind
+        self.part_index = part_index
+        self.message_index = message_index
+        self.order = order
+        self.call_id: str | None = None
+        self.name = ""
+        # Whether it is a message that leaves as reasoning, and then its text.
+        self.is_commentary = False
+        self.commentary = ""
+        # The pieces of text that have been passed on: (list of the finished item, index).
+        self.pieces: set[tuple[str, int]] = set()
+        self.arguments: list[StreamEvent] = []
+        # Our metadata on its part, as far as it is known.
+        self.metadata: dict[str, Any] = {}
+        # The finished item without what is too large or too private to be logged.
+        self.finished: dict[str, Any] | None = None
+        # What of it goes into the next round's request: llm's part, rebuilt when it is finished.
+        self.part: Part | None = None
+
+
+class Answer:
+    """What has arrived of one answer, over all its rounds."""
+
+    def __init__(self) -> None:
+        # How many rounds were complete when the current one began.
+        self.rounds = 0
+        # How the last complete round ended ("completed" or "incomplete"), and its last event's
+        # response.
+        self.ended: str | None = None
+        self.response: Mapping[str, Any] = {}
+        self.usages: list[Any] = []
+        self.tool_calls: list[llm.ToolCall] = []
+        self.had_reasoning = False
+        # Whether the last thing the user saw ended in mid-line.
+        self.mid_line = False
+        # Addresses and titles of what the answer cites, and of what searches have found.
+        self.cited: dict[str, str] = {}
+        self.found: dict[str, str] = {}
+        self.items: list[Item] = []
+        # Events that llm has not been given yet.
+        self.events: list[StreamEvent] = []
+        self._parts = 0
+        self._messages = 0
+        # The message of the answer that was shown last.
+        self._answering: Item | None = None
+        # The piece of reasoning or commentary that was shown last, if nothing else was since.
+        self._aside: tuple[Item, object] | None = None
+
+    def copy(self) -> Answer:
+        """The same answer for an attempt to add to, which may come to nothing."""
+        other = copy.copy(self)
+        for name in ("usages", "tool_calls", "cited", "found", "items", "events"):
+            setattr(other, name, copy.copy(getattr(self, name)))
+        return other
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """The finished items in their order; the final event's own list is empty."""
+        items = sorted(self.items, key=lambda item: item.order)
+        return [item.finished for item in items if item.finished is not None]
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Titles and addresses of the pages that the answer cites; without any, of those
+        that its web searches found. In their order, each once; a title may be empty."""
+        return [(title, url) for url, title in (self.cited or self.found).items()]
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model has called a tool of llm's, however that went."""
+        return any(item.kind == "function_call" for item in self.items)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The finished items for the next round's request, each a message of its own."""
+        return [Message("assistant", [item.part]) for item in self.items if item.part]
+
+    def new_item(self, kind: str, index: float) -> Item:
+        """An item that begins; `index` is its place in the round's output."""
+        # What stands between two messages goes with the first of them, as in llm itself.
+        self._messages += kind == "message"
+        item = Item(kind, self._parts, max(0, self._messages - 1), (self.rounds, index))
+        self._parts += 1
+        self.items.append(item)
+        return item
+
+    def emit(
+        self,
+        kind: str,
+        chunk: str,
+        item: Item,
+        metadata: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> StreamEvent:
+        """Give llm an event of this item's part."""
+        event = StreamEvent(
+            type=kind,
+            chunk=chunk,
+            part_index=item.part_index,
+            message_index=item.message_index,
+            tool_call_id=item.call_id,
+            provider_metadata={config.METADATA_KEY: metadata} if metadata else None,
+            **more,
+        )
+        self.events.append(event)
+        return event
+
+    # What the user sees
+
+    def show(self, item: Item, piece: tuple[str, int], text: str) -> None:
+        """Pass on text of an item: of its message, or of this piece of its reasoning."""
+        if item.kind == "reasoning":
+            self._begin_aside(item, piece)
+            self.emit("reasoning", text, item)
+        elif item.is_commentary:
+            self._begin_aside(item, None)
+            item.commentary += text
+            self.emit("reasoning", text, item, item.metadata)
+        else:
+            # llm itself ends the line between reasoning and text.
+            self._aside = None
+            if self._answering not in (None, item):
+                self._add_part("text", "\n\n", item, NOT_REPLAYED)
+            # The metadata is the part's, so its first event is enough.
+            self.emit("text", text, item, None if self._answering is item else item.metadata)
+            self._answering = item
+        self.mid_line = not text.endswith("\n")
+
+    def _begin_aside(self, item: Item, piece: object) -> None:
+        if self._aside != (item, piece):
+            self.end_aside()
+            if self._answering and self.mid_line:
+                self._add_part("reasoning", "\n\n", item)
+        self._aside = (item, piece)
+
+    def end_aside(self) -> None:
+        """A blank line after reasoning, or what comes next would run into it on screen."""
+        if self._aside:
+            item, _ = self._aside
+            # The text of a commentary goes back as it came, without anything added.
+            if item.is_commentary:
+                self._add_part("reasoning", "\n\n", item)
+            else:
+                self.emit("reasoning", "\n\n", item)
+            self.mid_line = False
+        self._aside = None
+
+    def _add_part(
+        self, kind: str, text: str, item: Item, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """A part beside the item's own, for readers only."""
+        self.emit(kind, text, Item(kind, self._parts, item.message_index, item.order), metadata)
+        self._parts += 1
+
+    def repeat_commentary(self) -> None:
+        """Give an answer that is nothing but commentary a text; a tool call makes it go on."""
+        commentaries = [item for item in self.items if item.commentary]
+        if commentaries and self._answering is None and not self.tool_calls:
+            text = "\n\n".join(item.commentary for item in commentaries)
+            self._add_part("text", text, commentaries[-1], NOT_REPLAYED)
+            self.mid_line = not text.endswith("\n")

@@ -1,0 +1,254 @@
+"""Sign in by OpenAI's official route, "Sign in with ChatGPT".
+
+The first sign-in registers this installation: OpenAI issues a client id, which later ones name
+again. What OpenAI asks of such a sign-in is in docs/protocol.md, "The official route".
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, quote, urlencode
+
+from llm_chatgpt import config, files, http
+from llm_chatgpt.errors import LoginDenied, LoginFailed, StoreError
+from llm_chatgpt.login import oauth
+from llm_chatgpt.login.routes import OFFICIAL
+from llm_chatgpt.login.store import locked_store, read_store
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
+from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.text import notice, printable
+from llm_chatgpt.values import as_mapping, as_number, as_text
+
+APP_NAME = "llm-chatgpt-oauth"
+# The client id of an installation that has none yet.
+UNREGISTERED = "dynamic_agent_client"
+
+
+class Approval(NamedTuple):
+    """What the browser brings back: a code that works once, and for which client id."""
+
+    code: oauth.AuthorizationCode
+    client_id: str
+    scope: str | None
+
+
+class OfficialLogin:
+    """A sign-in that waits for the browser to come back to `redirect_uri`.
+
+    `url` is the page to show to the user. The state, the nonce and the verifier are secret.
+    """
+
+    def __init__(self, port: int, known: Mapping[str, Any], command: str):
+        self.redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
+        self.command = command
+        self.state = secrets.token_urlsafe(32)
+        self.nonce = secrets.token_urlsafe(32)
+        self.code_verifier = secrets.token_urlsafe(64)
+        self._client_id = client_id = as_text(known.get("client_id"))
+        challenge = hashlib.sha256(self.code_verifier.encode()).digest()
+        query = {
+            "client_id": client_id or UNREGISTERED,
+            **({} if client_id else {"agent_name_hint": APP_NAME}),
+            # Else whoever has declined would not be asked again.
+            **({"prompt": "consent"} if client_id and known.get("declined") is True else {}),
+            "ext_agent_host_id": host_id(),
+            "response_type": "code",
+            "redirect_uri": self.redirect_uri,
+            "scope": OFFICIAL.scope,
+            **OFFICIAL.token_fields,
+            "state": self.state,
+            "nonce": self.nonce,
+            "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
+        }
+        address = config.issuer() + OFFICIAL.authorize_path
+        self.url = f"{address}?{urlencode(query, quote_via=quote)}"
+
+    def read(self, query: str) -> Approval | LoginFailed | None:
+        """What the query of a redirect brings; None if it is not this sign-in's."""
+        fields = parse_qs(query, keep_blank_values=True)
+        states = fields.get("state", [])
+        # Compared as bytes, because compare_digest takes only ASCII text.
+        if len(states) != 1 or not secrets.compare_digest(states[0].encode(), self.state.encode()):
+            return None
+        error = fields.get("error", [""])[0]
+        if error == "access_denied":
+            return LoginDenied(
+                "The sign-in was declined in the browser. If that was a mistake, run "
+                f"'{self.command}' again."
+            )
+        if error:
+            return self._failed(f"OpenAI ended the sign-in ({printable(error, 100)}).")
+        if fields.get("iss", [config.issuer()]) != [config.issuer()]:
+            return self._failed("The browser came back from another issuer.")
+        codes, client_ids = fields.get("code", []), fields.get("client_id", [])
+        known = [self._client_id] if self._client_id else []
+        if len(codes) != 1 or not codes[0] or len(client_ids) > 1:
+            return self._failed("The browser came back with an incomplete address.")
+        issued = (client_ids or known or [""])[0]
+        if not issued or issued == UNREGISTERED:
+            return self._failed("OpenAI has not registered this installation.")
+        if known and issued != known[0]:
+            return self._failed("OpenAI has answered for another registration.")
+        code = oauth.AuthorizationCode(codes[0], self.code_verifier, self.redirect_uri)
+        return Approval(code, issued, fields.get("scope", [None])[0])
+
+    def read_pasted(self, line: str) -> Approval | LoginFailed | None:
+        """The same for a pasted address, which must be complete: a code alone lacks the client
+        id that was issued with it."""
+        address, _, query = line.strip().strip("'\"<>").partition("?")
+        return self.read(query.partition("#")[0]) if address == self.redirect_uri else None
+
+    def _failed(self, what: str) -> LoginFailed:
+        return LoginFailed(f"{what} Run '{self.command}' again.")
+
+
+def login_officially(
+    account: str | None = None,
+    *,
+    show: Callable[[OfficialLogin], None],
+    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    notify: Callable[[str], None] = notice,
+    replace: Callable[[Tokens, Tokens], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tokens:
+    """Sign in by the official route and store the login under `account` (None: `official`).
+
+    The arguments are those of `login_with_browser`. Raises LoginFailed and its kinds,
+    StoreError.
+    """
+    # Only here, because http.server takes time to load.
+    from llm_chatgpt.login import redirect
+
+    name = account or OFFICIAL.account
+    known = registration(name)
+    started: list[OfficialLogin] = []
+
+    def start(port: int) -> OfficialLogin:
+        started.append(OfficialLogin(port, known, OFFICIAL.login_command(name)))
+        return started[0]
+
+    def finish(approved: Approval, replace: redirect.Replace) -> Tokens:
+        return keep_login(_exchange(approved, started[0], name, known), account, replace)
+
+    try:
+        return redirect.sign_in(
+            start,
+            finish,
+            hosts=("127.0.0.1",),
+            ports=(0,),
+            names=("127.0.0.1",),
+            show=show,
+            read_lines=read_lines,
+            notify=notify,
+            replace=replace,
+            clock=clock,
+        )
+    except LoginDenied:
+        if registration(name):
+            _remember(name, declined=True)
+        raise
+
+
+def registration(name: str) -> Mapping[str, Any]:
+    """What is registered under an account's name; empty if nothing is, or it cannot be read."""
+    with contextlib.suppress(StoreError):
+        return read_store().registration(name)
+    return {}
+
+
+def host_id() -> str:
+    """This installation's name for OpenAI: made once, no secret, kept over all logouts.
+
+    Raises StoreError.
+    """
+    with locked_store() as writer:
+        path = writer.path.with_name("chatgpt-host-id")
+        with contextlib.suppress(OSError, ValueError):
+            stored = path.read_text().strip()
+            return f"urn:uuid:{uuid.UUID(stored.removeprefix('urn:uuid:'))}"
+        new = f"urn:uuid:{uuid.uuid4()}"
+        with writer.writing(), files.new_version(path) as write:
+            write(f"{new}\n".encode())
+        return new
+
+
+def _exchange(
+    approved: Approval, request: OfficialLogin, name: str, known: Mapping[str, Any]
+) -> Tokens:
+    """The login that an approval brings. Raises LoginFailed, StoreError.
+
+    The client id is stored before anything else can fail: without it, the next sign-in would
+    register a second time.
+    """
+    _remember(name, client_id=approved.client_id)
+    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id)
+    data = as_mapping(reply.data)
+    claims = parse_jwt_claims(data.get("id_token")) or {}
+    problem = _id_token_problem(claims, reply, approved.client_id, request.nonce)
+    if problem:
+        raise LoginFailed(
+            f"OpenAI's answer does not belong to this sign-in ({problem}). Nothing was stored. "
+            f"Run '{request.command}' again."
+        )
+    subject = known.get("subject")
+    if subject not in (None, claims["sub"]):
+        raise LoginFailed(
+            "This is another ChatGPT user than before under this name. To add this one, run "
+            f"'{OFFICIAL.login_command('NAME')}'."
+        )
+    _remember(name, subject=claims["sub"], declined=False)
+    granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
+    tokens = tokens_from_reply(data, now=time.time())
+    if config.PLAN_SCOPE not in granted.split() or tokens is None or not tokens.refresh_token:
+        raise LoginDenied(
+            "Signed in, but without permission to use your ChatGPT plan. Allow it when you run "
+            f"'{request.command}' again."
+        )
+    return tokens._replace(
+        kind="official",
+        issuer=config.issuer(),
+        client_id=approved.client_id,
+        subject=claims["sub"],
+        account_id=None,
+    )
+
+
+def _remember(name: str, **fields: Any) -> None:
+    with locked_store() as writer:
+        writer.save(writer.mended().register(name, **fields))
+
+
+def _id_token_problem(
+    claims: Mapping[str, Any], reply: http.Reply, client_id: str, nonce: str
+) -> str:
+    """What is wrong with an ID token; empty if nothing is (docs/protocol.md).
+
+    Its signature is not checked: the token comes straight from the issuer over TLS, which
+    OpenID Connect accepts instead (Core 3.1.3.7), and every well-kept library for it brings a
+    compiled cryptography package along.
+    """
+    from email.utils import parsedate_to_datetime
+
+    try:
+        # The issuer's own clock, because this machine's may be wrong.
+        now = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
+    except (TypeError, ValueError):
+        now = time.time()
+    checks = {
+        "issuer": claims.get("iss") == config.issuer(),
+        "audience": claims.get("aud") in (client_id, [client_id]),
+        "authorized party": claims.get("azp", client_id) == client_id,
+        "expiry": (as_number(claims.get("exp")) or 0.0) > now,
+        "nonce": claims.get("nonce") == nonce,
+        "subject": as_text(claims.get("sub")) is not None,
+    }
+    return next((name for name, holds in checks.items() if not holds), "")

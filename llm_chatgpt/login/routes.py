@@ -1,0 +1,129 @@
+"""The two routes to a ChatGPT plan, and all that differs between them.
+
+The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT",
+a preview: what may change about it stands in this table (facts: docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from llm_chatgpt import config
+from llm_chatgpt.text import printable
+
+
+class Route(NamedTuple):
+    """How logins of one kind are made, renewed and used.
+
+    `account` is the name of a login that was given none, `plan` what stands for
+    a plan that the tokens do not tell. `form` says that the token endpoint
+    takes forms for everything, `token_fields` what each of them has besides. A refresh is
+    refused for good with one of `final_refusals`, an error code or a status; its text says what
+    happened to the login.
+    """
+
+    # Signing in, renewing and signing out.
+    authorize_path: str
+    token_path: str
+    revoke_path: str
+    scope: str
+    login_option: str
+    account: str
+    plan: str
+    form: bool
+    token_fields: Mapping[str, str]
+    # Seconds before the end of the access token.
+    refresh_leeway: float
+    final_refusals: Mapping[str | int, str]
+    drops_refused_tokens: bool
+    # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
+    own_session: bool
+    # Prompts and models. `base_url` takes the origin of the account's workspace.
+    base_url: Callable[[str | None], str]
+    responses_path: str
+    models_path: str
+    # Empty where pictures cannot be drawn on their own.
+    images_path: str
+    # Whether requests name the account, this client and the session.
+    names_account: bool
+    # Whether functions are the first input item, and which tools are refused.
+    tools_in_input: bool
+    refuses_tool: Callable[[str], bool]
+    # Whether models are listed in the order to show them in, and some only for other clients.
+    list_is_ordered: bool
+    tells_usage: bool
+    # How often a prompt is sent again after a failure of the server or the network.
+    max_resends: int
+
+    def login_command(self, account: str | None = None) -> str:
+        """The command that signs in under an account's name by this route."""
+        named = account and account != self.account
+        return f"llm chatgpt login{self.login_option}" + (
+            f" --account {printable(account, 60)}" if named else ""
+        )
+
+
+CODEX = Route(
+    authorize_path="/oauth/authorize",
+    token_path="/oauth/token",  # noqa: S106 - an address
+    revoke_path="/oauth/revoke",
+    scope="openid profile email offline_access",
+    login_option="",
+    account="default",
+    plan="",
+    form=False,
+    token_fields={},
+    refresh_leeway=5 * 60,
+    final_refusals={
+        "refresh_token_expired": "has expired",
+        "refresh_token_reused": "was used by another program",
+        "refresh_token_invalidated": "was ended by OpenAI",
+        "invalid_grant": "is no longer accepted",
+        401: "is no longer accepted",
+    },
+    drops_refused_tokens=False,
+    own_session=False,
+    base_url=config.base_url,
+    responses_path="/codex/responses",
+    models_path="/codex/models",
+    images_path="/codex/images",
+    names_account=True,
+    tools_in_input=False,
+    refuses_tool=lambda kind: False,
+    list_is_ordered=False,
+    tells_usage=True,
+    max_resends=4,
+)
+OFFICIAL = Route(
+    authorize_path="/api/accounts/authorize",
+    token_path="/api/accounts/oauth/token",  # noqa: S106 - an address
+    revoke_path="/api/accounts/oauth/revoke",
+    scope=f"openid profile email offline_access resource.invoke {config.PLAN_SCOPE}",
+    login_option=" --official",
+    account="official",
+    plan="official",
+    form=True,
+    token_fields={"resource": config.DEFAULT_API_URL},
+    refresh_leeway=60,
+    final_refusals={
+        "invalid_grant": "is no longer accepted",
+        "invalid_refresh_token": "is no longer accepted",
+        "token_expired": "has expired",
+        "refresh_token_expired": "has expired",
+        "refresh_token_invalidated": "was ended by OpenAI",
+        "refresh_token_reused": "was used by another program",
+    },
+    drops_refused_tokens=True,
+    own_session=True,
+    base_url=lambda origin: config.api_url(),
+    responses_path="/responses",
+    models_path="/models",
+    images_path="",
+    names_account=False,
+    tools_in_input=True,
+    refuses_tool=lambda kind: kind not in ("function", "web_search"),
+    list_is_ordered=True,
+    tells_usage=False,
+    max_resends=2,
+)

@@ -1,0 +1,113 @@
+"""Workspaces: their names, telling two of them apart, and signing in to a certain one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import expire, sign_in
+from llm_chatgpt.login.store import read_store, store_path
+from simulator import Account
+
+ACME = Account(name="Acme", plan="team", account_id="aaaa1111-0000-4000-8000-00000000ac3e")
+GLOBEX = dataclasses.replace(
+    ACME, name="Globex", plan="business", account_id="bbbb2222-0000-4000-8000-000000061be8"
+)
+
+
+@pytest.fixture
+def two_workspaces(simulator, run_llm):
+    """One user with a login for each of their workspaces: `default` and `other`."""
+    simulator.approve_after_polls = 0
+    for account, arguments in ((ACME, []), (GLOBEX, ["--account", "other"])):
+        simulator.account = account
+        assert run_llm("chatgpt", "login", *arguments).exit_code == 0
+
+
+def test_two_workspaces_of_one_user_can_be_told_apart(two_workspaces, simulator, run_llm):
+    seen = len(simulator.requests)
+    first, second = run_llm("chatgpt", "accounts").stdout.splitlines()[1:]
+    assert first.split()[:5] == ["*", "default", "ada@example.com", "Team", "Acme"]
+    assert second.split()[:4] == ["other", "ada@example.com", "Business", "Globex"]
+    assert max(len(first), len(second)) <= 80
+    status = run_llm("chatgpt", "status")
+    assert "Signed in as ada@example.com (Team plan, Acme)\n" in status.stdout
+    assert f"\nWorkspace: Acme ({ACME.account_id})\n" in status.stdout
+    known = json.loads(run_llm("chatgpt", "status", "--account", "other", "--json").stdout)
+    assert (known["workspace"], known["account_id"]) == ("Globex", GLOBEX.account_id)
+    listed = json.loads(run_llm("chatgpt", "accounts", "--json").stdout)
+    assert [entry["workspace"] for entry in listed] == ["Acme", "Globex"]
+    assert [entry["account_id"] for entry in listed] == [ACME.account_id, GLOBEX.account_id]
+    assert len(simulator.requests) == seen
+
+
+@pytest.mark.parametrize("names", [("Acme", "Acme"), (None, None)])
+def test_workspaces_without_a_name_of_their_own(simulator, run_llm, names):
+    for account, name, workspace in ((None, names[0], ACME), ("other", names[1], GLOBEX)):
+        simulator.account = workspace
+        sign_in(simulator, account, workspace=name)
+    table = run_llm("chatgpt", "accounts").stdout
+    assert "aaaa1111" in table
+    assert "bbbb2222" in table
+    assert f"Workspace: {'Acme (' if names[0] else ''}{ACME.account_id}" in (
+        run_llm("chatgpt", "status").stdout
+    )
+
+
+def test_a_refresh_and_a_silent_service_keep_the_workspaces_name(two_workspaces, simulator):
+    expire()
+    assert plugin.get_tokens().workspace == "Acme"
+    assert plugin.load_tokens().workspace == "Acme"
+    assert len(simulator.refreshes) == 1
+
+
+def test_a_login_file_of_an_older_version_knows_no_names(two_workspaces, run_llm):
+    text = store_path().read_text()
+    store_path().write_text(re.sub(r'\n *"workspace": "\w+",', "", text))
+    assert "workspace" not in store_path().read_text()
+    assert "\nWorkspace: aaaa1111-" in run_llm("chatgpt", "status").stdout
+    assert run_llm("chatgpt", "accounts").exit_code == 0
+
+
+def test_another_workspace_of_the_same_user_replaces_none_unasked(
+    two_workspaces, simulator, run_llm
+):
+    simulator.account = GLOBEX
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 1
+    for sentence in (
+        "You are already signed in as ada@example.com (Team plan, Acme);",
+        "this login is ada@example.com (Business plan, Globex).",
+        f"Old workspace: Acme ({ACME.account_id})",
+        f"New workspace: Globex ({GLOBEX.account_id})",
+        "Kept ada@example.com in Acme. To add ada@example.com in Globex as well, use --account",
+    ):
+        assert sentence in result.stderr
+    assert plugin.load_tokens().workspace == "Acme"
+
+
+def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
+    old = sign_in(simulator)
+    simulator.account = dataclasses.replace(ACME, email="eve@example.com")
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login", "--yes", "--workspace", GLOBEX.account_id)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"workspace Acme ({ACME.account_id}), not to {GLOBEX.account_id}." in result.stderr
+    assert "Nothing was stored." in result.stderr
+    assert read_store().accounts == {"default": old}
+    result = run_llm("chatgpt", "login", "--yes", "--workspace", ACME.account_id)
+    assert result.stdout.startswith("Signed in as eve@example.com (Team plan, Acme)\n")
+    assert plugin.load_tokens().account_id == ACME.account_id
+
+
+@pytest.mark.parametrize("nothing", ["", "a b"])
+def test_a_workspace_id_that_is_none(simulator, run_llm, nothing):
+    result = run_llm("chatgpt", "login", "--workspace", nothing)
+    assert result.exit_code == 2
+    assert "--workspace takes a workspace's id" in result.stderr
+    assert not simulator.requests
