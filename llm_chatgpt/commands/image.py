@@ -31,8 +31,8 @@ from llm_chatgpt.text import notice, printable
 )
 @click.option("-m", "--model", default="gpt-image-2", show_default=True, help="Image model")
 @click.option("--size", default="auto", help="Width and height in pixels, such as 1024x1536")
-@click.option("--quality", default="auto", help="low, medium or high")
-@click.option("--background", default="opaque", help="opaque or transparent")
+@click.option("--quality", default="auto", help="Quality: low, medium or high")
+@click.option("--background", default="opaque", help="Background: opaque or transparent")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="New file for the picture")
 @group.account_option()
 @group.json_option
