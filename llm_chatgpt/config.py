@@ -59,6 +59,8 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
+# A picture takes 40 to 120 seconds.
+PICTURE_TIMEOUT_SECONDS = 300.0
 
 # How often a model may go on after a complete answer.
 MAX_FURTHER_ROUNDS = 5
