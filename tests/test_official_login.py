@@ -15,6 +15,7 @@ import pytest
 import llm_chatgpt_oauth as plugin
 import terminal
 from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with_query
+from llm_chatgpt import config
 from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login.store import read_store, store_path
 from simulator import OFFICIAL_SCOPE, PLAN_SCOPE, RESOURCE, Account, Answer, error_answer
@@ -41,6 +42,8 @@ class Browser:
 def browser(monkeypatch):
     browser = Browser()
     monkeypatch.setattr(users_terminal, "open_in_browser", browser.open)
+    # A test whose browser does not come back fails soon.
+    monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 20)
     yield browser
     for thread in browser.threads:
         thread.join()
@@ -434,12 +437,12 @@ def test_ten_minutes_are_the_limit(simulator):
     assert not simulator.requests
 
 
-def test_nothing_secret_is_in_its_repr(simulator):
+def test_nothing_secret_is_in_its_repr(simulator, browser):
     shown = []
 
     def show(request):
         shown.append(request)
-        threading.Thread(target=fetch, args=(request.url,)).start()
+        browser.open(request.url)
 
     tokens = plugin.login_officially(show=show)
     (request,) = shown
