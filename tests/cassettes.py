@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -21,11 +22,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
+from conftest import redirect_of
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.login.tokens import tokens_from_reply
@@ -41,7 +44,7 @@ SECRET_FIELDS = [
     *("obfuscation", "account_id", "user_id", "chatgpt_account_id", "chatgpt_user_id"),
     *("chatgpt_account_user_id", "safety_identifier", "sub", "jti", "session_id", "sid"),
     *("at_hash", "id", "call_id", "item_id", "prompt_cache_key"),
-    *("profile_picture_url", "sso_connection_name"),
+    *("profile_picture_url", "sso_connection_name", "per_user_salt", "encrypted_auth_metadata"),
 ]
 SECRET_HEADERS = {
     *("authorization", "cookie", "set-cookie", "chatgpt-account-id", "session-id"),
@@ -52,7 +55,12 @@ _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 _FIELD = re.compile(r'"(' + "|".join(SECRET_FIELDS) + r')"(\s*:\s*)"((?:[^"\\]|\\.)+)"')
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+# A client id of the official route belongs to one user.
+_CLIENT_ID = re.compile(r"oaiapp_\w+")
 _MARK = "scrubbed-"
+# What stands for such a client id, and for the port that a browser comes back to.
+SCRUBBED_CLIENT_ID = "oaiapp_scrubbed"
+_PORT = re.compile(r"127\.0\.0\.1:\d+")
 
 
 class Scrubber:
@@ -82,6 +90,7 @@ class Scrubber:
         claims = plugin.parse_jwt_claims(token)
         if claims is None:
             return self.name("token", token)
+        claims.pop("name", None)
         plain = self.text(json.dumps(claims))
         payload = base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode()
         return f"{header}.{payload}.scrubbed"
@@ -98,6 +107,7 @@ class Scrubber:
         text = _FIELD.sub(field, text)
         # Accounts are also listed without a field's name.
         text = _UUID.sub(lambda match: self._names.get(match[0], match[0]), text)
+        text = _CLIENT_ID.sub(SCRUBBED_CLIENT_ID, text)
         return _EMAIL.sub("ada@example.com", text)
 
     def body(self, body: bytes | str | None, content_type: str) -> bytes:
@@ -105,7 +115,10 @@ class Scrubber:
             return b""
         text = body if isinstance(body, str) else body.decode("utf-8", "replace")
         if "x-www-form-urlencoded" in content_type:
-            pairs = urllib.parse.parse_qsl(text)
+            pairs = [
+                (k, _PORT.sub("127.0.0.1:1", _CLIENT_ID.sub(SCRUBBED_CLIENT_ID, v)))
+                for k, v in urllib.parse.parse_qsl(text)
+            ]
             # A form's `code` is never an error's.
             fields = {"code": "authorization_code"}
             named = [
@@ -223,9 +236,36 @@ def _prepare_refusals(simulator: Simulator) -> None:
     simulator.script("responses", None, limit)
 
 
+def come_back(request: Any) -> str:
+    """The address that the browser ends on, as far as a replay depends on it."""
+    query = f"code=ac_any&state={request.state}&client_id={SCRUBBED_CLIENT_ID}"
+    return f"{request.redirect_uri}?{query}"
+
+
+def _official(ask: Any) -> Any:
+    """Sign in by the official route, then a turn with a tool after the token has expired."""
+    started: list[Any] = []
+    numbers = itertools.count()
+
+    def paste(line: Callable[[str], None], stop: Any) -> None:
+        line(come_back(started[0]))
+
+    # The recorded ID token repeats the nonce.
+    with mock.patch("secrets.token_urlsafe", lambda size: f"fixed{next(numbers)}".ljust(size, "x")):
+        tokens = plugin.login_officially(show=started.append, read_lines=paste)
+    plugin.store_tokens(tokens._replace(expires_at=time.time() - 60))
+    return tokens, *_tool_turn(ask)
+
+
 def _prepare_tool_turn(simulator: Simulator) -> None:
     simulator.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7}))
     simulator.answer(Say("It is 42."))
+
+
+def _prepare_official(simulator: Simulator) -> None:
+    # Else the refresh would come too early.
+    simulator.official.earliest_refresh_form = "absent"
+    _prepare_tool_turn(simulator)
 
 
 SCENARIOS = {
@@ -237,7 +277,11 @@ SCENARIOS = {
     ),
     "tool_turn": Scenario(_tool_turn, _prepare_tool_turn),
     "refusals": Scenario(_refusals, _prepare_refusals),
+    "official": Scenario(_official, _prepare_official),
 }
+
+# Those that begin without a login.
+SIGN_INS = ("login", "official")
 
 
 # Recording ----------------------------------------------------------------------------
@@ -274,8 +318,8 @@ HEADER = """# Recorded from the project's own simulator under the service's real
 
 
 def record_from_simulator() -> None:
-    for name in ("LLM_CHATGPT_ISSUER", "LLM_CHATGPT_BASE_URL"):
-        os.environ.pop(name, None)
+    for name in ("ISSUER", "BASE_URL", "API_URL"):
+        os.environ.pop(f"LLM_CHATGPT_{name}", None)
     for name, scenario in SCENARIOS.items():
         with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
             os.environ["LLM_USER_PATH"] = folder
@@ -283,18 +327,29 @@ def record_from_simulator() -> None:
             path.unlink(missing_ok=True)
             tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
             assert tokens is not None
-            if name != "login":
+            if name not in SIGN_INS:
                 plugin.store_tokens(tokens)
             scenario.prepare(simulator)
-            with under_the_real_addresses(simulator), cassette(name, "all"):
+
+            def browse(request: Any, root: str = simulator.issuer) -> str:
+                return redirect_of(root + request.url.removeprefix(config.DEFAULT_ISSUER))
+
+            with (
+                mock.patch(f"{__name__}.come_back", browse),
+                under_the_real_addresses(simulator),
+                cassette(name, "all"),
+            ):
                 scenario.act(prompt_sync)
             path.write_text(HEADER + path.read_text())
             print(path)
 
 
 def record_from_openai(names: list[str]) -> None:
+    def paste(request: Any) -> str:
+        return input(f"{request.url}\nThe address that your browser ends on: ")
+
     for name in names:
-        with cassette(name, "all"):
+        with mock.patch(f"{__name__}.come_back", paste), cassette(name, "all"):
             SCENARIOS[name].act(prompt_sync)
         print(FOLDER / f"{name}.yaml")
 

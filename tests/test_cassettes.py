@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import llm_chatgpt_oauth as plugin
-from cassettes import FOLDER, SCENARIOS, Scrubber, cassette, prompt_sync
+from cassettes import FOLDER, SCENARIOS, SIGN_INS, Scrubber, cassette, prompt_sync
 from llm_chatgpt import http
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, make_jwt
@@ -43,11 +43,11 @@ def library(request, monkeypatch):
 @pytest.fixture(params=[prompt_sync, prompt_async])
 def replay(request, monkeypatch, library):
     """Act out a scenario against its cassette, under the service's real addresses."""
-    monkeypatch.delenv("LLM_CHATGPT_ISSUER")
-    monkeypatch.delenv("LLM_CHATGPT_BASE_URL")
+    for name in ("ISSUER", "BASE_URL", "API_URL"):
+        monkeypatch.delenv(f"LLM_CHATGPT_{name}")
 
     def run(name):
-        if name != "login":
+        if name not in SIGN_INS:
             now = int(time.time())
             access = make_jwt({"iat": now, "exp": now + 864000})
             plugin.store_tokens(
@@ -99,6 +99,17 @@ def test_refusals(replay):
     assert "Plus plan is reached" in str(limit)
 
 
+def test_official(replay):
+    signed_in, first, second = replay("official")
+    assert (signed_in.kind, signed_in.email) == ("official", "ada@example.com")
+    assert (signed_in.issuer, signed_in.subject) == ("https://auth.openai.com", "scrubbed-sub-1")
+    now = plugin.load_tokens()
+    assert now.refresh_token not in (None, signed_in.refresh_token)
+    assert now.account_key == signed_in.account_key
+    assert [(c.name, c.arguments) for c in first._tool_calls] == [("multiply", {"a": 6, "b": 7})]
+    assert "".join(second._chunks) == "It is 42."
+
+
 def test_another_body_does_not_match(replay, monkeypatch):
     import vcr.errors
 
@@ -124,10 +135,16 @@ def test_no_cassette_holds_a_secret(path: pathlib.Path):
     assert "simulator" in text.splitlines()[0]
     # As YAML, because that wraps long lines.
     text = json.dumps(yaml.safe_load(text), default=lambda data: data.decode())
-    for pattern in (r"rt_[0-9a-f]{8}", r"ac_[0-9a-f]{8}", r"deviceauth_[0-9a-f]{8}", "gAAAA"):
+    for pattern in (
+        r"rt_[0-9a-f]{8}",
+        r"ac_[0-9a-f]{8}",
+        r"deviceauth_[0-9a-f]{8}",
+        "gAAAA",
+        r"oaiapp_[0-9a-f]",
+    ):
         assert not re.search(pattern, text), pattern
     tokens = re.findall(r"eyJ[\w-]+\.([\w-]+)\.([\w-]+)", text)
-    assert bool(tokens) == (path.stem in ("login", "refresh"))
+    assert bool(tokens) == (path.stem in ("login", "refresh", "official"))
     for payload, signature in tokens:
         assert signature == "scrubbed"
         text += base64.urlsafe_b64decode(payload + "==").decode()
@@ -142,6 +159,8 @@ def test_everything_a_real_answer_could_hold_is_scrubbed():
     secret = make_jwt(
         {
             "email": "grace@navy.mil",
+            "name": "Grace",
+            "aud": ["oaiapp_real"],
             "sub": "auth0|grace",
             "iat": 1,
             "exp": 2,

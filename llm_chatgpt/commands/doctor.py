@@ -231,5 +231,6 @@ def _models(tokens: Tokens) -> Finding:
     models = remembered_models(tokens)
     if models is None:
         return Finding("models", "warning", "not fetched yet", "Run 'llm chatgpt refresh'.")
-    age = in_words(time.time() - models.fetched_at)
-    return Finding("models", "ok", f"{len(models.listed)}, fetched {age} ago")
+    age = time.time() - models.fetched_at
+    fetched = "just now" if age < 60 else f"{in_words(age)} ago"
+    return Finding("models", "ok", f"{len(models.listed)}, fetched {fetched}")

@@ -85,7 +85,10 @@ def sign_in_declined() -> errors.LoginDenied:
 
 
 def exchange(
-    approved: AuthorizationCode, route: Route = CODEX, client_id: str = config.CLIENT_ID
+    approved: AuthorizationCode,
+    route: Route = CODEX,
+    client_id: str = config.CLIENT_ID,
+    login_command: str = "llm chatgpt login",
 ) -> http.Reply:
     """Trade an approved code for a token reply (docs/protocol.md).
 
@@ -95,7 +98,7 @@ def exchange(
         "POST",
         route.token_path,
         LoginFailed,
-        f"You approved the sign-in, but it did not finish: run '{route.login_command()}' again.",
+        f"You approved the sign-in, but it did not finish: run '{login_command}' again.",
         data={
             "grant_type": "authorization_code",
             "client_id": client_id,

@@ -190,7 +190,7 @@ def _exchange(
     register a second time.
     """
     _remember(name, client_id=approved.client_id)
-    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id)
+    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, request.command)
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
     problem = _id_token_problem(claims, reply, approved.client_id, request.nonce)

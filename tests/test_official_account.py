@@ -1,0 +1,371 @@
+"""An official login afterwards: refresh, the commands that show it, sign-out."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import secrets_watch, sign_in, sign_in_officially, start_llm
+from llm_chatgpt import files
+from llm_chatgpt.login.store import locked_store, read_store, store_path
+from simulator import RESOURCE, Answer
+
+COMMAND = "'llm chatgpt login --official'"
+# Seconds after the sign-in: the access token lasts 3600, and may be renewed from 3240 on.
+DUE, EXPIRED = 3560, 4000
+
+
+def signed_in_since(simulator, seconds=0.0, account="official"):
+    """What a sign-in so many seconds ago has left in the store."""
+    tokens = sign_in_officially(simulator, account, ago=seconds)
+    with locked_store() as writer:
+        known = {"client_id": tokens.client_id, "subject": tokens.subject, "email": tokens.email}
+        writer.save(read_store().register(account, **known))
+    return tokens
+
+
+def paths(simulator):
+    return [request.path for request in simulator.requests]
+
+
+def said(body):
+    """The text of the last message."""
+    content = body["input"][-1]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+# Refresh
+
+
+def test_a_login_is_renewed_a_minute_before_its_end(simulator, ask):
+    signed_in_since(simulator, 3530)
+    assert ask("hi").text
+    assert paths(simulator) == ["/v1/responses"]
+    old = signed_in_since(simulator, DUE)
+    assert ask("hi").text.startswith("This is answer 1")
+    assert paths(simulator)[1:] == ["/api/accounts/oauth/token", "/v1/responses"]
+    request = simulator.refreshes[0]
+    assert request.body == {
+        "grant_type": "refresh_token",
+        "client_id": old.client_id,
+        "refresh_token": old.refresh_token,
+        "resource": RESOURCE,
+    }
+    assert "x-www-form-urlencoded" in request.headers["content-type"]
+    assert "originator" not in request.headers
+    new = plugin.load_tokens()
+    assert new.refresh_token != old.refresh_token
+    assert new.expires_at == pytest.approx(time.time() + 3600, abs=60)
+    assert (new.kind, new.account_key, new.issuer) == ("official", old.account_key, old.issuer)
+    used = simulator.requests[-1].headers["authorization"]
+    assert used == f"Bearer {new.access_token}"
+
+
+@pytest.mark.parametrize(
+    ("form", "renewed"), [("number", False), ("text", False), ("null", True), ("absent", True)]
+)
+def test_how_the_earliest_refresh_is_told(simulator, ask, form, renewed):
+    simulator.official.earliest_refresh_seconds = 10
+    simulator.official.earliest_refresh_form = form
+    old = signed_in_since(simulator, DUE)
+    assert ask("hi").text
+    assert (len(simulator.refreshes), plugin.load_tokens() != old) == (renewed, renewed)
+
+
+@pytest.mark.parametrize("form", ["number", "text"])
+def test_a_refused_login_is_not_renewed_before_its_time(simulator, ask, form):
+    simulator.official.earliest_refresh_form = form
+    old = signed_in_since(simulator)
+    simulator.expire_access_tokens()
+    with pytest.raises(plugin.RefreshFailed) as caught:
+        ask("hi")
+    assert "invalid_token" in str(caught.value) or "no longer accepts" in str(caught.value)
+    assert "renews this login in 5" in str(caught.value)
+    assert str(caught.value).count(COMMAND) == 1
+    assert paths(simulator) == ["/v1/responses"]
+    assert plugin.load_tokens() == old
+
+
+@pytest.mark.parametrize(("seconds", "form"), [(3400, "number"), (0, "null"), (0, "absent")])
+def test_a_refused_login_is_renewed_once_and_the_prompt_sent_again(simulator, ask, seconds, form):
+    simulator.official.earliest_refresh_form = form
+    signed_in_since(simulator, seconds)
+    simulator.expire_access_tokens()
+    assert ask("hi").text.startswith("This is answer 1")
+    assert len(simulator.refreshes) == 1
+    assert len(simulator.official_prompts) == 2
+
+
+def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
+    signed_in_since(simulator, 3400)
+    refusal = Answer(401, {"detail": {"error_code": "invalid_token"}})
+    simulator.always["official_responses"] = lambda request: refusal
+    with pytest.raises(plugin.ChatGPTError, match=COMMAND):
+        ask("hi")
+    assert len(simulator.refreshes) == 1
+    assert len(simulator.official_prompts) == 2
+
+
+def test_a_reply_may_leave_out_what_has_not_changed(simulator):
+    simulator.official.refresh_omits = ("scope", "id_token")
+    old = signed_in_since(simulator, DUE)
+    new = plugin.get_tokens()
+    assert new.refresh_token != old.refresh_token
+    assert new.id_token == old.id_token
+    assert (new.email, new.account_key) == (old.email, old.account_key)
+
+
+FINAL = [
+    *("invalid_grant", "invalid_refresh_token", "token_expired", "refresh_token_expired"),
+    *("refresh_token_invalidated", "refresh_token_reused"),
+]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("code", FINAL)
+def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
+    simulator.official.refresh_error = code
+    simulator.official.nested_errors = nested
+    old = signed_in_since(simulator, EXPIRED)
+    # The second time nothing is sent.
+    for _ in range(2):
+        result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.count(COMMAND) == 1
+        assert len(result.stderr.splitlines()) == 1
+        assert paths(simulator) == ["/api/accounts/oauth/token"]
+    kept = read_store().registration("official")
+    assert (kept["client_id"], kept["subject"]) == (old.client_id, old.subject)
+    with secrets_watch(simulator) as check:
+        check(store_path().read_text() + result.stderr)
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 1
+    assert COMMAND in status.stdout
+    assert plugin.load_tokens().email == "ada@example.com"
+
+
+def test_a_refresh_that_brings_another_user(simulator, run_llm):
+    simulator.official.id_token = {"sub": "auth0|user-bob"}
+    signed_in_since(simulator, EXPIRED, "work")
+    # The knob counts for the stored login, too.
+    tokens = plugin.load_tokens()._replace(subject="auth0|user-ada")
+    plugin.store_tokens(tokens, "work")
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert result.exit_code == 1
+    assert "another user" in result.stderr
+    assert "'llm chatgpt login --official --account work'" in result.stderr
+    assert simulator.official_prompts == []
+    assert plugin.load_tokens().access_token == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(500), "OpenAI server error (500)"),
+        (Answer(503, {"error": "invalid_grant"}), "OpenAI server error (503)"),
+        (Answer(drop=True), "broke off"),
+        (Answer(401, {"error": "invalid_client"}), "invalid_client"),
+    ],
+)
+def test_a_refresh_that_fails_for_now_keeps_everything(simulator, run_llm, answer, words):
+    old = signed_in_since(simulator, EXPIRED)
+    simulator.script("official_token", answer)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert len(simulator.refreshes) == 1
+    assert plugin.load_tokens() == old
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
+
+
+def test_a_token_that_still_works_is_used_when_the_refresh_fails(simulator, run_llm):
+    signed_in_since(simulator, DUE)
+    simulator.script("official_token", Answer(500))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert result.exit_code == 0, result.stderr
+    assert "Using the old token until it expires." in result.stderr
+
+
+def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
+    simulator, ask, monkeypatch, caplog
+):
+    old = signed_in_since(simulator, EXPIRED)
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(files, "replace_file", refuse)
+        assert ask("hi").text
+        assert "renewed but not stored" in caplog.text
+        assert plugin.load_tokens() == old
+    assert ask("later").text
+    assert len(simulator.refreshes) == 1
+    assert plugin.load_tokens().refresh_token != old.refresh_token
+
+
+def test_twelve_processes_refresh_once(simulator, run_llm):
+    signed_in_since(simulator)
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    signed_in_since(simulator, EXPIRED)
+    simulator.script("official_token", lambda request: time.sleep(0.3))
+    processes = [
+        start_llm("-m", "chatgpt-gpt-6-luna", f"number {n}", "--no-log") for n in range(12)
+    ]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 12, outputs
+    assert sorted(out.split()[-1] for out, _ in outputs) == sorted(str(n) for n in range(12))
+    assert len(simulator.refreshes) == 1
+
+
+# What the commands show
+
+
+def test_the_commands_name_the_route(simulator, run_llm):
+    signed_in_since(simulator)
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 0
+    assert status.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
+    assert "Workspace" not in status.stdout
+    listed = run_llm("chatgpt", "accounts")
+    assert "official" in listed.stdout.splitlines()[1].split()[3:]
+    shown = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    entry = json.loads(run_llm("chatgpt", "accounts", "--json").stdout)[0]
+    for known in (shown, entry):
+        assert (known["kind"], known["email"]) == ("official", "ada@example.com")
+        assert (known["account_id"], known["plan"], known["expired"]) == (None, None, False)
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_usage_sends_nothing(simulator, run_llm, as_json):
+    signed_in_since(simulator, EXPIRED)
+    result = run_llm("chatgpt", "usage", *as_json)
+    assert result.exit_code == 0
+    assert "https://chatgpt.com/settings/usage" in result.stdout
+    assert simulator.requests == []
+
+
+def test_doctor_asks_the_api(simulator, run_llm):
+    signed_in_since(simulator)
+    run_llm("chatgpt", "models")
+    simulator.requests.clear()
+    result = run_llm("chatgpt", "doctor")
+    assert result.exit_code == 0, result.stdout
+    assert paths(simulator) == ["/.well-known/openid-configuration", "/v1/models"]
+    assert "official: a...@example.com, official sign-in, access token" in result.stdout
+    assert re.search(r"models: \d+, fetched just now", result.stdout)
+    with secrets_watch(simulator) as check:
+        check(result.output)
+    assert plugin.load_tokens().client_id not in result.output
+
+
+def test_doctor_of_an_ended_login(simulator, run_llm):
+    simulator.official.refresh_error = "invalid_grant"
+    signed_in_since(simulator, EXPIRED)
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.get_tokens()
+    result = run_llm("chatgpt", "doctor")
+    assert result.exit_code == 1
+    assert COMMAND in result.stdout
+
+
+def test_an_account_like_any_other(simulator, run_llm):
+    sign_in(simulator)
+    signed_in_since(simulator)
+    model = ("-m", "chatgpt-gpt-6-luna")
+    assert run_llm(*model, "one").exit_code == 0
+    assert run_llm(*model, "--key", "official", "two").exit_code == 0
+    result = run_llm("chatgpt", "use", "official")
+    assert result.stdout.startswith("Default account: official, ada@example.com (ChatGPT plan")
+    assert run_llm(*model, "three").exit_code == 0
+    assert [said(body) for body in simulator.prompts] == ["one"]
+    assert [said(body) for body in simulator.official_prompts] == ["two", "three"]
+    assert "chatgpt-account-id" in simulator.seen("/codex/responses")[0].headers
+    simulator.requests.clear()
+    assert run_llm("chatgpt", "usage", "--account", "default").exit_code == 0
+    assert paths(simulator) == ["/backend-api/wham/usage"]
+
+
+# Sign-out
+
+
+def test_a_logout_ends_the_session_and_keeps_the_registration(simulator, run_llm):
+    old = signed_in_since(simulator)
+    result = run_llm("chatgpt", "logout")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "Signed out of account official.\n"
+    (revoked,) = simulator.requests
+    assert revoked.path == "/api/accounts/oauth/revoke"
+    assert "x-www-form-urlencoded" in revoked.headers["content-type"]
+    assert revoked.body == {
+        "token": old.refresh_token,
+        "token_type_hint": "refresh_token",
+        "client_id": old.client_id,
+    }
+    entry = simulator.official_refresh_tokens[old.refresh_token]
+    assert entry["state"] == "refresh_token_invalidated"
+    with secrets_watch(simulator) as check:
+        check(store_path().read_text())
+    assert read_store().registration("official")["client_id"] == old.client_id
+    again = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    assert again.exit_code == 1
+    assert COMMAND in again.stderr
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempts"),
+    [(Answer(500), 2), (Answer(drop=True), 2), (Answer(400, {"error": "invalid_request"}), 1)],
+)
+def test_a_logout_that_is_not_confirmed(simulator, run_llm, answer, attempts):
+    signed_in_since(simulator)
+    simulator.always["official_revoke"] = lambda request: answer
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 0
+    assert len(result.stderr.splitlines()) == 1
+    assert "Could not end the session at OpenAI" in result.stderr
+    assert paths(simulator) == ["/api/accounts/oauth/revoke"] * attempts
+    assert plugin.load_tokens() is None
+    assert read_store().registration("official")
+
+
+def test_a_logout_that_is_confirmed_at_the_second_attempt(simulator, run_llm):
+    signed_in_since(simulator)
+    simulator.script("official_revoke", Answer(502))
+    result = run_llm("chatgpt", "logout")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(simulator.requests) == 2
+
+
+def test_a_logout_of_all_revokes_only_what_is_this_plugins_own(simulator, run_llm):
+    sign_in(simulator)
+    signed_in_since(simulator)
+    signed_in_since(simulator, account="work")
+    result = run_llm("chatgpt", "logout", "--all")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert paths(simulator) == ["/api/accounts/oauth/revoke"] * 2
+    assert not read_store().accounts
+    assert set(read_store().registrations) == {"official", "work"}
+
+
+@pytest.mark.parametrize(("gone", "left"), [("official", "default"), ("default", "official")])
+def test_a_logout_leaves_the_other_route_alone(simulator, run_llm, gone, left):
+    logins = {"default": sign_in(simulator), "official": signed_in_since(simulator)}
+    assert run_llm("chatgpt", "logout", "--account", gone).exit_code == 0
+    assert plugin.load_tokens(left) == logins[left]
+    assert len(simulator.requests) == (gone == "official")
+
+
+def test_a_logout_after_openai_ended_the_session_sends_nothing(simulator, run_llm):
+    simulator.official.refresh_error = "refresh_token_invalidated"
+    signed_in_since(simulator, EXPIRED)
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.get_tokens()
+    simulator.requests.clear()
+    result = run_llm("chatgpt", "logout")
+    assert (result.exit_code, simulator.requests) == (0, [])

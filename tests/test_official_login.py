@@ -1,0 +1,516 @@
+"""Signing in by the official route, in the real command and in the Python API."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import stat
+import threading
+import urllib.parse
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+import terminal
+from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with_query
+from llm_chatgpt import config
+from llm_chatgpt.commands import terminal as users_terminal
+from llm_chatgpt.login.store import read_store, store_path
+from simulator import OFFICIAL_SCOPE, PLAN_SCOPE, RESOURCE, Account, Answer, error_answer
+
+needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
+NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
+
+
+class Browser:
+    """The browser that the command opens: `visit` is what it does with an address."""
+
+    def __init__(self):
+        self.urls, self.pages, self.threads = [], [], []
+        self.visit = lambda url: self.pages.append(fetch(url))
+
+    def open(self, url):
+        self.urls.append(url)
+        self.threads.append(threading.Thread(target=self.visit, args=(url,)))
+        self.threads[-1].start()
+        return True
+
+
+@pytest.fixture
+def browser(monkeypatch):
+    browser = Browser()
+    monkeypatch.setattr(users_terminal, "open_in_browser", browser.open)
+    # A test whose browser does not come back fails soon.
+    monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 20)
+    yield browser
+    for thread in browser.threads:
+        thread.join()
+
+
+@pytest.fixture
+def login(simulator, browser, run_llm):
+    """`llm chatgpt login --official`; its output shows no token, no code and no traceback."""
+
+    def run(*arguments):
+        result = run_llm("chatgpt", "login", "--official", *arguments)
+        for thread in browser.threads:
+            thread.join()
+        with secrets_watch(simulator) as check:
+            check(result.output + str(browser.pages))
+        assert not re.search(r"ac_[0-9a-f]{8}|Traceback", result.output + str(browser.pages))
+        return result
+
+    return run
+
+
+def asked(simulator):
+    """The queries of all authorize addresses that were opened."""
+    return [request.query for request in simulator.seen("/api/accounts/authorize")]
+
+
+def exchanges(simulator):
+    return [request.body for request in simulator.seen("/api/accounts/oauth/token")]
+
+
+def host_id_path():
+    return store_path().with_name("chatgpt-host-id")
+
+
+def host_id():
+    return host_id_path().read_text().strip()
+
+
+def test_the_first_sign_in(simulator, login, browser):
+    result = login()
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
+    assert "You're using your ChatGPT plan." in result.stdout
+    assert "preview with terms of its own: https://developers.openai.com/siwc" in result.stderr
+    assert result.stderr.index("Continue with ChatGPT") < result.stderr.index("Opening")
+    # On one line of its own, to be copied.
+    assert f"\n  {browser.urls[0]}\n" in result.stderr
+    query = asked(simulator)[0]
+    fresh = {name: query.pop(name) for name in ("state", "nonce", "code_challenge")}
+    port = urllib.parse.urlsplit(query["redirect_uri"]).port
+    assert query == {
+        "client_id": "dynamic_agent_client",
+        "agent_name_hint": "llm-chatgpt-oauth",
+        "ext_agent_host_id": host_id(),
+        "response_type": "code",
+        "redirect_uri": f"http://127.0.0.1:{port}/auth/callback",
+        "scope": OFFICIAL_SCOPE,
+        "resource": RESOURCE,
+        "code_challenge_method": "S256",
+    }
+    assert [len(value) for value in fresh.values()] == [43] * 3
+    assert len(set(fresh.values())) == 3
+    tokens = plugin.load_tokens()
+    sent = exchanges(simulator)[0]
+    assert set(sent) == {
+        *("grant_type", "client_id", "code", "code_verifier", "redirect_uri", "resource")
+    }
+    assert sent["resource"] == RESOURCE
+    assert sent["redirect_uri"] == query["redirect_uri"]
+    assert list(simulator.clients) == [tokens.client_id] == [sent["client_id"]]
+    assert (tokens.kind, tokens.issuer) == ("official", simulator.issuer)
+    assert tokens.account_id is None
+
+
+def test_its_page(login, browser):
+    login()
+    (status, headers, page) = browser.pages[0]
+    assert status == 200
+    assert "Signed in. You can close this page" in page
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+def test_a_later_sign_in_names_the_registration(simulator, login, run_llm):
+    login()
+    first = plugin.load_tokens()
+    run_llm("chatgpt", "logout")
+    result = login()
+    assert result.exit_code == 0, result.stderr
+    one, two = asked(simulator)
+    assert two["client_id"] == first.client_id
+    assert not {"agent_name_hint", "id_token_hint", "prompt"} & set(two)
+    assert two["ext_agent_host_id"] == one["ext_agent_host_id"]
+    assert two["state"] != one["state"]
+    assert two["nonce"] != one["nonce"]
+    # It is said once.
+    assert "You're using your ChatGPT plan" not in result.output
+    assert plugin.load_tokens().account_key == first.account_key
+
+
+def test_the_host_id_is_made_once(simulator, login, run_llm):
+    login()
+    login("--account", "work")
+    run_llm("chatgpt", "logout", "--all")
+    login()
+    assert {query["ext_agent_host_id"] for query in asked(simulator)} == {host_id()}
+    assert len(simulator.clients) == 2
+    path = host_id_path()
+    if os.name != "nt":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_broken_host_id_is_replaced(simulator, login):
+    path = host_id_path()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\xff\x00")
+    assert login().exit_code == 0
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", host_id())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (error_answer(500, None), "OpenAI server error (500). Try again"),
+        (Answer(400, {"error": "invalid_grant"}), "invalid_grant). Try again"),
+        (Answer(drop=True), "run 'llm chatgpt login --official --account work' again"),
+    ],
+)
+def test_an_exchange_that_fails_registers_no_second_app(simulator, login, browser, answer, words):
+    simulator.script("official_token", answer)
+    result = login("--account", "work")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert "did not work" in browser.pages[0][2]
+    assert plugin.load_tokens() is None
+    # The code may be spent, so it is sent once.
+    assert len(exchanges(simulator)) == 1
+    assert login("--account", "work").exit_code == 0
+    (client_id,) = simulator.clients
+    assert asked(simulator)[1]["client_id"] == client_id
+    assert "agent_name_hint" not in asked(simulator)[1]
+
+
+# The callback
+
+
+REFUSED_CALLBACKS = [
+    ({"client_id": None}, "has not registered"),
+    ({"client_id": "dynamic_agent_client"}, "has not registered"),
+    ({"client_id": ["oaiapp_1", "oaiapp_1"]}, "incomplete address"),
+    ({"code": None}, "incomplete address"),
+    ({"code": ""}, "incomplete address"),
+    ({"code": ["one", "two"]}, "incomplete address"),
+    ({"iss": "https://auth.example"}, "another issuer"),
+    ({"error": "access_denied", "code": None}, "declined in the browser"),
+    ({"error": "<b>server_error", "code": None}, "ended the sign-in"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED_CALLBACKS)
+def test_a_callback_that_ends_the_sign_in(simulator, login, browser, changes, words):
+    simulator.official.callback = changes
+    result = login()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert "'llm chatgpt login --official'" in result.stderr
+    status, _, page = browser.pages[0]
+    assert (status, words in page, "<b>" in page) == (200, True, False)
+    assert not exchanges(simulator)
+    assert not read_store().registrations
+    assert plugin.load_tokens() is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"error": "access_denied", "code": None},
+        {"client_id": "oaiapp_f00"},
+        {"client_id": "dynamic_agent_client"},
+        {"code": None},
+    ],
+    ids=str,
+)
+def test_a_later_callback_that_fails_keeps_the_login(simulator, login, changes):
+    login()
+    old = plugin.load_tokens()
+    simulator.official.callback = changes
+    result = login()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert len(exchanges(simulator)) == 1
+    assert plugin.load_tokens() == old
+
+
+def test_what_is_not_known_in_a_callback_is_ignored(simulator, login):
+    more = {"iss": simulator.issuer, "session_state": ["a", "b"], "x": "<b>"}
+    simulator.official.callback = more
+    assert login().exit_code == 0
+
+
+def request_status(back, method="GET", host=None):
+    parts = urllib.parse.urlsplit(back)
+    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=10)
+    connection.putrequest(method, f"{parts.path}?{parts.query}", skip_host=True)
+    connection.putheader("Host", host or parts.netloc)
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert "no-store" in reply.headers["Cache-Control"]
+    answer = reply.read().decode() + str(reply.headers)
+    assert parts.query not in answer
+    return reply.status, answer
+
+
+def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
+    seen = {}
+
+    def visit(url):
+        back = redirect_of(url)
+        state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(back).query))["state"]
+        for name, wrong, how in (
+            ("path", back.replace("/auth/callback", "/callback"), {}),
+            ("method", back, {"method": "POST"}),
+            ("host", back, {"host": "evil.example"}),
+            ("localhost:1", back, {"host": "localhost:1"}),
+            ("no state", with_query(back, state=None), {}),
+            ("another state", with_query(back, state="another-state-<b>"), {}),
+            ("two states", with_query(back, state=[state, state]), {}),
+            ("declined elsewhere", with_query(back, state="other", error="access_denied"), {}),
+        ):
+            status, answer = request_status(wrong, **how)
+            seen[name] = status
+            assert state not in answer
+            assert "<b>" not in answer
+        browser.pages.append(fetch(back))
+
+    browser.visit = visit
+    assert login().exit_code == 0
+    assert seen == {
+        **dict.fromkeys(("no state", "another state", "two states", "declined elsewhere"), 400),
+        **dict.fromkeys(("host", "localhost:1"), 400),
+        "path": 404,
+        "method": 501,
+    }
+    assert len(exchanges(simulator)) == 1
+
+
+# The ID token
+
+
+BAD_ID_TOKENS = [
+    ({"iss": "https://auth.openai.com"}, "issuer"),
+    ({"iss": None}, "issuer"),
+    ({"aud": "oaiapp_f00"}, "audience"),
+    ({"aud": ["oaiapp_f00"]}, "audience"),
+    ({"aud": lambda right: [*right, "oaiapp_f00"]}, "audience"),
+    ({"aud": None}, "audience"),
+    ({"azp": "oaiapp_f00"}, "authorized party"),
+    ({"exp": lambda right: right - 3700}, "expiry"),
+    ({"exp": None}, "expiry"),
+    ({"nonce": "another"}, "nonce"),
+    ({"nonce": None}, "nonce"),
+    ({"sub": ""}, "subject"),
+    ({"sub": None}, "subject"),
+]
+
+
+@pytest.mark.parametrize(("claims", "problem"), BAD_ID_TOKENS)
+def test_an_id_token_of_another_sign_in(simulator, login, claims, problem):
+    simulator.official.id_token = claims
+    result = login()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"does not belong to this sign-in ({problem})" in result.stderr
+    assert "'llm chatgpt login --official'" in result.stderr
+    with secrets_watch(simulator) as check:
+        check(store_path().read_text())
+
+
+@pytest.mark.parametrize(
+    "claims", [{"aud": lambda right: right[0]}, {"azp": None}, {"email": None}]
+)
+def test_an_id_token_in_another_form(simulator, login, claims):
+    simulator.official.id_token = claims
+    assert login().exit_code == 0
+    assert plugin.load_tokens().subject == "auth0|user-ada"
+
+
+def test_a_reply_without_an_id_token(simulator, login):
+    def without(request):
+        reply = simulator.serve_official_token(request)
+        del reply.body["id_token"]
+        return reply
+
+    simulator.script("official_token", without)
+    result = login()
+    assert result.exit_code == 1
+    assert "does not belong to this sign-in" in result.stderr
+    assert plugin.load_tokens() is None
+
+
+# What was granted, and to whom
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
+    simulator.official.scope = NO_PLAN
+    simulator.official.withholds_tokens = withheld
+    result = login()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "without permission to use your ChatGPT plan" in result.stderr
+    assert "'llm chatgpt login --official'" in result.stderr
+    with secrets_watch(simulator) as check:
+        check(store_path().read_text())
+    (client_id,) = simulator.clients
+    known = read_store().registration("official")
+    assert (known["client_id"], known["subject"]) == (client_id, "auth0|user-ada")
+
+    sent = len(simulator.requests)
+    for key in ({}, {"key": "official"}):
+        with pytest.raises(plugin.NotSignedIn, match="'llm chatgpt login --official'"):
+            ask("hi", **key)
+    assert run_llm("chatgpt", "status").exit_code == 1
+    assert len(simulator.requests) == sent
+
+    simulator.official.scope = OFFICIAL_SCOPE
+    assert login().exit_code == 0
+    assert asked(simulator)[1]["prompt"] == "consent"
+    assert asked(simulator)[1]["client_id"] == client_id
+    assert login().exit_code == 0
+    assert "prompt" not in asked(simulator)[2]
+
+
+def test_who_has_declined_is_asked_again(simulator, login):
+    login()
+    simulator.official.declined = True
+    assert login().exit_code == 1
+    simulator.official.declined = False
+    assert login().exit_code == 0
+    assert [query.get("prompt") for query in asked(simulator)] == [None, None, "consent"]
+
+
+@pytest.mark.parametrize("signed_out", [False, True])
+def test_another_user_under_the_same_name(simulator, login, run_llm, signed_out):
+    login()
+    if signed_out:
+        run_llm("chatgpt", "logout")
+    old = plugin.load_tokens()
+    simulator.account = Account(email="bob@example.com", user_id="user-bob")
+    result = login("--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "another ChatGPT user" in result.stderr
+    assert "'llm chatgpt login --official --account NAME'" in result.stderr
+    assert plugin.load_tokens() == old
+    assert login("--account", "bob").exit_code == 0
+    assert plugin.load_tokens("bob").email == "bob@example.com"
+
+
+def test_it_stands_beside_a_codex_login(simulator, login, run_llm):
+    codex = sign_in(simulator)
+    result = login()
+    assert result.exit_code == 0, result.stderr
+    assert "Already signed in: default (ada@example.com)." in result.stderr
+    assert plugin.load_tokens("default") == codex
+    assert plugin.load_tokens().kind == "official"
+    paths = {request.path for request in simulator.requests}
+    assert paths == {"/api/accounts/authorize", "/api/accounts/oauth/token", "/v1/models"}
+
+
+def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
+    codex = sign_in(simulator)
+    result = login("--account", "default")
+    assert result.exit_code == 1
+    assert plugin.load_tokens() == codex
+    assert login("--account", "default", "--yes").exit_code == 0
+    assert plugin.load_tokens().kind == "official"
+
+
+# The command around it
+
+
+@pytest.mark.parametrize("other", ["--browser", "--device", "--workspace=acme"])
+def test_it_goes_with_no_other_way(run_llm, other):
+    result = run_llm("chatgpt", "login", "--official", other)
+    assert result.exit_code == 2
+    assert "--official without" in result.stderr
+
+
+def test_ten_minutes_are_the_limit(simulator):
+    moments = iter([0.0, 599.0, 600.0])
+    with pytest.raises(plugin.LoginExpired, match=r"10 minutes.*'llm chatgpt login --official'"):
+        plugin.login_officially(show=lambda request: None, clock=lambda: next(moments))
+    assert not simulator.requests
+
+
+def test_nothing_secret_is_in_its_repr(simulator, browser):
+    shown = []
+
+    def show(request):
+        shown.append(request)
+        browser.open(request.url)
+
+    tokens = plugin.login_officially(show=show)
+    (request,) = shown
+    for secret in (request.state, request.nonce, request.code_verifier):
+        assert secret not in repr(request) + repr(tokens)
+    assert request.code_verifier not in request.url
+
+
+def address_of(process):
+    """The address that the command prints, on one line."""
+    said = ""
+    while "Waiting for the browser" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return re.search(r"^  (http\S+)$", said, re.MULTILINE)[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
+def test_a_program_without_stdin(simulator):
+    process = start_llm(
+        "chatgpt", "login", "--official", "--no-open", preexec_fn=lambda: os.close(0)
+    )
+    try:
+        assert fetch(address_of(process))[0] == 200
+        stdout, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, stderr
+    assert "Signed in as ada@example.com" in stdout
+
+
+@needs_pty
+def test_ctrl_c(simulator):
+    process = start_llm("chatgpt", "login", "--official", "--no-open")
+    try:
+        port = urllib.parse.urlsplit(redirect_of(address_of(process))).port
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout) == (1, "")
+    assert "Traceback" not in stderr
+    assert plugin.load_tokens() is None
+    with pytest.raises(OSError, match="refused"):
+        fetch(f"http://127.0.0.1:{port}/")
+
+
+@needs_pty
+def test_a_pasted_address(simulator):
+    screen = terminal.Terminal("chatgpt", "login", "--official", "--no-open")
+    try:
+        back = redirect_of(screen.wait_for(r"\n  (http\S+)\r")[1])
+        screen.wait_for("paste the address")
+        query = back.partition("?")[2]
+        code = dict(urllib.parse.parse_qsl(query))["code"]
+        wrong = [
+            *("what?", code, query, with_query(back, state="another")),
+            back.replace("127.0.0.1", "localhost"),
+        ]
+        for number, line in enumerate(wrong, 1):
+            screen.type(line)
+            screen.wait_for("(?s)" + "right address.*" * number)
+        assert not exchanges(simulator)
+        screen.type(f" '{back}' ")
+        assert screen.end() == 0, screen.screen
+    finally:
+        screen.process.kill()
+    assert "Signed in as ada@example.com" in screen.screen
+    assert "Traceback" not in screen.screen
+    assert plugin.load_tokens().kind == "official"
