@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, sign_in_officially, start_llm
+from conftest import secrets_watch, sign_in, sign_in_officially, start_llm, wait_until
 from llm_chatgpt import files
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
@@ -100,6 +101,36 @@ def test_a_refused_login_is_renewed_once_and_the_prompt_sent_again(simulator, as
     assert len(simulator.official_prompts) == 2
 
 
+def test_a_clock_that_was_a_day_ahead_delays_no_refresh(simulator, ask):
+    old = signed_in_since(simulator, 3400)
+    moments = ("expires_at", "refreshed_at", "earliest_refresh_at")
+    ahead = {name: getattr(old, name) + 86400 for name in moments}
+    plugin.store_tokens(old._replace(**ahead), "official")
+    simulator.expire_access_tokens()
+    assert ask("hi").text.startswith("This is answer 1")
+    assert len(simulator.refreshes) == 1
+
+
+def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
+    signed_in_since(simulator, EXPIRED)
+    caplog.set_level("DEBUG", "filelock")
+    found = []
+
+    def ask_for_tokens():
+        with pytest.raises(plugin.NotSignedIn, match=COMMAND) as caught:
+            plugin.get_tokens()
+        found.append(caught.value)
+
+    with locked_store() as writer:
+        thread = threading.Thread(target=ask_for_tokens)
+        thread.start()
+        wait_until(lambda: "not acquired" in caplog.text)
+        writer.save(read_store().without("official"))
+    thread.join()
+    assert len(found) == 1
+    assert simulator.refreshes == []
+
+
 def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
     signed_in_since(simulator, 3400)
     refusal = Answer(401, {"detail": {"error_code": "invalid_token"}})
@@ -117,6 +148,13 @@ def test_a_reply_may_leave_out_what_has_not_changed(simulator):
     assert new.refresh_token != old.refresh_token
     assert new.id_token == old.id_token
     assert (new.email, new.account_key) == (old.email, old.account_key)
+
+
+def test_a_refresh_adds_no_account_id(simulator):
+    signed_in_since(simulator, DUE)
+    simulator.official.id_token = {"organizations": [{"id": "org-1"}], "chatgpt_account_id": "a-1"}
+    assert plugin.get_tokens().account_id is None
+    assert len(simulator.refreshes) == 1
 
 
 FINAL = [

@@ -17,7 +17,7 @@ import terminal
 from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with_query
 from llm_chatgpt import config
 from llm_chatgpt.commands import terminal as users_terminal
-from llm_chatgpt.login.store import read_store, store_path
+from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import OFFICIAL_SCOPE, PLAN_SCOPE, RESOURCE, Account, Answer, error_answer
 
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
@@ -382,6 +382,36 @@ def test_who_has_declined_is_asked_again(simulator, login):
     simulator.official.declined = False
     assert login().exit_code == 0
     assert [query.get("prompt") for query in asked(simulator)] == [None, None, "consent"]
+
+
+def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
+    def while_another_one_finishes(request):
+        plugin.login_officially(show=lambda other: browser.open(other.url))
+        simulator.account = Account(email="bob@example.com", user_id="user-bob")
+        browser.open(request.url)
+
+    with pytest.raises(plugin.LoginFailed, match="answered for another registration"):
+        plugin.login_officially(show=while_another_one_finishes)
+    tokens, known = plugin.load_tokens(), read_store().registration("official")
+    assert tokens.email == "ada@example.com"
+    assert (known["client_id"], known["subject"]) == (tokens.client_id, tokens.subject)
+    assert len(exchanges(simulator)) == 1
+
+
+@pytest.mark.parametrize("damage", [{"subject": 5}, {"client_id": ["x"], "subject": {}}])
+def test_a_damaged_registration_is_mended(simulator, login, damage):
+    with locked_store() as writer:
+        writer.save(read_store().register("official", **damage))
+    assert login().exit_code == 0
+    known = read_store().registration("official")
+    assert (known["client_id"], known["subject"]) == (*simulator.clients, "auth0|user-ada")
+
+
+def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkeypatch):
+    login()
+    run_llm("chatgpt", "logout")
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.example")
+    assert "Run 'llm chatgpt login' first." in run_llm("chatgpt", "status").stdout
 
 
 @pytest.mark.parametrize("signed_out", [False, True])

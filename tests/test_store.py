@@ -241,7 +241,13 @@ def test_a_damaged_default_account_is_told_before_another_is_used(simulator, mon
 def test_a_file_from_the_future_is_left_alone():
     content = b'{"version": 2, "something": "new"}'
     store_path().write_bytes(content)
-    for call in (plugin.load_tokens, lambda: plugin.store_tokens(TOKENS)):
+    for call in (
+        plugin.load_tokens,
+        lambda: plugin.store_tokens(TOKENS),
+        # Before anything is shown or sent.
+        lambda: plugin.login(show=pytest.fail),
+        lambda: plugin.login_with_browser(show=pytest.fail),
+    ):
         with pytest.raises(plugin.StoreError, match="newer llm-chatgpt-oauth"):
             call()
     assert store_path().read_bytes() == content

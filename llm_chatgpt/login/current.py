@@ -20,7 +20,14 @@ from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreEr
 from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.store import Store, locked_store, read_store, store_path
-from llm_chatgpt.login.tokens import Tokens, needs_refresh, still_works, token_hash, without_secrets
+from llm_chatgpt.login.tokens import (
+    Tokens,
+    needs_refresh,
+    refresh_delay,
+    still_works,
+    token_hash,
+    without_secrets,
+)
 from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, notice, printable
 
@@ -69,12 +76,13 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     why = ""
     if files.llm_keys().get("chatgpt"):
         why = ": the key chatgpt in 'llm keys' is not an access token (at-...)"
-    command = next(map(store.login_command, store.registrations), "llm chatgpt login")
+    known = filter(store.registration, store.registrations)
+    command = next(map(store.login_command, known), "llm chatgpt login")
     raise NotSignedIn(f"Not signed in to ChatGPT{why}. Run '{command}' first.")
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
-    if store.get(name) and name:
+    if name and store.get(name):
         return Credential(name, reason)
     if store.registration(name):
         raise NotSignedIn(
@@ -143,9 +151,10 @@ def check_usable(
         raise borrowed.codex_login_expired()
     if tokens.refresh_token is None:
         raise oauth.sign_in_again("cannot be renewed", store.login_command(credential.account))
-    if (tokens.earliest_refresh_at or 0.0) > time.time():
+    now = time.time()
+    if delay := refresh_delay(tokens, now):
         raise RefreshFailed(
-            f"OpenAI renews this login {from_now(tokens.earliest_refresh_at or 0.0)} at the "
+            f"OpenAI renews this login {from_now(now + delay)} at the "
             f"earliest. Try again then, or run '{store.login_command(credential.account)}'."
         )
 
@@ -258,7 +267,8 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
         store = read_store()
         stored, tokens = store.get(account), present_tokens(credential, store)
         if stored is None or tokens is None:
-            raise NotSignedIn("The account was signed out. Run 'llm chatgpt login' first.")
+            command = store.login_command(account)
+            raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
         if tokens is not stored and tokens.refreshed_at < asked:
             store, stored = _save_unsaved(writer), tokens
         refused, now = tokens.access_token == rejected, time.time()

@@ -56,7 +56,7 @@ class OfficialLogin:
         self.state = secrets.token_urlsafe(32)
         self.nonce = secrets.token_urlsafe(32)
         self.code_verifier = secrets.token_urlsafe(64)
-        self._client_id = client_id = as_text(known.get("client_id"))
+        self._client_id = client_id = as_text(known.get("client_id")) or ""
         challenge = hashlib.sha256(self.code_verifier.encode()).digest()
         query = {
             "client_id": client_id or UNREGISTERED,
@@ -94,14 +94,11 @@ class OfficialLogin:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self._failed("The browser came back from another issuer.")
         codes, client_ids = fields.get("code", []), fields.get("client_id", [])
-        known = [self._client_id] if self._client_id else []
         if len(codes) != 1 or not codes[0] or len(client_ids) > 1:
             return self._failed("The browser came back with an incomplete address.")
-        issued = (client_ids or known or [""])[0]
+        issued = (client_ids or [self._client_id])[0]
         if not issued or issued == UNREGISTERED:
             return self._failed("OpenAI has not registered this installation.")
-        if known and issued != known[0]:
-            return self._failed("OpenAI has answered for another registration.")
         code = oauth.AuthorizationCode(codes[0], self.code_verifier, self.redirect_uri)
         return Approval(code, issued, fields.get("scope", [None])[0], self.nonce)
 
@@ -133,13 +130,12 @@ def login_officially(
     from llm_chatgpt.login import redirect
 
     name = account or OFFICIAL.account
-    known, command = registration(name), OFFICIAL.login_command(name)
 
     def start(port: int) -> OfficialLogin:
-        return OfficialLogin(port, known, command)
+        return OfficialLogin(port, registration(name), OFFICIAL.login_command(name))
 
     def finish(approved: Approval, replace: redirect.Replace) -> Tokens:
-        return keep_login(_exchange(approved, name, known), account, replace)
+        return keep_login(_exchange(approved, name), account, replace)
 
     try:
         return redirect.sign_in(
@@ -183,14 +179,22 @@ def host_id() -> str:
         return new
 
 
-def _exchange(approved: Approval, name: str, known: Mapping[str, Any]) -> Tokens:
+def _exchange(approved: Approval, name: str) -> Tokens:
     """The login that an approval brings. Raises LoginFailed, StoreError.
 
     The client id is stored before anything else can fail: without it, the next sign-in would
     register a second time.
     """
     command = OFFICIAL.login_command(name)
-    _remember(name, client_id=approved.client_id)
+    with locked_store() as writer:
+        store = writer.mended()
+        known = store.registration(name)
+        # Another sign-in under this name may have registered meanwhile.
+        if as_text(known.get("client_id")) not in (None, approved.client_id):
+            raise LoginFailed(
+                f"OpenAI has answered for another registration. Run '{command}' again."
+            )
+        writer.save(store.register(name, client_id=approved.client_id))
     reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, command)
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
@@ -200,27 +204,27 @@ def _exchange(approved: Approval, name: str, known: Mapping[str, Any]) -> Tokens
             f"OpenAI's answer does not belong to this sign-in ({problem}). Nothing was stored. "
             f"Run '{command}' again."
         )
-    subject = known.get("subject")
-    if subject not in (None, claims["sub"]):
+    if as_text(known.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
             "This is another ChatGPT user than before under this name. To add this one, run "
             f"'{OFFICIAL.login_command('NAME')}'."
         )
     _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
-    tokens = tokens_from_reply(data, now=time.time())
+    owner = Tokens(
+        "",
+        kind="official",
+        issuer=config.issuer(),
+        client_id=approved.client_id,
+        subject=claims["sub"],
+    )
+    tokens = tokens_from_reply(data, old=owner, now=time.time())
     if config.PLAN_SCOPE not in granted.split() or tokens is None or not tokens.refresh_token:
         raise LoginDenied(
             "Signed in, but without permission to use your ChatGPT plan. Allow it when you run "
             f"'{command}' again."
         )
-    return tokens._replace(
-        kind="official",
-        issuer=config.issuer(),
-        client_id=approved.client_id,
-        subject=claims["sub"],
-        account_id=None,
-    )
+    return tokens
 
 
 def _remember(name: str, **fields: Any) -> None:

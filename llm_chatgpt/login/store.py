@@ -110,8 +110,8 @@ class Store(NamedTuple):
     def login_command(self, name: str | None) -> str:
         """The command that signs in again under an account's name, by the same route."""
         tokens = self.accounts.get(name or "")
-        unused = OFFICIAL if self.registration(name or "") else CODEX
-        return (tokens.route if tokens else unused).login_command(name)
+        signed_out = OFFICIAL if self.registration(name or "") else CODEX
+        return (tokens.route if tokens else signed_out).login_command(name)
 
     def put_identity(self, tokens: Tokens) -> Store:
         names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
@@ -349,7 +349,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 def check_writable() -> None:
     """Raises StoreError unless a login could be stored now. Leaves no trace but the lock."""
     with locked_store() as writer, writer.reserved(0):
-        pass
+        _read_any()
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:

@@ -137,7 +137,8 @@ def tokens_from_reply(
     What a refresh leaves out keeps its old value, and a refresh never changes the account
     (docs/protocol.md). `now` is Unix seconds by this machine's clock.
     """
-    kept: Mapping[str, Any] = old._asdict() if old else {}
+    old = old or Tokens("")
+    kept: Mapping[str, Any] = old._asdict()
     access_token = header_safe(reply.get("access_token") or kept.get("access_token"))
     if access_token is None:
         return None
@@ -159,13 +160,17 @@ def tokens_from_reply(
     earliest = as_moment(reply.get("earliest_refresh_at"))
     if earliest is not None and issued_at is not None:
         earliest += now - issued_at
-    return (old or Tokens(""))._replace(
+    account_id = old.account_id
+    # An official login's tokens name an account to nobody.
+    if old.route.names_account:
+        account_id = account_id or extract_account_id(id_token, access_token)
+    return old._replace(
         access_token=access_token,
         refresh_token=as_text(reply.get("refresh_token")) or kept.get("refresh_token"),
         id_token=id_token,
         expires_at=expires_at,
         refreshed_at=now,
-        account_id=kept.get("account_id") or extract_account_id(id_token, access_token),
+        account_id=account_id,
         email=_first_text(emails) or kept.get("email"),
         plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or kept.get("plan"),
         fedramp=next((value for value in fedramp if value is not None), None) is True,
@@ -187,11 +192,21 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
     """Whether to renew a login now: its access token expires within five minutes (an official
     one within one), or has no expiry date and is eight days old. Always False for what cannot
     be refreshed, or not yet."""
-    if not tokens.renewable or now < (tokens.earliest_refresh_at or 0.0):
+    if not tokens.renewable or refresh_delay(tokens, now):
         return False
     if tokens.expires_at is None:
         return tokens.refreshed_at + config.REFRESH_AFTER_SECONDS <= now
     return tokens.expires_at - tokens.route.refresh_leeway <= now
+
+
+def refresh_delay(tokens: Tokens, now: float) -> float:
+    """Seconds until OpenAI renews a login at the earliest; 0 if it may be sent now.
+
+    A login from the future was stored by a wrong clock, which has set this moment, too.
+    """
+    if now < tokens.refreshed_at:
+        return 0.0
+    return max(0.0, (tokens.earliest_refresh_at or 0.0) - now)
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
@@ -213,10 +228,8 @@ def is_workspace_origin(value: object) -> bool:
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
-    pairs = (
-        *((old.account_id, new.account_id), (old.email, new.email)),
-        (old.subject, new.subject),
-    )
+    names = ("account_id", "email", "subject")
+    pairs = [(getattr(old, name), getattr(new, name)) for name in names]
     return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 
 
