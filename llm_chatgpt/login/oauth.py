@@ -77,10 +77,9 @@ def explain(reply: http.Reply, expected: str) -> str:
     )
 
 
-def sign_in_declined() -> errors.LoginDenied:
+def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     return errors.LoginDenied(
-        "The sign-in was declined in the browser. If that was a mistake, run 'llm chatgpt "
-        "login' again."
+        f"The sign-in was declined in the browser. If that was a mistake, run '{command}' again."
     )
 
 
@@ -133,7 +132,8 @@ def revoke(tokens: Tokens) -> None:
             "client_id": tokens.client_id or config.CLIENT_ID,
         }
     route, seconds = tokens.route, config.REVOKE_TIMEOUT_SECONDS
-    for last in (not route.own_session, True):
+    # A session that is this plugin's alone is worth a second attempt.
+    for last in (False, True) if route.own_session else (True,):
         try:
             reply = _post(
                 route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds

@@ -6,20 +6,18 @@ again. What OpenAI asks of such a sign-in is in docs/protocol.md, "The official 
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import secrets
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, urlencode
 
 from llm_chatgpt import config, files, http
 from llm_chatgpt.errors import LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.browser import AuthorizeRequest
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
@@ -44,51 +42,31 @@ class Approval(NamedTuple):
     nonce: str
 
 
-class OfficialLogin:
-    """A sign-in that waits for the browser to come back to `redirect_uri`.
-
-    `url` is the page to show to the user. The state, the nonce and the verifier are secret.
-    """
+class OfficialLogin(AuthorizeRequest):
+    """An AuthorizeRequest of the official route. Its nonce is secret, too."""
 
     def __init__(self, port: int, known: Mapping[str, Any], command: str):
-        self.redirect_uri = f"http://127.0.0.1:{port}/auth/callback"
-        self.command = command
-        self.state = secrets.token_urlsafe(32)
         self.nonce = secrets.token_urlsafe(32)
-        self.code_verifier = secrets.token_urlsafe(64)
         self._client_id = client_id = as_text(known.get("client_id")) or ""
-        challenge = hashlib.sha256(self.code_verifier.encode()).digest()
-        query = {
+        own = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
             # Else whoever has declined would not be asked again.
             **({"prompt": "consent"} if client_id and known.get("declined") is True else {}),
             "ext_agent_host_id": host_id(),
-            "response_type": "code",
-            "redirect_uri": self.redirect_uri,
-            "scope": OFFICIAL.scope,
             **OFFICIAL.token_fields,
-            "state": self.state,
             "nonce": self.nonce,
-            "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
         }
-        address = config.issuer() + OFFICIAL.authorize_path
-        self.url = f"{address}?{urlencode(query, quote_via=quote)}"
+        super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
 
     def read(self, query: str) -> Approval | LoginFailed | None:
         """What the query of a redirect brings; None if it is not this sign-in's."""
-        fields = parse_qs(query, keep_blank_values=True)
-        states = fields.get("state", [])
-        # Compared as bytes, because compare_digest takes only ASCII text.
-        if len(states) != 1 or not secrets.compare_digest(states[0].encode(), self.state.encode()):
+        fields = self.fields(query)
+        if fields is None:
             return None
         error = fields.get("error", [""])[0]
         if error == "access_denied":
-            return LoginDenied(
-                "The sign-in was declined in the browser. If that was a mistake, run "
-                f"'{self.command}' again."
-            )
+            return oauth.sign_in_declined(self.command)
         if error:
             return self._failed(f"OpenAI ended the sign-in ({printable(error, 100)}).")
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
@@ -99,8 +77,7 @@ class OfficialLogin:
         issued = (client_ids or [self._client_id])[0]
         if not issued or issued == UNREGISTERED:
             return self._failed("OpenAI has not registered this installation.")
-        code = oauth.AuthorizationCode(codes[0], self.code_verifier, self.redirect_uri)
-        return Approval(code, issued, fields.get("scope", [None])[0], self.nonce)
+        return Approval(self.approved(codes[0]), issued, fields.get("scope", [None])[0], self.nonce)
 
     def read_pasted(self, line: str) -> Approval | LoginFailed | None:
         """The same for a pasted address, which must be complete: a code alone lacks the client
