@@ -272,6 +272,7 @@ def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
         ):
             assert not any(token in text for token in tokens)
         assert not re.search(r"\brt_[0-9a-f]{8}", text)
-        assert "eyJ" not in text
+        # At the beginning of a word: the random state of an address may hold these letters.
+        assert not re.search(r"(?<![\w-])eyJ", text)
 
     yield check
