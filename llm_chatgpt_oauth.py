@@ -227,6 +227,8 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                             if exchange.translator.ended:
                                 break
                     yield from exchange.end()
+                    if exchange.failed:
+                        raise exchange.failure()
         yield from exchange.finish()
         exchange.update_models()
 
@@ -251,7 +253,8 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 with exchange.trying():
                     async with http.stream_async(request) as reply:
                         if reply.status != 200:
-                            raise exchange.refusal(reply, await reply.read())
+                            content = await reply.read()
+                            raise await asyncio.to_thread(exchange.refusal, reply, content)
                         exchange.opened(reply.headers)
                         async for chunk in reply:
                             for event in exchange.translator.feed(chunk):
@@ -260,6 +263,8 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                                 break
                     for event in exchange.end():
                         yield event
+                    if exchange.failed:
+                        raise await asyncio.to_thread(exchange.failure)
         for event in exchange.finish():
             yield event
         await asyncio.to_thread(exchange.update_models)

@@ -59,6 +59,8 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
+# A picture takes 40 to 120 seconds.
+PICTURE_TIMEOUT_SECONDS = 300.0
 
 # How often a model may go on after a complete answer.
 MAX_FURTHER_ROUNDS = 5
@@ -73,6 +75,8 @@ FIRST_RESEND_PAUSE_SECONDS = 0.2
 # The model list is fetched again when the server says that it has changed, at most this often.
 MODELS_UPDATE_SECONDS = 3600.0
 MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
+# How long a prompt that has reached a limit waits to learn whether a reset is banked.
+RESETS_TIMEOUT_SECONDS = 2.0
 # Below this much left of a usage limit, a prompt says so.
 LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"

@@ -65,6 +65,18 @@ def new_version(path: pathlib.Path, *, reserve: int = 0) -> Iterator[Callable[[b
             temporary.unlink(missing_ok=True)
 
 
+def write_new(path: pathlib.Path, content: bytes) -> None:
+    """Write a file that does not exist yet, whole or not at all. Raises OSError."""
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+        except BaseException:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+
+
 def remove_leftovers(path: pathlib.Path) -> None:
     """Remove what killed writers of `path` left behind. Only for who holds its lock."""
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):

@@ -317,7 +317,8 @@ def _fetch(
     given_up: threading.Event,
 ) -> Reply:
     http = library()
-    timeout = http.Timeout(seconds, pool=None)
+    connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
+    timeout = http.Timeout(seconds, connect=connect, pool=None)
     with (
         _failures_of(url),
         sync_client(url).stream(method, url, timeout=timeout, **arguments) as response,

@@ -457,6 +457,24 @@ def test_the_note_of_a_picture_begins_a_line(simulator, signed_in, run_llm):
     assert re.search(r"^Picture: ", result.stderr, re.MULTILINE)
 
 
+def test_wishes_for_a_picture_are_sent(simulator, signed_in, ask):
+    wishes = {
+        "output_format": "webp",
+        "size": "1024x1536",
+        "quality": "low",
+        "background": "transparent",
+    }
+    simulator.answer(Say("Here."))
+    ask("draw", tools=[plugin.ImageGeneration(**wishes)])
+    assert last_body(simulator)["tools"] == [{"type": "image_generation", **wishes}]
+
+
+def test_wishes_for_a_picture_on_the_command_line(simulator, signed_in, run_llm):
+    tool = 'ImageGeneration({"quality": "low", "folder": "art"})'
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", tool)
+    assert last_body(simulator)["tools"] == [{"type": "image_generation", "quality": "low"}]
+
+
 def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
     simulator.answer(Draw("A pelican", output_format="webp"))
     tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")
@@ -492,8 +510,10 @@ def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, capl
     answered = ask("draw", tools=[plugin.ImageGeneration()])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert result.output.startswith("could not save the picture in ")
-    assert caplog.messages == [f"Warning: {result.output}."]
+    assert result.output.startswith(
+        "Could not save the picture in chatgpt-images in llm's folder ("
+    )
+    assert caplog.messages == [f"Warning: {result.output}"]
 
 
 def test_other_formats_are_refused(simulator, signed_in, run_llm):

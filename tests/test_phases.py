@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 
 import llm
 import pytest
 from llm.parts import ReasoningPart, TextPart
 
 from conftest import sign_in
-from simulator import Account, Answer, Call, Refuse, Say, Search, Stream, Think, error_answer
+from simulator import Account, Answer, Call, Refuse, Say, Search, Stream, Think, error_answer, sse
+from terminal import Terminal
 
 MODEL = "chatgpt-gpt-6-luna"
 
@@ -79,11 +81,12 @@ def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, sig
     deltas = ["Look", "ing.\n", "\nStill."]
     simulator.answer(
         *(Think(["one", "two"]), comment("".join(deltas), deltas=deltas), comment("There.")),
-        *(Think(["three"]), Say("Answer."), Think(["four"]), Say("More.")),
+        *(Think(["three"]), Say("Answer."), Think(["four", "five"]), Say("More.")),
     )
     result = run_llm("-m", MODEL, "hi")
     assert result.stdout == "Answer.\n\nMore.\n"
-    assert result.stderr == ("one\n\ntwo\n\nLooking.\n\nStill.\n\nThere.\n\nthree\n" + "\n\nfour\n")
+    before = "one\n\ntwo\n\nLooking.\n\nStill.\n\nThere.\n\nthree\n"
+    assert result.stderr == before + "\n\nfour\n\nfive\n"
 
 
 def test_commentary_before_a_tool_call(simulator, signed_in, run_llm):
@@ -141,6 +144,23 @@ def test_commentary_does_not_stand_for_hidden_reasoning(simulator, signed_in, as
     assert [part.redacted for part in ask("hi").parts if isinstance(part, ReasoningPart)] == [
         *(True, False)
     ]
+
+
+def test_a_message_that_is_announced_late_stays_an_answer(simulator, signed_in, ask):
+    created, _, added, *rest = simulator.frames([comment("I will look.")])
+    simulator.script("responses", Stream([created, *rest[:2], added, *rest[2:]]))
+    conversation = ask.model().conversation()
+    assert ask.finish(lambda: conversation.prompt("hi")).text == "I will look."
+    assert ask.finish(lambda: conversation.prompt("on")).text
+    assert said(simulator) == [("I will look.", "commentary")]
+
+
+def test_a_commentary_in_pieces_is_one_text(simulator, signed_in, ask):
+    frames = list(simulator.frames([comment("I will look.")]))
+    place = {"output_index": 0, "content_index": 1}
+    more = sse({"type": "response.output_text.delta", **place, "delta": " Soon."})
+    simulator.script("responses", Stream([*frames[:-3], more, *frames[-3:]]))
+    assert ask("hi").reasoning == "I will look. Soon."
 
 
 # Nothing but commentary -----------------------------------------------------------------------
@@ -335,7 +355,8 @@ def test_an_incomplete_answer_does_not_go_on(simulator, signed_in, ask):
 
 def cut(simulator, *items):
     """An answer without its last event: the connection closes instead."""
-    return Stream(list(simulator.frames(list(items)))[:-1])
+    body = {"model": "gpt-6-luna", "input": [], "include": ["reasoning.encrypted_content"]}
+    return Stream(list(simulator.frames(list(items), body))[:-1])
 
 
 def failed(simulator, *items):
@@ -382,6 +403,8 @@ def test_what_has_arrived_is_kept_if_a_later_round_fails(
     # And the conversation goes on.
     assert run_llm("-c", "on", *options).exit_code == 0
     assert [text for text, _ in said(simulator)] == shown.split("\n\n")
+    # Of an attempt that nobody saw, nothing is kept.
+    assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 
 
 def test_a_call_in_a_later_round_that_fails_is_not_carried_out(simulator, signed_in, run_llm):
@@ -420,6 +443,22 @@ def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
     ]
     (row,) = logged(run_llm, 9)
     assert [item["type"] for item in row["response_json"]["output"]] == ["message"] * 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
+    frames = list(simulator.frames([comment("Looking."), Say("One.")], end_turn=False))
+    failing = [Answer(503, headers={"Retry-After": "0"})] * 2
+    simulator.script("responses", Stream(frames), *failing, error_answer(400, None, "No."))
+    terminal = Terminal("-m", MODEL, "hi")
+    assert terminal.end() == 0
+    *lines, last, _ = terminal.screen.replace("\r", "").splitlines()
+    assert lines == [
+        *("Looking.", "One."),
+        "OpenAI server error (503); retrying (1 of 4)...",
+        "OpenAI server error (503); retrying (2 of 4)...",
+    ]
+    assert last.startswith("The model could not go on. OpenAI refused the request: No.")
 
 
 def test_what_was_refused_once_stays_out_of_later_rounds(simulator, signed_in, ask):

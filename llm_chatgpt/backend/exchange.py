@@ -24,6 +24,7 @@ from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
+from llm_chatgpt.backend.usage import resets_of_usage
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed, StreamFailed
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
@@ -224,18 +225,44 @@ class Exchange:
             self.attempt = resend.first_attempt(self.attempt)
 
     def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
-        """The error for an answer with an error status."""
+        """The error for an answer with an error status. May send a request."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
         return refusals.explain_refusal(whole, files=self._sent_files, **self._known())
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stream has reported an error, which `failure` explains."""
+        return self.translator.ended in ("failed", "error")
+
+    def failure(self) -> ChatGPTError:
+        """The error that the stream has reported. May send a request."""
+        error = self.translator.error
+        return refusals.explain_stream_error(error, self._headers, **self._known())
+
     def _known(self) -> dict[str, Any]:
         """What the sentence on an error may name."""
-        login = self._tokens.route.login_command()
+        account, login = None, self._tokens.route.login_command()
         with contextlib.suppress(ChatGPTError):
             store = read_store()
-            login = store.login_command(choose_credential(self._key, store).account)
-        return {"slug": self._model.slug, "models": self._models, "login": login}
+            account = choose_credential(self._key, store).account
+            login = store.login_command(account)
+        banked = functools.partial(self._banked_resets, account)
+        return {"slug": self._model.slug, "models": self._models, "login": login, "banked": banked}
+
+    def _banked_resets(self, account: str | None) -> str:
+        """A sentence about resets that the user could spend; 2 seconds at most."""
+        option = f" --account {printable(account, 60)}" if self._key else ""
+        # No command can name an access token.
+        if option and not account:
+            return ""
+        with contextlib.suppress(ChatGPTError):
+            usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
+            resets = resets_of_usage(usage)
+            if resets and resets.available:
+                count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+                return f" You have {count}: run 'llm chatgpt reset{option}'."
+        return ""
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins."""
@@ -247,16 +274,12 @@ class Exchange:
                 turn_states.pop(oldest, None)
 
     def end(self) -> Iterator[StreamEvent]:
-        """The stream's last events. Raises StreamFailed, UsageLimitReached."""
+        """The stream's last events. Raises StreamFailed if it was cut off."""
         yield from self.translator.finish()
         if self.translator.ended is None:
             raise StreamFailed(
                 "The answer was cut off: the server closed the connection. Send the prompt again.",
                 code="closed",
-            )
-        if self.translator.ended in ("failed", "error"):
-            raise refusals.explain_stream_error(
-                self.translator.error, self._headers, **self._known()
             )
 
     # Afterwards

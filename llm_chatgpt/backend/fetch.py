@@ -1,4 +1,4 @@
-"""Every GET of the backend: models and usage."""
+"""What the backend is asked beside prompts: models, usage, and the resets that are banked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, cast
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.usage import BankedResets, resets_of_list
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping
+from llm_chatgpt.values import as_mapping, as_text
 
 
 def fetch_models(
@@ -68,12 +69,57 @@ def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str |
     fetch_models(tokens, seconds=config.MODELS_UPDATE_TIMEOUT_SECONDS)
 
 
-def fetch_usage(tokens: Tokens) -> Mapping[str, Any]:
-    """What the account has used of its limits, as the server reports it.
+def fetch_usage(
+    tokens: Tokens, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+) -> Mapping[str, Any]:
+    """What the account has used of its limits, as the server reports it within `seconds`.
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    return as_mapping(_get("/wham/usage", tokens).data)
+    return as_mapping(_get("/wham/usage", tokens, seconds=seconds).data)
+
+
+RESETS_PATH = "/wham/rate-limit-reset-credits"
+
+
+def fetch_resets(tokens: Tokens) -> BankedResets:
+    """The resets that are banked, and when the first of them expires.
+
+    Raises ChatGPTError, as RequestRefused for an error status.
+    """
+    return resets_of_list(as_mapping(_get(RESETS_PATH, tokens).data))
+
+
+def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
+    """Spend a banked reset; what the server says of it: "reset", "nothing_to_reset" or
+    "no_credit" (docs/protocol.md).
+
+    After a server error or a lost answer the request is sent again; the server spends only
+    one reset for one `request_id`, a UUID. Raises ChatGPTError, as RequestRefused for an error
+    status that is no server error.
+    """
+    url = f"{tokens.route.base_url(tokens.origin)}{RESETS_PATH}/consume"
+    body = {"redeem_request_id": request_id}
+    for resends in range(config.MAX_RESENDS + 1):
+        if resends:
+            time.sleep(config.FIRST_RESEND_PAUSE_SECONDS * 2 ** (resends - 1))
+        try:
+            reply = http.send("POST", url, headers=backend_headers(tokens), json=body)
+        except ConnectionFailed as error:
+            failure: ChatGPTError = error
+            continue
+        if reply.status == 200:
+            code = as_text(as_mapping(reply.data).get("code"))
+            # An attempt before, whose answer was lost, has spent it.
+            return "reset" if resends and code == "already_redeemed" else code
+        failure = explain_refusal(reply)
+        if reply.status < 500:
+            raise failure
+    reason = failure.message.split(". ")[0].rstrip(".")
+    raise ChatGPTError(
+        f"{reason}. It is not known whether a reset was used: run 'llm chatgpt usage' before you "
+        "try again."
+    ) from failure
 
 
 def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:

@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
@@ -37,6 +37,7 @@ _BY_CODE = {
     "server_is_overloaded": "capacity",
     "slow_down": "capacity",
     "rate_limit_exceeded": "too_many",
+    "rate_limit_reset_ineligible": "ineligible",
     **dict.fromkeys(POLICY_CODES, "policy"),
     # The official route's. Some have had "v2_" in the middle.
     f"{_SHARING}usage_limit_exceeded": "app_limit",
@@ -64,8 +65,9 @@ _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
 # {words} are the server's own words after a colon, {first} only their first sentence; both
 # are a full stop if it said nothing. {wait} is how long to wait.
 _TEXTS = {
-    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset} "
+    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}{banked} "
     f"{{options}}. See {config.USAGE_PAGE}",
+    "ineligible": "This account cannot use a banked reset{first} Wait until its limits reset.",
     "not_included": "Your ChatGPT plan does not include Codex, which this login needs. Upgrade "
     "at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
     "deactivated": "The workspace of this login was deactivated. Run 'llm chatgpt login' with "
@@ -124,11 +126,13 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
+    banked: Callable[[], str] = str,
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any.
+    that signs in again, `files` whether the prompt had any. `banked` is asked for a
+    sentence about banked resets, if they would clear the limit.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply)
@@ -149,6 +153,8 @@ def explain_refusal(
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said or "")
+        of_plan = "usage_limit_reached" in codes and not _of_workspace(reply.headers)
+        facts["banked"] = banked() if of_plan else ""
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -187,7 +193,7 @@ def explain_stream_error(
 
 def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object, files: bool) -> str:
     """Which of the texts fits; what is more specific comes first."""
-    if reply.headers.get(_LIMIT_KIND, "").startswith("workspace_"):
+    if _of_workspace(reply.headers):
         return "limit"
     if found := next((_BY_CODE[code] for code in codes if code in _BY_CODE), None):
         return found
@@ -257,7 +263,7 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN
-    if headers.get(_LIMIT_KIND, "").startswith("workspace_"):
+    if _of_workspace(headers):
         options = ("ask your workspace's owner to raise the limit or add credits",)
     if headers.get("x-codex-limit-name", "codex").lower() != "codex":
         options = ("try another model", *options)
@@ -271,6 +277,11 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
         "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
         "options": f"{', '.join(most)}{comma} or {last}" if most else last,
     }
+
+
+def _of_workspace(headers: Mapping[str, str]) -> bool:
+    """Whether a limit is one that only the workspace's owner can raise."""
+    return headers.get(_LIMIT_KIND, "").startswith("workspace_")
 
 
 def _successor(slug: str, models: ModelList | None) -> str:

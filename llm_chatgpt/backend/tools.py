@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-import pathlib
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
 import llm
 
 from llm_chatgpt.backend.input import tool_name
+from llm_chatgpt.backend.pictures import picture_name, save_picture
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.files import os_reason, user_dir
 from llm_chatgpt.login.routes import Route
 from llm_chatgpt.text import notice, printable
 from llm_chatgpt.values import as_mapping
@@ -22,24 +19,35 @@ class ImageGeneration(llm.ServerSideTool):
     """Let the model draw. The picture is written to a file, whose path is the result.
 
     ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
-    ``output_format`` is png, jpeg or webp.
+    ``output_format`` is png, jpeg or webp. ``size`` ("1024x1536"), ``quality`` (low, medium,
+    high) and ``background`` (opaque, transparent) are wishes, which the service may ignore.
     """
 
     name = "image_generation"
     plugin = "llm-chatgpt-oauth"
 
-    def __init__(self, folder: str | None = None, output_format: str | None = None):
+    def __init__(
+        self,
+        folder: str | None = None,
+        output_format: str | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        background: str | None = None,
+    ):
         super().__init__()
         if output_format not in (None, "png", "jpeg", "webp"):
             raise ChatGPTError("output_format must be png, jpeg or webp.")
         self.folder = folder
-        self.output_format = output_format
+        self.options = {
+            "output_format": output_format,
+            "size": size,
+            "quality": quality,
+            "background": background,
+        }
 
     def tool_spec(self, model: Any) -> dict[str, Any]:
-        spec = {"type": "image_generation"}
-        if self.output_format:
-            spec["output_format"] = self.output_format
-        return spec
+        options = {name: value for name, value in self.options.items() if value is not None}
+        return {"type": "image_generation", **options}
 
 
 _SOURCES = "web_search_call.action.sources"
@@ -128,27 +136,14 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
 
 
 def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
-    """Write a drawn picture to a new file and return its path, or why there is none.
-
-    The default folder is used when the one that the user chose cannot be written to.
-    """
-    folders = [tool.folder for tool in prompt.tools if isinstance(tool, ImageGeneration)]
-    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
-    problem = ""
-    for folder in dict.fromkeys((*folders, None)):
-        try:
-            place = pathlib.Path(folder).expanduser() if folder else user_dir() / "chatgpt-images"
-            place.mkdir(parents=True, exist_ok=True)
-            path = place / name
-            path.write_bytes(picture)
-        # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            where = printable(folder or "chatgpt-images in llm's folder", 200)
-            problem = f"could not save the picture in {where} ({printable(reason, 200)})"
-            what_now = "; using the default folder" if folder else ""
-            notice(f"Warning: {problem}{what_now}.", mid_line=True)
-        else:
-            notice(f"Picture: {path}", mid_line=True)
-            return str(path)
-    return problem
+    """Write a picture that the tool has drawn to a new file; its path, or why there is none."""
+    tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
+    folder = next((tool.folder for tool in tools if tool.folder), None)
+    chosen = f"{folder}/{picture_name(suffix)}" if folder else None
+    try:
+        path = save_picture(picture, suffix, chosen, mid_line=True)
+    except ChatGPTError as error:
+        notice(f"Warning: {error.message}", mid_line=True)
+        return error.message
+    notice(f"Picture: {path}", mid_line=True)
+    return path

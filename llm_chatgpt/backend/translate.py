@@ -154,7 +154,7 @@ class EventTranslator:
             self.answer.emit(kind, "", item, item.metadata)
         text = "".join(as_text(part.get("text", part.get("refusal"))) or "" for part in parts)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
-            item.commentary or text, provider_metadata={config.METADATA_KEY: item.metadata}
+            text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
 
     def _cite(self, annotation: object) -> None:

@@ -1,12 +1,12 @@
-"""Usage limits and when they reset."""
+"""Usage limits, when they reset, and the resets that are banked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_chatgpt.text import from_now
-from llm_chatgpt.values import as_mapping, as_number
+from llm_chatgpt.values import as_list, as_mapping, as_moment, as_number
 
 
 class UsageWindow(NamedTuple):
@@ -65,3 +65,26 @@ def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
         if used is not None and seconds:
             windows.append(UsageWindow(seconds, used, as_number(fields.get("reset_at"))))
     return windows
+
+
+class BankedResets(NamedTuple):
+    """How many resets the user can spend, and when the first of them expires, in Unix seconds
+    (None: unknown)."""
+
+    available: int
+    first_expires_at: float | None = None
+
+
+def resets_of_usage(usage: Mapping[str, Any]) -> BankedResets | None:
+    """How many resets the usage endpoint's answer tells of; None if it does not tell."""
+    count = as_number(as_mapping(usage.get("rate_limit_reset_credits")).get("available_count"))
+    return None if count is None else BankedResets(int(count))
+
+
+def resets_of_list(answer: Mapping[str, Any]) -> BankedResets:
+    """The resets in the answer of the endpoint that lists them (docs/protocol.md)."""
+    entries = map(as_mapping, as_list(answer.get("credits")))
+    available = [entry for entry in entries if entry.get("status") == "available"]
+    moments = [as_moment(entry.get("expires_at")) for entry in available]
+    known = [moment for moment in moments if moment is not None]
+    return BankedResets(len(available), min(known, default=None))

@@ -1,6 +1,6 @@
 """llm chatgpt ...: the only code that prints to stdout."""
 
-from llm_chatgpt.commands import accounts, doctor, login, models, usage
+from llm_chatgpt.commands import accounts, doctor, image, login, models, usage
 from llm_chatgpt.commands.group import chatgpt
 
-__all__ = ["accounts", "chatgpt", "doctor", "login", "models", "usage"]
+__all__ = ["accounts", "chatgpt", "doctor", "image", "login", "models", "usage"]

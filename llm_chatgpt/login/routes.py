@@ -43,6 +43,8 @@ class Route(NamedTuple):
     base_url: Callable[[str | None], str]
     responses_path: str
     models_path: str
+    # Empty where pictures cannot be drawn on their own.
+    images_path: str
     # Whether requests name the account, this client and the session.
     names_account: bool
     # Whether functions are the first input item, and which tools are refused.
@@ -85,6 +87,7 @@ CODEX = Route(
     base_url=config.base_url,
     responses_path="/codex/responses",
     models_path="/codex/models",
+    images_path="/codex/images",
     names_account=True,
     tools_in_input=False,
     refuses_tool=lambda kind: False,
@@ -116,6 +119,7 @@ OFFICIAL = Route(
     base_url=lambda origin: config.api_url(),
     responses_path="/responses",
     models_path="/models",
+    images_path="",
     names_account=False,
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),

@@ -1,0 +1,335 @@
+"""llm chatgpt image: pictures drawn and changed, their files, and what can go wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pathlib
+import re
+import signal
+import struct
+
+import llm
+import pytest
+
+from conftest import sign_in, sign_in_officially
+from llm_chatgpt import config
+from llm_chatgpt.backend.pictures import read_format
+from simulator import Answer, error_answer, png, usage_limit, web_page
+from terminal import Terminal
+
+JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc000110801000200031100")
+LOSSY = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 320, 240)
+LOSSLESS = b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f" + struct.pack("<I", 319 | 239 << 14 | 1 << 28)
+EXTENDED = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\x3f\x01\0\xef\0\1"
+USUAL = {
+    "prompt": "A pelican",
+    "model": "gpt-image-2",
+    "size": "auto",
+    "quality": "auto",
+    "background": "opaque",
+}
+
+
+@pytest.fixture
+def image(run_llm):
+    return lambda *arguments, **more: run_llm("chatgpt", "image", *arguments, **more)
+
+
+def drawn(simulator):
+    """The bodies of the requests for a new picture."""
+    return [request.body for request in simulator.seen("/images/generations")]
+
+
+def error_of(result):
+    """The last line on stderr, without the request's id."""
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    return re.sub(r" \[request \S+\]$", "", result.stderr.splitlines()[-1])
+
+
+def pictures():
+    return list((llm.user_dir() / "chatgpt-images").glob("*"))
+
+
+# What is sent and printed ------------------------------------------------------------------
+
+
+def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
+    path = tmp_path / "pelican.png"
+    result = image("A pelican", "-o", str(path))
+    assert result.stdout == f"{path}\n"
+    assert result.stderr == "Drawing (takes a minute or two)...\n"
+    assert path.read_bytes() == png(1024, 1024)
+    assert drawn(simulator) == [USUAL]
+
+
+def test_wishes_are_sent(simulator, signed_in, image):
+    wishes = ["--size", "1024x1536", "--quality", "max", "--background", "transparent"]
+    result = image("A pelican", "--model", "gpt-image-2.5-flare", *wishes, "--json")
+    (path,) = pictures()
+    assert json.loads(result.stdout) == {
+        "path": str(path),
+        "width": 1024,
+        "height": 1536,
+        "model": "gpt-image-2.5-flare",
+    }
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}\.png", path.name)
+    assert path.read_bytes() == png(1024, 1536, transparent=True)
+    assert drawn(simulator)[0] == {
+        "prompt": "A pelican",
+        "model": "gpt-image-2.5-flare",
+        "size": "1024x1536",
+        "quality": "max",
+        "background": "transparent",
+    }
+
+
+def test_pictures_are_changed(simulator, signed_in, image, tmp_path):
+    places = []
+    for name, data in (("a.png", png(16, 16)), ("b.jpg", JPEG), ("c.webp", LOSSY)):
+        (tmp_path / name).write_bytes(data)
+        places += ["-a", str(tmp_path / name)]
+    assert image("Make it night", *places, "-a", "-", input=png(32, 32)).exit_code == 0
+    (request,) = simulator.seen("/images/edits")
+    urls = [url for entry in request.body.pop("images") for url in entry.values()]
+    assert request.body == {**USUAL, "prompt": "Make it night"}
+    assert [url.partition(",")[0] for url in urls] == [
+        f"data:image/{kind};base64" for kind in ("png", "jpeg", "webp", "png")
+    ]
+    assert base64.b64decode(urls[1].partition(",")[2]) == JPEG
+
+
+@pytest.mark.parametrize("content", [b"GIF89a", b"%PDF-1.4", b""])
+def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    result = image("Make it night", "-a", str(tmp_path / "a.png"))
+    assert error_of(result).endswith(
+        "a.png: it is not a PNG, JPEG or WebP picture. Convert it or leave it out."
+    )
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+def test_the_prompt_by_stdin(simulator, signed_in, image, arguments):
+    assert image(*arguments, input="A pelican\n").exit_code == 0
+    assert drawn(simulator) == [USUAL]
+    assert image(*arguments, input=b"\xff A pelican").exit_code == 0
+    assert drawn(simulator)[1]["prompt"].endswith(" A pelican")
+
+
+def test_a_prompt_that_is_no_text(simulator, signed_in, image):
+    assert image("A pelican \udcff").exit_code == 0
+    assert drawn(simulator)[0]["prompt"] == "A pelican ?"
+
+
+def test_an_empty_prompt(simulator, signed_in, image):
+    for result in (image(" "), image(input="\n")):
+        assert result.exit_code == 2
+        assert "Error: The prompt is empty." in result.stderr
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_another_size_is_told(simulator, signed_in, image, repeats):
+    simulator.picture_size = "1312x1199"
+    simulator.picture_repeats_options = repeats
+    result = image("A pelican", "--size", "1664x2496")
+    assert result.stderr.endswith("\nNote: the picture is 1312x1199, not 1664x2496.\n")
+    assert "Note" not in image("A pelican", "--size", "auto").stderr
+    assert "Note" not in image("A pelican").stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png(32, 16), ("png", 32, 16)),
+        (JPEG, ("jpeg", 512, 256)),
+        # Tables that look like a frame's header come first.
+        (JPEG[:20] + b"\xff\xc4\0\4\1\2\xff\xcc\0\2" + JPEG[20:], ("jpeg", 512, 256)),
+        (LOSSY, ("webp", 320, 240)),
+        (LOSSLESS, ("webp", 320, 240)),
+        (EXTENDED, ("webp", 320, 0x10000 + 240)),
+        (png(32, 16)[:20], ("png", None, None)),
+        (JPEG[:21], ("jpeg", None, None)),
+        (LOSSY[:28], ("webp", None, None)),
+        (b"GIF89a", None),
+        (b"", None),
+    ],
+)
+def test_the_size_is_read_from_the_picture(data, expected):
+    assert read_format(data) == expected
+
+
+def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):
+    data = base64.b64encode(b"a new kind").decode()
+    simulator.script("draw", Answer(200, {"data": [{"b64_json": data}]}))
+    result = image("A pelican", "--size", "1024x1024", "--json")
+    told = json.loads(result.stdout)
+    assert (told["width"], told["height"]) == (None, None)
+    assert pathlib.Path(told["path"]).read_bytes() == b"a new kind"
+
+
+def test_another_account(simulator, signed_in, image):
+    work = sign_in(simulator, "work")
+    image("A pelican", "--account", "work")
+    assert simulator.seen("/images/generations")[0].bearer == work.access_token
+
+
+# Files -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_path):
+    (tmp_path / "old.png").write_bytes(b"old")
+    said = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
+    assert said.endswith("old.png already exists. Choose another name.")
+    for name in ("no/a.png", "old.png/a.png"):
+        said = error_of(image("A pelican", "-o", str(tmp_path / name)))
+        assert said.startswith("Error: Could not save a picture in ")
+        assert said.endswith("Choose another place with -o.")
+    assert image("A pelican", "-o", str(tmp_path)).exit_code == 2
+    (llm.user_dir() / "chatgpt-images").touch()
+    assert "in chatgpt-images in llm's folder (" in error_of(image("A pelican"))
+    assert simulator.requests == []
+    assert (tmp_path / "old.png").read_bytes() == b"old"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_path):
+    path = tmp_path / "a.png"
+    simulator.script("draw", lambda _: path.write_bytes(b"other") and None)
+    result = image("A pelican", "-o", str(path))
+    (saved,) = pictures()
+    assert result.stdout == f"{saved}\n"
+    assert saved.read_bytes() == png(1024, 1024)
+    assert path.read_bytes() == b"other"
+    assert f"Warning: could not save the picture in {path} (File exists); using" in result.stderr
+
+
+def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    opened = pathlib.Path.open
+
+    def full(self, *arguments, **more):
+        file = opened(self, *arguments, **more)
+        if self != path:
+            return file
+        file.close()
+        # What is written goes to a device that is always full.
+        return os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
+
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    monkeypatch.setattr(pathlib.Path, "open", full)
+    result = image("A pelican", "-o", str(path))
+    (saved,) = pictures()
+    assert result.stdout == f"{saved}\n"
+    assert "No space left on device" in result.stderr
+    assert not path.exists()
+
+
+def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
+    def spoil(_):
+        folder = llm.user_dir() / "chatgpt-images"
+        folder.rmdir()
+        folder.touch()
+
+    simulator.script("draw", spoil)
+    assert error_of(image("A pelican")).startswith(
+        "Error: Could not save the picture in chatgpt-images in llm's folder ("
+    )
+
+
+# What can go wrong -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [["A pelican"], ["A pelican", "-a", "-"]])
+def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
+    simulator.access_tokens.clear()
+    assert image(*asked, input=png(16, 16)).exit_code == 0
+    assert len(simulator.refreshes) == 1
+    simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
+    said = error_of(image(*asked, input=png(16, 16)))
+    assert said.startswith("Error: OpenAI no longer accepts this login: No.")
+
+
+REFUSALS = [
+    (usage_limit(), "The usage limit of your ChatGPT Plus plan is reached."),
+    (Answer(429, None, {"retry-after": "20"}), "Too many requests. Wait 20 seconds and try again."),
+    (Answer(500), "OpenAI server error (500). Try again in a minute."),
+    (web_page(), "answered with a web page: Cloudflare or a proxy blocks this network."),
+    (
+        error_answer(400, "invalid_prompt", "Not allowed."),
+        "OpenAI's policies refuse this prompt: Not allowed. Rephrase it.",
+    ),
+    (
+        error_answer(404, None, "Model not found gpt-image-9."),
+        "Error: Model not found gpt-image-9. Choose one with --model.",
+    ),
+    (Answer(drop=True), "broke off. Check the network and try again."),
+    (Answer(200, "junk"), "No picture came. Try again, or describe it differently."),
+    (Answer(200, {"data": []}), "No picture came."),
+    (Answer(200, {"data": [{"b64_json": 7}]}), "No picture came."),
+    (Answer(200, {"data": [{"b64_json": "!!"}]}), "No picture came."),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), REFUSALS)
+def test_a_refusal_is_one_sentence_and_nothing_is_sent_again(
+    simulator, signed_in, image, answer, words
+):
+    simulator.script("draw", answer)
+    assert words in error_of(image("A pelican"))
+    assert len(simulator.requests) == 1
+    assert pictures() == []
+
+
+def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
+    said = error_of(image("A pelican", "--quality", "best"))
+    assert said.startswith("Error: OpenAI refused the request: Invalid value: 'best'. Supported")
+
+
+def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
+    assert config.PICTURE_TIMEOUT_SECONDS == 300
+    monkeypatch.setattr(config, "PICTURE_TIMEOUT_SECONDS", 0.3)
+    simulator.script("draw", Answer(delay=5.0))
+    said = error_of(image("A pelican"))
+    assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", said)
+    assert len(simulator.requests) == 1
+
+
+def test_nobody_is_signed_in(simulator, image):
+    assert "Not signed in to ChatGPT" in error_of(image("A pelican"))
+
+
+def test_an_access_token(simulator, image, monkeypatch):
+    token = "at-" + "x" * 40
+    simulator.personal_tokens[token] = simulator.account
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", token)
+    assert image("A pelican").exit_code == 0
+    assert simulator.seen("/images/generations")[0].bearer == token
+
+
+def test_the_official_sign_in_draws_nothing(simulator, image):
+    sign_in_officially(simulator)
+    assert "OpenAI's official sign-in does not draw pictures" in error_of(image("A pelican"))
+    assert simulator.requests == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
+    simulator.script("draw", Answer(delay=60.0))
+    terminal = Terminal("chatgpt", "image", "A pelican", columns=30)
+    terminal.wait_for(r"\rDrawing, 0:01 \(takes a minute\r")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 1
+    assert terminal.screen.endswith("\r" + " " * 29 + "\r\r\nAborted!\r\n")
+    assert "Traceback" not in terminal.screen
+    assert pictures() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_terminal_is_not_asked_for_the_prompt(simulator, signed_in):
+    terminal = Terminal("chatgpt", "image")
+    assert terminal.end() == 2
+    assert "Error: Missing argument 'PROMPT'." in terminal.screen

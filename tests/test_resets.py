@@ -1,0 +1,310 @@
+"""Banked resets: shown, spent once and only when asked, and named by a limit that they clear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+
+import llm
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import sign_in, sign_in_officially
+from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
+
+CONSUME = "/rate-limit-reset-credits/consume"
+HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
+
+
+@pytest.fixture
+def banked(simulator, signed_in):
+    """A login with two banked resets."""
+    simulator.bank_reset()
+    simulator.bank_reset()
+    return simulator
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.0)
+
+
+def request_ids(simulator):
+    return [request.body["redeem_request_id"] for request in simulator.seen(CONSUME)]
+
+
+# In the usage
+
+
+def test_usage_tells_how_many_there_are_and_when_the_first_expires(banked, run_llm):
+    banked.resets[1]["expires_at"] = "2099-01-02T03:04:05.678Z"
+    banked.bank_reset(status="redeemed", expires_at="2020-01-01T00:00:00Z")
+    shown = run_llm("chatgpt", "usage").stdout
+    assert re.search(
+        r"^Banked resets: 2; the first expires in 30 days \(.*\)$", shown, re.MULTILINE
+    )
+    report = json.loads(run_llm("chatgpt", "usage", "--json").stdout)["banked_resets"]
+    assert report["available"] == 2
+    assert report["first_expires_at"] == pytest.approx(time.time() + 30 * 86400, abs=60)
+    assert not banked.seen(CONSUME)
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        (4070908800, "; the first expires in "),
+        ("2099-01-01T00:00:00", "; the first expires in "),
+        (None, ""),
+        ("soon", ""),
+        ({"at": 1}, ""),
+        (1e300, ""),
+    ],
+)
+def test_odd_moments_of_expiry(simulator, signed_in, run_llm, moment, words):
+    simulator.bank_reset(expires_at=moment)
+    line = re.search(r"^Banked resets: 1(.*)$", run_llm("chatgpt", "usage").stdout, re.MULTILINE)
+    assert line[1].startswith(words)
+    assert bool(line[1]) == bool(words)
+    report = json.loads(run_llm("chatgpt", "usage", "--json").stdout)["banked_resets"]
+    assert report["first_expires_at"] == (4070908800 if words else None)
+
+
+def test_usage_without_resets_asks_for_no_list(simulator, signed_in, run_llm):
+    assert "Banked resets: 0\n" in run_llm("chatgpt", "usage").stdout
+    simulator.script("usage", Answer(200, {"plan_type": "plus"}))
+    assert "Banked" not in run_llm("chatgpt", "usage").stdout
+    assert not simulator.seen("/rate-limit-reset-credits")
+
+
+def test_a_list_that_is_refused_leaves_the_usage(banked, run_llm):
+    banked.script("resets", error_answer(429, "connector_rate_limit"))
+    result = run_llm("chatgpt", "usage")
+    assert result.exit_code == 0
+    assert "\nBanked resets: 2\n" in result.stdout
+    assert "could not find out when a banked reset expires. Too many requests" in result.stderr
+
+
+# Spending one
+
+
+def test_a_reset_is_spent_and_the_usage_shown(banked, run_llm):
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert result.exit_code == 0
+    assert "70% left" in result.stderr
+    assert result.stdout.startswith("The limits were reset.\nPlan: Plus\n")
+    assert "100% left" in result.stdout
+    assert "Banked resets: 1;" in result.stdout
+    assert len(request_ids(banked)) == 1
+    headers = banked.seen(CONSUME)[0].headers
+    assert headers["chatgpt-account-id"] == plugin.load_tokens().account_id
+
+
+def test_a_reset_as_json(banked, run_llm):
+    answer = json.loads(run_llm("chatgpt", "reset", "--yes", "--json").stdout)
+    assert answer["reset"] is True
+    assert answer["usage"]["banked_resets"]["available"] == 1
+    assert "email" not in answer["usage"]
+
+
+def test_without_a_terminal_nothing_is_sent(banked, run_llm):
+    result = run_llm("chatgpt", "reset", input="y\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Nothing was sent" in result.stderr
+    assert "use --yes" in result.stderr
+    assert not banked.requests
+
+
+def test_the_official_route_has_no_resets(simulator, run_llm):
+    sign_in_officially(simulator)
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "official sign-in has no banked resets" in result.stderr
+    assert not simulator.requests
+
+
+@pytest.mark.parametrize(("typed", "spent"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
+def test_a_terminal_is_asked(banked, run_llm, monkeypatch, typed, spent):
+    monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
+    result = run_llm("chatgpt", "reset", input=typed)
+    assert result.exit_code == (0 if spent else 1)
+    assert "A reset clears these limits of ada@example.com (Plus plan) now." in result.stderr
+    assert "Use one banked reset? [y/N]" in result.stderr
+    assert ("The limits were reset." in result.stdout) == bool(spent)
+    assert len(request_ids(banked)) == spent
+
+
+@pytest.mark.parametrize("failure", [Answer(503, "<html>"), Answer(drop=True)])
+@pytest.mark.parametrize("repeated", ["already_redeemed", "reset"])
+def test_a_lost_answer_spends_one_reset(banked, run_llm, failure, repeated):
+    banked.repeated_redeem_code = repeated
+
+    def spend_and_fail(request):
+        banked.serve_redeem(request)
+        return failure
+
+    banked.script("redeem", spend_and_fail, failure)
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert result.exit_code == 0, result.stderr
+    assert "The limits were reset." in result.stdout
+    assert len(request_ids(banked)) == 3
+    assert len(set(request_ids(banked))) == 1
+    assert [reset["status"] for reset in banked.resets] == ["redeemed", "available"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [(Answer(500), "OpenAI server error (500)"), (Answer(drop=True), "broke off")],
+)
+def test_a_service_that_stays_silent(banked, run_llm, failure, words):
+    banked.always["redeem"] = lambda request: failure
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert "not known whether a reset was used: run 'llm chatgpt usage'" in result.stderr
+    assert len(request_ids(banked)) == 5
+    assert len(set(request_ids(banked))) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            Answer(200, {"code": "nothing_to_reset", "windows_reset": 0}),
+            "There is nothing to reset",
+        ),
+        (Answer(200, {"code": "no_credit"}), "No reset is banked."),
+        (Answer(200, {"code": "already_redeemed"}), "did not say that the limits were reset"),
+        (Answer(200, "junk"), "(no code). See 'llm chatgpt usage'."),
+        (error_answer(403, "rate_limit_reset_ineligible"), "cannot use a banked reset"),
+        (
+            Answer(403, {"detail": {"code": "rate_limit_reset_ineligible"}}),
+            "until its limits reset",
+        ),
+        (error_answer(429, "connector_rate_limit"), "Too many requests"),
+    ],
+)
+def test_what_resets_nothing_is_a_sentence(banked, run_llm, answer, words):
+    banked.script("redeem", answer)
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert len(request_ids(banked)) == 1
+
+
+def test_no_reset_is_left(simulator, signed_in, run_llm):
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert result.exit_code == 1
+    assert "Error: No reset is banked." in result.stderr
+    assert not request_ids(simulator)
+
+
+def test_usage_that_fails_afterwards_leaves_the_success(banked, run_llm):
+    banked.script("usage", None, Answer(500))
+    result = run_llm("chatgpt", "reset", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "The limits were reset.\n")
+    assert "could not fetch the usage after it. OpenAI server error" in result.stderr
+
+
+def test_a_login_that_is_refused_is_renewed_once(banked, run_llm):
+    banked.script("redeem", Answer(401))
+    assert run_llm("chatgpt", "reset", "--yes").exit_code == 0
+    assert len(banked.refreshes) == 1
+    assert len(set(request_ids(banked))) == 1
+    assert banked.seen(CONSUME)[0].bearer != banked.seen(CONSUME)[1].bearer
+
+
+# Named by a limit
+
+
+def limit_in_stream():
+    error = usage_limit().body["error"] | {"code": "usage_limit_reached"}
+    return Stream([sse({"type": "response.failed", "response": {"error": error}})])
+
+
+@pytest.mark.parametrize("answer", [usage_limit, limit_in_stream])
+def test_a_limit_names_the_banked_resets(banked, ask, answer):
+    banked.script("responses", answer())
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello")
+    assert f"). {HINT} Wait, upgrade to Pro" in str(raised.value)
+    assert len(banked.prompts) == len(banked.seen("/wham/usage")) == 1
+    assert not banked.seen(CONSUME)
+
+
+def test_the_command_for_another_account(simulator, signed_in, ask):
+    simulator.account = Account(email="bob@example.com", account_id="bob")
+    sign_in(simulator, "work")
+    simulator.bank_reset()
+    simulator.script("responses", usage_limit())
+    with pytest.raises(
+        plugin.UsageLimitReached, match=r"1 banked reset: run 'llm chatgpt reset --"
+    ):
+        ask("hello", key="work")
+
+
+def test_no_command_can_name_an_access_token(banked, ask):
+    banked.personal_tokens["at-eve"] = Account(email="eve@example.com")
+    banked.script("responses", usage_limit())
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello", key="at-eve")
+    assert "banked" not in str(raised.value)
+
+
+WORKSPACE = usage_limit()
+WORKSPACE.headers["x-codex-rate-limit-reached-type"] = "workspace_member_usage_limit_reached"
+
+
+@pytest.mark.parametrize(
+    "answer", [WORKSPACE, Answer(429, {"error": {"type": "usage_not_included"}}), Answer(429)]
+)
+def test_what_a_reset_does_not_clear_asks_for_none(banked, ask, answer):
+    banked.script("responses", answer)
+    with pytest.raises(plugin.RequestRefused) as raised:
+        ask("hello")
+    assert "banked" not in str(raised.value)
+    assert not banked.seen("/wham/usage")
+
+
+TOO_LATE = Answer(200, {"rate_limit_reset_credits": {"available_count": 2}}, delay=1.0)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [Answer(drop=True), Answer(200, "junk"), Answer(401), TOO_LATE],
+)
+def test_a_limit_without_word_of_resets(banked, ask, monkeypatch, usage):
+    monkeypatch.setattr("llm_chatgpt.config.RESETS_TIMEOUT_SECONDS", 0.2)
+    banked.script("responses", usage_limit())
+    banked.script("usage", usage)
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello")
+    assert "banked" not in str(raised.value)
+    assert not banked.refreshes
+
+
+@pytest.mark.parametrize("answer", [usage_limit, limit_in_stream])
+def test_the_event_loop_goes_on_meanwhile(banked, answer):
+    asked, loop_runs, in_time = threading.Event(), threading.Event(), []
+
+    def usage(request):
+        asked.set()
+        in_time.append(loop_runs.wait(5))
+
+    async def watch():
+        while not asked.is_set():
+            await asyncio.sleep(0.005)
+        loop_runs.set()
+
+    async def run():
+        watcher = asyncio.create_task(watch())
+        with pytest.raises(plugin.UsageLimitReached, match="You have 2 banked resets"):
+            await llm.get_async_model("chatgpt-gpt-6-luna").prompt("hello").text()
+        await watcher
+
+    banked.script("usage", usage)
+    banked.script("responses", answer())
+    asyncio.run(run())
+    assert in_time == [True]
