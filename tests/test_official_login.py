@@ -278,7 +278,7 @@ def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
             ("path", back.replace("/auth/callback", "/callback"), {}),
             ("method", back, {"method": "POST"}),
             ("host", back, {"host": "evil.example"}),
-            ("localhost:1", back, {"host": "localhost:1"}),
+            ("localhost", back, {"host": f"localhost:{urllib.parse.urlsplit(back).port}"}),
             ("no state", with_query(back, state=None), {}),
             ("another state", with_query(back, state="another-state-<b>"), {}),
             ("two states", with_query(back, state=[state, state]), {}),
@@ -294,7 +294,7 @@ def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
     assert login().exit_code == 0
     assert seen == {
         **dict.fromkeys(("no state", "another state", "two states", "declined elsewhere"), 400),
-        **dict.fromkeys(("host", "localhost:1"), 400),
+        **dict.fromkeys(("host", "localhost"), 400),
         "path": 404,
         "method": 501,
     }
@@ -384,6 +384,26 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     assert asked(simulator)[1]["client_id"] == client_id
     assert login().exit_code == 0
     assert "prompt" not in asked(simulator)[2]
+
+
+def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
+    login()
+    login("--account", "work")
+    other = plugin.load_tokens("work")
+    simulator.official.scope = NO_PLAN
+    assert login().exit_code == 1
+    sent = len(simulator.requests)
+    with pytest.raises(plugin.RefreshFailed, match=r"without permission.*'llm chatgpt login --off"):
+        ask("hi")
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 1
+    assert "without permission to use your ChatGPT plan" in status.stdout
+    assert len(simulator.requests) == sent
+    assert plugin.load_tokens("work") == other
+    simulator.official.scope = OFFICIAL_SCOPE
+    assert login().exit_code == 0
+    assert asked(simulator)[-1]["prompt"] == "consent"
+    assert ask("hi").text
 
 
 def test_who_has_declined_is_asked_again(simulator, login):
