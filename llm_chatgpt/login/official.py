@@ -33,11 +33,15 @@ UNREGISTERED = "dynamic_agent_client"
 
 
 class Approval(NamedTuple):
-    """What the browser brings back: a code that works once, and for which client id."""
+    """What the browser brings back: a code that works once, and for which client id.
+
+    `nonce` is what the ID token must repeat.
+    """
 
     code: oauth.AuthorizationCode
     client_id: str
     scope: str | None
+    nonce: str
 
 
 class OfficialLogin:
@@ -99,7 +103,7 @@ class OfficialLogin:
         if known and issued != known[0]:
             return self._failed("OpenAI has answered for another registration.")
         code = oauth.AuthorizationCode(codes[0], self.code_verifier, self.redirect_uri)
-        return Approval(code, issued, fields.get("scope", [None])[0])
+        return Approval(code, issued, fields.get("scope", [None])[0], self.nonce)
 
     def read_pasted(self, line: str) -> Approval | LoginFailed | None:
         """The same for a pasted address, which must be complete: a code alone lacks the client
@@ -129,15 +133,13 @@ def login_officially(
     from llm_chatgpt.login import redirect
 
     name = account or OFFICIAL.account
-    known = registration(name)
-    started: list[OfficialLogin] = []
+    known, command = registration(name), OFFICIAL.login_command(name)
 
     def start(port: int) -> OfficialLogin:
-        started.append(OfficialLogin(port, known, OFFICIAL.login_command(name)))
-        return started[0]
+        return OfficialLogin(port, known, command)
 
     def finish(approved: Approval, replace: redirect.Replace) -> Tokens:
-        return keep_login(_exchange(approved, started[0], name, known), account, replace)
+        return keep_login(_exchange(approved, name, known), account, replace)
 
     try:
         return redirect.sign_in(
@@ -181,23 +183,22 @@ def host_id() -> str:
         return new
 
 
-def _exchange(
-    approved: Approval, request: OfficialLogin, name: str, known: Mapping[str, Any]
-) -> Tokens:
+def _exchange(approved: Approval, name: str, known: Mapping[str, Any]) -> Tokens:
     """The login that an approval brings. Raises LoginFailed, StoreError.
 
     The client id is stored before anything else can fail: without it, the next sign-in would
     register a second time.
     """
+    command = OFFICIAL.login_command(name)
     _remember(name, client_id=approved.client_id)
-    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, request.command)
+    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, command)
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
-    problem = _id_token_problem(claims, reply, approved.client_id, request.nonce)
+    problem = _id_token_problem(claims, reply, approved)
     if problem:
         raise LoginFailed(
             f"OpenAI's answer does not belong to this sign-in ({problem}). Nothing was stored. "
-            f"Run '{request.command}' again."
+            f"Run '{command}' again."
         )
     subject = known.get("subject")
     if subject not in (None, claims["sub"]):
@@ -212,7 +213,7 @@ def _exchange(
     if not permitted or tokens is None or not tokens.refresh_token:
         denied = LoginDenied(
             "Signed in, but without permission to use your ChatGPT plan. Allow it when you run "
-            f"'{request.command}' again."
+            f"'{command}' again."
         )
         if not permitted:
             _end_older_login(name, approved.client_id, denied.message)
@@ -241,9 +242,7 @@ def _remember(name: str, **fields: Any) -> None:
         writer.save(writer.mended().register(name, **fields))
 
 
-def _id_token_problem(
-    claims: Mapping[str, Any], reply: http.Reply, client_id: str, nonce: str
-) -> str:
+def _id_token_problem(claims: Mapping[str, Any], reply: http.Reply, approved: Approval) -> str:
     """What is wrong with an ID token; empty if nothing is (docs/protocol.md).
 
     Its signature is not checked: the token comes straight from the issuer over TLS, which
@@ -259,10 +258,10 @@ def _id_token_problem(
         now = time.time()
     checks = {
         "issuer": claims.get("iss") == config.issuer(),
-        "audience": claims.get("aud") in (client_id, [client_id]),
-        "authorized party": claims.get("azp", client_id) == client_id,
+        "audience": claims.get("aud") in (approved.client_id, [approved.client_id]),
+        "authorized party": claims.get("azp", approved.client_id) == approved.client_id,
         "expiry": (as_number(claims.get("exp")) or 0.0) > now,
-        "nonce": claims.get("nonce") == nonce,
+        "nonce": claims.get("nonce") == approved.nonce,
         "subject": as_text(claims.get("sub")) is not None,
     }
     return next((name for name, holds in checks.items() if not holds), "")

@@ -16,11 +16,10 @@ from llm_chatgpt.text import printable
 class Route(NamedTuple):
     """How logins of one kind are made, renewed and used.
 
-    `account` is the name of a login that was given none, `plan` what stands for
-    a plan that the tokens do not tell. `form` says that the token endpoint
-    takes forms for everything, `token_fields` what each of them has besides. A refresh is
-    refused for good with one of `final_refusals`, an error code or a status; its text says what
-    happened to the login.
+    `account` is the name of a login that was given none, `plan` what stands for a plan that the
+    tokens do not tell. `form` says that the token endpoint takes forms for everything,
+    `token_fields` what each of them has besides. A refresh is refused for good with one of
+    `final_refusals`, an error code or a status; its text says what happened to the login.
     """
 
     # Signing in, renewing and signing out.
