@@ -139,8 +139,8 @@ def check_usable(
     Sends nothing: it decides by the expiry date and by what earlier refreshes have ended in.
     `rejected` is an access token that the backend has refused.
     """
-    failure = store.failure(tokens)
-    works = tokens.access_token != rejected and still_works(tokens, time.time())
+    failure, now = store.failure(tokens), time.time()
+    works = tokens.access_token != rejected and still_works(tokens, now)
     if failure and failure.permanent and (failure.rejected or not works):
         raise failure.to_error()
     if works:
@@ -151,7 +151,6 @@ def check_usable(
         raise borrowed.codex_login_expired()
     if tokens.refresh_token is None:
         raise oauth.sign_in_again("cannot be renewed", store.login_command(credential.account))
-    now = time.time()
     if delay := refresh_delay(tokens, now):
         raise RefreshFailed(
             f"OpenAI renews this login {from_now(now + delay)} at the "
