@@ -81,10 +81,10 @@ STARTED: list[subprocess.Popen] = []
 
 
 class Login:
-    """`llm chatgpt login --browser` in a process of its own, up to the printed address."""
+    """`llm chatgpt login` in a process of its own, up to the printed address."""
 
-    def __init__(self, *arguments, **options):
-        self.process = start_llm("chatgpt", "login", "--browser", *arguments, **options)
+    def __init__(self, *arguments, route="--browser", **options):
+        self.process = start_llm("chatgpt", "login", route, *arguments, **options)
         STARTED.append(self.process)
         self.said = ""
         while not (found := re.search(r"^  (http\S+)$", self.said, re.MULTILINE)):
@@ -276,6 +276,15 @@ def test_the_second_port_where_the_first_is_taken(simulator):
         assert "%3A1457" in login.url
         assert fetch(login.url)[0] == 200
         assert login.end()[0] == 0
+
+
+def test_the_official_sign_in_needs_neither_port(simulator):
+    with contextlib.closing(listen_on(1455)), contextlib.closing(listen_on(1457)):
+        login = Login("--no-open", route="--official")
+        assert fetch(login.url)[0] == 200
+        code, stdout, stderr = login.end()
+    assert code == 0, stderr
+    assert stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)")
 
 
 def test_both_ports_taken(simulator, run_llm):
@@ -553,9 +562,11 @@ def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
 # Browsers
 
 
-@needs_pty
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt: chromium)")
-def test_a_real_browser_follows_the_redirect(simulator, tmp_path, monkeypatch):
+@pytest.fixture
+def chromium(tmp_path, monkeypatch):
+    """A real browser, as the one that the command opens; the file with its last page."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (apt: chromium)")
     dom = tmp_path / "dom.html"
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
@@ -566,15 +577,22 @@ def test_a_real_browser_follows_the_redirect(simulator, tmp_path, monkeypatch):
     browser.write_text(f'#!/bin/sh\necho noise\nexec {CHROMIUM} {flags} "$1" > {dom}\n')
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"{browser} %s")
-    login = Login()
+    return dom
+
+
+@needs_pty
+@pytest.mark.parametrize("route", ["--browser", "--official"])
+def test_a_real_browser_follows_the_redirect(simulator, chromium, route):
+    login = Login(route=route)
     assert "Opening your browser" in login.said
     code, stdout, stderr = login.end()
     assert code == 0, stderr
     assert stdout.startswith("Signed in as ada@example.com")
     assert "noise" not in stdout + stderr
-    wait_until(lambda: dom.exists() and "</html>" in dom.read_text())
-    assert "Signed in. You can close this page" in dom.read_text()
-    assert "Chrome" in simulator.seen("/oauth/authorize")[0].headers["user-agent"]
+    wait_until(lambda: chromium.exists() and "</html>" in chromium.read_text())
+    assert "Signed in. You can close this page" in chromium.read_text()
+    (asked,) = (r for r in simulator.requests if r.path.endswith("/authorize"))
+    assert "Chrome" in asked.headers["user-agent"]
 
 
 # Windows, as far as it can be played here

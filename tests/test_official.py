@@ -383,9 +383,12 @@ def test_a_user_who_is_not_known_is_renewed_where_that_is_allowed(simulator, ask
 
 def test_the_kinds_of_errors(simulator, official, ask, no_waiting):
     limit = plan_error(f"{SHARING}usage_limit_exceeded")
+    # Nor does this make it worth another request.
+    limit.headers["Retry-After"] = "0"
     simulator.script("official_responses", limit)
     with pytest.raises(plugin.UsageLimitReached) as caught:
         ask("hi")
+    assert len(simulator.requests) == 1
     assert caught.value.code == f"{SHARING}usage_limit_exceeded"
     unavailable = plan_error(f"{SHARING}usage_unavailable")
     simulator.script("official_responses", unavailable)

@@ -274,6 +274,17 @@ def test_doctor_of_an_ended_login(simulator, run_llm):
     assert COMMAND in result.stdout
 
 
+def test_a_command_that_is_refused_before_a_refresh_is_allowed(simulator, run_llm):
+    old = signed_in_since(simulator, account="work")
+    simulator.expire_access_tokens()
+    result = run_llm("chatgpt", "models")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "renews this login in 5" in result.stderr
+    assert "'llm chatgpt login --official --account work'" in result.stderr
+    assert paths(simulator) == ["/v1/models"]
+    assert plugin.load_tokens() == old
+
+
 def test_an_account_like_any_other(simulator, run_llm):
     sign_in(simulator)
     signed_in_since(simulator)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import os
 import re
 import signal
 import stat
 import threading
+import time
 import urllib.parse
 
 import pytest
@@ -18,7 +20,16 @@ from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with
 from llm_chatgpt import config
 from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login.store import read_store, store_path
-from simulator import OFFICIAL_SCOPE, PLAN_SCOPE, RESOURCE, Account, Answer, error_answer
+from simulator import (
+    OFFICIAL_SCOPE,
+    PLAN_SCOPE,
+    PNG,
+    RESOURCE,
+    Account,
+    Answer,
+    error_answer,
+    plan_error,
+)
 
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
 NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
@@ -267,7 +278,7 @@ def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
             ("path", back.replace("/auth/callback", "/callback"), {}),
             ("method", back, {"method": "POST"}),
             ("host", back, {"host": "evil.example"}),
-            ("localhost:1", back, {"host": "localhost:1"}),
+            ("localhost", back, {"host": f"localhost:{urllib.parse.urlsplit(back).port}"}),
             ("no state", with_query(back, state=None), {}),
             ("another state", with_query(back, state="another-state-<b>"), {}),
             ("two states", with_query(back, state=[state, state]), {}),
@@ -283,7 +294,7 @@ def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
     assert login().exit_code == 0
     assert seen == {
         **dict.fromkeys(("no state", "another state", "two states", "declined elsewhere"), 400),
-        **dict.fromkeys(("host", "localhost:1"), 400),
+        **dict.fromkeys(("host", "localhost"), 400),
         "path": 404,
         "method": 501,
     }
@@ -375,6 +386,26 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     assert "prompt" not in asked(simulator)[2]
 
 
+def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
+    login()
+    login("--account", "work")
+    other = plugin.load_tokens("work")
+    simulator.official.scope = NO_PLAN
+    assert login().exit_code == 1
+    sent = len(simulator.requests)
+    with pytest.raises(plugin.RefreshFailed, match=r"without permission.*'llm chatgpt login --off"):
+        ask("hi")
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 1
+    assert "without permission to use your ChatGPT plan" in status.stdout
+    assert len(simulator.requests) == sent
+    assert plugin.load_tokens("work") == other
+    simulator.official.scope = OFFICIAL_SCOPE
+    assert login().exit_code == 0
+    assert asked(simulator)[-1]["prompt"] == "consent"
+    assert ask("hi").text
+
+
 def test_who_has_declined_is_asked_again(simulator, login):
     login()
     simulator.official.declined = True
@@ -418,6 +449,70 @@ def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
     assert plugin.load_tokens() == codex
     assert login("--account", "default", "--yes").exit_code == 0
     assert plugin.load_tokens().kind == "official"
+
+
+def test_a_wrong_clock_here_does_no_harm(simulator, login):
+    behind = 86400
+    simulator.clock = lambda: time.time() - behind
+    assert login().exit_code == 0
+    tokens = plugin.load_tokens()
+    assert tokens.expires_at == pytest.approx(time.time() + 3600, abs=60)
+    assert tokens.earliest_refresh_at == pytest.approx(time.time() + 3240, abs=60)
+
+
+def test_from_the_first_sign_in_to_the_last_sign_out(
+    simulator, login, run_llm, monkeypatch, caplog
+):
+    """What README promises of this route, one after the other, beside a Codex login."""
+    caplog.set_level(logging.DEBUG)
+    codex = sign_in(simulator)
+    model, said = ("-m", "chatgpt-gpt-6-luna"), []
+
+    def run(*arguments, exit_code=0, **options):
+        result = run_llm(*arguments, **options)
+        assert result.exit_code == exit_code, result.output
+        said.append(result.output)
+        return result
+
+    clock = time.time
+
+    def pass_time(seconds):
+        simulator.clock = lambda: clock() + seconds
+        monkeypatch.setattr(time, "time", simulator.clock)
+
+    said.append(login().output)
+    run(*model, "hi")
+    functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
+    chain = run(*model, 'multiply {"a": 6, "b": 7}', "--functions", functions)
+    assert "The tool returned: 42" in chain.stdout
+    picture = run(*model, "look", "--at", "-", "image/png", input=PNG)
+    assert "(with 1 picture)" in picture.stdout
+    run(*model, "a pelican", "--schema", "name, age int")
+    run("chat", *model, input="hello\nquit\n")
+    pass_time(4000)
+    run(*model, "an hour later")
+    assert len(simulator.refreshes) == 1
+    simulator.script("official_responses", plan_error("subscription_sharing_usage_limit_exceeded"))
+    limit = run(*model, "too much", exit_code=1)
+    assert "https://chatgpt.com/settings/usage" in limit.stderr
+    simulator.end_official_logins("refresh_token_reused")
+    pass_time(8000)
+    ended = run(*model, "two hours later", exit_code=1)
+    assert "'llm chatgpt login --official'" in ended.stderr
+    run("chatgpt", "accounts", exit_code=1)
+    again = login()
+    assert again.exit_code == 0, again.stderr
+    run("chatgpt", "logout", "--account", "official")
+
+    assert len(simulator.clients) == 1
+    assert {request.path for request in simulator.requests} == {
+        *("/api/accounts/authorize", "/api/accounts/oauth/token", "/api/accounts/oauth/revoke"),
+        *("/v1/models", "/v1/responses"),
+    }
+    assert plugin.load_tokens("default") == codex
+    with secrets_watch(simulator) as check:
+        for text in (*said, caplog.text):
+            check(text)
 
 
 # The command around it

@@ -413,6 +413,8 @@ def test_bodies_are_refused_as_documented(simulator, token):
     for kind in ("compaction_trigger", "agent_message", "configuration_update", "unheard_of"):
         answer = post(simulator, token, input=[{"type": kind}])
         assert answer.json()["error"]["param"] == "input"
+    compaction = {"type": "compaction", "encrypted_content": "gAAAA"}
+    assert post(simulator, token, input=[*BODY["input"], compaction]).status_code == 200
     audio = [{"role": "user", "content": [{"type": "input_audio", "data": "x"}]}]
     assert post(simulator, token, input=audio).status_code == 400
     headers = {"Authorization": f"Bearer {token}"}

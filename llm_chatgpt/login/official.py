@@ -21,7 +21,7 @@ from llm_chatgpt import config, files, http
 from llm_chatgpt.errors import LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import OFFICIAL
-from llm_chatgpt.login.store import locked_store, read_store
+from llm_chatgpt.login.store import Failure, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice, printable
@@ -209,11 +209,15 @@ def _exchange(approved: Approval, name: str, known: Mapping[str, Any]) -> Tokens
     _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
     tokens = tokens_from_reply(data, now=time.time())
-    if config.PLAN_SCOPE not in granted.split() or tokens is None or not tokens.refresh_token:
-        raise LoginDenied(
+    permitted = config.PLAN_SCOPE in granted.split()
+    if not permitted or tokens is None or not tokens.refresh_token:
+        denied = LoginDenied(
             "Signed in, but without permission to use your ChatGPT plan. Allow it when you run "
             f"'{command}' again."
         )
+        if not permitted:
+            _end_older_login(name, approved.client_id, denied.message)
+        raise denied
     return tokens._replace(
         kind="official",
         issuer=config.issuer(),
@@ -221,6 +225,16 @@ def _exchange(approved: Approval, name: str, known: Mapping[str, Any]) -> Tokens
         subject=claims["sub"],
         account_id=None,
     )
+
+
+def _end_older_login(name: str, client_id: str, why: str) -> None:
+    """Use no longer what the user has just not permitted again."""
+    with locked_store() as writer:
+        store = writer.mended()
+        old = store.accounts.get(name)
+        if old and old.client_id == client_id:
+            failure = Failure(why, None, permanent=True, rejected=True, at=time.time())
+            writer.save(store.put(name, old.ended()).put_failure(old.ended(), failure))
 
 
 def _remember(name: str, **fields: Any) -> None:

@@ -145,7 +145,7 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
                 raise invalid("unknown_parameter", "action.sources")
         elif kind == "additional_tools" and number == 0 and item.get("role") == "developer":
             check_tools(item.get("tools") or [])
-        elif kind not in ("image_generation_call", "configuration_update"):
+        elif kind not in ("image_generation_call", "configuration_update", "compaction"):
             raise invalid("invalid_value", f"Invalid input[{number}].type")
     if calls:
         call_id, kind = calls[0]
