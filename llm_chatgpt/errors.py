@@ -30,6 +30,11 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         self.status = status
         self.retry_after = retry_after
 
+    @property
+    def reason(self) -> str:
+        """What happened, without the next step and the full stop."""
+        return self.message.split(". ")[0].rstrip(".")
+
     def show(self, file: Any = None) -> None:
         if os.environ.get("LLM_RAISE_ERRORS"):
             import traceback

@@ -988,11 +988,12 @@ def test_usage(simulator, signed_in, run_llm):
     lines = result.stdout.splitlines()
     assert lines[0] == "Plan: Plus"
     assert re.fullmatch(
-        r"5-hour +\[#{14}\.{6}\]  70% left, resets in 2 hours 30 minutes "
+        r"5-hour +\[#{7}\.{3}\]  70% left, resets in 2 hours 30 minutes "
         r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)",
         lines[1],
     )
-    assert lines[2].startswith("weekly   [##################..]  88% left, resets ")
+    assert lines[2].startswith("weekly   [#########.]  88% left, resets ")
+    assert max(map(len, lines)) <= 80
     data = json.loads(run_llm("chatgpt", "usage", "--json").stdout)
     assert data["rate_limit"]["primary_window"]["used_percent"] == 30.0
     assert not {"email", "account_id", "user_id"} & set(data)
@@ -1021,7 +1022,7 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
     simulator.script("usage", Answer(200, report))
     text = run_llm("chatgpt", "usage").stdout
     assert "\x1b" not in text
-    assert "30-day   [....................]   0% left" in text
+    assert "30-day   [..........]   0% left" in text
     assert "in 3 days" in text
     assert "gpt-6-astra, 30-day [" in text
     assert "Credits: 12.5" in text

@@ -13,7 +13,7 @@ import struct
 import llm
 import pytest
 
-from conftest import sign_in, sign_in_officially
+from conftest import sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
 from llm_chatgpt.backend.pictures import read_format
 from simulator import Answer, error_answer, png, usage_limit, web_page
@@ -117,6 +117,22 @@ def test_the_prompt_by_stdin(simulator, signed_in, image, arguments):
     assert drawn(simulator) == [USUAL]
     assert image(*arguments, input=b"\xff A pelican").exit_code == 0
     assert drawn(simulator)[1]["prompt"].endswith(" A pelican")
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+def test_stdin_is_a_picture_or_the_prompt(simulator, signed_in, image, arguments):
+    result = image(*arguments, "-a", "-", input=png(32, 32))
+    assert result.exit_code == 2
+    assert "Error: The prompt is empty. Name it as an argument." in result.stderr
+    assert simulator.requests == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no way to close a stream")
+def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
+    with start_llm("chatgpt", "image", preexec_fn=lambda: os.close(0)) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.splitlines()[-1] == "Error: The prompt is empty. Name it as an argument."
 
 
 def test_a_prompt_that_is_no_text(simulator, signed_in, image):
@@ -261,6 +277,10 @@ REFUSALS = [
     (
         error_answer(400, "invalid_prompt", "Not allowed."),
         "OpenAI's policies refuse this prompt: Not allowed. Rephrase it.",
+    ),
+    (
+        error_answer(400, "moderation_blocked", "The safety system rejected your request."),
+        "OpenAI's policies refuse this prompt: The safety system rejected your request. Rephrase",
     ),
     (
         error_answer(404, None, "Model not found gpt-image-9."),

@@ -181,12 +181,12 @@ class Exchange:
                 raise
             self.attempt = again
             if again.other_tokens:
-                self._rejection = f"{_reason(error)}. "
+                self._rejection = f"{error.reason}. "
             if again.resends > last.resends:
                 wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
                 count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
                 notice(
-                    f"{_reason(error)}; retrying{wait} ({count})...",
+                    f"{error.reason}; retrying{wait} ({count})...",
                     mid_line=self._answer.mid_line,
                 )
                 self._answer.mid_line = False
@@ -300,11 +300,6 @@ class Exchange:
         """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
         with contextlib.suppress(Exception):
             fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
-
-
-def _reason(error: ChatGPTError) -> str:
-    """What happened, without the next step."""
-    return error.message.split(". ")[0].rstrip(".")
 
 
 def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:

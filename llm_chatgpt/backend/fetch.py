@@ -115,10 +115,9 @@ def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
         failure = explain_refusal(reply)
         if reply.status < 500:
             raise failure
-    reason = failure.message.split(". ")[0].rstrip(".")
     raise ChatGPTError(
-        f"{reason}. It is not known whether a reset was used: run 'llm chatgpt usage' before you "
-        "try again."
+        f"{failure.reason}. It is not known whether a reset was used: run 'llm chatgpt usage' "
+        "before you try again."
     ) from failure
 
 

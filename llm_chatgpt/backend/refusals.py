@@ -18,7 +18,10 @@ from llm_chatgpt.text import from_now, in_words, printable
 from llm_chatgpt.values import as_list, as_mapping, as_number
 
 POLICY_CODES = frozenset(
-    {"cyber_policy", "bio_policy", "misalignment_policy_violation", "invalid_prompt"}
+    {
+        *("cyber_policy", "bio_policy", "misalignment_policy_violation"),
+        *("invalid_prompt", "moderation_blocked"),
+    }
 )
 # What the codes of the official route begin with.
 _SHARING = "subscription_sharing_"

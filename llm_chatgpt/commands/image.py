@@ -53,9 +53,11 @@ def image(
         llm chatgpt image "A pelican riding a bicycle" -o pelican.png
         llm chatgpt image "Make it night" -a pelican.png --size 1536x1024
     """
+    # Before the prompt, which must not be read from a picture on stdin.
+    images = [{"image_url": _data_url(file)} for file in attachments]
     body: dict[str, Any] = {"prompt": _prompt(prompt), **options}
-    if attachments:
-        body["images"] = [{"image_url": _data_url(file)} for file in attachments]
+    if images:
+        body["images"] = images
     # A picture that cannot be saved would be paid for in vain.
     _check_place(output)
 
@@ -80,9 +82,11 @@ def _prompt(given: str | None) -> str:
     if given is None and terminal.is_terminal(sys.stdin):
         raise click.UsageError("Missing argument 'PROMPT'.")
     if given is None or given == "-":
-        given = sys.stdin.buffer.read().decode(sys.stdin.encoding, "replace")
+        # A stream that was closed before the program began is None.
+        stdin = sys.stdin
+        given = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
     if not given.strip():
-        raise click.UsageError("The prompt is empty.")
+        raise click.UsageError("The prompt is empty. Name it as an argument.")
     # An argument may hold bytes that are no text, which JSON cannot hold.
     return given.strip().encode("utf-8", "replace").decode()
 

@@ -87,9 +87,10 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
 def _windows(prefix: str, rate_limit: object) -> list[str]:
     lines = []
     for window in windows_of_usage(rate_limit):
-        # ASCII characters, which every terminal and pipe can print.
-        filled = round(window.left_percent / 5)
-        bar = "#" * filled + "." * (20 - filled)
+        # ASCII characters, which every terminal and pipe can print; with the time of the reset
+        # the line fits 80 columns.
+        filled = round(window.left_percent / 10)
+        bar = "#" * filled + "." * (10 - filled)
         left = f"{window.left_percent:3.0f}% left"
         lines.append(f"{prefix + window.name:<8} [{bar}] {left}{window.reset_words}")
     return lines

@@ -16,7 +16,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from llm_chatgpt import config
@@ -189,6 +189,38 @@ class _Page:
         return self._sentence.result(timeout=2 * config.AUTH_TIMEOUT_SECONDS)
 
 
+@contextlib.contextmanager
+def _listening(
+    start: Callable[[int], Request],
+    arrivals: queue.SimpleQueue[Any],
+    page: _Page,
+    *,
+    hosts: Sequence[str],
+    ports: Sequence[int],
+    names: Sequence[str],
+) -> Iterator[Request]:
+    """The request that `start` makes, while its redirects are answered with `page` and what
+    they bring is put into `arrivals`. Raises LoginFailed if all ports are in use."""
+
+    def arrived(query: str) -> tuple[int, str]:
+        result = request.read(query)
+        if result is None:
+            return 400, "This page belongs to another sign-in. Start again from your terminal."
+        arrivals.put(result)
+        return 200, page.wait()
+
+    with contextlib.ExitStack() as stack:
+        listeners = open_listeners(hosts, ports, arrived, page.sent)
+        for listener in listeners:
+            stack.enter_context(listener)
+        request = start(listeners[0].port)
+        for listener in listeners:
+            listener.own_hosts = [[f"{name}:{listener.port}"] for name in names]
+            threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(listener.shutdown)
+        yield request
+
+
 def sign_in(
     start: Callable[[int], Request],
     finish: Callable[[Any, Replace], Tokens],
@@ -214,26 +246,11 @@ def sign_in(
     arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
     page, stop = _Page(), threading.Event()
 
-    def arrived(query: str) -> tuple[int, str]:
-        result = request.read(query)
-        if result is None:
-            return 400, "This page belongs to another sign-in. Start again from your terminal."
-        arrivals.put(result)
-        return 200, page.wait()
-
     def replace_asking(old: Tokens, new: Tokens) -> bool:
         page.show("OpenAI has signed you in. Go back to the terminal: it has a question.")
         return replace is None or replace(old, new)
 
-    with contextlib.ExitStack() as stack:
-        listeners = open_listeners(hosts, ports, arrived, page.sent)
-        for listener in listeners:
-            stack.enter_context(listener)
-        request = start(listeners[0].port)
-        for listener in listeners:
-            listener.own_hosts = [[f"{name}:{listener.port}"] for name in names]
-            threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-            stack.callback(listener.shutdown)
+    with _listening(start, arrivals, page, hosts=hosts, ports=ports, names=names) as request:
         try:
             show(request)
             if read_lines:
