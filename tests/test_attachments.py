@@ -271,21 +271,30 @@ def test_attachments_in_messages(simulator, signed_in, ask):
 # Files ---------------------------------------------------------------------------------
 
 
+OFFICE = "application/vnd.openxmlformats-officedocument."
+KINDS = {
+    "word": "wordprocessingml.document",
+    "ppt": "presentationml.presentation",
+    "xl": "spreadsheetml.sheet",
+}
+
+
 def office(folder):
     """An Office document, as far as llm looks at it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("[Content_Types].xml", "<Types/>")
+        kind = f"{OFFICE}{KINDS[folder]}.main+xml"
+        override = f'<Override PartName="/{folder}/document.xml" ContentType="{kind}"/>'
+        archive.writestr("[Content_Types].xml", f"<Types>{override}</Types>")
         archive.writestr(f"{folder}/document.xml", "<document/>")
     return file.getvalue()
 
 
-OFFICE = "application/vnd.openxmlformats-officedocument."
 FILES = [
     ("a.pdf", PDF, "application/pdf"),
-    ("a.docx", office("word"), OFFICE + "wordprocessingml.document"),
-    ("a.pptx", office("ppt"), OFFICE + "presentationml.presentation"),
-    ("a.xlsx", office("xl"), OFFICE + "spreadsheetml.sheet"),
+    ("a.docx", office("word"), OFFICE + KINDS["word"]),
+    ("a.pptx", office("ppt"), OFFICE + KINDS["ppt"]),
+    ("a.xlsx", office("xl"), OFFICE + KINDS["xl"]),
     ("notes.txt", b"Buy fish.\n", "text/plain"),
     ("notes.md", b"# Fish\n", "text/plain"),
     ("a.html", b"<!DOCTYPE html><html></html>", "text/html"),
