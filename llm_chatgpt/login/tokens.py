@@ -138,11 +138,10 @@ def tokens_from_reply(
     (docs/protocol.md). `now` is Unix seconds by this machine's clock.
     """
     old = old or Tokens("")
-    kept: Mapping[str, Any] = old._asdict()
-    access_token = header_safe(reply.get("access_token") or kept.get("access_token"))
+    access_token = header_safe(reply.get("access_token") or old.access_token)
     if access_token is None:
         return None
-    id_token = as_text(reply.get("id_token")) or kept.get("id_token")
+    id_token = as_text(reply.get("id_token")) or old.id_token
     both = _claims_of(id_token, access_token)
     auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
     emails = [
@@ -151,8 +150,8 @@ def tokens_from_reply(
         for holder in (claims, as_mapping(claims.get(PROFILE_CLAIM)))
     ]
     fedramp = (auth.get("chatgpt_account_is_fedramp") for auth in auths)
-    if access_token == kept.get("access_token"):
-        expires_at = kept["expires_at"]
+    if access_token == old.access_token:
+        expires_at = old.expires_at
     else:
         expires_at = _expiry(both[1], reply.get("expires_in"), now)
     # By this machine's clock, like the expiry.
@@ -166,13 +165,13 @@ def tokens_from_reply(
         account_id = account_id or extract_account_id(id_token, access_token)
     return old._replace(
         access_token=access_token,
-        refresh_token=as_text(reply.get("refresh_token")) or kept.get("refresh_token"),
+        refresh_token=as_text(reply.get("refresh_token")) or old.refresh_token,
         id_token=id_token,
         expires_at=expires_at,
         refreshed_at=now,
         account_id=account_id,
-        email=_first_text(emails) or kept.get("email"),
-        plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or kept.get("plan"),
+        email=_first_text(emails) or old.email,
+        plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or old.plan,
         fedramp=next((value for value in fedramp if value is not None), None) is True,
         earliest_refresh_at=earliest,
     )
