@@ -251,6 +251,16 @@ def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
     )
 
 
+def prompt_in_twelve_processes() -> None:
+    """Twelve programs prompt at the same moment; each must get its own answer."""
+    processes = [
+        start_llm("-m", "chatgpt-gpt-6-luna", f"number {n}", "--no-log") for n in range(12)
+    ]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 12, outputs
+    assert sorted(out.split()[-1] for out, _ in outputs) == sorted(str(n) for n in range(12))
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Until the condition holds; it is asked often, so that no test waits for nothing."""
     end = time.monotonic() + seconds

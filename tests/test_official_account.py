@@ -10,7 +10,13 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, sign_in_officially, start_llm, wait_until
+from conftest import (
+    prompt_in_twelve_processes,
+    secrets_watch,
+    sign_in,
+    sign_in_officially,
+    wait_until,
+)
 from llm_chatgpt import files
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
@@ -251,12 +257,7 @@ def test_twelve_processes_refresh_once(simulator, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
-    processes = [
-        start_llm("-m", "chatgpt-gpt-6-luna", f"number {n}", "--no-log") for n in range(12)
-    ]
-    outputs = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 12, outputs
-    assert sorted(out.split()[-1] for out, _ in outputs) == sorted(str(n) for n in range(12))
+    prompt_in_twelve_processes()
     assert len(simulator.refreshes) == 1
 
 

@@ -18,7 +18,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, sign_in, start_llm, wait_until
+from conftest import expire, prompt_in_twelve_processes, sign_in, start_llm, wait_until
 from llm_chatgpt import config, files
 from llm_chatgpt.login.current import check_usable, choose_credential
 from llm_chatgpt.login.store import locked_store, read_store, store_path
@@ -371,12 +371,7 @@ def test_twelve_processes_refresh_once(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     expire()
     simulator.script("token", lambda request: time.sleep(0.3))
-    processes = [
-        start_llm("-m", "chatgpt-gpt-6-luna", f"number {n}", "--no-log") for n in range(12)
-    ]
-    outputs = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 12, outputs
-    assert sorted(out.split()[-1] for out, _ in outputs) == sorted(str(n) for n in range(12))
+    prompt_in_twelve_processes()
     assert len(simulator.refreshes) == 1
 
 
