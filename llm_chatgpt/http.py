@@ -259,14 +259,19 @@ class Reply:
         )
 
     @property
-    def web_page_message(self) -> str:
-        """What to tell the user about such a page."""
+    def web_page_advice(self) -> tuple[str, str]:
+        """What to tell the user about such a page: the reason and the next step."""
         ray = self.headers.get("cf-ray")
         return (
-            f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network. "
+            f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network.",
             "Try without a VPN or proxy, or from another network."
-            + (f" [cf-ray {printable(ray, 60)}]" if ray else "")
+            + (f" [cf-ray {printable(ray, 60)}]" if ray else ""),
         )
+
+    @property
+    def web_page_message(self) -> str:
+        """The same as one text."""
+        return " ".join(self.web_page_advice)
 
 
 def send(
