@@ -118,7 +118,26 @@ class RequestRefused(ChatGPTError):
 
 
 class UsageLimitReached(RequestRefused):
-    """A usage limit of the plan is reached; sending again does not help."""
+    """A usage limit of the plan is reached; sending again does not help.
+
+    `resettable` says that a banked reset would clear it.
+    """
+
+    resettable = False
+
+    def advised(self, step: str) -> UsageLimitReached:
+        """The same error with another step before the others."""
+        error = UsageLimitReached(
+            f"{self.reason}.",
+            f"{step} {self.advice}",
+            code=self.code,
+            param=self.param,
+            status=self.status,
+            retry_after=self.retry_after,
+            request_id=self.request_id,
+        )
+        error.resettable = self.resettable
+        return error
 
 
 class StreamFailed(ChatGPTError):

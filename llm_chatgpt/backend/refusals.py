@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
@@ -70,8 +70,8 @@ _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
 # it said nothing. {wait} is how long to wait.
 _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
-        "The {window}usage limit of your ChatGPT {plan}plan is reached{words}",
-        f"{{reset}}{{banked}}{{options}}. See {config.USAGE_PAGE}",
+        "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
+        f"{{options}}. See {config.USAGE_PAGE}",
     ),
     "ineligible": (
         "This account cannot use a banked reset{first}",
@@ -172,13 +172,11 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
-    banked: Callable[[], str] = str,
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any. `banked` is asked for a
-    sentence about banked resets, if they would clear the limit.
+    that signs in again, `files` whether the prompt had any.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -203,8 +201,6 @@ def explain_refusal(
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said)
-        of_plan = "usage_limit_reached" in codes and not _of_workspace(reply.headers)
-        facts["banked"] = f"{banked().strip()} ".lstrip() if of_plan else ""
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -218,7 +214,7 @@ def explain_refusal(
     if text in ("limit", "not_included", "app_limit", "workplace_limit"):
         kind = UsageLimitReached
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
-    return kind(
+    refusal = kind(
         reason,
         advice,
         code=ours or next(iter(codes), None),
@@ -228,6 +224,10 @@ def explain_refusal(
         request_id=printable(request_id, 80) if request_id else None,
         tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
     )
+    if isinstance(refusal, UsageLimitReached):
+        of_plan = "usage_limit_reached" in codes
+        refusal.resettable = of_plan and not _of_workspace(reply.headers)
+    return refusal
 
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
@@ -336,7 +336,7 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
-        "reset": f"It resets {from_now(resets_at)}. " if resets_at is not None else "",
+        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
         "options": f"{', '.join(most)}{comma} or {last}" if most else last,
     }
 
