@@ -60,13 +60,13 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came. Has no advice: the next step depends on the request.
+    """No readable answer came. Mostly without advice: the next step depends on the request.
 
     `stalled` says that the server kept the connection open and sent nothing in time.
     """
 
-    def __init__(self, reason: str, *, stalled: bool = False):
-        super().__init__(reason, code="connection")
+    def __init__(self, reason: str, advice: str = "", *, stalled: bool = False):
+        super().__init__(reason, advice, code="connection")
         self.stalled = stalled
 
 

@@ -186,9 +186,9 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
         why = re.search(r"verify failed: ([^(\n]+)", words)
         return ConnectionFailed(
             f"The certificate of {host} was not accepted "
-            f"({printable(why[1] if why else words, 200).rstrip('.')}). If a company's proxy "
-            "intercepts TLS, set CODEX_CA_CERTIFICATE to its root certificate; otherwise check "
-            "this machine's clock."
+            f"({printable(why[1] if why else words, 200).rstrip('.')}).",
+            "If a company's proxy intercepts TLS, set CODEX_CA_CERTIFICATE to its root "
+            "certificate; otherwise check this machine's clock.",
         )
     if "ssl" in words.lower():
         return ConnectionFailed(f"Could not open a TLS connection to {host}.")

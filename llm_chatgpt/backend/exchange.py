@@ -302,4 +302,5 @@ def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
         return StreamFailed(reason, "Send the prompt again.", code=code)
     if error.stalled:
         return StreamFailed(f"No answer from OpenAI: {reason}.", "Try again later.", code=code)
-    return StreamFailed(f"{reason}.", "Check the network and try again.", code=code)
+    advice = error.advice or "Check the network and try again."
+    return StreamFailed(f"{reason}.", advice, code=code)
