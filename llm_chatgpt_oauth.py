@@ -19,6 +19,7 @@ change. Names that are imported and not used below belong to it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -56,7 +57,7 @@ from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.official import OfficialLogin, login_officially
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import in_thread, printable
 
 
 class Options(llm.Options):
@@ -218,7 +219,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                 tokens = get_tokens(key, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, reply.read())
+                        raise exchange.refusal(reply.status, reply.headers, reply.read())
                     exchange.opened(reply.headers)
                     for chunk in reply:
                         yield from exchange.translator.feed(chunk)
@@ -249,10 +250,13 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
+                        content = await reply.read()
+                        raise exchange.refusal(reply.status, reply.headers, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
-                        for event in exchange.translator.feed(chunk):
+                        feed = functools.partial(exchange.translator.feed, chunk)
+                        long = exchange.translator.takes_long(chunk)
+                        for event in await in_thread(feed) if long else feed():
                             yield event
                         if exchange.translator.ended:
                             break

@@ -4,6 +4,7 @@ deltas."""
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import llm
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm.parts import ReasoningPart, TextPart, ToolCallPart
 
+import llm_chatgpt_oauth as plugin
 from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
-from simulator import Call, Draw, Say, Search, Stream, Think, sse
+from simulator import Answer, Call, Draw, Refuse, Say, Search, Stream, Think, sse, web_page
 
 MODEL = "chatgpt-gpt-6-luna"
 HALF = "\ud83d"
@@ -406,3 +408,195 @@ def test_a_long_commentary_takes_linear_time(simulator, signed_in):
         return time.perf_counter() - start
 
     assert seconds(64_000) < 16 * seconds(8_000) + 0.2
+
+
+# Not a stream at all ----------------------------------------------------------------------------
+
+JSON_TYPE = {"Content-Type": "application/json"}
+NO_STREAM = {
+    "page": (web_page(200), "answered with a web page: Cloudflare or a proxy blocks this network"),
+    "page without a type": (Stream([b"\n<html>", b"</html>"]), "answered with a web page"),
+    "detail": (Answer(200, {"detail": "Not today."}), "OpenAI refused the request: Not today."),
+    "error": (
+        Answer(200, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}),
+        "The conversation is longer than the model's context: Too long. Start a new one",
+    ),
+    "error in pieces": (
+        Stream([b'{"error": ', b'"It is late."}'], headers=JSON_TYPE),
+        "OpenAI refused the request: It is late.",
+    ),
+    "error without a type": (Stream([b'{"detail": "No."}']), "OpenAI refused the request: No."),
+    "nonsense": (Answer(200, b"no upstream", {"Content-Type": "text/plain"}), "status 200"),
+}
+
+
+@pytest.mark.parametrize("case", NO_STREAM)
+def test_a_reply_that_is_no_stream_is_explained_and_not_repeated(
+    simulator, signed_in, ask, no_pauses, case
+):
+    reply, words = NO_STREAM[case]
+    simulator.script("responses", *[reply] * 5)
+    with pytest.raises(plugin.RequestRefused, match=re.escape(words)) as caught:
+        ask("hi")
+    assert "\n" not in str(caught.value)
+    assert len(simulator.prompts) == 1
+
+
+def test_a_login_that_is_refused_without_an_error_status_is_renewed(simulator, signed_in, ask):
+    error = {"code": "subscription_sharing_invalid_user", "message": "Unknown user."}
+    simulator.script("responses", Answer(200, {"error": error}))
+    assert ask("hi").text
+    assert len(simulator.prompts) == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_whole_response_is_an_answer(simulator, signed_in, run_llm, options, status):
+    items = [Think(["Hm."]), Say("The answer.", phase=None)]
+    frames = frames_of(simulator, *items)
+    output = [json.loads(f.split(b"data: ")[1])["item"] for f in frames if b"item.done" in f]
+    *_, last = frames_of(simulator, *items, output=output, status=status)
+    simulator.script("responses", Answer(200, json.loads(last.split(b"data: ")[1])["response"]))
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert (result.exit_code, result.stdout) == (0, "The answer.\n")
+    (row,) = logged(run_llm)
+    assert (row["response"], row["output_tokens"]) == ("The answer.", 66)
+    assert ("cut short" in result.stderr) == (status == "incomplete")
+    run_llm("-c", "on", *options)
+    assert said(simulator) == ["The answer."]
+
+
+def test_a_whole_response_that_failed(simulator, signed_in, ask):
+    response = {"object": "response", "status": "failed", "error": {"code": "cyber_policy"}}
+    simulator.script("responses", Answer(200, response))
+    with pytest.raises(llm.ModelError, match="policies refuse this prompt"):
+        ask("hi")
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "text/plain", "TEXT/HTML"])
+def test_a_stream_of_any_type_is_a_stream(simulator, signed_in, ask, kind):
+    frames = frames_of(simulator, Say("The answer."))
+    simulator.script("responses", Stream([b"\n", *frames], headers={"Content-Type": kind}))
+    assert ask("hi").text == "The answer."
+
+
+# An empty answer --------------------------------------------------------------------------------
+
+EMPTY = {
+    "no item": [],
+    "reasoning": [Think([])],
+    "a summary": [Think(["Hm."])],
+    "an empty message": [Think([]), Say("")],
+    "a search": [Search("x")],
+}
+USAGE = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("case", EMPTY)
+def test_an_empty_answer_is_tried_once_more(simulator, signed_in, run_llm, case, options):
+    simulator.answer(*EMPTY[case], usage=USAGE)
+    simulator.answer(Think([]), Say("The answer."), usage=USAGE)
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert (result.exit_code, result.stdout) == (0, "The answer.\n")
+    assert "empty" not in result.stderr
+    first, second = simulator.seen("/codex/responses")
+    assert first.raw == second.raw
+    (row,) = logged(run_llm)
+    assert (row["response"], row["input_tokens"], row["output_tokens"]) == ("The answer.", 20, 4)
+    # Of the reasoning, only what led to the answer goes back.
+    assert run_llm("-c", "on", *options).exit_code == 0
+    sent = [item["type"] for item in simulator.prompts[-1]["input"]]
+    assert [kind for kind in sent if kind != "web_search_call"] == [
+        *("message", "reasoning", "message", "message")
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("case", EMPTY)
+def test_two_empty_answers_are_said_to_be_empty(simulator, signed_in, run_llm, case, options):
+    for _ in range(2):
+        simulator.answer(*EMPTY[case], usage=USAGE)
+    result = run_llm("-m", MODEL, "hi", "-R", *options)
+    assert (result.exit_code, result.stdout.strip()) == (0, "")
+    assert result.stderr == "The model returned an empty answer.\n"
+    assert len(simulator.prompts) == 2
+    (row,) = logged(run_llm)
+    assert (row["response"], row["input_tokens"]) == ("", 20)
+    # The conversation goes on.
+    assert run_llm("-c", "on", *options).exit_code == 0
+    assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
+
+
+def test_an_empty_answer_after_tool_results_is_tried_once_more(simulator, signed_in, ask):
+    def add(a: int) -> int:
+        return a + 1
+
+    simulator.answer(Call("add", {"a": 1}))
+    simulator.answer(Think([]))
+    simulator.answer(Say("Two."))
+    first, last = ask.chain(ask.model(), "1 + 1?", tools=[add])
+    assert (first.text_or_raise(), last.text_or_raise()) == ("", "Two.")
+    assert simulator.prompts[1]["input"] == simulator.prompts[2]["input"]
+    # The same turn, in which the service keeps its state.
+    states = [r.headers.get("x-codex-turn-state") for r in simulator.seen("/codex/responses")]
+    assert [state is not None for state in states] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "item", [Call("f", {}), Say("I will look.", phase="commentary"), Refuse("No."), Draw("x")]
+)
+def test_what_has_something_for_the_user_is_not_empty(simulator, signed_in, ask, item):
+    simulator.answer(Think([]), item)
+    ask("hi")
+    assert len(simulator.prompts) == 1
+
+
+def test_a_tool_that_did_something_is_not_repeated_for_an_empty_answer(
+    simulator, signed_in, run_llm
+):
+    call = {"type": "code_interpreter_call", "id": "ci_1", "status": "completed"}
+    end = frames_of(simulator)[-1]
+    simulator.script("responses", Stream([done(call), end]))
+    assert run_llm("-m", MODEL, "hi").stderr == "The model returned an empty answer.\n"
+    assert len(simulator.prompts) == 1
+
+
+def test_an_empty_answer_that_was_cut_short_is_not_tried_again(simulator, signed_in, run_llm):
+    simulator.answer(Think([]), terminal="incomplete")
+    result = run_llm("-m", MODEL, "hi")
+    assert result.stderr == "The answer was cut short (no reason given).\n"
+    assert len(simulator.prompts) == 1
+
+
+def test_a_second_try_that_fails_is_an_error(simulator, signed_in, ask):
+    simulator.answer(Think([]))
+    simulator.script("responses", None, Answer(400, {"detail": "No."}))
+    with pytest.raises(plugin.RequestRefused, match="OpenAI refused the request: No"):
+        ask("hi")
+
+
+# Asked again ------------------------------------------------------------------------------------
+
+BROKEN = {
+    "reasoning": [Think(["Hm."])],
+    "text": [Think(["Hm."]), Say("Half")],
+    "call": [Call("add", {"a": 12345678})],
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case):
+    """llm's sync response sends the prompt once more, and keeps the parts from before."""
+    frames = [f for f in frames_of(simulator, *BROKEN[case])[:-1] if b"item.done" not in f]
+    simulator.script("responses", Stream(frames))
+    conversation = llm.get_model(MODEL).conversation()
+    response = conversation.prompt("hi")
+    with pytest.raises(llm.ModelError, match="cut off"):
+        response.text()
+    simulator.answer(Say("The answer."))
+    assert response.text().endswith("The answer.")
+    parts = [part for message in response.messages() for part in message.parts]
+    assert parts[-1].text == "The answer."
+    assert conversation.prompt("on").text()
+    assert said(simulator)[-1] == "The answer."

@@ -164,8 +164,9 @@ class Answer:
         return event
 
     def discard_reasoning(self) -> None:
-        """Send back none of an answer that has nothing else: reasoning must lead to something."""
-        for item in self.items:
+        """Send back nothing of the last request's answer, because its reasoning led to nothing."""
+        request = len(self.usages) - 1
+        for item in (item for item in self.items if item.order[0] == request):
             item.part = None
             if item.kind == "reasoning":
                 for event in item.events:

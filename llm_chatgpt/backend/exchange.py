@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +38,10 @@ from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 
+# The numbers of the parts that llm's responses get. A response that is asked again after a failure
+# keeps the parts from before, and none of them may get events of another kind.
+_part_numbers: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
+
 
 class Exchange:
     """One prompt, over all rounds of its answer and all attempts to send each.
@@ -56,7 +62,9 @@ class Exchange:
         self.complete = False
         self.translator = EventTranslator()
         # What the complete rounds have brought.
-        self._answer = Answer()
+        self._answer = Answer(_part_numbers.setdefault(response, itertools.count()))
+        # Whether an empty answer was tried again already.
+        self._tried_again = False
         # Why the answer ends before the model wanted it to.
         self._stopped: list[str] = []
         self._tokens = Tokens("")
@@ -148,6 +156,7 @@ class Exchange:
         """Note the headers of an answer that begins, and say what the user should know of the
         request."""
         self._headers = headers
+        self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         self._turn.without = self.attempt.without
@@ -157,10 +166,10 @@ class Exchange:
             notice(line)
         fetch.update_models(self._tokens, self._models, headers.get("x-models-etag"))
 
-    def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
-        """The error for an answer with an error status."""
+    def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
+        """The error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
-        whole = http.Reply(reply.status, reply.headers, content, host)
+        whole = http.Reply(status, headers, content, host)
         return refusals.explain_refusal(
             whole,
             slug=self._model.slug,
@@ -184,6 +193,8 @@ class Exchange:
                 models=self._models,
                 login=self._login_command(),
             )
+        if self.translator.ended is None and self.translator.page:
+            raise self.refusal(200, self._headers, self.translator.page)
         if self.translator.ended is None:
             raise StreamFailed(
                 "The answer was cut off: the server closed the connection.",
@@ -193,7 +204,13 @@ class Exchange:
         self._answer = answer = self.translator.answer
         goes_on = answer.ended == "completed" and answer.response.get("end_turn") is False
         self.complete = not goes_on or answer.has_calls
-        if not self.complete and answer.rounds == config.MAX_FURTHER_ROUNDS:
+        if answer.ended == "completed" and self.complete and not answer.has_content:
+            answer.discard_reasoning()
+            if not self._tried_again and not answer.acted:
+                self._tried_again, self.complete = True, False
+                self.attempt = self._first_attempt()
+                self.translator = EventTranslator(answer)
+        elif not self.complete and answer.rounds == config.MAX_FURTHER_ROUNDS:
             self.complete = True
             self._stopped = [
                 f"Note: stopped after {answer.rounds} further requests, although the model "

@@ -69,6 +69,8 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         details = as_mapping(answer.response.get("incomplete_details"))
         reason = printable(details.get("reason") or "no reason given", 100)
         lines.append(("incomplete", f"The answer was cut short ({reason})."))
+    elif not answer.has_content:
+        lines.append(("empty", "The model returned an empty answer."))
     model = _served_model(answer, headers)
     # A dated snapshot of the model is the model.
     if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):

@@ -6,7 +6,6 @@ handed to `save_image`. What the events mean is in docs/protocol.md.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,8 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item
 from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
-from llm_chatgpt.backend.sse import SSEDecoder
+from llm_chatgpt.backend.pictures import decode_picture
+from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, without_halves
 
 # A family of events that bring text: the kind of item it belongs to, and the list in the
@@ -66,23 +66,47 @@ class EventTranslator:
         # Whether the user has seen anything of this request's answer, or the service has called a
         # tool that does something. From then on the request is not sent again.
         self.started = False
+        # The reply's Content-Type; the service's streams have none.
+        self.content_type = ""
+        self._is_stream: bool | None = None
+        self._page: list[bytes] = []
         self._decoder = SSEDecoder()
         self._items: dict[object, Item] = {}
 
+    def takes_long(self, chunk: bytes) -> bool:
+        """Whether this chunk may complete a large event, such as a picture, which is also saved."""
+        return self._decoder.pending + len(chunk) > config.LARGE_EVENT_BYTES and b"\n" in chunk
+
     def feed(self, chunk: bytes) -> list[StreamEvent]:
         """llm's events for the next bytes of the answer."""
+        if self._is_stream is None and chunk.strip():
+            self._is_stream = is_event_stream(self.content_type, chunk)
+        if self._is_stream is False:
+            self._page.append(chunk)
+            return []
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
         """llm's events for what the end of the stream completes."""
+        response = cleaned(_read_json(self.page))
+        # A whole response, which a proxy may have made of a stream.
+        if "output" in response or response.get("object") == "response":
+            self._end("completed", response)
         return self._translate(self._decoder.flush())
+
+    @property
+    def page(self) -> bytes:
+        """The body of a reply that is no stream; empty for a stream."""
+        return b"".join(self._page)
 
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
         for frame in frames:
             if self.ended:
                 break
-            if event := _read_event(frame):
-                self._handle(event["type"], event)
+            event = _read_json(frame)
+            if isinstance(kind := event.get("type"), str):
+                # A delta stays as it came: half a character at its end belongs to the next one.
+                self._handle(kind, {**cleaned(event), "delta": event.get("delta")})
         # Until the user sees something, the prompt may be sent again, and nothing of this
         # attempt may then have reached llm.
         if not self.started:
@@ -257,10 +281,7 @@ class EventTranslator:
         self._server_call(item, fields, "web_search", action, result or "completed")
 
     def _image_done(self, item: Item, fields: Mapping[str, Any]) -> None:
-        try:
-            picture = base64.b64decode(fields.get("result") or "", validate=True)
-        except (ValueError, TypeError):
-            picture = b""
+        picture = decode_picture(fields.get("result"))
         result = "no picture came"
         if picture and self.save_image:
             self.answer.has_content = True
@@ -343,18 +364,12 @@ class EventTranslator:
         return self._items[key]
 
 
-def _read_event(frame: bytes) -> Mapping[str, Any] | None:
-    """An event's JSON, cleaned; None for junk.
-
-    A delta stays as it came: half a character at its end belongs to the next one.
-    """
+def _read_json(data: bytes) -> Mapping[str, Any]:
+    """A JSON object; empty for anything else."""
     try:
-        event = json.loads(frame)
+        return as_mapping(json.loads(data))
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        return None
-    return {**cleaned(event), "delta": event.get("delta")}
+        return {}
 
 
 def _read_arguments(written: str) -> tuple[dict[str, Any], str]:
