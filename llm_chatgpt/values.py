@@ -38,7 +38,7 @@ def without_halves(text: str) -> str:
 
 def cleaned(value: Any, levels: int = 50) -> Any:
     """JSON that can be shown and stored: `without_halves`, and with arrays and objects emptied
-    that are nested deeper than `levels`."""
+    that are nested deeper than `levels`: llm's own code that logs JSON fails at some hundred."""
     if isinstance(value, str):
         return without_halves(value)
     if isinstance(value, dict):

@@ -29,6 +29,8 @@ class Passage:
         """The text to show now that this piece has arrived."""
         text = self._characters.decode(delta.encode("utf-16-le", "surrogatepass"))
         text, self.held = self.held + text, ""
+        if "\ue200" not in text:
+            return text
         if open_citation := next((m for m in _CITATION.finditer(text) if not m[1]), None):
             self.held = open_citation[0]
         return _CITATION.sub("", text)

@@ -105,8 +105,8 @@ class EventTranslator:
                 break
             event = _read_json(frame)
             if isinstance(kind := event.get("type"), str):
-                # A delta stays as it came: half a character at its end belongs to the next one.
-                self._handle(kind, {**cleaned(event), "delta": event.get("delta")})
+                # Half a character at the end of a delta belongs to the next one.
+                self._handle(kind, event if kind.endswith(".delta") else cleaned(event))
         # Until the user sees something, the prompt may be sent again, and nothing of this
         # attempt may then have reached llm.
         if not self.started:
