@@ -19,7 +19,6 @@ change. Names that are imported and not used below belong to it.
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -265,9 +264,9 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                         raise exchange.refusal(reply.status, reply.headers, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
-                        feed = functools.partial(exchange.translator.feed, chunk)
+                        feed = exchange.translator.feed
                         long = exchange.translator.takes_long(chunk)
-                        for event in await in_thread(feed) if long else feed():
+                        for event in await in_thread(feed, chunk) if long else feed(chunk):
                             yield event
                         if exchange.translator.ended:
                             break

@@ -384,11 +384,17 @@ def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
 
 
 @pytest.mark.parametrize("kind", ["web_search_call", "file_search_call"])
-def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind):
-    frames = [added({"type": kind, "id": "x_1", "status": "in_progress"})]
+@pytest.mark.parametrize("event", [added, done])
+def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind, event):
+    frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", Stream(frames, end="cut"))
-    assert ask("hi").text
+    simulator.answer(Search("x"), Say("Found."))
+    answered = ask("hi")
+    assert answered.text == "Found."
     assert len(simulator.prompts) == 2
+    assert [part.name for part in answered.parts if isinstance(part, ToolCallPart)] == [
+        "web_search"
+    ]
 
 
 # Size -------------------------------------------------------------------------------------------

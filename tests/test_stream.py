@@ -221,9 +221,7 @@ def test_nothing_leaves_before_something_can_be_seen(terminal):
     assert [event.part_index for event in translator.answer.events] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "item", [Say("x"), Refuse("x"), Call("f", {}), Search("x"), Draw("x"), Think(["x"])]
-)
+@pytest.mark.parametrize("item", [Say("x"), Refuse("x"), Call("f", {}), Draw("x"), Think(["x"])])
 def test_what_was_held_back_leaves_with_the_first_thing_to_see(item):
     translator = EventTranslator(account_key="k")
     parts = []

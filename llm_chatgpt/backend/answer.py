@@ -19,6 +19,8 @@ from llm_chatgpt.backend.passage import Passage
 
 # On a part that only readers need: it is left out when the conversation is sent again.
 NOT_REPLAYED = {"replay": False}
+# What the metadata of reasoning holds to send it back.
+REASONING = ("account", "encrypted_content", "summary")
 # Calls that may be repeated: this program carries them out itself, or they only look something up.
 _REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
@@ -168,9 +170,10 @@ class Answer:
         request = len(self.usages) - 1
         for item in (item for item in self.items if item.order[0] == request):
             item.part = None
-            if item.kind == "reasoning":
-                for event in item.events:
-                    event.provider_metadata = None
+            for event in item.events if item.kind == "reasoning" else ():
+                ours = (event.provider_metadata or {}).get(config.METADATA_KEY, {})
+                kept = {name: value for name, value in ours.items() if name not in REASONING}
+                event.provider_metadata = {config.METADATA_KEY: kept} if kept else None
 
     # What the user sees
 

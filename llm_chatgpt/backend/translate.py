@@ -301,7 +301,6 @@ class EventTranslator:
     ) -> None:
         """A call and its result, each a part, as llm's own OpenAI models have them."""
         item.call_id = as_text(fields.get("id")) or f"{name}_{item.part_index}"
-        self.started = True
         kind = {"type": item.kind}
         self.answer.emit("tool_call_name", name, item, kind, server_executed=True)
         self.answer.emit("tool_call_args", json.dumps(arguments), item, server_executed=True)
