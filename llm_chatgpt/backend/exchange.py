@@ -21,7 +21,7 @@ from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder
-from llm_chatgpt.backend.request import build_body, session_id
+from llm_chatgpt.backend.request import build_body, schema_of_chain, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
@@ -105,7 +105,7 @@ class Exchange:
             dict(options),
             instructions=builder.instructions,
             session=session,
-            schema=prompt.schema,
+            schema=schema_of_chain(prompt, self._conversation),
             hide_reasoning=prompt.hide_reasoning,
         )
         tool_names = add_tools(body, self._model, prompt.tools)

@@ -1,4 +1,4 @@
-"""Options, schema and input -> the request's body. Nothing here knows llm."""
+"""Options, schema and input -> the request's body. Nothing here imports llm."""
 
 from __future__ import annotations
 
@@ -10,38 +10,7 @@ from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.values import as_list
-
-# Keywords that strict schemas are known to allow.
-_STRICT_KEYWORDS = frozenset(
-    (
-        *("type", "properties", "required", "additionalProperties", "items", "enum", "const"),
-        *("anyOf", "$ref", "$defs", "title", "description"),
-    )
-)
-
-
-def schema_is_strict(schema: object, *, root: bool = True) -> bool:
-    """Whether a JSON schema meets the service's strict rules (docs/protocol.md).
-
-    Every object is closed and requires all its properties, and no keyword is used that
-    strict may not allow.
-    """
-    if not isinstance(schema, dict) or not _STRICT_KEYWORDS.issuperset(schema):
-        return False
-    shapes = {"properties": dict, "$defs": dict, "anyOf": list, "required": list}
-    if not all(isinstance(schema.get(name, shape()), shape) for name, shape in shapes.items()):
-        return False
-    kinds, properties = schema.get("type"), schema.get("properties", {})
-    if root and kinds != "object":
-        return False
-    if "properties" in schema or kinds == "object" or "object" in as_list(kinds):
-        required = sorted(map(str, schema.get("required", [])))
-        if schema.get("additionalProperties") is not False or required != sorted(properties):
-            return False
-    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]
-    inner += [schema["items"]] if "items" in schema else []
-    return all(schema_is_strict(part, root=False) for part in inner)
+from llm_chatgpt.backend.schemas import check_json, is_strict
 
 
 def session_id(
@@ -60,6 +29,18 @@ def session_id(
         beginning = json.dumps([instructions, items[:1]])
         name = hashlib.sha256(beginning.encode()).hexdigest()
     return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
+
+
+def schema_of_chain(prompt: Any, conversation: Any) -> Any:
+    """The schema for the answer to an llm prompt; None if there is none.
+
+    llm gives only the first prompt of a chain of tools the schema that the chain's last
+    answer must fit.
+    """
+    earlier = list(conversation.responses) if conversation is not None else []
+    while prompt.tool_results and not prompt.schema and earlier:
+        prompt = earlier.pop().prompt
+    return prompt.schema
 
 
 def build_body(
@@ -109,7 +90,8 @@ def _text(options: Mapping[str, Any], schema: Any) -> dict[str, Any]:
     if options.get("verbosity"):
         text["verbosity"] = options["verbosity"]
     if schema:
-        described = {"name": "output", "schema": schema, "strict": schema_is_strict(schema)}
+        check_json(schema, "The schema")
+        described = {"name": "output", "schema": schema, "strict": is_strict(schema)}
         text["format"] = {"type": "json_schema", **described}
     elif options.get("json_object"):
         text["format"] = {"type": "json_object"}
