@@ -942,6 +942,35 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
         assert run_llm("chatgpt", "usage").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("reset", "words"),
+    [
+        ({}, ""),
+        ({"reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        ({"reset_at": 480, "reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        # Long past.
+        ({"reset_at": 480}, ""),
+        ({"reset_after_seconds": -480}, ""),
+    ],
+)
+def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
+    window = {"used_percent": 95, "limit_window_seconds": 18000, **reset}
+    spending = {"individual_limit": {"limit": "50", "used": "20", **reset}}
+    report = {"rate_limit": {"primary_window": window}, "spend_control": spending}
+    simulator.script("usage", Answer(200, report))
+    lines = run_llm("chatgpt", "usage").stdout.splitlines()
+    assert lines[1].split("left", 1)[1].startswith(words)
+    assert lines[2].split("of 50", 1)[1].startswith(words)
+    headers = {f"x-codex-primary-{k.replace('_', '-')}": str(v) for k, v in reset.items()}
+    unsaid = {"x-codex-primary-reset-at": "", "x-codex-primary-reset-after-seconds": ""}
+    simulator.response_headers = {**unsaid, **headers, "x-codex-primary-used-percent": "95"}
+    note = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr
+    assert note.startswith(f"Note: 5% of your 5-hour limit left{words}")
+    assert "ago" not in "".join([note, *lines])
+    if not words:
+        assert "resets" not in "".join([note, *lines])
+
+
 def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
     simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")

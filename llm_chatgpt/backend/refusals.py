@@ -12,10 +12,10 @@ from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
-from llm_chatgpt.backend.usage import windows_of_headers
+from llm_chatgpt.backend.usage import reset_moment, windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.text import from_now, in_words, printable
-from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
+from llm_chatgpt.values import as_list, as_mapping, as_text
 
 POLICY_CODES = frozenset(
     {
@@ -33,7 +33,13 @@ WRONG_REGION = "wrong_region"
 _BY_CODE = {
     "usage_limit_reached": "limit",
     "insufficient_quota": "limit",
-    "organization_spend_limit_exceeded": "limit",
+    "organization_usage_limit_exceeded": "organization_limit",
+    "organization_spend_limit_exceeded": "organization_limit",
+    "policy_capacity_unavailable": "policy_capacity",
+    "access_program_not_enabled": "access_program",
+    "inference_hook_denied": "hook",
+    "tool_collision": "tool_names",
+    "invalid_image_request": "image",
     "usage_not_included": "not_included",
     "deactivated_workspace": "deactivated",
     "context_length_exceeded": "context",
@@ -60,11 +66,18 @@ _BY_WORDS = {
     "requires a newer version": "too_old",
     "not authorized in this region": WRONG_REGION,
 }
-# How the service speaks of a file: by its type, a field, or its place in a message.
-_OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?!\.image)")
+# How the service speaks of a file: by its kind, a field, or its place in a message.
+_OF_FILES = re.compile(
+    r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
+    re.IGNORECASE,
+)
 _BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
 # Inside a stream, too, these are not sent again as they are.
-_FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
+_FINAL = (
+    *("login", "not_eligible", "unsupported", "wrong_route", "not_granted", "policy_capacity"),
+    *("access_program", "hook", "tool_names", "image"),
+)
+_LIMITS = ("limit", "not_included", "organization_limit", "app_limit", "workplace_limit")
 # For each text, the reason and the next step. {words} are the server's own words after a
 # colon, {first} only their first sentence, {more} the others; the first two are a full stop if
 # it said nothing. {wait} is how long to wait.
@@ -72,6 +85,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
         "The {window}usage limit of your ChatGPT {plan}plan is reached{words}",
         f"{{reset}}{{banked}}{{options}}. See {config.USAGE_PAGE}",
+    ),
+    "organization_limit": (
+        "Your organization has used up its limit{words}",
+        f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
     ),
     "ineligible": (
         "This account cannot use a banked reset{first}",
@@ -100,6 +117,26 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "The model is at capacity{first}",
         "Try again in {wait}, or choose another model.",
     ),
+    "policy_capacity": (
+        "OpenAI has no capacity for this prompt{first}",
+        "Try again in {wait}, or choose another model.",
+    ),
+    "access_program": (
+        "Your organization has not been admitted to an OpenAI access program{words}",
+        "Ask its admin, or choose another model.",
+    ),
+    "hook": (
+        "A rule of your workspace refuses this prompt{words}",
+        "Rephrase it, or ask your workspace's admin.",
+    ),
+    "tool_names": (
+        "OpenAI cannot tell two tools apart{words}",
+        "Leave one of them out, or rename it.",
+    ),
+    "image": (
+        "OpenAI cannot read an image{words}",
+        "Leave it out, or convert it to PNG or JPEG.",
+    ),
     WRONG_REGION: ("{sentence}", "Ask your workspace's admin."),
     "login": (
         "OpenAI no longer accepts this login{first}",
@@ -117,8 +154,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "server": ("OpenAI server error ({status}){first}", "Try again in {wait}."),
     "file": (
         "OpenAI refused the attached file{first}",
-        "It is not certain that it accepts files with a ChatGPT login. Send the text with -f "
-        "instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f pdf:FILE.",
+        "Files may not work with a ChatGPT login. Send the text with -f instead; for a PDF, run "
+        "'llm install llm-fragments-pdf' and use -f pdf:FILE.",
     ),
     "effort": ("{sentence}", "Choose one with -o reasoning_effort."),
     "app_limit": (
@@ -215,7 +252,7 @@ def explain_refusal(
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     in_stream = reply.status == 200 and text not in _FINAL
     kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
-    if text in ("limit", "not_included", "app_limit", "workplace_limit"):
+    if text in _LIMITS:
         kind = UsageLimitReached
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
     return kind(
@@ -267,7 +304,7 @@ def _choose_text(
         return "server"
     if reply.status == 400 and param == "reasoning.effort" and said:
         return "effort"
-    if reply.status == 400 and files and _OF_FILES.search(f"{said} {param}"):
+    if reply.status == 400 and files and _OF_FILES.search(" ".join([said, param or "", *codes])):
         return "file"
     return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
 
@@ -317,11 +354,10 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
 
 def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str) -> dict[str, str]:
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
-    full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
-    resets_at = as_number(error.get("resets_at"))
-    resets_in = as_number(error.get("resets_in_seconds"))
-    if resets_in is not None:
-        resets_at = time.time() + resets_in
+    full = [window for window in windows_of_headers(headers) if window.used_percent >= 100]
+    resets_at = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
+    if resets_at is None and full:
+        resets_at = full[-1].resets_at
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN
@@ -332,7 +368,7 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
     *most, last = ["Wait", *options]
     comma = "," if len(most) > 1 else ""
     return {
-        "window": f"{full[-1]} " if full else "",
+        "window": f"{full[-1].name} " if full else "",
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
