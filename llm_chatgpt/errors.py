@@ -60,13 +60,13 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came. Has no advice: the next step depends on the request.
+    """No readable answer came. Mostly without advice: the next step depends on the request.
 
     `stalled` says that the server kept the connection open and sent nothing in time.
     """
 
-    def __init__(self, reason: str, *, stalled: bool = False):
-        super().__init__(reason, code="connection")
+    def __init__(self, reason: str, advice: str = "", *, stalled: bool = False):
+        super().__init__(reason, advice, code="connection")
         self.stalled = stalled
 
 
@@ -118,7 +118,26 @@ class RequestRefused(ChatGPTError):
 
 
 class UsageLimitReached(RequestRefused):
-    """A usage limit of the plan is reached; sending again does not help."""
+    """A usage limit of the plan is reached; sending again does not help.
+
+    `resettable` says that a banked reset would clear it.
+    """
+
+    resettable = False
+
+    def advised(self, step: str) -> UsageLimitReached:
+        """The same error with another step before the others."""
+        error = UsageLimitReached(
+            f"{self.reason}.",
+            f"{step} {self.advice}",
+            code=self.code,
+            param=self.param,
+            status=self.status,
+            retry_after=self.retry_after,
+            request_id=self.request_id,
+        )
+        error.resettable = self.resettable
+        return error
 
 
 class StreamFailed(ChatGPTError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import llm
@@ -10,7 +11,7 @@ import pydantic
 import pytest
 from llm.default_plugins.openai_models import WebSearch
 
-from simulator import Call, Say
+from simulator import Answer, Call, Say, error_answer
 
 
 def text_format(simulator):
@@ -29,6 +30,10 @@ class Dog(pydantic.BaseModel):
 class StrictDog(Closed):
     name: str
     age: int
+
+
+def now() -> str:
+    return "12:00"
 
 
 def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
@@ -193,11 +198,60 @@ def test_what_is_no_json_cannot_be_a_schema(simulator, signed_in, ask, schema):
     assert simulator.prompts == []
 
 
+NEW_RULE = "Invalid schema for response_format 'output': a rule that nobody knew."
+SCHEMA_REFUSALS = [
+    error_answer(400, "invalid_json_schema", NEW_RULE, param="text.format.schema"),
+    error_answer(400, None, "A rule that nobody knew.", param="text.format.schema"),
+    error_answer(400, None, NEW_RULE, param="response_format"),
+    Answer(400, {"detail": NEW_RULE}),
+]
+
+
+@pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
+def test_a_refused_strict_schema_is_not_strict_for_the_rest_of_the_chain(
+    simulator, signed_in, ask, refusal
+):
+    simulator.script("responses", refusal)
+    simulator.answer(Call("now", {}, "c1"))
+    simulator.answer(Say("{}"))
+    responses = ask.chain(ask.model(), "x", schema=StrictDog, tools=[now])
+    assert responses[-1].text_or_raise() == "{}"
+    formats = [prompt["text"]["format"] for prompt in simulator.prompts]
+    assert [one["strict"] for one in formats] == [True, False, False]
+    assert [one["schema"] for one in formats] == [StrictDog.model_json_schema()] * 3
+
+
+@pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
+@pytest.mark.parametrize(("schema", "attempts"), [(Dog, 1), (StrictDog, 2)])
+def test_a_schema_that_is_refused_without_strict_as_well(
+    simulator, signed_in, ask, refusal, schema, attempts
+):
+    simulator.script("responses", *[refusal] * attempts)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("x", schema=schema)
+    said = r"^OpenAI refused the schema: .*hat nobody knew\. Change it, or leave it out\."
+    assert re.match(said, str(caught.value))
+    assert caught.value.code == "invalid_json_schema"
+    assert len(simulator.prompts) == attempts
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error_answer(
+            400, None, "Invalid schema for function 'now': x", param="tools[0].parameters"
+        ),
+        error_answer(400, "invalid_value", "Invalid verbosity", param="text.verbosity"),
+    ],
+)
+def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refusal):
+    simulator.script("responses", refusal)
+    with pytest.raises(llm.ModelError, match=r"^OpenAI refused the request: Invalid"):
+        ask("x", schema=StrictDog, tools=[now])
+    assert len(simulator.prompts) == 1
+
+
 # Schemas and tools ---------------------------------------------------------------------
-
-
-def now() -> str:
-    return "12:00"
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
@@ -29,6 +29,8 @@ _SHARING = "subscription_sharing_"
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
+# The service's own code for the schema of an answer, which not every such refusal has.
+SCHEMA = "invalid_json_schema"
 # Four tables: a reply's code, words or status choose its text. Facts: docs/protocol.md.
 _BY_CODE = {
     "usage_limit_reached": "limit",
@@ -39,6 +41,7 @@ _BY_CODE = {
     "access_program_not_enabled": "access_program",
     "inference_hook_denied": "hook",
     "tool_collision": "tool_names",
+    SCHEMA: SCHEMA,
     "invalid_image_request": "image",
     "usage_not_included": "not_included",
     "deactivated_workspace": "deactivated",
@@ -66,6 +69,8 @@ _BY_WORDS = {
     "requires a newer version": "too_old",
     "not authorized in this region": WRONG_REGION,
 }
+# Words about the schema of an answer, not about that of a tool.
+_OF_SCHEMA = re.compile(r"(?!.*\b(function|tool))(.*[^a-z])?schema\b", re.IGNORECASE | re.DOTALL)
 # How the service speaks of a file: by its kind, a field, or its place in a message.
 _OF_FILES = re.compile(
     r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
@@ -83,8 +88,8 @@ _LIMITS = ("limit", "not_included", "organization_limit", "app_limit", "workplac
 # it said nothing. {wait} is how long to wait.
 _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
-        "The {window}usage limit of your ChatGPT {plan}plan is reached{words}",
-        f"{{reset}}{{banked}}{{options}}. See {config.USAGE_PAGE}",
+        "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
+        f"{{options}}. See {config.USAGE_PAGE}",
     ),
     "organization_limit": (
         "Your organization has used up its limit{words}",
@@ -137,6 +142,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "OpenAI cannot read an image{words}",
         "Leave it out, or convert it to PNG or JPEG.",
     ),
+    SCHEMA: ("OpenAI refused the schema{words}", "Change it, or leave it out."),
     WRONG_REGION: ("{sentence}", "Ask your workspace's admin."),
     "login": (
         "OpenAI no longer accepts this login{first}",
@@ -209,13 +215,11 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
-    banked: Callable[[], str] = str,
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any. `banked` is asked for a
-    sentence about banked resets, if they would clear the limit.
+    that signs in again, `files` whether the prompt had any.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -240,8 +244,6 @@ def explain_refusal(
     }
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said)
-        of_plan = "usage_limit_reached" in codes and not _of_workspace(reply.headers)
-        facts["banked"] = f"{banked().strip()} ".lstrip() if of_plan else ""
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -254,8 +256,8 @@ def explain_refusal(
     kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
     if text in _LIMITS:
         kind = UsageLimitReached
-    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
-    return kind(
+    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA) else None
+    refusal = kind(
         reason,
         advice,
         code=ours or next(iter(codes), None),
@@ -265,6 +267,10 @@ def explain_refusal(
         request_id=printable(request_id, 80) if request_id else None,
         tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
     )
+    if isinstance(refusal, UsageLimitReached):
+        of_plan = "usage_limit_reached" in codes
+        refusal.resettable = of_plan and not _of_workspace(reply.headers)
+    return refusal
 
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
@@ -304,6 +310,9 @@ def _choose_text(
         return "server"
     if reply.status == 400 and param == "reasoning.effort" and said:
         return "effort"
+    about_format = (param or "").startswith(("text.format", "response_format"))
+    if reply.status == 400 and (about_format or _OF_SCHEMA.match(said)):
+        return SCHEMA
     if reply.status == 400 and files and _OF_FILES.search(" ".join([said, param or "", *codes])):
         return "file"
     return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
@@ -372,7 +381,7 @@ def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
-        "reset": f"It resets {from_now(resets_at)}. " if resets_at is not None else "",
+        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
         "options": f"{', '.join(most)}{comma} or {last}" if most else last,
     }
 
