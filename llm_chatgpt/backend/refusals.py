@@ -7,12 +7,12 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
-from llm_chatgpt.backend.usage import reset_moment, windows_of_headers
+from llm_chatgpt.backend.usage import UsageWindow, reset_moment, windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.text import from_now, in_words, printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
@@ -143,7 +143,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Leave it out, or convert it to PNG or JPEG.",
     ),
     SCHEMA: ("OpenAI refused the schema{words}", "Change it, or leave it out."),
-    WRONG_REGION: ("{sentence}", "Ask your workspace's admin."),
+    WRONG_REGION: (
+        "{sentence}",
+        "Set LLM_CHATGPT_RESIDENCY to your workspace's region (sent: {regions}), or ask its admin.",
+    ),
     "login": (
         "OpenAI no longer accepts this login{first}",
         "Run '{login}' to sign in again.",
@@ -215,11 +218,12 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
+    regions: Sequence[str] = (),
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any.
+    that signs in again, `files` whether the prompt had any, `regions` those that were named.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -228,22 +232,16 @@ def explain_refusal(
     param = _refused_param(error, said)
     text = _choose_text(reply, codes, said, param, files)
     wait = retry_after(reply, said)
-    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
-    web_page, web_page_advice = reply.web_page_advice
-    facts: dict[str, Any] = {
-        "status": reply.status,
+    facts = _words(reply, said) | {
+        "status": str(reply.status),
         "login": login,
-        "sentence": _colon(said)[2:],
-        "words": _colon(said),
-        "first": _colon(first),
-        "more": "".join(f"{words} " for words in more),
         "wait": in_words(wait) if wait else "a minute",
-        "web_page": web_page,
-        "web_page_advice": web_page_advice,
         "param": param or "this",
+        "regions": ", ".join(map(printable, regions)) or "none",
     }
+    resets_at = _resets_at(error, reply.headers if text == "limit" else {})
     if text == "limit":
-        facts |= _limit_facts(reply.headers, error, said)
+        facts |= _limit_facts(reply.headers, error, said, resets_at)
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -270,13 +268,29 @@ def explain_refusal(
     if isinstance(refusal, UsageLimitReached):
         of_plan = "usage_limit_reached" in codes
         refusal.resettable = of_plan and not _of_workspace(reply.headers)
+        refusal.resets_at = resets_at
     return refusal
+
+
+def _words(reply: http.Reply, said: str) -> dict[str, str]:
+    """The server's words in the forms that the texts take them in."""
+    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
+    web_page, web_page_advice = reply.web_page_advice
+    return {
+        "sentence": _colon(said)[2:],
+        "words": _colon(said),
+        "first": _colon(first),
+        "more": "".join(f"{words} " for words in more),
+        "web_page": web_page,
+        "web_page_advice": web_page_advice,
+    }
 
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
     """The part of the request that the service refuses: `param`, or as its words name it."""
-    named = re.match(r"Unsupported parameter: '?([\w.-]+)", said)
-    param = as_text(error.get("param")) or (named[1] if named else None)
+    named = re.match(r"Unsupported parameter: '?([\w.-]+)|(Instructions) are required", said)
+    words = (named[1] or named[2].lower()) if named else None
+    param = as_text(error.get("param")) or words
     return printable(param, 100) if param else None
 
 
@@ -361,12 +375,22 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     return None if seconds is None else max(0.0, seconds)
 
 
-def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str) -> dict[str, str]:
+def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
+    return [window for window in windows_of_headers(headers) if window.used_percent >= 100]
+
+
+def _resets_at(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """When a limit ends, in Unix seconds; None if neither the error nor the headers tell."""
+    moments = [window.resets_at for window in _full_windows(headers)]
+    told = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
+    return moments[-1] if told is None and moments else told
+
+
+def _limit_facts(
+    headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
+) -> dict[str, str]:
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
-    full = [window for window in windows_of_headers(headers) if window.used_percent >= 100]
-    resets_at = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    if resets_at is None and full:
-        resets_at = full[-1].resets_at
+    full = _full_windows(headers)
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN

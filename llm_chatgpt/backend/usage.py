@@ -44,13 +44,14 @@ def reset_words(resets_at: float | None) -> str:
 def reset_moment(at: object, after_seconds: object) -> float | None:
     """When a limit resets, in Unix seconds, from the server's moment and its distance.
 
-    None if neither is in the future: the server's clock may differ from this machine's.
+    The distance comes first, because the server's clock may differ from this machine's. None
+    if neither tells of the future.
     """
     now = time.time()
     moment, seconds = as_number(at), as_number(after_seconds)
-    if moment is not None and moment > now:
-        return moment
-    return now + seconds if seconds is not None and seconds > 0 else None
+    if seconds is not None and seconds > 0:
+        return now + seconds
+    return moment if moment is not None and moment > now else None
 
 
 def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
