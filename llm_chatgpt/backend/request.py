@@ -24,14 +24,14 @@ def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) 
     """
     model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
     if options.get("image_detail") == "original" and not info.original_detail:
-        raise ChatGPTError(f"{model_id} has no image_detail original. Choose auto, low or high.")
+        raise ChatGPTError(f"{model_id} has no image_detail original.", "Choose auto, low or high.")
     efforts = info.efforts if listed else ()
     # "ultra" is sent as "max".
     sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
     if efforts and sent not in (None, "none", *efforts):
         raise ChatGPTError(
-            f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
-            f"{', '.join(map(printable, efforts))}."
+            f"{model_id} has no reasoning effort '{effort}'.",
+            f"Choose one of: {', '.join(map(printable, efforts))}.",
         )
 
 

@@ -114,8 +114,8 @@ def place_tools(body: dict[str, Any], items: list[dict[str, Any]], route: Route)
     for kind in (str(tool.get("type")) for tool in tools):
         if route.refuses_tool(kind):
             raise ChatGPTError(
-                f"OpenAI's official sign-in does not support {printable(kind, 60)}. Leave the "
-                "tool out, or use the Codex login ('llm chatgpt login')."
+                f"OpenAI's official sign-in does not support {printable(kind, 60)}.",
+                "Leave the tool out, or use the Codex login ('llm chatgpt login').",
             )
     if route.tools_in_input:
         functions = [tool for tool in tools if tool["type"] == "function"]
@@ -146,7 +146,10 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
         refused += ["include_results"] * bool(getattr(tool, "include_results", False))
         if refused:
             names = ", ".join(refused)
-            raise ChatGPTError(f"Web search with a ChatGPT login does not take {names}. Omit it.")
+            it = "it" if len(refused) == 1 else "them"
+            raise ChatGPTError(
+                f"Web search with a ChatGPT login does not take {names}.", f"Leave {it} out."
+            )
     return spec
 
 
