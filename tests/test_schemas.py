@@ -9,9 +9,13 @@ from typing import Any, Literal
 import llm
 import pydantic
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from llm.default_plugins.openai_models import WebSearch
 
+from llm_chatgpt.backend.schemas import is_strict, tool_parameters
 from simulator import Answer, Call, Say, error_answer
+from simulator.schemas import TYPES, parameters_fault, strict_fault
 
 
 def text_format(simulator):
@@ -150,6 +154,7 @@ TEXT = {"type": "string"}
         (closed(a={"anyOf": [{"type": "null"}, {"type": "object"}]}), False),
         (closed(a={"anyOf": []}), False),
         (closed(a={"type": "text"}), False),
+        (closed(a={"type": []}), False),
         (closed(a={"type": "string", "enum": []}), False),
         (closed(a={"type": "string", "default": "x"}), False),
         (closed(a={"allOf": [TEXT]}), False),
@@ -426,3 +431,69 @@ def test_the_same_tool_twice_is_sent_once(simulator, signed_in, ask):
     # The one that llm runs.
     assert first["tools"][0]["description"] == "Newer"
     assert second["input"][-1]["output"] == "13:00"
+
+
+# Schemas of any kind ---------------------------------------------------------------------
+
+
+odd_values = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({})
+)
+kinds = st.sampled_from([*TYPES, "any"])
+
+
+def keywords(schemas):
+    named = st.dictionaries(st.sampled_from("abc"), schemas, max_size=2)
+    listed = st.lists(schemas, max_size=3)
+    of_form = {
+        "type": kinds | st.lists(kinds, max_size=2),
+        "properties": named,
+        "$defs": named,
+        "required": st.lists(st.sampled_from("abc"), unique=True),
+        "additionalProperties": schemas,
+        "items": schemas | listed,
+        "enum": st.lists(odd_values, max_size=2),
+        "$ref": st.sampled_from(["#", "#/$defs/a", "#/properties/a", "#/$defs/missing", "x"]),
+        **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), listed),
+        "not": schemas,
+        "const": odd_values,
+        "default": odd_values,
+        "title": st.just("T"),
+    }
+    odd = {name: values | odd_values for name, values in of_form.items() if name != "$ref"}
+    return st.fixed_dictionaries({}, optional=of_form) | st.fixed_dictionaries({}, optional=odd)
+
+
+def closed_objects(schemas):
+    return st.dictionaries(st.sampled_from("abc"), schemas, max_size=2).map(lambda p: closed(**p))
+
+
+any_schema = st.recursive(st.booleans() | st.just(TEXT), keywords, max_leaves=5)
+near_strict = st.recursive(
+    st.sampled_from([TEXT, NUMBER, {"$ref": "#"}, {"type": "array"}, {"const": 1}, {}]),
+    lambda inner: (
+        closed_objects(inner)
+        | keywords(inner)
+        | st.builds(lambda items: {"type": "array", "items": items}, inner)
+        | st.builds(lambda choices: {"anyOf": choices}, st.lists(inner, max_size=2))
+    ),
+    max_leaves=5,
+)
+
+
+of_any_kind = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+
+
+@of_any_kind
+@given(keywords(any_schema))
+def test_repaired_parameters_are_accepted_and_stay_as_they_are(schema):
+    repaired = tool_parameters(schema, "f")
+    assert parameters_fault(repaired) is None
+    assert tool_parameters(repaired, "f") == repaired
+
+
+@of_any_kind
+@given(closed_objects(near_strict) | near_strict)
+def test_what_is_called_strict_is_strict(schema):
+    if is_strict(schema):
+        assert strict_fault(schema) is None

@@ -79,7 +79,7 @@ def _has_strict_form(part: dict[str, Any]) -> bool:
         return False
     if not all(isinstance(part.get(name, shape()), shape) for name, shape in shapes.items()):
         return False
-    if not all(part.get(name, True) for name in ("anyOf", "enum")):
+    if not all(part.get(name, True) for name in ("type", "anyOf", "enum")):
         return False
     kinds = _types(part)
     says_what = sum(("type" in part, "anyOf" in part, "$ref" in part)) == 1
