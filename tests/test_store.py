@@ -174,7 +174,7 @@ def test_a_login_replaces_a_damaged_file_and_keeps_it_aside(content, caplog):
     assert str(kept) in caplog.text
     if os.name != "nt":
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert delete_tokens(everything=True) == ["default"]
+    assert list(delete_tokens(everything=True)) == ["default"]
     assert not aside()
 
 
@@ -224,7 +224,7 @@ def test_a_refresh_leaves_a_damaged_entry_where_it_is(simulator):
     damage("work", {"access_token": 7})
     assert plugin.get_tokens().expires_at > 1.0
     assert json.loads(store_path().read_text())["accounts"]["work"] == {"access_token": 7}
-    assert delete_tokens("work") == ["work"]
+    assert list(delete_tokens("work")) == ["work"]
     assert "work" not in json.loads(store_path().read_text())["accounts"]
     assert not aside()
 
