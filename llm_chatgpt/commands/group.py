@@ -149,10 +149,12 @@ def present_login(account: str | None) -> Tokens | None:
 
 def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
     """What an action returns for a login; after a 401 it is tried with a renewed one."""
-    tokens = get_tokens(account)
+    credential = choose_credential(account, read_store())
+    tokens = get_tokens(credential)
     try:
         return action(tokens)
     except RequestRefused as error:
         if error.status != 401:
             raise
-        return action(get_tokens(account, rejected=tokens.access_token))
+        rejection = Rejection(tokens.access_token, error.date, final=False)
+        return action(get_tokens(credential, rejected=rejection))

@@ -26,7 +26,7 @@ CODEX_ACCOUNT = "codex"
 
 class Failure(NamedTuple):
     """A refresh that failed. `at` is Unix seconds. `permanent` means that only a new login
-    helps, `rejected` that a prompt's 401 had refused the access token, too."""
+    helps, `rejected` that a prompt's 401 has refused the access token, too."""
 
     message: str
     code: str | None

@@ -52,15 +52,16 @@ class Rejection(NamedTuple):
     """A 401 from the backend: the access token that it refused, and the answer's Date in Unix
     seconds (None: this machine's clock counts).
 
-    `of_prompt` is False for side requests, which never sign anybody out.
+    `final` says that the login has ended if it cannot be renewed, either. It is False for side
+    requests and for what a proxy has answered.
     """
 
     access_token: str
     date: float | None = None
-    of_prompt: bool = True
+    final: bool = True
 
     def __repr__(self) -> str:
-        return without_secrets(self, "date", "of_prompt")
+        return without_secrets(self, "date", "final")
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
@@ -230,9 +231,9 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
         refused, now = _is_refused(tokens, rejection), time.time()
         if not refused and (asked <= tokens.refreshed_at <= now or not needs_refresh(tokens, now)):
             return tokens
-        of_prompt = refused and rejection is not None and rejection.of_prompt
+        final = refused and rejection is not None and rejection.final
         failure = store.failure(name)
-        if failure and failure.permanent and of_prompt:
+        if failure and failure.permanent and final:
             with contextlib.suppress(StoreError):
                 writer.save(store.put_failure(name, failure._replace(rejected=True)))
         if failure and asked <= failure.at <= now:
@@ -247,7 +248,7 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
                     store = read_store()
                     # A program that ignores our lock may have been faster.
                     if store.accounts.get(name) == tokens:
-                        failure = Failure.of(error, rejected=of_prompt)
+                        failure = Failure.of(error, rejected=final)
                         writer.save(store.put_failure(name, failure))
                 raise
             logins.unsaved[str(writer.path), tokens.refresh_token] = new
