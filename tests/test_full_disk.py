@@ -22,7 +22,9 @@ LLM = [sys.executable, "-m", "llm"]
 ASK = [
     sys.executable,
     "-c",
-    "import llm_chatgpt_oauth as p\ntry: p.get_tokens()\nexcept p.StoreError as e: exit(f'Error: {e}')",
+    "import llm_chatgpt_oauth as p\n"
+    "try: p.get_tokens()\n"
+    "except p.StoreError as error: exit(f'Error: {error}')",
 ]
 
 

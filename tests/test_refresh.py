@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
+import json
 import os
 import signal
 import stat
@@ -733,3 +735,145 @@ def test_a_failure_keeps_nothing_alive(simulator, signed_in):
     del response
     gc.collect()
     assert [reference() for reference in alive] == [None, None]
+
+
+# A refusal that is no reason to give up a token that works ----------------------------
+
+
+PROXY_PAGE = Answer(401, "<html>Sign in to the proxy</html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("answer", [PROXY_PAGE, Answer(401), Answer(401, {"message": "No."})])
+def test_a_proxy_that_answers_one_prompt_and_its_refresh(simulator, signed_in, ask, answer):
+    simulator.script("responses", answer)
+    simulator.script("token", answer)
+    with pytest.raises(plugin.RefreshFailed) as caught:
+        ask("one")
+    assert not caught.value.permanent
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+    assert plugin.load_tokens() == signed_in
+
+
+def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator, signed_in, ask):
+    simulator.script("responses", PROXY_PAGE)
+    simulator.script("token", PERMANENT[0][0])
+    with pytest.raises(plugin.RefreshFailed, match="has expired"):
+        ask("one")
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+
+
+SIDE_REQUESTS = {
+    "usage": ["usage"],
+    "models": ["refresh"],
+    "draw": ["image", "a pelican"],
+}
+
+
+@pytest.mark.parametrize("endpoint", SIDE_REQUESTS)
+def test_a_side_request_signs_nobody_out(simulator, signed_in, ask, run_llm, caplog, endpoint):
+    refusal = error_answer(401, "token_expired")
+    simulator.script(endpoint, refusal)
+    simulator.script("token", PERMANENT[2][0])
+    result = run_llm("chatgpt", *SIDE_REQUESTS[endpoint])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "was ended by OpenAI" in result.stderr
+    # Prompts go on, and one warning says until when, and what to do.
+    assert ask("one").text
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+    (warning,) = [r.getMessage() for r in caplog.records if "Warning" in r.getMessage()]
+    assert "Run 'llm chatgpt login' to sign in again." in warning
+    day = time.strftime("%Y-%m-%d", time.localtime(signed_in.expires_at))
+    assert f"The old token works until {day}" in warning
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 0, status.stdout
+    # Until a prompt gets a 401, too.
+    simulator.script("responses", refusal)
+    with pytest.raises(plugin.RefreshFailed, match="was ended by OpenAI"):
+        ask("three")
+    sent = len(simulator.requests)
+    with pytest.raises(plugin.RefreshFailed, match="was ended by OpenAI"):
+        ask("four")
+    assert len(simulator.requests) == sent
+    assert len(simulator.refreshes) == 1
+
+
+# Slow, and short --------------------------------------------------------------------------
+
+
+def test_an_answer_counts_whenever_it_comes(simulator, signed_in, monkeypatch):
+    """The time limit is for each piece of it."""
+    monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.5)
+    expire()
+    reply = simulator.sign_in()
+    simulator.script("token", Answer(200, reply, trickle=2 / len(json.dumps(reply))))
+    started = time.monotonic()
+    assert plugin.get_tokens().access_token == reply["access_token"]
+    assert time.monotonic() - started > 1
+    assert plugin.load_tokens().access_token == reply["access_token"]
+
+
+def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
+    simulator, signed_in, monkeypatch
+):
+    monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.3)
+    expire()
+    release = threading.Event()
+    simulator.script("token", slow_token(threading.Event(), release))
+    with pytest.raises(plugin.RefreshFailed, match="did not answer in time"):
+        plugin.get_tokens()
+    release.set()
+    assert config.LOCK_TIMEOUT_SECONDS > 120 + config.CONNECT_TIMEOUT_SECONDS
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("lifetime", [10, 300])
+def test_a_token_that_hardly_lives_is_renewed_once_for_all_who_wait(
+    simulator, signed_in, kind, lifetime
+):
+    expire()
+    simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
+    for entry in simulator.refresh_tokens.values():
+        entry["account"] = simulator.account
+    simulator.script("token", lambda request: time.sleep(0.5))
+    assert len(set(all_at_once(kind, 24))) == 1
+    assert len(simulator.refreshes) == 1
+
+
+FORKED_WHILE_IMPORTING = """
+import importlib.abc, importlib.util, os, signal, sys, threading, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("filelock"):
+            importing.set()
+            time.sleep(0.2)
+
+importing = threading.Event()
+import llm_chatgpt_oauth as plugin
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=plugin.store_tokens, args=(plugin.load_tokens(),))
+thread.start()
+assert importing.wait(20)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    try:
+        plugin.store_tokens(plugin.load_tokens(), "child")
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert plugin.load_tokens("child") == signed_in

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
 import subprocess
 import sys
 import threading
+import typing
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, wait_until
+from conftest import edit_login, sign_in, wait_until
 from llm_chatgpt import files
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
+from llm_chatgpt.login.tokens import token_hash
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")
@@ -253,12 +256,135 @@ def test_a_file_from_the_future_is_left_alone():
     assert store_path().read_bytes() == content
 
 
-def test_unknown_fields_are_fine():
-    plugin.store_tokens(TOKENS)
+# What this version does not understand -----------------------------------------------------
+
+
+# One value for each type that a field of a login has.
+VALUES = {str: "text", str | None: "text", float: 7.5, float | None: 7.5, bool: True}
+FIELDS = typing.get_type_hints(plugin.Tokens)
+EVERY_FIELD = {
+    **{name: VALUES[kind] for name, kind in FIELDS.items()},
+    "origin": "https://eu.chatgpt.com",
+    "kind": "official",
+}
+
+
+def test_every_field_of_a_login_is_stored_and_read():
+    tokens = plugin.Tokens(**EVERY_FIELD)
+    plugin.store_tokens(tokens)
+    assert plugin.load_tokens() == tokens
+    assert not [name for name, value in tokens._asdict().items() if not value]
+
+
+def change_file(change):
     data = json.loads(store_path().read_text())
-    data["future"] = data["accounts"]["default"]["future"] = {"a": 1}
+    change(data)
     store_path().write_text(json.dumps(data))
-    assert plugin.load_tokens() == TOKENS
+    return data
+
+
+LATER_KIND = {"kind": "passkey", "access_token": "at", "refresh_token": "rt_later", "new": [1.5]}
+
+
+def test_what_is_not_understood_stays_as_it_is(simulator, run_llm):
+    sign_in(simulator)
+
+    def from_the_future(data):
+        data["future"] = {"a": [None, 1, "\ud800"]}
+        data["accounts"]["default"]["future"] = {"b": 2.5}
+        data["accounts"]["later"] = LATER_KIND
+        data["accounts"]["broken"] = [7]
+        data["identities"] = {"x": {"email": "eve@example.com", "future": 3}}
+        data["registrations"] = {"old": {"client_id": "c", "issuer": "i", "future": 4}}
+
+    before = change_file(from_the_future)
+    edit_login(expires_at=1.0)
+    plugin.get_tokens()
+    plugin.store_tokens(TOKENS, "home")
+    assert run_llm("chatgpt", "use", "home").exit_code == 0
+    assert list(delete_tokens("home")) == ["home"]
+    after = json.loads(store_path().read_text())
+    for name in ("future", "identities", "registrations"):
+        assert after[name] == before[name]
+    assert {k: after["accounts"][k] for k in ("later", "broken")} == {
+        "later": LATER_KIND,
+        "broken": [7],
+    }
+    assert after["accounts"]["default"]["future"] == {"b": 2.5}
+    assert after["accounts"]["default"]["refresh_token"].startswith("rt_")
+    # A new login has nothing of the old one.
+    sign_in(simulator)
+    assert "future" not in json.loads(store_path().read_text())["accounts"]["default"]
+
+
+def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
+    sign_in(simulator)
+    change_file(lambda data: data["accounts"].update(later=LATER_KIND))
+    for call in (plugin.load_tokens, plugin.get_tokens):
+        with pytest.raises(plugin.StoreError, match="newer llm-chatgpt-oauth") as caught:
+            call("later")
+        assert "\n" not in str(caught.value)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--key", "later", "--no-log")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert simulator.requests == []
+    listed = run_llm("chatgpt", "accounts")
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["later", "?"]
+    assert "needs a newer version" in listed.stdout
+    assert ask("hi").text
+    # A new login replaces it, and keeps a copy.
+    plugin.store_tokens(TOKENS, "later")
+    assert plugin.load_tokens("later") == TOKENS
+    (copy,) = aside()
+    assert json.loads(copy.read_text())["accounts"]["later"] == LATER_KIND
+
+
+def test_a_file_of_an_older_version(simulator, signed_in, run_llm):
+    """It remembered failures by a hash of the refresh token, also those that a proxy made."""
+    key = token_hash(signed_in.refresh_token)
+    failure = {
+        "message": "Your ChatGPT login is no longer accepted.",
+        "code": None,
+        "permanent": True,
+        "rejected": True,
+        "at": 1.0,
+    }
+    change_file(lambda data: data.update(failures={key: failure}))
+    edit_login(expires_at=1.0)
+    assert run_llm("chatgpt", "status").exit_code == 0
+    assert plugin.get_tokens().refresh_token != signed_in.refresh_token
+    assert "failures" not in json.loads(store_path().read_text())
+
+
+HALF = "a\ud800b"
+
+
+def test_half_a_character_from_the_service(simulator, run_llm, ask):
+    """JSON can hold it, UTF-8 cannot."""
+    simulator.approve_after_polls = 0
+    simulator.account = dataclasses.replace(simulator.account, email=HALF, name=HALF)
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0, result.output
+    clean = HALF.replace("\ud800", "\N{REPLACEMENT CHARACTER}")
+    assert (plugin.load_tokens().email, plugin.load_tokens().workspace) == (clean, clean)
+    edit_login(expires_at=1.0)
+    assert ask("hi").text
+    for command in (["status"], ["status", "--json"], ["accounts"], ["models"], ["logout"]):
+        assert run_llm("chatgpt", *command).exit_code == 0
+
+
+@pytest.mark.parametrize("field", [name for name in FIELDS if VALUES[FIELDS[name]] == "text"])
+def test_half_a_character_in_the_file(simulator, signed_in, run_llm, field):
+    edit_login(**{field: HALF})
+    for command in (["status"], ["accounts"], ["refresh"], ["logout"]):
+        run_llm("chatgpt", *command)
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+
+
+def test_a_store_shows_no_secret(simulator, signed_in):
+    shown = repr(read_store())
+    for secret in signed_in:
+        assert not isinstance(secret, str) or secret not in shown or secret == "login"
+    assert "example.com" not in shown
 
 
 @posix_only
