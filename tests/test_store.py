@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -427,6 +428,28 @@ def test_the_lock_of_a_killed_process_holds_nobody_up():
     process.wait()
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process():
+    code = (
+        "import os, time\n"
+        "from llm_chatgpt.login.store import locked_store\n"
+        "with locked_store():\n"
+        "    child = os.fork()\n"
+        "    if not child: os.close(1); time.sleep(20); os._exit(0)\n"
+        "    print(child, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        with locked_store(5):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
