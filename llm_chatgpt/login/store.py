@@ -123,7 +123,7 @@ class StoreWriter:
                     "Put the file itself there, or point LLM_USER_PATH to its folder.",
                     code="unwritable",
                 )
-            files.remove_leftovers(self.path)
+            files.remove_leftovers(path)
             files.write_whole(path, content)
         except OSError as error:
             raise StoreError(
