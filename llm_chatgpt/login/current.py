@@ -25,7 +25,7 @@ from llm_chatgpt.login.tokens import (
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.login.worker import Future, Worker
+from llm_chatgpt.login.worker import Future, Renewed, Worker
 from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, local_time, notice, printable
 
@@ -200,9 +200,7 @@ def _check_renewable(
         )
 
 
-# A login, and what the user should be told about it.
-Renewed = tuple[Tokens, str]
-_worker: Worker[Renewed] = Worker()
+_worker = Worker()
 
 
 @atexit.register
@@ -310,7 +308,7 @@ def _look_up_owner(access_token: str) -> Tokens:
 
 def _good_tokens(
     key: str | Credential | None, rejected: str | Rejection | None
-) -> Renewed | Future[Renewed]:
+) -> Renewed | Future:
     """The tokens that `key` stands for if they are good as they are, else the worker's job
     that brings good ones. Raises NotSignedIn, RefreshFailed, StoreError."""
     rejection = Rejection(rejected) if isinstance(rejected, str) else rejected
