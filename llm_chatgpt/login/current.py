@@ -19,6 +19,7 @@ from llm_chatgpt.login.accounts import Failure, Store
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import (
     Tokens,
+    is_somebody_else,
     needs_refresh,
     seconds_until_refresh,
     still_works,
@@ -151,7 +152,7 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     if tokens is None:
         command = store.login_command(name)
         raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
-    if chosen and (chosen.kind, chosen.account_key) != (tokens.kind, tokens.account_key):
+    if chosen and is_somebody_else(chosen, tokens):
         raise NotSignedIn(
             f"Another user has signed in to the account '{printable(name, 60)}' meanwhile. Send "
             "the prompt again to use that login."
