@@ -292,16 +292,20 @@ def send(
     json: Any = None,
     data: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
+    whole: bool = True,
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
-    `seconds` limits the whole exchange. Raises ConnectionFailed when no readable answer
-    came, ChatGPTError for a setting that cannot be used.
+    `seconds` limits the whole exchange, or without `whole` each wait of it, so that an answer
+    counts whenever it comes. Raises ConnectionFailed when no readable answer came, ChatGPTError
+    for a setting that cannot be used.
     """
     _check_headers(headers or {})
     outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
     given_up = threading.Event()
     arguments = {"headers": headers, "params": params, "json": json, "data": data}
+    if not whole:
+        return _fetch(method, url, arguments, seconds, given_up)
 
     def run() -> None:
         try:

@@ -47,7 +47,7 @@ def keep_login(
     try:
         old = load_tokens(name)
     except StoreError as error:
-        if error.code != "damaged":
+        if error.code not in ("damaged", "newer_version"):
             raise
         old = None
     if old and is_somebody_else(old, tokens) and replace:
@@ -59,7 +59,7 @@ def keep_login(
     if old and old.account_id == tokens.account_id:
         tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
     with locked_store() as writer:
-        writer.save(writer.mended().add(name, tokens, as_default=account is None))
+        writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
     # The login is safe from here on: what follows may fail or be interrupted.
     told = fetch_workspace(tokens)
     if told == tokens:
