@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import llm
 
@@ -28,6 +30,18 @@ def llm_keys() -> Mapping[str, Any]:
     except (OSError, ValueError):
         # llm itself says so where it needs the file.
         return {}
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
+
+    def read() -> bytes:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return path.read_bytes()
+
+    return _retried(read)
 
 
 @contextlib.contextmanager
@@ -85,16 +99,22 @@ def remove_leftovers(path: pathlib.Path) -> None:
 
 
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Put a file in another one's place. Raises OSError."""
-    # On Windows a reader that has the file open makes this fail for a moment.
-    for attempt in range(50):
+    """Replace `target` with `source` atomically. Raises OSError."""
+    _retried(lambda: os.replace(source, target))
+
+
+Result = TypeVar("Result")
+
+
+def _retried(action: Callable[[], Result]) -> Result:
+    """The result of a file operation. On Windows it is repeated for up to a second, because it
+    fails for the moment in which another program reads or replaces the file."""
+    for _ in range(50 if config.WINDOWS else 0):
         try:
-            os.replace(source, target)
-            return
+            return action()
         except PermissionError:
-            if not config.WINDOWS or attempt == 49:
-                raise
             time.sleep(0.02)
+    return action()
 
 
 def sync_folder(folder: pathlib.Path) -> None:

@@ -175,7 +175,7 @@ def read_store() -> Store:
     path = store_path()
     shown = short_path(path)
     try:
-        raw = path.read_bytes()
+        raw = files.read_file(path)
     except FileNotFoundError:
         return Store()
     except OSError as error:
@@ -285,12 +285,12 @@ class StoreWriter:
 
     def mended(self) -> Store:
         """The store without what is damaged in it; the damaged file is kept beside it."""
-        store = _read_any()
+        store = read_any()
         if not store.damaged:
             return store
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
         with self.writing(), files.new_version(aside) as write:
-            write(self.path.read_bytes())
+            write(files.read_file(self.path))
         notice(f"The login file was damaged. The old one is kept as {short_path(aside)}.")
         return store._replace(damaged={})
 
@@ -349,7 +349,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 def check_writable() -> None:
     """Raises StoreError unless a login could be stored now. Leaves no trace but the lock."""
     with locked_store() as writer, writer.reserved(0):
-        _read_any()
+        read_any()
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
@@ -387,7 +387,7 @@ def delete_tokens(
     deleted. Raises StoreError.
     """
     with locked_store() as writer:
-        store = _read_any()
+        store = read_any()
         name = store.default if account is None else account
         present = [*store.accounts, *store.damaged]
         names = present if everything else [other for other in present if other == name]
@@ -404,7 +404,7 @@ def delete_tokens(
     return names
 
 
-def _read_any() -> Store:
+def read_any() -> Store:
     """The store; of a file that is damaged as a whole, a damaged default account."""
     try:
         return read_store()
