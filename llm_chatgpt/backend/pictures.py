@@ -72,12 +72,12 @@ def _webp_size(data: bytes) -> tuple[int, ...]:
     return tuple(number % 2**14 for number in struct.unpack_from("<HH", data, 26))
 
 
-def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
+def request_picture(tokens: Tokens, login: str, options: Mapping[str, Any]) -> bytes:
     """Have a picture drawn, or with `images` have those changed. Takes a minute or two.
 
-    `options` are those of the service (docs/protocol.md). Nothing is sent twice, because a
-    request may count against the limits even if its answer is lost. Raises ChatGPTError, as
-    RequestRefused for an error status.
+    `options` are those of the service (docs/protocol.md), `login` is the command that signs in
+    again. Nothing is sent twice, because a request may count against the limits even if its
+    answer is lost. Raises ChatGPTError, as RequestRefused for an error status.
     """
     route = tokens.route
     if not route.images_path:
@@ -93,11 +93,12 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
             headers=backend_headers(tokens),
             json=options,
             seconds=config.PICTURE_TIMEOUT_SECONDS,
+            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
         )
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise _refusal(reply)
+        raise _refusal(reply, login)
     encoded = first_mapping(as_mapping(reply.data).get("data")).get("b64_json")
     picture = b""
     with contextlib.suppress(TypeError, ValueError):
@@ -107,8 +108,8 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
     return picture
 
 
-def _refusal(reply: http.Reply) -> ChatGPTError:
-    error = refusals.explain_refusal(reply)
+def _refusal(reply: http.Reply, login: str) -> ChatGPTError:
+    error = refusals.explain_refusal(reply, login=login)
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.
