@@ -293,6 +293,9 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
                     if error.permanent and tokens.route.drops_refused_tokens:
                         tokens = tokens.ended()
                         store = store.put(account, tokens)
+                    if error.code == "invalid_client":
+                        # The next sign-in registers anew.
+                        store = store.register(account, client_id=None)
                     with contextlib.suppress(StoreError):
                         commit(store.put_failure(tokens, failure))
                 raise

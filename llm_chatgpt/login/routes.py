@@ -112,6 +112,7 @@ OFFICIAL = Route(
         "refresh_token_expired": "has expired",
         "refresh_token_invalidated": "was ended by OpenAI",
         "refresh_token_reused": "was used by another program",
+        "invalid_client": "is no longer registered with OpenAI",
     },
     drops_refused_tokens=True,
     own_session=True,
