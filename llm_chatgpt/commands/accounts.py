@@ -15,9 +15,9 @@ from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
+from llm_chatgpt.login.borrowed import read_codex_login
 from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
-from llm_chatgpt.login.oauth import revoke
+from llm_chatgpt.login.oauth import end_session
 from llm_chatgpt.login.store import CODEX_ACCOUNT, Store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import keep_login, workspace_words
@@ -40,8 +40,10 @@ def status(account: str | None, json_: bool) -> None:
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
+        if account is not None or config.setting("ACCOUNT"):
+            raise
         if json_:
-            group.echo_json({"signed_in": False, "path": str(path)})
+            group.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
         else:
             click.echo(error.message)
             _warn_if_unwritable()
@@ -51,11 +53,9 @@ def status(account: str | None, json_: bool) -> None:
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         known = _account_json(tokens, problem) if tokens else {"kind": "access_token"}
-        group.echo_json({"signed_in": True, "path": str(path), **chosen, **known})
+        group.echo_json({"signed_in": not problem, "path": str(path), **chosen, **known})
     else:
-        # The first prompt looks up who owns an access token.
-        unknown = "Using an access token (not checked yet)"
-        click.echo(f"Signed in as {who_is(tokens)}" if tokens else unknown)
+        click.echo(_status_line(credential, tokens, store, problem))
         click.echo(f"Account: {group.credential_words(credential, store)}")
         if tokens and tokens.account_id:
             click.echo(f"Workspace: {workspace_words(tokens)}")
@@ -67,6 +67,16 @@ def status(account: str | None, json_: bool) -> None:
             click.echo(problem)
     if problem:
         sys.exit(1)
+
+
+def _status_line(credential: Credential, tokens: Tokens | None, store: Store, problem: str) -> str:
+    if tokens is None:
+        # The first prompt looks up who owns an access token.
+        return "Using an access token (not checked yet)"
+    if not problem:
+        return f"Signed in as {who_is(tokens)}"
+    again = store.login_command(credential.account) if tokens.renewable else "llm chatgpt import"
+    return f"Your login as {who_is(tokens)} has ended. Run '{again}'."
 
 
 def _warn_if_unwritable() -> None:
@@ -84,6 +94,7 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
         "expired": bool(problem) or not still_works(tokens, time.time()),
+        "problem": problem or None,
     }
 
 
@@ -167,7 +178,7 @@ def import_command(path: str | None, yes: bool) -> None:
         llm chatgpt import
         llm chatgpt import ~/.codex/auth.json
     """
-    tokens = read_codex_login(codex_auth_path(path))
+    tokens = read_codex_login(path)
     old = read_store().accounts.get(CODEX_ACCOUNT)
     if old and old.kind == "login":
         if not group.may_replace(yes, old, tokens):
@@ -224,13 +235,7 @@ def _end_session(tokens: Tokens, *, asked: bool) -> None:
     if not tokens.renewable:
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
         return
-    try:
-        revoke(tokens)
-    except ChatGPTError as error:
-        notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
-            "ChatGPT under Settings > Security."
-        )
+    end_session(tokens)
 
 
 def _say_what_is_left() -> None:

@@ -145,12 +145,17 @@ def present_login(account: str | None) -> Tokens | None:
     return present_tokens(choose_credential(account, store), store)
 
 
-def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
-    """What an action returns for a login; after a 401 it is tried with a renewed one."""
+def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any:
+    """What `action(tokens, login_command)` returns; after a 401 it is tried with a renewed login.
+
+    `login_command` is the command that signs in again, which errors name.
+    """
+    store = read_store()
+    login_command = store.login_command(choose_credential(account, store).account)
     tokens = get_tokens(account)
     try:
-        return action(tokens)
+        return action(tokens, login_command)
     except RequestRefused as error:
         if error.status != 401:
             raise
-        return action(get_tokens(account, rejected=tokens.access_token))
+        return action(get_tokens(account, rejected=tokens.access_token), login_command)
