@@ -82,6 +82,16 @@ class Options(llm.Options):
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
         None, description="How closely the model looks at images: auto, low, high or original."
     )
+    max_output_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="The most tokens that an answer may have, reasoning included. A note says so "
+        "where the service takes no limit.",
+    )
+    max_tokens: int | None = Field(None, ge=1, description="Another name for max_output_tokens.")
+    web_search: bool | None = Field(
+        None, description="Let the model search the web, as -T WebSearch does."
+    )
     json_object: bool | None = Field(
         None, description="Output a valid JSON object {...}. Prompt must mention JSON."
     )
@@ -97,7 +107,6 @@ class Options(llm.Options):
     # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
     # some of them, so they are accepted, left out of the request, and not listed.
     temperature: SkipJsonSchema[Any] = None
-    max_tokens: SkipJsonSchema[Any] = None
     top_p: SkipJsonSchema[Any] = None
     seed: SkipJsonSchema[Any] = None
     stop: SkipJsonSchema[Any] = None
@@ -212,25 +221,23 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        with exchange.keeping():
-            while not exchange.complete:
-                time.sleep(exchange.attempt.pause)
+        while not exchange.complete:
+            try:
+                for seconds in exchange.pauses():
+                    time.sleep(seconds)
                 tokens = get_tokens(key, rejected=exchange.rejected)
-                request = exchange.request(tokens)
-                with exchange.trying():
-                    with http.stream(request) as reply:
-                        if reply.status != 200:
-                            raise exchange.refusal(reply, reply.read())
-                        exchange.opened(reply.headers)
-                        for chunk in reply:
-                            yield from exchange.translator.feed(chunk)
-                            if exchange.translator.ended:
-                                break
-                    yield from exchange.end()
-                    if exchange.failed:
-                        raise exchange.failure()
+                with http.SyncStream(exchange.request(tokens)) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, reply.read())
+                    exchange.opened(reply.headers)
+                    for chunk in reply:
+                        yield from exchange.translator.feed(chunk)
+                        if exchange.translator.ended:
+                            break
+                yield from exchange.end_round()
+            except ChatGPTError as error:
+                exchange.failed(exchange.detailed(error))
         yield from exchange.finish()
-        exchange.update_models()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -245,29 +252,27 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        with exchange.keeping():
-            while not exchange.complete:
-                await asyncio.sleep(exchange.attempt.pause)
+        while not exchange.complete:
+            try:
+                for seconds in exchange.pauses():
+                    await asyncio.sleep(seconds)
                 tokens = await get_tokens_async(key, rejected=exchange.rejected)
                 request = await asyncio.to_thread(exchange.request, tokens)
-                with exchange.trying():
-                    async with http.stream_async(request) as reply:
-                        if reply.status != 200:
-                            content = await reply.read()
-                            raise await asyncio.to_thread(exchange.refusal, reply, content)
-                        exchange.opened(reply.headers)
-                        async for chunk in reply:
-                            for event in exchange.translator.feed(chunk):
-                                yield event
-                            if exchange.translator.ended:
-                                break
-                    for event in exchange.end():
-                        yield event
-                    if exchange.failed:
-                        raise await asyncio.to_thread(exchange.failure)
+                async with http.AsyncStream(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, await reply.read())
+                    exchange.opened(reply.headers)
+                    async for chunk in reply:
+                        for event in exchange.translator.feed(chunk):
+                            yield event
+                        if exchange.translator.ended:
+                            break
+                for event in exchange.end_round():
+                    yield event
+            except ChatGPTError as error:
+                exchange.failed(await asyncio.to_thread(exchange.detailed, error))
         for event in exchange.finish():
             yield event
-        await asyncio.to_thread(exchange.update_models)
 
 
 @llm.hookimpl

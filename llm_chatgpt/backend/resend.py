@@ -1,20 +1,21 @@
 """When a prompt is sent again: decisions only, nothing is sent or waited for here.
 
-The rule in words is in docs/protocol.md, "Sending again". It counts only while nothing of
-the answer has been shown.
+The rule in words is in docs/protocol.md, "Sending again". It applies only while nothing of the
+answer has been shown.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
-from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.login.tokens import Tokens, residencies
 
-# A stream that ends so would end so again.
+# A stream that ends with one of these would end with it again.
 _FINAL_CODES = refusals.POLICY_CODES | {
     "context_length_exceeded",
     "invalid_encrypted_content",
@@ -22,11 +23,53 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 }
 
 
+class OptionalPart(NamedTuple):
+    """A part that a request can do without: the next one leaves it out if the service refuses it.
+
+    `refused` tells whether an error is about that part, given the tokens that were sent. `scope`
+    tells for how long it stays
+    out: the rest of the "turn", or every request of this process to the same "model", for the
+    same "account", or to the "service".
+    """
+
+    name: str
+    refused: Callable[[ChatGPTError, Tokens], bool]
+    scope: str = "turn"
+
+
+def _names(param: str) -> Callable[[ChatGPTError, Tokens], bool]:
+    return lambda error, tokens: error.status == 400 and error.param == param
+
+
+def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
+    return error.code == refusals.WRONG_REGION and len(residencies(tokens)) > 1
+
+
+# The parts by name; `Exchange.request` leaves out those in `Attempt.without`.
+REASONING = "reasoning"
+SUMMARY = "reasoning.summary"
+OUTPUT_LIMIT = "max_output_tokens"
+# The system prompt as a message, without `instructions`.
+SYSTEM_MESSAGE = "system message"
+# The first region that the login names; there may be a second one.
+FIRST_RESIDENCY = "first residency"
+SESSION_HEADER = "session-id"
+OPTIONAL_PARTS = (
+    OptionalPart(REASONING, lambda error, tokens: error.code == "invalid_encrypted_content"),
+    OptionalPart(SUMMARY, _names(SUMMARY), "model"),
+    OptionalPart(OUTPUT_LIMIT, _names(OUTPUT_LIMIT), "service"),
+    OptionalPart(SYSTEM_MESSAGE, _names("instructions"), "model"),
+    OptionalPart(FIRST_RESIDENCY, _has_other_region, "account"),
+    OptionalPart(SESSION_HEADER, _names(SESSION_HEADER), "account"),
+)
+
+
 class Attempt(NamedTuple):
     """How a prompt is sent this time, and what the attempts before have used up.
 
     `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
     to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
+    `without` names the parts to leave out.
     """
 
     pause: float = 0.0
@@ -35,13 +78,7 @@ class Attempt(NamedTuple):
     other_tokens: bool = False
     unauthorized: int = 0
     refused_at: float = 0.0
-    without_summary: bool = False
-    without_reasoning: bool = False
-
-
-def first_attempt(last: Attempt) -> Attempt:
-    """How to send the next request of an answer after `last`: what the model refuses stays out."""
-    return Attempt(without_summary=last.without_summary, without_reasoning=last.without_reasoning)
+    without: frozenset[str] = frozenset()
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -62,7 +99,11 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
     `tokens` are those that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
-    if error.status == 401 and error.code != refusals.WRONG_REGION:
+    if isinstance(error, UsageLimitReached) and error.resets_at is not None:
+        wait = error.resets_at - now
+        if 0 < wait <= config.longest_limit_wait():
+            return last._replace(pause=wait + config.AFTER_RESET_SECONDS)
+    if error.tokens_refused:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
         # there are none, a refresh brings new ones; it would not help a second time.
         renewed = last.unauthorized and tokens.refreshed_at >= last.refused_at
@@ -70,10 +111,9 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
             return None
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    if error.code == "invalid_encrypted_content" and not last.without_reasoning:
-        return last._replace(without_reasoning=True)
-    if error.status == 400 and "reasoning.summary" in error.message and not last.without_summary:
-        return last._replace(without_summary=True)
+    for part in OPTIONAL_PARTS:
+        if part.name not in last.without and part.refused(error, tokens):
+            return last._replace(without=last.without | {part.name})
     if last.resends >= resends_allowed(error, tokens):
         return None
     pause = error.retry_after
