@@ -271,19 +271,18 @@ def _login_officially(wanted: _Login, new: bool) -> Tokens:
         f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
     )
 
-    def show(request: OfficialLogin) -> None:
-        again = (
-            ""
-            if request.registers
-            else (
-                "\nError instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n"
-                f"'{request.command} --new'."
-            )
+    known = registration(wanted.name)
+    if known.get("client_id") and not new:
+        terms += (
+            "\nError instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n"
+            f"'{OFFICIAL.login_command(wanted.name)} --new'."
         )
-        _show_address(terms + again, wanted.no_open, request)
-
     return login_officially(
-        wanted.account, show=show, read_lines=_reader(), replace=wanted.replace, new=new
+        wanted.account,
+        show=functools.partial(_show_address, terms, wanted.no_open),
+        read_lines=_reader(),
+        replace=wanted.replace,
+        new=new,
     )
 
 

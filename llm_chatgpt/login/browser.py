@@ -23,9 +23,6 @@ COMMAND = "llm chatgpt login --browser"
 class BrowserLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the Codex route."""
 
-    # The one suffix that the issuer is known to add (docs/protocol.md).
-    state_suffixes = ("", ".onboarding_entrypoint=life_sciences")
-
     def __init__(self, port: int, workspace: str | None = None):
         own = {
             "client_id": config.CLIENT_ID,

@@ -37,6 +37,10 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
+# The one suffix that the issuer is known to add to the state (docs/protocol.md).
+STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
+
+
 class AuthorizeRequest:
     """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
 
@@ -45,8 +49,6 @@ class AuthorizeRequest:
     routes define `approve`.
     """
 
-    # What the issuer may add to the state.
-    state_suffixes: tuple[str, ...] = ("",)
     # Whether a pasted query will do, and the address may have another host.
     takes_partial_address = True
 
@@ -76,11 +78,9 @@ class AuthorizeRequest:
         another sign-in."""
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
+        state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
         # Compared as bytes, because compare_digest takes only ASCII text.
-        if len(states) != 1 or not any(
-            secrets.compare_digest(states[0].encode(), f"{self.state}{suffix}".encode())
-            for suffix in self.state_suffixes
-        ):
+        if not secrets.compare_digest(state.encode(), self.state.encode()):
             return None
         if fields.get("error"):
             description = fields.get("error_description", [""])[0]
@@ -209,7 +209,13 @@ def exchange(
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was used "
             f"before, or is from an earlier attempt. Run '{login_command}' again."
         )
-    raise LoginFailed(explain(reply, "complete the sign-in"), code=reply.error_code)
+    message = explain(reply, "complete the sign-in")
+    if reply.error_code == "invalid_client" and route is not CODEX:
+        message = (
+            "OpenAI no longer knows this installation's registration. Run "
+            f"'{login_command}' again to register anew."
+        )
+    raise LoginFailed(message, code=reply.error_code)
 
 
 def exchange_authorization_code(

@@ -64,11 +64,6 @@ class OfficialLogin(oauth.AuthorizeRequest):
         }
         super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
 
-    @property
-    def registers(self) -> bool:
-        """Whether OpenAI will issue a client id, because no earlier one is used."""
-        return not self._client_id
-
     def approve(self, code: str, fields: Mapping[str, list[str]]) -> Approval | LoginFailed:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self.failed("The browser came back from another issuer.")
@@ -174,11 +169,6 @@ def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
     except LoginFailed as error:
         if error.code == "invalid_client":
             _remember(name, client_id=None)
-            raise LoginFailed(
-                "OpenAI no longer knows this installation's registration. Run "
-                f"'{command}' again to register anew.",
-                code=error.code,
-            ) from error
         raise
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
