@@ -35,11 +35,14 @@ def llm_keys() -> Mapping[str, Any]:
 def read_file(path: pathlib.Path) -> bytes:
     """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
 
+    def open_at_once(path: str, flags: int) -> int:
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
     def read() -> bytes:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return path.read_bytes()
+        with open(path, "rb", opener=open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            return file.read()
 
     return _retried(read)
 
