@@ -7,7 +7,6 @@ import errno
 import os
 import pathlib
 import secrets
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -35,14 +34,10 @@ def llm_keys() -> Mapping[str, Any]:
 def read_file(path: pathlib.Path) -> bytes:
     """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
 
-    def open_at_once(path: str, flags: int) -> int:
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
     def read() -> bytes:
-        with open(path, "rb", opener=open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            return file.read()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "not a regular file")
+        return path.read_bytes()
 
     return _retried(read)
 

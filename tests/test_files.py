@@ -127,15 +127,15 @@ def test_other_files_that_are_fifos_are_not_waited_for(simulator, signed_in, run
 
 
 def test_windows_reads_the_login_file_again_after_a_replacement(signed_in, monkeypatch):
-    real, failures = os.open, [None, None]
+    read, failures = pathlib.Path.read_bytes, [None, None]
 
-    def while_it_is_replaced(path, flags, *more):
+    def while_it_is_replaced(path):
         if failures:
             failures.pop()
             raise PermissionError(13, "Permission denied")
-        return real(path, flags, *more)
+        return read(path)
 
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-    monkeypatch.setattr(os, "open", while_it_is_replaced)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", while_it_is_replaced)
     assert plugin.load_tokens() == signed_in
     assert failures == []
