@@ -344,7 +344,7 @@ def test_a_login_says_that_it_replaces_the_one_that_has_ended(simulator, ended, 
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login", "--account", "work")
     assert result.stderr.startswith(
-        "Your login as ada@example.com (Plus plan) has ended. A new login replaces it.\n"
+        "Your login as ada@example.com (Plus plan) has ended.\nA new login replaces it.\n"
     )
     assert "You are signed in" not in result.stderr
 

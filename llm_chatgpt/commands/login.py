@@ -121,7 +121,7 @@ def _say_what_happens(name: str) -> None:
         return
     old = store.accounts.get(name)
     if old and group.problem(Credential(name, ""), old, store):
-        notice(f"Your login as {group.who_is(old)} has ended. A new login replaces it.\n")
+        notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
             f"You are signed in as {group.who_is(old)}. A new login replaces this\n"
@@ -267,8 +267,8 @@ def _login_in_browser(wanted: _Login) -> Tokens:
 
 def _login_officially(wanted: _Login, new: bool) -> Tokens:
     terms = (
-        "Continue with ChatGPT. This uses your ChatGPT plan through OpenAI's official\n"
-        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+        "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in\n"
+        f"for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
     )
 
     known = registration(wanted.name)
