@@ -45,11 +45,13 @@ BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
 # How long a login waits to learn about its workspace.
 WORKSPACE_TIMEOUT_SECONDS = 5.0
-# How long a cancelled caller waits for a refresh that has been sent.
-REFRESH_GRACE_SECONDS = 10.0
-# The wait for another program's refresh is longer than that refresh may take.
-REFRESH_TIMEOUT_SECONDS = 60.0
-LOCK_TIMEOUT_SECONDS = 90.0
+# How long a cancelled caller, or a signal that would end the program, waits for a refresh that
+# has been sent. 'docker stop' kills after 10 seconds.
+REFRESH_GRACE_SECONDS = 8.0
+# How long a refresh waits for each piece of its answer. The wait for another program's refresh is
+# longer.
+REFRESH_TIMEOUT_SECONDS = 120.0
+LOCK_TIMEOUT_SECONDS = 180.0
 
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0

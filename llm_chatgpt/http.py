@@ -293,16 +293,20 @@ def send(
     data: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
     max_bytes: int = config.MAX_REPLY_BYTES,
+    whole: bool = True,
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
-    `seconds` limits the whole exchange, `max_bytes` the body. Raises ConnectionFailed when no
+    `seconds` limits the whole exchange, or without `whole` each wait of it, so that an answer
+    counts whenever it comes; `max_bytes` limits the body. Raises ConnectionFailed when no
     readable answer came, ChatGPTError for a setting that cannot be used.
     """
     _check_headers(headers or {})
     outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
     given_up = threading.Event()
     arguments = {"headers": headers, "params": params, "json": json, "data": data}
+    if not whole:
+        return _fetch(method, url, arguments, seconds, max_bytes, given_up)
 
     def run() -> None:
         try:

@@ -13,7 +13,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.files import new_version, replace_file
+from llm_chatgpt.files import replace_file, write_whole
 from llm_chatgpt.login.store import store_path
 
 
@@ -84,8 +84,7 @@ def test_a_system_without_fchmod(monkeypatch, tmp_path):
     """As on Windows, where files are private by the folder's rights."""
     monkeypatch.delattr(os, "fchmod", raising=False)
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-    with new_version(tmp_path / "file") as commit:
-        commit(b"content")
+    write_whole(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
 
 

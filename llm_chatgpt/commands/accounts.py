@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -15,10 +16,11 @@ from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
+from llm_chatgpt.login.accounts import CODEX_ACCOUNT, Store
 from llm_chatgpt.login.borrowed import read_codex_login
 from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
-from llm_chatgpt.login.oauth import end_session
-from llm_chatgpt.login.store import CODEX_ACCOUNT, Store, read_store
+from llm_chatgpt.login.oauth import revoke_all
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import keep_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
@@ -112,7 +114,7 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, ended = [], bool(store.damaged)
+    entries, ended = [], bool(store.unreadable)
     for name, tokens in store.accounts.items():
         problem = group.problem(Credential(name, ""), tokens, store)
         default = name == store.default
@@ -124,10 +126,11 @@ def accounts(json_: bool) -> None:
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
         ended = ended or bool(problem)
-    rows += [("", name, "?", "?", "?", "damaged, sign in again") for name in store.damaged]
+    what = {"damaged": "damaged, sign in again", "newer_version": "needs a newer version"}
+    rows += [("", name, "?", "?", "?", what[code]) for name, code in store.unreadable.items()]
     if json_:
         group.echo_json(entries)
-    elif not store.accounts and not store.damaged:
+    elif not store.accounts and not store.unreadable:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         group.echo_table(rows)
@@ -159,7 +162,7 @@ def use(name: str) -> None:
         store = read_store()
         if not name or store.get(name) is None:
             raise current.no_such_account(name, store.accounts)
-        writer.save(store._replace(default=name))
+        writer.save(store.with_default(name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
@@ -212,12 +215,12 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    before = functools.partial(_end_session, asked=revoke_)
-    deleted = logins.delete_tokens(name, everything=all_, before=before)
+    deleted = logins.delete_tokens(name, everything=all_)
     if deleted:
         for each in deleted:
             click.echo(f"Signed out of account {printable(each, 60)}.")
         _say_what_is_left()
+        _end_sessions(filter(None, deleted.values()), asked=revoke_)
     elif name is None or all_:
         click.echo("Not signed in.")
     else:
@@ -228,14 +231,12 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_session(tokens: Tokens, *, asked: bool) -> None:
+def _end_sessions(deleted: Iterable[Tokens], *, asked: bool) -> None:
     # An official session is this plugin's alone; after an end by OpenAI there is none.
-    if not (asked or tokens.route.own_session) or not tokens.access_token:
-        return
-    if not tokens.renewable:
+    ending = [t for t in deleted if (asked or t.route.own_session) and t.access_token]
+    revoke_all(tokens for tokens in ending if tokens.renewable)
+    if not all(tokens.renewable for tokens in ending):
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
-        return
-    end_session(tokens)
 
 
 def _say_what_is_left() -> None:

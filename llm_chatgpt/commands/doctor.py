@@ -22,6 +22,7 @@ from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
+from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
 CLOCK_TOLERANCE_SECONDS = 5 * 60
@@ -213,13 +214,11 @@ def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
 
 
 def _clock(date: str | None) -> Finding:
-    from email.utils import parsedate_to_datetime
-
-    try:
-        ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
-    except (TypeError, ValueError):
+    moment = as_http_date(date)
+    if moment is None:
         advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
         return Finding("clock", "warning", "not checked, because no server answered", advice)
+    ahead = time.time() - moment
     if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"

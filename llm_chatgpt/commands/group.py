@@ -14,14 +14,16 @@ import click
 
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
+from llm_chatgpt.login.accounts import Store
 from llm_chatgpt.login.current import (
     Credential,
+    Rejection,
     check_usable,
     choose_credential,
     get_tokens,
     present_tokens,
 )
-from llm_chatgpt.login.store import Store, locked_store, read_store
+from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable
@@ -94,11 +96,8 @@ def problem(
 
     `rejected` is an access token that the backend refuses.
     """
-    failure = store.failure(tokens)
-    if failure and failure.permanent:
-        return failure.message
     try:
-        check_usable(credential, tokens, store, rejected)
+        check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
         return error.message
     return ""
@@ -107,7 +106,8 @@ def problem(
 def storage_problem() -> StoreError | None:
     """Why no login can be stored now (code "unwritable", or the lock is held)."""
     try:
-        with locked_store(0) as writer, writer.reserved(0):
+        with locked_store(0) as writer:
+            writer.probe()
             return None
     except StoreError as error:
         return error
@@ -122,6 +122,8 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
+    elif tokens.route.refresh_leeway is None:
+        renewal = "renews when OpenAI asks for it"
     else:
         renewal = "the next prompt renews it" if expired else "renews automatically"
     if tokens.expires_at is None:
@@ -151,11 +153,13 @@ def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any
     `login_command` is the command that signs in again, which errors name.
     """
     store = read_store()
-    login_command = store.login_command(choose_credential(account, store).account)
-    tokens = get_tokens(account)
+    credential = choose_credential(account, store)
+    login_command = store.login_command(credential.account)
+    tokens = get_tokens(credential)
     try:
         return action(tokens, login_command)
     except RequestRefused as error:
         if error.status != 401:
             raise
-        return action(get_tokens(account, rejected=tokens.access_token), login_command)
+        rejection = Rejection(tokens.access_token, error.date, final=False)
+        return action(get_tokens(credential, rejected=rejection), login_command)

@@ -6,12 +6,12 @@ Every request to the issuer goes out here.
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -223,15 +223,29 @@ def exchange_authorization_code(
 ) -> Tokens:
     """The login that an approved code of the Codex route brings. Raises LoginFailed."""
     reply = exchange(approved, login_command=login_command)
-    tokens = tokens_from_reply(as_mapping(reply.data), now=time.time())
+    owner = Tokens("", issuer=config.issuer())
+    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(explain(reply, "send the tokens"))
     return tokens
 
 
+def check_issuer(tokens: Tokens, failed: Callable[[str], ChatGPTError], command: str) -> None:
+    """Raise `failed(sentence)` unless the tokens may be sent to the issuer in use, which only
+    the one that issued them is. `command` signs in again."""
+    issuer = tokens.issuer or config.DEFAULT_ISSUER
+    if issuer != config.issuer():
+        raise failed(
+            f"This login comes from {urlsplit(issuer).netloc}, not from "
+            f"{urlsplit(config.issuer()).netloc}. Correct LLM_CHATGPT_ISSUER, or run '{command}'."
+        )
+
+
 def revoke(tokens: Tokens) -> None:
-    """End a login's session at OpenAI (docs/protocol.md). Raises LoginFailed if OpenAI has
-    not confirmed it."""
+    """End a login's session at OpenAI (docs/protocol.md), within 10 seconds. Raises LoginFailed
+    if OpenAI has not confirmed it."""
+    route = tokens.route
+    check_issuer(tokens, LoginFailed, route.login_command())
     body = {"token": tokens.access_token, "token_type_hint": "access_token"}
     if tokens.refresh_token:
         body = {
@@ -239,9 +253,10 @@ def revoke(tokens: Tokens) -> None:
             "token_type_hint": "refresh_token",
             "client_id": tokens.client_id or config.CLIENT_ID,
         }
-    route, seconds = tokens.route, config.REVOKE_TIMEOUT_SECONDS
+    end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
     # A session that is this plugin's alone is worth a second attempt.
     for last in (False, True) if route.own_session else (True,):
+        seconds = end - time.monotonic()
         try:
             reply = _post(
                 route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
@@ -256,11 +271,24 @@ def revoke(tokens: Tokens) -> None:
             raise LoginFailed(explain(reply, "end the session").rstrip("."))
 
 
-def end_session(tokens: Tokens) -> None:
-    """`revoke`; if OpenAI does not confirm it, a warning says so."""
-    try:
-        revoke(tokens)
-    except ChatGPTError as error:
+def revoke_all(logins: Iterable[Tokens]) -> None:
+    """End several sessions at once, within 10 seconds in all; warn of those that go on."""
+    errors: list[ChatGPTError] = []
+
+    def end(tokens: Tokens) -> None:
+        try:
+            revoke(tokens)
+        except ChatGPTError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=end, args=[tokens], daemon=True) for tokens in logins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
+        while thread.is_alive():
+            thread.join(0.25)
+    for error in errors:
         notice(
             f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
             "ChatGPT under Settings > Security."
@@ -281,6 +309,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     """
     if not tokens.refresh_token:
         raise sign_in_again("cannot be renewed", login_command)
+    check_issuer(tokens, RefreshFailed, login_command)
     route = tokens.route
     body = {
         "client_id": tokens.client_id or config.CLIENT_ID,
@@ -288,20 +317,20 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         "refresh_token": tokens.refresh_token,
         **route.token_fields,
     }
-    failed = functools.partial(RefreshFailed, permanent=False)
     seconds = config.REFRESH_TIMEOUT_SECONDS
-    reply = _post(route, route.token_path, failed, body, seconds=seconds)
+    reply = _post(route, route.token_path, RefreshFailed, body, seconds=seconds, whole=False)
     if reply.status == 200 and isinstance(reply.data, dict):
-        new = tokens_from_reply(reply.data, old=tokens, now=time.time())
+        old = tokens._replace(issuer=config.issuer())
+        new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}
         if tokens.subject not in (None, claims.get("sub", tokens.subject)):
             raise sign_in_again("came back as another user's", login_command)
         if new is not None:
             return new
-    code = reply.error_code
-    reason = route.final_refusals.get(code or "") or route.final_refusals.get(reply.status)
+    # A web page or a bare 401 comes from a proxy, and says nothing about the login.
+    code, final = reply.error_code, route.final_refusals
     if code == "invalid_client":
         login_command += " --new"
-    if reason and reply.status < 500:
+    if code and reply.status < 500 and (reason := final.get(code) or final.get(reply.status)):
         raise sign_in_again(reason, login_command, code)
-    raise RefreshFailed(explain(reply, "renew the login"), permanent=False, code=code)
+    raise RefreshFailed(explain(reply, "renew the login"), code=code)

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from llm_chatgpt import config, files, http
 from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.accounts import Failure
 from llm_chatgpt.login.routes import OFFICIAL
-from llm_chatgpt.login.store import Failure, check_writable, locked_store, read_store
+from llm_chatgpt.login.store import check_writable, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
@@ -140,8 +141,7 @@ def host_id() -> str:
             stored = files.read_file(path).decode().strip()
             return f"urn:uuid:{uuid.UUID(stored.removeprefix('urn:uuid:'))}"
         new = f"urn:uuid:{uuid.uuid4()}"
-        with writer.writing(), files.new_version(path) as write:
-            write(f"{new}\n".encode())
+        writer.write(path, f"{new}\n".encode())
         return new
 
 
@@ -212,7 +212,7 @@ def _end_older_login(name: str, client_id: str, why: str) -> None:
         old = store.accounts.get(name)
         if old and old.client_id == client_id:
             failure = Failure(why, None, permanent=True, rejected=True, at=time.time())
-            writer.save(store.put(name, old.ended()).put_failure(old.ended(), failure))
+            writer.save(store.put_failure(name, failure))
 
 
 def _remember(name: str, **fields: Any) -> None:

@@ -49,7 +49,7 @@ def keep_login(
             ):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
-                writer.save(writer.mended().add(name, tokens, as_default=account is None))
+                writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
                 break
         # Without the lock, which prompts in other programs wait for.
         if old.email == tokens.email:
@@ -60,7 +60,7 @@ def keep_login(
         agreed = old
     # The login is safe from here on: what follows may fail or be interrupted.
     if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
-        oauth.end_session(old)
+        oauth.revoke_all([old])
     told = fetch_workspace(tokens)
     if told == tokens:
         return tokens

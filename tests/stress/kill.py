@@ -22,9 +22,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import llm_chatgpt_oauth as plugin
+from conftest import new_login
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.store import store_path
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Simulator
 
 KILLS = 500 if "--full" in sys.argv else 30
@@ -86,7 +86,7 @@ def main() -> int:
             unreadable = lost = swept = 0
             kills = KILLS // len(WORK)
             for _ in range(kills):
-                tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
+                tokens = new_login(simulator)
                 assert tokens
                 plugin.store_tokens(tokens)
                 program = f"{IMPORTS}\nprint('go', flush=True)\n{code}"

@@ -25,8 +25,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm
 
 import llm_chatgpt_oauth as plugin
+from conftest import new_login
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
@@ -104,7 +104,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
         os.environ.update(simulator.environment, LLM_USER_PATH=folder)
         os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
-        tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
+        tokens = new_login(simulator)
         assert tokens
         plugin.store_tokens(tokens)
         fetch_models(tokens)
