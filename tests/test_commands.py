@@ -372,9 +372,16 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
     sign_in(simulator, expires_at=time.time() + 60)
     simulator.script("token", error_answer(401, "refresh_token_reused"))
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
-    result = run_llm("chatgpt", "status")
-    assert result.exit_code == 1
-    assert "sign in again" in result.stdout
+    for command in (["status"], ["accounts"], ["doctor"]):
+        result = run_llm("chatgpt", *command)
+        assert result.exit_code == (command != ["doctor"])
+        assert re.search(r"expires in \d+ seconds.*; cannot be renewed", result.stdout)
+    status = run_llm("chatgpt", "status").stdout
+    assert status.startswith("Signed in as ada@example.com")
+    assert "Run 'llm chatgpt login' to sign in again." in status.splitlines()[-1]
+    report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    assert (report["signed_in"], report["expired"]) == (True, False)
+    assert report["problem"] == status.splitlines()[-1]
 
 
 @pytest.fixture

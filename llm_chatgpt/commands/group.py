@@ -103,6 +103,12 @@ def problem(
     return ""
 
 
+def renewal_problem(credential: Credential, store: Store) -> str:
+    """Why a login ends with its access token, and what to do; empty if it can be renewed."""
+    failure = store.failure(credential.account)
+    return failure.message if failure and failure.permanent else ""
+
+
 def storage_problem() -> StoreError | None:
     """Why no login can be stored now (code "unwritable", or the lock is held)."""
     try:
@@ -113,7 +119,7 @@ def storage_problem() -> StoreError | None:
         return error
 
 
-def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
+def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
@@ -122,6 +128,8 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
+    elif renewal_problem:
+        renewal = "cannot be renewed"
     elif tokens.route.refresh_leeway is None:
         renewal = "renews when OpenAI asks for it"
     else:

@@ -37,6 +37,7 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
+UNREGISTERED = "OpenAI no longer knows this installation's registration (invalid_client)."
 # The one suffix that the issuer is known to add to the state (docs/protocol.md).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 
@@ -211,10 +212,7 @@ def exchange(
         )
     message = explain(reply, "complete the sign-in")
     if reply.error_code == "invalid_client" and route is not CODEX:
-        message = (
-            "OpenAI no longer knows this installation's registration. Run "
-            f"'{login_command}' again to register anew."
-        )
+        message = f"{UNREGISTERED} Run '{login_command}' again to register anew."
     raise LoginFailed(message, code=reply.error_code)
 
 
@@ -329,8 +327,10 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
             return new
     # A web page or a bare 401 comes from a proxy, and says nothing about the login.
     code, final = reply.error_code, route.final_refusals
-    if code == "invalid_client":
-        login_command += " --new"
+    if code == "invalid_client" and route is not CODEX:
+        raise RefreshFailed(
+            f"{UNREGISTERED} Run '{login_command} --new' to sign in again.", code=code
+        )
     if code and reply.status < 500 and (reason := final.get(code) or final.get(reply.status)):
         raise sign_in_again(reason, login_command, code)
     raise RefreshFailed(explain(reply, "renew the login"), code=code)

@@ -69,10 +69,11 @@ class OfficialLogin(oauth.AuthorizeRequest):
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self.failed("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
-        if len(client_ids) > 1:
-            return self.failed("The browser came back with an incomplete address.")
-        if client_ids[0] in ("", UNREGISTERED):
-            return self.failed("OpenAI has not registered this installation.")
+        if len(client_ids) > 1 or client_ids[0] in ("", UNREGISTERED):
+            return self.failed(
+                "The browser came back with an incomplete address: OpenAI has not registered this "
+                "installation."
+            )
         approved = oauth.AuthorizationCode(code, self.code_verifier, self.redirect_uri)
         return Approval(approved, client_ids[0], fields.get("scope", [None])[0], self.nonce)
 

@@ -45,12 +45,8 @@ class Listener(socketserver.ThreadingTCPServer):
     """A server on one address of this machine's loopback. It does not serve before `serve`."""
 
     daemon_threads = True
-    request: AuthorizeRequest
-    # Receives what the request reads in each of its redirects.
-    deliver: Callable[[Any], None]
 
     def __init__(self, host: str, port: int):
-        self.host = f"[{host}]" if ":" in host else host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would let
         # another program listen on the same port.
@@ -61,14 +57,14 @@ class Listener(socketserver.ThreadingTCPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    @property
-    def own_hosts(self) -> tuple[list[str], ...]:
-        """What requests may say in their `Host` headers."""
-        return [f"{self.host}:{self.port}"], [urlsplit(self.request.redirect_uri).netloc]
-
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
-        """Answer requests in threads, until `shutdown`."""
+        """Answer redirects in threads until `shutdown`; `deliver` gets what `request` reads in
+        each of its own."""
         self.request, self.deliver = request, deliver
+        host = str(self.server_address[0])
+        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        # What requests may say in their `Host` headers.
+        self.own_hosts = [address], [urlsplit(request.redirect_uri).netloc]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:

@@ -121,7 +121,6 @@ OFFICIAL = Route(
         "refresh_token_expired": "has expired",
         "refresh_token_invalidated": "was ended by OpenAI",
         "refresh_token_reused": RENEWED_ELSEWHERE,
-        "invalid_client": "is no longer registered with OpenAI",
     },
     drops_refused_tokens=True,
     own_session=True,
