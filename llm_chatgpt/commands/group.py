@@ -167,7 +167,7 @@ def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any
     try:
         return action(tokens, login_command)
     except RequestRefused as error:
-        if error.status != 401:
+        if not error.tokens_refused:
             raise
         rejection = Rejection(tokens.access_token, error.date, final=False)
         return action(get_tokens(credential, rejected=rejection), login_command)
