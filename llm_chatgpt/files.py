@@ -8,8 +8,8 @@ import os
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import llm
 
@@ -29,6 +29,17 @@ def llm_keys() -> Mapping[str, Any]:
     except (OSError, ValueError):
         # llm itself says so where it needs the file.
         return {}
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
+
+    def read() -> bytes:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "not a regular file")
+        return path.read_bytes()
+
+    return _retried(read)
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -89,15 +100,21 @@ def remove_leftovers(path: pathlib.Path) -> None:
 
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
     """Replace `target` with `source` atomically. Raises OSError."""
-    # On Windows a reader that has the file open makes this fail for a moment.
-    for attempt in range(50):
+    _retried(lambda: os.replace(source, target))
+
+
+Result = TypeVar("Result")
+
+
+def _retried(action: Callable[[], Result]) -> Result:
+    """The result of a file operation. On Windows it is repeated for up to a second, because it
+    fails for the moment in which another program reads or replaces the file."""
+    for _ in range(50 if config.WINDOWS else 0):
         try:
-            os.replace(source, target)
-            return
+            return action()
         except PermissionError:
-            if not config.WINDOWS or attempt == 49:
-                raise
             time.sleep(0.02)
+    return action()
 
 
 def sync_folder(folder: pathlib.Path) -> None:

@@ -293,6 +293,18 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     assert list(lists) == [two[1].account_key]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "command"),
+    [("usage", "usage"), ("models", "refresh"), ("models", "models"), ("usage", "reset")],
+)
+def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
+    simulator.always[endpoint] = lambda request: Answer(401, {"detail": "No"})
+    more = ["--yes"] if command == "reset" else []
+    result = run_llm("chatgpt", command, "--account", "work", *more)
+    assert result.exit_code == 1
+    assert "Run 'llm chatgpt login --account work' to sign in again." in result.stderr
+
+
 def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
     expired = two[1]._replace(expires_at=time.time() - 60)
     plugin.store_tokens(expired, "work")
@@ -367,6 +379,51 @@ def test_colleagues_share_a_workspace_but_are_not_the_same(simulator, run_llm):
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 1
+
+
+def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
+    ada = sign_in(simulator)
+    eve = new_login(simulator, EVE)
+    simulator.account, simulator.approve_after_polls = BOB, 0
+    replaced = []
+
+    def replace(old, new):
+        replaced.append((old.email, new.email))
+        # While the user is asked, eve signs in under this name elsewhere; then it is renewed.
+        plugin.store_tokens(eve._replace(expires_at=eve.expires_at - len(replaced)))
+        return True
+
+    plugin.login(show=lambda code: None, replace=replace)
+    assert replaced == [(ada.email, BOB.email), (EVE.email, BOB.email)]
+    assert plugin.load_tokens().email == BOB.email
+
+
+def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
+    """Under one name, and none of them was signed in before: no terminal, so nobody is asked."""
+    eve = new_login(simulator, EVE)
+    simulator.account, simulator.approve_after_polls = BOB, 0
+    threads = []
+
+    def hold_the_lock(request):
+        locked = threading.Event()
+
+        def store_eve():
+            with locked_store() as writer:
+                locked.set()
+                # Until the login waits for the lock.
+                time.sleep(0.5)
+                writer.save(read_store().add("default", eve, as_default=True))
+
+        threads.append(threading.Thread(target=store_eve))
+        threads[0].start()
+        locked.wait()
+
+    simulator.script("token", hold_the_lock)
+    result = run_llm("chatgpt", "login")
+    threads[0].join()
+    assert result.exit_code == 1
+    assert "Kept eve@example.com. To add bob@example.com as well" in result.stderr
+    assert plugin.load_tokens().email == "eve@example.com"
 
 
 # Access tokens
@@ -653,6 +710,63 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
     assert "cli_auth_credentials_store" in result.stderr
     codex.path.mkdir()
     assert "Could not read" in run_llm("chatgpt", "import").stderr
+
+
+KEYRING = "keyring"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such paths")
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/nowhere/at/all", "There is no /nowhere/at/all. Name Codex CLI's auth.json or its"),
+        ("~nosuchuser/.codex", "Could not find the home folder in ~nosuchuser/.codex."),
+        ("x" * 300, "(File name too long)"),
+        ("/dev/zero", "Could not read /dev/zero (not a regular file)."),
+        ("fifo", "(not a regular file)"),
+        ("/dev/null/auth.json", "(Not a directory)"),
+    ],
+)
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_place_that_cannot_be_read(
+    simulator, run_llm, monkeypatch, tmp_path, path, words, variable
+):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    if variable:
+        monkeypatch.setenv("CODEX_HOME", path)
+    result = run_llm("chatgpt", "import", *([] if variable else [path]))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    if not variable:
+        assert words in result.stderr
+        assert KEYRING not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads anything")
+def test_a_folder_of_another_user(simulator, run_llm, tmp_path):
+    (tmp_path / "other").mkdir(mode=0)
+    result = run_llm("chatgpt", "import", str(tmp_path / "other" / ".codex"))
+    assert result.exit_code == 1
+    assert "(Permission denied)" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX users")
+def test_an_import_without_a_home_folder(simulator, run_llm, monkeypatch):
+    """As in a container that runs under a number without a name."""
+    import pwd
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: Could not find the home folder in ~/.codex. Name Codex CLI's auth.json.\n"
+    )
 
 
 def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):

@@ -142,7 +142,8 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = present_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    problem = group.problem(credential, tokens, store)
+    ended = group.problem(credential, tokens, store)
+    problem = ended or group.renewal_problem(credential, store)
     text = group.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
@@ -150,11 +151,12 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
         if known.route.plan:
             plan = f"{known.route.plan} sign-in"
-        text += f": {email}, {plan}, access token {group.lifetime_words(known, problem)}"
+        text += f": {email}, {plan}, access token {group.lifetime_words(known, ended, problem)}"
     else:
         text += ", owner not checked yet"
+    state = "broken" if ended else "warning" if problem else "ok"
     if_rejected = group.problem(credential, tokens, store, rejected=tokens.access_token)
-    return tokens, if_rejected, Finding("login", "broken" if problem else "ok", text, problem)
+    return tokens, if_rejected, Finding("login", state, text, problem)
 
 
 def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:

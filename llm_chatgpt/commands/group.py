@@ -103,6 +103,12 @@ def problem(
     return ""
 
 
+def renewal_problem(credential: Credential, store: Store) -> str:
+    """Why a login ends with its access token, and what to do; empty if it can be renewed."""
+    failure = store.failure(credential.account)
+    return failure.message if failure and failure.permanent else ""
+
+
 def storage_problem() -> StoreError | None:
     """Why no login can be stored now (code "unwritable", or the lock is held)."""
     try:
@@ -113,7 +119,7 @@ def storage_problem() -> StoreError | None:
         return error
 
 
-def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
+def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
@@ -122,6 +128,8 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
+    elif renewal_problem:
+        renewal = "cannot be renewed"
     elif tokens.route.refresh_leeway is None:
         renewal = "renews when OpenAI asks for it"
     else:
@@ -147,14 +155,19 @@ def present_login(account: str | None) -> Tokens | None:
     return present_tokens(choose_credential(account, store), store)
 
 
-def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
-    """What an action returns for a login; after a 401 it is tried with a renewed one."""
-    credential = choose_credential(account, read_store())
+def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any:
+    """What `action(tokens, login_command)` returns; after a 401 it is tried with a renewed login.
+
+    `login_command` is the command that signs in again, which errors name.
+    """
+    store = read_store()
+    credential = choose_credential(account, store)
+    login_command = store.login_command(credential.account)
     tokens = get_tokens(credential)
     try:
-        return action(tokens)
+        return action(tokens, login_command)
     except RequestRefused as error:
         if not error.tokens_refused:
             raise
         rejection = Rejection(tokens.access_token, error.date, final=False)
-        return action(get_tokens(credential, rejected=rejection))
+        return action(get_tokens(credential, rejected=rejection), login_command)

@@ -181,7 +181,9 @@ class Store:
         tokens = self.accounts[name]
         if failure.permanent and failure.rejected and tokens.route.drops_refused_tokens:
             tokens = tokens.ended()
-        return self._put_entry(name, **tokens._asdict(), failure=failure._asdict())
+        store = self._put_entry(name, **tokens._asdict(), failure=failure._asdict())
+        # The next sign-in registers anew.
+        return store.register(name, client_id=None) if failure.code == "invalid_client" else store
 
     def to_bytes(self) -> bytes:
         data = {"version": STORE_VERSION, **self._data}

@@ -55,7 +55,7 @@ def read_store() -> Store:
     path = store_path()
     shown = short_path(path)
     try:
-        raw = path.read_bytes()
+        raw = files.read_file(path)
     except FileNotFoundError:
         return Store()
     except OSError as error:

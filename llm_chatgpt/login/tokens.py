@@ -234,7 +234,8 @@ def is_workspace_origin(value: object) -> bool:
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
-    names = ("account_id", "email", "subject")
+    # OpenAI may name one user differently to each client.
+    names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     pairs = [(getattr(old, name), getattr(new, name)) for name in names]
     return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 
