@@ -68,11 +68,11 @@ def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
     """Overwrite a file with JSON that is not longer, which works on a full disk, too.
 
     Spaces fill the file up until it is cut, so that it holds valid JSON all the time. Raises
-    OSError.
+    OSError, also for a symbolic link.
     """
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
-        if len(content) > size:
+        if len(content) > size or path.is_symlink():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.write(content.ljust(size))
         file.flush()

@@ -25,11 +25,8 @@ def first_mapping(value: object) -> Mapping[str, Any]:
 
 
 def as_text(value: object) -> str | None:
-    """A string that is not empty, and that can be encoded: half a character (a lone surrogate,
-    which JSON may hold) is replaced."""
-    if not isinstance(value, str) or not value:
-        return None
-    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value)
+    """A string that is not empty, `without_halves`."""
+    return without_halves(value) if isinstance(value, str) and value else None
 
 
 def without_halves(text: str) -> str:

@@ -9,6 +9,8 @@ from conftest import new_login, sign_in, sign_in_officially
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
 from simulator import Account, Answer
 
+# In ada's workspace, whose id both logins have.
+COLLEAGUE = Account(email="eve@example.com")
 BOB = Account(email="bob@example.com", account_id="5e1f7a3c-0000-4000-8000-00000000b0b0")
 
 
@@ -60,13 +62,13 @@ def test_after_a_logout_nobody_else_is_used(simulator, busy, ask, monkeypatch, o
     assert len(bearers(simulator)) == 1
 
 
-@pytest.mark.parametrize("route", ["codex", "official"])
-def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, route):
+@pytest.mark.parametrize("user", [BOB, COLLEAGUE, None])
+def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user):
     sign_in(simulator)
 
     def sign_in_somebody_else():
-        if route == "codex":
-            plugin.store_tokens(new_login(simulator, BOB))
+        if user:
+            plugin.store_tokens(new_login(simulator, user))
         else:
             sign_in_officially(simulator)
 

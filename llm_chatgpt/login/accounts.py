@@ -144,15 +144,12 @@ class Store:
     def identify(self, access_token: str) -> Tokens | None:
         """A personal access token with its owner; None if the owner is not known."""
         identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
-        if not isinstance(identity, dict):
-            return None
-        return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
+        own = {"access_token": access_token, "kind": "access_token"}
+        return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
 
     def put_identity(self, tokens: Tokens) -> Store:
-        names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
-        identity = {name: getattr(tokens, name) for name in names}
-        known = as_mapping(self._data.get("identities"))
-        return self._with(identities={**known, token_hash(tokens.access_token): identity})
+        identity = {token_hash(tokens.access_token): tokens._replace(access_token="")._asdict()}
+        return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
     def registration(self, name: str) -> Mapping[str, Any]:
         """What the issuer in use has registered under an account's name; empty if nothing."""

@@ -19,13 +19,14 @@ from llm_chatgpt.login.accounts import Failure, Store
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import (
     Tokens,
+    is_somebody_else,
     needs_refresh,
     seconds_until_refresh,
     still_works,
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.login.worker import Future, Worker
+from llm_chatgpt.login.worker import Future, Renewed, Worker
 from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, local_time, notice, printable
 
@@ -151,7 +152,7 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     if tokens is None:
         command = store.login_command(name)
         raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
-    if chosen and (chosen.kind, chosen.account_key) != (tokens.kind, tokens.account_key):
+    if chosen and is_somebody_else(chosen, tokens):
         raise NotSignedIn(
             f"Another user has signed in to the account '{printable(name, 60)}' meanwhile. Send "
             "the prompt again to use that login."
@@ -200,9 +201,7 @@ def _check_renewable(
         )
 
 
-# A login, and what the user should be told about it.
-Renewed = tuple[Tokens, str]
-_worker: Worker[Renewed] = Worker()
+_worker = Worker()
 
 
 @atexit.register
@@ -310,7 +309,7 @@ def _look_up_owner(access_token: str) -> Tokens:
 
 def _good_tokens(
     key: str | Credential | None, rejected: str | Rejection | None
-) -> Renewed | Future[Renewed]:
+) -> Renewed | Future:
     """The tokens that `key` stands for if they are good as they are, else the worker's job
     that brings good ones. Raises NotSignedIn, RefreshFailed, StoreError."""
     rejection = Rejection(rejected) if isinstance(rejected, str) else rejected

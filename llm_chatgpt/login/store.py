@@ -116,15 +116,21 @@ class StoreWriter:
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
         """Write the login file, or one beside it, whole. Raises StoreError."""
-        try:
-            if self.path.is_symlink():
-                raise StoreError(
-                    f"{self.shown} is a symbolic link, which this plugin never writes through. "
-                    "Put the file itself there, or point LLM_USER_PATH to its folder.",
-                    code="unwritable",
-                )
-            files.remove_leftovers(self.path)
+        if self.path.is_symlink():
+            raise StoreError(
+                f"{self.shown} is a symbolic link, which this plugin never writes through. "
+                "Put the file itself there, or point LLM_USER_PATH to its folder.",
+                code="unwritable",
+            )
+        with self._writing():
+            files.remove_leftovers(path)
             files.write_whole(path, content)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise StoreError in place of OSError."""
+        try:
+            yield
         except OSError as error:
             raise StoreError(
                 f"Could not write the login file {self.shown} ({files.os_reason(error)}). Make "
@@ -157,9 +163,9 @@ class StoreWriter:
         return Store() if store is _DAMAGED else store
 
     def remove_damaged(self) -> None:
-        """Delete the copies that `mended` has made."""
-        for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-            with contextlib.suppress(OSError):
+        """Delete the copies that `mended` has made. Raises StoreError."""
+        with self._writing():
+            for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
                 copy.unlink()
 
 

@@ -11,17 +11,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
+from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_command
 
-Result = TypeVar("Result")
-Future = concurrent.futures.Future
+# A login, and what the user should be told about it.
+Renewed = tuple[Tokens, str]
+Future = concurrent.futures.Future[Renewed]
 
 
-class Worker(Generic[Result]):
+class Worker:
     """The one thread of this process that renews logins, one after another.
 
     Neither Ctrl-C nor a cancelled task can stop it between the request, which spends the
@@ -38,16 +40,15 @@ class Worker(Generic[Result]):
     def start_afresh(self) -> None:
         """Forget thread and locks. A forked child has none of its parent's threads, and perhaps
         a lock that nobody holds."""
-        self._jobs: queue.SimpleQueue[tuple[Future[Result], Callable[[], Result]]]
-        self._jobs = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Renewed]]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
         self._starting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
         # When whoever wants to end gives up on the refresh that is out, by the monotonic clock.
         self._deadline: float | None = None
 
-    def submit(self, job: Callable[[], Result]) -> Future[Result]:
-        future: Future[Result] = Future()
+    def submit(self, job: Callable[[], Renewed]) -> Future:
+        future: Future = Future()
         self._jobs.put((future, job))
         with self._starting:
             if not self._thread.ident:
@@ -59,7 +60,7 @@ class Worker(Generic[Result]):
             self._run(*self._jobs.get())
 
     @staticmethod
-    def _run(future: Future[Result], job: Callable[[], Result]) -> None:
+    def _run(future: Future, job: Callable[[], Renewed]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -70,7 +71,7 @@ class Worker(Generic[Result]):
             # Else the error's traceback would keep the error alive, and the caller's frames.
             del future
 
-    def result(self, future: Future[Result]) -> Result:
+    def result(self, future: Future) -> Renewed:
         """Wait for a job's result."""
         with self._signals_held():
             try:
@@ -82,7 +83,7 @@ class Worker(Generic[Result]):
                 raise
         return future.result()
 
-    async def result_async(self, future: Future[Result]) -> Result:
+    async def result_async(self, future: Future) -> Renewed:
         """`result` for an event loop, which it does not block."""
         with self._signals_held():
             try:
