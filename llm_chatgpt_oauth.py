@@ -56,7 +56,7 @@ from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.official import OfficialLogin, login_officially
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import in_thread, printable
 
 
 class Options(llm.Options):
@@ -225,10 +225,10 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
             try:
                 for seconds in exchange.pauses():
                     time.sleep(seconds)
-                tokens = get_tokens(key, rejected=exchange.rejected)
+                tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, reply.read())
+                        raise exchange.refusal(reply.status, reply.headers, reply.read())
                     exchange.opened(reply.headers)
                     for chunk in reply:
                         yield from exchange.translator.feed(chunk)
@@ -256,14 +256,17 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
             try:
                 for seconds in exchange.pauses():
                     await asyncio.sleep(seconds)
-                tokens = await get_tokens_async(key, rejected=exchange.rejected)
+                tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
+                        content = await reply.read()
+                        raise exchange.refusal(reply.status, reply.headers, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
-                        for event in exchange.translator.feed(chunk):
+                        feed = exchange.translator.feed
+                        long = exchange.translator.takes_long(chunk)
+                        for event in await in_thread(feed, chunk) if long else feed(chunk):
                             yield event
                         if exchange.translator.ended:
                             break

@@ -141,7 +141,8 @@ def test_pending_goes_on_at_the_same_pace(simulator, answer):
     waits = Waits()
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits)
-    assert waits.seconds == [5, 5]
+    # With a margin of 20 %.
+    assert waits.seconds == [6, 6]
 
 
 TROUBLE = [
@@ -160,7 +161,7 @@ def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
     waits, heard = Waits(), []
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits, notify=heard.append)
-    assert waits.seconds == [10, 15]
+    assert waits.seconds == [12, 18]
     assert len(heard) == (answer.status in (500, 503) or answer.drop)
 
 
@@ -220,6 +221,41 @@ def test_an_exchange_that_fails_is_not_repeated(simulator, answer, words):
     assert sent["code"] not in str(caught.value)
     assert sent["code_verifier"] not in str(caught.value)
     assert plugin.load_tokens() == old
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            {"error": "invalid_client", "error_description": "Unknown client."},
+            "(status 400, invalid_client: Unknown client). Try again",
+        ),
+        (
+            {"error": {"code": "odd", "message": "Not\x1b[2J today"}},
+            "(status 400, odd: Not\ufffd[2J today). Try again",
+        ),
+        ({"error_description": "Just no"}, "(status 400: Just no). Try again"),
+    ],
+)
+def test_a_refused_exchange_tells_the_issuers_words(simulator, body, words):
+    simulator.script("token", Answer(400, body))
+    with pytest.raises(plugin.LoginFailed) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    assert words in str(caught.value)
+
+
+def test_a_refused_exchange_tells_no_secret(simulator):
+    def refuse(request):
+        said = f"Code {request.body['code']} or verifier {request.body['code_verifier']} is bad"
+        return Answer(400, {"error": "invalid_client", "error_description": said})
+
+    simulator.script("token", refuse)
+    with pytest.raises(plugin.LoginFailed) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    sent = simulator.seen("/oauth/token")[0].body
+    assert "invalid_client: Code ... or verifier ... is bad" in str(caught.value)
+    assert sent["code"] not in str(caught.value)
+    assert sent["code_verifier"] not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +425,20 @@ def test_status_of_nobody(run_llm):
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 1
     assert "llm chatgpt login" in text.stdout
-    assert json.loads(data.stdout)["signed_in"] is False
+    report = json.loads(data.stdout)
+    assert report["signed_in"] is False
+    assert report["problem"] == text.stdout.strip()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_status_of_an_account_that_does_not_exist(simulator, run_llm, monkeypatch, more):
+    sign_in(simulator)
+    words = "Error: No account named 'nope'. Accounts: default.\n"
+    result = run_llm("chatgpt", "status", "--account", "nope", *more)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "nope")
+    result = run_llm("chatgpt", "status", *more)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
 
 
 def test_status_of_a_token_that_has_ended(simulator, run_llm):

@@ -12,12 +12,18 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
-from llm_chatgpt.backend.usage import BankedResets, UsageWindow, resets_of_usage, windows_of_usage
+from llm_chatgpt.backend.usage import (
+    BankedResets,
+    reset_moment,
+    reset_words,
+    resets_of_usage,
+    windows_of_usage,
+)
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
-from llm_chatgpt.values import as_list, as_mapping, as_number
+from llm_chatgpt.values import as_list, as_mapping
 
 
 @group.chatgpt.command()
@@ -44,16 +50,16 @@ def usage(account: str | None, json_: bool) -> None:
         click.echo("\n".join(_lines(report)))
 
 
-def _fetch_report(tokens: Tokens) -> dict[str, Any]:
+def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     """The server's figures, and under `banked_resets` the resets that are banked."""
-    answer = fetch_usage(tokens)
+    answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
     resets = resets_of_usage(answer)
     if resets and resets.available:
         try:
             # The server has already told how many there are.
-            resets = resets._replace(first_expires_at=fetch_resets(tokens).first_expires_at)
+            resets = resets._replace(first_expires_at=fetch_resets(tokens, login).first_expires_at)
         except ChatGPTError as error:
             notice(f"Warning: could not find out when a banked reset expires. {error.message}")
     report["banked_resets"] = resets._asdict() if resets else None
@@ -79,8 +85,8 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        resets_ = UsageWindow(0, 0, as_number(spending.get("reset_at"))).reset_words
-        lines.append(f"Spending: {used} of {of}{resets_}")
+        resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
+        lines.append(f"Spending: {used} of {of}{reset_words(resets_at)}")
     return [*lines, f"Details: {config.USAGE_PAGE}"]
 
 
@@ -128,7 +134,9 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
             "with --account."
         )
-    report, who = group.with_login(account, lambda t: (_fetch_report(t), group.who_is(t)))
+    report, who = group.with_login(
+        account, lambda t, login: (_fetch_report(t, login), group.who_is(t))
+    )
     banked = report["banked_resets"]
     if banked and not banked["available"]:
         raise ChatGPTError(_NOT_RESET["no_credit"])
