@@ -85,6 +85,17 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
     return sign_in(simulator)
 
 
+@pytest.fixture
+def headers(simulator: Simulator) -> dict[str, str | None]:
+    """The headers of a signed-in client that is not this plugin."""
+    return {
+        "Authorization": f"Bearer {simulator.sign_in()['access_token']}",
+        "ChatGPT-Account-ID": simulator.account.account_id,
+        "User-Agent": "another-client/1.0",
+        "session-id": "a-session",
+    }
+
+
 def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
     tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
     assert tokens is not None
