@@ -217,7 +217,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     simulator.answer(Think(["Hm."]), Say("First."))
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.encrypted_contents.clear()
+    simulator.reasoning.origins.clear()
     assert ask.finish(lambda: conversation.prompt("two")).text
     assert len(simulator.prompts) == 3
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]

@@ -20,7 +20,10 @@ from simulator import Think
         ({"store": None}, 400, "Store must be set to false"),
         ({"stream": False}, 400, "Stream must be set to true"),
         ({"temperature": 1}, 400, "Unsupported parameter: temperature"),
-        ({"max_output_tokens": 1}, 400, "Unsupported parameter: max_output_tokens"),
+        ({"max_output_tokens": 0}, 400, "Invalid 'max_output_tokens'"),
+        ({"prompt_cache_options": {}}, 400, "Unsupported parameter: prompt_cache_options"),
+        ({"prompt_cache_breakpoint": 1}, 400, "Unsupported parameter: prompt_cache_breakpoint"),
+        ({"access_programs": ["x"]}, 400, "access_programs parameter is not enabled"),
         ({"previous_response_id": "r"}, 400, "Unsupported parameter: previous_response_id"),
         ({"service_tier": "flex"}, 400, "Unsupported service_tier: flex"),
         ({"input": "text"}, 400, "Input must be a list"),
@@ -28,6 +31,7 @@ from simulator import Think
         ({"model": "gpt-5.5", "instructions": ""}, 400, "Instructions are required"),
         ({"model": "gpt-5.2-codex", "instructions": None}, 400, "Instructions are required"),
         ({"model": "gpt-5.4", "instructions": None}, 400, "Instructions are required"),
+        ({"model": "gpt-5.3-next", "instructions": None}, 400, "Instructions are required"),
         ({"model": None}, 400, "Missing required parameter: 'model'"),
         ({"input": [{"role": "system", "content": "x"}]}, 400, "System messages are not allowed"),
         ({"model": "gpt-5.1-codex"}, 400, "is not supported when using Codex with a ChatGPT"),
@@ -55,9 +59,15 @@ from simulator import Think
             "No tool output found for custom tool call c.",
         ),
         (
-            {"input": [*BODY["input"], {"type": "additional_tools", "role": "developer"}]},
+            {"input": [*BODY["input"], {"type": "additional_tools", "role": "user"}]},
             400,
             "Invalid input[1].type",
+        ),
+        ({"input": [{"type": "compaction"}]}, 400, "input[0].encrypted_content"),
+        (
+            {"input": [{"type": "compaction_trigger"}, *BODY["input"]]},
+            400,
+            "input[0] must be the last item.",
         ),
         ({"tools": [{"type": "namespace", "name": "n"}]}, 400, "tools"),
         ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, 404, "rs_1"),
@@ -110,37 +120,6 @@ def test_an_expired_token_is_refused_with_its_code(simulator, headers):
     answer = post(simulator, headers)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "token_expired"
-
-
-def test_encrypted_content_is_that_of_the_last_event_and_of_its_account(simulator, headers):
-    simulator.answer(Think())
-    frames = post(simulator, headers).text.split("\n\n")
-    contents = [
-        json.loads(frame.split("data: ")[1])["item"]["encrypted_content"]
-        for frame in frames
-        if "output_item" in frame
-    ]
-    assert len(set(contents)) == 2
-    codes = []
-    for content in contents:
-        item = {"type": "reasoning", "summary": [], "encrypted_content": content}
-        codes.append(post(simulator, headers, input=[item, *BODY["input"]]).status_code)
-    assert codes == [400, 200]
-
-
-def test_cached_tokens_need_the_session_and_the_prefix(simulator, headers):
-    def cached(session, texts):
-        items = [{"role": "user", "content": text * 100} for text in texts]
-        answer = post(simulator, {**headers, "session-id": session}, input=items).text
-        usage = json.loads(answer.split("data: ")[-1])["response"]["usage"]
-        return usage["input_tokens_details"]["cached_tokens"]
-
-    assert cached("s", ["a"]) == 0
-    first = cached("s", ["a", "b"])
-    assert first > 0
-    assert cached("s", ["a", "b", "c"]) > first
-    assert cached("s", ["x", "b", "c"]) < first
-    assert cached("other", ["a", "b", "c"]) == 0
 
 
 PDF = {
@@ -198,9 +177,6 @@ def test_files_are_counted_and_not_for_the_assistant(simulator, headers):
     assert post(simulator, headers, input=items).status_code == 400
 
 
-# Another client of this login ----------------------------------------------------------
-
-
 def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers):
     developer = {
         "type": "message",
@@ -214,14 +190,6 @@ def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers)
         content=zstandard.compress(json.dumps(body).encode()),
         headers={**headers, "Content-Encoding": "zstd", "Content-Type": "application/json"},
     )
-    assert answer.status_code == 200
-
-
-def test_instructions_are_needed_by_some_models_only(simulator, headers):
-    assert post(simulator, headers, instructions=None).status_code == 200
-    developer = {"role": "developer", "content": "You are Codex."}
-    items = [developer, *BODY["input"]]
-    answer = post(simulator, headers, model="gpt-5.5", instructions=None, input=items)
     assert answer.status_code == 200
 
 
@@ -273,22 +241,104 @@ def test_the_lite_shape_is_answered_with_tool_calls(simulator, headers, tools, n
     assert texts == ["The tool returned: 36"]
 
 
-def test_the_list_names_the_lite_models(simulator, headers):
-    url = f"{simulator.base_url}/codex/models"
-    answer = httpx.get(url, params={"client_version": "1.0.0"}, headers=headers)
-    lite = {model["slug"] for model in answer.json()["models"] if model["use_responses_lite"]}
-    assert {"gpt-6-astra", "gpt-6.1-sol", "gpt-6-luna", "gpt-5.6-terra"} <= lite
-    assert "gpt-5.5" not in lite
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_additional_tools_stand_anywhere(simulator, headers, place):
+    items = [{"role": "developer", "content": "Be brief."}, *BODY["input"]]
+    items.insert(place, {"type": "additional_tools", "role": "developer", "tools": LITE_TOOLS})
+    items.append({"role": "user", "content": "multiply"})
+    answer = post(simulator, headers, instructions=None, input=items)
+    names = [e["item"].get("name") for e in events_of(answer) if "item" in e]
+    assert "multiply" in names
 
 
-def test_models_usage_and_accounts(simulator, headers):
-    url = f"{simulator.base_url}/codex/models"
-    assert httpx.get(url, headers=headers).status_code == 400
-    old = httpx.get(url, params={"client_version": "0.150.0"}, headers=headers).json()["models"]
-    new = httpx.get(url, params={"client_version": "0.200.0"}, headers=headers)
-    assert len(old) < len(new.json()["models"])
-    assert new.headers["etag"] == simulator.models_etag
-    usage = httpx.get(f"{simulator.base_url}/wham/usage", headers=headers).json()
-    assert usage["rate_limit"]["primary_window"]["limit_window_seconds"] == 18000
-    accounts = httpx.get(f"{simulator.base_url}/wham/accounts/check", headers=headers).json()
-    assert accounts["accounts"][0]["workspace_backend_origin"] == "https://chatgpt.com"
+@pytest.mark.parametrize(
+    ("changes", "content", "words"),
+    [
+        ({"context": "all_turns"}, None, None),
+        ({}, None, "requires `reasoning.context` to be `all_turns`."),
+        ({"context": "all_turns"}, [{"type": "reasoning_text", "text": "x"}], "input[0].content"),
+    ],
+)
+def test_the_lite_header_binds_the_body(simulator, headers, changes, content, words):
+    simulator.answer(Think())
+    thought = events_of(post(simulator, headers))[-2]["item"]
+    thought |= {"content": content} if content else {}
+    headers["x-openai-internal-codex-responses-lite"] = "true"
+    answer = post(simulator, headers, reasoning=changes, input=[thought, *BODY["input"]])
+    assert answer.status_code == (400 if words else 200)
+    assert (words or "") in answer.json()["error"]["message"] if words else True
+
+
+def test_functions_need_no_strict(simulator, headers):
+    tools = [{k: v for k, v in LITE_TOOLS[0].items() if k != "strict"}]
+    assert post(simulator, headers, tools=tools).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ([{"type": "input_text", "text": "36"}, {"type": "input_text", "text": "37"}], "36 37"),
+        ([{"type": "input_image", "image_url": "https://example.com/a.png"}], "a picture"),
+    ],
+)
+def test_a_tools_output_may_be_a_list(simulator, headers, output, words):
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    items = [call, {"type": "function_call_output", "call_id": "c", "output": output}]
+    assert f"The tool returned: {words}" in post(simulator, headers, input=items).text
+
+
+NODE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]},
+        "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+        "twin": {"$ref": "#/$defs/Node"},
+        "whole": {"$ref": "#"},
+    },
+    "required": ["name", "next", "children", "whole"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, {**NODE, "$defs": {"Node": NODE}}],
+)
+def test_a_recursive_schema_ends(simulator, headers, schema):
+    form = {"type": "json_schema", "name": "tree", "schema": schema}
+    answer = post(simulator, headers, text={"format": form})
+    texts = [e["text"] for e in events_of(answer) if e["type"] == "response.output_text.done"]
+    assert json.loads(texts[0])["name"] == "Pelican"
+
+
+def test_an_answer_is_cut_at_its_limit(simulator, headers):
+    answer = events_of(post(simulator, headers, max_output_tokens=3))
+    final = answer[-1]["response"]
+    assert final["status"] == "incomplete"
+    assert final["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert final["max_output_tokens"] == 3
+    assert [e["text"] for e in answer if e["type"] == "response.output_text.done"] == [
+        "This is answ"
+    ]
+    whole = events_of(post(simulator, headers, max_output_tokens=128000))[-1]["response"]
+    assert whole["status"] == "completed"
+
+
+def test_an_account_may_lack_a_parameter(simulator, headers):
+    simulator.refused_parameters = {"max_output_tokens"}
+    answer = post(simulator, headers, max_output_tokens=128000)
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": "Unsupported parameter: max_output_tokens"}
+
+
+def test_a_conversation_is_compacted_on_request(simulator, headers):
+    simulator.answer(Think())
+    items = [*BODY["input"], {"type": "compaction_trigger"}]
+    done = [e["item"] for e in events_of(post(simulator, headers, input=items)) if "item" in e]
+    assert [item["type"] for item in done] == ["compaction"] * 2
+    assert done[1]["id"].startswith("cmp_")
+    compact = {k: done[1][k] for k in ("type", "encrypted_content")}
+    # The scripted answer is still there for the next prompt.
+    answer = events_of(post(simulator, headers, input=[compact, *BODY["input"]]))
+    assert [e["item"]["type"] for e in answer if "item" in e] == ["reasoning"] * 2

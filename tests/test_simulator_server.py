@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from plain_requests import post
-from simulator import Answer, Stream
+from simulator import Answer, Stream, error_answer
 
 ENDPOINTS = [
     ("POST", "/oauth/token"),
@@ -75,3 +75,13 @@ def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
     simulator.always["responses"] = lambda request: Answer(500)
     simulator.script("responses", None, Answer(502))
     assert [post(simulator, headers).status_code for _ in range(4)] == [200, 502, 500, 500]
+
+
+@pytest.mark.parametrize("path", ["/backend-api/codex/responses", "/v1/responses"])
+def test_no_websocket_is_offered(simulator, path):
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    assert httpx.get(simulator.issuer + path, headers=upgrade).status_code == 426
+    assert httpx.get(simulator.issuer + path).status_code == 405
+    assert simulator.prompts == simulator.official_prompts == []
+    simulator.script("websocket", error_answer(429, "slow_down"))
+    assert httpx.get(simulator.issuer + path, headers=upgrade).status_code == 429

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
 
 import httpx
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.login.tokens import AUTH_CLAIM, PROFILE_CLAIM
@@ -101,6 +105,44 @@ def test_the_browser_can_ask_for_a_workspace(simulator, wanted, plan):
     # Either workspace knows of the other.
     ids = get(simulator, headers, "accounts/check").json()["account_ordering"]
     assert ids == [account_id, *({own, "acc-lab"} - {account_id})]
+
+
+@pytest.mark.parametrize(
+    ("add", "organizations", "named"),
+    [
+        ("true", ("org-ada", "org-lab"), True),
+        (None, ("org-ada",), True),
+        (None, ("org-ada", "org-lab"), False),
+    ],
+)
+def test_organizations_are_named_on_request(simulator, add, organizations, named):
+    simulator.account.organizations = organizations
+    query = {k: v for k, v in QUERY.items() if k != "id_token_add_organizations"}
+    query |= {"id_token_add_organizations": add} if add else {}
+    answer = httpx.get(f"{simulator.issuer}/oauth/authorize", params=query)
+    tokens = exchange(simulator, answer, QUERY["redirect_uri"]).json()
+    claims = plugin.parse_jwt_claims(tokens["id_token"])[AUTH_CLAIM]
+    assert ("chatgpt_account_id" in claims) == named
+    assert ("organizations" in claims) == (add == "true")
+    assert plugin.parse_jwt_claims(tokens["access_token"])[AUTH_CLAIM]["chatgpt_account_id"]
+
+
+def test_tokens_are_signed_with_the_published_key(simulator):
+    (key,) = httpx.get(f"{simulator.issuer}/.well-known/jwks.json").json()["keys"]
+    assert (key["kty"], key["alg"], key["use"]) == ("RSA", "RS256", "sig")
+    number = {name: int.from_bytes(decoded(key[name]), "big") for name in ("n", "e")}
+    public = rsa.RSAPublicNumbers(number["e"], number["n"]).public_key()
+    for reply in (simulator.sign_in(), simulator.sign_in_officially()):
+        signed, _, signature = reply["id_token"].rpartition(".")
+        assert json.loads(decoded(signed.split(".")[0]))["kid"] == key["kid"]
+        arguments = (padding.PKCS1v15(), hashes.SHA256())
+        public.verify(decoded(signature), signed.encode(), *arguments)
+        with pytest.raises(InvalidSignature):
+            public.verify(decoded(signature), f"{signed}A".encode(), *arguments)
+
+
+def decoded(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def test_a_refresh_token_works_once(simulator):

@@ -108,3 +108,41 @@ def test_workspaces_may_have_names(simulator, headers):
     answer = get(simulator, headers, "accounts/check").json()
     assert [entry["name"] for entry in answer["accounts"]] == ["Ada alone", "The lab"]
     assert answer["account_ordering"] == [simulator.account.account_id, "acc-lab"]
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_usage_is_told_in_integers(simulator, headers, reached):
+    simulator.limit_reached = reached
+    simulator.used_percent = {"primary": 30.7, "secondary": 12.0}
+    usage = get(simulator, headers, "usage").json()
+    limits = usage["rate_limit"]
+    assert limits["allowed"] is not reached
+    assert limits["limit_reached"] is reached
+    windows = [limits["primary_window"], limits["secondary_window"]]
+    assert [window["used_percent"] for window in windows] == [100 if reached else 30, 12]
+    assert [window["limit_window_seconds"] for window in windows] == [18000, 604800]
+    assert {type(value) for window in windows for value in window.values()} == {int}
+    assert usage["additional_rate_limits"] is None
+
+
+def test_luna_reserve_is_a_limit_of_its_own(simulator, headers):
+    simulator.reserve_used = 12.0
+    (reserve,) = get(simulator, headers, "usage").json()["additional_rate_limits"]
+    assert reserve["limit_name"] == "gpt-reserve"
+    assert reserve["metered_feature"] == "base_model_inference"
+    assert reserve["normal_model_slug"] == "gpt-5.6-luna"
+    assert reserve["rate_limit"]["allowed"] is True
+    window = reserve["rate_limit"]["primary_window"]
+    assert (window["used_percent"], window["limit_window_seconds"]) == (12, 604800)
+
+
+def test_a_reset_ends_a_reached_limit(simulator, headers):
+    simulator.bank_reset()
+    simulator.limit_reached = True
+    assert redeem(simulator, headers).json()["code"] == "reset"
+    assert get(simulator, headers, "usage").json()["rate_limit"]["allowed"] is True
+
+
+def test_the_official_client_finds_its_origin(simulator, headers):
+    accounts = get(simulator, headers, "accounts/check").json()["accounts"]
+    assert accounts[0]["workspace_backend_origin"] == "https://chatgpt.com"

@@ -18,8 +18,8 @@ server.py   HTTP, and the Simulator that joins these
 """
 
 from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think
-from .backend import CATALOGUE, RETIRED
 from .issuer import CLIENT_ID, Account, make_jwt
+from .models import CATALOGUE, RETIRED
 from .official import OFFICIAL_SCOPE, PLAN_SCOPE, REGISTRATION, RESOURCE
 from .plan import PLAN_ERRORS, plan_error
 from .png import png

@@ -29,6 +29,7 @@ ROUTES = {
     ("POST", "/oauth/revoke"): "revoke",
     ("GET", "/api/accounts/v1/user-auth-credential/whoami"): "whoami",
     ("POST", "/backend-api/codex/responses"): "responses",
+    ("GET", "/backend-api/codex/responses"): "websocket",
     ("GET", "/backend-api/codex/models"): "models",
     ("GET", "/backend-api/wham/usage"): "usage",
     ("GET", "/backend-api/wham/accounts/check"): "accounts",
@@ -43,6 +44,7 @@ ROUTES = {
     ("POST", "/api/accounts/oauth/revoke"): "official_revoke",
     ("GET", "/v1/models"): "official_models",
     ("POST", "/v1/responses"): "official_responses",
+    ("GET", "/v1/responses"): "websocket",
 }
 
 
@@ -108,6 +110,12 @@ class Simulator(Plan):
                 answer = refusal.answer
         return answer
 
+    def serve_websocket(self, request: Request) -> Answer:
+        """No WebSocket is offered, and clients go on with HTTPS."""
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            return Answer(426, {"detail": "Upgrade Required"})
+        return Answer(405, {"detail": "Method Not Allowed"}, {"Allow": "POST"})
+
     def seen(self, path: str) -> list[Request]:
         """The requests whose path ends like this."""
         return [request for request in self.requests if request.path.endswith(path)]
@@ -119,12 +127,12 @@ class Simulator(Plan):
     @property
     def prompts(self) -> list[Any]:
         """The bodies of all prompts to the Codex backend."""
-        return [request.body for request in self.seen("/codex/responses")]
+        return [r.body for r in self.seen("/codex/responses") if r.method == "POST"]
 
     @property
     def official_prompts(self) -> list[Any]:
         """The bodies of all prompts of the official route."""
-        return [request.body for request in self.seen("/v1/responses")]
+        return [r.body for r in self.seen("/v1/responses") if r.method == "POST"]
 
 
 class _Server(ThreadingHTTPServer):
