@@ -17,7 +17,13 @@ from llm.parts import StreamEvent, ToolResultPart
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import ModelList, remembered_models
+from llm_chatgpt.backend.catalogue import (
+    DEFAULT,
+    ModelInfo,
+    ModelList,
+    model_to_use,
+    remembered_models,
+)
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.request import build_body, check_options, session_id
@@ -61,6 +67,8 @@ class Exchange:
         self._stopped: list[str] = []
         self._tokens = Tokens("")
         self._models: ModelList | None = None
+        # The model that is asked. `request` puts an actual one in the place of DEFAULT.
+        self._info: ModelInfo = model.info
         self._headers: Mapping[str, str] = {}
         # What a server's 401 said, which a refresh may mend.
         self._rejection = ""
@@ -68,7 +76,7 @@ class Exchange:
         self._notes: list[str] = []
 
     def _first_attempt(self) -> resend.Attempt:
-        return resend.Attempt(without=self._turn.without | memory.refused_by(self._model.slug))
+        return resend.Attempt(without=self._turn.without)
 
     # One attempt
 
@@ -82,12 +90,13 @@ class Exchange:
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        prompt, options, without = self._prompt, self._prompt.options, self.attempt.without
+        prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
+        self._info = info = model_to_use(self._info, self._models)
+        without = self.attempt.without | memory.refused_by(info.slug)
         # Only the list that this login was given counts; the built-in one may be old.
-        listed = self._models.find(self._model.slug) if self._models else None
-        info = listed or self._model.info
-        check_options(info, dict(options), listed=listed is not None)
+        listed = self._models is not None and info in self._models.models
+        check_options(info, dict(options), listed=listed)
         builder = InputBuilder(
             account_key="" if resend.REASONING in without else tokens.account_key,
             image_detail=options.image_detail,
@@ -151,7 +160,7 @@ class Exchange:
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         self._turn.without = self.attempt.without
-        memory.model_refused(self._model.slug, resend.refused_by_model(self.attempt.without))
+        memory.model_refused(self._info.slug, resend.refused_by_model(self.attempt.without))
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._notes):
             notice(line)
@@ -163,7 +172,7 @@ class Exchange:
         whole = http.Reply(reply.status, reply.headers, content, host)
         return refusals.explain_refusal(
             whole,
-            slug=self._model.slug,
+            slug=self._info.slug,
             models=self._models,
             login=self._login_command(),
             files=self._sent_files,
@@ -180,7 +189,7 @@ class Exchange:
             raise refusals.explain_stream_error(
                 self.translator.error,
                 self._headers,
-                slug=self._model.slug,
+                slug=self._info.slug,
                 models=self._models,
                 login=self._login_command(),
             )
@@ -277,10 +286,13 @@ class Exchange:
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
         answer.repeat_commentary()
         yield from answer.events
+        if self._model.info.slug == DEFAULT.slug:
+            # The service does not always say which model has answered.
+            self._response.set_resolved_model(self._info.slug)
         yield from outcome.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            notes = outcome.notes(answer, self._headers, self._model.slug)
+            notes = outcome.notes(answer, self._headers, self._info.slug)
             if lines := [*self._stopped, *self._turn.news(notes)]:
                 notice("\n".join(lines), mid_line=answer.mid_line)
 

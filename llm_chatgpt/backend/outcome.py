@@ -13,6 +13,7 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
+from llm_chatgpt.backend.catalogue import known_models
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number, as_text
@@ -72,7 +73,10 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
     model = _served_model(answer, headers)
     # A dated snapshot of the model is the model.
     if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):
-        lines.append(("model", f"Note: chatgpt-{model} answered instead of chatgpt-{slug}."))
+        # With the prefix only if `-m` takes it.
+        known = known_models().get(model)
+        name = known.model_id if known else model
+        lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
     if config.setting("USAGE_NOTE") not in _OFF:
         lines += [
             (

@@ -347,9 +347,13 @@ def _of_workspace(headers: Mapping[str, str]) -> bool:
 
 
 def _successor(slug: str, models: ModelList | None) -> str:
-    """Another model to try: the one the lists name for this one, else their first choice."""
+    """Another model to try: the one that a list names for this one, else the first choice.
+
+    Only one that the account's list has; without a list, one that is built in.
+    """
+    known = [model.slug for model in models.listed] if models else []
+    known = known or list(BUILT_IN_MODELS)
     named = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
-    candidates = [model.upgrade for model in named if model]
-    candidates += [model.slug for model in models.listed] if models else []
-    candidates += BUILT_IN_MODELS
+    upgrades = [model.upgrade for model in named if model and model.upgrade in known]
+    candidates = [*upgrades, *known, *BUILT_IN_MODELS]
     return next(printable(c, 100) for c in candidates if c and c != slug)

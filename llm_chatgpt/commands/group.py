@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -58,11 +59,14 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def echo_table(rows: list[tuple[str, ...]]) -> None:
+def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
+    """Print aligned columns. Each of `notes` is a line to print below the row at its index."""
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
+    for row, note in itertools.zip_longest(cells, notes):
         click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        if note:
+            click.echo(f"  {printable(note, 78)}")
 
 
 def who_is(tokens: Tokens) -> str:

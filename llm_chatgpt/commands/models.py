@@ -37,7 +37,8 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         group.echo_json([_model_json(model) for model in shown])
     else:
         header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
-        group.echo_table([header, *map(_model_row, shown)])
+        rows = [header, *map(_model_row, shown)]
+        group.echo_table(rows, ["", *(model.description for model in shown)])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.tells_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
@@ -45,7 +46,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
     return (
-        f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else ""),
+        model.model_id + (" (hidden)" if model.hidden else ""),
         f"{model.context_window:,}" if model.context_window else "?",
         " ".join(model.efforts),
         " ".join(model.service_tiers),
@@ -54,9 +55,10 @@ def _model_row(model: ModelInfo) -> tuple[str, ...]:
 
 def _model_json(model: ModelInfo) -> dict[str, Any]:
     return {
-        "model_id": f"chatgpt-{model.slug}",
+        "model_id": model.model_id,
         "slug": model.slug,
         "name": model.display_name,
+        "description": model.description,
         "hidden": model.hidden,
         "context_window": model.context_window,
         "default_reasoning_effort": model.default_effort,
