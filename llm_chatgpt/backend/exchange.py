@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import (
     DEFAULT,
+    RESERVE,
     ModelInfo,
     ModelList,
     model_to_use,
@@ -35,7 +37,7 @@ from llm_chatgpt.backend.request import (
 )
 from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.backend.usage import resets_of_usage
+from llm_chatgpt.backend.usage import reserve_is_left, resets_of_usage
 from llm_chatgpt.errors import (
     ChatGPTError,
     ConnectionFailed,
@@ -43,6 +45,7 @@ from llm_chatgpt.errors import (
     StreamFailed,
     UsageLimitReached,
 )
+from llm_chatgpt.files import llm_keys
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
@@ -199,9 +202,8 @@ class Exchange:
             whole,
             slug=self._info.slug,
             models=self._models,
-            login=self._login_command(),
             files=self._sent_files,
-            regions=residencies(self._tokens),
+            **self._login_facts(),
         )
 
     def end_round(self) -> Iterator[StreamEvent]:
@@ -217,7 +219,7 @@ class Exchange:
                 self._headers,
                 slug=self._info.slug,
                 models=self._models,
-                login=self._login_command(),
+                **self._login_facts(),
             )
         if self.translator.ended is None:
             raise StreamFailed(
@@ -261,8 +263,9 @@ class Exchange:
             self._rejection = f"{error.reason}. "
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-            count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
-            notice(f"{error.reason}; retrying{wait} ({count})...", mid_line=self._answer.mid_line)
+            allowed = resend.resends_allowed(error, self._tokens)
+            count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
+            notice(f"{error.reason}; retrying{wait}{count}...", mid_line=self._answer.mid_line)
             self._answer.mid_line = False
 
     def _end_early(self, error: ChatGPTError) -> None:
@@ -280,28 +283,50 @@ class Exchange:
         self.complete = True
 
     def detailed(self, error: ChatGPTError) -> ChatGPTError:
-        """The error, for a reached limit with the banked resets that would clear it.
+        """The error; for a reached limit with what the account has left beside it: banked
+        resets, and Luna Reserve.
 
         Asks the server for 2 seconds at most.
         """
-        account = self._account()
         # No command can name an access token.
-        nameless = self._key and not account
+        nameless = self._key and not self._key_name()
         if not isinstance(error, UsageLimitReached) or not error.resettable or nameless:
             return error
-        option = f" --account {printable(account, 60)}" if self._key else ""
+        usage: Mapping[str, Any] = {}
         with contextlib.suppress(ChatGPTError):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-            resets = resets_of_usage(usage)
-            if resets and resets.available:
-                count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
-                return error.advised(f"You have {count}: run 'llm chatgpt reset{option}'.")
-        return error
+        steps = []
+        resets = resets_of_usage(usage)
+        if resets and resets.available:
+            count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+            command = f"llm chatgpt reset{self._option('--account')}"
+            steps.append(f"You have {count}: run '{command}'.")
+        if reserve_is_left(usage) and self._info.slug != RESERVE.slug:
+            command = f'llm -m {RESERVE.model_id}{self._option("--key")} "prompt"'
+            steps.append(f"You have Luna Reserve left: run '{command}'.")
+        return error.advised(*steps) if steps else error
 
-    def _account(self) -> str | None:
+    def _key_name(self) -> str:
+        """What the user chose with --key, unless it is a token: an account or one of llm's keys."""
+        key = self._key or ""
         with contextlib.suppress(ChatGPTError):
-            return choose_credential(self._key, read_store()).account
-        return None
+            if choose_credential(key, read_store()).account or key in llm_keys():
+                return key
+        return ""
+
+    def _option(self, name: str) -> str:
+        """The option that makes a command use the same login as this prompt."""
+        key = self._key_name()
+        return f" {name} {shlex.quote(printable(key, 60))}" if key else ""
+
+    def _login_facts(self) -> dict[str, Any]:
+        """What the text of a refusal says about the login."""
+        return {
+            "plan": self._tokens.plan or "",
+            "login": self._login_command(),
+            "key_option": self._option("--key"),
+            "regions": residencies(self._tokens),
+        }
 
     def _login_command(self) -> str:
         with contextlib.suppress(ChatGPTError):

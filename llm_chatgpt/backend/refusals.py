@@ -71,7 +71,7 @@ _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
 _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
         "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
-        f"{{options}}. See {config.USAGE_PAGE}",
+        f"{{options}} {config.USAGE_PAGE}",
     ),
     "ineligible": (
         "This account cannot use a banked reset{first}",
@@ -86,7 +86,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Run 'llm chatgpt login' with another account.",
     ),
     WEB_PAGE: ("{web_page}", "{web_page_advice}"),
-    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor} "prompt"'),
+    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor}{key_option} "prompt"'),
     "too_old": (
         "{sentence}",
         "Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version.",
@@ -110,7 +110,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "forbidden": (
         "OpenAI refuses this account's request{first}",
-        "Ask your workspace's admin, or run '{login}' with another account.",
+        "{ask} or run '{login}' with another account.",
     ),
     "too_large": (
         "The prompt is too large for the server.",
@@ -164,6 +164,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
     **dict.fromkeys(("team", "business", "ent26"), _ADMIN),
 }
+_PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ADMIN)
 # A header that begins with "workspace_" for limits which only the workspace's owner can raise.
 _LIMIT_KIND = "x-codex-rate-limit-reached-type"
 
@@ -174,13 +175,16 @@ def explain_refusal(
     slug: str = "",
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
+    key_option: str = "",
     files: bool = False,
     regions: Sequence[str] = (),
+    plan: str = "",
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any, `regions` those that were named.
+    that signs in again, `key_option` the option of llm that names the login, `files` whether the
+    prompt had any, `regions` those that were named, `plan` the login's.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -203,6 +207,8 @@ def explain_refusal(
         "web_page_advice": web_page_advice,
         "param": param or "this",
         "regions": ", ".join(map(printable, regions)) or "none",
+        "key_option": key_option,
+        "ask": "Try again later," if plan in _PERSONAL_PLANS else "Ask your workspace's admin,",
     }
     resets_at = _resets_at(error)
     if text == "limit":
@@ -341,15 +347,16 @@ def _limit_facts(
         options = ("ask your workspace's owner to raise the limit or add credits",)
     if headers.get("x-codex-limit-name", "codex").lower() != "codex":
         options = ("try another model", *options)
-    *most, last = ["Wait", *options]
-    comma = "," if len(most) > 1 else ""
+    steps = ["Wait for the reset", *options]
+    comma = "," if len(steps) > 2 else ""
+    advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
     return {
         "window": f"{full[-1]} " if full else "",
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
         "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
-        "options": f"{', '.join(most)}{comma} or {last}" if most else last,
+        "options": advice,
     }
 
 
