@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.current import get_tokens, get_tokens_async
 from llm_chatgpt.options import BaseOptions
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import in_thread, printable
 from llm_chatgpt.values import as_mapping, as_number
 
 
@@ -95,7 +94,7 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str, None]:
-        body = await asyncio.to_thread(_build_body, prompt, self.info.slug)
+        body = await in_thread(_build_body, prompt, self.info.slug)
         tokens = await get_tokens_async(key)
         _announce()
         try:
@@ -105,7 +104,7 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 raise
             tokens = await get_tokens_async(key, rejected=tokens.access_token)
             answer = await pictures.request_picture_async(tokens, body)
-        yield _finish(answer, body, prompt, response)
+        yield await in_thread(_finish, answer, body, prompt, response)
 
 
 def _build_body(prompt: Any, model: str) -> dict[str, Any]:

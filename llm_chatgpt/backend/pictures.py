@@ -19,8 +19,8 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import notice, printable
-from llm_chatgpt.values import as_mapping, first_mapping
+from llm_chatgpt.text import in_thread, notice, printable
+from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
 
 class Format(NamedTuple):
@@ -72,6 +72,19 @@ def _webp_size(data: bytes) -> tuple[int, ...]:
         (bits,) = struct.unpack_from("<I", data, 21)
         return bits % 2**14 + 1, (bits >> 14) % 2**14 + 1
     return tuple(number % 2**14 for number in struct.unpack_from("<HH", data, 26))
+
+
+def decode_picture(encoded: object) -> bytes:
+    """A picture from base64; empty if it is none.
+
+    In slices, because decoding keeps all other threads waiting.
+    """
+    text = as_text(encoded) or ""
+    try:
+        slices = (text[begin : begin + 2**20] for begin in range(0, len(text), 2**20))
+        return b"".join(base64.b64decode(part, validate=True) for part in slices)
+    except ValueError:
+        return b""
 
 
 # What the service is sent if the user chooses nothing else.
@@ -143,7 +156,8 @@ async def request_picture_async(tokens: Tokens, body: Mapping[str, Any]) -> Answ
     with _network_advice():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
-    return _read_answer(http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc))
+    host = urlsplit(url).netloc
+    return await in_thread(_read_answer, http.Reply(stream.status, stream.headers, content, host))
 
 
 def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
@@ -170,10 +184,7 @@ def _read_answer(reply: http.Reply) -> Answer:
     if reply.status != 200:
         raise _refusal(reply)
     fields = dict(as_mapping(reply.data))
-    encoded = first_mapping(fields.pop("data", None)).get("b64_json")
-    picture = b""
-    with contextlib.suppress(TypeError, ValueError):
-        picture = base64.b64decode(encoded or "")
+    picture = decode_picture(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not picture:
         raise ChatGPTError("No picture came.", "Try again, or describe it differently.")
     return Answer(picture, fields)

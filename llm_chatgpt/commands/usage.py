@@ -18,8 +18,9 @@ from llm_chatgpt.backend.usage import (
     RESERVE_LIMIT,
     BankedResets,
     Limit,
-    UsageWindow,
     limits_of_usage,
+    reset_moment,
+    reset_words,
     resets_of_usage,
     spending_left,
 )
@@ -28,7 +29,7 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
-from llm_chatgpt.values import as_mapping, as_number
+from llm_chatgpt.values import as_mapping
 
 
 @group.chatgpt.command()
@@ -148,8 +149,8 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        resets_ = UsageWindow(0, 0, as_number(spending.get("reset_at"))).reset_words
-        lines.append(f"Spending: {used} of {of}{resets_}")
+        resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
+        lines.append(f"Spending: {used} of {of}{reset_words(resets_at)}")
     return lines
 
 
