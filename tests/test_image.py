@@ -400,8 +400,10 @@ def test_a_terminal_is_told_that_an_image_takes_a_while(simulator, signed_in):
 @pytest.mark.parametrize("asked", [["A pelican"], ["A pelican", "-a", "-"]])
 def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
     simulator.access_tokens.clear()
-    assert image(*asked, input=png(16, 16)).exit_code == 0
+    result = image(*asked, input=png(16, 16))
+    assert result.exit_code == 0
     assert len(simulator.refreshes) == 1
+    assert result.stderr == "Drawing (takes a minute or two)...\n"
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
     said = error_of(image(*asked, input=png(16, 16)))
     assert said.startswith("Error: OpenAI no longer accepts this login: No.")
@@ -419,6 +421,10 @@ REFUSALS = [
     (
         error_answer(400, "moderation_blocked", "The safety system rejected your request."),
         "OpenAI's policies refuse this prompt: The safety system rejected your request. Rephrase",
+    ),
+    (
+        Answer(403, {"detail": "It says no"}),
+        "It says no. Try again later, or run 'llm chatgpt login'",
     ),
     (
         error_answer(404, None, "Model not found gpt-image-9."),
@@ -454,6 +460,22 @@ def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
     said = error_of(image("A pelican"))
     assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", said)
     assert len(simulator.requests) == 1
+
+
+def test_a_picture_may_be_larger_than_other_answers(simulator, signed_in, image):
+    data = png(16, 16) + bytes(17 * 2**20)
+    body = {"data": [{"b64_json": base64.b64encode(data).decode()}]}
+    simulator.script("draw", Answer(200, body))
+    assert image("A pelican").exit_code == 0
+    (path,) = pictures()
+    assert path.stat().st_size == len(data)
+
+
+def test_a_refused_login_names_its_account(simulator, signed_in, image):
+    sign_in(simulator, "work")
+    simulator.always["draw"] = lambda _: Answer(401, {"detail": "No"})
+    said = error_of(image("A pelican", "--account", "work"))
+    assert "Run 'llm chatgpt login --account work' to sign in again." in said
 
 
 def test_nobody_is_signed_in(simulator, image):

@@ -50,7 +50,7 @@ from llm_chatgpt.errors import (
     UsageLimitReached,
 )
 from llm_chatgpt.files import llm_keys
-from llm_chatgpt.login.current import choose_credential
+from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
 from llm_chatgpt.text import counted_down, in_words, notice, printable
@@ -90,17 +90,27 @@ class Exchange:
         # The model that is asked. `request` puts an actual one in the place of DEFAULT.
         self._info: ModelInfo = model.info
         self._headers: Mapping[str, str] = {}
-        # What a server's 401 said, which a refresh may mend.
-        self._rejection = ""
+        # The server's 401, which a refresh may mend.
+        self._rejection: ChatGPTError | None = None
         self._sent_files = False
         self._notes: list[str] = []
 
     # One attempt
 
+    @functools.cached_property
+    def credential(self) -> Credential:
+        """Whose login to use: chosen once, so that no attempt goes out as somebody else."""
+        return choose_credential(self._key, read_store())
+
     @property
-    def rejected(self) -> str | None:
+    def rejected(self) -> Rejection | None:
         """The access token that the server has just answered with 401."""
-        return self._tokens.access_token if self.attempt.other_tokens else None
+        error = self._rejection
+        if error is None or not self.attempt.other_tokens:
+            return None
+        # A web page comes from a proxy, which knows nothing of the login.
+        page = error.code == refusals.WEB_PAGE
+        return Rejection(self._tokens.access_token, error.date, final=not page)
 
     def pauses(self) -> Iterator[float]:
         """The seconds to sleep before this attempt, in pieces."""
@@ -283,7 +293,7 @@ class Exchange:
                 mid_line=self._answer.mid_line,
             )
         if again.other_tokens:
-            self._rejection = f"{error.reason}. "
+            self._rejection = error
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             allowed = resend.resends_allowed(error, self._tokens)
@@ -292,9 +302,10 @@ class Exchange:
             self._answer.mid_line = False
 
     def _end_early(self, error: ChatGPTError) -> None:
-        if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+        said = self._rejection
+        if isinstance(error, RefreshFailed) and said and self._tokens.earliest_refresh_at:
             # Else nobody would learn what the server has said.
-            reason = f"{self._rejection}{error.reason}."
+            reason = f"{said.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._answer.rounds:
             raise error
@@ -333,7 +344,7 @@ class Exchange:
         """What the user chose with --key, unless it is a token: an account or one of llm's keys."""
         with contextlib.suppress(ChatGPTError):
             key = self._key
-            if key and (choose_credential(key, read_store()).account or key in llm_keys()):
+            if key and (self.credential.account or key in llm_keys()):
                 return key
         return ""
 
@@ -345,7 +356,7 @@ class Exchange:
     def _login_facts(self) -> dict[str, Any]:
         """What the text of a refusal says about the login."""
         return {
-            "plan": self._tokens.plan or "",
+            "plan": self._tokens.plan,
             "login": self._login_command(),
             "key_option": self._option("--key"),
             "regions": residencies(self._tokens),
@@ -353,8 +364,7 @@ class Exchange:
 
     def _login_command(self) -> str:
         with contextlib.suppress(ChatGPTError):
-            store = read_store()
-            return store.login_command(choose_credential(self._key, store).account)
+            return read_store().login_command(self.credential.account)
         return self._tokens.route.login_command()
 
     # Afterwards

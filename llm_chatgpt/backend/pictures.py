@@ -18,7 +18,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
-from llm_chatgpt.login.tokens import Tokens, backend_headers
+from llm_chatgpt.login.tokens import Tokens, backend_headers, residencies
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
@@ -124,11 +124,12 @@ def data_url(data: bytes, name: str) -> str:
     return f"data:image/{form.kind};base64,{base64.b64encode(data).decode()}"
 
 
-def request_picture(tokens: Tokens, body: Mapping[str, Any]) -> Answer:
+def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """Have an image created, or with `images` have those edited. Takes a minute or two.
 
-    Nothing is sent twice, because a request may count against the limits even if its answer is
-    lost. Raises ChatGPTError, as RequestRefused for an error status.
+    `login` is the command that signs in again. Nothing is sent twice, because a request may count
+    against the limits even if its answer is lost. Raises ChatGPTError, as RequestRefused for an
+    error status.
     """
     url = _url(tokens, body)
     with _network_advice():
@@ -138,11 +139,12 @@ def request_picture(tokens: Tokens, body: Mapping[str, Any]) -> Answer:
             headers=backend_headers(tokens),
             json=body,
             seconds=config.PICTURE_TIMEOUT_SECONDS,
+            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
         )
-    return _read_answer(reply)
+    return _read_answer(reply, tokens, login)
 
 
-async def request_picture_async(tokens: Tokens, body: Mapping[str, Any]) -> Answer:
+async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """`request_picture` for an event loop. It can be cancelled at any time."""
     url, seconds = _url(tokens, body), config.PICTURE_TIMEOUT_SECONDS
     connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
@@ -156,8 +158,8 @@ async def request_picture_async(tokens: Tokens, body: Mapping[str, Any]) -> Answ
     with _network_advice():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
-    host = urlsplit(url).netloc
-    return await in_thread(_read_answer, http.Reply(stream.status, stream.headers, content, host))
+    reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
+    return await in_thread(_read_answer, reply, tokens, login)
 
 
 def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
@@ -180,9 +182,9 @@ def _network_advice() -> Iterator[None]:
         raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
 
 
-def _read_answer(reply: http.Reply) -> Answer:
+def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
     if reply.status != 200:
-        raise _refusal(reply)
+        raise _refusal(reply, tokens, login)
     fields = dict(as_mapping(reply.data))
     picture = decode_picture(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not picture:
@@ -190,8 +192,10 @@ def _read_answer(reply: http.Reply) -> Answer:
     return Answer(picture, fields)
 
 
-def _refusal(reply: http.Reply) -> ChatGPTError:
-    error = refusals.explain_refusal(reply)
+def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
+    error = refusals.explain_refusal(
+        reply, login=login, plan=tokens.plan, regions=residencies(tokens)[:1]
+    )
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import BinaryIO
 
@@ -9,6 +10,7 @@ import click
 
 from llm_chatgpt.backend import pictures
 from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.login.tokens import Tokens
 
 
@@ -56,11 +58,18 @@ def image(
     body = pictures.build_body(_prompt(prompt), model, options, images)
     pictures.check_place(output)
 
-    def draw(tokens: Tokens) -> pictures.Answer:
-        with terminal.ticking("Drawing", "takes a minute or two"):
-            return pictures.request_picture(tokens, body)
+    with contextlib.ExitStack() as stack:
+        started = False
 
-    saved = pictures.save_answer(group.with_login(account, draw), body, output)
+        def draw(tokens: Tokens, login: str) -> pictures.Answer:
+            nonlocal started
+            if not started:
+                started = True
+                stack.enter_context(terminal.ticking("Drawing", "takes a minute or two"))
+            return pictures.request_picture(tokens, login, body)
+
+        answer: pictures.Answer = with_login(account, draw)
+    saved = pictures.save_answer(answer, body, output)
     if json_:
         group.echo_json({**saved._asdict(), "model": model})
     else:

@@ -11,6 +11,7 @@ from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group
 from llm_chatgpt.commands.group import chatgpt
+from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.text import notice
 
 
@@ -31,7 +32,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     tokens = group.present_login(account)
     models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
-        models = group.with_login(account, fetch_models)
+        models = with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
         group.echo_json([_model_json(model) for model in shown])
@@ -79,7 +80,7 @@ def refresh(account: str | None) -> None:
     """
     tokens = group.present_login(account)
     before = remembered_models(tokens) if tokens else None
-    models = group.with_login(account, fetch_models)
+    models = with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = [model.slug for model in models.by_rank]
     for slug in new:

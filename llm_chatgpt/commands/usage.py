@@ -26,6 +26,7 @@ from llm_chatgpt.backend.usage import (
 )
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
@@ -82,7 +83,7 @@ def _report(account: str | None) -> dict[str, Any]:
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
-    report: dict[str, Any] = group.with_login(account, _fetch_report)
+    report: dict[str, Any] = with_login(account, _fetch_report)
     return report
 
 
@@ -105,16 +106,16 @@ def _too_little(report: Mapping[str, Any], min_left: float) -> str:
     return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
 
 
-def _fetch_report(tokens: Tokens) -> dict[str, Any]:
+def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     """The server's figures, and under `banked_resets` the resets that are banked."""
-    answer = fetch_usage(tokens)
+    answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
     resets = resets_of_usage(answer)
     if resets and resets.available:
         try:
             # The server has already told how many there are.
-            resets = resets._replace(first_expires_at=fetch_resets(tokens).first_expires_at)
+            resets = resets._replace(first_expires_at=fetch_resets(tokens, login).first_expires_at)
         except ChatGPTError as error:
             notice(f"Warning: could not find out when a banked reset expires. {error.message}")
     report["banked_resets"] = resets._asdict() if resets else None
@@ -169,7 +170,7 @@ def _windows(prefix: str, limit: Limit) -> list[str]:
 # What the server can say instead of "reset" (docs/protocol.md).
 _NOT_RESET = {
     "nothing_to_reset": "There is nothing to reset, so no banked reset was used.",
-    "no_credit": "No reset is banked. Wait until the limits reset; see '{command}'.",
+    "no_credit": "No reset is banked. Wait until the limits reset.",
 }
 
 
@@ -192,35 +193,35 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: a reset cannot be taken back, so the command asks first. Run it in "
             "a terminal, or use --yes."
         )
-    command = "llm chatgpt usage" + (f" --account {account}" if account else "")
+    see = f"See 'llm chatgpt usage{f' --account {account}' if account else ''}'."
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
             "with --account."
         )
-    report, who = group.with_login(account, lambda t: (_fetch_report(t), group.who_is(t)))
+    report, who = with_login(account, lambda t, login: (_fetch_report(t, login), group.who_is(t)))
     banked = report["banked_resets"]
     if banked and not banked["available"]:
-        raise ChatGPTError(_NOT_RESET["no_credit"].format(command=command))
+        raise ChatGPTError(_NOT_RESET["no_credit"], see)
     notice("\n".join(_lines(report, account)))
     if not yes:
         notice(f"\nA reset clears these limits of {who} now.\nIt cannot be taken back.")
         click.confirm("Use one banked reset?", abort=True, err=True)
     # One for all attempts, so that they spend one reset together.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))
-    code = group.with_login(account, redeem)
+    code = with_login(account, redeem)
     if code != "reset":
-        code = printable(code or "no code", 60)
-        unknown = f"OpenAI did not say that the limits were reset ({code}). See '{{command}}'."
-        raise ChatGPTError(_NOT_RESET.get(code, unknown).format(command=command))
+        words = printable(code or "no code", 60)
+        unknown = f"OpenAI did not say that the limits were reset ({words})."
+        raise ChatGPTError(_NOT_RESET.get(code or "", unknown), see)
+    after: dict[str, Any] | None = None
     try:
-        report = group.with_login(account, _fetch_report)
+        after = with_login(account, _fetch_report)
     except ChatGPTError as error:
         notice(f"Warning: could not fetch the usage after it. {error.message}")
-        report = None
     if json_:
-        group.echo_json({"reset": True, "usage": report})
+        group.echo_json({"reset": True, "usage": after})
     else:
-        shown = [*_lines(report, account), f"Details: {config.USAGE_PAGE}"] if report else []
+        shown = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
         click.echo("\n".join(["The limits were reset.", *shown]))
