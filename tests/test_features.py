@@ -475,7 +475,8 @@ def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
 
 
 def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
+    luna = next(model for model in simulator.models if model["slug"] == "gpt-6-luna")
+    simulator.models = [{**luna, "supports_reasoning_summary_parameter": False}]
     fetch_models(signed_in)
     ask("hi")
     assert "reasoning" not in last_body(simulator)
@@ -742,8 +743,8 @@ def test_a_cache_key_is_shared_by_conversations(simulator, signed_in, ask):
 def test_the_cache_of_a_key_is_hit(simulator, signed_in, ask):
     def cached():
         conversation = ask.model().conversation()
-        prompt = {"system": "A long beginning. " * 50, "prompt_cache_key": "mine"}
-        answered = ask.finish(lambda: conversation.prompt("hi", **prompt))
+        prompt = "A long beginning. " * 50
+        answered = ask.finish(lambda: conversation.prompt(prompt, prompt_cache_key="mine"))
         details = answered.response.token_details or {}
         return details["input_tokens_details"]["cached_tokens"]
 

@@ -340,6 +340,13 @@ def test_the_lite_header_binds_the_body(simulator, headers, changes, content, wo
     assert (words or "") in answer.json()["error"]["message"] if words else True
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "multiply"}])
+def test_a_call_can_be_demanded(simulator, headers, choice):
+    answer = post(simulator, headers, tools=LITE_TOOLS, tool_choice=choice)
+    call = events_of(answer)[-2]["item"]
+    assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
+
+
 def test_functions_need_no_strict(simulator, headers):
     tools = [{k: v for k, v in LITE_TOOLS[0].items() if k != "strict"}]
     assert post(simulator, headers, tools=tools).status_code == 200

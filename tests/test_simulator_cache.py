@@ -94,7 +94,8 @@ QUESTION = {"role": "user", "content": "And now?"}
     ("before", "changes", "reasons"),
     [
         (BODY["input"], {}, []),
-        (BODY["input"], {"model": "gpt-6-sol"}, ["model_mismatch"]),
+        (BODY["input"], {"model": "gpt-6-sol"}, []),
+        (BODY["input"], {"model": "gpt-5.2-codex"}, ["model_mismatch"]),
         ([QUESTION], {}, ["prefix_mismatch"]),
         ([], {}, ["prefix_mismatch"]),
         (None, {}, ["end_user_mismatch"]),

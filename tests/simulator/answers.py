@@ -355,6 +355,9 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     """Calls the tool that the prompt names, fits a schema, or repeats what was said."""
     thought = Think(["**Reading the prompt**\n\nIt is short.", "**Answering**"])
     last = body["input"][-1] if body["input"] else {}
+    forced = forced_call(body)
+    if forced is not None:
+        return [thought, forced]
     if last.get("type") in ("function_call_output", "custom_tool_call_output"):
         return [thought, Say(f"The tool returned: {tool_output(last['output'])}")]
     form = (body.get("text") or {}).get("format") or {}
@@ -376,6 +379,17 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     turn = sum(1 for item in body["input"] if item.get("role") == "user")
     seen = f" (with {attached})" if attached else ""
     return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
+
+
+def forced_call(body: dict[str, Any]) -> Call | None:
+    """The call that `tool_choice` demands, if it demands one."""
+    choice = body.get("tool_choice")
+    name = choice.get("name") if isinstance(choice, dict) else None
+    for tool, namespace in declared_tools(body) if name or choice == "required" else []:
+        if tool["type"] == "function" and name in (None, tool["name"]):
+            arguments = example(tool["parameters"], tool["parameters"])
+            return Call(tool["name"], arguments, namespace=namespace)
+    return None
 
 
 def declared_tools(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:

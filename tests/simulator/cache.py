@@ -36,7 +36,7 @@ class PromptCache:
         pairs = zip(before, texts, strict=False)
         same = [text for text, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
         cached = sum(map(_tokens, same))
-        if same and not OLDER.fullmatch(model):
+        if same and not is_older(model):
             # Newer models cache a system prompt only as a message (docs/protocol.md).
             cached -= _tokens(instructions)
         return sum(map(_tokens, texts)) + 1, cached
@@ -44,6 +44,14 @@ class PromptCache:
 
 def _tokens(text: str) -> int:
     return len(text) // 4
+
+
+def is_older(model: str) -> bool:
+    """Whether a model is of the family before gpt-5.6, whose reasoning newer ones cannot read.
+
+    A guess: Codex CLI resends the reasoning of models with the same `comp_hash`.
+    """
+    return bool(OLDER.fullmatch(model))
 
 
 class Origin(NamedTuple):
@@ -77,7 +85,7 @@ class Reasoning:
                 origin = self.origins.get(item.get("encrypted_content"))
                 if origin is None or origin.owner != owner:
                     reasons.append("end_user_mismatch")
-                elif origin.model != body["model"]:
+                elif is_older(origin.model) != is_older(body["model"]):
                     reasons.append("model_mismatch")
                 elif body["input"][:number][: len(origin.input)] != origin.input:
                     reasons.append("prefix_mismatch")

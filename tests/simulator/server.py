@@ -8,6 +8,7 @@ import html
 import io
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -51,7 +52,7 @@ ROUTES = {
 class Simulator(Plan):
     """The whole service: `with Simulator() as simulator:` runs it; its attributes are knobs."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
         self.requests: list[Request] = []
         self.scripts: dict[str, deque[Any]] = {name: deque() for name in ROUTES.values()}
@@ -59,8 +60,14 @@ class Simulator(Plan):
         self.always: dict[str, Callable[[Request], Any]] = {}
         handler = type("Handler", (_Handler,), {"simulator": self})
         self._server = _Server(("127.0.0.1", port), handler)
+        if tls is not None:
+            # The handshake is left to the thread that serves the connection.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
-        self.issuer = self.public_issuer = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if tls else "http"
+        self.issuer = self.public_issuer = f"{scheme}://127.0.0.1:{self.port}"
         self.base_url = f"{self.issuer}/backend-api"
         self.api_url = f"{self.issuer}/v1"
 
