@@ -47,7 +47,7 @@ def test_the_smallest_request(simulator, signed_in, ask):
     assert answered.text == "This is answer 1. You said: hi"
     body = simulator.prompts[0]
     assert body["model"] == "gpt-6-luna"
-    assert body["instructions"] == "You are a helpful assistant."
+    assert "instructions" not in body
     assert body["store"] is False
     assert body["stream"] is True
     assert body["include"] == ["reasoning.encrypted_content"]
@@ -109,26 +109,34 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
 # System prompts -----------------------------------------------------------------------
 
 
-def test_a_system_prompt_is_the_instructions(simulator, signed_in, ask):
+def test_a_system_prompt_is_the_first_message(simulator, signed_in, ask):
     ask("hi", system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Speak French."
-    assert len(body["input"]) == 1
+    assert "instructions" not in body
+    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert texts(body["input"][0]) == ["Speak French."]
+
+
+def test_older_models_get_a_system_prompt_as_instructions(simulator, signed_in, ask):
+    ask("hi", slug="gpt-5.2-codex")
+    ask("hi", slug="gpt-5.2-codex", system="Speak French.")
+    asked = [body["instructions"] for body in simulator.prompts]
+    assert asked == ["You are a helpful assistant.", "Speak French."]
+    assert [len(body["input"]) for body in simulator.prompts] == [1, 1]
 
 
 def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
     ask(messages=[llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Speak French."
-    assert [item["role"] for item in body["input"]] == ["user"]
+    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert texts(body["input"][0]) == ["Speak French."]
 
 
 def test_a_second_system_prompt_stands_at_the_end(simulator, signed_in, ask):
     ask(messages=[llm.system("Be brief."), llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Be brief."
-    assert [item["role"] for item in body["input"]] == ["user", "developer"]
-    assert texts(body["input"][1]) == ["Speak French."]
+    assert [item["role"] for item in body["input"]] == ["developer", "user", "developer"]
+    assert [texts(item)[0] for item in body["input"]] == ["Be brief.", "hi", "Speak French."]
 
 
 def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
@@ -142,15 +150,17 @@ def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
         ]
     )
     body = simulator.prompts[0]
-    assert body["instructions"] == "Be brief."
-    assert [item["role"] for item in body["input"]] == ["user", "assistant", "developer", "user"]
+    assert [item["role"] for item in body["input"]] == [
+        *("developer", "user", "assistant", "developer", "user")
+    ]
+    assert texts(body["input"][0]) == ["Be brief."]
 
 
 def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "one", "-s", "Be brief.")
     run_llm("-c", "two", "-s", "Speak French.")
     body = simulator.prompts[1]
-    assert body["instructions"] == "Be brief."
+    assert texts(body["input"][0]) == ["Be brief."]
     assert texts(body["input"][-1]) == ["Speak French."]
     assert body["input"][-1]["role"] == "developer"
 
