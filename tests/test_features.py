@@ -775,11 +775,13 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert lines[1].split()[:2] == ["chatgpt-gpt-6.2-sol", "500,000"]
     assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
+    assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
     assert "codex-auto-review" not in result.stdout
     assert "chatgpt-codex-auto-review (hidden)" in run_llm("chatgpt", "models", "--all").stdout
     data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
     assert isinstance(data, list)
     assert data[0]["slug"] == "gpt-6.2-sol"
+    assert data[0]["description"] == "GPT-6.2-Sol, as far as it goes"
     assert data[0]["reasoning_efforts"][0] == "low"
     # Fetched once, because none was there.
     assert len(simulator.seen("/codex/models")) == 1
@@ -789,14 +791,12 @@ def registered():
     return [model.model_id for model in llm.get_models() if model.model_id.startswith("chatgpt-")]
 
 
-def test_hidden_models_are_not_registered(simulator, signed_in, run_llm):
-    retired = {"chatgpt-gpt-5.2-codex", "chatgpt-gpt-5.1"} & set(registered())
-    assert "chatgpt-gpt-5.2-codex" in retired
-    run_llm("chatgpt", "refresh")
-    assert "chatgpt-gpt-6-sol" in registered()
-    assert "chatgpt-codex-auto-review" not in registered()
-    assert run_llm("-m", "chatgpt-codex-auto-review", "hi").exit_code == 1
-    assert retired <= set(registered())
+@pytest.mark.parametrize("description", [None, 7, "a\nb\x1b[2J" + "c" * 999])
+def test_a_description_is_one_printable_line(simulator, signed_in, run_llm, description):
+    simulator.models = [{**simulator.models[0], "description": description}]
+    lines = run_llm("chatgpt", "models").stdout.splitlines()
+    assert len(lines) == (3 if isinstance(description, str) else 2)
+    assert all(len(line) <= 80 and line.isprintable() for line in lines)
 
 
 def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
