@@ -1,4 +1,4 @@
-"""HTTP: the clients, TLS, one side request, the stream of a prompt, and why one failed.
+"""HTTP: the clients, one side request, the stream of a prompt, and why one failed.
 
 Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
 """
@@ -42,35 +42,11 @@ def fetch_errors() -> tuple[type[Exception], ...]:
 # Clients ---------------------------------------------------------------------------
 
 
-def tls_context() -> Any:
-    """The certificates to trust: the system's, and those that the environment adds.
-
-    Raises ChatGPTError for a file that cannot be read or holds no certificate.
-    """
-    import ssl
-
-    import truststore
-
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"):
-        path = os.environ.get(name)
-        if not path:
-            continue
-        place = "capath" if name == "SSL_CERT_DIR" else "cafile"
-        try:
-            context.load_verify_locations(**{place: path})
-        except OSError as error:
-            reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
-            raise ChatGPTError(
-                f"Could not read the certificates in {printable(path)}, which {name} names "
-                f"({reason}). Correct or unset it."
-            ) from error
-    return context
-
-
 def _new_client(kind: str, secure: bool) -> Any:
     """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
     import ssl
+
+    from llm_chatgpt.certificates import tls_context
 
     http = library()
     try:
@@ -93,9 +69,18 @@ def _new_client(kind: str, secure: bool) -> Any:
         ) from error
 
 
+class _LoopClients:
+    """An event loop's clients, by whether they are for https, and the generators that close
+    them with the loop."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.clients: dict[bool, Any] = {}
+        self.keepers: list[Any] = []
+
+
 _sync_clients: dict[tuple[int, str, bool], Any] = {}
-# event loop -> {secure: (client, the generator that closes it with the loop)}
-_async_clients: dict[Any, dict[bool, tuple[Any, Any]]] = {}
+_async_clients: dict[Any, _LoopClients] = {}
 
 
 def sync_client(url: str) -> Any:
@@ -113,14 +98,17 @@ async def async_client(url: str) -> Any:
     for old in [loop for loop in _async_clients if loop.is_closed()]:
         _async_clients.pop(old, None)
     loop = asyncio.get_running_loop()
-    clients = _async_clients.setdefault(loop, {})
-    if secure not in clients:
-        client = _new_client("AsyncClient", secure)
-        keeper = _keep_open(loop, client)
-        clients[secure] = (client, keeper)
-        # From its first step on, the loop closes the generator when it shuts down.
-        await anext(keeper)
-    return clients[secure][0]
+    of_loop = _async_clients.setdefault(loop, _LoopClients())
+    # One prompt makes the client; others that begin at the same time wait for it.
+    async with of_loop.lock:
+        if secure not in of_loop.clients:
+            # In a thread, because it may read the system's certificates.
+            client = await asyncio.to_thread(_new_client, "AsyncClient", secure)
+            of_loop.clients[secure] = client
+            of_loop.keepers.append(keeper := _keep_open(loop, client))
+            # From its first step on, the loop closes the generator when it shuts down.
+            await anext(keeper)
+        return of_loop.clients[secure]
 
 
 async def _keep_open(loop: Any, client: Any) -> AsyncIterator[None]:

@@ -122,10 +122,11 @@ def _proxies() -> Finding:
 
 
 def _certificates() -> Finding:
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
-    added = [f"{name}={short_path(os.environ[name])}" for name in names if os.environ.get(name)]
+    from llm_chatgpt.certificates import SETTINGS, tls_context
+
+    added = [f"{name}={short_path(os.environ[name])}" for name in SETTINGS if os.environ.get(name)]
     try:
-        http.tls_context()
+        tls_context()
     except ChatGPTError as error:
         return Finding("certificates", "broken", ", ".join(added), error.message)
     return Finding("certificates", "ok", ", ".join(["the system's", *added]))
