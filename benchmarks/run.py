@@ -1,6 +1,6 @@
 """How this plugin compares with llm itself: a table of ratios, taken in one run.
 
-python3 benchmarks/run.py [start instructions long connections first_token ...]
+python3 benchmarks/run.py [start instructions long connections first_token over_network ...]
 
 Each comparison runs both sides in turn (A B B A ...) in processes of their own, with every
 package byte-compiled. A ratio of CPU times is the median of the pairs' ratios, because a
@@ -11,16 +11,19 @@ out the same each time.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import re
 import shutil
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
-from typing import NamedTuple
+import time
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -75,16 +78,102 @@ class Compared(NamedTuple):
     our_memory: float
 
 
+class Timed(NamedTuple):
+    """Seconds from the start of a process to its first output, and from its last to its end."""
+
+    first: float
+    after: float
+
+
+def timed(command: list[str], environment: dict[str, str], text: str = "") -> Timed:
+    """Run a command with a text on stdin."""
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(text.encode())
+        stdin.seek(0)
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=environment["LLM_USER_PATH"],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout
+        seen = []
+        while process.stdout.read1():
+            seen.append(time.perf_counter())
+        if process.wait():
+            raise SystemExit(f"{command} failed")
+        end = time.perf_counter()
+    # The last output is the line's end, which llm prints after all is done.
+    return Timed(seen[0] - start, end - seen[-2])
+
+
+class Network:
+    """The server behind TLS and round trips (network.py), for our models and for llm's own."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._process: subprocess.Popen[str] | None = None
+
+    def close(self) -> None:
+        if self._process:
+            self._process.terminate()
+
+    @functools.cached_property
+    def _found(self) -> dict[str, Any]:
+        port = self._bench.environment["LLM_CHATGPT_ISSUER"].rpartition(":")[2]
+        self._process = subprocess.Popen(
+            [self._bench.python, str(ROOT / "benchmarks" / "network.py"), port],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout
+        found = json.loads(self._process.stdout.readline())
+        models = [
+            {
+                "model_id": f"core-{ms}",
+                "model_name": "deltas-3",
+                "api_base": f"{address}/v1",
+                "responses": True,
+            }
+            for ms, address in found["addresses"].items()
+        ]
+        path = pathlib.Path(self._bench.folder, "extra-openai-models.yaml")
+        path.write_text(json.dumps(models))
+        return found
+
+    def ours(self, ms: int) -> dict[str, str]:
+        """The environment in which our models' requests take round trips of `ms`."""
+        return {
+            **self._bench.environment,
+            "LLM_CHATGPT_BASE_URL": f"{self._found['addresses'][str(ms)]}/backend-api",
+            "CODEX_CA_CERTIFICATE": self._found["root"],
+        }
+
+    @functools.cached_property
+    def core(self) -> dict[str, str]:
+        """The environment in which llm's own models core-... can be asked."""
+        # It replaces the system's certificates, so it has to contain them.
+        trusted = pathlib.Path(self._bench.folder, "trusted.pem")
+        system = ssl.get_default_verify_paths().openssl_cafile
+        files = (self._found["root"], system)
+        trusted.write_bytes(b"".join(pathlib.Path(file).read_bytes() for file in files))
+        return {**self._bench.environment, "SSL_CERT_FILE": str(trusted)}
+
+
 class Bench:
     def __init__(self) -> None:
-        scripts = prepare(".venv-bench", [str(ROOT)])
+        scripts = prepare(".venv-bench", [str(ROOT), "trustme"])
         self.python = str(scripts / "python")
         subprocess.run(
             [self.python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", "."],
             cwd=ROOT,
             check=True,
         )
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("LLM_", "PYTHON"))}
+        others = ("LLM_", "PYTHON", "SSL_CERT_")
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         # The same llm without the plugin, which looks for plugins all the same.
         bare = str(prepare(".venv-floor", ["llm"]) / "python")
         for name in (".venv-bench", ".venv-floor"):
@@ -109,8 +198,11 @@ class Bench:
         self.bare_llm = [bare, "-m", "llm"]
         self.floor = [bare, str(ROOT / "benchmarks" / "floor.py")]
 
+        self.network = Network(self)
+
     def close(self) -> None:
         self.server.terminate()
+        self.network.close()
 
     def row(self, name: str, target: str, value: str) -> None:
         print(f"| {name} | {value} | {target} |", flush=True)
@@ -174,12 +266,10 @@ class Bench:
         self.row("import of the plugin and its rooms", "", f"{best:.1f} ms")
         best = min(t["register_ms"] for t in times)
         self.row("registering the models", "", f"{best:.2f} ms")
-        found = self.inside("tls")
-        self.row(
-            "certificates for https : as httpx loads them",
-            "once",
-            f"{found['ours_ms']:.1f} ms : {found['httpx_ms']:.1f} ms",
-        )
+        ours, others = self.inside("tls", "ours"), self.inside("tls", "truststore")
+        for name, what in (("first_ms", "the first TLS connection"), ("next_ms", "each further")):
+            times = f"{ours[name]:.1f} ms : {others[name]:.1f} ms"
+            self.row(f"CPU of {what} : with truststore", "", times)
 
     def instructions(self) -> None:
         if not shutil.which("valgrind"):
@@ -241,6 +331,56 @@ class Bench:
         found = self.inside("history", "1000")
         self.row("building 1,000 items of history", "≤ 10 ms", f"{found['ms']:.1f} ms")
 
+    # 8. Over a network
+
+    def over_network(self) -> None:
+        prompt = ["hi", "-R", "--no-log"]
+        floor = [*self.floor, "-m", "floor", *prompt[:1], "--no-log"]
+        ours = [*self.llm, "-m", "chatgpt-deltas-3", *prompt]
+        for ms in (20, 80, 200):
+            core = [*self.llm, "-m", f"core-{ms}", "hi", "--no-log"]
+            sides = {
+                "floor": (floor, self.environment),
+                "ours": (ours, self.network.ours(ms)),
+                "core": (core, self.network.core),
+            }
+            found = self.medians(sides)
+            least = found["floor"].first * 1000 + 3 * ms
+            self.row(
+                f"first token at {ms} ms : llm core with a key : the floor and 3 round trips",
+                "",
+                f"{found['ours'].first * 1000:.0f} ms : {found['core'].first * 1000:.0f} ms : "
+                f"{least:.0f} ms",
+            )
+        self.row(
+            "from the last token to the end of the process : llm core : the floor",
+            "",
+            " : ".join(f"{found[side].after * 1000:.0f} ms" for side in ("ours", "core", "floor")),
+        )
+        for side, model in (("", "chatgpt-deltas-3"), (" (llm core)", "core-0")):
+            environment = self.network.core if side else self.network.ours(0)
+            stall = self.inside("stall", model, "100", **environment)
+            self.row(
+                f"100 async prompts at once over https{side}: time, longest stall of the loop",
+                "≤ 100 ms stall",
+                f"{stall['ms']:.0f} ms, {stall['stall_ms']:.0f} ms",
+            )
+
+    def medians(
+        self, sides: dict[str, tuple[list[str], dict[str, str]]], text: str = ""
+    ) -> dict[str, Timed]:
+        """Each side's medians, run in turn."""
+        found: dict[str, list[Timed]] = {name: [] for name in sides}
+        for number in range(REPEATS + 1):
+            for name, side in sides.items():
+                times = timed(*side, text)
+                if number:
+                    found[name].append(times)
+        return {
+            name: Timed(*map(statistics.median, zip(*times, strict=True)))
+            for name, times in found.items()
+        }
+
     def growth(self) -> None:
         for name, what, counts, scale, unit in (
             ("building {:,} turns of history", "history", (1, 10, 100, 1000), 1000, "µs a turn"),
@@ -261,7 +401,8 @@ class Bench:
 
 def main() -> None:
     wanted = sys.argv[1:]
-    names = ["start", "instructions", "long", "connections", "first_token", "requests", "growth"]
+    names = ["start", "instructions", "long", "connections", "first_token", "requests"]
+    names += ["over_network", "growth"]
     bench = Bench()
     try:
         print("| what | measured (the floor) | aim |\n|---|---|---|", flush=True)

@@ -1,7 +1,8 @@
 """The backend for benchmarks: the simulator, with answers made beforehand.
 
 A model called deltas-N answers in N deltas of one HTTP chunk each, as the live service
-sends them. Prints its settings as a line of JSON, after storing a login.
+sends them; llm's own models get the same answers, as core-deltas-N. Prints its settings as a
+line of JSON, after storing a login.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
             stream.chunked = True
             return stream
 
-        simulator.always["responses"] = respond
+        simulator.always["responses"] = simulator.always["official_responses"] = respond
         tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)

@@ -22,8 +22,10 @@ SOURCE = "".join(
     for path in [ROOT / "llm_chatgpt_oauth.py", *sorted((ROOT / "llm_chatgpt").rglob("*.py"))]
 )
 GROUP = cli.commands["chatgpt"]
+CONTEXT = click.Context(GROUP)
+COMMANDS = {name: GROUP.get_command(CONTEXT, name) for name in GROUP.list_commands(CONTEXT)}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-each_command = pytest.mark.parametrize("name", GROUP.commands)
+each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
 def section(heading: str) -> str:
@@ -61,18 +63,16 @@ def anchors(document: pathlib.Path) -> set[str]:
 
 @each_command
 def test_every_command_and_its_options_are_documented(name):
-    options = [p for p in GROUP.commands[name].params if isinstance(p, click.Option)]
+    options = [p for p in COMMANDS[name].params if isinstance(p, click.Option)]
     text = section(f"`llm chatgpt {name}`")
     assert first_cells(text) == {name for option in options for name in option.opts}
-    for parameter in GROUP.commands[name].params:
+    for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Argument):
             assert parameter.name.upper() in text
 
 
 def test_no_command_is_documented_that_is_not_there():
-    assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(
-        GROUP.commands
-    )
+    assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(COMMANDS)
 
 
 @each_command
@@ -80,7 +80,7 @@ def test_every_command_has_help_with_an_example(name):
     shown = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
     # After the usage line, which has no such indentation.
     assert f"\n      llm chatgpt {name}" in shown.split("Options:")[0]
-    assert all(p.help for p in GROUP.commands[name].params if isinstance(p, click.Option))
+    assert all(p.help for p in COMMANDS[name].params if isinstance(p, click.Option))
 
 
 def test_every_model_option_is_documented_and_described():

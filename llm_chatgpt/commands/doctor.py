@@ -15,7 +15,7 @@ import click
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.routes import CODEX
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @group.json_option
 def doctor(account: str | None, json_: bool) -> None:

@@ -11,14 +11,14 @@ from typing import Any, BinaryIO
 import click
 
 from llm_chatgpt.backend import pictures
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice, printable
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @click.argument("prompt", required=False)
 @click.option(
     "attachments",

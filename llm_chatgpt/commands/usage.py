@@ -13,14 +13,14 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
 from llm_chatgpt.backend.usage import BankedResets, UsageWindow, resets_of_usage, windows_of_usage
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
 from llm_chatgpt.values import as_list, as_mapping, as_number
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @group.json_option
 def usage(account: str | None, json_: bool) -> None:
@@ -103,7 +103,7 @@ _NOT_RESET = {
 }
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @click.option("--yes", is_flag=True, help="Use the reset without asking")
 @group.json_option
