@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
+from llm_chatgpt import api
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -111,7 +112,7 @@ def test_every_public_function_is_documented():
 def test_every_error_is_documented():
     assert first_cells(section("Errors")) == {
         name
-        for name, value in vars(plugin).items()
+        for name, value in vars(api).items()
         if isinstance(value, type) and issubclass(value, plugin.ChatGPTError) and name != "SlowDown"
     }
 
