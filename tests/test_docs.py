@@ -92,7 +92,7 @@ def test_every_model_option_is_documented_and_described():
 
 
 def test_every_setting_is_documented():
-    read = set(re.findall(r'(?:setting|service_url)\(\s*"([A-Z_]+)"', SOURCE))
+    read = set(re.findall(r'(?:setting|is_off|service_url)\(\s*"([A-Z_]+)"', SOURCE))
     assert {"ACCOUNT", "BASE_URL", "TIMEOUT"} <= read
     names = {f"LLM_CHATGPT_{name}" for name in read}
     names |= set(re.findall(r"\bLLM_CHATGPT_[A-Z]\w*", SOURCE))

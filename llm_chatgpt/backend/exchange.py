@@ -18,6 +18,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelList, remembered_models
+from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.request import build_body, check_options, session_id
@@ -120,11 +121,18 @@ class Exchange:
             save_image=functools.partial(save_image, prompt),
             tool_names=tool_names,
         )
+        headers = self._request_headers(session)
+        content, encoding = builder.attachments.encode(body), ""
+        if tokens.route.takes_compressed and resend.COMPRESSION not in without:
+            content, encoding = compress(content)
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        self.attempt = self.attempt._replace(compressed=bool(encoding))
         return {
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
-            "content": builder.attachments.encode(body),
-            "headers": self._request_headers(session),
+            "content": content,
+            "headers": headers,
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
@@ -151,7 +159,8 @@ class Exchange:
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         self._turn.without = self.attempt.without
-        memory.model_refused(self._model.slug, resend.refused_by_model(self.attempt.without))
+        memory.model_refused(self._model.slug, resend.lasting(self.attempt.without, "model"))
+        memory.all_refused(resend.lasting(self.attempt.without, "process"))
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._notes):
             notice(line)

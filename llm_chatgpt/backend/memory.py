@@ -45,6 +45,7 @@ class Memory:
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
         self._refused: dict[str, frozenset[str]] = {}
+        self._refused_by_all: frozenset[str] = frozenset()
 
     def turn_of(self, call_ids: Iterable[object]) -> Turn:
         """The turn that made one of these tool calls, or a new one."""
@@ -61,7 +62,11 @@ class Memory:
 
     def refused_by(self, slug: str) -> frozenset[str]:
         """What the model does not take, as far as this process has seen."""
-        return self._refused.get(slug, frozenset())
+        return self._refused.get(slug, frozenset()) | self._refused_by_all
+
+    def all_refused(self, parts: frozenset[str]) -> None:
+        """Leave these parts out of every later request."""
+        self._refused_by_all |= parts
 
     def model_refused(self, slug: str, parts: frozenset[str]) -> None:
         """Leave these parts out of every later request to the model."""

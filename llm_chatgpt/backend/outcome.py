@@ -22,8 +22,6 @@ _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "
 # llm's own code that logs JSON fails at some hundred levels.
 _LOGGED_LEVELS = 50
 _SOURCES_SHOWN = 10
-# What switches a note off.
-_OFF = ("0", "no", "off", "false")
 
 
 def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
@@ -73,7 +71,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
     # A dated snapshot of the model is the model.
     if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):
         lines.append(("model", f"Note: chatgpt-{model} answered instead of chatgpt-{slug}."))
-    if config.setting("USAGE_NOTE") not in _OFF:
+    if not config.is_off("USAGE_NOTE"):
         lines += [
             (
                 f"{window.name} limit",
@@ -84,7 +82,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT
         ]
     on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
-    if on_terminal and config.setting("SOURCES") not in _OFF:
+    if on_terminal and not config.is_off("SOURCES"):
         lines += [(line, line) for line in _source_list(answer.sources)]
     return lines
 

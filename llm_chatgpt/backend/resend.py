@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusals
@@ -26,24 +26,37 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 class OptionalPart(NamedTuple):
     """A part that a request can do without: the next one leaves it out if the service refuses it.
 
-    `refused` tells whether an error is about that part. It stays out for the rest of the turn,
-    and with `by_model` of every request that this process sends to the same model.
+    `refused` tells whether an error is about that part, after the attempt before. It stays out
+    for the rest of the turn, or of every request that this process sends to the same model, or
+    to any model.
     """
 
     name: str
-    refused: Callable[[ChatGPTError], bool]
-    by_model: bool = False
+    refused: Callable[[ChatGPTError, Attempt], bool]
+    stays_out_for: Literal["turn", "model", "process"] = "turn"
 
 
 # The parts by name; `Exchange.request` leaves out those in `Attempt.without`.
 REASONING = "reasoning"
 SUMMARY = "reasoning.summary"
+COMPRESSION = "compression"
 OPTIONAL_PARTS = (
-    OptionalPart(REASONING, lambda error: error.code == "invalid_encrypted_content"),
+    OptionalPart(REASONING, lambda error, sent: error.code == "invalid_encrypted_content"),
     OptionalPart(
         SUMMARY,
-        lambda error: error.status == 400 and error.param == "reasoning.summary",
-        by_model=True,
+        lambda error, sent: error.status == 400 and error.param == "reasoning.summary",
+        stays_out_for="model",
+    ),
+    OptionalPart(
+        COMPRESSION,
+        # How the service refuses compressed requests, if it does, is not known.
+        lambda error, sent: (
+            sent.compressed
+            and error.status in (400, 415)
+            and error.param is None
+            and error.code not in _FINAL_CODES
+        ),
+        stays_out_for="process",
     ),
 )
 
@@ -53,7 +66,7 @@ class Attempt(NamedTuple):
 
     `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
     to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
-    `without` names the parts to leave out.
+    `without` names the parts to leave out. `compressed` says that the body went out compressed.
     """
 
     pause: float = 0.0
@@ -63,11 +76,12 @@ class Attempt(NamedTuple):
     unauthorized: int = 0
     refused_at: float = 0.0
     without: frozenset[str] = frozenset()
+    compressed: bool = False
 
 
-def refused_by_model(without: frozenset[str]) -> frozenset[str]:
-    """Those of these parts that no request to the same model should have again."""
-    return without & {part.name for part in OPTIONAL_PARTS if part.by_model}
+def lasting(without: frozenset[str], scope: Literal["model", "process"]) -> frozenset[str]:
+    """Those of these parts that later turns should leave out, too: with the same model, or all."""
+    return without & {part.name for part in OPTIONAL_PARTS if part.stays_out_for == scope}
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -97,7 +111,7 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
     for part in OPTIONAL_PARTS:
-        if part.name not in last.without and part.refused(error):
+        if part.name not in last.without and part.refused(error, last):
             return last._replace(without=last.without | {part.name})
     if last.resends >= resends_allowed(error, tokens):
         return None

@@ -46,6 +46,8 @@ class Route(NamedTuple):
     images_path: str
     # Whether requests name the account, this client and the session.
     names_account: bool
+    # Whether prompts may be sent compressed.
+    takes_compressed: bool
     # Whether functions are the first input item, and which tools are refused.
     tools_in_input: bool
     refuses_tool: Callable[[str], bool]
@@ -88,6 +90,7 @@ CODEX = Route(
     models_path="/codex/models",
     images_path="/codex/images",
     names_account=True,
+    takes_compressed=True,
     tools_in_input=False,
     refuses_tool=lambda kind: False,
     list_is_ordered=False,
@@ -120,6 +123,7 @@ OFFICIAL = Route(
     models_path="/models",
     images_path="",
     names_account=False,
+    takes_compressed=False,
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     list_is_ordered=True,

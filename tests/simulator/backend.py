@@ -80,6 +80,8 @@ class Backend(Pictures):
         self.served_model: str | None = None
         # Models that refuse `reasoning.summary`.
         self.refuses_summary: set[str] = set()
+        # The status that refuses compressed prompts, which the service may do (docs/protocol.md).
+        self.refuses_compressed: int | None = None
         # Added to the headers of every answer to a prompt.
         self.response_headers: dict[str, str] = {}
         self.frames_per_write = 1
@@ -123,6 +125,8 @@ class Backend(Pictures):
     def serve_responses(self, request: Request) -> Answer | Stream:
         account = self.signed_in(request)
         body = request.body
+        if self.refuses_compressed and "content-encoding" in request.headers:
+            raise refuse(self.refuses_compressed, "Unsupported content encoding")
         if not isinstance(body, dict):
             raise refuse(400, "Invalid JSON")
         self._check(body, account, request.headers.get("x-codex-turn-state"))
