@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in_officially
+from conftest import sign_in, sign_in_officially
 from simulator import error_answer
 
 LONG = "a line of a long prompt\n" * 1000
@@ -90,6 +90,9 @@ def test_users_can_turn_it_off(simulator, signed_in, ask, monkeypatch):
 
 
 def test_the_official_route_gets_plain_requests(simulator, ask):
-    sign_in_officially(simulator)
+    sign_in_officially(simulator, "official")
+    sign_in(simulator)
+    ask(LONG, key="official")
+    # Which says nothing about the other route.
     ask(LONG)
-    assert encodings(simulator) == [None]
+    assert [encoding is not None for encoding in encodings(simulator)] == [False, True]

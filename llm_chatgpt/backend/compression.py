@@ -9,17 +9,19 @@ import importlib
 from llm_chatgpt import config
 
 
-def compress(content: bytes) -> tuple[bytes, str]:
-    """A request's body to send, and its content encoding; empty if it is better sent as it is.
+def compress(content: bytes) -> tuple[bytes, dict[str, str]]:
+    """Compress a request's body. Returns what to send, and the header that says how.
+
+    Without a header it is best sent as it is.
 
     Codex CLI sends zstd (docs/protocol.md); Python has it from 3.14 on, or with the package
     zstandard.
     """
     if len(content) <= config.COMPRESS_ABOVE_BYTES or config.is_off("COMPRESS"):
-        return content, ""
+        return content, {}
     for module in ("compression.zstd", "zstandard"):
         with contextlib.suppress(ImportError):
-            return importlib.import_module(module).compress(content), "zstd"
+            return importlib.import_module(module).compress(content), {"Content-Encoding": "zstd"}
     if len(content) > config.GZIP_UP_TO_BYTES:
-        return content, ""
-    return gzip.compress(content), "gzip"
+        return content, {}
+    return gzip.compress(content), {"Content-Encoding": "gzip"}

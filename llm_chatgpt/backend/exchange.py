@@ -21,8 +21,14 @@ from llm_chatgpt.backend.catalogue import ModelList, remembered_models
 from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
-from llm_chatgpt.backend.request import build_body, check_options, session_id
-from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
+from llm_chatgpt.backend.request import (
+    build_body,
+    check_options,
+    output_limit,
+    session_id,
+    takes_system_message,
+)
+from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
 from llm_chatgpt.errors import (
@@ -34,14 +40,14 @@ from llm_chatgpt.errors import (
 )
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
-from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe
-from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
+from llm_chatgpt.text import counted_down, in_words, notice, printable
 
 
 class Exchange:
     """One prompt, over all rounds of its answer and all attempts to send each.
 
-    Until it is `complete`, `execute` pauses as `attempt` says, sends what `request` returns,
+    Until it is `complete`, `execute` sleeps for the `pauses`, sends what `request` returns,
     calls `opened`, `translator.feed` and `end_round`, and passes each error to `failed`; then
     `finish` once.
     """
@@ -53,7 +59,7 @@ class Exchange:
         self._conversation = conversation
         self._key = key
         self._turn = memory.turn_of(_answered_calls(prompt.messages))
-        self.attempt = self._first_attempt()
+        self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
         # What the complete rounds have brought.
@@ -66,10 +72,8 @@ class Exchange:
         # What a server's 401 said, which a refresh may mend.
         self._rejection = ""
         self._sent_files = False
+        self._compressed = False
         self._notes: list[str] = []
-
-    def _first_attempt(self) -> resend.Attempt:
-        return resend.Attempt(without=self._turn.without | memory.refused_by(self._model.slug))
 
     # One attempt
 
@@ -78,13 +82,19 @@ class Exchange:
         """The access token that the server has just answered with 401."""
         return self._tokens.access_token if self.attempt.other_tokens else None
 
+    def pauses(self) -> Iterator[float]:
+        """The seconds to sleep before this attempt, in pieces."""
+        return counted_down(self.attempt.pause, "Waiting for the limit to reset")
+
     def request(self, tokens: Tokens) -> dict[str, Any]:
         """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        prompt, options, without = self._prompt, self._prompt.options, self.attempt.without
+        prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
+        without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
+        self.attempt = self.attempt._replace(without=without)
         # Only the list that this login was given counts; the built-in one may be old.
         listed = self._models.find(self._model.slug) if self._models else None
         info = listed or self._model.info
@@ -95,7 +105,11 @@ class Exchange:
             takes_images=info.takes_images,
         )
         builder.build(prompt.messages, prompt.system, self._answer.messages)
-        if ignored := options.ignored:
+        limit = output_limit(dict(options))
+        ignored = options.ignored
+        if limit and resend.OUTPUT_LIMIT in without:
+            ignored, limit = [limit[0], *ignored], None
+        if ignored:
             names, them = ", ".join(ignored), "it" if len(ignored) == 1 else "them"
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
@@ -104,15 +118,20 @@ class Exchange:
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
+        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
+        if resend.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
+            builder.begin_with_system_message()
+            instructions = None
         body = build_body(
             info,
             dict(options),
-            instructions=builder.instructions,
+            instructions=instructions,
             session=session,
             schema=prompt.schema,
             summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
+            limit=limit[1] if limit else None,
         )
-        tool_names = add_tools(body, self._model, prompt.tools)
+        tool_names = add_tools(body, self._model, chosen_tools(prompt, self._model))
         place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
         self.translator = EventTranslator(
@@ -122,12 +141,11 @@ class Exchange:
             tool_names=tool_names,
         )
         headers = self._request_headers(session)
-        content, encoding = builder.attachments.encode(body), ""
-        if tokens.route.takes_compressed and resend.COMPRESSION not in without:
-            content, encoding = compress(content)
-        if encoding:
-            headers["Content-Encoding"] = encoding
-        self.attempt = self.attempt._replace(compressed=bool(encoding))
+        content = builder.attachments.encode(body)
+        if resend.COMPRESSION not in without:
+            content, compressed = compress(content)
+            headers |= compressed
+        self._compressed = "Content-Encoding" in headers
         return {
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
@@ -139,18 +157,30 @@ class Exchange:
         }
 
     def _request_headers(self, session: str) -> dict[str, str]:
-        headers = backend_headers(self._tokens) | {
+        without = self.attempt.without
+        headers = backend_headers(
+            self._tokens, second_residency=resend.FIRST_RESIDENCY in without
+        ) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
         }
+        if resend.SESSION_HEADER not in without:
+            headers["session-id"] = session
         if not self._tokens.route.names_account:
             return headers
-        headers["session-id"] = session
         turn = self._turn
         goes_on = self._answer.rounds or _answered_calls(self._prompt.messages)
         if goes_on and turn.state and turn.account_key == self._tokens.account_key:
             headers["x-codex-turn-state"] = turn.state
         return headers
+
+    @property
+    def _scopes(self) -> dict[str, str]:
+        return {
+            "model": self._model.slug,
+            "account": self._tokens.account_key,
+            "service": self._tokens.route.responses_path,
+        }
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins, and say what the user should know of the
@@ -159,8 +189,7 @@ class Exchange:
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         self._turn.without = self.attempt.without
-        memory.model_refused(self._model.slug, resend.lasting(self.attempt.without, "model"))
-        memory.all_refused(resend.lasting(self.attempt.without, "process"))
+        memory.remember(self.attempt.without, self._scopes)
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._notes):
             notice(line)
@@ -170,13 +199,18 @@ class Exchange:
         """The error for an answer with an error status."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(reply.status, reply.headers, content, host)
-        return refusals.explain_refusal(
+        error = refusals.explain_refusal(
             whole,
             slug=self._model.slug,
             models=self._models,
             login=self._login_command(),
             files=self._sent_files,
+            regions=residencies(self._tokens),
         )
+        if self._compressed and resend.gives_no_reason(error):
+            # How the service refuses compressed requests, if it does, is not known.
+            error.param = resend.COMPRESSION
+        return error
 
     def end_round(self) -> Iterator[StreamEvent]:
         """The stream's last events. Keeps what the round has brought, and goes on if the model
@@ -210,7 +244,7 @@ class Exchange:
             ]
         elif not self.complete:
             answer.rounds += 1
-            self.attempt = self._first_attempt()
+            self.attempt = resend.Attempt(without=self._turn.without)
             self.translator = EventTranslator(answer)
 
     # After an error
@@ -226,6 +260,11 @@ class Exchange:
             self._end_early(error)
             return
         self.attempt = again
+        if isinstance(error, UsageLimitReached):
+            notice(
+                f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...",
+                mid_line=self._answer.mid_line,
+            )
         if again.other_tokens:
             self._rejection = f"{error.reason}. "
         if again.resends > last.resends:

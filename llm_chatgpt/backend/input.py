@@ -74,7 +74,12 @@ class InputBuilder:
         self._add_missing_outputs()
         for message in answer:
             self._add(message, new=False)
-        self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
+
+    def begin_with_system_message(self) -> None:
+        """Send the instructions as the first message."""
+        if self.instructions:
+            content = [{"type": "input_text", "text": self.instructions}]
+            self.items.insert(0, {"type": "message", "role": "developer", "content": content})
 
     def _add(self, message: Message, *, new: bool) -> None:
         role = message.role if message.role in ("user", "assistant", "developer") else "user"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
-from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.login.tokens import Tokens, residencies
 
 # A stream that ends with one of these would end with it again.
 _FINAL_CODES = refusals.POLICY_CODES | {
@@ -26,38 +26,43 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 class OptionalPart(NamedTuple):
     """A part that a request can do without: the next one leaves it out if the service refuses it.
 
-    `refused` tells whether an error is about that part, after the attempt before. It stays out
-    for the rest of the turn, or of every request that this process sends to the same model, or
-    to any model.
+    `refused` tells whether an error is about that part, given the tokens that were sent. `scope`
+    tells for how long it stays
+    out: the rest of the "turn", or every request of this process to the same "model", for the
+    same "account", or to the "service".
     """
 
     name: str
-    refused: Callable[[ChatGPTError, Attempt], bool]
-    stays_out_for: Literal["turn", "model", "process"] = "turn"
+    refused: Callable[[ChatGPTError, Tokens], bool]
+    scope: str = "turn"
+
+
+def _names(param: str) -> Callable[[ChatGPTError, Tokens], bool]:
+    return lambda error, tokens: error.status == 400 and error.param == param
+
+
+def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
+    return error.code == refusals.WRONG_REGION and len(residencies(tokens)) > 1
 
 
 # The parts by name; `Exchange.request` leaves out those in `Attempt.without`.
 REASONING = "reasoning"
 SUMMARY = "reasoning.summary"
+OUTPUT_LIMIT = "max_output_tokens"
+# The system prompt as a message, without `instructions`.
+SYSTEM_MESSAGE = "system message"
+# The first region that the login names; there may be a second one.
+FIRST_RESIDENCY = "first residency"
+SESSION_HEADER = "session-id"
 COMPRESSION = "compression"
 OPTIONAL_PARTS = (
-    OptionalPart(REASONING, lambda error, sent: error.code == "invalid_encrypted_content"),
-    OptionalPart(
-        SUMMARY,
-        lambda error, sent: error.status == 400 and error.param == "reasoning.summary",
-        stays_out_for="model",
-    ),
-    OptionalPart(
-        COMPRESSION,
-        # How the service refuses compressed requests, if it does, is not known.
-        lambda error, sent: (
-            sent.compressed
-            and error.status in (400, 415)
-            and error.param is None
-            and error.code not in _FINAL_CODES
-        ),
-        stays_out_for="process",
-    ),
+    OptionalPart(REASONING, lambda error, tokens: error.code == "invalid_encrypted_content"),
+    OptionalPart(SUMMARY, _names(SUMMARY), "model"),
+    OptionalPart(OUTPUT_LIMIT, _names(OUTPUT_LIMIT), "service"),
+    OptionalPart(SYSTEM_MESSAGE, _names("instructions"), "model"),
+    OptionalPart(FIRST_RESIDENCY, _has_other_region, "account"),
+    OptionalPart(SESSION_HEADER, _names(SESSION_HEADER), "account"),
+    OptionalPart(COMPRESSION, lambda error, tokens: error.param == COMPRESSION, "service"),
 )
 
 
@@ -66,7 +71,7 @@ class Attempt(NamedTuple):
 
     `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
     to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
-    `without` names the parts to leave out. `compressed` says that the body went out compressed.
+    `without` names the parts to leave out.
     """
 
     pause: float = 0.0
@@ -76,12 +81,11 @@ class Attempt(NamedTuple):
     unauthorized: int = 0
     refused_at: float = 0.0
     without: frozenset[str] = frozenset()
-    compressed: bool = False
 
 
-def lasting(without: frozenset[str], scope: Literal["model", "process"]) -> frozenset[str]:
-    """Those of these parts that later turns should leave out, too: with the same model, or all."""
-    return without & {part.name for part in OPTIONAL_PARTS if part.stays_out_for == scope}
+def gives_no_reason(error: ChatGPTError) -> bool:
+    """Whether a request was refused as a whole, for all that the service says."""
+    return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -102,6 +106,10 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
     `tokens` are those that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
+    if isinstance(error, UsageLimitReached) and error.resets_at is not None:
+        wait = error.resets_at - now
+        if 0 < wait <= config.longest_limit_wait():
+            return last._replace(pause=wait + config.AFTER_RESET_SECONDS)
     if error.tokens_refused:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
         # there are none, a refresh brings new ones; it would not help a second time.
@@ -111,7 +119,7 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
     for part in OPTIONAL_PARTS:
-        if part.name not in last.without and part.refused(error, last):
+        if part.name not in last.without and part.refused(error, tokens):
             return last._replace(without=last.without | {part.name})
     if last.resends >= resends_allowed(error, tokens):
         return None

@@ -44,10 +44,10 @@ class Route(NamedTuple):
     models_path: str
     # Empty where pictures cannot be drawn on their own.
     images_path: str
-    # Whether requests name the account, this client and the session.
+    # Whether requests name the account and this client.
     names_account: bool
-    # Whether prompts may be sent compressed.
-    takes_compressed: bool
+    # What requests never have, by the names of `OPTIONAL_PARTS` in backend/resend.py.
+    without: frozenset[str]
     # Whether functions are the first input item, and which tools are refused.
     tools_in_input: bool
     refuses_tool: Callable[[str], bool]
@@ -90,7 +90,7 @@ CODEX = Route(
     models_path="/codex/models",
     images_path="/codex/images",
     names_account=True,
-    takes_compressed=True,
+    without=frozenset(),
     tools_in_input=False,
     refuses_tool=lambda kind: False,
     list_is_ordered=False,
@@ -123,7 +123,7 @@ OFFICIAL = Route(
     models_path="/models",
     images_path="",
     names_account=False,
-    takes_compressed=False,
+    without=frozenset({"max_output_tokens", "compression"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     list_is_ordered=True,
