@@ -91,8 +91,8 @@ def test_users_can_turn_it_off(simulator, signed_in, ask, monkeypatch):
 
 def test_the_official_route_gets_plain_requests(simulator, ask):
     sign_in_officially(simulator, "official")
-    sign_in(simulator)
+    sign_in(simulator, "codex")
     ask(LONG, key="official")
     # Which says nothing about the other route.
-    ask(LONG)
+    ask(LONG, key="codex")
     assert [encoding is not None for encoding in encodings(simulator)] == [False, True]
