@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -363,6 +364,11 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 # async answer that is abandoned would end in a RuntimeError of contextlib's.
 
 
+# `drain` is the thread that reads the rest of this thread's last answer. Nobody waits for it but
+# the next request: a program that ends after its last prompt does not.
+_of_thread = threading.local()
+
+
 class SyncStream:
     """The answer to a prompt while it arrives: its status, its headers, and its body.
 
@@ -379,6 +385,9 @@ class SyncStream:
     def __enter__(self) -> SyncStream:
         url = self._request["url"]
         client = sync_client(url)
+        # The next request of a chain is to find the last one's connection free.
+        if drain := getattr(_of_thread, "drain", None):
+            drain.join(config.DRAIN_SECONDS)
         with _failures_of(url):
             self._response = client.send(client.build_request(**self._request), stream=True)
         self.status: int = self._response.status_code
@@ -387,11 +396,10 @@ class SyncStream:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        try:
-            if error is None and not self._response.is_closed:
-                self._drain()
-        finally:
-            self._response.close()
+        if error is None and not self._response.is_closed:
+            _of_thread.drain = self._drain()
+            return
+        self._response.close()
         if failure := _failure(error, self._request["url"]):
             raise failure from error
 
@@ -404,29 +412,32 @@ class SyncStream:
             return b"".join(self._chunks)
         return b""
 
-    def _drain(self) -> None:
-        """Read to the end, so that the connection can be used again; 0.1 s at most.
+    def _drain(self) -> threading.Thread:
+        """Read to the end in a thread, so that the connection can be used again.
 
-        In a thread, because a blocking read cannot be given a new time limit. If the end
-        does not come, the connection is shut, which also ends the thread.
+        If the end does not come in time, the connection is shut, because a blocking read
+        cannot be given a new time limit.
         """
 
-        def read_on() -> None:
-            with contextlib.suppress(Exception):
-                self.read()
-
-        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
-        reader.start()
-        reader.join(config.DRAIN_SECONDS)
-        if reader.is_alive():
+        def shut() -> None:
             stream = self._response.extensions.get("network_stream")
             raw = stream and stream.get_extra_info("socket")
             if raw is not None:
-                import socket
-
                 with contextlib.suppress(OSError):
                     raw.shutdown(socket.SHUT_RDWR)
-            reader.join(config.DRAIN_SECONDS)
+
+        def read_on() -> None:
+            limit = threading.Timer(config.DRAIN_SECONDS, shut)
+            limit.daemon = True
+            limit.start()
+            with contextlib.suppress(Exception):
+                self.read()
+            limit.cancel()
+            self._response.close()
+
+        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
+        reader.start()
+        return reader
 
 
 class AsyncStream:
