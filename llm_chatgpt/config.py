@@ -62,7 +62,7 @@ KEEPALIVE_SECONDS = 300.0
 # A new connection carries this much before it waits for the first acknowledgement (RFC 6928).
 COMPRESS_ABOVE_BYTES = 14_000
 # Larger requests contain images, of which gzip saves little and takes long.
-GZIP_UP_TO_BYTES = 2_000_000
+GZIP_UP_TO_BYTES = 1_000_000
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
 
