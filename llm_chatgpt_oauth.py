@@ -32,7 +32,7 @@ from pydantic.json_schema import SkipJsonSchema
 from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import in_thread, printable
 
 if TYPE_CHECKING:
     from llm_chatgpt.api import *  # noqa: F403
@@ -222,7 +222,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                 tokens = get_tokens(key, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, reply.read())
+                        raise exchange.refusal(reply.status, reply.headers, reply.read())
                     exchange.opened(reply.headers)
                     for chunk in reply:
                         yield from exchange.translator.feed(chunk)
@@ -258,10 +258,13 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
+                        content = await reply.read()
+                        raise exchange.refusal(reply.status, reply.headers, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
-                        for event in exchange.translator.feed(chunk):
+                        feed = exchange.translator.feed
+                        long = exchange.translator.takes_long(chunk)
+                        for event in await in_thread(feed, chunk) if long else feed(chunk):
                             yield event
                         if exchange.translator.ended:
                             break

@@ -303,20 +303,22 @@ def test_an_event_of_twenty_megabytes(simulator, signed_in, ask):
     assert ask("hi").text == text
 
 
-def test_memory_stays_flat_beyond_what_llm_keeps(simulator, signed_in):
-    """llm keeps an event for each piece of text; the plugin keeps nothing of them."""
+def test_no_second_copy_of_a_long_answer_is_kept(simulator, signed_in):
+    """llm keeps an event for each piece of text; the plugin keeps only pointers to them."""
     count = 20_000
     frames = frames_of(simulator, Say("word " * count, deltas=["word "] * count))
     translator = EventTranslator()
+    kept_by_llm = []
     tracemalloc.start()
-    for frame in frames[:2000]:
-        list(translator.feed(frame))
-    before, _ = tracemalloc.get_traced_memory()
-    for frame in frames[2000:-4]:
-        list(translator.feed(frame))
-    after, _ = tracemalloc.get_traced_memory()
+    for frame in frames[:-4]:
+        kept_by_llm += translator.feed(frame)
+    with_events, _ = tracemalloc.get_traced_memory()
+    translator.answer.items.clear()
+    del translator
+    without_plugin, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 20_000
+    assert len(kept_by_llm) == count
+    assert with_events - without_plugin < 24 * count
 
 
 def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask):

@@ -62,7 +62,7 @@ _BY_WORDS = {
 }
 # How the service speaks of a file: by its type, a field, or its place in a message.
 _OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?!\.image)")
-_BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
+_BY_STATUS = {401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
 # Inside a stream, too, these are not sent again as they are.
 _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
 # For each text, the reason and the next step. {words} are the server's own words after a
@@ -176,8 +176,9 @@ def explain_refusal(
     login: str = "llm chatgpt login",
     files: bool = False,
     regions: Sequence[str] = (),
+    in_stream: bool = False,
 ) -> ChatGPTError:
-    """The error for a reply with an error status, or for one that a stream reported.
+    """The error for a reply that is no answer, or with `in_stream` for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
     that signs in again, `files` whether the prompt had any, `regions` those that were named.
@@ -188,6 +189,8 @@ def explain_refusal(
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
     param = _refused_param(error, said)
     text = _choose_text(reply, codes, said, param, files)
+    if in_stream and text in ("refused", "unexplained"):
+        text = "stream"
     wait = retry_after(reply, said)
     first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
     web_page, web_page_advice = reply.web_page_advice
@@ -215,8 +218,8 @@ def explain_refusal(
         facts["size"] = f" of {tokens:,} tokens" if tokens else ""
     reason, advice = (sentence.format(**facts) for sentence in _TEXTS[text])
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    in_stream = reply.status == 200 and text not in _FINAL
-    kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
+    broken = in_stream and text not in _FINAL
+    kind: type[ChatGPTError] = StreamFailed if broken else RequestRefused
     if text in ("limit", "not_included", "app_limit", "workplace_limit"):
         kind = UsageLimitReached
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
@@ -225,7 +228,7 @@ def explain_refusal(
         advice,
         code=ours or next(iter(codes), None),
         param=param,
-        status=None if reply.status == 200 else reply.status,
+        status=None if in_stream else reply.status,
         retry_after=wait,
         request_id=printable(request_id, 80) if request_id else None,
         tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
@@ -256,7 +259,7 @@ def explain_stream_error(
         if isinstance(value, (str, int, float)) and (name, value) != ("type", "error")
     }
     content = json.dumps({"error": fields}).encode()
-    return explain_refusal(http.Reply(200, headers, content), **known)
+    return explain_refusal(http.Reply(200, headers, content), **known, in_stream=True)
 
 
 def _choose_text(
