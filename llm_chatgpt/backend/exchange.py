@@ -27,9 +27,11 @@ from llm_chatgpt.backend.request import (
     build_body,
     check_options,
     output_limit,
+    schema_of_chain,
     session_id,
     takes_system_message,
 )
+from llm_chatgpt.backend.schemas import is_strict
 from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
@@ -64,6 +66,7 @@ class Exchange:
         self._response = response
         self._conversation = conversation
         self._key = key
+        self._schema = schema_of_chain(prompt, conversation)
         self._turn = memory.turn_of(_answered_calls(prompt.messages))
         self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
@@ -102,6 +105,8 @@ class Exchange:
         prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
         without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
+        if not is_strict(self._schema):
+            without |= {resend.STRICT}
         self.attempt = self.attempt._replace(without=without)
         # Only the list that this login was given counts; the built-in one may be old.
         listed = self._models.find(self._model.slug) if self._models else None
@@ -135,7 +140,8 @@ class Exchange:
             dict(options),
             instructions=instructions,
             session=session,
-            schema=prompt.schema,
+            schema=self._schema,
+            strict=resend.STRICT not in without,
             summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
             limit=limit[1] if limit else None,
         )
