@@ -14,6 +14,8 @@ import threading
 import time
 import tracemalloc
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
 
 def best(action, repeats: int = 5) -> float:
     """The smallest CPU milliseconds of some runs."""
@@ -204,7 +206,7 @@ def measure_image() -> dict:
     import llm
 
     size = 10_000_000
-    picture = b"\x89PNG\r\n\x1a\n" + os.urandom(size)
+    picture = PNG + os.urandom(size)
     model = llm.get_model("chatgpt-gpt-6-luna")
     attachment = llm.Attachment(type="image/png", content=picture)
     # Once before, so that imports do not count.
@@ -213,6 +215,18 @@ def measure_image() -> dict:
     model.prompt("What?", attachments=[attachment]).text()
     _, peak = tracemalloc.get_traced_memory()
     return {"ratio": peak / size}
+
+
+def measure_steps() -> dict:
+    """A request with 10 MB of images, and the next one of the same chain."""
+    import llm
+    from llm.models import Prompt
+
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    images = [llm.Attachment(type="image/png", content=PNG + os.urandom(10_000_000))]
+    prompt = Prompt("What?", model, attachments=images)
+    first = best(lambda: exchange_for(prompt, model)())
+    return {"first_ms": first, "next_ms": best(exchange_for(prompt, model))}
 
 
 def measure_history(items: str) -> dict:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import pathlib
 import ssl
+import subprocess
 import sys
 import tempfile
-
-import trustme
+from typing import Any
 
 ROUND_TRIPS_MS = (0, 20, 80, 200)
 # What TCP sends before it waits for the other side: ten segments (RFC 6928).
@@ -77,7 +78,64 @@ async def relay(to_port: int, round_trip: float, tls: ssl.SSLContext | None = No
     return server.sockets[0].getsockname()[1]
 
 
+class Network:
+    """This file as a process, with the environments to reach the simulator through it.
+
+    `environment` is that of the simulator; it names llm's folder, too.
+    """
+
+    def __init__(self, python: str, environment: dict[str, str]) -> None:
+        self._python = python
+        self._environment = environment
+        self._folder = pathlib.Path(environment["LLM_USER_PATH"])
+        self._process: subprocess.Popen[str] | None = None
+
+    def close(self) -> None:
+        if self._process:
+            self._process.terminate()
+
+    @functools.cached_property
+    def _found(self) -> dict[str, Any]:
+        port = self._environment["LLM_CHATGPT_ISSUER"].rpartition(":")[2]
+        command = [self._python, __file__, port]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
+        found = json.loads(self._process.stdout.readline())
+        models = [
+            {
+                "model_id": f"core-{ms}",
+                "model_name": "deltas-3",
+                "api_base": f"{address}/v1",
+                "responses": True,
+            }
+            for ms, address in found["addresses"].items()
+        ]
+        (self._folder / "extra-openai-models.yaml").write_text(json.dumps(models))
+        return found
+
+    def ours(self, ms: int) -> dict[str, str]:
+        """The environment in which our models' requests take round trips of `ms`."""
+        return {
+            **self._environment,
+            "LLM_CHATGPT_BASE_URL": f"{self._found['addresses'][str(ms)]}/backend-api",
+            "CODEX_CA_CERTIFICATE": self._found["root"],
+        }
+
+    @functools.cached_property
+    def core(self) -> dict[str, str]:
+        """The environment for llm's own models core-..., one for each round trip."""
+        # It replaces the system's certificates, so it has to contain them.
+        trusted = self._folder / "trusted.pem"
+        names = (self._found["root"], ssl.get_default_verify_paths().openssl_cafile)
+        files = [file for file in map(pathlib.Path, names) if file.exists()]
+        trusted.write_bytes(b"".join(file.read_bytes() for file in files))
+        return {**self._environment, "SSL_CERT_FILE": str(trusted)}
+
+
 async def main(port: int) -> None:
+    # Only where this file runs as a process.
+    import trustme
+
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(tls)

@@ -11,22 +11,22 @@ out the same each time.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
 import re
 import shutil
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+
+from network import Network  # noqa: E402
 
 from environment import prepare  # noqa: E402
 
@@ -111,59 +111,6 @@ def timed(command: list[str], environment: dict[str, str], text: str = "") -> Ti
     return Timed(seen[0] - start, end - seen[-1])
 
 
-class Network:
-    """The server behind TLS and round trips (network.py), for our models and for llm's own."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._process: subprocess.Popen[str] | None = None
-
-    def close(self) -> None:
-        if self._process:
-            self._process.terminate()
-
-    @functools.cached_property
-    def _found(self) -> dict[str, Any]:
-        port = self._bench.environment["LLM_CHATGPT_ISSUER"].rpartition(":")[2]
-        self._process = subprocess.Popen(
-            [self._bench.python, str(ROOT / "benchmarks" / "network.py"), port],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout
-        found = json.loads(self._process.stdout.readline())
-        models = [
-            {
-                "model_id": f"core-{ms}",
-                "model_name": "deltas-3",
-                "api_base": f"{address}/v1",
-                "responses": True,
-            }
-            for ms, address in found["addresses"].items()
-        ]
-        path = pathlib.Path(self._bench.folder, "extra-openai-models.yaml")
-        path.write_text(json.dumps(models))
-        return found
-
-    def ours(self, ms: int) -> dict[str, str]:
-        """The environment in which our models' requests take round trips of `ms`."""
-        return {
-            **self._bench.environment,
-            "LLM_CHATGPT_BASE_URL": f"{self._found['addresses'][str(ms)]}/backend-api",
-            "CODEX_CA_CERTIFICATE": self._found["root"],
-        }
-
-    @functools.cached_property
-    def core(self) -> dict[str, str]:
-        """The environment in which llm's own models core-... can be asked."""
-        # It replaces the system's certificates, so it has to contain them.
-        trusted = pathlib.Path(self._bench.folder, "trusted.pem")
-        system = ssl.get_default_verify_paths().openssl_cafile
-        files = (self._found["root"], system)
-        trusted.write_bytes(b"".join(pathlib.Path(file).read_bytes() for file in files))
-        return {**self._bench.environment, "SSL_CERT_FILE": str(trusted)}
-
-
 class Bench:
     def __init__(self) -> None:
         scripts = prepare(".venv-bench", [str(ROOT), "trustme"])
@@ -198,8 +145,7 @@ class Bench:
         self.llm = [self.python, "-m", "llm"]
         self.bare_llm = [bare, "-m", "llm"]
         self.floor = [bare, str(ROOT / "benchmarks" / "floor.py")]
-
-        self.network = Network(self)
+        self.network = Network(self.python, self.environment)
 
     def close(self) -> None:
         self.server.terminate()
@@ -333,6 +279,9 @@ class Bench:
     def requests(self) -> None:
         found = self.inside("image")
         self.row("peak memory of a 10 MB image : its size", "≤ 4", f"{found['ratio']:.2f}")
+        found = self.inside("steps")
+        times = f"{found['first_ms']:.0f} ms : {found['next_ms']:.0f} ms"
+        self.row("building a request with a 10 MB image : the next one of its chain", "", times)
         found = self.inside("history", "1000")
         self.row("building 1,000 items of history", "≤ 10 ms", f"{found['ms']:.1f} ms")
 

@@ -117,6 +117,7 @@ class Exchange:
             image_detail=options.image_detail,
             takes_images=info.takes_images,
         )
+        builder.attachments.encoded = self._turn.encoded
         builder.build(prompt.messages, prompt.system, self._answer.messages)
         limit = output_limit(dict(options))
         ignored = options.ignored
