@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib
 
 from llm_chatgpt import config
@@ -24,4 +23,6 @@ def compress(content: bytes) -> tuple[bytes, dict[str, str]]:
             return importlib.import_module(module).compress(content), {"Content-Encoding": "zstd"}
     if len(content) > config.GZIP_UP_TO_BYTES:
         return content, {}
+    import gzip
+
     return gzip.compress(content), {"Content-Encoding": "gzip"}
