@@ -194,10 +194,13 @@ def measure_first_token(kib: str) -> dict:
 
 
 def exchange_for(prompt, model):
+    import llm
+
     import llm_chatgpt_oauth as plugin
     from llm_chatgpt.backend.exchange import Exchange
 
-    exchange = Exchange(model, prompt, None, None, None)
+    response = llm.Response(prompt, model, stream=True)
+    exchange = Exchange(model, prompt, response, None, None)
     tokens = plugin.load_tokens()
     return lambda: exchange.request(tokens)
 
