@@ -218,7 +218,10 @@ class Bench:
         best = min(t["register_ms"] for t in times)
         self.row("registering the models", "", f"{best:.2f} ms")
         ours, others = self.inside("tls", "ours"), self.inside("tls", "truststore")
-        for name, what in (("first_ms", "the first TLS connection"), ("next_ms", "each further")):
+        for name, what in (
+            ("first_ms", "the first TLS connection"),
+            ("next_ms", "each one after it"),
+        ):
             times = f"{ours[name]:.1f} ms : {others[name]:.1f} ms"
             self.row(f"CPU of {what} : with truststore", "", times)
 
