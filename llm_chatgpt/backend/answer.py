@@ -47,6 +47,9 @@ class Answer:
     """What has arrived of one answer, over all its rounds."""
 
     def __init__(self) -> None:
+        # What later requests need to know of this answer's request (`InputBuilder.request`);
+        # stored with the first part.
+        self.request: Mapping[str, Any] = {}
         # How many rounds were complete when the current one began.
         self.rounds = 0
         # How the last complete round ended ("completed" or "incomplete"), and its last event's
@@ -66,6 +69,7 @@ class Answer:
         self.events: list[StreamEvent] = []
         self._parts = 0
         self._messages = 0
+        self._first: int | None = None
         # The message of the answer that was shown last.
         self._answering: Item | None = None
         # The piece of reasoning or commentary that was shown last, if nothing else was since.
@@ -118,6 +122,10 @@ class Answer:
         **more: Any,
     ) -> StreamEvent:
         """Give llm an event of this item's part."""
+        if self._first is None:
+            self._first = item.part_index
+        if self.request and item.part_index == self._first:
+            metadata = {**(metadata or {}), "request": self.request}
         event = StreamEvent(
             type=kind,
             chunk=chunk,

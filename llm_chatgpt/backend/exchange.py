@@ -21,6 +21,7 @@ from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder
+from llm_chatgpt.backend.refusable import REASONING
 from llm_chatgpt.backend.request import build_body, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
@@ -84,9 +85,11 @@ class Exchange:
         if self.attempt.without_summary:
             info = info._replace(summaries=False)
         builder = InputBuilder(
-            account_key="" if self.attempt.without_reasoning else tokens.account_key,
+            account_key=tokens.account_key,
+            slug=info.slug,
             image_detail=options.image_detail,
             takes_images=info.takes_images,
+            without=frozenset([REASONING] if self.attempt.without_reasoning else []),
         )
         builder.build(prompt.messages, prompt.system, self._answer.messages)
         # In a chain of tools, only the first prompt says so.
@@ -111,9 +114,12 @@ class Exchange:
         tool_names = add_tools(body, self._model, prompt.tools)
         place_tools(body, builder.items, tokens.route)
         body["input"] = builder.items
+        answer = self._answer.copy()
+        answer.request = builder.request
         self.translator = EventTranslator(
-            self._answer.copy(),
+            answer,
             account_key=tokens.account_key,
+            slug=info.slug,
             save_image=functools.partial(save_image, prompt),
             tool_names=tool_names,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,36 +14,70 @@ import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.attachments import Attachments, CannotSend
+from llm_chatgpt.backend import refusable
+from llm_chatgpt.backend.attachments import (
+    PICTURE_SUFFIXES,
+    Attachments,
+    CannotSend,
+    is_data_url,
+)
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
+
+# What a web search can do that the service takes back (docs/protocol.md).
+_SEARCH_ACTIONS = ("search", "open_page", "find_in_page")
 
 
 class InputBuilder:
     """Collects `instructions` and `items`; `build` fills them.
 
-    The same messages always give the same items, so that a longer conversation begins with
-    the bytes that the service has cached. Reasoning is sent back only to the account that it
-    came from, and ids never, because the service stores nothing (docs/protocol.md).
+    The same messages always give the same items, and a longer conversation begins with the
+    bytes of the shorter one: the service caches them, and reasoning may be bound to them. What
+    a request has beside its messages is in `request`. It is stored with the answer, and later
+    requests repeat it from there.
+
+    Reasoning is sent back only to the account and the model that it came from, and ids only if
+    the service insists on them, because it stores nothing (docs/protocol.md).
 
     Every call gets an output, every output a call, and every pair an id of its own: the service
     refuses one without the other, and a history may have either: an answer that was cut short,
     or another model's ids, which may be missing or begin anew in every turn.
     """
 
-    def __init__(self, *, account_key: str, image_detail: str | None, takes_images: bool):
+    def __init__(
+        self,
+        *,
+        account_key: str,
+        slug: str,
+        image_detail: str | None,
+        takes_images: bool,
+        without: frozenset[str] = frozenset(),
+    ):
+        """`without` names what the service has refused, as in `resend.Attempt`."""
         self.account_key = account_key
+        self.slug = slug
         self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
         # What the user should know about the attachments.
         self.notes: list[str] = []
+        # What the messages do not tell: a "system" prompt, and what was sent "without".
+        self.request: dict[str, Any] = {}
+        if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
+            self.request["without"] = refused
+        self._takes_images = takes_images
+        self._without = without
+        # The system prompts that hold at this place of the conversation.
+        self._said = {""}
         # The role of the last item, if that is a message which still grows.
         self._role: str | None = None
         # Calls that wait for their output, oldest first: the original id and the one sent.
         self._waiting: list[tuple[object, str]] = []
         self._call_ids: set[str] = set()
+        # The id of the last call that drew a picture, and the pictures not shown to the model yet.
+        self._drawing: str | None = None
+        self._drawn: list[llm.Attachment] = []
 
     def build(
         self, messages: Iterable[Message], system: str, answer: Iterable[Message] = ()
@@ -52,33 +87,74 @@ class InputBuilder:
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
         messages = list(messages)
-        answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
-        said = []
-        for number, message in enumerate(messages):
-            if message.role == "system":
-                text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
-                said.append(text)
-                if self.items:
-                    # The service refuses the role system (docs/protocol.md).
-                    self._add_text("developer", text)
-                else:
-                    self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
-            else:
-                self._add(message, new=number > max(answers, default=-1))
-        # `llm -c -s` and messages= with system= leave the system prompt out of the messages.
-        if system not in said:
-            if self.instructions:
-                self._add_text("developer", system)
-            else:
-                self.instructions = system
+        requests = [_request(message) for message in messages]
+        starts = _turn_starts(messages)
+        systems: dict[int, list[str]] = {}
+        # The messages before this one go back without their reasoning, which was refused.
+        reasoning_from = len(messages) if refusable.REASONING in self._without else 0
+        for number, request in enumerate(requests):
+            if text := as_text(request.get("system")):
+                systems.setdefault(starts[number], []).append(text)
+            without = frozenset(map(str, as_list(request.get("without"))))
+            self._without |= without
+            if refusable.REASONING in without:
+                reasoning_from = max(reasoning_from, number)
+        self.attachments.unreachable = self._without
+        new_from = _new_from(messages)
+        # Elsewhere a system prompt comes with each request, and the messages never have it.
+        own_place = starts[-1] if any(m.role == "system" or _is_ours(m) for m in messages) else 0
+        for number in range(len(messages) + 1):
+            for text in systems.get(number, ()):
+                self._add_system(text, first=not self.instructions)
+            if number == own_place:
+                self._add_own_system(system, messages[number:])
+            if number < len(messages):
+                self._add_message(
+                    messages[number], new=number >= new_from, reasoning=number >= reasoning_from
+                )
         self._add_missing_outputs()
+        if not self.items:
+            self._add_blank()
         for message in answer:
-            self._add(message, new=False)
+            self._add_message(message, new=False, reasoning=True)
         self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
 
-    def _add(self, message: Message, *, new: bool) -> None:
+    def _add_own_system(self, system: str, turn: list[Message]) -> None:
+        """The prompt's system prompt, which `llm -c -s` and messages= with system= leave out of
+        the messages; `turn` are those that answer to it."""
+        if system not in self._said and system not in map(_system_text, turn):
+            self._add_system(system, first=not self.instructions)
+            self.request["system"] = system
+
+    def _add_system(self, text: str, *, first: bool) -> None:
+        """`first` is whether it can be part of the instructions."""
+        if first and not self.items:
+            self._said.add(text)
+            self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
+        else:
+            self._said = {text}
+            self._role = None
+            # The service refuses the role system (docs/protocol.md).
+            self._add_text("developer", text)
+
+    def _add_blank(self) -> None:
+        """A message without text: the service insists on one beside a system prompt."""
+        self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
+
+    def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
+        system = _system_text(message)
+        if system is not None:
+            self._add_system(system, first=True)
+            return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
+        if not self.items and _is_ours(message):
+            # It was the answer to a system prompt alone.
+            self._add_blank()
         self._role = None
+        if message.role == "user":
+            for picture in self._drawn:
+                self._add_content(role, self._attachment(picture, new=False))
+            self._drawn = []
         for part in message.parts:
             ours = _our_metadata(part)
             if ours.get("replay") is False:
@@ -95,10 +171,11 @@ class InputBuilder:
             else:
                 self._role = None
                 if isinstance(part, ReasoningPart):
-                    self._add_reasoning(part)
+                    if reasoning:
+                        self._add_reasoning(ours)
                 elif isinstance(part, ToolCallPart):
                     self._add_tool_call(part)
-                elif isinstance(part, ToolResultPart) and not part.server_executed:
+                elif isinstance(part, ToolResultPart):
                     self._add_tool_result(part)
 
     def _add_text(self, role: str, text: str, phase: str | None = None) -> None:
@@ -124,32 +201,44 @@ class InputBuilder:
         self.items.append({"type": kind, **fields})
         self._role = None
 
-    def _add_reasoning(self, part: ReasoningPart) -> None:
-        ours = _our_metadata(part)
+    def _add_reasoning(self, ours: Mapping[str, Any]) -> None:
         encrypted = as_text(ours.get("encrypted_content"))
-        if encrypted and ours.get("account") == self.account_key:
+        # Versions before this one did not store the model.
+        ours_alone = (ours.get("account"), ours.get("model", self.slug))
+        if encrypted and ours_alone == (self.account_key, self.slug):
             summary = as_list(ours.get("summary"))
             self._add_item("reasoning", summary=summary, encrypted_content=encrypted)
 
     def _add_tool_call(self, part: ToolCallPart) -> None:
-        arguments = part.arguments
         if not part.server_executed:
-            # Arguments that are no JSON object are stored so by llm; they go back as they came.
-            raw = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
-            text = raw if isinstance(raw, str) else json.dumps(arguments)
-            self._add_call(part.tool_call_id, part.name, text)
+            self._add_call(part.tool_call_id, part.name, _arguments(part))
             return
         kind = _our_metadata(part).get("type")
         if kind == "web_search_call":
-            action = {k: v for k, v in as_mapping(arguments).items() if k != "sources"}
-            self._add_item(kind, status="completed", action=action)
+            self._add_search(part)
         elif kind == "image_generation_call":
-            prompt = as_mapping(arguments).get("prompt")
+            prompt = as_mapping(part.arguments).get("prompt")
             text = f"[drew an image: {prompt}]" if prompt else "[drew an image]"
             self._add_text("assistant", text)
             self._role = None
+            self._drawing = part.tool_call_id
+
+    def _add_search(self, part: ToolCallPart) -> None:
+        action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
+        if refusable.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
+            return
+        identity = {}
+        if refusable.SEARCHES_WITHOUT_ID in self._without:
+            # The translator makes up an id where the service has sent none.
+            if not part.tool_call_id or part.tool_call_id.startswith("web_search_"):
+                return
+            identity = {"id": part.tool_call_id}
+        self._add_item("web_search_call", **identity, status="completed", action=action)
 
     def _add_tool_result(self, part: ToolResultPart) -> None:
+        if part.server_executed:
+            self._note_picture(part)
+            return
         output: Any = part.output
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
@@ -157,6 +246,14 @@ class InputBuilder:
         if not any(original == part.tool_call_id for original, _ in self._waiting):
             self._add_call(part.tool_call_id, part.name, "{}")
         self._add_output(part.tool_call_id, output)
+
+    def _note_picture(self, part: ToolResultPart) -> None:
+        """Keep a picture that the model has drawn for the next message of the user."""
+        suffix = os.path.splitext(part.output)[1]
+        drawn = self._drawing is not None and part.tool_call_id == self._drawing
+        if drawn and suffix in PICTURE_SUFFIXES and self._takes_images:
+            self._drawn.append(llm.Attachment(type=PICTURE_SUFFIXES[suffix], path=part.output))
+        self._drawing = None
 
     def _add_call(self, original: object, name: str, arguments: str) -> None:
         call_id = _unused(original, self._call_ids)
@@ -178,7 +275,8 @@ class InputBuilder:
         try:
             return self.attachments.part(attachment)
         except CannotSend as error:
-            name = attachment.url or os.path.basename(attachment.path or "") or "without a name"
+            url = "" if is_data_url(attachment) else attachment.url
+            name = url or os.path.basename(attachment.path or "") or "without a name"
             name = printable(name, 100)
             problem, advice = error.args
             if new:
@@ -191,6 +289,67 @@ class InputBuilder:
 
 def _our_metadata(part: Any) -> Mapping[str, Any]:
     return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
+
+
+def _request(message: Message) -> Mapping[str, Any]:
+    """What was stored of the request that this message answers (`InputBuilder.request`)."""
+    stored = (as_mapping(_our_metadata(part).get("request")) for part in message.parts)
+    return next(filter(None, stored), {})
+
+
+def _is_ours(message: Message) -> bool:
+    return message.role == "assistant" and any(map(_our_metadata, message.parts))
+
+
+def _system_text(message: Message) -> str | None:
+    """The text of a system prompt; None for other messages."""
+    if message.role != "system":
+        return None
+    return "".join(part.text for part in message.parts if isinstance(part, TextPart))
+
+
+def _turn_starts(messages: list[Message]) -> list[int]:
+    """Where the turn begins that the first n messages ask for, for each n: the place of the
+    user's own message, or the end if there is none yet."""
+    starts, start, before = [0], 0, "system"
+    for number, message in enumerate(messages):
+        role = message.role
+        # llm puts what a tool has attached into a message of the user.
+        attached = all(isinstance(part, AttachmentPart) for part in message.parts)
+        asks = role not in ("assistant", "tool", "system")
+        if asks and (before in ("assistant", "system") or (before == "tool" and not attached)):
+            start = number
+        starts.append(number + 1 if role in ("assistant", "system") else start)
+        before = role
+    return starts
+
+
+def _new_from(messages: list[Message]) -> int:
+    """The place of the first message whose attachments are new; an error for one of those sends
+    nothing. After a tool has run there is none, because its work would be lost."""
+    numbers = range(len(messages), 0, -1)
+    last = next((n for n in numbers if messages[n - 1].role == "assistant"), 0)
+    ran = any(message.role == "tool" for message in messages[last:])
+    return len(messages) if ran else last
+
+
+def _arguments(part: ToolCallPart) -> str:
+    """The arguments of a call, as the model wrote them if that still says the same."""
+    arguments = part.arguments
+    # llm stores arguments that are no JSON so.
+    unread = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
+    if isinstance(unread, str):
+        return unread
+    written = as_text(_our_metadata(part).get("arguments"))
+    with contextlib.suppress(ValueError, RecursionError):
+        if written and _sorted_json(json.loads(written)) == _sorted_json(arguments):
+            return written
+    return json.dumps(arguments)
+
+
+def _sorted_json(value: object) -> str:
+    # Tells 1, 1.0 and true apart, which are equal in Python.
+    return json.dumps(value, sort_keys=True)
 
 
 def _note(text: str) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from typing import Any
 
 from .answers import Item, Message, Think, Turn, default_answer, response_object
 from .checks import (
+    check_addresses,
     check_format,
     check_items,
     check_parameters,
     check_phases,
+    check_search_ids,
     check_tools,
     refuse_files,
+    refuse_searches,
 )
 from .issuer import Account
 from .pictures import Pictures
@@ -91,8 +94,13 @@ class Backend(Pictures):
         self.demands_phases = False
         # The text and phase of each message, by session.
         self.given: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
-        # Encrypted reasoning that may come back, with the id of its account.
-        self.encrypted_contents: set[tuple[str, str | None]] = set()
+        # Whether web searches are taken back, and if so, whether only with their ids.
+        self.accepts_searches = True
+        self.demands_search_ids = False
+        # Addresses from which no image can be downloaded.
+        self.dead_addresses: set[str] = set()
+        # Encrypted reasoning that may come back, with the id of its account and its model.
+        self.encrypted_contents: set[tuple[str, str | None, str]] = set()
         self.turn_states: set[str] = set()
         # What each session has sent last, for the cached tokens.
         self.sessions: dict[str, list[str]] = {}
@@ -140,12 +148,18 @@ class Backend(Pictures):
         check_tools(body.get("tools") or [])
         if not self.accepts_files:
             refuse_files(body["input"])
-        check_items(
-            body["input"],
-            lambda content: (content, account.account_id) in self.encrypted_contents,
-        )
+        self.check_history(body, account)
         if turn_state is not None and turn_state not in self.turn_states:
             raise refuse(400, "Invalid turn state")
+
+    def check_history(self, body: dict[str, Any], account: Account) -> None:
+        items, owner, model = body["input"], account.account_id, body["model"]
+        check_items(items, lambda content: (content, owner, model) in self.encrypted_contents)
+        if self.demands_search_ids:
+            check_search_ids(items)
+        if not self.accepts_searches:
+            refuse_searches(items)
+        check_addresses(items, self.dead_addresses)
 
     def _check_model(self, body: dict[str, Any], account: Account) -> None:
         slug = body.get("model")
@@ -241,7 +255,8 @@ class Backend(Pictures):
         """An answer's frames. `terminal` is how it ends, `changes` what its end also says."""
         body = body if body is not None else {"model": "gpt-6-luna", "input": []}
         owner = (account or self.account).account_id
-        turn = Turn(body, lambda content: self.encrypted_contents.add((content, owner)))
+        binding = (owner, body["model"])
+        turn = Turn(body, lambda content: self.encrypted_contents.add((content, *binding)))
         model = self.served_model or body["model"]
         response = response_object(body, model, session, int(self.clock()))
         yield turn.event("created", response=response)

@@ -8,7 +8,8 @@ from typing import Any
 
 from .answers import Item
 from .backend import version
-from .checks import check_format, check_items, check_phases, check_tools
+from .checks import check_format, check_not_empty, check_phases, check_tools
+from .issuer import Account
 from .official import PLAN_SCOPE, Login, OfficialSignIn
 from .replies import Answer, Refusal, Request, Stream, invalid, refuse
 
@@ -60,6 +61,7 @@ def unsupported(param: str) -> Refusal:
 def check_fields(body: dict[str, Any]) -> None:
     if not isinstance(body.get("input"), list):
         raise refuse(422, [{"loc": ["body", "input"], "type": "list_type"}])
+    check_not_empty(body["input"])
     for name, value in (("store", False), ("stream", True)):
         if body.get(name) is not value:
             raise refuse(400, f"{name} must be {str(value).lower()}")
@@ -144,7 +146,7 @@ class Plan(OfficialSignIn):
         self._check_model(body, owner)
         check_format(body)
         self._check_plan_tools(body)
-        self._check_plan_items(body["input"], owner.account_id)
+        self._check_plan_items(body, owner)
         for name in sorted(capabilities(body) & self.official.refused_capabilities):
             raise unsupported(name)
         session = body.get("prompt_cache_key") or owner.account_id
@@ -165,12 +167,12 @@ class Plan(OfficialSignIn):
         check_placement(declared, {"function", "custom", "namespace"})
         check_choice(body, declared)
 
-    def _check_plan_items(self, items: list[dict[str, Any]], owner: str | None) -> None:
-        for number, item in enumerate(items):
+    def _check_plan_items(self, body: dict[str, Any], owner: Account) -> None:
+        for number, item in enumerate(body["input"]):
             if item.get("type", "message") not in ITEMS:
                 message = f"Invalid value: '{item['type']}' in input[{number}]."
                 raise invalid("invalid_value", message, param="input")
-        check_items(items, lambda content: (content, owner) in self.encrypted_contents)
+        self.check_history(body, owner)
 
     def plan_failure(self, code: str, *items: Item, v2: bool = False) -> Stream:
         """A stream that says `items` and then fails with one of PLAN_ERRORS."""
