@@ -212,25 +212,22 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        with exchange.keeping():
-            while not exchange.complete:
+        while not exchange.complete:
+            try:
                 time.sleep(exchange.attempt.pause)
                 tokens = get_tokens(key, rejected=exchange.rejected)
-                request = exchange.request(tokens)
-                with exchange.trying():
-                    with http.stream(request) as reply:
-                        if reply.status != 200:
-                            raise exchange.refusal(reply, reply.read())
-                        exchange.opened(reply.headers)
-                        for chunk in reply:
-                            yield from exchange.translator.feed(chunk)
-                            if exchange.translator.ended:
-                                break
-                    yield from exchange.end()
-                    if exchange.failed:
-                        raise exchange.failure()
+                with http.SyncStream(exchange.request(tokens)) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, reply.read())
+                    exchange.opened(reply.headers)
+                    for chunk in reply:
+                        yield from exchange.translator.feed(chunk)
+                        if exchange.translator.ended:
+                            break
+                yield from exchange.end_round()
+            except ChatGPTError as error:
+                exchange.failed(exchange.detailed(error))
         yield from exchange.finish()
-        exchange.update_models()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -245,29 +242,26 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
         exchange = Exchange(self, prompt, response, conversation, key)
-        with exchange.keeping():
-            while not exchange.complete:
+        while not exchange.complete:
+            try:
                 await asyncio.sleep(exchange.attempt.pause)
                 tokens = await get_tokens_async(key, rejected=exchange.rejected)
                 request = await asyncio.to_thread(exchange.request, tokens)
-                with exchange.trying():
-                    async with http.stream_async(request) as reply:
-                        if reply.status != 200:
-                            content = await reply.read()
-                            raise await asyncio.to_thread(exchange.refusal, reply, content)
-                        exchange.opened(reply.headers)
-                        async for chunk in reply:
-                            for event in exchange.translator.feed(chunk):
-                                yield event
-                            if exchange.translator.ended:
-                                break
-                    for event in exchange.end():
-                        yield event
-                    if exchange.failed:
-                        raise await asyncio.to_thread(exchange.failure)
+                async with http.AsyncStream(request) as reply:
+                    if reply.status != 200:
+                        raise exchange.refusal(reply, await reply.read())
+                    exchange.opened(reply.headers)
+                    async for chunk in reply:
+                        for event in exchange.translator.feed(chunk):
+                            yield event
+                        if exchange.translator.ended:
+                            break
+                for event in exchange.end_round():
+                    yield event
+            except ChatGPTError as error:
+                exchange.failed(await asyncio.to_thread(exchange.detailed, error))
         for event in exchange.finish():
             yield event
-        await asyncio.to_thread(exchange.update_models)
 
 
 @llm.hookimpl

@@ -74,7 +74,6 @@ FIRST_RESEND_PAUSE_SECONDS = 0.2
 
 # The model list is fetched again when the server says that it has changed, at most this often.
 MODELS_UPDATE_SECONDS = 3600.0
-MODELS_UPDATE_TIMEOUT_SECONDS = 2.0
 # How long a prompt that has reached a limit waits to learn whether a reset is banked.
 RESETS_TIMEOUT_SECONDS = 2.0
 # Below this much left of a usage limit, a prompt says so.

@@ -11,29 +11,44 @@ import llm
 
 
 class ChatGPTError(llm.ModelError, click.ClickException):
-    """Anything that stops a login or a prompt: one sentence with the next step.
+    """Stops a login or a prompt.
+
+    `reason` says what happened, without a full stop, and `advice` is the next step; the
+    message is both. `code`, `param`, `status` and `request_id` are the server's error code,
+    the part of the request that it refused, the HTTP status (None inside a stream), and its
+    name for the request. `retry_after` is how many seconds the server asks to wait.
+    `tokens_refused` says that the server no longer accepts the access token: a renewed one
+    or a new login may help.
 
     It is an llm and a click error at once: `llm prompt` shows the first in one line, `llm
-    chat` only the second. `retry_after` is how many seconds the server asks to wait.
+    chat` only the second.
     """
 
     def __init__(
         self,
-        message: str,
+        reason: str,
+        advice: str = "",
         *,
         code: str | None = None,
+        param: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
+        request_id: str | None = None,
+        tokens_refused: bool = False,
     ):
-        super().__init__(message)
+        request = f"[request {request_id}]" if request_id else ""
+        super().__init__(" ".join(filter(None, (reason, advice, request))))
+        if not advice and ". " in reason:
+            # Not yet written as two arguments.
+            reason, _, advice = reason.partition(". ")
+        self.reason = reason.rstrip(".")
+        self.advice = advice
         self.code = code
+        self.param = param
         self.status = status
         self.retry_after = retry_after
-
-    @property
-    def reason(self) -> str:
-        """What happened, without the next step and the full stop."""
-        return self.message.split(". ")[0].rstrip(".")
+        self.request_id = request_id
+        self.tokens_refused = tokens_refused
 
     def show(self, file: Any = None) -> None:
         if os.environ.get("LLM_RAISE_ERRORS"):
@@ -45,13 +60,13 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came. The message is one sentence, without a next step.
+    """No readable answer came. Mostly without advice: the next step depends on the request.
 
     `stalled` says that the server kept the connection open and sent nothing in time.
     """
 
-    def __init__(self, message: str, *, stalled: bool = False):
-        super().__init__(message, code="connection")
+    def __init__(self, reason: str, advice: str = "", *, stalled: bool = False):
+        super().__init__(reason, advice, code="connection")
         self.stalled = stalled
 
 
@@ -86,8 +101,15 @@ class StoreError(ChatGPTError):
 class RefreshFailed(ChatGPTError):
     """No new tokens. `permanent` means that only a new login helps."""
 
-    def __init__(self, message: str, *, permanent: bool = False, code: str | None = None):
-        super().__init__(message, code=code)
+    def __init__(
+        self,
+        reason: str,
+        advice: str = "",
+        *,
+        permanent: bool = False,
+        code: str | None = None,
+    ):
+        super().__init__(reason, advice, code=code)
         self.permanent = permanent
 
 
@@ -96,7 +118,26 @@ class RequestRefused(ChatGPTError):
 
 
 class UsageLimitReached(RequestRefused):
-    """A usage limit of the plan is reached; sending again does not help."""
+    """A usage limit of the plan is reached; sending again does not help.
+
+    `resettable` says that a banked reset would clear it.
+    """
+
+    resettable = False
+
+    def advised(self, step: str) -> UsageLimitReached:
+        """The same error with another step before the others."""
+        error = UsageLimitReached(
+            f"{self.reason}.",
+            f"{step} {self.advice}",
+            code=self.code,
+            param=self.param,
+            status=self.status,
+            retry_after=self.retry_after,
+            request_id=self.request_id,
+        )
+        error.resettable = self.resettable
+        return error
 
 
 class StreamFailed(ChatGPTError):

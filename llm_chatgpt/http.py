@@ -146,13 +146,22 @@ def close_clients() -> None:
 @contextlib.contextmanager
 def _failures_of(url: str) -> Iterator[None]:
     """Raise ConnectionFailed in place of everything that the HTTP library raises."""
-    http = library()
     try:
         yield
-    except http.RequestError as error:
-        raise _explain(error, urlsplit(url).netloc) from error
-    except http.InvalidURL as error:
-        raise ConnectionFailed(f"{printable(url, 100)} is not a valid address.") from error
+    except Exception as error:
+        if failure := _failure(error, url):
+            raise failure from error
+        raise
+
+
+def _failure(error: BaseException | None, url: str) -> ConnectionFailed | None:
+    """The ConnectionFailed for an exception of the HTTP library; None for any other."""
+    http = library()
+    if isinstance(error, http.RequestError):
+        return _explain(error, urlsplit(url).netloc)
+    if isinstance(error, http.InvalidURL):
+        return ConnectionFailed(f"{printable(url, 100)} is not a valid address.")
+    return None
 
 
 def _explain(error: Exception, host: str) -> ConnectionFailed:
@@ -177,9 +186,9 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
         why = re.search(r"verify failed: ([^(\n]+)", words)
         return ConnectionFailed(
             f"The certificate of {host} was not accepted "
-            f"({printable(why[1] if why else words, 200).rstrip('.')}). If a company's proxy "
-            "intercepts TLS, set CODEX_CA_CERTIFICATE to its root certificate; otherwise check "
-            "this machine's clock."
+            f"({printable(why[1] if why else words, 200).rstrip('.')}).",
+            "If a company's proxy intercepts TLS, set CODEX_CA_CERTIFICATE to its root "
+            "certificate; otherwise check this machine's clock.",
         )
     if "ssl" in words.lower():
         return ConnectionFailed(f"Could not open a TLS connection to {host}.")
@@ -259,14 +268,19 @@ class Reply:
         )
 
     @property
-    def web_page_message(self) -> str:
-        """What to tell the user about such a page."""
+    def web_page_advice(self) -> tuple[str, str]:
+        """What to tell the user about such a page: the reason and the next step."""
         ray = self.headers.get("cf-ray")
         return (
-            f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network. "
+            f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network.",
             "Try without a VPN or proxy, or from another network."
-            + (f" [cf-ray {printable(ray, 60)}]" if ray else "")
+            + (f" [cf-ray {printable(ray, 60)}]" if ray else ""),
         )
+
+    @property
+    def web_page_message(self) -> str:
+        """The same as one text."""
+        return " ".join(self.web_page_advice)
 
 
 def send(
@@ -356,16 +370,42 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 
 
 # The stream of a prompt --------------------------------------------------------------
+#
+# Classes, because a generator that is a context manager cannot be closed while it waits: an
+# async answer that is abandoned would end in a RuntimeError of contextlib's.
 
 
 class SyncStream:
-    """The answer to a prompt while it arrives: its status, its headers, and its body."""
+    """The answer to a prompt while it arrives: its status, its headers, and its body.
 
-    def __init__(self, response: Any):
-        self.status: int = response.status_code
-        self.headers = lower_names(response.headers)
-        self._response = response
-        self._chunks = response.iter_bytes()
+    `request` holds the arguments of the library's `build_request`. Use it in a `with` block,
+    which sends the request. Raises ConnectionFailed, also at the end of a block in which
+    reading failed. Leaving the block without an exception counts as having read all that
+    matters.
+    """
+
+    def __init__(self, request: Mapping[str, Any]):
+        _check_headers(request["headers"])
+        self._request = request
+
+    def __enter__(self) -> SyncStream:
+        url = self._request["url"]
+        client = sync_client(url)
+        with _failures_of(url):
+            self._response = client.send(client.build_request(**self._request), stream=True)
+        self.status: int = self._response.status_code
+        self.headers = lower_names(self._response.headers)
+        self._chunks = self._response.iter_bytes()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            if error is None and not self._response.is_closed:
+                self._drain()
+        finally:
+            self._response.close()
+        if failure := _failure(error, self._request["url"]):
+            raise failure from error
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._chunks)
@@ -376,7 +416,7 @@ class SyncStream:
             return b"".join(self._chunks)
         return b""
 
-    def drain(self) -> None:
+    def _drain(self) -> None:
         """Read to the end, so that the connection can be used again; 0.1 s at most.
 
         In a thread, because a blocking read cannot be given a new time limit. If the end
@@ -401,29 +441,32 @@ class SyncStream:
             reader.join(config.DRAIN_SECONDS)
 
 
-@contextlib.contextmanager
-def stream(request: Mapping[str, Any]) -> Iterator[SyncStream]:
-    """Send a prompt, given as the arguments of the library's `stream`.
-
-    Raises ConnectionFailed, also out of the loop over the body. Leaving the block without
-    an exception counts as having read all that matters.
-    """
-    _check_headers(request["headers"])
-    url = request["url"]
-    with _failures_of(url), sync_client(url).stream(**request) as response:
-        answer = SyncStream(response)
-        yield answer
-        if not response.is_closed:
-            answer.drain()
-
-
 class AsyncStream:
-    """The same for an event loop."""
+    """`SyncStream` for an event loop."""
 
-    def __init__(self, response: Any):
-        self.status: int = response.status_code
-        self.headers = lower_names(response.headers)
-        self._chunks = response.aiter_bytes()
+    def __init__(self, request: Mapping[str, Any]):
+        _check_headers(request["headers"])
+        self._request = request
+
+    async def __aenter__(self) -> AsyncStream:
+        url = self._request["url"]
+        client = await async_client(url)
+        with _failures_of(url):
+            self._response = await client.send(client.build_request(**self._request), stream=True)
+        self.status: int = self._response.status_code
+        self.headers = lower_names(self._response.headers)
+        self._chunks = self._response.aiter_bytes()
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            if error is None and not self._response.is_closed:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
+        finally:
+            await self._response.aclose()
+        if failure := _failure(error, self._request["url"]):
+            raise failure from error
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._chunks)
@@ -432,20 +475,3 @@ class AsyncStream:
         with contextlib.suppress(library().DecodingError):
             return b"".join([chunk async for chunk in self._chunks])
         return b""
-
-    async def drain(self) -> None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def stream_async(request: Mapping[str, Any]) -> AsyncIterator[AsyncStream]:
-    """`stream` for an event loop."""
-    _check_headers(request["headers"])
-    client = await async_client(request["url"])
-    with _failures_of(request["url"]):
-        async with client.stream(**request) as response:
-            answer = AsyncStream(response)
-            yield answer
-            if not response.is_closed:
-                await answer.drain()

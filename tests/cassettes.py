@@ -28,7 +28,7 @@ import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
-from conftest import redirect_of
+from conftest import models_updated, redirect_of
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.login.tokens import tokens_from_reply
@@ -155,8 +155,9 @@ def _same_body(ours: Any, theirs: Any) -> None:
     assert value(ours.body) == value(theirs.body)
 
 
-def cassette(name: str, record_mode: str = "none") -> Any:
-    """The cassette as a context manager; matched on method, address and body."""
+@contextlib.contextmanager
+def cassette(name: str, record_mode: str = "none") -> Iterator[Any]:
+    """The cassette, matched on method, address and body."""
     scrubber = Scrubber()
     recorder = vcr.VCR(
         record_mode=record_mode,
@@ -166,7 +167,9 @@ def cassette(name: str, record_mode: str = "none") -> Any:
         decode_compressed_response=True,
     )
     recorder.register_matcher("body", _same_body)
-    return recorder.use_cassette(str(FOLDER / f"{name}.yaml"))
+    with recorder.use_cassette(str(FOLDER / f"{name}.yaml")) as played:
+        yield played
+        models_updated()
 
 
 # Scenarios ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -27,6 +28,7 @@ from llm.cli import cli
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
+from llm_chatgpt.backend.memory import Memory
 from llm_chatgpt.login import current
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Simulator
@@ -64,11 +66,19 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
+    monkeypatch.setattr(exchange, "memory", Memory())
     yield
     http.close_clients()
     current.unsaved_pairs.clear()
     current.identified_owners.clear()
-    exchange.turn_states.clear()
+    models_updated()
+
+
+def models_updated() -> None:
+    """Wait for the thread that fetches a changed list of models, if there is one."""
+    for thread in threading.enumerate():
+        if thread.name == "chatgpt-models":
+            thread.join(20)
 
 
 @pytest.fixture

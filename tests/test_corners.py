@@ -10,7 +10,7 @@ import pytest
 from llm.parts import AttachmentPart, TextPart
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import catalogue, exchange
+from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import UsageWindow
@@ -123,13 +123,6 @@ def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
     ask(messages=[llm.user("Look", gone), llm.assistant("Seen."), llm.user("And?")])
     assert len(simulator.prompts) == 2
     assert caplog.text.count("gone.png no longer exists") == 1
-
-
-def test_turn_states_are_not_kept_for_ever(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr(exchange, "TURN_STATES_KEPT", 2)
-    for number in range(4):
-        ask(f"prompt {number}")
-    assert len(exchange.turn_states) == 2
 
 
 def test_the_raw_answer_is_logged_without_nulls(simulator, signed_in, ask):

@@ -89,7 +89,7 @@ def test_loops_take_their_clients_with_them(simulator):
 
     async def ask():
         loops.append(weakref.ref(asyncio.get_running_loop()))
-        async with http.stream_async(request) as answer:
+        async with http.AsyncStream(request) as answer:
             await answer.read()
 
     for _ in range(5):

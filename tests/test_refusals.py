@@ -144,11 +144,61 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
         ask("hi")
 
 
-def test_codes_and_statuses_can_be_read(simulator, signed_in, ask):
-    simulator.script("responses", error_answer(400, "Invalid_Prompt"))
+@pytest.mark.parametrize(
+    ("answer", "fields"),
+    [
+        (
+            error_answer(400, "Unsupported_Value", "Use 'low'. Or none.", param="reasoning.effort"),
+            {
+                "reason": "Use 'low'. Or none",
+                "advice": "Choose one with -o reasoning_effort.",
+                "code": "unsupported_value",
+                "param": "reasoning.effort",
+                "status": 400,
+            },
+        ),
+        (
+            Answer(400, {"detail": "Unsupported parameter: reasoning.summary"}),
+            {"param": "reasoning.summary", "code": None, "advice": ""},
+        ),
+        (
+            Answer(413, None, {"x-request-id": "req-1"}),
+            {
+                "reason": "The prompt is too large for the server",
+                "advice": "Send less text or smaller attachments.",
+                "request_id": "req-1",
+                "param": None,
+                "tokens_refused": False,
+            },
+        ),
+        (
+            Answer(401, {"detail": "Unauthorized"}),
+            {
+                "reason": "OpenAI no longer accepts this login: Unauthorized",
+                "advice": "Run 'llm chatgpt login' to sign in again.",
+                "status": 401,
+                "tokens_refused": True,
+            },
+        ),
+        (
+            error_answer(401, None, "Workspace is not authorized in this region."),
+            {"code": "wrong_region", "status": 401, "tokens_refused": False},
+        ),
+        (
+            Stream([sse({"type": "error", "code": "x", "message": "It failed. Ask us."})]),
+            {
+                "reason": "OpenAI could not finish the answer: It failed",
+                "advice": "Ask us. Send the prompt again.",
+                "status": None,
+            },
+        ),
+    ],
+)
+def test_the_fields_of_a_refusal(simulator, signed_in, ask, answer, fields):
+    simulator.script("responses", *[answer] * 3)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
-    assert (caught.value.code, caught.value.status) == ("invalid_prompt", 400)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,13 @@ def known_models() -> dict[str, ModelInfo]:
     return known
 
 
+def remember_attempt(tokens: Tokens, now: float) -> None:
+    """Store when the list could not be fetched, in Unix seconds. Raises OSError."""
+    accounts = as_mapping(read_models_file().get("accounts"))
+    known = as_mapping(accounts.get(tokens.account_key))
+    remember_models(tokens, {"models": [], **known, "tried_at": now})
+
+
 def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
     """Store what the service listed for an account. Raises OSError.
 

@@ -7,65 +7,70 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm.parts import StreamEvent
+from llm.parts import StreamEvent, ToolResultPart
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
+from llm_chatgpt.backend.catalogue import ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder
-from llm_chatgpt.backend.refusable import REASONING
-from llm_chatgpt.backend.request import build_body, session_id
+from llm_chatgpt.backend.memory import memory
+from llm_chatgpt.backend.request import build_body, check_options, session_id
 from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RefreshFailed, StreamFailed
+from llm_chatgpt.errors import (
+    ChatGPTError,
+    ConnectionFailed,
+    RefreshFailed,
+    StreamFailed,
+    UsageLimitReached,
+)
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
-from llm_chatgpt.login.tokens import Tokens, backend_headers
+from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe
 from llm_chatgpt.text import in_words, notice, printable
-
-# The server's turn states, which go back to it while a tool loop goes on; newest last.
-turn_states: dict[str, str] = {}
-TURN_STATES_KEPT = 256
 
 
 class Exchange:
     """One prompt, over all rounds of its answer and all attempts to send each.
 
-    For each attempt, `execute` calls `request`, sends what it returns, and calls `opened`,
-    `translator.feed` and `end`, all of it `trying`, until it is `complete`; then once `finish`
-    and `update_models`. `attempt` says how to send the prompt next. `keeping` is around it all.
+    Until it is `complete`, `execute` pauses as `attempt` says, sends what `request` returns,
+    calls `opened`, `translator.feed` and `end_round`, and passes each error to `failed`; then
+    `finish` once.
     """
 
     def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None):
-        self.attempt = resend.Attempt()
+        self._model = model
+        self._prompt = prompt
+        self._response = response
+        self._conversation = conversation
+        self._key = key
+        self._turn = memory.turn_of(_answered_calls(prompt.messages))
+        self.attempt = self._first_attempt()
         self.complete = False
         self.translator = EventTranslator()
         # What the complete rounds have brought.
         self._answer = Answer()
         # Why the answer ends before the model wanted it to.
         self._stopped: list[str] = []
-        self._model = model
-        self._prompt = prompt
-        self._response = response
-        self._conversation = conversation
-        self._key = key
         self._tokens = Tokens("")
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
-        self._turn = ""
         # What a server's 401 said, which a refresh may mend.
         self._rejection = ""
         self._sent_files = False
         self._notes: list[str] = []
+        # The input that was sent last.
+        self._items: list[dict[str, Any]] = []
+
+    def _first_attempt(self) -> resend.Attempt:
+        return resend.Attempt(without=self._turn.without | memory.refused_by(self._model.slug))
 
     # One attempt
 
@@ -75,26 +80,25 @@ class Exchange:
         return self._tokens.access_token if self.attempt.other_tokens else None
 
     def request(self, tokens: Tokens) -> dict[str, Any]:
-        """What `http.stream` takes. Reads files and may fetch attachments.
+        """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        prompt, options = self._prompt, self._prompt.options
+        prompt, options, without = self._prompt, self._prompt.options, self.attempt.without
         self._tokens, self._models = tokens, remembered_models(tokens)
-        info = self._known_model()
-        if self.attempt.without_summary:
-            info = info._replace(summaries=False)
+        # Only the list that this login was given counts; the built-in one may be old.
+        listed = self._models.find(self._model.slug) if self._models else None
+        info = listed or self._model.info
+        check_options(info, dict(options), listed=listed is not None)
         builder = InputBuilder(
             account_key=tokens.account_key,
             slug=info.slug,
             image_detail=options.image_detail,
             takes_images=info.takes_images,
-            without=frozenset([REASONING] if self.attempt.without_reasoning else []),
+            without=without,
         )
         builder.build(prompt.messages, prompt.system, self._answer.messages)
-        # In a chain of tools, only the first prompt says so.
-        ignored = options.ignored if not prompt.tool_results else []
-        if ignored:
+        if ignored := options.ignored:
             names, them = ", ".join(ignored), "it" if len(ignored) == 1 else "them"
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
@@ -109,11 +113,11 @@ class Exchange:
             instructions=builder.instructions,
             session=session,
             schema=prompt.schema,
-            hide_reasoning=prompt.hide_reasoning,
+            summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
         )
         tool_names = add_tools(body, self._model, prompt.tools)
         place_tools(body, builder.items, tokens.route)
-        body["input"] = builder.items
+        body["input"] = self._items = builder.items
         answer = self._answer.copy()
         answer.request = builder.request
         self.translator = EventTranslator(
@@ -127,33 +131,13 @@ class Exchange:
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": builder.attachments.encode(body),
-            "headers": self._request_headers(session, builder.items),
+            "headers": self._request_headers(session),
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
         }
 
-    def _known_model(self) -> ModelInfo:
-        """What is known of the model; raises ChatGPTError for options that it does not have."""
-        model_id, options = self._model.model_id, self._prompt.options
-        # Only the list that this login was given counts; the built-in one may be old.
-        fetched = self._models.find(self._model.slug) if self._models else None
-        info: ModelInfo = fetched or self._model.info
-        if options.image_detail == "original" and not info.original_detail:
-            raise ChatGPTError(
-                f"{model_id} has no image_detail original. Choose auto, low or high."
-            )
-        effort, efforts = options.reasoning_effort, fetched.efforts if fetched else ()
-        # "ultra" is sent as "max".
-        sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
-        if efforts and sent not in (None, "none", *efforts):
-            raise ChatGPTError(
-                f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
-                f"{', '.join(map(printable, efforts))}."
-            )
-        return info
-
-    def _request_headers(self, session: str, items: list[dict[str, Any]]) -> dict[str, str]:
+    def _request_headers(self, session: str) -> dict[str, str]:
         headers = backend_headers(self._tokens) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
@@ -161,62 +145,59 @@ class Exchange:
         if not self._tokens.route.names_account:
             return headers
         headers["session-id"] = session
-        self._turn = _turn_key(session, self._tokens, items)
-        asks = bool(items) and items[-1].get("role") in ("user", "developer")
-        if self._turn in turn_states and not asks:
-            headers["x-codex-turn-state"] = turn_states[self._turn]
+        turn = self._turn
+        goes_on = self._answer.rounds or _answered_calls(self._prompt.messages)
+        if goes_on and turn.state and turn.account_key == self._tokens.account_key:
+            headers["x-codex-turn-state"] = turn.state
         return headers
 
-    @contextlib.contextmanager
-    def trying(self) -> Iterator[None]:
-        """Around an attempt: swallows a failure after which the prompt is sent again."""
-        last = self.attempt
+    def opened(self, headers: Mapping[str, str]) -> None:
+        """Note the headers of an answer that begins, and say what the user should know of the
+        request."""
+        self._headers = headers
+        if turn_state := header_safe(headers.get("x-codex-turn-state")):
+            self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
+        # Other parts are stored with the answer.
+        self._turn.without = resend.parts_beside_input(self.attempt.without)
+        memory.model_refused(self._model.slug, resend.refused_by_model(self.attempt.without))
         # Not told by `request`, because it may run in a thread, which has no terminal.
-        first = last == resend.Attempt() and not self._answer.rounds
-        for note in self._notes if first else []:
-            notice(note)
-        try:
-            try:
-                yield
-            except ConnectionFailed as error:
-                raise _broke_off(error, started=self.translator.started) from error
-            self._end_round()
-        except ChatGPTError as error:
-            again = resend.next_attempt(last, error, self._tokens, time.time())
-            if self.translator.started or again is None:
-                raise
-            self.attempt = again
-            if again.other_tokens:
-                self._rejection = f"{error.reason}. "
-            if again.resends > last.resends:
-                wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-                count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
-                notice(
-                    f"{error.reason}; retrying{wait} ({count})...",
-                    mid_line=self._answer.mid_line,
-                )
-                self._answer.mid_line = False
+        for line in self._turn.news((note, note) for note in self._notes):
+            notice(line)
+        fetch.update_models(self._tokens, self._models, headers.get("x-models-etag"))
 
-    @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Around all attempts: once a round is complete, an error only ends the answer."""
-        try:
-            yield
-        except ChatGPTError as error:
-            if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
-                # Else nobody would learn what the server has said.
-                message = self._rejection + error.message
-                error = RefreshFailed(message, permanent=error.permanent, code=error.code)
-            if not self._answer.rounds:
-                raise error
-            if self.translator.started:
-                self._answer = self.translator.answer
-                # A call of a round that failed is stored, but not carried out.
-                self._answer.tool_calls.clear()
-            self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
+    def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
+        """The error for an answer with an error status."""
+        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
+        whole = http.Reply(reply.status, reply.headers, content, host)
+        return refusals.explain_refusal(
+            whole,
+            slug=self._model.slug,
+            models=self._models,
+            login=self._login_command(),
+            files=self._sent_files,
+        )
 
-    def _end_round(self) -> None:
-        """Keep what the round has brought, and go on if the model wants to (docs/protocol.md)."""
+    def end_round(self) -> Iterator[StreamEvent]:
+        """The stream's last events. Keeps what the round has brought, and goes on if the model
+        wants to (docs/protocol.md).
+
+        Raises the error that the stream has reported; StreamFailed if it was cut off.
+        """
+        yield from self.translator.finish()
+        if self.translator.ended in ("failed", "error"):
+            raise refusals.explain_stream_error(
+                self.translator.error,
+                self._headers,
+                slug=self._model.slug,
+                models=self._models,
+                login=self._login_command(),
+            )
+        if self.translator.ended is None:
+            raise StreamFailed(
+                "The answer was cut off: the server closed the connection.",
+                "Send the prompt again.",
+                code="closed",
+            )
         self._answer = answer = self.translator.answer
         goes_on = answer.ended == "completed" and answer.response.get("end_turn") is False
         self.complete = not goes_on or answer.has_calls
@@ -228,102 +209,106 @@ class Exchange:
             ]
         elif not self.complete:
             answer.rounds += 1
-            self.attempt = resend.first_attempt(self.attempt)
+            self.attempt = resend.Attempt(without=self.attempt.without)
+            self.translator = EventTranslator(answer)
 
-    def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
-        """The error for an answer with an error status. May send a request."""
-        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
-        whole = http.Reply(reply.status, reply.headers, content, host)
-        return refusals.explain_refusal(whole, files=self._sent_files, **self._known())
+    # After an error
 
-    @property
-    def failed(self) -> bool:
-        """Whether the stream has reported an error, which `failure` explains."""
-        return self.translator.ended in ("failed", "error")
+    def failed(self, error: ChatGPTError) -> None:
+        """Decide what follows an error: another attempt, the end of an answer of which at least
+        one round is complete, or the error, which is raised."""
+        if isinstance(error, ConnectionFailed):
+            error = _broke_off(error, started=self.translator.started)
+        last = self.attempt
+        again = resend.next_attempt(last, error, self._items, self._tokens, time.time())
+        if again is None or self.translator.started:
+            self._end_early(error)
+            return
+        self.attempt = again
+        if again.other_tokens:
+            self._rejection = f"{error.reason}. "
+        if again.resends > last.resends:
+            wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
+            count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
+            notice(f"{error.reason}; retrying{wait} ({count})...", mid_line=self._answer.mid_line)
+            self._answer.mid_line = False
 
-    def failure(self) -> ChatGPTError:
-        """The error that the stream has reported. May send a request."""
-        error = self.translator.error
-        return refusals.explain_stream_error(error, self._headers, **self._known())
+    def _end_early(self, error: ChatGPTError) -> None:
+        if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+            # Else nobody would learn what the server has said.
+            reason = f"{self._rejection}{error.reason}."
+            error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
+        if not self._answer.rounds:
+            raise error
+        if self.translator.started:
+            self._answer = self.translator.answer
+            # A call of a round that failed is stored, but not carried out.
+            self._answer.tool_calls.clear()
+        self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
+        self.complete = True
 
-    def _known(self) -> dict[str, Any]:
-        """What the sentence on an error may name."""
-        account, login = None, self._tokens.route.login_command()
-        with contextlib.suppress(ChatGPTError):
-            store = read_store()
-            account = choose_credential(self._key, store).account
-            login = store.login_command(account)
-        banked = functools.partial(self._banked_resets, account)
-        return {"slug": self._model.slug, "models": self._models, "login": login, "banked": banked}
+    def detailed(self, error: ChatGPTError) -> ChatGPTError:
+        """The error, for a reached limit with the banked resets that would clear it.
 
-    def _banked_resets(self, account: str | None) -> str:
-        """A sentence about resets that the user could spend; 2 seconds at most."""
-        option = f" --account {printable(account, 60)}" if self._key else ""
+        Asks the server for 2 seconds at most.
+        """
+        account = self._account()
         # No command can name an access token.
-        if option and not account:
-            return ""
+        nameless = self._key and not account
+        if not isinstance(error, UsageLimitReached) or not error.resettable or nameless:
+            return error
+        option = f" --account {printable(account, 60)}" if self._key else ""
         with contextlib.suppress(ChatGPTError):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
             resets = resets_of_usage(usage)
             if resets and resets.available:
                 count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
-                return f" You have {count}: run 'llm chatgpt reset{option}'."
-        return ""
+                return error.advised(f"You have {count}: run 'llm chatgpt reset{option}'.")
+        return error
 
-    def opened(self, headers: Mapping[str, str]) -> None:
-        """Note the headers of an answer that begins."""
-        self._headers = headers
-        if turn_state := headers.get("x-codex-turn-state"):
-            turn_states.pop(self._turn, None)
-            turn_states[self._turn] = turn_state
-            for oldest in list(turn_states)[:-TURN_STATES_KEPT]:
-                turn_states.pop(oldest, None)
+    def _account(self) -> str | None:
+        with contextlib.suppress(ChatGPTError):
+            return choose_credential(self._key, read_store()).account
+        return None
 
-    def end(self) -> Iterator[StreamEvent]:
-        """The stream's last events. Raises StreamFailed if it was cut off."""
-        yield from self.translator.finish()
-        if self.translator.ended is None:
-            raise StreamFailed(
-                "The answer was cut off: the server closed the connection. Send the prompt again.",
-                code="closed",
-            )
+    def _login_command(self) -> str:
+        with contextlib.suppress(ChatGPTError):
+            store = read_store()
+            return store.login_command(choose_credential(self._key, store).account)
+        return self._tokens.route.login_command()
 
     # Afterwards
 
     def finish(self) -> Iterator[StreamEvent]:
         """Record the answer, and say what there is to say; the events that remain to yield."""
         answer = self._answer
+        memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
         answer.repeat_commentary()
         yield from answer.events
         yield from outcome.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
             notes = outcome.notes(answer, self._headers, self._model.slug)
-            if lines := [*self._stopped, *notes]:
+            if lines := [*self._stopped, *self._turn.news(notes)]:
                 notice("\n".join(lines), mid_line=answer.mid_line)
 
-    def update_models(self) -> None:
-        """Fetch the model list if the answer says that it has changed; 2 seconds at most."""
-        with contextlib.suppress(Exception):
-            fetch.update_models(self._tokens, self._models, self._headers.get("x-models-etag"))
 
-
-def _turn_key(session: str, tokens: Tokens, items: list[dict[str, Any]]) -> str:
-    """A name for the turn that began with the user's last message."""
-    asked = (n for n, item in enumerate(items) if item.get("role") in ("user", "developer"))
-    begin = max(asked, default=0)
-    said = json.dumps(items[begin : begin + 1])
-    return hashlib.sha256(f"{session} {tokens.account_key} {begin} {said}".encode()).hexdigest()
+def _answered_calls(messages: list[Any]) -> list[object]:
+    """The ids of the tool calls whose results the model has not seen yet."""
+    asked = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "assistant"), 0)
+    parts = (part for message in messages[asked:] for part in message.parts)
+    return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]
 
 
 def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
-    reason = error.message.rstrip(".")
+    reason = error.reason
     if error.stalled:
         reason = f"no data for {in_words(config.idle_timeout())}"
+    code = "stalled" if error.stalled else "connection"
     if started:
-        message = f"The answer was cut off: {reason[0].lower()}{reason[1:]}. Send the prompt again."
-    elif error.stalled:
-        message = f"No answer from OpenAI: {reason}. Try again later."
-    else:
-        message = f"{reason}. Check the network and try again."
-    return StreamFailed(message, code="stalled" if error.stalled else "connection")
+        reason = f"The answer was cut off: {reason[0].lower()}{reason[1:]}."
+        return StreamFailed(reason, "Send the prompt again.", code=code)
+    if error.stalled:
+        return StreamFailed(f"No answer from OpenAI: {reason}.", "Try again later.", code=code)
+    advice = error.advice or "Check the network and try again."
+    return StreamFailed(f"{reason}.", advice, code=code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -52,21 +54,35 @@ def fetch_models(
     return cast(catalogue.ModelList, catalogue.parse_model_list(record))
 
 
-def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str | None) -> None:
-    """Fetch the list again if the server's `etag` says that it has changed.
+# Held by the one thread that fetches a changed list.
+_updating = threading.Lock()
 
-    At most once an hour and for two seconds. Raises OSError, ChatGPTError.
-    """
-    if etag is None or (known and known.etag == etag):
-        return
-    now = time.time()
-    if known and 0 <= now - known.tried_at < config.MODELS_UPDATE_SECONDS:
-        return
-    accounts = as_mapping(catalogue.read_models_file().get("accounts"))
-    record = {"models": [], **as_mapping(accounts.get(tokens.account_key)), "tried_at": now}
-    # First, so that after a failure the next prompts do not wait again.
-    catalogue.remember_models(tokens, record)
-    fetch_models(tokens, seconds=config.MODELS_UPDATE_TIMEOUT_SECONDS)
+
+def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str | None) -> None:
+    """Fetch the list again, in a thread that nobody waits for, if the server's `etag` says that
+    it has changed. At most once an hour."""
+
+    def update() -> None:
+        # Whatever fails here, the old list goes on being used.
+        with contextlib.suppress(Exception):
+            try:
+                # Another thread or process may have fetched it meanwhile.
+                if _is_outdated(catalogue.remembered_models(tokens), etag):
+                    # First, so that others do not fetch it as well.
+                    catalogue.remember_attempt(tokens, time.time())
+                    fetch_models(tokens)
+            finally:
+                _updating.release()
+
+    if _is_outdated(known, etag) and _updating.acquire(blocking=False):
+        threading.Thread(target=update, name="chatgpt-models", daemon=True).start()
+
+
+def _is_outdated(known: catalogue.ModelList | None, etag: str | None) -> bool:
+    if etag is None or known is None:
+        return etag is not None
+    waited = 0 <= time.time() - known.tried_at < config.MODELS_UPDATE_SECONDS
+    return known.etag != etag and not waited
 
 
 def fetch_usage(

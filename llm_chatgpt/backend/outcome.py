@@ -61,27 +61,31 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     return []
 
 
-def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[str]:
-    """What to tell the user after the answer of the model `slug`, a line each."""
+def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[str, str]]:
+    """What to tell the user after the answer of the model `slug`: a subject, under which a
+    chain of tools says it once, and a line each."""
     lines = []
     if answer.ended == "incomplete":
         details = as_mapping(answer.response.get("incomplete_details"))
         reason = printable(details.get("reason") or "no reason given", 100)
-        lines.append(f"The answer was cut short ({reason}).")
+        lines.append(("incomplete", f"The answer was cut short ({reason})."))
     model = _served_model(answer, headers)
     # A dated snapshot of the model is the model.
     if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):
-        lines.append(f"Note: chatgpt-{model} answered instead of chatgpt-{slug}.")
+        lines.append(("model", f"Note: chatgpt-{model} answered instead of chatgpt-{slug}."))
     if config.setting("USAGE_NOTE") not in _OFF:
         lines += [
-            f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
-            f"{window.reset_words}."
+            (
+                f"{window.name} limit",
+                f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
+                f"{window.reset_words}.",
+            )
             for window in windows_of_headers(headers)
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT
         ]
     on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
     if on_terminal and config.setting("SOURCES") not in _OFF:
-        lines += _source_list(answer.sources)
+        lines += [(line, line) for line in _source_list(answer.sources)]
     return lines
 
 

@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
@@ -15,7 +15,7 @@ from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.text import from_now, in_words, printable
-from llm_chatgpt.values import as_list, as_mapping, as_number
+from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 POLICY_CODES = frozenset(
     {
@@ -65,50 +65,93 @@ _OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?
 _BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
 # Inside a stream, too, these are not sent again as they are.
 _FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
-# {words} are the server's own words after a colon, {first} only their first sentence; both
-# are a full stop if it said nothing. {wait} is how long to wait.
-_TEXTS = {
-    "limit": "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}{banked} "
-    f"{{options}}. See {config.USAGE_PAGE}",
-    "ineligible": "This account cannot use a banked reset{first} Wait until its limits reset.",
-    "not_included": "Your ChatGPT plan does not include Codex, which this login needs. Upgrade "
-    "at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
-    "deactivated": "The workspace of this login was deactivated. Run 'llm chatgpt login' with "
-    "another account.",
-    WEB_PAGE: "{web_page}",
-    MODEL_NOT_FOUND: '{sentence} Run: llm -m chatgpt-{successor} "prompt"',
-    "too_old": "{sentence} Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a "
-    "newer version.",
-    "context": "The conversation is longer than the model's context{size}{words} Start a new "
-    "one, or send less.",
-    "policy": "OpenAI's policies refuse this prompt{words} Rephrase it.",
-    "capacity": "The model is at capacity{first} Try again in {wait}, or choose another model.",
-    WRONG_REGION: "{sentence} Ask your workspace's admin.",
-    "login": "OpenAI no longer accepts this login{first} Run '{login}' to sign in again.",
-    "forbidden": "OpenAI refuses this account's request{first} Ask your workspace's admin, or run "
-    "'{login}' with another account.",
-    "too_large": "The prompt is too large for the server. Send less text or smaller attachments.",
-    "too_many": "Too many requests{first} Wait {wait} and try again.",
-    "server": "OpenAI server error ({status}){first} Try again in {wait}.",
-    "file": "OpenAI refused the attached file{first} It is not certain that it accepts files with "
-    "a ChatGPT login. Send the text with -f instead; for a PDF, run 'llm install "
-    "llm-fragments-pdf' and use -f pdf:FILE.",
-    "effort": "{sentence} Choose one with -o reasoning_effort.",
-    "app_limit": "Your ChatGPT plan, or this app's share of it, is used up{words} Manage usage: "
-    f"{config.USAGE_PAGE}",
-    "workplace_limit": "You have reached the limit that your workspace set for you{words} Ask its "
-    f"admin to raise it. Manage usage: {config.USAGE_PAGE}",
-    "unavailable": "OpenAI cannot check your plan at the moment{first} Try again in {wait}.",
-    "not_eligible": "OpenAI does not offer its official sign-in to this ChatGPT account{words} See "
-    f"{config.OFFICIAL_PAGE}",
-    "unsupported": "OpenAI's official sign-in does not support {param}{words} Leave it out.",
-    "wrong_route": "OpenAI does not serve this address with its official sign-in{words} Unset "
-    "LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'.",
-    "not_granted": "This sign-in does not permit the use of your ChatGPT plan{words} Run '{login}' "
-    "and allow it.",
-    "stream": "OpenAI could not finish the answer{words} Send the prompt again.",
-    "refused": "OpenAI refused the request{words}",
-    "unexplained": "OpenAI refused the request (status {status}). Try again later.",
+# For each text, the reason and the next step. {words} are the server's own words after a
+# colon, {first} only their first sentence, {more} the others; the first two are a full stop if
+# it said nothing. {wait} is how long to wait.
+_TEXTS: dict[str, tuple[str, str]] = {
+    "limit": (
+        "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
+        f"{{options}}. See {config.USAGE_PAGE}",
+    ),
+    "ineligible": (
+        "This account cannot use a banked reset{first}",
+        "Wait until its limits reset.",
+    ),
+    "not_included": (
+        "Your ChatGPT plan does not include Codex, which this login needs.",
+        "Upgrade at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
+    ),
+    "deactivated": (
+        "The workspace of this login was deactivated.",
+        "Run 'llm chatgpt login' with another account.",
+    ),
+    WEB_PAGE: ("{web_page}", "{web_page_advice}"),
+    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor} "prompt"'),
+    "too_old": (
+        "{sentence}",
+        "Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version.",
+    ),
+    "context": (
+        "The conversation is longer than the model's context{size}{words}",
+        "Start a new one, or send less.",
+    ),
+    "policy": ("OpenAI's policies refuse this prompt{words}", "Rephrase it."),
+    "capacity": (
+        "The model is at capacity{first}",
+        "Try again in {wait}, or choose another model.",
+    ),
+    WRONG_REGION: ("{sentence}", "Ask your workspace's admin."),
+    "login": (
+        "OpenAI no longer accepts this login{first}",
+        "Run '{login}' to sign in again.",
+    ),
+    "forbidden": (
+        "OpenAI refuses this account's request{first}",
+        "Ask your workspace's admin, or run '{login}' with another account.",
+    ),
+    "too_large": (
+        "The prompt is too large for the server.",
+        "Send less text or smaller attachments.",
+    ),
+    "too_many": ("Too many requests{first}", "Wait {wait} and try again."),
+    "server": ("OpenAI server error ({status}){first}", "Try again in {wait}."),
+    "file": (
+        "OpenAI refused the attached file{first}",
+        "It is not certain that it accepts files with a ChatGPT login. Send the text with -f "
+        "instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f pdf:FILE.",
+    ),
+    "effort": ("{sentence}", "Choose one with -o reasoning_effort."),
+    "app_limit": (
+        "Your ChatGPT plan, or this app's share of it, is used up{words}",
+        f"Manage usage: {config.USAGE_PAGE}",
+    ),
+    "workplace_limit": (
+        "You have reached the limit that your workspace set for you{words}",
+        f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
+    ),
+    "unavailable": (
+        "OpenAI cannot check your plan at the moment{first}",
+        "Try again in {wait}.",
+    ),
+    "not_eligible": (
+        "OpenAI does not offer its official sign-in to this ChatGPT account{words}",
+        f"See {config.OFFICIAL_PAGE}",
+    ),
+    "unsupported": (
+        "OpenAI's official sign-in does not support {param}{words}",
+        "Leave it out.",
+    ),
+    "wrong_route": (
+        "OpenAI does not serve this address with its official sign-in{words}",
+        "Unset LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'.",
+    ),
+    "not_granted": (
+        "This sign-in does not permit the use of your ChatGPT plan{words}",
+        "Run '{login}' and allow it.",
+    ),
+    "stream": ("OpenAI could not finish the answer{first}", "{more}Send the prompt again."),
+    "refused": ("OpenAI refused the request{words}", ""),
+    "unexplained": ("OpenAI refused the request (status {status}).", "Try again later."),
 }
 # What a plan's limit leaves to do, beside waiting.
 _ADMIN = ("ask your workspace's admin for more",)
@@ -129,55 +172,69 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
-    banked: Callable[[], str] = str,
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any. `banked` is asked for a
-    sentence about banked resets, if they would clear the limit.
+    that signs in again, `files` whether the prompt had any.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
-    said = error_message(reply)
+    said = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
-    text = _choose_text(reply, codes, said or "", error.get("param"), files)
+    param = _refused_param(error, said)
+    text = _choose_text(reply, codes, said, param, files)
     wait = retry_after(reply, said)
-    words, first = _colon(said), _colon(re.split(r"(?<=[.!?]) ", said or "")[0])
+    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
+    web_page, web_page_advice = reply.web_page_advice
     facts: dict[str, Any] = {
         "status": reply.status,
         "login": login,
-        "sentence": words[2:],
-        "words": words,
-        "first": first,
+        "sentence": _colon(said)[2:],
+        "words": _colon(said),
+        "first": _colon(first),
+        "more": "".join(f"{words} " for words in more),
         "wait": in_words(wait) if wait else "a minute",
-        "web_page": reply.web_page_message,
-        "param": printable(error.get("param") or "this", 100),
+        "web_page": web_page,
+        "web_page_advice": web_page_advice,
+        "param": param or "this",
     }
     if text == "limit":
-        facts |= _limit_facts(reply.headers, error, said or "")
-        of_plan = "usage_limit_reached" in codes and not _of_workspace(reply.headers)
-        facts["banked"] = banked() if of_plan else ""
+        facts |= _limit_facts(reply.headers, error, said)
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
         model = models.find(slug) if models else None
         tokens = model.context_window if model else None
         facts["size"] = f" of {tokens:,} tokens" if tokens else ""
-    message = _TEXTS[text].format(**facts)
+    reason, advice = (sentence.format(**facts) for sentence in _TEXTS[text])
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    if request_id:
-        message += f" [request {printable(request_id, 80)}]"
     in_stream = reply.status == 200 and text not in _FINAL
     kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
     if text in ("limit", "not_included", "app_limit", "workplace_limit"):
         kind = UsageLimitReached
     ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
-    code = ours or next(iter(codes), None)
-    status = None if reply.status == 200 else reply.status
-    if text == "login":
-        status = 401
-    return kind(message, code=code, status=status, retry_after=wait)
+    refusal = kind(
+        reason,
+        advice,
+        code=ours or next(iter(codes), None),
+        param=param,
+        status=None if reply.status == 200 else reply.status,
+        retry_after=wait,
+        request_id=printable(request_id, 80) if request_id else None,
+        tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
+    )
+    if isinstance(refusal, UsageLimitReached):
+        of_plan = "usage_limit_reached" in codes
+        refusal.resettable = of_plan and not _of_workspace(reply.headers)
+    return refusal
+
+
+def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
+    """The part of the request that the service refuses: `param`, or as its words name it."""
+    named = re.match(r"Unsupported parameter: '?([\w.-]+)", said)
+    param = as_text(error.get("param")) or (named[1] if named else None)
+    return printable(param, 100) if param else None
 
 
 def explain_stream_error(
@@ -194,7 +251,9 @@ def explain_stream_error(
     return explain_refusal(http.Reply(200, headers, content), **known)
 
 
-def _choose_text(reply: http.Reply, codes: list[str], said: str, param: object, files: bool) -> str:
+def _choose_text(
+    reply: http.Reply, codes: list[str], said: str, param: str | None, files: bool
+) -> str:
     """Which of the texts fits; what is more specific comes first."""
     if _of_workspace(reply.headers):
         return "limit"
@@ -234,17 +293,17 @@ def error_message(reply: http.Reply) -> str | None:
     return next((printable(t) for t in places if isinstance(t, str) and t.strip()), None)
 
 
-def _colon(words: str | None) -> str:
+def _colon(words: str) -> str:
     """Words as the end of a sentence: ': It failed.', or only '.' without any."""
     if not words:
         return "."
     return f": {words}" if words.endswith((".", "!", "?")) else f": {words}."
 
 
-def retry_after(reply: http.Reply, said: str | None) -> float | None:
+def retry_after(reply: http.Reply, said: str) -> float | None:
     """The seconds that the server asks to wait: Retry-After, or inside a stream its words."""
     header = reply.headers.get("retry-after", "").strip()
-    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", said or "", re.IGNORECASE)
+    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", said, re.IGNORECASE)
     seconds = None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
         seconds = float(header)

@@ -10,6 +10,8 @@ from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list
 
 # Keywords that strict schemas are known to allow.
@@ -44,6 +46,25 @@ def schema_is_strict(schema: object, *, root: bool = True) -> bool:
     return all(schema_is_strict(part, root=False) for part in inner)
 
 
+def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) -> None:
+    """Raise ChatGPTError for options that the model does not have.
+
+    `listed` says that the service itself lists the model for this login: only then its
+    efforts are known.
+    """
+    model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
+    if options.get("image_detail") == "original" and not info.original_detail:
+        raise ChatGPTError(f"{model_id} has no image_detail original. Choose auto, low or high.")
+    efforts = info.efforts if listed else ()
+    # "ultra" is sent as "max".
+    sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
+    if efforts and sent not in (None, "none", *efforts):
+        raise ChatGPTError(
+            f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
+            f"{', '.join(map(printable, efforts))}."
+        )
+
+
 def session_id(
     conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
 ) -> str:
@@ -69,7 +90,7 @@ def build_body(
     instructions: str,
     session: str,
     schema: Any,
-    hide_reasoning: bool,
+    summarize: bool,
 ) -> dict[str, Any]:
     """The request's JSON without `tools` and `input`.
 
@@ -83,7 +104,7 @@ def build_body(
         "stream": True,
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": session,
-        "reasoning": _reasoning(info, options, hide_reasoning),
+        "reasoning": _reasoning(info, options, summarize),
         "text": _text(options, schema),
         # fast is the official client's name for priority.
         "service_tier": "priority" if tier == "fast" else tier,
@@ -92,14 +113,14 @@ def build_body(
     return {name: value for name, value in body.items() if value not in (None, {})}
 
 
-def _reasoning(info: ModelInfo, options: Mapping[str, Any], hidden: bool) -> dict[str, Any]:
+def _reasoning(info: ModelInfo, options: Mapping[str, Any], summarize: bool) -> dict[str, Any]:
     reasoning = {}
     effort = options.get("reasoning_effort")
     if effort:
         # The official client sends its highest step under the older name.
         reasoning["effort"] = "max" if effort == "ultra" else effort
     summary = options.get("reasoning_summary") or "auto"
-    if summary != "none" and info.summaries and not hidden:
+    if summary != "none" and info.summaries and summarize:
         reasoning["summary"] = summary
     return reasoning
 

@@ -1,20 +1,21 @@
 """When a prompt is sent again: decisions only, nothing is sent or waited for here.
 
-The rule in words is in docs/protocol.md, "Sending again". It counts only while nothing of
-the answer has been shown.
+The rule in words is in docs/protocol.md, "Sending again". It applies only while nothing of the
+answer has been shown.
 """
 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import refusals
+from llm_chatgpt.backend import refusable, refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# A stream that ends so would end so again.
+# A stream that ends with one of these would end with it again.
 _FINAL_CODES = refusals.POLICY_CODES | {
     "context_length_exceeded",
     "invalid_encrypted_content",
@@ -22,11 +23,36 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 }
 
 
+class OptionalPart(NamedTuple):
+    """A part that a request can do without: the next one leaves it out if the service refuses it.
+
+    `refused` tells whether an error is about that part. It stays out for the rest of the turn,
+    and with `by_model` of every request that this process sends to the same model.
+    """
+
+    name: str
+    refused: Callable[[ChatGPTError], bool]
+    by_model: bool = False
+
+
+# The parts by name; `Exchange.request` leaves out those in `Attempt.without`. Parts of the input,
+# whose names an error does not tell by itself, are in refusable.py.
+SUMMARY = "reasoning.summary"
+OPTIONAL_PARTS = (
+    OptionalPart(
+        SUMMARY,
+        lambda error: error.status == 400 and error.param == "reasoning.summary",
+        by_model=True,
+    ),
+)
+
+
 class Attempt(NamedTuple):
     """How a prompt is sent this time, and what the attempts before have used up.
 
     `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
     to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
+    `without` names the parts to leave out.
     """
 
     pause: float = 0.0
@@ -35,13 +61,17 @@ class Attempt(NamedTuple):
     other_tokens: bool = False
     unauthorized: int = 0
     refused_at: float = 0.0
-    without_summary: bool = False
-    without_reasoning: bool = False
+    without: frozenset[str] = frozenset()
 
 
-def first_attempt(last: Attempt) -> Attempt:
-    """How to send the next request of an answer after `last`: what the model refuses stays out."""
-    return Attempt(without_summary=last.without_summary, without_reasoning=last.without_reasoning)
+def parts_beside_input(without: frozenset[str]) -> frozenset[str]:
+    """Those of these parts that are not part of the input."""
+    return frozenset(name for name in without if not refusable.is_part_of_input(name))
+
+
+def refused_by_model(without: frozenset[str]) -> frozenset[str]:
+    """Those of these parts that no request to the same model should have again."""
+    return without & {part.name for part in OPTIONAL_PARTS if part.by_model}
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -56,13 +86,19 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     return 0
 
 
-def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float) -> Attempt | None:
+def next_attempt(
+    last: Attempt,
+    error: ChatGPTError,
+    items: Sequence[Mapping[str, Any]],
+    tokens: Tokens,
+    now: float,
+) -> Attempt | None:
     """How to send the prompt after this error; None if the error is final.
 
-    `tokens` are those that it was sent with.
+    `items` and `tokens` are the input and the tokens that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
-    if error.status == 401 and error.code != refusals.WRONG_REGION:
+    if error.tokens_refused:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
         # there are none, a refresh brings new ones; it would not help a second time.
         renewed = last.unauthorized and tokens.refreshed_at >= last.refused_at
@@ -70,10 +106,10 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
             return None
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    if error.code == "invalid_encrypted_content" and not last.without_reasoning:
-        return last._replace(without_reasoning=True)
-    if error.status == 400 and "reasoning.summary" in error.message and not last.without_summary:
-        return last._replace(without_summary=True)
+    refused = {part.name for part in OPTIONAL_PARTS if part.refused(error)}
+    refused |= refusable.refused_parts(error, items)
+    if refused - last.without:
+        return last._replace(without=last.without | refused)
     if last.resends >= resends_allowed(error, tokens):
         return None
     pause = error.retry_after

@@ -1,0 +1,71 @@
+"""What this process remembers from one request to the next.
+
+Two things outlast a prompt: the state of a turn, which is all requests that a chain of tools
+makes for one message of the user (docs/protocol.md), and what a model has refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+TURNS_KEPT = 256
+
+
+class Turn:
+    """What the requests of one turn share.
+
+    `state` is the server's turn state, which goes back to the account with that `account_key`.
+    `without` is what the server has refused in this turn, as in `resend.Attempt`.
+    """
+
+    def __init__(self) -> None:
+        self.state: str | None = None
+        self.account_key = ""
+        self.without: frozenset[str] = frozenset()
+        self._told: set[str] = set()
+
+    def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
+        """The lines of these pairs of a subject and a line whose subject is new in this turn."""
+        lines = []
+        for subject, line in notes:
+            if subject not in self._told:
+                self._told.add(subject)
+                lines.append(line)
+        return lines
+
+
+class Memory:
+    """Turns whose tools are at work, and what models have refused.
+
+    Needs no lock, which a fork could leave taken: each step on a dict is atomic, and a lost
+    entry costs one more request.
+    """
+
+    def __init__(self) -> None:
+        # By the id of each tool call that waits for its result, newest last.
+        self._turns: dict[str, Turn] = {}
+        self._refused: dict[str, frozenset[str]] = {}
+
+    def turn_of(self, call_ids: Iterable[object]) -> Turn:
+        """The turn that made one of these tool calls, or a new one."""
+        known = (self._turns.get(call_id) for call_id in call_ids if isinstance(call_id, str))
+        return next(filter(None, known), None) or Turn()
+
+    def calls_made(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
+        """Remember the turn for the request that brings the results of these tool calls."""
+        for call_id in filter(None, call_ids):
+            self._turns.pop(call_id, None)
+            self._turns[call_id] = turn
+        for oldest in list(self._turns)[:-TURNS_KEPT]:
+            self._turns.pop(oldest, None)
+
+    def refused_by(self, slug: str) -> frozenset[str]:
+        """What the model does not take, as far as this process has seen."""
+        return self._refused.get(slug, frozenset())
+
+    def model_refused(self, slug: str, parts: frozenset[str]) -> None:
+        """Leave these parts out of every later request to the model."""
+        self._refused[slug] = self.refused_by(slug) | parts
+
+
+memory = Memory()
