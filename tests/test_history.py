@@ -14,7 +14,7 @@ from llm.parts import ReasoningPart, ToolCallPart, ToolResultPart
 
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.backend.input import InputBuilder
-from simulator import PNG, Call, Draw, Say, Search, Think
+from simulator import PNG, Call, Draw, Say, Search, Stream, Think, error_answer
 
 MODEL = "chatgpt-gpt-6-luna"
 ADD = "def add(a: float, b: float) -> float:\n    return a + b"
@@ -205,6 +205,164 @@ def test_only_searches_that_the_service_knows_go_back(simulator, signed_in, ask,
     expected = {"type": "web_search_call", "status": "completed", "action": sent}
     assert searches == ([expected] if sent else [])
     assert_same_beginnings(simulator)
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_a_service_that_insists_on_the_ids_of_searches(simulator, signed_in, run_llm, options):
+    simulator.demands_search_ids = True
+    simulator.answer(Think(), Search("x"), Say("Found."))
+    simulator.answer(Search("y"), Say("Found more."))
+    run_llm("-m", MODEL, "search", *options)
+    for prompt in ("two", "three", "four"):
+        assert run_llm("-c", prompt, *options).exit_code == 0
+    # Only the second prompt was sent twice.
+    assert len(simulator.prompts) == 5
+    searches = of_kind(simulator, "web_search_call")
+    assert [search["id"][:3] for search in searches] == ["ws_", "ws_"]
+    assert kinds(simulator)[:4] == ["user", "reasoning", "web_search_call", "assistant"]
+    assert_same_beginnings(simulator, first=2)
+
+
+def test_a_search_whose_id_was_not_kept(simulator, signed_in, ask):
+    simulator.demands_search_ids = True
+    frames = list(simulator.frames([Search("x"), Say("Found.")]))
+    simulator.script("responses", Stream([re.sub(rb'"ws_\w+"', b"null", f) for f in frames]))
+    history = [llm.user("search"), *ask("search").messages, llm.user("on")]
+    ask(messages=history)
+    assert len(simulator.prompts) == 3
+    assert kinds(simulator) == ["user", "assistant", "user"]
+
+
+def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
+    conversation = ask.model().conversation()
+    simulator.answer(Think(), Search("x"), Say("Found."))
+    ask.finish(lambda: conversation.prompt("search"))
+    simulator.accepts_searches = False
+    simulator.answer(Call("add", {"a": 1, "b": 2}))
+    simulator.answer(Search("y"), Say("Three."))
+    ask.chain(conversation, "add", tools=[add])
+    ask.finish(lambda: conversation.prompt("on"))
+    # Once without ids, once with them, then without searches.
+    assert len(simulator.prompts) == 6
+    assert kinds(simulator, 3) == ["user", "reasoning", "assistant", "user"]
+    assert_same_beginnings(simulator, first=3)
+
+
+REFUSED_SEARCHES = [
+    error_answer(400, None, "Something about input[1]."),
+    error_answer(400, None, "Bad input.", param="input[1].action.queries"),
+    error_answer(400, None, "Unknown type: web_search_call."),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSED_SEARCHES)
+def test_how_a_refusal_names_a_search(simulator, signed_in, ask, refusal):
+    simulator.answer(Search("x"), Say("Found."))
+    history = [llm.user("search"), *ask("search").messages, llm.user("on")]
+    simulator.script("responses", refusal)
+    ask(messages=history)
+    assert len(simulator.prompts) == 3
+    assert of_kind(simulator, "web_search_call")[0]["id"].startswith("ws_")
+
+
+def test_a_refusal_of_something_else_is_final(simulator, signed_in, ask):
+    simulator.answer(Search("x"), Say("Found."))
+    history = [llm.user("search"), *ask("search").messages, llm.user("on")]
+    for param in ("input[2].content", "input[7]", "tools[1]", None):
+        simulator.script("responses", error_answer(400, None, "Bad.", param=param))
+        with pytest.raises(llm.ModelError, match=r"Bad\."):
+            ask(messages=history)
+    assert len(simulator.prompts) == 5
+
+
+# Images by address ---------------------------------------------------------------------------
+
+
+DEAD = "https://a.example/dead.png"
+LIVE = "https://a.example/live.png"
+
+
+@pytest.fixture
+def reachable(monkeypatch):
+    """What can be fetched from here, by address."""
+    contents = {}
+
+    def fetch(self):
+        if self.url and self.url not in contents:
+            raise OSError("no such host")
+        return contents[self.url] if self.url else self.content
+
+    monkeypatch.setattr(llm.Attachment, "content_bytes", fetch)
+    return contents
+
+
+def image(url):
+    return llm.Attachment(type="image/png", url=url)
+
+
+def content(simulator, number=-1):
+    """What stands in the messages of the user, in short."""
+    parts = [p for i in items(simulator, number) if i.get("role") == "user" for p in i["content"]]
+    return [part.get("image_url", part.get("text")).partition(";")[0] for part in parts]
+
+
+def test_an_image_that_only_this_machine_can_fetch(simulator, signed_in, ask, reachable):
+    simulator.dead_addresses = {DEAD}
+    reachable[DEAD] = PNG
+    conversation = ask.model().conversation()
+    simulator.answer(Call("add", {"a": 1, "b": 2}))
+    ask.chain(conversation, "look", attachments=[image(LIVE), image(DEAD)], tools=[add])
+    ask.finish(lambda: conversation.prompt("on"))
+    assert len(simulator.prompts) == 4
+    assert content(simulator, 1) == ["look", LIVE, "data:image/png"]
+    assert_same_beginnings(simulator, first=1)
+
+
+def test_a_new_image_that_nobody_can_fetch(simulator, signed_in, ask, reachable):
+    simulator.dead_addresses = {DEAD}
+    with pytest.raises(llm.ModelError) as caught:
+        ask("look", attachments=[image(DEAD)])
+    assert str(caught.value) == (
+        f"Could not send the attachment {DEAD}: it cannot be read. Check it or leave it out."
+    )
+    assert len(simulator.prompts) == 1
+
+
+def test_an_image_in_the_history_whose_address_has_died(
+    simulator, signed_in, ask, reachable, caplog
+):
+    conversation = ask.model().conversation()
+    ask.finish(lambda: conversation.prompt("look", attachments=[image(DEAD), image(LIVE)]))
+    simulator.dead_addresses = {DEAD}
+    for prompt in ("two", "three"):
+        ask.finish(lambda prompt=prompt: conversation.prompt(prompt))
+    assert len(simulator.prompts) == 4
+    note = "[attachment left out: it cannot be read]"
+    assert content(simulator) == ["look", note, LIVE, "two", "three"]
+    assert f"Warning: attachment {DEAD} cannot be read; sent a note" in caplog.text
+    assert_same_beginnings(simulator, first=2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Timeout while downloading the image.",
+        "Failed to download image from https://a.example/dead.png.",
+        "Could not download input[0].content[1].image_url.",
+    ],
+)
+def test_how_a_refusal_speaks_of_a_download(simulator, signed_in, ask, reachable, words):
+    reachable[DEAD] = PNG
+    simulator.script("responses", error_answer(400, None, words))
+    ask("look", attachments=[image(DEAD)])
+    assert content(simulator) == ["look", "data:image/png"]
+
+
+def test_an_address_that_brings_a_web_page(simulator, signed_in, ask, reachable):
+    simulator.dead_addresses = {DEAD}
+    reachable[DEAD] = b"<!DOCTYPE html>"
+    with pytest.raises(llm.ModelError, match="it is no PNG, JPEG, WebP or GIF image"):
+        ask("look", attachments=[image(DEAD)])
 
 
 # Attachments of tools ------------------------------------------------------------------------

@@ -122,9 +122,11 @@ class Answer:
         **more: Any,
     ) -> StreamEvent:
         """Give llm an event of this item's part."""
-        if self._first is None:
+        begins = self._first is None
+        if begins:
             self._first = item.part_index
-        if self.request and item.part_index == self._first:
+        # llm keeps only the last metadata that a part is given.
+        if self.request and item.part_index == self._first and (begins or metadata):
             metadata = {**(metadata or {}), "request": self.request}
         event = StreamEvent(
             type=kind,

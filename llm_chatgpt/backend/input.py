@@ -87,22 +87,25 @@ class InputBuilder:
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
         messages = list(messages)
-        requests = [_request(message) for message in messages]
         starts = _turn_starts(messages)
         systems: dict[int, list[str]] = {}
         # The messages before this one go back without their reasoning, which was refused.
         reasoning_from = len(messages) if refusable.REASONING in self._without else 0
-        for number, request in enumerate(requests):
+        # Other programs give their system prompt beside the messages each time: then it belongs
+        # to the beginning, unless a request is known to have gone without it.
+        begun = False
+        for number, message in enumerate(messages):
+            request = _request(message)
             if text := as_text(request.get("system")):
-                systems.setdefault(starts[number], []).append(text)
+                systems.setdefault(starts[number] if begun else 0, []).append(text)
+            begun = begun or message.role == "system" or _is_ours(message)
             without = frozenset(map(str, as_list(request.get("without"))))
             self._without |= without
             if refusable.REASONING in without:
                 reasoning_from = max(reasoning_from, number)
+        own_place = starts[-1] if begun else 0
         self.attachments.unreachable = self._without
         new_from = _new_from(messages)
-        # Elsewhere a system prompt comes with each request, and the messages never have it.
-        own_place = starts[-1] if any(m.role == "system" or _is_ours(m) for m in messages) else 0
         for number in range(len(messages) + 1):
             for text in systems.get(number, ()):
                 self._add_system(text, first=not self.instructions)
