@@ -82,6 +82,16 @@ class Options(llm.Options):
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
         None, description="How closely the model looks at images: auto, low, high or original."
     )
+    max_output_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="The most tokens that an answer may have, reasoning included. A note says so "
+        "where the service takes no limit.",
+    )
+    max_tokens: int | None = Field(None, ge=1, description="Another name for max_output_tokens.")
+    web_search: bool | None = Field(
+        None, description="Let the model search the web, as -T WebSearch does."
+    )
     json_object: bool | None = Field(
         None, description="Output a valid JSON object {...}. Prompt must mention JSON."
     )
@@ -97,7 +107,6 @@ class Options(llm.Options):
     # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
     # some of them, so they are accepted, left out of the request, and not listed.
     temperature: SkipJsonSchema[Any] = None
-    max_tokens: SkipJsonSchema[Any] = None
     top_p: SkipJsonSchema[Any] = None
     seed: SkipJsonSchema[Any] = None
     stop: SkipJsonSchema[Any] = None
@@ -214,7 +223,8 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         exchange = Exchange(self, prompt, response, conversation, key)
         while not exchange.complete:
             try:
-                time.sleep(exchange.attempt.pause)
+                for seconds in exchange.pauses():
+                    time.sleep(seconds)
                 tokens = get_tokens(key, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
@@ -244,7 +254,8 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         exchange = Exchange(self, prompt, response, conversation, key)
         while not exchange.complete:
             try:
-                await asyncio.sleep(exchange.attempt.pause)
+                for seconds in exchange.pauses():
+                    await asyncio.sleep(seconds)
                 tokens = await get_tokens_async(key, rejected=exchange.rejected)
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:

@@ -69,6 +69,8 @@ MAX_FURTHER_ROUNDS = 5
 MAX_RESENDS = 4
 # The longest wait that the server can ask for, and all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
+# How long after its announced end a limit is tried again.
+AFTER_RESET_SECONDS = 5.0
 MAX_RESEND_WAIT_SECONDS = 90.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
 
@@ -131,6 +133,11 @@ def redirect_host() -> str:
     return host
 
 
+def residency() -> str | None:
+    """The region to name instead of the login's: LLM_CHATGPT_RESIDENCY; "off" names none."""
+    return setting("RESIDENCY")
+
+
 def issuer() -> str:
     """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
     return _service_url("ISSUER", DEFAULT_ISSUER)
@@ -166,6 +173,21 @@ def _service_url(name: str, default: str) -> str:
         f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this "
         "machine's loopback), because tokens are sent to it. Correct or unset it."
     )
+
+
+def longest_limit_wait() -> float:
+    """How many seconds a prompt may wait for a usage limit to reset: LLM_CHATGPT_WAIT.
+
+    Unset and "0" are 0, "1" is without end; else a duration such as 90s, 30m or 6h. Raises
+    ChatGPTError for anything else.
+    """
+    value = setting("WAIT") or "0"
+    if value in ("0", "1"):
+        return float("inf") if value == "1" else 0.0
+    parts = re.fullmatch(r"(\d{1,6})([smhd])", value.lower())
+    if parts is None:
+        raise ChatGPTError("LLM_CHATGPT_WAIT must be 0, 1 or a duration such as 90s, 30m or 6h.")
+    return float(parts[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[parts[2]]
 
 
 def idle_timeout() -> float:

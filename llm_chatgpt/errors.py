@@ -120,10 +120,12 @@ class RequestRefused(ChatGPTError):
 class UsageLimitReached(RequestRefused):
     """A usage limit of the plan is reached; sending again does not help.
 
-    `resettable` says that a banked reset would clear it.
+    `resets_at` is when it ends, in Unix seconds (None: the server did not say). `resettable`
+    says that a banked reset would clear it.
     """
 
     resettable = False
+    resets_at: float | None = None
 
     def advised(self, step: str) -> UsageLimitReached:
         """The same error with another step before the others."""
@@ -136,7 +138,7 @@ class UsageLimitReached(RequestRefused):
             retry_after=self.retry_after,
             request_id=self.request_id,
         )
-        error.resettable = self.resettable
+        error.resettable, error.resets_at = self.resettable, self.resets_at
         return error
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import click
 
@@ -51,6 +52,27 @@ def in_words(seconds: float) -> str:
         if count:
             words.append(f"{count} {name}{'s' * (count != 1)}")
     return " ".join(words[:2])
+
+
+def counted_down(seconds: float, what: str) -> Iterator[float]:
+    """Pieces of a pause, to sleep one after another: the whole of a short one. A long one is
+    counted down on a terminal, by the clock, so that a machine may sleep meanwhile."""
+    if seconds <= 60:
+        yield seconds
+        return
+    end = time.time() + seconds
+    on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
+    try:
+        while (left := end - time.time()) > 0:
+            if on_terminal:
+                minutes, second = divmod(round(left), 60)
+                hours, minutes = divmod(minutes, 60)
+                line = f"{what}, {hours}:{minutes:02}:{second:02} left"
+                click.echo(f"\r{line} ", nl=False, err=True)
+            yield min(left, 1.0 if on_terminal else 60.0)
+    finally:
+        if on_terminal:
+            click.echo(f"\r{' ' * len(line)}\r", nl=False, err=True)
 
 
 def local_time(epoch: float) -> str:

@@ -41,6 +41,10 @@ def texts(item):
     return [part["text"] for part in item["content"] if "text" in part]
 
 
+def system_prompts(simulator):
+    return ["".join(texts(i)) for i in items(simulator) if i.get("role") == "developer"]
+
+
 def assert_same_beginnings(simulator, first=0):
     """The input of each request begins with the bytes of the one before."""
     requests = [request.raw for request in simulator.seen("/codex/responses")[first:]]
@@ -411,10 +415,11 @@ def test_an_attachment_of_the_user_after_a_tool_turn_is_an_error(simulator, sign
 def test_a_prompt_without_a_message(simulator, signed_in, ask, system):
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("", system=system))
-    assert texts(items(simulator)[0]) == [""]
-    assert simulator.prompts[0]["instructions"] == system or "You are a helpful assistant."
+    assert texts(items(simulator)[-1]) == [""]
+    first = ["developer"] if system else []
+    assert kinds(simulator) == [*first, "user"]
     ask.finish(lambda: conversation.prompt("another"))
-    assert kinds(simulator) == ["user", "reasoning", "assistant", "user"]
+    assert kinds(simulator) == [*first, "user", "reasoning", "assistant", "user"]
     assert_same_beginnings(simulator)
 
 
@@ -427,7 +432,7 @@ def test_a_template_that_is_only_a_system_prompt(simulator, signed_in, run_llm):
 
 def test_a_history_that_begins_with_another_models_answer(simulator, signed_in, ask):
     ask(messages=[llm.system("Be kind."), llm.assistant("Hello!"), llm.user("hi")])
-    assert kinds(simulator) == ["assistant", "user"]
+    assert kinds(simulator) == ["developer", "assistant", "user"]
 
 
 def test_a_later_system_prompt_comes_before_its_message_and_stays(simulator, signed_in, run_llm):
@@ -438,11 +443,18 @@ def test_a_later_system_prompt_comes_before_its_message_and_stays(simulator, sig
     run_llm("-c", "three")
     run_llm("-c", "four", "-s", "Speak French.")
     run_llm("-c", "five", "-s", "Be brief.")
-    developers = [texts(item) for item in items(simulator) if item.get("role") == "developer"]
-    assert developers == [["Speak French."], ["Be brief."]]
-    assert kinds(simulator, 1) == ["user", "reasoning", "assistant", "developer", "user"]
+    assert system_prompts(simulator) == ["Be brief.", "Speak French.", "Be brief."]
+    assert kinds(simulator, 1)[1:] == ["user", "reasoning", "assistant", "developer", "user"]
     assert kinds(simulator)[-2:] == ["developer", "user"]
+    assert_same_beginnings(simulator)
+
+
+def test_a_later_system_prompt_beside_instructions(simulator, signed_in, run_llm):
+    run_llm("-m", "chatgpt-gpt-5.5", "one", "-s", "Be brief.")
+    run_llm("-c", "two", "-s", "Speak French.")
+    run_llm("-c", "three")
     assert {body["instructions"] for body in simulator.prompts} == {"Be brief."}
+    assert system_prompts(simulator) == ["Speak French."]
     assert_same_beginnings(simulator)
 
 
@@ -462,15 +474,15 @@ def test_a_later_system_prompt_in_a_conversation(simulator, signed_in, ask):
 def test_the_first_system_prompt_beside_messages_stays(simulator, signed_in, ask):
     answered = ask(messages=[llm.user("one")], system="Speak French.")
     ask(messages=[llm.user("one"), *answered.messages, llm.user("two")])
-    assert simulator.prompts[1]["instructions"] == "Speak French."
-    assert "developer" not in kinds(simulator)
+    assert system_prompts(simulator) == ["Speak French."]
+    assert_same_beginnings(simulator)
 
 
 def test_a_system_prompt_beside_a_history_of_other_origin(simulator, signed_in, ask):
     history = [llm.user("one"), llm.assistant("One."), llm.user("two")]
     ask(messages=history, system="Speak French.")
     ask(messages=[*history, llm.assistant("Two."), llm.user("three")], system="Speak French.")
-    assert [body["instructions"] for body in simulator.prompts] == ["Speak French."] * 2
+    assert kinds(simulator) == ["developer", *("user", "assistant") * 2, "user"]
     assert_same_beginnings(simulator)
 
 

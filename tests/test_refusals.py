@@ -64,7 +64,10 @@ TABLE = [
     # The account.
     (Answer(402, {"detail": {"code": "deactivated_workspace"}}), "workspace of this login was"),
     (Answer(403, {"detail": "Workspace says no"}), ": Workspace says no. Ask your workspace's"),
-    (error_answer(401, None, "Workspace is not authorized in this region."), "region. Ask your"),
+    (
+        error_answer(401, None, "Workspace is not authorized in this region."),
+        "region. Set LLM_CHATGPT_RESIDENCY",
+    ),
     (web_page(), "Cloudflare or a proxy"),
     (web_page(), "[cf-ray 8f0000000000abcd-FRA]"),
     (Answer(403, "<html>blocked</html>"), "answered with a web page"),

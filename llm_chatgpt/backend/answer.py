@@ -14,6 +14,7 @@ import llm
 from llm.parts import Message, Part, StreamEvent
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.history import REQUEST
 
 # On a part that only readers need: it is left out when the conversation is sent again.
 NOT_REPLAYED = {"replay": False}
@@ -47,8 +48,7 @@ class Answer:
     """What has arrived of one answer, over all its rounds."""
 
     def __init__(self) -> None:
-        # What later requests need to know of this answer's request (`InputBuilder.request`);
-        # stored with the first part.
+        # What the request had beside its messages (history.py); stored with the first part.
         self.request: Mapping[str, Any] = {}
         # How many rounds were complete when the current one began.
         self.rounds = 0
@@ -127,7 +127,7 @@ class Answer:
             self._first = item.part_index
         # llm keeps only the last metadata that a part is given.
         if self.request and item.part_index == self._first and (begins or metadata):
-            metadata = {**(metadata or {}), "request": self.request}
+            metadata = {**(metadata or {}), REQUEST: self.request}
         event = StreamEvent(
             type=kind,
             chunk=chunk,

@@ -20,8 +20,14 @@ from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelList, remembered_models
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
-from llm_chatgpt.backend.request import build_body, check_options, session_id
-from llm_chatgpt.backend.tools import add_tools, place_tools, save_image
+from llm_chatgpt.backend.request import (
+    build_body,
+    check_options,
+    output_limit,
+    session_id,
+    takes_system_message,
+)
+from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
 from llm_chatgpt.errors import (
@@ -33,14 +39,14 @@ from llm_chatgpt.errors import (
 )
 from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
-from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe
-from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
+from llm_chatgpt.text import counted_down, in_words, notice, printable
 
 
 class Exchange:
     """One prompt, over all rounds of its answer and all attempts to send each.
 
-    Until it is `complete`, `execute` pauses as `attempt` says, sends what `request` returns,
+    Until it is `complete`, `execute` sleeps for the `pauses`, sends what `request` returns,
     calls `opened`, `translator.feed` and `end_round`, and passes each error to `failed`; then
     `finish` once.
     """
@@ -52,7 +58,7 @@ class Exchange:
         self._conversation = conversation
         self._key = key
         self._turn = memory.turn_of(_answered_calls(prompt.messages))
-        self.attempt = self._first_attempt()
+        self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
         # What the complete rounds have brought.
@@ -69,9 +75,6 @@ class Exchange:
         # The input that was sent last.
         self._items: list[dict[str, Any]] = []
 
-    def _first_attempt(self) -> resend.Attempt:
-        return resend.Attempt(without=self._turn.without | memory.refused_by(self._model.slug))
-
     # One attempt
 
     @property
@@ -79,13 +82,19 @@ class Exchange:
         """The access token that the server has just answered with 401."""
         return self._tokens.access_token if self.attempt.other_tokens else None
 
+    def pauses(self) -> Iterator[float]:
+        """The seconds to sleep before this attempt, in pieces."""
+        return counted_down(self.attempt.pause, "Waiting for the limit to reset")
+
     def request(self, tokens: Tokens) -> dict[str, Any]:
         """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        prompt, options, without = self._prompt, self._prompt.options, self.attempt.without
+        prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
+        without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
+        self.attempt = self.attempt._replace(without=without)
         # Only the list that this login was given counts; the built-in one may be old.
         listed = self._models.find(self._model.slug) if self._models else None
         info = listed or self._model.info
@@ -98,7 +107,11 @@ class Exchange:
             without=without,
         )
         builder.build(prompt.messages, prompt.system, self._answer.messages)
-        if ignored := options.ignored:
+        limit = output_limit(dict(options))
+        ignored = options.ignored
+        if limit and resend.OUTPUT_LIMIT in without:
+            ignored, limit = [limit[0], *ignored], None
+        if ignored:
             names, them = ", ".join(ignored), "it" if len(ignored) == 1 else "them"
             note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
             builder.notes.insert(0, note)
@@ -107,15 +120,20 @@ class Exchange:
         session = session_id(
             self._conversation, builder.instructions, builder.items, options.prompt_cache_key
         )
+        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
+        if resend.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
+            builder.begin_with_system_message()
+            instructions = None
         body = build_body(
             info,
             dict(options),
-            instructions=builder.instructions,
+            instructions=instructions,
             session=session,
             schema=prompt.schema,
             summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
+            limit=limit[1] if limit else None,
         )
-        tool_names = add_tools(body, self._model, prompt.tools)
+        tool_names = add_tools(body, self._model, chosen_tools(prompt, self._model))
         place_tools(body, builder.items, tokens.route)
         body["input"] = self._items = builder.items
         answer = self._answer.copy()
@@ -138,18 +156,26 @@ class Exchange:
         }
 
     def _request_headers(self, session: str) -> dict[str, str]:
-        headers = backend_headers(self._tokens) | {
+        without = self.attempt.without
+        headers = backend_headers(
+            self._tokens, second_residency=resend.FIRST_RESIDENCY in without
+        ) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
         }
+        if resend.SESSION_HEADER not in without:
+            headers["session-id"] = session
         if not self._tokens.route.names_account:
             return headers
-        headers["session-id"] = session
         turn = self._turn
         goes_on = self._answer.rounds or _answered_calls(self._prompt.messages)
         if goes_on and turn.state and turn.account_key == self._tokens.account_key:
             headers["x-codex-turn-state"] = turn.state
         return headers
+
+    @property
+    def _scopes(self) -> dict[str, str]:
+        return {"model": self._model.slug, "account": self._tokens.account_key, "service": ""}
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins, and say what the user should know of the
@@ -159,7 +185,7 @@ class Exchange:
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         # Other parts are stored with the answer.
         self._turn.without = resend.parts_beside_input(self.attempt.without)
-        memory.model_refused(self._model.slug, resend.refused_by_model(self.attempt.without))
+        memory.remember(self.attempt.without, self._scopes)
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._notes):
             notice(line)
@@ -175,6 +201,7 @@ class Exchange:
             models=self._models,
             login=self._login_command(),
             files=self._sent_files,
+            regions=residencies(self._tokens),
         )
 
     def end_round(self) -> Iterator[StreamEvent]:
@@ -225,6 +252,11 @@ class Exchange:
             self._end_early(error)
             return
         self.attempt = again
+        if isinstance(error, UsageLimitReached):
+            notice(
+                f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...",
+                mid_line=self._answer.mid_line,
+            )
         if again.other_tokens:
             self._rejection = f"{error.reason}. "
         if again.resends > last.resends:

@@ -14,7 +14,7 @@ from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.backend.usage import BankedResets, resets_of_list
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.tokens import Tokens, backend_headers
+from llm_chatgpt.login.tokens import Tokens, backend_headers, residencies
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping, as_text
 
@@ -144,5 +144,6 @@ def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise explain_refusal(reply, login=tokens.route.login_command())
+        login, regions = tokens.route.login_command(), residencies(tokens)[:1]
+        raise explain_refusal(reply, login=login, regions=regions)
     return reply

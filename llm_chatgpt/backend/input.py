@@ -13,13 +13,20 @@ from typing import Any
 import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llm_chatgpt import config
 from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.attachments import (
     PICTURE_SUFFIXES,
     Attachments,
     CannotSend,
     is_data_url,
+)
+from llm_chatgpt.backend.history import (
+    SYSTEM,
+    WITHOUT,
+    is_ours,
+    our_metadata,
+    read_history,
+    system_text,
 )
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
@@ -34,8 +41,7 @@ class InputBuilder:
 
     The same messages always give the same items, and a longer conversation begins with the
     bytes of the shorter one: the service caches them, and reasoning may be bound to them. What
-    a request has beside its messages is in `request`. It is stored with the answer, and later
-    requests repeat it from there.
+    a request has beside its messages is in `request`, which its answer must store (history.py).
 
     Reasoning is sent back only to the account and the model that it came from, and ids only if
     the service insists on them, because it stores nothing (docs/protocol.md).
@@ -62,10 +68,10 @@ class InputBuilder:
         self.items: list[dict[str, Any]] = []
         # What the user should know about the attachments.
         self.notes: list[str] = []
-        # What the messages do not tell: a "system" prompt, and what was sent "without".
+        # What this request has beside its messages (history.py).
         self.request: dict[str, Any] = {}
         if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
-            self.request["without"] = refused
+            self.request[WITHOUT] = refused
         self._takes_images = takes_images
         self._without = without
         # The system prompts that hold at this place of the conversation.
@@ -87,47 +93,38 @@ class InputBuilder:
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
         messages = list(messages)
-        starts = _turn_starts(messages)
-        systems: dict[int, list[str]] = {}
-        # The messages before this one go back without their reasoning, which was refused.
-        reasoning_from = len(messages) if refusable.REASONING in self._without else 0
-        # Other programs give their system prompt beside the messages each time: then it belongs
-        # to the beginning, unless a request is known to have gone without it.
-        begun = False
-        for number, message in enumerate(messages):
-            request = _request(message)
-            if text := as_text(request.get("system")):
-                systems.setdefault(starts[number] if begun else 0, []).append(text)
-            begun = begun or message.role == "system" or _is_ours(message)
-            without = frozenset(map(str, as_list(request.get("without"))))
-            self._without |= without
-            if refusable.REASONING in without:
-                reasoning_from = max(reasoning_from, number)
-        own_place = starts[-1] if begun else 0
+        history = read_history(messages)
+        reasoning_from = history.reasoning_from
+        if refusable.REASONING in self._without:
+            reasoning_from = len(messages)
+        self._without |= history.without
         self.attachments.unreachable = self._without
-        new_from = _new_from(messages)
-        for number in range(len(messages) + 1):
-            for text in systems.get(number, ()):
+        for place in range(len(messages) + 1):
+            for text in history.systems.get(place, ()):
                 self._add_system(text, first=not self.instructions)
-            if number == own_place:
-                self._add_own_system(system, messages[number:])
-            if number < len(messages):
-                self._add_message(
-                    messages[number], new=number >= new_from, reasoning=number >= reasoning_from
-                )
+            if place == history.own_place:
+                self._add_own_system(system, messages[place:])
+            if place < len(messages):
+                new, reasoning = place >= history.new_from, place >= reasoning_from
+                self._add_message(messages[place], new=new, reasoning=reasoning)
         self._add_missing_outputs()
         if not self.items:
             self._add_blank()
         for message in answer:
             self._add_message(message, new=False, reasoning=True)
-        self.instructions = self.instructions or config.DEFAULT_INSTRUCTIONS
+
+    def begin_with_system_message(self) -> None:
+        """Send the instructions as the first message."""
+        if self.instructions:
+            content = [{"type": "input_text", "text": self.instructions}]
+            self.items.insert(0, {"type": "message", "role": "developer", "content": content})
 
     def _add_own_system(self, system: str, turn: list[Message]) -> None:
         """The prompt's system prompt, which `llm -c -s` and messages= with system= leave out of
         the messages; `turn` are those that answer to it."""
-        if system not in self._said and system not in map(_system_text, turn):
+        if system not in self._said and system not in map(system_text, turn):
             self._add_system(system, first=not self.instructions)
-            self.request["system"] = system
+            self.request[SYSTEM] = system
 
     def _add_system(self, text: str, *, first: bool) -> None:
         """`first` is whether it can be part of the instructions."""
@@ -145,12 +142,12 @@ class InputBuilder:
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
 
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
-        system = _system_text(message)
+        system = system_text(message)
         if system is not None:
             self._add_system(system, first=True)
             return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
-        if not self.items and _is_ours(message):
+        if not self.items and is_ours(message):
             # It was the answer to a system prompt alone.
             self._add_blank()
         self._role = None
@@ -159,7 +156,7 @@ class InputBuilder:
                 self._add_content(role, self._attachment(picture, new=False))
             self._drawn = []
         for part in message.parts:
-            ours = _our_metadata(part)
+            ours = our_metadata(part)
             if ours.get("replay") is False:
                 continue
             # A commentary is a message, which only llm takes for reasoning.
@@ -216,7 +213,7 @@ class InputBuilder:
         if not part.server_executed:
             self._add_call(part.tool_call_id, part.name, _arguments(part))
             return
-        kind = _our_metadata(part).get("type")
+        kind = our_metadata(part).get("type")
         if kind == "web_search_call":
             self._add_search(part)
         elif kind == "image_generation_call":
@@ -290,52 +287,6 @@ class InputBuilder:
             return _note(f"attachment left out: it {problem}")
 
 
-def _our_metadata(part: Any) -> Mapping[str, Any]:
-    return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
-
-
-def _request(message: Message) -> Mapping[str, Any]:
-    """What was stored of the request that this message answers (`InputBuilder.request`)."""
-    stored = (as_mapping(_our_metadata(part).get("request")) for part in message.parts)
-    return next(filter(None, stored), {})
-
-
-def _is_ours(message: Message) -> bool:
-    return message.role == "assistant" and any(map(_our_metadata, message.parts))
-
-
-def _system_text(message: Message) -> str | None:
-    """The text of a system prompt; None for other messages."""
-    if message.role != "system":
-        return None
-    return "".join(part.text for part in message.parts if isinstance(part, TextPart))
-
-
-def _turn_starts(messages: list[Message]) -> list[int]:
-    """Where the turn begins that the first n messages ask for, for each n: the place of the
-    user's own message, or the end if there is none yet."""
-    starts, start, before = [0], 0, "system"
-    for number, message in enumerate(messages):
-        role = message.role
-        # llm puts what a tool has attached into a message of the user.
-        attached = all(isinstance(part, AttachmentPart) for part in message.parts)
-        asks = role not in ("assistant", "tool", "system")
-        if asks and (before in ("assistant", "system") or (before == "tool" and not attached)):
-            start = number
-        starts.append(number + 1 if role in ("assistant", "system") else start)
-        before = role
-    return starts
-
-
-def _new_from(messages: list[Message]) -> int:
-    """The place of the first message whose attachments are new; an error for one of those sends
-    nothing. After a tool has run there is none, because its work would be lost."""
-    numbers = range(len(messages), 0, -1)
-    last = next((n for n in numbers if messages[n - 1].role == "assistant"), 0)
-    ran = any(message.role == "tool" for message in messages[last:])
-    return len(messages) if ran else last
-
-
 def _arguments(part: ToolCallPart) -> str:
     """The arguments of a call, as the model wrote them if that still says the same."""
     arguments = part.arguments
@@ -343,7 +294,7 @@ def _arguments(part: ToolCallPart) -> str:
     unread = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
     if isinstance(unread, str):
         return unread
-    written = as_text(_our_metadata(part).get("arguments"))
+    written = as_text(our_metadata(part).get("arguments"))
     with contextlib.suppress(ValueError, RecursionError):
         if written and _sorted_json(json.loads(written)) == _sorted_json(arguments):
             return written

@@ -1,12 +1,14 @@
 """What this process remembers from one request to the next.
 
 Two things outlast a prompt: the state of a turn, which is all requests that a chain of tools
-makes for one message of the user (docs/protocol.md), and what a model has refused.
+makes for one message of the user (docs/protocol.md), and what the service has refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from llm_chatgpt.backend.resend import OPTIONAL_PARTS, OptionalPart
 
 TURNS_KEPT = 256
 
@@ -35,7 +37,7 @@ class Turn:
 
 
 class Memory:
-    """Turns whose tools are at work, and what models have refused.
+    """Turns whose tools are at work, and what the service has refused.
 
     Needs no lock, which a fork could leave taken: each step on a dict is atomic, and a lost
     entry costs one more request.
@@ -44,7 +46,8 @@ class Memory:
     def __init__(self) -> None:
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
-        self._refused: dict[str, frozenset[str]] = {}
+        # Names of parts, each with the value of its scope.
+        self._refused: set[tuple[str, str]] = set()
 
     def turn_of(self, call_ids: Iterable[object]) -> Turn:
         """The turn that made one of these tool calls, or a new one."""
@@ -59,13 +62,20 @@ class Memory:
         for oldest in list(self._turns)[:-TURNS_KEPT]:
             self._turns.pop(oldest, None)
 
-    def refused_by(self, slug: str) -> frozenset[str]:
-        """What the model does not take, as far as this process has seen."""
-        return self._refused.get(slug, frozenset())
+    def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
+        """The parts that the service has refused in these scopes, which are a name and a value
+        each: "model" and its slug, for example."""
+        names = (part.name for part in OPTIONAL_PARTS if self._entry(part, scopes) in self._refused)
+        return frozenset(names)
 
-    def model_refused(self, slug: str, parts: frozenset[str]) -> None:
-        """Leave these parts out of every later request to the model."""
-        self._refused[slug] = self.refused_by(slug) | parts
+    def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
+        """Leave these parts out of every later request in the same scope."""
+        entries = (self._entry(part, scopes) for part in OPTIONAL_PARTS if part.name in without)
+        self._refused.update(entry for entry in entries if entry)
+
+    @staticmethod
+    def _entry(part: OptionalPart, scopes: Mapping[str, str]) -> tuple[str, str] | None:
+        return (part.name, scopes[part.scope]) if part.scope in scopes else None
 
 
 memory = Memory()

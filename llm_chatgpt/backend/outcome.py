@@ -15,7 +15,7 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.text import printable
-from llm_chatgpt.values import as_mapping, as_number, as_text
+from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 # Left out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
@@ -69,6 +69,14 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         details = as_mapping(answer.response.get("incomplete_details"))
         reason = printable(details.get("reason") or "no reason given", 100)
         lines.append(("incomplete", f"The answer was cut short ({reason})."))
+    removed = {
+        printable(entry.get("reason") or "no reason given", 60)
+        for entry in map(as_mapping, as_list(answer.response.get("input_transformations")))
+        if entry.get("reason") != "turn_boundary"
+    }
+    if removed:
+        why = ", ".join(sorted(removed))
+        lines.append(("removed", f"Note: OpenAI left out earlier reasoning ({why})."))
     model = _served_model(answer, headers)
     # A dated snapshot of the model is the model.
     if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):

@@ -1,7 +1,7 @@
 """The parts of a request's input that the service may refuse, and how its words name them.
 
-A request is sent once more without the part. Its answer stores the part's name
-(`InputBuilder.request`), and later requests leave it out, too.
+A request is sent once more without the part. Its answer stores the part's name (history.py), and
+later requests leave it out, too.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_chatgpt import config, http
@@ -100,7 +100,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "The model is at capacity{first}",
         "Try again in {wait}, or choose another model.",
     ),
-    WRONG_REGION: ("{sentence}", "Ask your workspace's admin."),
+    WRONG_REGION: (
+        "{sentence}",
+        "Set LLM_CHATGPT_RESIDENCY to your workspace's region (sent: {regions}), or ask its admin.",
+    ),
     "login": (
         "OpenAI no longer accepts this login{first}",
         "Run '{login}' to sign in again.",
@@ -172,11 +175,12 @@ def explain_refusal(
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
     files: bool = False,
+    regions: Sequence[str] = (),
 ) -> ChatGPTError:
     """The error for a reply with an error status, or for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any.
+    that signs in again, `files` whether the prompt had any, `regions` those that were named.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -198,9 +202,11 @@ def explain_refusal(
         "web_page": web_page,
         "web_page_advice": web_page_advice,
         "param": param or "this",
+        "regions": ", ".join(map(printable, regions)) or "none",
     }
+    resets_at = _resets_at(error)
     if text == "limit":
-        facts |= _limit_facts(reply.headers, error, said)
+        facts |= _limit_facts(reply.headers, error, said, resets_at)
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -227,13 +233,15 @@ def explain_refusal(
     if isinstance(refusal, UsageLimitReached):
         of_plan = "usage_limit_reached" in codes
         refusal.resettable = of_plan and not _of_workspace(reply.headers)
+        refusal.resets_at = resets_at
     return refusal
 
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
     """The part of the request that the service refuses: `param`, or as its words name it."""
-    named = re.match(r"Unsupported parameter: '?([\w.-]+)", said)
-    param = as_text(error.get("param")) or (named[1] if named else None)
+    named = re.match(r"Unsupported parameter: '?([\w.-]+)|(Instructions) are required", said)
+    words = (named[1] or named[2].lower()) if named else None
+    param = as_text(error.get("param")) or words
     return printable(param, 100) if param else None
 
 
@@ -315,13 +323,17 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     return None if seconds is None else max(0.0, seconds)
 
 
-def _limit_facts(headers: Mapping[str, str], error: Mapping[str, Any], said: str) -> dict[str, str]:
+def _resets_at(error: Mapping[str, Any]) -> float | None:
+    """When a limit ends, in Unix seconds by this machine's clock where the server allows that."""
+    resets_in = as_number(error.get("resets_in_seconds"))
+    return as_number(error.get("resets_at")) if resets_in is None else time.time() + resets_in
+
+
+def _limit_facts(
+    headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
+) -> dict[str, str]:
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
     full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
-    resets_at = as_number(error.get("resets_at"))
-    resets_in = as_number(error.get("resets_in_seconds"))
-    if resets_in is not None:
-        resets_at = time.time() + resets_in
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -65,6 +66,22 @@ def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) 
         )
 
 
+def takes_system_message(slug: str) -> bool:
+    """Whether a model caches a system prompt only as a message, not as `instructions`.
+
+    So do the models after gpt-5.5; the older ones refuse a request without `instructions`
+    (docs/protocol.md).
+    """
+    version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
+    return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
+
+
+def output_limit(options: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The option that limits the answer, by the name that the user gave it; None without."""
+    given = ((name, options.get(name)) for name in ("max_output_tokens", "max_tokens"))
+    return next(((name, value) for name, value in given if value is not None), None)
+
+
 def session_id(
     conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
 ) -> str:
@@ -87,10 +104,11 @@ def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
     *,
-    instructions: str,
+    instructions: str | None,
     session: str,
     schema: Any,
     summarize: bool,
+    limit: int | None,
 ) -> dict[str, Any]:
     """The request's JSON without `tools` and `input`.
 
@@ -104,6 +122,7 @@ def build_body(
         "stream": True,
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": session,
+        "max_output_tokens": limit,
         "reasoning": _reasoning(info, options, summarize),
         "text": _text(options, schema),
         # fast is the official client's name for priority.

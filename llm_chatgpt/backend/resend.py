@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusable, refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
-from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.login.tokens import Tokens, residencies
 
 # A stream that ends with one of these would end with it again.
 _FINAL_CODES = refusals.POLICY_CODES | {
@@ -26,24 +26,40 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 class OptionalPart(NamedTuple):
     """A part that a request can do without: the next one leaves it out if the service refuses it.
 
-    `refused` tells whether an error is about that part. It stays out for the rest of the turn,
-    and with `by_model` of every request that this process sends to the same model.
+    `refused` tells whether an error is about that part, given the tokens that were sent. `scope`
+    tells for how long it stays
+    out: the rest of the "turn", or every request of this process to the same "model", for the
+    same "account", or to the "service".
     """
 
     name: str
-    refused: Callable[[ChatGPTError], bool]
-    by_model: bool = False
+    refused: Callable[[ChatGPTError, Tokens], bool]
+    scope: str = "turn"
+
+
+def _names(param: str) -> Callable[[ChatGPTError, Tokens], bool]:
+    return lambda error, tokens: error.status == 400 and error.param == param
+
+
+def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
+    return error.code == refusals.WRONG_REGION and len(residencies(tokens)) > 1
 
 
 # The parts by name; `Exchange.request` leaves out those in `Attempt.without`. Parts of the input,
 # whose names an error does not tell by itself, are in refusable.py.
 SUMMARY = "reasoning.summary"
+OUTPUT_LIMIT = "max_output_tokens"
+# The system prompt as a message, without `instructions`.
+SYSTEM_MESSAGE = "system message"
+# The first region that the login names; there may be a second one.
+FIRST_RESIDENCY = "first residency"
+SESSION_HEADER = "session-id"
 OPTIONAL_PARTS = (
-    OptionalPart(
-        SUMMARY,
-        lambda error: error.status == 400 and error.param == "reasoning.summary",
-        by_model=True,
-    ),
+    OptionalPart(SUMMARY, _names(SUMMARY), "model"),
+    OptionalPart(OUTPUT_LIMIT, _names(OUTPUT_LIMIT), "service"),
+    OptionalPart(SYSTEM_MESSAGE, _names("instructions"), "model"),
+    OptionalPart(FIRST_RESIDENCY, _has_other_region, "account"),
+    OptionalPart(SESSION_HEADER, _names(SESSION_HEADER), "account"),
 )
 
 
@@ -67,11 +83,6 @@ class Attempt(NamedTuple):
 def parts_beside_input(without: frozenset[str]) -> frozenset[str]:
     """Those of these parts that are not part of the input."""
     return frozenset(name for name in without if not refusable.is_part_of_input(name))
-
-
-def refused_by_model(without: frozenset[str]) -> frozenset[str]:
-    """Those of these parts that no request to the same model should have again."""
-    return without & {part.name for part in OPTIONAL_PARTS if part.by_model}
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -98,6 +109,10 @@ def next_attempt(
     `items` and `tokens` are the input and the tokens that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
+    if isinstance(error, UsageLimitReached) and error.resets_at is not None:
+        wait = error.resets_at - now
+        if 0 < wait <= config.longest_limit_wait():
+            return last._replace(pause=wait + config.AFTER_RESET_SECONDS)
     if error.tokens_refused:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
         # there are none, a refresh brings new ones; it would not help a second time.
@@ -106,7 +121,7 @@ def next_attempt(
             return None
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    refused = {part.name for part in OPTIONAL_PARTS if part.refused(error)}
+    refused = {part.name for part in OPTIONAL_PARTS if part.refused(error, tokens)}
     refused |= refusable.refused_parts(error, items)
     if refused - last.without:
         return last._replace(without=last.without | refused)

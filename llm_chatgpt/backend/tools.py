@@ -91,6 +91,16 @@ def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> dict[st
     return names
 
 
+def chosen_tools(prompt: llm.Prompt, model: Any) -> list[Any]:
+    """The prompt's tools, and web search if the option asks for it and no tool does."""
+    from llm.default_plugins.openai_models import WebSearch
+
+    hosted = (tool for tool in prompt.tools if isinstance(tool, llm.ServerSideTool))
+    searches = any(tool.tool_spec(model).get("type") == "web_search" for tool in hosted)
+    missing = dict(prompt.options).get("web_search") and not searches
+    return [*prompt.tools, *([WebSearch()] if missing else [])]
+
+
 def place_tools(body: dict[str, Any], items: list[dict[str, Any]], route: Route) -> None:
     """Move functions to the front of the input where the route wants them there.
 

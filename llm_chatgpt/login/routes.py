@@ -44,8 +44,10 @@ class Route(NamedTuple):
     models_path: str
     # Empty where pictures cannot be drawn on their own.
     images_path: str
-    # Whether requests name the account, this client and the session.
+    # Whether requests name the account and this client.
     names_account: bool
+    # What requests never have, by the names of `OPTIONAL_PARTS` in backend/resend.py.
+    without: frozenset[str]
     # Whether functions are the first input item, and which tools are refused.
     tools_in_input: bool
     refuses_tool: Callable[[str], bool]
@@ -88,6 +90,7 @@ CODEX = Route(
     models_path="/codex/models",
     images_path="/codex/images",
     names_account=True,
+    without=frozenset(),
     tools_in_input=False,
     refuses_tool=lambda kind: False,
     list_is_ordered=False,
@@ -120,6 +123,7 @@ OFFICIAL = Route(
     models_path="/models",
     images_path="",
     names_account=False,
+    without=frozenset({"max_output_tokens"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     list_is_ordered=True,

@@ -232,8 +232,23 @@ def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 
 
-def backend_headers(tokens: Tokens) -> dict[str, str]:
-    """The headers that every request with these tokens carries (docs/protocol.md)."""
+def residencies(tokens: Tokens) -> list[str]:
+    """The regions that may serve a workspace with data residency, the likeliest first
+    (docs/protocol.md). Mostly empty."""
+    chosen = config.residency()
+    if chosen or not tokens.route.names_account:
+        return [chosen] if chosen and chosen != "off" and tokens.route.names_account else []
+    auth = as_mapping((parse_jwt_claims(tokens.access_token) or {}).get(AUTH_CLAIM))
+    claims = (auth.get("chatgpt_compute_residency"), auth.get("chatgpt_data_residency"))
+    named = (claim for claim in map(header_safe, claims) if claim not in (None, "no_constraint"))
+    return list(dict.fromkeys(named))
+
+
+def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[str, str]:
+    """The headers that every request with these tokens carries (docs/protocol.md).
+
+    `second_residency` says that the service has refused the first of the `residencies`.
+    """
     headers = {
         "Authorization": f"Bearer {tokens.access_token}",
         "User-Agent": config.user_agent(),
@@ -246,6 +261,8 @@ def backend_headers(tokens: Tokens) -> dict[str, str]:
         headers["ChatGPT-Account-ID"] = str(tokens.account_id)
     if tokens.fedramp:
         headers["X-OpenAI-Fedramp"] = "true"
+    if regions := residencies(tokens)[second_residency:]:
+        headers["x-openai-internal-codex-residency"] = regions[0]
     version = config.setting("CLIENT_VERSION")
     if version:
         headers["version"] = version
