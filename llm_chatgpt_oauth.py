@@ -56,7 +56,7 @@ from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.official import OfficialLogin, login_officially
 from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import in_thread, printable
 
 
 class Options(llm.Options):
@@ -228,7 +228,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                 tokens = get_tokens(key, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, reply.read())
+                        raise exchange.refusal(reply.status, reply.headers, reply.read())
                     exchange.opened(reply.headers)
                     for chunk in reply:
                         yield from exchange.translator.feed(chunk)
@@ -260,10 +260,13 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:
                     if reply.status != 200:
-                        raise exchange.refusal(reply, await reply.read())
+                        content = await reply.read()
+                        raise exchange.refusal(reply.status, reply.headers, content)
                     exchange.opened(reply.headers)
                     async for chunk in reply:
-                        for event in exchange.translator.feed(chunk):
+                        feed = exchange.translator.feed
+                        long = exchange.translator.takes_long(chunk)
+                        for event in await in_thread(feed, chunk) if long else feed(chunk):
                             yield event
                         if exchange.translator.ended:
                             break

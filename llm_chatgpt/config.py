@@ -62,6 +62,9 @@ KEEPALIVE_SECONDS = 300.0
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
 
+# Reading an event of this size, such as a picture, is no work for an event loop.
+LARGE_EVENT_BYTES = 100_000
+
 # How often a model may go on after a complete answer.
 MAX_FURTHER_ROUNDS = 5
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
+T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
@@ -32,6 +36,17 @@ def notice(text: str, *, mid_line: bool = False) -> None:
     if mid_line and sys.stderr.isatty():
         click.echo("", err=True)
     click.echo(text, err=True)
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """`asyncio.to_thread`, but a `notice` reaches the terminal as it does outside."""
+    context = click.get_current_context(silent=True)
+
+    def run() -> T:
+        with context.scope(cleanup=False) if context else contextlib.nullcontext():
+            return function(*arguments)
+
+    return await asyncio.to_thread(run)
 
 
 def short_path(path: object) -> str:

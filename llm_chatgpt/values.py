@@ -28,6 +28,34 @@ def as_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def without_halves(text: str) -> str:
+    """Text with U+FFFD for each half of a surrogate pair, which JSON can hold (`\\ud83d`) and
+    no terminal, file or database takes."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def cleaned(value: Any, levels: int = 50) -> Any:
+    """JSON that can be shown and stored: `without_halves`, and with arrays and objects emptied
+    that are nested deeper than `levels`: llm's own code that logs JSON fails at some hundred."""
+    if isinstance(value, str):
+        return without_halves(value)
+    if isinstance(value, dict):
+        pairs = value.items() if levels else ()
+        return {without_halves(name): cleaned(inner, levels - 1) for name, inner in pairs}
+    if isinstance(value, list):
+        return [cleaned(inner, levels - 1) for inner in value if levels]
+    return value
+
+
+def depth(value: object) -> int:
+    """How many levels of arrays and objects there are. Raises RecursionError beyond hundreds."""
+    if isinstance(value, (dict, list)):
+        return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+    return 0
+
+
 def as_number(value: object) -> float | None:
     """A finite number of ordinary size; a boolean is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

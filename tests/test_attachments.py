@@ -503,6 +503,15 @@ FILE_REFUSALS = [
         error_answer(400, None, "Not allowed.", param="input[0].content[0].type"),
         "Not allowed.",
     ),
+    (Answer(400, {"detail": "PDF files are not supported"}), "PDF files are not supported."),
+    (
+        Answer(400, {"detail": [{"loc": ["body", "input", 0, "content", 1], "msg": "Bad part"}]}),
+        "body.input.0.content.1: Bad part.",
+    ),
+    (
+        Answer(400, {"detail": {"code": "unsupported_file", "message": "Not allowed"}}),
+        "Not allowed.",
+    ),
 ]
 
 
@@ -515,9 +524,9 @@ def test_a_refused_file(simulator, signed_in, ask, answer, words):
         ask("Read", attachments=[pdf])
     sentence = str(caught.value).split(" [request ")[0]
     assert sentence == (
-        f"OpenAI refused the attached file: {words} It is not certain that it accepts files with "
-        "a ChatGPT login. Send the text with -f instead; for a PDF, run 'llm install "
-        "llm-fragments-pdf' and use -f pdf:FILE."
+        f"OpenAI refused the attached file: {words} Files may not work with a ChatGPT login. Send "
+        "the text with -f instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f "
+        "pdf:FILE."
     )
     # A refusal is final.
     assert len(simulator.prompts) == 1
@@ -526,8 +535,14 @@ def test_a_refused_file(simulator, signed_in, ask, answer, words):
 def test_other_refusals_are_not_about_the_file(simulator, signed_in, ask):
     pdf = llm.Attachment(type="application/pdf", content=PDF)
     about_image = "Invalid image data: 'input[0].content[1].image_url'."
-    for attachments, words in (([], "Bad input[0].content[0]."), ([pdf], about_image)):
-        simulator.script("responses", error_answer(400, None, words))
+    listed = {"loc": ["body", "input", 0, "content", 12, "image_url"], "msg": "Bad"}
+    for attachments, answer in (
+        ([], error_answer(400, None, "Bad input[0].content[0].")),
+        ([pdf], error_answer(400, None, about_image)),
+        ([pdf], Answer(400, {"detail": [listed]})),
+        ([pdf], Answer(400, {"detail": "Unsupported profile"})),
+    ):
+        simulator.script("responses", answer)
         with pytest.raises(llm.ModelError, match=r"^OpenAI refused the request: "):
             ask("Read", attachments=attachments)
     simulator.script("responses", error_answer(400, "context_length_exceeded", "input_file"))

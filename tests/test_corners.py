@@ -83,15 +83,15 @@ def test_the_last_event_without_its_blank_line(simulator, signed_in, ask):
 
 
 def test_an_answer_that_says_next_to_nothing(simulator, signed_in, ask):
-    simulator.script("responses", Stream([sse({"type": "response.completed"})]))
+    # It is tried once more.
+    simulator.script("responses", *[Stream([sse({"type": "response.completed"})])] * 2)
     answered = ask("hi")
     assert answered.text == ""
     assert answered.response.input_tokens is None
     assert answered.response.resolved_model is None
     usage = {"output_tokens_details": {"reasoning_tokens": 5}}
-    simulator.script(
-        "responses", Stream([sse({"type": "response.completed", "response": {"usage": usage}})])
-    )
+    end = sse({"type": "response.completed", "response": {"usage": usage}})
+    simulator.script("responses", *[Stream([end])] * 2)
     parts = ask("hi").parts
     assert parts[0].redacted
 
@@ -127,7 +127,8 @@ def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
 
 def test_the_raw_answer_is_logged_without_nulls(simulator, signed_in, ask):
     answer = {"a": None, "b": [{"c": None, "d": 1}]}
-    simulator.script("responses", Stream([sse({"type": "response.completed", "response": answer})]))
+    end = sse({"type": "response.completed", "response": answer})
+    simulator.script("responses", *[Stream([end])] * 2)
     assert ask("hi").json == {"b": [{"d": 1}], "output": []}
 
 

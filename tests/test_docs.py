@@ -101,6 +101,14 @@ def test_every_setting_is_documented():
     assert {name for name in documented if name.startswith("LLM_CHATGPT_")} <= names
 
 
+def test_every_mark_of_the_protocol_is_explained_once():
+    text = (ROOT / "docs/protocol.md").read_text()
+    explained = re.findall(r"^\| \((\*{0,2}\w+\*{0,2})\) \|", text, re.MULTILINE)
+    assert len(set(explained)) == len(explained)
+    used = set(re.findall(r"\((docs|kit|seen|client|other|reported|\*\*guess\*\*)\)", text))
+    assert used == set(explained)
+
+
 def test_every_public_function_is_documented():
     documented = re.findall(r"^\| `(\w+)\(.*?\)` \|", section("Login functions"), re.MULTILINE)
     assert len(documented) == 11

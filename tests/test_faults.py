@@ -123,7 +123,19 @@ FINAL = [
     Answer(429, {"error": {"type": "usage_not_included", "message": "no"}}),
     failed("context_length_exceeded"),
     failed("insufficient_quota"),
+    error_answer(429, "organization_usage_limit_exceeded"),
+    Answer(429, {"error": {"type": "organization_spend_limit_exceeded"}}, {"Retry-After": "1"}),
+    error_answer(403, "access_program_not_enabled"),
+    error_answer(403, "inference_hook_denied"),
+    error_answer(400, "tool_collision"),
+    error_answer(400, "invalid_image_request"),
     failed("organization_spend_limit_exceeded"),
+    failed("organization_usage_limit_exceeded"),
+    failed("policy_capacity_unavailable"),
+    failed("access_program_not_enabled"),
+    failed("inference_hook_denied"),
+    failed("tool_collision"),
+    failed("invalid_image_request"),
     failed("usage_not_included"),
     failed("cyber_policy"),
     failed("bio_policy"),
@@ -303,20 +315,22 @@ def test_an_event_of_twenty_megabytes(simulator, signed_in, ask):
     assert ask("hi").text == text
 
 
-def test_memory_stays_flat_beyond_what_llm_keeps(simulator, signed_in):
-    """llm keeps an event for each piece of text; the plugin keeps nothing of them."""
+def test_no_second_copy_of_a_long_answer_is_kept(simulator, signed_in):
+    """llm keeps an event for each piece of text; the plugin keeps only pointers to them."""
     count = 20_000
     frames = frames_of(simulator, Say("word " * count, deltas=["word "] * count))
     translator = EventTranslator()
+    kept_by_llm = []
     tracemalloc.start()
-    for frame in frames[:2000]:
-        list(translator.feed(frame))
-    before, _ = tracemalloc.get_traced_memory()
-    for frame in frames[2000:-4]:
-        list(translator.feed(frame))
-    after, _ = tracemalloc.get_traced_memory()
+    for frame in frames[:-4]:
+        kept_by_llm += translator.feed(frame)
+    with_events, _ = tracemalloc.get_traced_memory()
+    translator.answer.items.clear()
+    del translator
+    without_plugin, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 20_000
+    assert len(kept_by_llm) == count
+    assert with_events - without_plugin < 24 * count
 
 
 def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask):

@@ -9,7 +9,6 @@ import time
 import uuid
 
 import llm
-import pydantic
 import pytest
 from llm.default_plugins.openai_models import WebSearch
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
@@ -18,7 +17,6 @@ import llm_chatgpt_oauth as plugin
 from conftest import models_updated
 from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.backend.request import schema_is_strict
 from simulator import PNG, Answer, Call, Draw, Refuse, Say, Search, Stream, Think, error_answer
 
 
@@ -251,94 +249,6 @@ def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
         for part in message.parts:
             assert set(part.provider_metadata or {}) <= {"chatgpt"}
             assert not getattr(part, "redacted", False)
-
-
-# Schemas ------------------------------------------------------------------------------
-
-
-class Dog(pydantic.BaseModel):
-    name: str
-    age: int
-
-
-class StrictDog(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid")
-    name: str
-    age: int
-
-
-def text_format(simulator):
-    return last_body(simulator)["text"]["format"]
-
-
-def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "a dog", "--schema", "name, age int", "-R")
-    assert json.loads(result.stdout) == {"name": "Pelican", "age": 7}
-    assert text_format(simulator)["type"] == "json_schema"
-    assert text_format(simulator)["strict"] is False
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "dogs", "--schema-multi", "name, age int", "-R")
-    assert json.loads(result.stdout) == {"items": [{"name": "Pelican", "age": 7}]}
-
-
-@pytest.mark.parametrize(("schema", "strict"), [(Dog, False), (StrictDog, True)])
-def test_pydantic_classes(simulator, signed_in, ask, schema, strict):
-    answered = ask("a dog", schema=schema)
-    assert schema.model_validate_json(answered.text)
-    assert text_format(simulator)["strict"] is strict
-
-
-CLOSED = {"type": "object", "additionalProperties": False}
-
-
-@pytest.mark.parametrize(
-    ("schema", "strict"),
-    [
-        ({**CLOSED, "properties": {"a": {"type": "string"}}, "required": ["a"]}, True),
-        ({**CLOSED, "properties": {"a": {"type": "string"}}}, False),
-        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, False),
-        ({**CLOSED, "properties": {"a": {"type": "object"}}, "required": ["a"]}, False),
-        (
-            {
-                **CLOSED,
-                "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/X"}}},
-                "required": ["a"],
-                "$defs": {"X": {**CLOSED, "properties": {}}},
-            },
-            True,
-        ),
-        (
-            {
-                **CLOSED,
-                "properties": {"a": {"anyOf": [{"type": "null"}, {"type": "object"}]}},
-                "required": ["a"],
-            },
-            False,
-        ),
-        ({**CLOSED, "properties": {"a": {"default": 1}}, "required": ["a"]}, False),
-        ({**CLOSED, "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, True),
-        ({**CLOSED, "properties": {"a": {"type": ["object", "null"]}}, "required": ["a"]}, False),
-        ({"type": "array", "items": {"type": "string"}}, False),
-        ({}, False),
-        ("text", False),
-    ],
-)
-def test_what_is_strict(schema, strict):
-    assert schema_is_strict(schema) is strict
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [{"$defs": [1]}, {"anyOf": 7}, {"properties": []}, {"required": [["a"]]}, {"required": 1}],
-)
-def test_odd_schemas_are_left_to_the_service(simulator, signed_in, ask, odd):
-    simulator.answer(Say("{}"))
-    assert ask("x", schema={**CLOSED, "properties": {}, **odd}).text == "{}"
-    assert text_format(simulator)["strict"] is False
-
-
-def test_json_object(simulator, signed_in, ask):
-    ask("json please", json_object=True)
-    assert text_format(simulator) == {"type": "json_object"}
 
 
 # Server-side tools ------------------------------------------------------------------------
@@ -1006,7 +916,7 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
     monthly = {
         "used_percent": 99.6,
         "limit_window_seconds": 2592000,
-        "reset_after_seconds": 100,
+        "reset_after_seconds": 86400 * 3 + 60,
         "reset_at": now + 86400 * 3 + 60,
     }
     report = {
@@ -1032,6 +942,35 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
     for odd in ({}, {"rate_limit": None, "credits": None}, {"credits": {"unlimited": True}}, [1]):
         simulator.script("usage", Answer(200, odd))
         assert run_llm("chatgpt", "usage").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("reset", "words"),
+    [
+        ({}, ""),
+        ({"reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        ({"reset_at": 480, "reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        # Long past.
+        ({"reset_at": 480}, ""),
+        ({"reset_after_seconds": -480}, ""),
+    ],
+)
+def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
+    window = {"used_percent": 95, "limit_window_seconds": 18000, **reset}
+    spending = {"individual_limit": {"limit": "50", "used": "20", **reset}}
+    report = {"rate_limit": {"primary_window": window}, "spend_control": spending}
+    simulator.script("usage", Answer(200, report))
+    lines = run_llm("chatgpt", "usage").stdout.splitlines()
+    assert lines[1].split("left", 1)[1].startswith(words)
+    assert lines[2].split("of 50", 1)[1].startswith(words)
+    headers = {f"x-codex-primary-{k.replace('_', '-')}": str(v) for k, v in reset.items()}
+    unsaid = {"x-codex-primary-reset-at": "", "x-codex-primary-reset-after-seconds": ""}
+    simulator.response_headers = {**unsaid, **headers, "x-codex-primary-used-percent": "95"}
+    note = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr
+    assert note.startswith(f"Note: 5% of your 5-hour limit left{words}")
+    assert "ago" not in "".join([note, *lines])
+    if not words:
+        assert "resets" not in "".join([note, *lines])
 
 
 def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):

@@ -223,6 +223,41 @@ def test_an_exchange_that_fails_is_not_repeated(simulator, answer, words):
 
 
 @pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            {"error": "invalid_client", "error_description": "Unknown client."},
+            "(status 400, invalid_client: Unknown client). Try again",
+        ),
+        (
+            {"error": {"code": "odd", "message": "Not\x1b[2J today"}},
+            "(status 400, odd: Not\ufffd[2J today). Try again",
+        ),
+        ({"error_description": "Just no"}, "(status 400: Just no). Try again"),
+    ],
+)
+def test_a_refused_exchange_tells_the_issuers_words(simulator, body, words):
+    simulator.script("token", Answer(400, body))
+    with pytest.raises(plugin.LoginFailed) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    assert words in str(caught.value)
+
+
+def test_a_refused_exchange_tells_no_secret(simulator):
+    def refuse(request):
+        said = f"Code {request.body['code']} or verifier {request.body['code_verifier']} is bad"
+        return Answer(400, {"error": "invalid_client", "error_description": said})
+
+    simulator.script("token", refuse)
+    with pytest.raises(plugin.LoginFailed) as caught:
+        plugin.login(show=approve_at_once(simulator))
+    sent = simulator.seen("/oauth/token")[0].body
+    assert "invalid_client: Code ... or verifier ... is bad" in str(caught.value)
+    assert sent["code"] not in str(caught.value)
+    assert sent["code_verifier"] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "account",
     [
         Account(email=None),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import pathlib
+import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import llm
 import pytest
+from llm.parts import ToolResultPart
 
-from simulator import PNG
+from llm_chatgpt.backend import pictures as pictures_module
+from simulator import PNG, Draw, Say
 
 PDF = b"%PDF-1.4"
 
@@ -79,6 +83,47 @@ def test_nothing_is_fetched_on_the_loop(simulator, signed_in, pictures, path, ki
 
     assert f"(with {seen})" in asyncio.run(run())
     assert not pictures.waited_in_vain
+
+
+def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkeypatch):
+    loop_runs, saving = threading.Event(), threading.Event()
+    write_new = pictures_module.write_new
+
+    def write(path, content):
+        saving.set()
+        assert loop_runs.wait(5), "the loop stood still"
+        write_new(path, content)
+
+    async def watch():
+        while not saving.is_set():
+            await asyncio.sleep(0.01)
+        loop_runs.set()
+
+    async def run():
+        watcher = asyncio.create_task(watch())
+        response = llm.get_async_model("chatgpt-gpt-6-luna").prompt("Draw")
+        await response.text()
+        await watcher
+        return response
+
+    picture = PNG + secrets.token_bytes(3_000_000)
+    simulator.answer(Draw("A pelican", picture=picture), Say("Here."))
+    monkeypatch.setattr(pictures_module, "write_new", write)
+    response = asyncio.run(run())
+    (result,) = [part for part in parts_of(response) if isinstance(part, ToolResultPart)]
+    assert pathlib.Path(result.output).read_bytes() == picture
+
+
+def test_where_a_picture_is_is_told_on_the_terminal_from_a_thread(simulator, signed_in, run_llm):
+    picture = PNG + secrets.token_bytes(300_000)
+    simulator.answer(Draw("A pelican", picture=picture), Say("Here."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "--async", "-R")
+    path = result.stderr.removeprefix("Picture: ").strip()
+    assert pathlib.Path(path).read_bytes() == picture
+
+
+def parts_of(response):
+    return [part for message in response._messages_now() for part in message.parts]
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])

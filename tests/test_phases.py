@@ -159,7 +159,10 @@ def test_a_commentary_in_pieces_is_one_text(simulator, signed_in, ask):
     frames = list(simulator.frames([comment("I will look.")]))
     place = {"output_index": 0, "content_index": 1}
     more = sse({"type": "response.output_text.delta", **place, "delta": " Soon."})
-    simulator.script("responses", Stream([*frames[:-3], more, *frames[-3:]]))
+    parts = [{"type": "output_text", "text": text} for text in ("I will look.", " Soon.")]
+    item = {"type": "message", "phase": "commentary", "content": parts}
+    done = sse({"type": "response.output_item.done", "output_index": 0, "item": item})
+    simulator.script("responses", Stream([*frames[:-3], more, done, frames[-1]]))
     assert ask("hi").reasoning == "I will look. Soon."
 
 

@@ -13,10 +13,16 @@ from simulator import Answer, Stream, error_answer, sse, usage_limit, web_page
 WORKSPACE = "x-codex-rate-limit-reached-type"
 
 
-def limit(plan, **headers):
-    answer = usage_limit(plan_type=plan, resets_at=int(time.time()) + 8100, resets_in_seconds=8100)
+def limit_at(seconds, resets_in_seconds=None, plan="plus", **headers):
+    """A limit that resets that many seconds from now; None if the answer does not tell."""
+    resets_at = None if seconds is None else int(time.time()) + seconds
+    answer = usage_limit(plan_type=plan, resets_at=resets_at, resets_in_seconds=resets_in_seconds)
     answer.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     return answer
+
+
+def limit(plan, **headers):
+    return limit_at(8100, 8100, plan, **headers)
 
 
 TABLE = [
@@ -60,6 +66,18 @@ TABLE = [
     ),
     (usage_limit(plan_type=None, resets_at=None, resets_in_seconds=None), "plan is reached. Wait."),
     (usage_limit(resets_at=None, resets_in_seconds=100), "in 2 minutes"),
+    # A moment in the past says nothing, and the server's clock may be another.
+    (limit_at(-480), "plan is reached. Wait, upgrade"),
+    (limit_at(-480, resets_in_seconds=100), "It resets in 2 minutes"),
+    (
+        limit_at(
+            None,
+            x_codex_primary_used_percent="100",
+            x_codex_primary_window_minutes="300",
+            x_codex_primary_reset_after_seconds="100",
+        ),
+        "The 5-hour usage limit of your ChatGPT Plus plan is reached. It resets in 2 minutes",
+    ),
     (Answer(429, {"error": {"type": "usage_not_included"}}), "does not include Codex"),
     # The account.
     (Answer(402, {"detail": {"code": "deactivated_workspace"}}), "workspace of this login was"),
@@ -86,6 +104,35 @@ TABLE = [
     (
         error_answer(503, "server_is_overloaded", "Busy"),
         "The model is at capacity: Busy. Try again in a minute, or",
+    ),
+    # Quotas and rules of an organization, and what no second attempt mends.
+    (
+        error_answer(429, "organization_usage_limit_exceeded", "Quota exceeded."),
+        "Your organization has used up its limit: Quota exceeded. Ask its admin to raise it.",
+    ),
+    (
+        error_answer(429, None, "Quota exceeded.", type="organization_spend_limit_exceeded"),
+        "Your organization has used up its limit: Quota exceeded. Ask its admin to raise it.",
+    ),
+    (
+        error_answer(503, "policy_capacity_unavailable", "Policy-restricted capacity"),
+        "no capacity for this prompt: Policy-restricted capacity. Try again in a minute, or",
+    ),
+    (
+        error_answer(403, "access_program_not_enabled", "Not enabled."),
+        "has not been admitted to an OpenAI access program: Not enabled. Ask its admin, or choose",
+    ),
+    (
+        error_answer(403, "inference_hook_denied", "A hook said no."),
+        "A rule of your workspace refuses this prompt: A hook said no. Rephrase it, or ask",
+    ),
+    (
+        error_answer(400, "tool_collision", "Tool names must be unique."),
+        "OpenAI cannot tell two tools apart: Tool names must be unique. Leave one of them out",
+    ),
+    (
+        error_answer(400, "invalid_image_request", "Invalid image in your last message"),
+        "OpenAI cannot read an image: Invalid image in your last message. Leave it out, or",
     ),
     # Shapes of bodies.
     (Answer(400, {"detail": "Input must be a list"}), "refused the request: Input must be a list."),
@@ -209,6 +256,8 @@ def test_the_fields_of_a_refusal(simulator, signed_in, ask, answer, fields):
     [
         {"code": "insufficient_quota"},
         {"code": "organization_spend_limit_exceeded"},
+        {"code": None, "type": "organization_spend_limit_exceeded"},
+        {"code": "organization_usage_limit_exceeded"},
         {"code": "usage_limit_reached"},
         {"code": None, "type": "usage_limit_reached"},
     ],

@@ -248,6 +248,77 @@ def test_what_the_service_refuses(simulator, headers, changes, status, words):
     assert answer.headers["x-request-id"]
 
 
+OBJECT = {"type": "object", "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "array", "items": {}}, "got 'type: \"array\"'"),
+        ({**OBJECT, "anyOf": [OBJECT]}, "at the top level"),
+        ({**OBJECT, "properties": {"a": {}}, "required": ["a"]}, "must have a 'type' key"),
+        ({**OBJECT, "properties": {"a": {"type": "null"}}}, "'required' is required"),
+        ({"type": "object", "properties": {}}, "'additionalProperties' is required"),
+        (
+            {**OBJECT, "properties": {"a": {"type": "array"}}, "required": ["a"]},
+            "array schema missing items",
+        ),
+        (
+            {**OBJECT, "properties": {"a": {"type": "null", "default": 1}}, "required": ["a"]},
+            "'default' is not permitted",
+        ),
+        (
+            {**OBJECT, "properties": {"a": {"$ref": "#", "title": "A"}}, "required": ["a"]},
+            "$ref cannot have keywords {'title'}",
+        ),
+        (
+            {**OBJECT, "properties": {"a": {"$ref": "https://x/y"}}, "required": ["a"]},
+            "was not found in the schema",
+        ),
+    ],
+)
+def test_what_strict_mode_refuses(simulator, headers, schema, words):
+    simulator.answer(Say("{}"))
+    for strict, status in ((True, 400), (False, 200)):
+        form = {"type": "json_schema", "name": "o", "strict": strict, "schema": schema}
+        answer = post(simulator, headers, text={"format": form})
+        assert answer.status_code == status
+        if strict:
+            error = answer.json()["error"]
+            assert words in error["message"]
+            assert error["code"] == "invalid_json_schema"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"type": None}, "got 'type: \"None\"'"),
+        ({"type": ["object"]}, "must be a JSON Schema of"),
+        ({"type": "object", "oneOf": [{}]}, "at the top level"),
+        ({"type": "object", "properties": {"a": {"type": "array"}}}, "array schema missing items"),
+        (
+            {"type": "object", "properties": {"a": {"type": "array", "items": [{}]}}},
+            "is not of type 'object', 'boolean'",
+        ),
+        ({"type": "object", "properties": {"a": {"enum": []}}}, "should be non-empty"),
+        ({"type": "object", "properties": {"a": {"type": "any"}}}, "not valid under any"),
+        ({"type": "object", "properties": None}, "is not of type 'dict'"),
+    ],
+)
+def test_parameters_that_a_function_may_not_have(simulator, headers, parameters, words):
+    tool = {"type": "function", "name": "f", "strict": False, "parameters": parameters}
+    answer = post(simulator, headers, tools=[tool])
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "invalid_function_parameters"
+
+
+def test_two_tools_of_one_name(simulator, headers):
+    tool = {"type": "function", "name": "f", "strict": False, "parameters": {"type": "object"}}
+    answer = post(simulator, headers, tools=[tool, {**tool, "description": "Another"}])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "tool_collision")
+
+
 @pytest.mark.parametrize(
     ("changes", "status"),
     [

@@ -11,7 +11,7 @@ import pytest
 import llm_chatgpt_oauth as plugin
 from conftest import expire, sign_in
 from llm_chatgpt.login.store import read_store, store_path
-from simulator import Account
+from simulator import Account, Answer
 
 ACME = Account(name="Acme", plan="team", account_id="aaaa1111-0000-4000-8000-00000000ac3e")
 GLOBEX = dataclasses.replace(
@@ -111,3 +111,49 @@ def test_a_workspace_id_that_is_none(simulator, run_llm, nothing):
     assert result.exit_code == 2
     assert "--workspace takes a workspace's id" in result.stderr
     assert not simulator.requests
+
+
+# Tokens without an account id -----------------------------------------------------------
+
+
+def sign_in_nameless(simulator, run_llm, *options, organizations=()):
+    simulator.account = dataclasses.replace(ACME, id_in_tokens=False, organizations=organizations)
+    # The login itself has no account id to send yet.
+    simulator.require_account_header = False
+    simulator.approve_after_polls = 0
+    done = run_llm("chatgpt", "login", *options)
+    assert done.exit_code == 0, done.stderr
+    simulator.require_account_header = True
+    return plugin.load_tokens()
+
+
+@pytest.mark.parametrize("organizations", [(), ("org-1",)])
+def test_the_service_is_asked_for_an_account_id(simulator, run_llm, organizations):
+    tokens = sign_in_nameless(simulator, run_llm, organizations=organizations)
+    assert (tokens.account_id, tokens.workspace) == (ACME.account_id, "Acme")
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log").exit_code == 0
+    sent = simulator.seen("/codex/responses")[0].headers
+    assert sent["chatgpt-account-id"] == ACME.account_id
+    expire()
+    assert plugin.get_tokens().account_id == ACME.account_id
+
+
+@pytest.mark.parametrize(
+    ("answer", "account_id"),
+    [
+        ({"accounts": [{"id": "a"}, {"id": "b"}], "account_ordering": ["x", "b", "a"]}, "b"),
+        ({"accounts": [{"id": "a", "is_deactivated": True}, {"id": "b"}]}, "b"),
+        ({"accounts": [{"id": "a\n"}, {"id": 7}]}, None),
+        ({"accounts": [{"id": "a"}, {"id": "a"}]}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_which_account_it_is(simulator, run_llm, answer, account_id):
+    simulator.script("accounts", Answer(200, answer))
+    assert sign_in_nameless(simulator, run_llm).account_id == account_id
+
+
+def test_a_wanted_workspace_can_be_one_that_the_tokens_do_not_name(simulator, run_llm):
+    tokens = sign_in_nameless(simulator, run_llm, "--workspace", str(ACME.account_id))
+    assert tokens.account_id == ACME.account_id

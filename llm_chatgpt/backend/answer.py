@@ -7,7 +7,8 @@ of them write to one Answer, so that llm gets one response with one numbering.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import llm
@@ -15,9 +16,14 @@ from llm.parts import Message, Part, StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.history import REQUEST
+from llm_chatgpt.backend.passage import Passage
 
 # On a part that only readers need: it is left out when the conversation is sent again.
 NOT_REPLAYED = {"replay": False}
+# What the metadata of reasoning holds to send it back.
+REASONING = ("account", "model", "encrypted_content", "summary")
+# Calls that may be repeated: this program carries them out itself, or they only look something up.
+_REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
 
 class Item:
@@ -30,12 +36,12 @@ class Item:
         self.order = order
         self.call_id: str | None = None
         self.name = ""
-        # Whether it is a message that leaves as reasoning, and then its text.
+        # Whether it is a message that leaves as reasoning.
         self.is_commentary = False
-        self.commentary = ""
-        # The pieces of text that have been passed on: (list of the finished item, index).
-        self.pieces: set[tuple[str, int]] = set()
-        self.arguments: list[StreamEvent] = []
+        # Its texts, by the list of the finished item that they are in, and their place there.
+        self.passages: dict[tuple[str, int], Passage] = {}
+        # llm's events of this part. llm reads them again at the end, so they can be corrected.
+        self.events: list[StreamEvent] = []
         # Our metadata on its part, as far as it is known.
         self.metadata: dict[str, Any] = {}
         # The finished item without what is too large or too private to be logged.
@@ -43,11 +49,32 @@ class Item:
         # What of it goes into the next round's request: llm's part, rebuilt when it is finished.
         self.part: Part | None = None
 
+    @property
+    def text(self) -> str:
+        """What llm records as the part's text, or as a call's name and arguments."""
+        return "".join(event.chunk for event in self.events)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the service has called a tool that does something, such as drawing a picture."""
+        return self.kind.endswith("_call") and self.kind not in _REPEATABLE
+
+    def correct(self, text: str) -> None:
+        """Let llm record this text, whatever was shown."""
+        if self.text != text:
+            for event in self.events:
+                event.chunk = ""
+            self.events[0].chunk = text
+
 
 class Answer:
-    """What has arrived of one answer, over all its rounds."""
+    """What has arrived of one answer, over all its rounds.
 
-    def __init__(self) -> None:
+    `numbers` are those of llm's parts. A response that was asked again after a failure still has
+    the parts from before.
+    """
+
+    def __init__(self, numbers: Iterator[int] | None = None) -> None:
         # What the request had beside its messages (history.py); stored with the first part.
         self.request: Mapping[str, Any] = {}
         # How many rounds were complete when the current one began.
@@ -59,6 +86,8 @@ class Answer:
         self.usages: list[Any] = []
         self.tool_calls: list[llm.ToolCall] = []
         self.had_reasoning = False
+        # Whether it has anything for the user: text, a picture, or a call of llm's tools.
+        self.has_content = False
         # Whether the last thing the user saw ended in mid-line.
         self.mid_line = False
         # Addresses and titles of what the answer cites, and of what searches have found.
@@ -67,7 +96,7 @@ class Answer:
         self.items: list[Item] = []
         # Events that llm has not been given yet.
         self.events: list[StreamEvent] = []
-        self._parts = 0
+        self._numbers = numbers or itertools.count()
         self._messages = 0
         self._first: int | None = None
         # The message of the answer that was shown last.
@@ -100,6 +129,11 @@ class Answer:
         return any(item.kind == "function_call" for item in self.items)
 
     @property
+    def acted(self) -> bool:
+        """Whether the service has called a tool that does something."""
+        return any(item.acts for item in self.items)
+
+    @property
     def messages(self) -> list[Message]:
         """The finished items for the next round's request, each a message of its own."""
         return [Message("assistant", [item.part]) for item in self.items if item.part]
@@ -108,8 +142,8 @@ class Answer:
         """An item that begins; `index` is its place in the round's output."""
         # What stands between two messages goes with the first of them, as in llm itself.
         self._messages += kind == "message"
-        item = Item(kind, self._parts, max(0, self._messages - 1), (self.rounds, index))
-        self._parts += 1
+        place = (len(self.usages), index)
+        item = Item(kind, next(self._numbers), max(0, self._messages - 1), place)
         self.items.append(item)
         return item
 
@@ -137,8 +171,19 @@ class Answer:
             provider_metadata={config.METADATA_KEY: metadata} if metadata else None,
             **more,
         )
+        item.events.append(event)
         self.events.append(event)
         return event
+
+    def discard_reasoning(self) -> None:
+        """Send back nothing of the last request's answer, because its reasoning led to nothing."""
+        request = len(self.usages) - 1
+        for item in (item for item in self.items if item.order[0] == request):
+            item.part = None
+            for event in item.events if item.kind == "reasoning" else ():
+                ours = (event.provider_metadata or {}).get(config.METADATA_KEY, {})
+                kept = {name: value for name, value in ours.items() if name not in REASONING}
+                event.provider_metadata = {config.METADATA_KEY: kept} if kept else None
 
     # What the user sees
 
@@ -149,7 +194,6 @@ class Answer:
             self.emit("reasoning", text, item)
         elif item.is_commentary:
             self._begin_aside(item, None)
-            item.commentary += text
             self.emit("reasoning", text, item, item.metadata)
         else:
             # llm itself ends the line between reasoning and text.
@@ -159,6 +203,7 @@ class Answer:
             # The metadata is the part's, so its first event is enough.
             self.emit("text", text, item, None if self._answering is item else item.metadata)
             self._answering = item
+        self.has_content |= item.kind == "message"
         self.mid_line = not text.endswith("\n")
 
     def _begin_aside(self, item: Item, piece: object) -> None:
@@ -184,13 +229,13 @@ class Answer:
         self, kind: str, text: str, item: Item, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """A part beside the item's own, for readers only."""
-        self.emit(kind, text, Item(kind, self._parts, item.message_index, item.order), metadata)
-        self._parts += 1
+        part = Item(kind, next(self._numbers), item.message_index, item.order)
+        self.emit(kind, text, part, metadata)
 
     def repeat_commentary(self) -> None:
         """Give an answer that is nothing but commentary a text; a tool call makes it go on."""
-        commentaries = [item for item in self.items if item.commentary]
+        commentaries = [item for item in self.items if item.is_commentary and item.text]
         if commentaries and self._answering is None and not self.tool_calls:
-            text = "\n\n".join(item.commentary for item in commentaries)
+            text = "\n\n".join(item.text for item in commentaries)
             self._add_part("text", text, commentaries[-1], NOT_REPLAYED)
             self.mid_line = not text.endswith("\n")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +26,11 @@ from llm_chatgpt.backend.request import (
     build_body,
     check_options,
     output_limit,
+    schema_of_chain,
     session_id,
     takes_system_message,
 )
+from llm_chatgpt.backend.schemas import is_strict
 from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import resets_of_usage
@@ -41,6 +45,10 @@ from llm_chatgpt.login.current import choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
 from llm_chatgpt.text import counted_down, in_words, notice, printable
+
+# The numbers of the parts that llm's responses get. A response that is asked again after a failure
+# keeps the parts from before, and none of them may get events of another kind.
+_part_numbers: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
 
 
 class Exchange:
@@ -57,12 +65,15 @@ class Exchange:
         self._response = response
         self._conversation = conversation
         self._key = key
+        self._schema = schema_of_chain(prompt, conversation)
         self._turn = memory.turn_of(_answered_calls(prompt.messages))
         self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
         # What the complete rounds have brought.
-        self._answer = Answer()
+        self._answer = Answer(_part_numbers.setdefault(response, itertools.count()))
+        # Whether an empty answer was tried again already.
+        self._tried_again = False
         # Why the answer ends before the model wanted it to.
         self._stopped: list[str] = []
         self._tokens = Tokens("")
@@ -94,6 +105,8 @@ class Exchange:
         prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
         without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
+        if not is_strict(self._schema):
+            without |= {resend.STRICT}
         self.attempt = self.attempt._replace(without=without)
         # Only the list that this login was given counts; the built-in one may be old.
         listed = self._models.find(self._model.slug) if self._models else None
@@ -129,7 +142,8 @@ class Exchange:
             dict(options),
             instructions=instructions,
             session=session,
-            schema=prompt.schema,
+            schema=self._schema,
+            strict=resend.STRICT not in without,
             summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
             limit=limit[1] if limit else None,
         )
@@ -181,6 +195,7 @@ class Exchange:
         """Note the headers of an answer that begins, and say what the user should know of the
         request."""
         self._headers = headers
+        self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         # Other parts are stored with the answer.
@@ -191,10 +206,10 @@ class Exchange:
             notice(line)
         fetch.update_models(self._tokens, self._models, headers.get("x-models-etag"))
 
-    def refusal(self, reply: Any, content: bytes) -> ChatGPTError:
-        """The error for an answer with an error status."""
+    def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
+        """The error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
-        whole = http.Reply(reply.status, reply.headers, content, host)
+        whole = http.Reply(status, headers, content, host)
         return refusals.explain_refusal(
             whole,
             slug=self._model.slug,
@@ -205,8 +220,8 @@ class Exchange:
         )
 
     def end_round(self) -> Iterator[StreamEvent]:
-        """The stream's last events. Keeps what the round has brought, and goes on if the model
-        wants to (docs/protocol.md).
+        """The stream's last events. Keeps what the round has brought. There is another request if
+        the model wants to go on, or once if it has said nothing (docs/protocol.md).
 
         Raises the error that the stream has reported; StreamFailed if it was cut off.
         """
@@ -219,6 +234,8 @@ class Exchange:
                 models=self._models,
                 login=self._login_command(),
             )
+        if self.translator.ended is None and self.translator.page:
+            raise self.refusal(200, self._headers, self.translator.page)
         if self.translator.ended is None:
             raise StreamFailed(
                 "The answer was cut off: the server closed the connection.",
@@ -226,16 +243,22 @@ class Exchange:
                 code="closed",
             )
         self._answer = answer = self.translator.answer
-        goes_on = answer.ended == "completed" and answer.response.get("end_turn") is False
-        self.complete = not goes_on or answer.has_calls
-        if not self.complete and answer.rounds == config.MAX_FURTHER_ROUNDS:
-            self.complete = True
+        completed = answer.ended == "completed"
+        goes_on = completed and answer.response.get("end_turn") is False and not answer.has_calls
+        is_empty = completed and not goes_on and not answer.has_content
+        if is_empty:
+            answer.discard_reasoning()
+        if goes_on and answer.rounds == config.MAX_FURTHER_ROUNDS:
+            goes_on = False
             self._stopped = [
                 f"Note: stopped after {answer.rounds} further requests, although the model "
                 "wanted to go on."
             ]
-        elif not self.complete:
-            answer.rounds += 1
+        tries_again = is_empty and not answer.acted and not self._tried_again
+        self.complete = not goes_on and not tries_again
+        if not self.complete:
+            answer.rounds += goes_on
+            self._tried_again |= tries_again
             self.attempt = resend.Attempt(without=self.attempt.without)
             self.translator = EventTranslator(answer)
 

@@ -19,8 +19,6 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 # Left out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
-# llm's own code that logs JSON fails at some hundred levels.
-_LOGGED_LEVELS = 50
 _SOURCES_SHOWN = 10
 # What switches a note off.
 _OFF = ("0", "no", "off", "false")
@@ -35,8 +33,8 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     for call in answer.tool_calls:
         response.add_tool_call(call)
     fields = {k: v for k, v in answer.response.items() if k not in _NOT_LOGGED}
-    total = functools.reduce(_added, _loggable(answer.usages), None)
-    logged = _loggable({**fields, "output": answer.output, "usage": total})
+    total = functools.reduce(_added, _without_nulls(answer.usages), None)
+    logged = _without_nulls({**fields, "output": answer.output, "usage": total})
     usage = dict(as_mapping(logged.get("usage")))
     usage.pop("attribution", None)
     details = {
@@ -69,6 +67,8 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         details = as_mapping(answer.response.get("incomplete_details"))
         reason = printable(details.get("reason") or "no reason given", 100)
         lines.append(("incomplete", f"The answer was cut short ({reason})."))
+    elif not answer.has_content:
+        lines.append(("empty", "The model returned an empty answer."))
     removed = {
         printable(entry.get("reason") or "no reason given", 60)
         for entry in map(as_mapping, as_list(answer.response.get("input_transformations")))
@@ -122,11 +122,10 @@ def _added(one: Any, other: Any) -> Any:
     return other if one is None else one
 
 
-def _loggable(value: Any, levels: int = _LOGGED_LEVELS) -> Any:
-    """JSON without nulls, and without what is nested too deep."""
+def _without_nulls(value: Any) -> Any:
+    """JSON without fields that are null, as it is logged."""
     if isinstance(value, dict):
-        found = {k: _loggable(v, levels - 1) for k, v in value.items() if levels}
-        return {k: v for k, v in found.items() if v is not None}
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
-        return [_loggable(item, levels - 1) for item in value if levels]
+        return [_without_nulls(item) for item in value]
     return value

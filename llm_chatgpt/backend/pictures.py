@@ -4,7 +4,6 @@ and a file."""
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import pathlib
 import secrets
@@ -18,7 +17,7 @@ from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice, printable
-from llm_chatgpt.values import as_mapping, first_mapping
+from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
 
 class Format(NamedTuple):
@@ -75,6 +74,19 @@ def _webp_size(data: bytes) -> tuple[int, ...]:
     return tuple(number % 2**14 for number in struct.unpack_from("<HH", data, 26))
 
 
+def decode_picture(encoded: object) -> bytes:
+    """A picture from base64; empty if it is none.
+
+    In slices, because decoding keeps all other threads waiting.
+    """
+    text = as_text(encoded) or ""
+    try:
+        slices = (text[begin : begin + 2**20] for begin in range(0, len(text), 2**20))
+        return b"".join(base64.b64decode(part, validate=True) for part in slices)
+    except ValueError:
+        return b""
+
+
 def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
     """Have a picture drawn, or with `images` have those changed. Takes a minute or two.
 
@@ -101,10 +113,7 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
         raise _refusal(reply)
-    encoded = first_mapping(as_mapping(reply.data).get("data")).get("b64_json")
-    picture = b""
-    with contextlib.suppress(TypeError, ValueError):
-        picture = base64.b64decode(encoded or "")
+    picture = decode_picture(first_mapping(as_mapping(reply.data).get("data")).get("b64_json"))
     if not picture:
         raise ChatGPTError("No picture came. Try again, or describe it differently.")
     return picture

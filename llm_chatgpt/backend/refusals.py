@@ -12,10 +12,10 @@ from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
-from llm_chatgpt.backend.usage import windows_of_headers
+from llm_chatgpt.backend.usage import UsageWindow, reset_moment, windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.text import from_now, in_words, printable
-from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
+from llm_chatgpt.values import as_list, as_mapping, as_text
 
 POLICY_CODES = frozenset(
     {
@@ -29,11 +29,20 @@ _SHARING = "subscription_sharing_"
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
+# The service's own code for the schema of an answer, which not every such refusal has.
+SCHEMA = "invalid_json_schema"
 # Four tables: a reply's code, words or status choose its text. Facts: docs/protocol.md.
 _BY_CODE = {
     "usage_limit_reached": "limit",
     "insufficient_quota": "limit",
-    "organization_spend_limit_exceeded": "limit",
+    "organization_usage_limit_exceeded": "organization_limit",
+    "organization_spend_limit_exceeded": "organization_limit",
+    "policy_capacity_unavailable": "policy_capacity",
+    "access_program_not_enabled": "access_program",
+    "inference_hook_denied": "hook",
+    "tool_collision": "tool_names",
+    SCHEMA: SCHEMA,
+    "invalid_image_request": "image",
     "usage_not_included": "not_included",
     "deactivated_workspace": "deactivated",
     "context_length_exceeded": "context",
@@ -60,11 +69,20 @@ _BY_WORDS = {
     "requires a newer version": "too_old",
     "not authorized in this region": WRONG_REGION,
 }
-# How the service speaks of a file: by its type, a field, or its place in a message.
-_OF_FILES = re.compile(r"input_file|file_data|file_url|filename|content\[\d+\](?!\.image)")
-_BY_STATUS = {200: "stream", 401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
+# Words about the schema of an answer, not about that of a tool.
+_OF_SCHEMA = re.compile(r"(?!.*\b(function|tool))(.*[^a-z])?schema\b", re.IGNORECASE | re.DOTALL)
+# How the service speaks of a file: by its kind, a field, or its place in a message.
+_OF_FILES = re.compile(
+    r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
+    re.IGNORECASE,
+)
+_BY_STATUS = {401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
 # Inside a stream, too, these are not sent again as they are.
-_FINAL = ("login", "not_eligible", "unsupported", "wrong_route", "not_granted")
+_FINAL = (
+    *("login", "not_eligible", "unsupported", "wrong_route", "not_granted", "policy_capacity"),
+    *("access_program", "hook", "tool_names", "image"),
+)
+_LIMITS = ("limit", "not_included", "organization_limit", "app_limit", "workplace_limit")
 # For each text, the reason and the next step. {words} are the server's own words after a
 # colon, {first} only their first sentence, {more} the others; the first two are a full stop if
 # it said nothing. {wait} is how long to wait.
@@ -72,6 +90,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
         "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
         f"{{options}}. See {config.USAGE_PAGE}",
+    ),
+    "organization_limit": (
+        "Your organization has used up its limit{words}",
+        f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
     ),
     "ineligible": (
         "This account cannot use a banked reset{first}",
@@ -100,6 +122,27 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "The model is at capacity{first}",
         "Try again in {wait}, or choose another model.",
     ),
+    "policy_capacity": (
+        "OpenAI has no capacity for this prompt{first}",
+        "Try again in {wait}, or choose another model.",
+    ),
+    "access_program": (
+        "Your organization has not been admitted to an OpenAI access program{words}",
+        "Ask its admin, or choose another model.",
+    ),
+    "hook": (
+        "A rule of your workspace refuses this prompt{words}",
+        "Rephrase it, or ask your workspace's admin.",
+    ),
+    "tool_names": (
+        "OpenAI cannot tell two tools apart{words}",
+        "Leave one of them out, or rename it.",
+    ),
+    "image": (
+        "OpenAI cannot read an image{words}",
+        "Leave it out, or convert it to PNG or JPEG.",
+    ),
+    SCHEMA: ("OpenAI refused the schema{words}", "Change it, or leave it out."),
     WRONG_REGION: (
         "{sentence}",
         "Set LLM_CHATGPT_RESIDENCY to your workspace's region (sent: {regions}), or ask its admin.",
@@ -120,8 +163,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "server": ("OpenAI server error ({status}){first}", "Try again in {wait}."),
     "file": (
         "OpenAI refused the attached file{first}",
-        "It is not certain that it accepts files with a ChatGPT login. Send the text with -f "
-        "instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f pdf:FILE.",
+        "Files may not work with a ChatGPT login. Send the text with -f instead; for a PDF, run "
+        "'llm install llm-fragments-pdf' and use -f pdf:FILE.",
     ),
     "effort": ("{sentence}", "Choose one with -o reasoning_effort."),
     "app_limit": (
@@ -176,8 +219,9 @@ def explain_refusal(
     login: str = "llm chatgpt login",
     files: bool = False,
     regions: Sequence[str] = (),
+    in_stream: bool = False,
 ) -> ChatGPTError:
-    """The error for a reply with an error status, or for one that a stream reported.
+    """The error for a reply that is no answer, or with `in_stream` for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
     that signs in again, `files` whether the prompt had any, `regions` those that were named.
@@ -188,23 +232,17 @@ def explain_refusal(
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
     param = _refused_param(error, said)
     text = _choose_text(reply, codes, said, param, files)
+    if in_stream and text in ("refused", "unexplained"):
+        text = "stream"
     wait = retry_after(reply, said)
-    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
-    web_page, web_page_advice = reply.web_page_advice
-    facts: dict[str, Any] = {
-        "status": reply.status,
+    facts = _words(reply, said) | {
+        "status": str(reply.status),
         "login": login,
-        "sentence": _colon(said)[2:],
-        "words": _colon(said),
-        "first": _colon(first),
-        "more": "".join(f"{words} " for words in more),
         "wait": in_words(wait) if wait else "a minute",
-        "web_page": web_page,
-        "web_page_advice": web_page_advice,
         "param": param or "this",
         "regions": ", ".join(map(printable, regions)) or "none",
     }
-    resets_at = _resets_at(error)
+    resets_at = _resets_at(error, reply.headers if text == "limit" else {})
     if text == "limit":
         facts |= _limit_facts(reply.headers, error, said, resets_at)
     elif text == MODEL_NOT_FOUND:
@@ -215,17 +253,17 @@ def explain_refusal(
         facts["size"] = f" of {tokens:,} tokens" if tokens else ""
     reason, advice = (sentence.format(**facts) for sentence in _TEXTS[text])
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    in_stream = reply.status == 200 and text not in _FINAL
-    kind: type[ChatGPTError] = StreamFailed if in_stream else RequestRefused
-    if text in ("limit", "not_included", "app_limit", "workplace_limit"):
+    broken = in_stream and text not in _FINAL
+    kind: type[ChatGPTError] = StreamFailed if broken else RequestRefused
+    if text in _LIMITS:
         kind = UsageLimitReached
-    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION) else None
+    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA) else None
     refusal = kind(
         reason,
         advice,
         code=ours or next(iter(codes), None),
         param=param,
-        status=None if reply.status == 200 else reply.status,
+        status=None if in_stream else reply.status,
         retry_after=wait,
         request_id=printable(request_id, 80) if request_id else None,
         tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
@@ -235,6 +273,20 @@ def explain_refusal(
         refusal.resettable = of_plan and not _of_workspace(reply.headers)
         refusal.resets_at = resets_at
     return refusal
+
+
+def _words(reply: http.Reply, said: str) -> dict[str, str]:
+    """The server's words in the forms that the texts take them in."""
+    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
+    web_page, web_page_advice = reply.web_page_advice
+    return {
+        "sentence": _colon(said)[2:],
+        "words": _colon(said),
+        "first": _colon(first),
+        "more": "".join(f"{words} " for words in more),
+        "web_page": web_page,
+        "web_page_advice": web_page_advice,
+    }
 
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
@@ -256,7 +308,7 @@ def explain_stream_error(
         if isinstance(value, (str, int, float)) and (name, value) != ("type", "error")
     }
     content = json.dumps({"error": fields}).encode()
-    return explain_refusal(http.Reply(200, headers, content), **known)
+    return explain_refusal(http.Reply(200, headers, content), **known, in_stream=True)
 
 
 def _choose_text(
@@ -275,7 +327,10 @@ def _choose_text(
         return "server"
     if reply.status == 400 and param == "reasoning.effort" and said:
         return "effort"
-    if reply.status == 400 and files and _OF_FILES.search(f"{said} {param}"):
+    about_format = (param or "").startswith(("text.format", "response_format"))
+    if reply.status == 400 and (about_format or _OF_SCHEMA.match(said)):
+        return SCHEMA
+    if reply.status == 400 and files and _OF_FILES.search(" ".join([said, param or "", *codes])):
         return "file"
     return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
 
@@ -323,17 +378,22 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     return None if seconds is None else max(0.0, seconds)
 
 
-def _resets_at(error: Mapping[str, Any]) -> float | None:
-    """When a limit ends, in Unix seconds by this machine's clock where the server allows that."""
-    resets_in = as_number(error.get("resets_in_seconds"))
-    return as_number(error.get("resets_at")) if resets_in is None else time.time() + resets_in
+def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
+    return [window for window in windows_of_headers(headers) if window.used_percent >= 100]
+
+
+def _resets_at(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """When a limit ends, in Unix seconds; None if neither the error nor the headers tell."""
+    moments = [window.resets_at for window in _full_windows(headers)]
+    told = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
+    return moments[-1] if told is None and moments else told
 
 
 def _limit_facts(
     headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
 ) -> dict[str, str]:
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
-    full = [window.name for window in windows_of_headers(headers) if window.used_percent >= 100]
+    full = _full_windows(headers)
     options = _OPTIONS.get(plan, ())
     if plan.startswith(("self_serve_business", "enterprise_cbp")):
         options = _ADMIN
@@ -344,7 +404,7 @@ def _limit_facts(
     *most, last = ["Wait", *options]
     comma = "," if len(most) > 1 else ""
     return {
-        "window": f"{full[-1]} " if full else "",
+        "window": f"{full[-1].name} " if full else "",
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),

@@ -1,4 +1,4 @@
-"""Options, schema and input -> the request's body. Nothing here knows llm."""
+"""Options, schema and input -> the request's body. Nothing here imports llm."""
 
 from __future__ import annotations
 
@@ -11,40 +11,9 @@ from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.backend.schemas import check_json
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
-from llm_chatgpt.values import as_list
-
-# Keywords that strict schemas are known to allow.
-_STRICT_KEYWORDS = frozenset(
-    (
-        *("type", "properties", "required", "additionalProperties", "items", "enum", "const"),
-        *("anyOf", "$ref", "$defs", "title", "description"),
-    )
-)
-
-
-def schema_is_strict(schema: object, *, root: bool = True) -> bool:
-    """Whether a JSON schema meets the service's strict rules (docs/protocol.md).
-
-    Every object is closed and requires all its properties, and no keyword is used that
-    strict may not allow.
-    """
-    if not isinstance(schema, dict) or not _STRICT_KEYWORDS.issuperset(schema):
-        return False
-    shapes = {"properties": dict, "$defs": dict, "anyOf": list, "required": list}
-    if not all(isinstance(schema.get(name, shape()), shape) for name, shape in shapes.items()):
-        return False
-    kinds, properties = schema.get("type"), schema.get("properties", {})
-    if root and kinds != "object":
-        return False
-    if "properties" in schema or kinds == "object" or "object" in as_list(kinds):
-        required = sorted(map(str, schema.get("required", [])))
-        if schema.get("additionalProperties") is not False or required != sorted(properties):
-            return False
-    inner = [*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]
-    inner += [schema["items"]] if "items" in schema else []
-    return all(schema_is_strict(part, root=False) for part in inner)
 
 
 def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) -> None:
@@ -55,14 +24,14 @@ def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) 
     """
     model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
     if options.get("image_detail") == "original" and not info.original_detail:
-        raise ChatGPTError(f"{model_id} has no image_detail original. Choose auto, low or high.")
+        raise ChatGPTError(f"{model_id} has no image_detail original.", "Choose auto, low or high.")
     efforts = info.efforts if listed else ()
     # "ultra" is sent as "max".
     sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
     if efforts and sent not in (None, "none", *efforts):
         raise ChatGPTError(
-            f"{model_id} has no reasoning effort '{effort}'. Choose one of: "
-            f"{', '.join(map(printable, efforts))}."
+            f"{model_id} has no reasoning effort '{effort}'.",
+            f"Choose one of: {', '.join(map(printable, efforts))}.",
         )
 
 
@@ -100,6 +69,18 @@ def session_id(
     return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
 
 
+def schema_of_chain(prompt: Any, conversation: Any) -> Any:
+    """The schema for the answer to an llm prompt; None if there is none.
+
+    llm gives only the first prompt of a chain of tools the schema that the chain's last
+    answer must fit.
+    """
+    earlier = list(conversation.responses) if conversation is not None else []
+    while prompt.tool_results and not prompt.schema and earlier:
+        prompt = earlier.pop().prompt
+    return prompt.schema
+
+
 def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
@@ -107,6 +88,7 @@ def build_body(
     instructions: str | None,
     session: str,
     schema: Any,
+    strict: bool,
     summarize: bool,
     limit: int | None,
 ) -> dict[str, Any]:
@@ -124,7 +106,7 @@ def build_body(
         "prompt_cache_key": session,
         "max_output_tokens": limit,
         "reasoning": _reasoning(info, options, summarize),
-        "text": _text(options, schema),
+        "text": _text(options, schema, strict),
         # fast is the official client's name for priority.
         "service_tier": "priority" if tier == "fast" else tier,
         "parallel_tool_calls": options.get("parallel_tool_calls"),
@@ -144,12 +126,13 @@ def _reasoning(info: ModelInfo, options: Mapping[str, Any], summarize: bool) -> 
     return reasoning
 
 
-def _text(options: Mapping[str, Any], schema: Any) -> dict[str, Any]:
+def _text(options: Mapping[str, Any], schema: Any, strict: bool) -> dict[str, Any]:
     text: dict[str, Any] = {}
     if options.get("verbosity"):
         text["verbosity"] = options["verbosity"]
     if schema:
-        described = {"name": "output", "schema": schema, "strict": schema_is_strict(schema)}
+        check_json(schema, "The schema")
+        described = {"name": "output", "schema": schema, "strict": strict}
         text["format"] = {"type": "json_schema", **described}
     elif options.get("json_object"):
         text["format"] = {"type": "json_object"}

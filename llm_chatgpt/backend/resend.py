@@ -48,6 +48,8 @@ def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
 # The parts by name; `Exchange.request` leaves out those in `Attempt.without`. Parts of the input,
 # whose names an error does not tell by itself, are in refusable.py.
 SUMMARY = "reasoning.summary"
+# The guarantee of strict mode that the answer fits the schema.
+STRICT = "text.format.strict"
 OUTPUT_LIMIT = "max_output_tokens"
 # The system prompt as a message, without `instructions`.
 SYSTEM_MESSAGE = "system message"
@@ -56,6 +58,7 @@ FIRST_RESIDENCY = "first residency"
 SESSION_HEADER = "session-id"
 OPTIONAL_PARTS = (
     OptionalPart(SUMMARY, _names(SUMMARY), "model"),
+    OptionalPart(STRICT, lambda error, tokens: error.code == refusals.SCHEMA),
     OptionalPart(OUTPUT_LIMIT, _names(OUTPUT_LIMIT), "service"),
     OptionalPart(SYSTEM_MESSAGE, _names("instructions"), "model"),
     OptionalPart(FIRST_RESIDENCY, _has_other_region, "account"),

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 
+def is_event_stream(content_type: str, begin: bytes) -> bool:
+    """Whether a reply is a stream of events, judged by its type and its first byte.
+
+    The service's own streams have no type (docs/protocol.md). Anything but a stream has one, or
+    begins like HTML or JSON.
+    """
+    first = begin.lstrip()[:1]
+    if not content_type or "event-stream" in content_type.lower():
+        return first not in (b"<", b"{", b"[")
+    # The fields of an event, a comment, or a byte order mark.
+    return first in (b"d", b"e", b"i", b"r", b":", b"\xef")
+
+
 class SSEDecoder:
     """The data of each complete event, from bytes that may be cut anywhere.
 
@@ -15,6 +28,8 @@ class SSEDecoder:
     def __init__(self) -> None:
         # The beginning of a line, in pieces, so that a long line takes linear time.
         self._line: list[bytes] = []
+        # How many bytes that is.
+        self.pending = 0
         self._data: list[bytes] = []
         self._after_cr = False
         self._at_start = True
@@ -31,6 +46,7 @@ class SSEDecoder:
             self._line.append(end)
             events += self._end_line()
         self._line.append(rest)
+        self.pending += len(rest)
         return events
 
     def flush(self) -> list[bytes]:
@@ -40,7 +56,7 @@ class SSEDecoder:
     def _end_line(self) -> list[bytes]:
         """The event that ends with this line, if there is one."""
         line = b"".join(self._line)
-        self._line = []
+        self._line, self.pending = [], 0
         if self._at_start:
             line = line.removeprefix(b"\xef\xbb\xbf")
             self._at_start = False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import llm
 
 from llm_chatgpt.backend.input import tool_name
 from llm_chatgpt.backend.pictures import picture_name, save_picture
+from llm_chatgpt.backend.schemas import tool_parameters
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.routes import Route
 from llm_chatgpt.text import notice, printable
@@ -61,25 +62,29 @@ _WEB_SEARCH_FIELDS = frozenset(
 )
 
 
-def add_tools(body: dict[str, Any], model: Any, tools: Iterable[Any]) -> dict[str, str]:
+def add_tools(body: dict[str, Any], model: Any, tools: Sequence[Any]) -> dict[str, str]:
     """Write llm's tools into the request's body. Raises ChatGPTError.
 
     Returns llm's names of its tools, by the names that the service is told.
     """
     specs: list[dict[str, Any]] = []
     names: dict[str, str] = {}
+    # Of several tools with one name, llm runs the last.
+    functions = {tool.name: tool for tool in tools if not isinstance(tool, llm.ServerSideTool)}
     for tool in tools:
         if isinstance(tool, llm.ServerSideTool):
-            specs.append(_server_side(tool, model))
-            continue
-        specs.append(_function(tool))
-        other = names.setdefault(specs[-1]["name"], tool.name)
-        if other != tool.name:
-            raise ChatGPTError(
-                f"The service cannot tell the tools {printable(other, 100)} and "
-                f"{printable(tool.name, 100)} apart; it takes letters, digits, _ and - only. "
-                "Rename one of them."
-            )
+            spec = _server_side(tool, model)
+        else:
+            spec = _function(functions[tool.name])
+            other = names.setdefault(spec["name"], tool.name)
+            if other != tool.name:
+                raise ChatGPTError(
+                    f"The service cannot tell the tools {printable(other, 100)} and "
+                    f"{printable(tool.name, 100)} apart; it takes letters, digits, _ and - only.",
+                    "Rename one of them.",
+                )
+        if spec not in specs:
+            specs.append(spec)
     if specs:
         body["tools"] = specs
     for tool in tools:
@@ -110,8 +115,8 @@ def place_tools(body: dict[str, Any], items: list[dict[str, Any]], route: Route)
     for kind in (str(tool.get("type")) for tool in tools):
         if route.refuses_tool(kind):
             raise ChatGPTError(
-                f"OpenAI's official sign-in does not support {printable(kind, 60)}. Leave the "
-                "tool out, or use the Codex login ('llm chatgpt login')."
+                f"OpenAI's official sign-in does not support {printable(kind, 60)}.",
+                "Leave the tool out, or use the Codex login ('llm chatgpt login').",
             )
     if route.tools_in_input:
         functions = [tool for tool in tools if tool["type"] == "function"]
@@ -129,7 +134,7 @@ def _function(tool: llm.Tool) -> dict[str, Any]:
         "name": tool_name(tool.name),
         "description": tool.description or "",
         "strict": False,
-        "parameters": {"type": "object", "properties": {}, **(tool.input_schema or {})},
+        "parameters": tool_parameters(tool.input_schema, printable(tool.name, 100)),
     }
 
 
@@ -142,7 +147,10 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
         refused += ["include_results"] * bool(getattr(tool, "include_results", False))
         if refused:
             names = ", ".join(refused)
-            raise ChatGPTError(f"Web search with a ChatGPT login does not take {names}. Omit it.")
+            it = "it" if len(refused) == 1 else "them"
+            raise ChatGPTError(
+                f"Web search with a ChatGPT login does not take {names}.", f"Leave {it} out."
+            )
     return spec
 
 

@@ -6,8 +6,6 @@ handed to `save_image`. What the events mean is in docs/protocol.md.
 
 from __future__ import annotations
 
-import base64
-import codecs
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +15,10 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item
-from llm_chatgpt.backend.sse import SSEDecoder
-from llm_chatgpt.values import as_list, as_mapping, as_text
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
+from llm_chatgpt.backend.pictures import decode_picture
+from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
+from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, without_halves
 
 # A family of events that bring text: the kind of item it belongs to, and the list in the
 # finished item that holds the same text once more.
@@ -28,6 +28,15 @@ _TEXTS = {
     "response.reasoning_summary_text": ("reasoning", "summary"),
     "response.reasoning_text": ("reasoning", "content"),
 }
+# The last event of a stream, and what it says of the answer unless its own `status` differs.
+_ENDS = {
+    "response.completed": "completed",
+    "response.done": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+}
+# Arguments that are nested deeper are no object for llm, which parses them again.
+_ARGUMENT_LEVELS = 200
 
 
 class EventTranslator:
@@ -56,35 +65,53 @@ class EventTranslator:
         # "completed", "incomplete", "failed" or "error" once the answer has ended.
         self.ended: str | None = None
         self.error: Mapping[str, Any] = {}
-        # Whether the user has seen anything of this request's answer yet.
+        # Whether the user has seen anything of this request's answer, or the service has called a
+        # tool that does something. From then on the request is not sent again.
         self.started = False
+        # The reply's Content-Type; the service's streams have none.
+        self.content_type = ""
+        self._is_stream: bool | None = None
+        self._page: list[bytes] = []
         self._decoder = SSEDecoder()
-        # JSON can hold halves of a character (\ud83d), which no terminal can show.
-        self._characters = codecs.getincrementaldecoder("utf-16-le")("replace")
         self._items: dict[object, Item] = {}
+
+    def takes_long(self, chunk: bytes) -> bool:
+        """Whether this chunk may complete a large event, such as a picture, which is also saved."""
+        return self._decoder.pending + len(chunk) > config.LARGE_EVENT_BYTES and b"\n" in chunk
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
         """llm's events for the next bytes of the answer."""
+        if self._is_stream is None and chunk.strip():
+            self._is_stream = is_event_stream(self.content_type, chunk)
+        if self._is_stream is False:
+            self._page.append(chunk)
+            return []
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
         """llm's events for what the end of the stream completes."""
+        response = cleaned(_read_json(self.page))
+        # A whole response, which a proxy may have made of a stream.
+        if "output" in response or response.get("object") == "response":
+            self._end("completed", response)
         return self._translate(self._decoder.flush())
+
+    @property
+    def page(self) -> bytes:
+        """The body of a reply that is no stream; empty for a stream."""
+        return b"".join(self._page)
 
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
         for frame in frames:
             if self.ended:
                 break
-            try:
-                event = json.loads(frame)
-                kind = event["type"]
-            except (ValueError, RecursionError, KeyError, TypeError):
-                continue
-            if isinstance(kind, str):
-                self._handle(kind, event)
+            event = _read_json(frame)
+            if isinstance(kind := event.get("type"), str):
+                # Half a character at the end of a delta belongs to the next one.
+                self._handle(kind, event if kind.endswith(".delta") else cleaned(event))
         # Until the user sees something, the prompt may be sent again, and nothing of this
         # attempt may then have reached llm.
-        if not self.started and self.ended not in ("completed", "incomplete"):
+        if not self.started:
             return []
         events, self.answer.events = self.answer.events, []
         return events
@@ -101,49 +128,80 @@ class EventTranslator:
             self._item_added(event)
         elif kind == "response.output_item.done":
             self._item_done(event)
-        elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self.ended = step
-            response = as_mapping(event.get("response"))
-            self.error = as_mapping(response.get("error"))
-            if step != "failed":
-                self.answer.ended, self.answer.response = step, response
-                self.answer.usages.append(response.get("usage"))
+        elif kind in _ENDS:
+            self._end(_ENDS[kind], as_mapping(event.get("response")))
         elif kind == "error":
             self.ended = kind
             # In an object of its own, or flat in the event.
             error = event.get("error")
             self.error = error if isinstance(error, dict) else event
 
+    def _end(self, ended: str, response: Mapping[str, Any]) -> None:
+        """Read the last event, which may contradict its name or alone bring the output."""
+        status, error = response.get("status"), response.get("error")
+        if status in ("failed", "cancelled") or (
+            error and status not in ("completed", "incomplete")
+        ):
+            ended = "failed"
+        elif status == "incomplete" and ended == "completed":
+            ended = "incomplete"
+        self.error = {"message": error} if isinstance(error, str) else as_mapping(error)
+        if ended != "failed":
+            if not any(item.finished for item in self._items.values()):
+                for index, item in enumerate(as_list(response.get("output"))):
+                    self._item_done({"output_index": index, "item": item})
+            for item in self._items.values():
+                for place, passage in item.passages.items() if not item.finished else ():
+                    self._show(item, place, passage.held)
+            self.answer.ended, self.answer.response = ended, response
+            self.answer.usages.append(response.get("usage"))
+        self.ended = ended
+
     # Text and reasoning
 
     def _text(self, event: Mapping[str, Any], kind: str, field: str, step: str) -> None:
         text = event.get("delta") if step == "delta" else event.get("text", event.get("refusal"))
-        if not isinstance(text, str) or not text:
-            return
         item = self._item(event, kind)
+        if not isinstance(text, str) or not text or item.finished is not None:
+            return
         index = event.get(f"{field}_index")
-        piece = (field, index if isinstance(index, int) else 0)
-        if step == "delta" or piece not in item.pieces:
-            self._show(item, piece, text)
+        place = (field, index if isinstance(index, int) else 0)
+        passage = item.passages.setdefault(place, Passage())
+        if step == "delta":
+            self._show(item, place, passage.add(text))
+        else:
+            self._show(item, place, passage.rest(without_citations(text)))
 
-    def _show_rest(self, item: Item, fields: Mapping[str, Any]) -> None:
-        """Pass on the text of a finished item that no earlier event has brought."""
-        for field in ("summary", "content"):
-            for index, part in enumerate(map(as_mapping, as_list(fields.get(field)))):
-                text = part.get("text", part.get("refusal"))
-                if (field, index) not in item.pieces and isinstance(text, str) and text:
-                    self._show(item, (field, index), text)
-
-    def _show(self, item: Item, piece: tuple[str, int], text: str) -> None:
-        item.pieces.add(piece)
-        text = self._characters.decode(text.encode("utf-16-le", "surrogatepass"))
+    def _show(self, item: Item, place: tuple[str, int], text: str) -> None:
         if text:
             self.started = True
-            self.answer.show(item, piece, text)
+            item.passages[place].shown.append(text)
+            self.answer.show(item, place, text)
+
+    def _texts_done(self, item: Item, fields: Mapping[str, Any]) -> list[str]:
+        """Show what is missing of a finished item's texts, and record all of them.
+
+        Returns the texts.
+        """
+        texts = {}
+        for field in ("summary", "content"):
+            for index, part in enumerate(map(as_mapping, as_list(fields.get(field)))):
+                said = as_text(part.get("text", part.get("refusal")))
+                if text := without_citations(said or ""):
+                    texts[field, index] = text
+                    passage = item.passages.setdefault((field, index), Passage())
+                    self._show(item, (field, index), passage.rest(text))
+        if item.kind == "message" and texts:
+            item.correct("".join(texts.values()))
+        elif texts and item.passages.keys() <= texts.keys():
+            item.correct("\n\n".join(texts.values()))
+        return list(texts.values())
 
     def _message_done(self, item: Item, fields: Mapping[str, Any]) -> None:
-        self._show_rest(item, fields)
-        parts = [as_mapping(part) for part in as_list(fields.get("content"))]
+        text = "".join(self._texts_done(item, fields))
+        parts = [readable_part(as_mapping(part)) for part in as_list(fields.get("content"))]
+        if item.finished and parts:
+            item.finished["content"] = parts
         annotations = [found for part in parts for found in as_list(part.get("annotations"))]
         for annotation in annotations:
             self._cite(annotation)
@@ -151,12 +209,11 @@ class EventTranslator:
         phase = as_text(fields.get("phase"))
         news = {"phase": phase} if phase else {}
         item.metadata = {**known, **news, **({"annotations": annotations} if annotations else {})}
-        if item.pieces and item.metadata != known:
+        if item.passages and item.metadata != known:
             kind = "reasoning" if item.is_commentary else "text"
             self.answer.emit(kind, "", item, item.metadata)
-        text = "".join(as_text(part.get("text", part.get("refusal"))) or "" for part in parts)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
-            text, provider_metadata={config.METADATA_KEY: item.metadata}
+            text or item.text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
 
     def _cite(self, annotation: object) -> None:
@@ -167,7 +224,7 @@ class EventTranslator:
 
     def _reasoning_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         self.answer.had_reasoning = True
-        self._show_rest(item, fields)
+        self._texts_done(item, fields)
         encrypted = as_text(fields.get("encrypted_content"))
         if encrypted:
             metadata: dict[str, Any] = {"account": self.account_key}
@@ -182,44 +239,40 @@ class EventTranslator:
 
     def _name_call(self, item: Item, fields: Mapping[str, Any]) -> None:
         call_id, name = fields.get("call_id"), as_text(fields.get("name"))
-        if not item.name and name and isinstance(call_id, str):
-            item.name, item.call_id = self.tool_names.get(name, name), call_id
-            self.started = True
+        if not name or not isinstance(call_id, str):
+            return
+        if not item.name:
+            self.started = self.answer.has_content = True
             self.answer.end_aside()
-            self.answer.emit("tool_call_name", item.name, item)
+            self.answer.emit("tool_call_name", "", item)
+        item.name, item.call_id = self.tool_names.get(name, name), call_id
+        item.events[0].chunk = item.name
+        for event in item.events:
+            event.tool_call_id = call_id
 
     def _arguments_delta(self, event: Mapping[str, Any]) -> None:
         item = self._item(event, "function_call")
         delta = as_text(event.get("delta"))
-        if item.name and delta:
-            item.arguments.append(self.answer.emit("tool_call_args", delta, item))
+        if item.name and delta and item.finished is None:
+            self.answer.emit("tool_call_args", without_halves(delta), item)
 
     def _call_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         self._name_call(item, fields)
-        arguments = fields.get("arguments")
-        if not item.name or not isinstance(arguments, str):
+        written = fields.get("arguments")
+        if not item.name or not isinstance(written, str):
             return
-        if "".join(event.chunk for event in item.arguments) != arguments:
-            # llm reads the events again at the end, so wrong ones can still be emptied.
-            for event in item.arguments:
+        arguments, text = _read_arguments(written)
+        if item.text != item.name + text:
+            for event in item.events[1:]:
                 event.chunk = ""
-            self.answer.emit("tool_call_args", arguments, item)
-        try:
-            parsed = json.loads(arguments or "{}")
-            written_alike = json.dumps(parsed) == (arguments or "{}")
-        except (ValueError, RecursionError):
-            parsed, written_alike = None, True
-        if not written_alike:
-            # llm stores the object only; the text goes back to the service as it came.
-            self.answer.emit("tool_call_args", "", item, {"arguments": arguments})
+            self.answer.emit("tool_call_args", text, item)
+        if written and text == written and written != json.dumps(arguments):
+            # llm keeps the object only; the text goes back to the service as it came.
+            self.answer.emit("tool_call_args", "", item, {"arguments": written})
         # A call that was cut short is stored, but not carried out.
         if fields.get("status") == "incomplete":
             return
-        call = llm.ToolCall(
-            name=item.name,
-            arguments=parsed if isinstance(parsed, dict) else {"_raw": arguments},
-            tool_call_id=item.call_id,
-        )
+        call = llm.ToolCall(name=item.name, arguments=arguments, tool_call_id=item.call_id)
         self.answer.tool_calls.append(call)
 
     # What the service carries out itself
@@ -234,12 +287,10 @@ class EventTranslator:
         self._server_call(item, fields, "web_search", action, result or "completed")
 
     def _image_done(self, item: Item, fields: Mapping[str, Any]) -> None:
-        try:
-            picture = base64.b64decode(fields.get("result") or "", validate=True)
-        except (ValueError, TypeError):
-            picture = b""
+        picture = decode_picture(fields.get("result"))
         result = "no picture came"
         if picture and self.save_image:
+            self.answer.has_content = True
             kind = fields.get("output_format")
             result = self.save_image(picture, kind if kind in ("png", "jpeg", "webp") else "png")
         prompt = as_text(fields.get("revised_prompt"))
@@ -256,7 +307,6 @@ class EventTranslator:
     ) -> None:
         """A call and its result, each a part, as llm's own OpenAI models have them."""
         item.call_id = as_text(fields.get("id")) or f"{name}_{item.part_index}"
-        self.started = True
         kind = {"type": item.kind}
         self.answer.emit("tool_call_name", name, item, kind, server_executed=True)
         self.answer.emit("tool_call_args", json.dumps(arguments), item, server_executed=True)
@@ -274,18 +324,18 @@ class EventTranslator:
 
     def _item_added(self, event: Mapping[str, Any]) -> None:
         fields = as_mapping(event.get("item"))
-        if fields.get("type") in ("message", "reasoning", "function_call"):
-            item = self._item(event, fields["type"])
-            if item.kind == "function_call":
-                self._name_call(item, fields)
-            phase = as_text(fields.get("phase"))
-            if item.kind == "message" and phase and not item.pieces:
-                item.is_commentary = phase == "commentary"
-                kind = {"type": "message"} if item.is_commentary else {}
-                item.metadata = {**kind, "phase": phase}
-        elif fields.get("type") == "image_generation_call":
+        kind = fields.get("type")
+        if not isinstance(kind, str):
+            return
+        item = self._item(event, kind)
+        if kind == "function_call":
+            self._name_call(item, fields)
+        elif kind == "image_generation_call":
             # Before the picture's path is told, on a line of its own.
             self.answer.end_aside()
+        elif kind == "message" and (phase := as_text(fields.get("phase"))) and not item.passages:
+            item.is_commentary = phase == "commentary"
+            item.metadata = {**({"type": "message"} if item.is_commentary else {}), "phase": phase}
 
     def _item_done(self, event: Mapping[str, Any]) -> None:
         fields = as_mapping(event.get("item"))
@@ -315,4 +365,30 @@ class EventTranslator:
         if key not in self._items:
             place = index if isinstance(index, int) else float("inf")
             self._items[key] = self.answer.new_item(kind, place)
+            self.started |= self._items[key].acts
         return self._items[key]
+
+
+def _read_json(data: bytes) -> Mapping[str, Any]:
+    """A JSON object; empty for anything else."""
+    try:
+        return as_mapping(json.loads(data))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _read_arguments(written: str) -> tuple[dict[str, Any], str]:
+    """The arguments of a call, and the JSON from which llm reads them again.
+
+    What is no object, or nested too deep, is a text under `_raw`, as llm itself has it.
+    """
+    try:
+        parsed = json.loads(written or "{}")
+        deep = depth(parsed) > _ARGUMENT_LEVELS
+    except (ValueError, RecursionError):
+        parsed, deep = None, True
+    if deep or not isinstance(parsed, dict):
+        raw = {"_raw": written}
+        return raw, json.dumps(raw)
+    arguments = cleaned(parsed, _ARGUMENT_LEVELS)
+    return arguments, written if arguments == parsed else json.dumps(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,8 +33,25 @@ class UsageWindow(NamedTuple):
 
     @property
     def reset_words(self) -> str:
-        """', resets in 4 hours 10 minutes (17:30)'; empty if that is not known."""
-        return "" if self.resets_at is None else f", resets {from_now(self.resets_at)}"
+        return reset_words(self.resets_at)
+
+
+def reset_words(resets_at: float | None) -> str:
+    """', resets in 4 hours 10 minutes (17:30)'; empty if that is not known."""
+    return "" if resets_at is None else f", resets {from_now(resets_at)}"
+
+
+def reset_moment(at: object, after_seconds: object) -> float | None:
+    """When a limit resets, in Unix seconds, from the server's moment and its distance.
+
+    The distance comes first, because the server's clock may differ from this machine's. None
+    if neither tells of the future.
+    """
+    now = time.time()
+    moment, seconds = as_number(at), as_number(after_seconds)
+    if seconds is not None and seconds > 0:
+        return now + seconds
+    return moment if moment is not None and moment > now else None
 
 
 def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
@@ -50,8 +68,9 @@ def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
         used = number(f"x-codex-{place}-used-percent")
         minutes = number(f"x-codex-{place}-window-minutes")
         if used is not None and minutes:
-            resets_at = number(f"x-codex-{place}-reset-at")
-            windows.append(UsageWindow(minutes * 60, used, resets_at))
+            at = number(f"x-codex-{place}-reset-at")
+            after = number(f"x-codex-{place}-reset-after-seconds")
+            windows.append(UsageWindow(minutes * 60, used, reset_moment(at, after)))
     return windows
 
 
@@ -63,7 +82,8 @@ def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
         used = as_number(fields.get("used_percent"))
         seconds = as_number(fields.get("limit_window_seconds"))
         if used is not None and seconds:
-            windows.append(UsageWindow(seconds, used, as_number(fields.get("reset_at"))))
+            resets_at = reset_moment(fields.get("reset_at"), fields.get("reset_after_seconds"))
+            windows.append(UsageWindow(seconds, used, resets_at))
     return windows
 
 

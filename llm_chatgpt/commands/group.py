@@ -151,6 +151,6 @@ def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
     try:
         return action(tokens)
     except RequestRefused as error:
-        if error.status != 401:
+        if not error.tokens_refused:
             raise
         return action(get_tokens(account, rejected=tokens.access_token))

@@ -12,12 +12,18 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
-from llm_chatgpt.backend.usage import BankedResets, UsageWindow, resets_of_usage, windows_of_usage
+from llm_chatgpt.backend.usage import (
+    BankedResets,
+    reset_moment,
+    reset_words,
+    resets_of_usage,
+    windows_of_usage,
+)
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
-from llm_chatgpt.values import as_list, as_mapping, as_number
+from llm_chatgpt.values import as_list, as_mapping
 
 
 @group.chatgpt.command()
@@ -79,8 +85,8 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        resets_ = UsageWindow(0, 0, as_number(spending.get("reset_at"))).reset_words
-        lines.append(f"Spending: {used} of {of}{resets_}")
+        resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
+        lines.append(f"Spending: {used} of {of}{reset_words(resets_at)}")
     return [*lines, f"Details: {config.USAGE_PAGE}"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
 from llm_chatgpt.login.routes import CODEX, Route
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
 from llm_chatgpt.text import printable
-from llm_chatgpt.values import as_mapping
+from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
@@ -72,9 +73,21 @@ def explain(reply: http.Reply, expected: str) -> str:
         return "OpenAI is receiving too many requests (429). Try again in a minute."
     code = f", {printable(reply.error_code, 80)}" if reply.error_code else ""
     return (
-        f"{urlsplit(config.issuer()).netloc} did not {expected} (status {reply.status}{code}). "
+        f"{urlsplit(config.issuer()).netloc} did not {expected} "
+        f"(status {reply.status}{code}{_description(reply)}). "
         "Try again, or update with 'llm install -U llm-chatgpt-oauth'."
     )
+
+
+def _description(reply: http.Reply) -> str:
+    """The issuer's own words after a colon, without the long words that may be secrets."""
+    data = as_mapping(reply.data)
+    words = as_text(data.get("error_description")) or as_text(
+        as_mapping(data.get("error")).get("message")
+    )
+    if not words:
+        return ""
+    return f": {printable(re.sub(r'[!-~]{20,}', '...', words), 200).rstrip('.')}"
 
 
 def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:

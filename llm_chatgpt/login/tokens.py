@@ -232,6 +232,13 @@ def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 
 
+def sent_account_id(tokens: Tokens) -> str | None:
+    """The account id that requests carry; None if the login has none that the backend takes."""
+    account_id = header_safe(tokens.account_id)
+    # An organization's id is a platform id, which this backend refuses.
+    return None if account_id is None or account_id.startswith("org-") else account_id
+
+
 def residencies(tokens: Tokens) -> list[str]:
     """The regions that may serve a workspace with data residency, the likeliest first
     (docs/protocol.md). Mostly empty."""
@@ -256,9 +263,8 @@ def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[s
     if not tokens.route.names_account:
         return headers
     headers["originator"] = config.originator()
-    # An organization's id is a platform id, which this backend refuses.
-    if header_safe(tokens.account_id) and not str(tokens.account_id).startswith("org-"):
-        headers["ChatGPT-Account-ID"] = str(tokens.account_id)
+    if account_id := sent_account_id(tokens):
+        headers["ChatGPT-Account-ID"] = account_id
     if tokens.fedramp:
         headers["X-OpenAI-Fedramp"] = "true"
     if regions := residencies(tokens)[second_residency:]:

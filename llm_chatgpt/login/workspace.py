@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, StoreError
 from llm_chatgpt.login.store import load_tokens, locked_store, read_store
-from llm_chatgpt.login.tokens import Tokens, backend_headers, is_somebody_else, is_workspace_origin
+from llm_chatgpt.login.tokens import (
+    Tokens,
+    backend_headers,
+    header_safe,
+    is_somebody_else,
+    is_workspace_origin,
+    sent_account_id,
+)
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
@@ -29,11 +37,13 @@ def keep_login(
     """
     name = account or tokens.route.account
     if workspace is not None and tokens.account_id != workspace:
-        came = workspace_words(fetch_workspace(tokens))
-        raise LoginFailed(
-            f"OpenAI signed you in to the workspace {came}, not to {printable(workspace, 60)}. "
-            "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page."
-        )
+        tokens = fetch_workspace(tokens)
+        if tokens.account_id != workspace:
+            raise LoginFailed(
+                f"OpenAI signed you in to the workspace {workspace_words(tokens)}, not to "
+                f"{printable(workspace, 60)}. Nothing was stored. Sign in again and choose the "
+                "other workspace on OpenAI's page."
+            )
     try:
         old = load_tokens(name)
     except StoreError as error:
@@ -58,8 +68,10 @@ def keep_login(
         with locked_store() as writer:
             store = read_store()
             now = store.get(name)
-            if now and now.account_id == told.account_id:
-                now = now._replace(origin=told.origin, workspace=told.workspace)
+            if now and now.account_id == tokens.account_id:
+                now = now._replace(
+                    account_id=told.account_id, origin=told.origin, workspace=told.workspace
+                )
                 writer.save(store.put(name, now))
     except StoreError as error:
         log.info("What the service says of the workspace was not stored: %s", error)
@@ -88,11 +100,11 @@ ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 def fetch_workspace(tokens: Tokens) -> Tokens:
     """The login with its workspace's name and host (docs/protocol.md), as far as the service
-    tells them; what it does not tell stays as it was.
+    tells them, and with the workspace's id if the tokens have none.
 
     Raises nothing: without an answer the default host serves the account as before.
     """
-    if not tokens.account_id:
+    if not tokens.route.names_account:
         return tokens
     try:
         reply = http.send(
@@ -104,14 +116,23 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
     except ChatGPTError as error:
         log.info("The workspace is unknown: %s", error)
         return tokens
-    entries = map(as_mapping, as_list(as_mapping(reply.data).get("accounts")))
-    mine = [entry for entry in entries if entry.get("id") == tokens.account_id]
+    entries = [as_mapping(entry) for entry in as_list(as_mapping(reply.data).get("accounts"))]
+    account_id = sent_account_id(tokens) or _default_account(as_mapping(reply.data), entries)
+    mine = [entry for entry in entries if entry.get("id") == account_id]
     if reply.status != 200 or len(mine) != 1:
         log.info("The workspace is unknown: status %s", reply.status)
         return tokens
     origin = mine[0].get("workspace_backend_origin")
     routed = mine[0].get("account_routing_override") in ROUTING_OVERRIDES
     return tokens._replace(
+        account_id=account_id,
         origin=origin if routed and is_workspace_origin(origin) else tokens.origin,
         workspace=as_text(mine[0].get("name")) or tokens.workspace,
     )
+
+
+def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
+    """The workspace of a user whose tokens name none: the first in use, in the service's order."""
+    in_use = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
+    ordered = [name for name in as_list(answer.get("account_ordering")) if name in in_use]
+    return next(filter(None, map(header_safe, [*ordered, *in_use])), None)

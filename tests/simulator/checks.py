@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .replies import Refusal, error_answer, invalid, refuse
+from .schemas import parameters_fault, strict_fault
 
 PARAMETERS = {
     *("model", "instructions", "input", "store", "stream", "include", "tools", "tool_choice"),
@@ -81,38 +82,33 @@ def check_format(body: dict[str, Any]) -> None:
     if form.get("type") == "json_schema":
         if not form.get("name") or not isinstance(form.get("schema"), dict):
             raise invalid("invalid_json_schema", "Schema is missing")
-        if form.get("strict") and not is_strict(form["schema"]):
+        fault = strict_fault(form["schema"]) if form.get("strict") else None
+        if fault:
             raise invalid(
                 "invalid_json_schema",
-                "Invalid schema for response_format 'output': In context=(), "
-                "'additionalProperties' is required to be supplied and to be false.",
+                f"Invalid schema for response_format '{form['name']}': {fault}",
                 param="text.format.schema",
             )
 
 
-def is_strict(schema: Any) -> bool:
-    """Whether the schema may have `strict`: objects closed, every property required."""
-    if not isinstance(schema, dict):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False:
-            return False
-        if set(schema.get("required", [])) != set(properties):
-            return False
-    values = [*schema.get("properties", {}).values(), *schema.get("$defs", {}).values()]
-    values += [schema.get("items"), *schema.get("anyOf", [])]
-    return all(is_strict(value) for value in values)
-
-
 def check_tools(tools: list[dict[str, Any]]) -> None:
-    for tool in tools:
+    names = [tool["name"] for tool in tools if tool.get("name")]
+    if len(set(names)) < len(names):
+        raise invalid("tool_collision", "Tool names must be unique.", param="tools")
+    for number, tool in enumerate(tools):
         kind = tool.get("type")
         if kind == "function":
             if not re.fullmatch(r"[a-zA-Z0-9_-]+", tool.get("name") or ""):
                 raise invalid("invalid_value", "Invalid 'tools[0].name'")
             if not isinstance(tool.get("parameters"), dict) or "strict" not in tool:
                 raise invalid("missing_required_parameter", "parameters")
+            fault = parameters_fault(tool["parameters"])
+            if fault:
+                raise invalid(
+                    "invalid_function_parameters",
+                    f"Invalid schema for function '{tool['name']}': {fault}",
+                    param=f"tools[{number}].parameters",
+                )
         elif kind == "web_search":
             extra = sorted(set(tool) - WEB_SEARCH_FIELDS)
             extra += sorted(set(tool.get("filters") or {}) - {"allowed_domains"})

@@ -33,6 +33,8 @@ class Account:
     email: str | None = "ada@example.com"
     plan: str | None = "plus"
     account_id: str | None = "5e1f7a3c-0000-4000-8000-00000000ada0"
+    # Whether the tokens name it; the list of workspaces always does.
+    id_in_tokens: bool = True
     user_id: str = "user-ada"
     fedramp: bool = False
     auth_object: bool = True
@@ -58,7 +60,7 @@ class Account:
     @property
     def auth_claim(self) -> dict[str, Any]:
         auth: dict[str, Any] = {
-            "chatgpt_account_id": self.account_id,
+            "chatgpt_account_id": self.account_id if self.id_in_tokens else None,
             "chatgpt_plan_type": self.plan,
             "chatgpt_user_id": self.user_id,
             "chatgpt_account_user_id": f"{self.user_id}__{self.account_id}",

@@ -1,0 +1,608 @@
+"""What the plugin makes of an answer: odd characters, odd ends, and items that correct their
+deltas."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import llm
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llm.parts import ReasoningPart, TextPart, ToolCallPart
+
+import llm_chatgpt_oauth as plugin
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
+from simulator import Answer, Call, Draw, Refuse, Say, Search, Stream, Think, sse, web_page
+
+MODEL = "chatgpt-gpt-6-luna"
+HALF = "\ud83d"
+
+
+def frames_of(simulator, *items, **changes):
+    body = {"model": "gpt-6-luna", "input": [], "reasoning": {"summary": "auto"}}
+    body["include"] = ["reasoning.encrypted_content", "web_search_call.action.sources"]
+    return list(simulator.frames(list(items), body, **changes))
+
+
+def without(frames, *kinds):
+    return [frame for frame in frames if not any(kind.encode() in frame for kind in kinds)]
+
+
+def added(item, index=0):
+    return sse({"type": "response.output_item.added", "output_index": index, "item": item})
+
+
+def done(item, index=0):
+    return sse({"type": "response.output_item.done", "output_index": index, "item": item})
+
+
+def logged(run_llm, number=1):
+    return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
+
+
+def said(simulator):
+    """The assistant's messages in the last request."""
+    return [
+        "".join(part["text"] for part in item["content"])
+        for item in simulator.prompts[-1]["input"]
+        if item.get("role") == "assistant"
+    ]
+
+
+# Halves of characters, and what is nested too deep ----------------------------------------------
+
+CITED = {"type": "url_citation", "url": f"https://a.example/{HALF}", "title": HALF}
+ODD_ITEMS = {
+    "arguments": [Call("add", {"a": HALF})],
+    "raw arguments": [Call("add", f'{{"a": "{HALF}"}}')],
+    "name": [Call(f"add{HALF}", {})],
+    "call id": [Call("add", {}, f"call{HALF}")],
+    "citation": [Say("The answer.", annotations=[CITED])],
+    "query": [Search(HALF)],
+    "sources": [Search("x", [f"https://a.example/{HALF}"])],
+    "summary": [Think([f"Hm{HALF}"])],
+    "phase": [Say("The answer.", phase=HALF)],
+    "revised prompt": [Draw(f"a pelican {HALF}")],
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("place", ODD_ITEMS)
+def test_half_a_character_anywhere(simulator, signed_in, run_llm, place, options):
+    frames = frames_of(simulator, *ODD_ITEMS[place], Say("The answer."))
+    assert rb"\ud83d" in b"".join(frames)
+    simulator.script("responses", Stream(frames))
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("The answer.\n")
+    assert logged(run_llm)[0]["response"].endswith("The answer.")
+    assert run_llm("-c", "on", *options).exit_code == 0
+    assert r"\ud83d" not in json.dumps(simulator.prompts[-1])
+
+
+def test_half_a_character_in_raw_bytes(simulator, signed_in, run_llm):
+    """UTF-8 of a surrogate, which Python's JSON reader lets pass."""
+    frames = frames_of(simulator, Search("a query"), Say("The answer."))
+    odd = [frame.replace(b"a query", b"a \xed\xa0\xbd query") for frame in frames]
+    simulator.script("responses", Stream(odd))
+    assert run_llm("-m", MODEL, "hi").stdout == "The answer.\n"
+    assert run_llm("-c", "on").exit_code == 0
+
+
+def test_a_tool_gets_arguments_without_halves(simulator, signed_in, ask):
+    got = []
+
+    def note(text: str) -> str:
+        got.append(text)
+        return "noted"
+
+    simulator.answer(Call("note", {"text": f"a{HALF}b \U0001f600"}))
+    simulator.answer(Say("Done."))
+    *_, last = ask.chain(ask.model(), "hi", tools=[note])
+    assert got == ["a\N{REPLACEMENT CHARACTER}b \U0001f600"]
+    assert last.text_or_raise() == "Done."
+
+
+@pytest.mark.parametrize("levels", [300, 970, 5_000, 100_000])
+def test_arguments_that_are_nested_too_deep(simulator, signed_in, ask, levels):
+    ran = []
+
+    def note(text: str = "") -> str:
+        ran.append(text)
+        return "noted"
+
+    arguments = '{"text": ' + "[" * levels + "]" * levels + "}"
+    simulator.answer(Call("note", arguments))
+    simulator.answer(Say("Sorry."))
+    first, last = ask.chain(ask.model(), "hi", tools=[note])
+    assert last.text_or_raise() == "Sorry."
+    # The tool is not run with other arguments than the model's.
+    assert ran == []
+    (call,) = [part for part in Asked(first).parts if isinstance(part, ToolCallPart)]
+    assert call.arguments == {"_raw": arguments}
+    sent = next(i for i in simulator.prompts[-1]["input"] if i["type"] == "function_call")
+    assert sent["arguments"] == arguments
+
+
+class Asked:
+    def __init__(self, response):
+        self.parts = [part for message in response._messages_now() for part in message.parts]
+
+
+@pytest.mark.parametrize("levels", [60, 900, 5_000, 100_000])
+def test_items_that_are_nested_too_deep(simulator, signed_in, run_llm, levels):
+    deep = b"[" * levels + b"]" * levels
+    frames = frames_of(simulator, Search("x", ["https://a.example"]), Say("The answer."))
+    odd = [
+        frame.replace(b'{"type": "url"', b'{"deep": ' + deep + b', "type": "url"')
+        for frame in frames
+    ]
+    assert odd != frames
+    simulator.script("responses", Stream(odd))
+    assert run_llm("-m", MODEL, "hi").stdout == "The answer.\n"
+    assert run_llm("-c", "on").exit_code == 0
+
+
+# How an answer ends -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "failed", "error": {"code": "invalid_prompt", "message": "No."}},
+        {"status": None, "error": {"code": "invalid_prompt", "message": "No."}},
+    ],
+)
+def test_a_last_event_that_says_it_failed(simulator, signed_in, ask, changes):
+    simulator.script("responses", Stream(frames_of(simulator, Say("Half"), **changes)))
+    with pytest.raises(llm.ModelError, match=r"policies refuse this prompt: No\."):
+        ask("hi")
+    assert len(simulator.prompts) == 1
+
+
+def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, no_pauses):
+    frames = frames_of(simulator, status="failed", error="It broke.")
+    simulator.script("responses", *[Stream(frames)] * 5)
+    with pytest.raises(llm.ModelError, match=r"could not finish the answer: It broke\."):
+        ask("hi")
+
+
+def test_a_last_event_that_says_it_is_incomplete(simulator, signed_in, run_llm):
+    details = {"reason": "max_output_tokens"}
+    frames = frames_of(simulator, Say("Half"), status="incomplete", incomplete_details=details)
+    simulator.script("responses", Stream(frames))
+    result = run_llm("-m", MODEL, "hi")
+    assert (result.exit_code, result.stdout) == (0, "Half\n")
+    assert result.stderr == "The answer was cut short (max_output_tokens).\n"
+
+
+def test_another_name_of_the_last_event(simulator, signed_in, ask):
+    *frames, last = frames_of(simulator, Say("The answer."))
+    last = last.replace(b"response.completed", b"response.done")
+    simulator.script("responses", Stream([*frames, last]))
+    assert ask("hi").text == "The answer."
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_the_last_event_alone_has_the_output(simulator, signed_in, ask, status):
+    items = [Think(["Hm."]), Say("The answer."), Call("add", {"a": 1})]
+    frames = frames_of(simulator, *items)
+    output = [json.loads(f.split(b"data: ")[1])["item"] for f in frames if b"item.done" in f]
+    first, *_, last = frames_of(simulator, output=output, status=status)
+    simulator.script("responses", Stream([first, last]))
+    conversation = ask.model().conversation()
+    answered = ask.finish(lambda: conversation.prompt("hi"))
+    assert (answered.text, answered.reasoning) == ("The answer.", "Hm.")
+    assert [item["type"] for item in answered.json["output"]] == [
+        *("reasoning", "message", "function_call")
+    ]
+    assert [type(part) for part in answered.parts] == [ReasoningPart, TextPart, ToolCallPart]
+    ask.finish(lambda: conversation.prompt("on"))
+    assert said(simulator) == ["The answer."]
+
+
+def test_output_that_came_already_is_not_repeated(simulator, signed_in, ask):
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "Another."}]}]
+    simulator.answer(Say("The answer."), output=output)
+    assert ask("hi").text == "The answer."
+
+
+# A finished item has the last word --------------------------------------------------------------
+
+LOST = {
+    # deltas, what is in the finished item, what is shown
+    "end": (["Hello", " wor"], "Hello world", "Hello world"),
+    "beginning": (["world"], "Hello world", "world"),
+    "middle": (["Hel", " world"], "Hello world", "Hel world"),
+    "other": (["Good", "bye"], "Hello world", "Goodbye"),
+    "too much": (["Hello world!"], "Hello world", "Hello world!"),
+    "nothing in the item": (["Hello"], "", "Hello"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+@pytest.mark.parametrize("phase", [None, "final_answer", "commentary"])
+@pytest.mark.parametrize("event", [True, False], ids=["done event", "item only"])
+def test_a_finished_message_corrects_its_deltas(simulator, signed_in, ask, case, phase, event):
+    deltas, text, shown = LOST[case]
+    frames = frames_of(simulator, Say(text, deltas=deltas, phase=phase), Say("More."))
+    if not event:
+        frames = without(frames, "output_text.done")
+    simulator.script("responses", Stream(frames))
+    conversation = ask.model().conversation()
+    answered = ask.finish(lambda: conversation.prompt("hi"))
+    whole = text or shown
+    part = next(part for part in answered.parts if part.text.strip())
+    assert part.text == whole
+    if phase != "commentary":
+        # What llm has shown cannot be taken back.
+        assert answered.response.text_or_raise().startswith(shown)
+    ask.finish(lambda: conversation.prompt("on"))
+    assert said(simulator) == [whole, "More."]
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_the_corrected_text_is_sent_from_the_logs(simulator, signed_in, run_llm, options):
+    frames = frames_of(simulator, Say("Hello world", deltas=["Hel", " world"]))
+    simulator.script("responses", Stream(without(frames, "output_text.done")))
+    assert run_llm("-m", MODEL, "hi", *options).stdout == "Hel world\n"
+    assert run_llm("-c", "on", *options).exit_code == 0
+    assert said(simulator) == ["Hello world"]
+    output = logged(run_llm, 2)[0]["response_json"]["output"]
+    assert output[0]["content"][0]["text"] == "Hello world"
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_the_missing_end_of_a_text_is_shown(simulator, signed_in, run_llm, options):
+    frames = frames_of(simulator, Think(["Thinking hard."]), Say("Hello world", deltas=["Hello"]))
+    cut = [frame.replace(b'"delta": "ing hard."', b'"delta": ""') for frame in frames]
+    simulator.script("responses", Stream(without(cut, "text.done")))
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert result.stdout == "Hello world\n"
+    assert result.stderr == "Thinking hard.\n"
+    row = logged(run_llm)[0]
+    assert (row["response"], row["reasoning"].strip()) == ("Hello world", "Thinking hard.")
+
+
+def test_a_finished_call_corrects_its_name_and_id(simulator, signed_in, ask):
+    frames = frames_of(simulator, Call("add", {"a": 1}, "call_1"))
+    early = [
+        frame.replace(b'"add"', b'"ad"').replace(b"call_1", b"call_")
+        if b"item.added" in frame
+        else frame
+        for frame in frames
+    ]
+    simulator.script("responses", Stream(early))
+    conversation = ask.model().conversation()
+    answered = ask.finish(lambda: conversation.prompt("hi"))
+    assert answered.parts == [ToolCallPart("add", {"a": 1}, "call_1")]
+
+
+def test_events_after_a_finished_item_change_nothing(simulator, signed_in, ask):
+    frames = frames_of(simulator, Say("Hello world"), Call("add", {"a": 12345678}, "call_1"))
+    first = [frame for frame in frames if b"item.done" in frame]
+    simulator.script("responses", Stream([*first, *frames]))
+    answered = ask("hi")
+    assert answered.text == "Hello world"
+    assert answered.parts[-1].arguments == {"a": 12345678}
+
+
+# Citation markup --------------------------------------------------------------------------------
+
+CITE = "\ue200cite\ue202turn0search0\ue202turn0news1\ue201"
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("size", [1, 3, 7, 999])
+def test_citation_markup_is_neither_shown_nor_logged(simulator, signed_in, run_llm, options, size):
+    text = f"Pelicans fly{CITE}. They \U0001f600 fish{CITE}{CITE}.{CITE}"
+    deltas = [text[i : i + size] for i in range(0, len(text), size)]
+    annotation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
+    places = {"start_index": text.index("fish"), "end_index": text.index("fish") + 4}
+    simulator.answer(
+        Say(f"Looking{CITE}.", phase="commentary"),
+        Say(text, deltas=deltas, annotations=[{**annotation, **places}]),
+    )
+    result = run_llm("-m", MODEL, "hi", *options)
+    shown = "Pelicans fly. They \U0001f600 fish."
+    assert (result.stdout, result.stderr) == (f"{shown}\n", "Looking.\n")
+    (row,) = logged(run_llm)
+    assert (row["response"], row["reasoning"].strip()) == (shown, "Looking.")
+    assert "\ue200" not in json.dumps(row, ensure_ascii=False)
+    content = row["response_json"]["output"][1]["content"][0]
+    found = content["annotations"][0]
+    assert content["text"][found["start_index"] : found["end_index"]] == "fish"
+    run_llm("-c", "on", *options)
+    assert said(simulator) == ["Looking.", shown]
+
+
+@pytest.mark.parametrize(
+    "text", ["One \ue200 two", f"One \ue200{'x' * 1500}\ue201", "\ue201\ue200"]
+)
+def test_what_is_no_citation_is_text(simulator, signed_in, ask, text):
+    simulator.answer(Say(text))
+    assert ask("hi").text == text
+    # Also if the finished item never comes.
+    frames = without(frames_of(simulator, Say(text)), "text.done", "item.done", "part.done")
+    simulator.script("responses", Stream(frames))
+    assert ask("hi").text == text
+
+
+def test_text_after_a_stray_mark_is_not_held_back(simulator, signed_in, ask):
+    passage = Passage()
+    shown = [passage.add("word ") for _ in range(3)] + [passage.add("\ue200")]
+    shown += [passage.add("word ") for _ in range(1000)]
+    assert len("".join(shown)) > 3900
+
+
+@given(
+    st.lists(st.sampled_from(["a", "\ue200", "\ue201", "\ue202", "cite", "\U0001f600", "x" * 700])),
+    st.lists(st.integers(0, 3000)),
+)
+def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
+    text = "".join(pieces)
+    ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
+    passage = Passage()
+    shown = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    assert "".join(shown) + passage.held == without_citations(text)
+
+
+@given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())
+def test_annotations_keep_their_words(pieces, data):
+    text = "".join(pieces)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    part = readable_part({"text": text, "annotations": [{"start_index": start, "end_index": end}]})
+    (found,) = part["annotations"]
+    words = part["text"][found["start_index"] : found["end_index"]]
+    if "\ue200" not in text[start:end] and "\ue201" not in text[start:end]:
+        inside = text[:start].rpartition("\ue200")[2]
+        assert words in (text[start:end], "") or inside
+
+
+# Tools that the service carries out -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["image_generation_call", "code_interpreter_call", "mcp_call"])
+@pytest.mark.parametrize("event", [added, done])
+def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
+    simulator, signed_in, ask, no_pauses, kind, event
+):
+    frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
+    simulator.script("responses", *[Stream(frames, end="cut")] * 5)
+    with pytest.raises(llm.ModelError, match="The answer was cut off"):
+        ask("hi")
+    assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("kind", ["web_search_call", "file_search_call"])
+@pytest.mark.parametrize("event", [added, done])
+def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind, event):
+    frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
+    simulator.script("responses", Stream(frames, end="cut"))
+    simulator.answer(Search("x"), Say("Found."))
+    answered = ask("hi")
+    assert answered.text == "Found."
+    assert len(simulator.prompts) == 2
+    assert [part.name for part in answered.parts if isinstance(part, ToolCallPart)] == [
+        "web_search"
+    ]
+
+
+# Size -------------------------------------------------------------------------------------------
+
+
+def test_a_long_commentary_takes_linear_time(simulator, signed_in):
+    from llm_chatgpt.backend.translate import EventTranslator
+
+    def seconds(count):
+        frames = frames_of(
+            simulator, Say("x" * 40 * count, deltas=["x" * 40] * count, phase="commentary")
+        )
+        translator = EventTranslator()
+        start = time.perf_counter()
+        for frame in frames:
+            translator.feed(frame)
+        return time.perf_counter() - start
+
+    assert seconds(64_000) < 16 * seconds(8_000) + 0.2
+
+
+# Not a stream at all ----------------------------------------------------------------------------
+
+JSON_TYPE = {"Content-Type": "application/json"}
+NO_STREAM = {
+    "page": (web_page(200), "answered with a web page: Cloudflare or a proxy blocks this network"),
+    "page without a type": (Stream([b"\n<html>", b"</html>"]), "answered with a web page"),
+    "detail": (Answer(200, {"detail": "Not today."}), "OpenAI refused the request: Not today."),
+    "error": (
+        Answer(200, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}),
+        "The conversation is longer than the model's context: Too long. Start a new one",
+    ),
+    "error in pieces": (
+        Stream([b'{"error": ', b'"It is late."}'], headers=JSON_TYPE),
+        "OpenAI refused the request: It is late.",
+    ),
+    "error without a type": (Stream([b'{"detail": "No."}']), "OpenAI refused the request: No."),
+    "nonsense": (Answer(200, b"no upstream", {"Content-Type": "text/plain"}), "status 200"),
+}
+
+
+@pytest.mark.parametrize("case", NO_STREAM)
+def test_a_reply_that_is_no_stream_is_explained_and_not_repeated(
+    simulator, signed_in, ask, no_pauses, case
+):
+    reply, words = NO_STREAM[case]
+    simulator.script("responses", *[reply] * 5)
+    with pytest.raises(plugin.RequestRefused, match=re.escape(words)) as caught:
+        ask("hi")
+    assert "\n" not in str(caught.value)
+    assert len(simulator.prompts) == 1
+
+
+def test_a_login_that_is_refused_without_an_error_status_is_renewed(simulator, signed_in, ask):
+    error = {"code": "subscription_sharing_invalid_user", "message": "Unknown user."}
+    simulator.script("responses", Answer(200, {"error": error}))
+    assert ask("hi").text
+    assert len(simulator.prompts) == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_whole_response_is_an_answer(simulator, signed_in, run_llm, options, status):
+    items = [Think(["Hm."]), Say("The answer.", phase=None)]
+    frames = frames_of(simulator, *items)
+    output = [json.loads(f.split(b"data: ")[1])["item"] for f in frames if b"item.done" in f]
+    *_, last = frames_of(simulator, *items, output=output, status=status)
+    simulator.script("responses", Answer(200, json.loads(last.split(b"data: ")[1])["response"]))
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert (result.exit_code, result.stdout) == (0, "The answer.\n")
+    (row,) = logged(run_llm)
+    assert (row["response"], row["output_tokens"]) == ("The answer.", 66)
+    assert ("cut short" in result.stderr) == (status == "incomplete")
+    run_llm("-c", "on", *options)
+    assert said(simulator) == ["The answer."]
+
+
+def test_a_whole_response_that_failed(simulator, signed_in, ask):
+    response = {"object": "response", "status": "failed", "error": {"code": "cyber_policy"}}
+    simulator.script("responses", Answer(200, response))
+    with pytest.raises(llm.ModelError, match="policies refuse this prompt"):
+        ask("hi")
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "text/plain", "TEXT/HTML"])
+def test_a_stream_of_any_type_is_a_stream(simulator, signed_in, ask, kind):
+    frames = frames_of(simulator, Say("The answer."))
+    simulator.script("responses", Stream([b"\n", *frames], headers={"Content-Type": kind}))
+    assert ask("hi").text == "The answer."
+
+
+# An empty answer --------------------------------------------------------------------------------
+
+EMPTY = {
+    "no item": [],
+    "reasoning": [Think([])],
+    "a summary": [Think(["Hm."])],
+    "an empty message": [Think([]), Say("")],
+    "a search": [Search("x")],
+}
+USAGE = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("case", EMPTY)
+def test_an_empty_answer_is_tried_once_more(simulator, signed_in, run_llm, case, options):
+    simulator.answer(*EMPTY[case], usage=USAGE)
+    simulator.answer(Think([]), Say("The answer."), usage=USAGE)
+    result = run_llm("-m", MODEL, "hi", *options)
+    assert (result.exit_code, result.stdout) == (0, "The answer.\n")
+    assert "empty" not in result.stderr
+    first, second = simulator.seen("/codex/responses")
+    assert first.raw == second.raw
+    (row,) = logged(run_llm)
+    assert (row["response"], row["input_tokens"], row["output_tokens"]) == ("The answer.", 20, 4)
+    # Of the reasoning, only what led to the answer goes back.
+    assert run_llm("-c", "on", *options).exit_code == 0
+    sent = [item["type"] for item in simulator.prompts[-1]["input"]]
+    assert [kind for kind in sent if kind != "web_search_call"] == [
+        *("message", "reasoning", "message", "message")
+    ]
+
+
+@pytest.mark.parametrize("options", [[], ["--async"]])
+@pytest.mark.parametrize("case", EMPTY)
+def test_two_empty_answers_are_said_to_be_empty(simulator, signed_in, run_llm, case, options):
+    for _ in range(2):
+        simulator.answer(*EMPTY[case], usage=USAGE)
+    result = run_llm("-m", MODEL, "hi", "-R", *options)
+    assert (result.exit_code, result.stdout.strip()) == (0, "")
+    assert result.stderr == "The model returned an empty answer.\n"
+    assert len(simulator.prompts) == 2
+    (row,) = logged(run_llm)
+    assert (row["response"], row["input_tokens"]) == ("", 20)
+    # The conversation goes on.
+    assert run_llm("-c", "on", *options).exit_code == 0
+    assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
+
+
+def test_an_empty_answer_after_tool_results_is_tried_once_more(simulator, signed_in, ask):
+    def add(a: int) -> int:
+        return a + 1
+
+    simulator.answer(Call("add", {"a": 1}))
+    simulator.answer(Think([]))
+    simulator.answer(Say("Two."))
+    first, last = ask.chain(ask.model(), "1 + 1?", tools=[add])
+    assert (first.text_or_raise(), last.text_or_raise()) == ("", "Two.")
+    assert simulator.prompts[1]["input"] == simulator.prompts[2]["input"]
+    # The same turn, in which the service keeps its state.
+    states = [r.headers.get("x-codex-turn-state") for r in simulator.seen("/codex/responses")]
+    assert [state is not None for state in states] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "item", [Call("f", {}), Say("I will look.", phase="commentary"), Refuse("No."), Draw("x")]
+)
+def test_what_has_something_for_the_user_is_not_empty(simulator, signed_in, ask, item):
+    simulator.answer(Think([]), item)
+    ask("hi")
+    assert len(simulator.prompts) == 1
+
+
+def test_a_tool_that_did_something_is_not_repeated_for_an_empty_answer(
+    simulator, signed_in, run_llm
+):
+    call = {"type": "code_interpreter_call", "id": "ci_1", "status": "completed"}
+    end = frames_of(simulator)[-1]
+    simulator.script("responses", Stream([done(call), end]))
+    assert run_llm("-m", MODEL, "hi").stderr == "The model returned an empty answer.\n"
+    assert len(simulator.prompts) == 1
+
+
+def test_an_empty_answer_that_was_cut_short_is_not_tried_again(simulator, signed_in, run_llm):
+    simulator.answer(Think([]), terminal="incomplete")
+    result = run_llm("-m", MODEL, "hi")
+    assert result.stderr == "The answer was cut short (no reason given).\n"
+    assert len(simulator.prompts) == 1
+
+
+def test_a_second_try_that_fails_is_an_error(simulator, signed_in, ask):
+    simulator.answer(Think([]))
+    simulator.script("responses", None, Answer(400, {"detail": "No."}))
+    with pytest.raises(plugin.RequestRefused, match="OpenAI refused the request: No"):
+        ask("hi")
+
+
+# Asked again ------------------------------------------------------------------------------------
+
+BROKEN = {
+    "reasoning": [Think(["Hm."])],
+    "text": [Think(["Hm."]), Say("Half")],
+    "call": [Call("add", {"a": 12345678})],
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case):
+    """llm's sync response sends the prompt once more, and keeps the parts from before."""
+    frames = [f for f in frames_of(simulator, *BROKEN[case])[:-1] if b"item.done" not in f]
+    simulator.script("responses", Stream(frames))
+    conversation = llm.get_model(MODEL).conversation()
+    response = conversation.prompt("hi")
+    with pytest.raises(llm.ModelError, match="cut off"):
+        response.text()
+    simulator.answer(Say("The answer."))
+    assert response.text().endswith("The answer.")
+    parts = [part for message in response.messages() for part in message.parts]
+    assert parts[-1].text == "The answer."
+    assert conversation.prompt("on").text()
+    assert said(simulator)[-1] == "The answer."
