@@ -225,7 +225,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
             try:
                 for seconds in exchange.pauses():
                     time.sleep(seconds)
-                tokens = get_tokens(key, rejected=exchange.rejected)
+                tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
                 with http.SyncStream(exchange.request(tokens)) as reply:
                     if reply.status != 200:
                         raise exchange.refusal(reply.status, reply.headers, reply.read())
@@ -256,7 +256,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
             try:
                 for seconds in exchange.pauses():
                     await asyncio.sleep(seconds)
-                tokens = await get_tokens_async(key, rejected=exchange.rejected)
+                tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
                 request = await asyncio.to_thread(exchange.request, tokens)
                 async with http.AsyncStream(request) as reply:
                     if reply.status != 200:

@@ -34,6 +34,7 @@ DEVICE_CODE_SECONDS = 15 * 60
 POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
 SLOW_DOWN_SECONDS = 5
+POLL_MARGIN = 1.2
 
 # Refresh a login without an expiry date when it is this old.
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
@@ -44,15 +45,20 @@ BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
 # How long a login waits to learn about its workspace.
 WORKSPACE_TIMEOUT_SECONDS = 5.0
-# How long a cancelled caller waits for a refresh that has been sent.
-REFRESH_GRACE_SECONDS = 10.0
-# The wait for another program's refresh is longer than that refresh may take.
-REFRESH_TIMEOUT_SECONDS = 60.0
-LOCK_TIMEOUT_SECONDS = 90.0
+# How long a cancelled caller, or a signal that would end the program, waits for a refresh that
+# has been sent. 'docker stop' kills after 10 seconds.
+REFRESH_GRACE_SECONDS = 8.0
+# How long a refresh waits for each piece of its answer. The wait for another program's refresh is
+# longer.
+REFRESH_TIMEOUT_SECONDS = 120.0
+LOCK_TIMEOUT_SECONDS = 180.0
 
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
+# The most that is read of a side request's answer; the largest pictures take more.
+MAX_REPLY_BYTES = 16 * 2**20
+MAX_PICTURE_REPLY_BYTES = 128 * 2**20
 # Without data for this long an answer counts as stalled, as in the official client.
 IDLE_TIMEOUT_SECONDS = 300.0
 # How long to wait for the end of a stream after its last event, so that its connection can

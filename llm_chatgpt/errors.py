@@ -16,7 +16,8 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     `reason` says what happened, without a full stop, and `advice` is the next step; the
     message is both. `code`, `param`, `status` and `request_id` are the server's error code,
     the part of the request that it refused, the HTTP status (None inside a stream), and its
-    name for the request. `retry_after` is how many seconds the server asks to wait.
+    name for the request. `retry_after` is how many seconds the server asks to wait, `date` when
+    it answered, in Unix seconds by its own clock.
     `tokens_refused` says that the server no longer accepts the access token: a renewed one
     or a new login may help.
 
@@ -33,6 +34,7 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         param: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
+        date: float | None = None,
         request_id: str | None = None,
         tokens_refused: bool = False,
     ):
@@ -47,6 +49,7 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         self.param = param
         self.status = status
         self.retry_after = retry_after
+        self.date = date
         self.request_id = request_id
         self.tokens_refused = tokens_refused
 

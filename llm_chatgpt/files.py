@@ -1,14 +1,15 @@
-"""llm's folder and keys, and writing a file whole."""
+"""llm's folder and keys, and how files are written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import llm
 
@@ -30,71 +31,90 @@ def llm_keys() -> Mapping[str, Any]:
         return {}
 
 
-@contextlib.contextmanager
-def new_version(path: pathlib.Path, *, reserve: int = 0) -> Iterator[Callable[[bytes], None]]:
-    """A private file beside `path`, and the function that fills it and puts it in its place.
+def read_file(path: pathlib.Path) -> bytes:
+    """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
 
-    Readers see the old content or the new one, never a part of it. `reserve` bytes are
-    written first, which proves that there is room for them. Raises OSError.
+    def read() -> bytes:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "not a regular file")
+        return path.read_bytes()
+
+    return _retried(read)
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Replace a file's content: readers see the old content or the new one, never a part of it.
+
+    The file is private to the user. Raises OSError.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     handle = os.open(temporary, flags, 0o600)
     try:
-        with os.fdopen(handle, "r+b") as file:
+        with os.fdopen(handle, "wb") as file:
             if hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), 0o600)
-            if reserve:
-                file.write(b" " * reserve)
-                file.flush()
-                os.fsync(file.fileno())
-
-            def commit(content: bytes) -> None:
-                file.seek(0)
-                file.write(content)
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                replace_file(temporary, path)
-                sync_folder(path.parent)
-
-            yield commit
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(temporary, path)
+        sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
+    """Overwrite a file with JSON that is not longer, which works on a full disk, too.
+
+    Spaces fill the file up until it is cut, so that it holds valid JSON all the time. Raises
+    OSError, also for a symbolic link.
+    """
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if len(content) > size or path.is_symlink():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.write(content.ljust(size))
+        file.flush()
+        os.fsync(file.fileno())
+        file.truncate(len(content))
+
+
 def write_new(path: pathlib.Path, content: bytes) -> None:
     """Write a file that does not exist yet, whole or not at all. Raises OSError."""
-    with path.open("xb") as file:
-        try:
+    file = path.open("xb")
+    try:
+        with file:
             file.write(content)
-            file.flush()
-        except BaseException:
-            file.close()
-            path.unlink(missing_ok=True)
-            raise
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def remove_leftovers(path: pathlib.Path) -> None:
-    """Remove what killed writers of `path` left behind. Only for who holds its lock."""
+    """Delete temporary files left by killed processes. The caller must hold the lock."""
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 
 
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Put a file in another one's place. Raises OSError."""
-    # On Windows a reader that has the file open makes this fail for a moment.
-    for attempt in range(50):
+    """Replace `target` with `source` atomically. Raises OSError."""
+    _retried(lambda: os.replace(source, target))
+
+
+Result = TypeVar("Result")
+
+
+def _retried(action: Callable[[], Result]) -> Result:
+    """The result of a file operation. On Windows it is repeated for up to a second, because it
+    fails for the moment in which another program reads or replaces the file."""
+    for _ in range(50 if config.WINDOWS else 0):
         try:
-            os.replace(source, target)
-            return
+            return action()
         except PermissionError:
-            if not config.WINDOWS or attempt == 49:
-                raise
             time.sleep(0.02)
+    return action()
 
 
 def sync_folder(folder: pathlib.Path) -> None:

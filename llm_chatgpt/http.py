@@ -292,20 +292,25 @@ def send(
     json: Any = None,
     data: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
+    max_bytes: int = config.MAX_REPLY_BYTES,
+    whole: bool = True,
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
-    `seconds` limits the whole exchange. Raises ConnectionFailed when no readable answer
-    came, ChatGPTError for a setting that cannot be used.
+    `seconds` limits the whole exchange, or without `whole` each wait of it, so that an answer
+    counts whenever it comes; `max_bytes` limits the body. Raises ConnectionFailed when no
+    readable answer came, ChatGPTError for a setting that cannot be used.
     """
     _check_headers(headers or {})
     outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
     given_up = threading.Event()
     arguments = {"headers": headers, "params": params, "json": json, "data": data}
+    if not whole:
+        return _fetch(method, url, arguments, seconds, max_bytes, given_up)
 
     def run() -> None:
         try:
-            outcome.set_result(_fetch(method, url, arguments, seconds, given_up))
+            outcome.set_result(_fetch(method, url, arguments, seconds, max_bytes, given_up))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -328,6 +333,7 @@ def _fetch(
     url: str,
     arguments: Mapping[str, Any],
     seconds: float,
+    max_bytes: int,
     given_up: threading.Event,
 ) -> Reply:
     http = library()
@@ -344,6 +350,10 @@ def _fetch(
                 content += chunk
                 if given_up.is_set():
                     break
+                if len(content) > max_bytes:
+                    host = urlsplit(url).netloc
+                    size = max_bytes // 2**20
+                    raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
         except http.DecodingError:
             # An error's status says enough.
             if response.status_code < 400:

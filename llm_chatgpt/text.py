@@ -25,12 +25,17 @@ def printable(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def in_command() -> bool:
+    """Whether a command runs, as opposed to another program that uses the plugin."""
+    return click.get_current_context(silent=True) is not None
+
+
 def notice(text: str, *, mid_line: bool = False) -> None:
     """Say something beside the answer: on stderr while a command runs, else to `logging`.
 
     `mid_line` says that the last output on the terminal did not end its line.
     """
-    if click.get_current_context(silent=True) is None:
+    if not in_command():
         log.warning("%s", text)
         return
     if mid_line and sys.stderr.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import email.utils
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +25,8 @@ def first_mapping(value: object) -> Mapping[str, Any]:
 
 
 def as_text(value: object) -> str | None:
-    """A string that is not empty."""
-    return value if isinstance(value, str) and value else None
+    """A string that is not empty, `without_halves`."""
+    return without_halves(value) if isinstance(value, str) and value else None
 
 
 def without_halves(text: str) -> str:
@@ -74,4 +75,12 @@ def as_moment(value: object) -> float | None:
         moment = datetime.datetime.fromisoformat(text)
         return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
     except (ValueError, OverflowError):
+        return None
+
+
+def as_http_date(value: object) -> float | None:
+    """A moment in Unix seconds, from the text of an HTTP header such as Date."""
+    try:
+        return email.utils.parsedate_to_datetime(str(value)).timestamp()
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -28,10 +28,9 @@ import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
-from conftest import models_updated, redirect_of
+from conftest import models_updated, new_login, redirect_of
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
@@ -328,8 +327,7 @@ def record_from_simulator() -> None:
             os.environ["LLM_USER_PATH"] = folder
             path = FOLDER / f"{name}.yaml"
             path.unlink(missing_ok=True)
-            tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
-            assert tokens is not None
+            tokens = new_login(simulator)
             if name not in SIGN_INS:
                 plugin.store_tokens(tokens)
             scenario.prepare(simulator)

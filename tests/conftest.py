@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -29,9 +30,9 @@ import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.backend.memory import Memory
-from llm_chatgpt.login import current
+from llm_chatgpt.login import current, store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
-from simulator import Simulator
+from simulator import Account, Simulator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +70,8 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(exchange, "memory", Memory())
     yield
     http.close_clients()
-    current.unsaved_pairs.clear()
+    store.unsaved.clear()
+    current.warned.clear()
     current.identified_owners.clear()
     models_updated()
 
@@ -95,10 +97,16 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
     return sign_in(simulator)
 
 
-def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
-    tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
+def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
+    """A login that a device login would bring; not stored."""
+    owner = plugin.Tokens("", issuer=simulator.issuer)
+    tokens = tokens_from_reply(simulator.sign_in(user), old=owner, now=time.time())
     assert tokens is not None
-    tokens = tokens._replace(**changes)
+    return tokens._replace(**changes)
+
+
+def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) -> plugin.Tokens:
+    tokens = new_login(simulator, **changes)
     plugin.store_tokens(tokens, account)
     return tokens
 
@@ -128,6 +136,19 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
     tokens = tokens._replace(expires_at=time.time() + seconds_left)
     plugin.store_tokens(tokens)
     return tokens
+
+
+def entry_on_disk(account: str = "default") -> Any:
+    """An account's entry in the login file, whatever this process has not written yet."""
+    return json.loads(store.store_path().read_text())["accounts"].get(account)
+
+
+def edit_login(account: str = "default", **fields: Any) -> None:
+    """Change the fields of an account in the login file and leave the rest of it alone."""
+    path = store.store_path()
+    data = json.loads(path.read_text())
+    data["accounts"][account].update(fields)
+    path.write_text(json.dumps(data))
 
 
 @dataclasses.dataclass

@@ -13,11 +13,11 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, secrets_watch, sign_in, start_llm
-from llm_chatgpt import config
+from conftest import expire, new_login, secrets_watch, sign_in, sign_in_officially, start_llm
+from llm_chatgpt import config, files
 from llm_chatgpt.backend.catalogue import models_path
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
-from llm_chatgpt.login.tokens import AUTH_CLAIM, tokens_from_reply
+from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, Answer, error_answer, make_jwt, web_page
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
@@ -29,7 +29,7 @@ AT = "at-3vqkxPoNotShown"
 def two(simulator):
     """ada is the default account, bob is `work`."""
     ada = sign_in(simulator)
-    tokens = tokens_from_reply(simulator.sign_in(BOB), now=time.time())
+    tokens = new_login(simulator, BOB)
     plugin.store_tokens(tokens, "work")
     return ada, tokens
 
@@ -263,7 +263,7 @@ def test_damaged_llm_keys_stop_nothing(two, ask):
 
 
 def test_the_account_that_is_left_becomes_the_default(two, simulator, ask):
-    assert delete_tokens() == ["default"]
+    assert list(delete_tokens()) == ["default"]
     assert read_store().default == "work"
     assert ask("hello").text
     assert bearers(simulator) == [two[1].access_token]
@@ -291,6 +291,18 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
     lists = json.loads(models_path().read_text())["accounts"]
     assert list(lists) == [two[1].account_key]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "command"),
+    [("usage", "usage"), ("models", "refresh"), ("models", "models"), ("usage", "reset")],
+)
+def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
+    simulator.always[endpoint] = lambda request: Answer(401, {"detail": "No"})
+    more = ["--yes"] if command == "reset" else []
+    result = run_llm("chatgpt", command, "--account", "work", *more)
+    assert result.exit_code == 1
+    assert "Run 'llm chatgpt login --account work' to sign in again." in result.stderr
 
 
 def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
@@ -326,9 +338,12 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
 
 def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulator, monkeypatch):
     expire()
+    replace = files.replace_file
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(source, target):
+        if target == store_path():
+            raise OSError(28, "No space left on device")
+        replace(source, target)
 
     with monkeypatch.context() as context:
         context.setattr("llm_chatgpt.files.replace_file", full)
@@ -364,6 +379,51 @@ def test_colleagues_share_a_workspace_but_are_not_the_same(simulator, run_llm):
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 1
+
+
+def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
+    ada = sign_in(simulator)
+    eve = new_login(simulator, EVE)
+    simulator.account, simulator.approve_after_polls = BOB, 0
+    replaced = []
+
+    def replace(old, new):
+        replaced.append((old.email, new.email))
+        # While the user is asked, eve signs in under this name elsewhere; then it is renewed.
+        plugin.store_tokens(eve._replace(expires_at=eve.expires_at - len(replaced)))
+        return True
+
+    plugin.login(show=lambda code: None, replace=replace)
+    assert replaced == [(ada.email, BOB.email), (EVE.email, BOB.email)]
+    assert plugin.load_tokens().email == BOB.email
+
+
+def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
+    """Under one name, and none of them was signed in before: no terminal, so nobody is asked."""
+    eve = new_login(simulator, EVE)
+    simulator.account, simulator.approve_after_polls = BOB, 0
+    threads = []
+
+    def hold_the_lock(request):
+        locked = threading.Event()
+
+        def store_eve():
+            with locked_store() as writer:
+                locked.set()
+                # Until the login waits for the lock.
+                time.sleep(0.5)
+                writer.save(read_store().add("default", eve, as_default=True))
+
+        threads.append(threading.Thread(target=store_eve))
+        threads[0].start()
+        locked.wait()
+
+    simulator.script("token", hold_the_lock)
+    result = run_llm("chatgpt", "login")
+    threads[0].join()
+    assert result.exit_code == 1
+    assert "Kept eve@example.com. To add bob@example.com as well" in result.stderr
+    assert plugin.load_tokens().email == "eve@example.com"
 
 
 # Access tokens
@@ -652,6 +712,63 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
     assert "Could not read" in run_llm("chatgpt", "import").stderr
 
 
+KEYRING = "keyring"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such paths")
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/nowhere/at/all", "There is no /nowhere/at/all. Name Codex CLI's auth.json or its"),
+        ("~nosuchuser/.codex", "Could not find the home folder in ~nosuchuser/.codex."),
+        ("x" * 300, "(File name too long)"),
+        ("/dev/zero", "Could not read /dev/zero (not a regular file)."),
+        ("fifo", "(not a regular file)"),
+        ("/dev/null/auth.json", "(Not a directory)"),
+    ],
+)
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_place_that_cannot_be_read(
+    simulator, run_llm, monkeypatch, tmp_path, path, words, variable
+):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    if variable:
+        monkeypatch.setenv("CODEX_HOME", path)
+    result = run_llm("chatgpt", "import", *([] if variable else [path]))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    if not variable:
+        assert words in result.stderr
+        assert KEYRING not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads anything")
+def test_a_folder_of_another_user(simulator, run_llm, tmp_path):
+    (tmp_path / "other").mkdir(mode=0)
+    result = run_llm("chatgpt", "import", str(tmp_path / "other" / ".codex"))
+    assert result.exit_code == 1
+    assert "(Permission denied)" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX users")
+def test_an_import_without_a_home_folder(simulator, run_llm, monkeypatch):
+    """As in a container that runs under a number without a name."""
+    import pwd
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    result = run_llm("chatgpt", "import")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: Could not find the home folder in ~/.codex. Name Codex CLI's auth.json.\n"
+    )
+
+
 def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     run_llm("chatgpt", "import")
     soon = plugin.load_tokens("codex")._replace(expires_at=time.time() + 20)
@@ -864,7 +981,7 @@ def test_a_refresh_changes_nothing_but_the_tokens(two, simulator, ask):
     assert ask("hello", key="work").text
     after = read_store()
     assert after.get("work").access_token != two[1].access_token
-    assert after._replace(accounts={**after.accounts, "work": expired}) == before
+    assert after.put("work", expired).to_bytes() == before.to_bytes()
 
 
 def login(simulator, run_llm, *arguments):
@@ -908,13 +1025,49 @@ def test_a_revocation_that_is_answered_with_junk_signs_out(signed_in, simulator,
     assert not read_store().accounts
 
 
-def test_whatever_stops_a_revocation_signs_out(signed_in):
-    def stop(tokens):
+def test_a_revocation_that_is_interrupted_signs_out(signed_in, run_llm, monkeypatch):
+    def stop(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        delete_tokens(before=stop)
+    monkeypatch.setattr("llm_chatgpt.commands.accounts.revoke_all", stop)
+    assert run_llm("chatgpt", "logout", "--revoke").exit_code == 1
     assert not read_store().accounts
+
+
+@pytest.mark.parametrize("hang", [["revoke"], ["revoke", "official_revoke"]])
+def test_a_logout_of_all_has_one_time_limit_and_holds_no_lock(
+    simulator, run_llm, monkeypatch, hang
+):
+    monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 1.0)
+    for name in ("default", "home", "work"):
+        sign_in(simulator, name)
+    sign_in_officially(simulator, "official")
+    waiting, release = threading.Semaphore(0), threading.Event()
+
+    def never(request):
+        waiting.release()
+        release.wait(20)
+
+    for endpoint in hang:
+        simulator.always[endpoint] = never
+    results = []
+    # Its output is compared elsewhere; CliRunner works in the main thread only.
+    thread = threading.Thread(
+        target=lambda: results.append(
+            start_llm("chatgpt", "logout", "--all", "--revoke").communicate(timeout=60)
+        )
+    )
+    start = time.monotonic()
+    thread.start()
+    for _ in range(len(hang) and 3):
+        assert waiting.acquire(timeout=20)
+    # All three are out, so they run side by side, and the lock is free.
+    with locked_store(2):
+        assert not read_store().accounts
+    release.set()
+    thread.join()
+    assert time.monotonic() - start < 20
+    assert results[0][0].count("Signed out of account") == 4
 
 
 def test_signing_out_of_all_forgets_the_owners_of_access_tokens(two, at, ask, run_llm):

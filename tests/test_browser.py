@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -105,7 +106,7 @@ def test_the_browser_comes_back(simulator):
     status, headers, page = fetch(login.url)
     code, stdout, stderr = login.end()
     assert (status, code) == (200, 0)
-    assert "Signed in. You can close this page" in page
+    assert "Go back to the terminal" in page
     assert "Signed in as ada@example.com" in stdout
     assert "10 minutes" in stderr
     assert headers["Cache-Control"] == "no-store"
@@ -213,7 +214,8 @@ def test_a_refusal_ends_it_and_leaves_the_old_login(simulator, changes, words):
     code, stdout, stderr = login.end()
     assert (status, code, stdout) == (200, 1, "")
     assert words in stderr
-    assert words in page
+    assert "Go back to the terminal" in page
+    assert words not in page
     assert "<script>" not in page
     assert "Traceback" not in stderr
     assert plugin.load_tokens() == old
@@ -238,36 +240,36 @@ def test_an_exchange_that_fails(simulator, answer, words):
     code, _, stderr = login.end()
     assert code == 1
     assert words in stderr
-    assert words in page
-    assert "did not work" in page
+    assert "Go back to the terminal" in page
     assert plugin.load_tokens() == old
     # The code may be spent, so it is sent once.
     assert len(simulator.seen("/oauth/token")) == 1
 
 
-def test_a_page_that_is_loaded_twice_is_answered_twice(simulator):
-    arrived = threading.Event()
+def test_the_browser_is_answered_before_anything_else_happens(simulator):
+    answered = threading.Event()
 
-    def slow(request):
-        arrived.set()
-        return Answer(delay=0.3, **vars_of(simulator.serve_token(request)))
+    def exchange(request):
+        assert answered.wait(10)
 
-    def vars_of(answer):
-        return {"status": answer.status, "body": answer.body}
-
-    simulator.script("token", slow)
+    simulator.script("token", exchange)
     login = Login("--no-open")
-    back = redirect_of(login.url)
-    pages = []
-    threads = [threading.Thread(target=lambda: pages.append(fetch(back)[2])) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert fetch(login.url)[0] == 200
+    answered.set()
     assert login.end()[0] == 0
-    assert len(simulator.seen("/oauth/token")) == 1
-    assert "Signed in" in pages[0]
-    assert pages[0] == pages[1]
+
+
+def test_a_browser_that_does_not_wait_for_its_answer(simulator):
+    login = Login("--no-open")
+    parts = urllib.parse.urlsplit(redirect_of(login.url))
+    with socket.create_connection(("127.0.0.1", 1455)) as rude:
+        rude.sendall(
+            f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+        )
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    code, stdout, stderr = login.end()
+    assert code == 0, stderr
+    assert stdout.startswith("Signed in as ada@example.com")
 
 
 def test_the_second_port_where_the_first_is_taken(simulator):
@@ -317,11 +319,10 @@ def test_another_workspace_is_not_stored(simulator):
     old = sign_in(simulator)
     simulator.account = ELSEWHERE
     login = Login("--no-open", "--workspace", "globex")
-    page = fetch(login.url)[2]
+    assert fetch(login.url)[0] == 200
     code, stdout, stderr = login.end()
     assert (code, stdout) == (1, "")
-    for text in (stderr, page):
-        assert "signed you in to the workspace Personal (personal), not to globex." in text
+    assert "signed you in to the workspace Personal (personal), not to globex." in stderr
     assert plugin.load_tokens() == old
 
 
@@ -453,6 +454,10 @@ class Terminal(terminal.Terminal):
         STARTED.append(self.process)
 
 
+def query_of(address):
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(address).query))
+
+
 def address_on(terminal):
     return terminal.wait_for(r"\n  (http://127\S+)\r")[1]
 
@@ -471,8 +476,8 @@ def test_pasting_what_the_browser_ended_on(simulator, how):
         "query": back.partition("?")[2],
         "code": code,
     }
-    terminal.type(with_query(back, state="another"))
-    terminal.wait_for("isn't the right address")
+    terminal.type(back.partition("&")[0])
+    terminal.wait_for("isn't the right address. Copy the whole")
     for number, junk in enumerate(["what?", "http://[x?code=", "password1234567890", AT], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
@@ -482,6 +487,52 @@ def test_pasting_what_the_browser_ended_on(simulator, how):
     assert "Signed in as ada@example.com" in terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
     assert "Traceback" not in terminal.screen
+
+
+@needs_pty
+@pytest.mark.parametrize(
+    ("end", "at_once"),
+    [("&code", True), ("&code", False), ("&code=ac_0", True), ("?state=abc", False)],
+)
+def test_an_address_in_two_lines_is_asked_for_again(simulator, end, at_once):
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    back = redirect_of(address_on(terminal))
+    terminal.wait_for("fails to load")
+    query = query_of(back)
+    # In this order the first line alone has a state that fits.
+    address = f"{back.partition('?')[0]}?state={query['state']}&code={query['code']}"
+    place = address.index(end[:5]) + len(end)
+    lines = [address[:place], address[place:]]
+    for number, line in enumerate(["\n".join(lines)] if at_once else lines, 1):
+        terminal.type(line)
+        terminal.wait_for("(?s)" + "right address. Copy the whole.*" * number)
+    assert not simulator.seen("/oauth/token")
+    terminal.type(address)
+    assert terminal.end() == 0, terminal.screen
+
+
+@needs_pty
+def test_an_address_of_an_earlier_attempt_is_told_as_such(simulator):
+    earlier = redirect_of(plugin.BrowserLogin(1455).url)
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    back = redirect_of(address_on(terminal))
+    terminal.wait_for("fails to load")
+    terminal.type(earlier)
+    terminal.wait_for("it is from an earlier attempt")
+    assert not simulator.seen("/oauth/token")
+    terminal.type(back)
+    assert terminal.end() == 0, terminal.screen
+
+
+@needs_pty
+def test_a_code_of_an_earlier_attempt_is_told_as_such(simulator):
+    earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    address_on(terminal)
+    terminal.wait_for("fails to load")
+    terminal.type(earlier)
+    assert terminal.end() == 1
+    assert "is from an earlier attempt. Run 'llm chatgpt login" in " ".join(terminal.screen.split())
 
 
 @needs_pty
@@ -590,7 +641,7 @@ def test_a_real_browser_follows_the_redirect(simulator, chromium, route):
     assert stdout.startswith("Signed in as ada@example.com")
     assert "noise" not in stdout + stderr
     wait_until(lambda: chromium.exists() and "</html>" in chromium.read_text())
-    assert "Signed in. You can close this page" in chromium.read_text()
+    assert "Go back to the terminal" in chromium.read_text()
     (asked,) = (r for r in simulator.requests if r.path.endswith("/authorize"))
     assert "Chrome" in asked.headers["user-agent"]
 
@@ -609,7 +660,7 @@ def test_windows_binds_the_port_for_itself_alone(monkeypatch):
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
     monkeypatch.setattr(socket, "socket", Socket)
     hosts = ("127.0.0.1", "::1") if HAS_IPV6 else ("127.0.0.1",)
-    for listener in open_listeners(hosts, (0,), lambda query: (200, ""), threading.Event()):
+    for listener in open_listeners(hosts, (0,)):
         listener.server_close()
     assert calls.count((socket.SOL_SOCKET, -5, 1)) == len(hosts)
     assert not any(call[1] == socket.SO_REUSEADDR for call in calls)

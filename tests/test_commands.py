@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import urllib.request
@@ -131,7 +132,7 @@ def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
     terminal.wait_for("Opening your browser")
     wait_until(browser)
     assert browser() == [url]
-    assert "Signed in" in visit(url)
+    assert "Go back to the terminal" in visit(url)
     assert terminal.end() == 0, terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
 
@@ -146,7 +147,7 @@ def test_without_a_browser_only_b_is_offered(simulator, start):
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
-    assert "Signed in" in visit(address_on(terminal))
+    assert "Go back to the terminal" in visit(address_on(terminal))
     assert "Opening your browser" not in terminal.screen
     assert terminal.end() == 0, terminal.screen
 
@@ -312,14 +313,40 @@ def ended(simulator, run_llm):
 def test_status_of_a_login_that_has_ended(simulator, ended, run_llm):
     result = run_llm("chatgpt", "status", "--account", "work")
     assert result.exit_code == 1
+    assert result.stdout.startswith(
+        "Your login as ada@example.com (Plus plan) has ended. "
+        "Run 'llm chatgpt login --account work'.\n"
+    )
     assert "\nAccess token: expired, sign in again\n" in result.stdout
     assert result.stdout.splitlines()[-1] == ended
     assert "llm chatgpt login --account work" in ended
-    report = run_llm("chatgpt", "status", "--account", "work", "--json")
-    assert report.exit_code == 1
-    assert json.loads(report.stdout)["expired"] is True
-    assert run_llm("chatgpt", "status").exit_code == 0
+    result = run_llm("chatgpt", "status", "--account", "work", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["signed_in"], report["expired"], report["problem"]) == (False, True, ended)
+    assert report["reason"] == "chosen by name"
+    result = run_llm("chatgpt", "status", "--json")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert (report["signed_in"], report["problem"]) == (True, None)
     assert len(simulator.refreshes) == 1
+
+
+def test_status_of_an_imported_login_that_has_ended(simulator, run_llm):
+    sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Your login as ada@example.com (Plus plan) has ended. Run 'llm")
+    assert "has ended. Run 'llm chatgpt import'." in result.stdout
+
+
+def test_a_login_says_that_it_replaces_the_one_that_has_ended(simulator, ended, run_llm):
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login", "--account", "work")
+    assert result.stderr.startswith(
+        "Your login as ada@example.com (Plus plan) has ended.\nA new login replaces it.\n"
+    )
+    assert "You are signed in" not in result.stderr
 
 
 def test_accounts_that_have_ended(simulator, ended, run_llm):
@@ -345,9 +372,16 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
     sign_in(simulator, expires_at=time.time() + 60)
     simulator.script("token", error_answer(401, "refresh_token_reused"))
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
-    result = run_llm("chatgpt", "status")
-    assert result.exit_code == 1
-    assert "sign in again" in result.stdout
+    for command in (["status"], ["accounts"], ["doctor"]):
+        result = run_llm("chatgpt", *command)
+        assert result.exit_code == (command != ["doctor"])
+        assert re.search(r"expires in \d+ seconds.*; cannot be renewed", result.stdout)
+    status = run_llm("chatgpt", "status").stdout
+    assert status.startswith("Signed in as ada@example.com")
+    assert "Run 'llm chatgpt login' to sign in again." in status.splitlines()[-1]
+    report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    assert (report["signed_in"], report["expired"]) == (True, False)
+    assert report["problem"] == status.splitlines()[-1]
 
 
 @pytest.fixture
@@ -548,6 +582,25 @@ def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value)
     assert "Open this page in a browser" in said
     visit(url)
     assert process.wait(timeout=30) == 0
+
+
+def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeypatch):
+    """A program named rundll32 in the current folder would be run in place of Windows' own."""
+    opened, threads = [], []
+
+    def startfile(url):
+        opened.append(url)
+        threads.append(threading.Thread(target=visit, args=(url,)))
+        threads[-1].start()
+
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr("os.startfile", startfile, raising=False)
+    monkeypatch.setattr("subprocess.Popen", None)
+    result = run_llm("chatgpt", "login", "--official")
+    assert result.exit_code == 0, result.stderr
+    assert len(opened) == 1
+    assert f"\n  {opened[0]}\n" in result.stderr
+    threads[0].join()
 
 
 # A Windows console, as far as it can be simulated here

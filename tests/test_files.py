@@ -13,7 +13,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.files import new_version, replace_file
+from llm_chatgpt.files import replace_file, write_whole
 from llm_chatgpt.login.store import store_path
 
 
@@ -84,6 +84,57 @@ def test_a_system_without_fchmod(monkeypatch, tmp_path):
     """As on Windows, where files are private by the folder's rights."""
     monkeypatch.delattr(os, "fchmod", raising=False)
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-    with new_version(tmp_path / "file") as commit:
-        commit(b"content")
+    write_whole(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
+
+
+# Files that are none
+
+
+@pytest.fixture
+def fifo():
+    """Puts a FIFO in a file's place, on which a reader waits for ever."""
+
+    def put(name):
+        path = llm.user_dir() / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+
+    return put
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+@pytest.mark.parametrize("arguments", [["status"], ["login"], ["logout"], ["usage"]])
+def test_a_login_file_that_is_a_fifo_is_refused(simulator, signed_in, run_llm, fifo, arguments):
+    fifo("chatgpt-oauth.json")
+    result = run_llm("chatgpt", *arguments)
+    assert result.exit_code == 1
+    assert "Could not read the login file" in result.stderr
+    assert "(not a regular file)" in result.stderr
+    assert not simulator.requests
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+def test_other_files_that_are_fifos_are_not_waited_for(simulator, signed_in, run_llm, fifo):
+    fifo("chatgpt-models.json")
+    assert run_llm("models").exit_code == 0
+    assert run_llm("chatgpt", "models").exit_code == 0
+    fifo("chatgpt-host-id")
+    link = llm.user_dir() / "chatgpt-host-id"
+    plugin.OfficialLogin(1, {}, "llm chatgpt login --official")
+    assert link.is_file()
+
+
+def test_windows_reads_the_login_file_again_after_a_replacement(signed_in, monkeypatch):
+    read, failures = pathlib.Path.read_bytes, [None, None]
+
+    def while_it_is_replaced(path):
+        if failures:
+            failures.pop()
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", while_it_is_replaced)
+    assert plugin.load_tokens() == signed_in
+    assert failures == []

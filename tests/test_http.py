@@ -136,3 +136,11 @@ def test_certificates_that_cannot_be_read(content, reason, monkeypatch, tmp_path
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(file))
     with pytest.raises(ChatGPTError, match=f"CODEX_CA_CERTIFICATE names .*{reason}"):
         http.tls_context()
+
+
+def test_an_endless_answer_is_given_up(simulator, signed_in, run_llm):
+    body = b"x" * (16 * 2**20 + 1)
+    simulator.script("usage", Answer(200, body))
+    result = run_llm("chatgpt", "usage")
+    assert result.exit_code == 1
+    assert "sent an answer of more than 16 MiB. Check the network" in result.stderr

@@ -263,8 +263,10 @@ def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
 @pytest.mark.parametrize("asked", [["A pelican"], ["A pelican", "-a", "-"]])
 def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
     simulator.access_tokens.clear()
-    assert image(*asked, input=png(16, 16)).exit_code == 0
+    result = image(*asked, input=png(16, 16))
+    assert result.exit_code == 0
     assert len(simulator.refreshes) == 1
+    assert result.stderr == "Drawing (takes a minute or two)...\n"
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
     said = error_of(image(*asked, input=png(16, 16)))
     assert said.startswith("Error: OpenAI no longer accepts this login: No.")
@@ -317,6 +319,22 @@ def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
     said = error_of(image("A pelican"))
     assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", said)
     assert len(simulator.requests) == 1
+
+
+def test_a_picture_may_be_larger_than_other_answers(simulator, signed_in, image):
+    data = png(16, 16) + bytes(17 * 2**20)
+    body = {"data": [{"b64_json": base64.b64encode(data).decode()}]}
+    simulator.script("draw", Answer(200, body))
+    assert image("A pelican").exit_code == 0
+    (path,) = pictures()
+    assert path.stat().st_size == len(data)
+
+
+def test_a_refused_login_names_its_account(simulator, signed_in, image):
+    sign_in(simulator, "work")
+    simulator.always["draw"] = lambda _: Answer(401, {"detail": "No"})
+    said = error_of(image("A pelican", "--account", "work"))
+    assert "Run 'llm chatgpt login --account work' to sign in again." in said
 
 
 def test_nobody_is_signed_in(simulator, image):

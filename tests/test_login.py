@@ -141,7 +141,8 @@ def test_pending_goes_on_at_the_same_pace(simulator, answer):
     waits = Waits()
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits)
-    assert waits.seconds == [5, 5]
+    # With a margin of 20 %.
+    assert waits.seconds == [6, 6]
 
 
 TROUBLE = [
@@ -160,7 +161,7 @@ def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
     waits, heard = Waits(), []
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits, notify=heard.append)
-    assert waits.seconds == [10, 15]
+    assert waits.seconds == [12, 18]
     assert len(heard) == (answer.status in (500, 503) or answer.drop)
 
 
@@ -424,7 +425,20 @@ def test_status_of_nobody(run_llm):
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 1
     assert "llm chatgpt login" in text.stdout
-    assert json.loads(data.stdout)["signed_in"] is False
+    report = json.loads(data.stdout)
+    assert report["signed_in"] is False
+    assert report["problem"] == text.stdout.strip()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_status_of_an_account_that_does_not_exist(simulator, run_llm, monkeypatch, more):
+    sign_in(simulator)
+    words = "Error: No account named 'nope'. Accounts: default.\n"
+    result = run_llm("chatgpt", "status", "--account", "nope", *more)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "nope")
+    result = run_llm("chatgpt", "status", *more)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
 
 
 def test_status_of_a_token_that_has_ended(simulator, run_llm):

@@ -11,6 +11,8 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
+    edit_login,
+    entry_on_disk,
     prompt_in_twelve_processes,
     secrets_watch,
     sign_in,
@@ -18,6 +20,7 @@ from conftest import (
     wait_until,
 )
 from llm_chatgpt import files
+from llm_chatgpt.login.current import Rejection
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
 
@@ -48,13 +51,17 @@ def said(body):
 # Refresh
 
 
-def test_a_login_is_renewed_a_minute_before_its_end(simulator, ask):
-    signed_in_since(simulator, 3530)
+def test_a_login_is_used_until_the_api_refuses_it(simulator, ask):
+    signed_in_since(simulator, DUE)
     assert ask("hi").text
     assert paths(simulator) == ["/v1/responses"]
-    old = signed_in_since(simulator, DUE)
+    old = signed_in_since(simulator, EXPIRED)
     assert ask("hi").text.startswith("This is answer 1")
-    assert paths(simulator)[1:] == ["/api/accounts/oauth/token", "/v1/responses"]
+    assert paths(simulator)[1:] == [
+        "/v1/responses",
+        "/api/accounts/oauth/token",
+        "/v1/responses",
+    ]
     request = simulator.refreshes[0]
     assert request.body == {
         "grant_type": "refresh_token",
@@ -70,17 +77,6 @@ def test_a_login_is_renewed_a_minute_before_its_end(simulator, ask):
     assert (new.kind, new.account_key, new.issuer) == ("official", old.account_key, old.issuer)
     used = simulator.requests[-1].headers["authorization"]
     assert used == f"Bearer {new.access_token}"
-
-
-@pytest.mark.parametrize(
-    ("form", "renewed"), [("number", False), ("text", False), ("null", True), ("absent", True)]
-)
-def test_how_the_earliest_refresh_is_told(simulator, ask, form, renewed):
-    simulator.official.earliest_refresh_seconds = 10
-    simulator.official.earliest_refresh_form = form
-    old = signed_in_since(simulator, DUE)
-    assert ask("hi").text
-    assert (len(simulator.refreshes), plugin.load_tokens() != old) == (renewed, renewed)
 
 
 @pytest.mark.parametrize("form", ["number", "text"])
@@ -107,24 +103,77 @@ def test_a_refused_login_is_renewed_once_and_the_prompt_sent_again(simulator, as
     assert len(simulator.official_prompts) == 2
 
 
-def test_a_clock_that_was_a_day_ahead_delays_no_refresh(simulator, ask):
-    old = signed_in_since(simulator, 3400)
-    moments = ("expires_at", "refreshed_at", "earliest_refresh_at")
-    ahead = {name: getattr(old, name) + 86400 for name in moments}
-    plugin.store_tokens(old._replace(**ahead), "official")
+HOUR, DAY = 3600, 86400
+
+
+@pytest.mark.parametrize("ahead_at_sign_in", [-5 * HOUR, 0, 5 * HOUR, DAY])
+@pytest.mark.parametrize("ahead_now", [-5 * HOUR, 0, 5 * HOUR, DAY])
+def test_a_wrong_clock_renews_nothing_early(
+    simulator, ask, monkeypatch, ahead_at_sign_in, ahead_now
+):
+    """An early refresh may cost the login, because OpenAI refuses it."""
+    clock = time.time
+    simulator.clock, simulator.official.early_refresh_spends = clock, True
+    with monkeypatch.context() as context:
+        context.setattr(time, "time", lambda: clock() + ahead_at_sign_in)
+        old = signed_in_since(simulator)
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead_now)
+    assert ask("one").text
+    assert simulator.refreshes == []
+    assert plugin.get_tokens() == plugin.load_tokens() == old
+    # 55 minutes later the API takes the token no longer, and OpenAI renews it.
+    simulator.clock = lambda: clock() + 3301
     simulator.expire_access_tokens()
-    assert ask("hi").text.startswith("This is answer 1")
+    assert ask("two").text
     assert len(simulator.refreshes) == 1
 
 
+@pytest.mark.parametrize("earliest", ["milliseconds", "by a clock that was a day ahead"])
+def test_an_earliest_refresh_after_the_tokens_end_is_ignored(simulator, ask, earliest):
+    """The second is what an older version stored, which converted it to this machine's clock."""
+    tokens = signed_in_since(simulator)
+    moment = tokens.earliest_refresh_at
+    edit_login(
+        "official",
+        earliest_refresh_at=moment * 1000 if earliest == "milliseconds" else moment + DAY,
+    )
+    simulator.expire_access_tokens()
+    for entry in simulator.official_refresh_tokens.values():
+        entry["earliest"] = 0
+    assert ask("hi").text
+    assert len(simulator.refreshes) == 1
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
+    """By the Date of the refusal, not by this machine's clock."""
+    tokens = signed_in_since(simulator)
+    if opaque:
+        edit_login("official", access_token="opaque")
+        tokens = plugin.load_tokens()
+    for seconds, count in ((-1, 0), (1, 1)):
+        date = tokens.earliest_refresh_at + seconds
+        for entry in simulator.official_refresh_tokens.values():
+            entry["earliest"] = 0
+        rejection = Rejection(tokens.access_token, date)
+        if count:
+            assert plugin.get_tokens(rejected=rejection).access_token != tokens.access_token
+        else:
+            with pytest.raises(plugin.RefreshFailed, match="at the earliest") as caught:
+                plugin.get_tokens(rejected=rejection)
+            assert not caught.value.permanent
+        assert len(simulator.refreshes) == count
+    assert tokens.access_token not in repr(rejection)
+
+
 def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
-    signed_in_since(simulator, EXPIRED)
+    old = signed_in_since(simulator, EXPIRED)
     caplog.set_level("DEBUG", "filelock")
     found = []
 
     def ask_for_tokens():
         with pytest.raises(plugin.NotSignedIn, match=COMMAND) as caught:
-            plugin.get_tokens()
+            plugin.get_tokens(rejected=old.access_token)
         found.append(caught.value)
 
     with locked_store() as writer:
@@ -150,16 +199,16 @@ def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
 def test_a_reply_may_leave_out_what_has_not_changed(simulator):
     simulator.official.refresh_omits = ("scope", "id_token")
     old = signed_in_since(simulator, DUE)
-    new = plugin.get_tokens()
+    new = plugin.get_tokens(rejected=old.access_token)
     assert new.refresh_token != old.refresh_token
     assert new.id_token == old.id_token
     assert (new.email, new.account_key) == (old.email, old.account_key)
 
 
 def test_a_refresh_adds_no_account_id(simulator):
-    signed_in_since(simulator, DUE)
+    old = signed_in_since(simulator, DUE)
     simulator.official.id_token = {"organizations": [{"id": "org-1"}], "chatgpt_account_id": "a-1"}
-    assert plugin.get_tokens().account_id is None
+    assert plugin.get_tokens(rejected=old.access_token).account_id is None
     assert len(simulator.refreshes) == 1
 
 
@@ -181,7 +230,7 @@ def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.count(COMMAND) == 1
         assert len(result.stderr.splitlines()) == 1
-        assert paths(simulator) == ["/api/accounts/oauth/token"]
+        assert paths(simulator) == ["/v1/responses", "/api/accounts/oauth/token"]
     kept = read_store().registration("official")
     assert (kept["client_id"], kept["subject"]) == (old.client_id, old.subject)
     with secrets_watch(simulator) as check:
@@ -202,7 +251,7 @@ def test_a_refresh_that_brings_another_user(simulator, run_llm):
     assert result.exit_code == 1
     assert "another user" in result.stderr
     assert "'llm chatgpt login --official --account work'" in result.stderr
-    assert simulator.official_prompts == []
+    assert len(simulator.official_prompts) == 1
     assert plugin.load_tokens().access_token == ""
 
 
@@ -226,30 +275,26 @@ def test_a_refresh_that_fails_for_now_keeps_everything(simulator, run_llm, answe
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
 
 
-def test_a_token_that_still_works_is_used_when_the_refresh_fails(simulator, run_llm):
-    signed_in_since(simulator, DUE)
-    simulator.script("official_token", Answer(500))
-    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
-    assert result.exit_code == 0, result.stderr
-    assert "Using the old token until it expires." in result.stderr
-
-
 def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     simulator, ask, monkeypatch, caplog
 ):
     old = signed_in_since(simulator, EXPIRED)
 
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
+    replace = files.replace_file
+
+    def refuse(source, target):
+        if target == store_path():
+            raise OSError(28, "No space left on device")
+        replace(source, target)
 
     with monkeypatch.context() as context:
         context.setattr(files, "replace_file", refuse)
         assert ask("hi").text
         assert "renewed but not stored" in caplog.text
-        assert plugin.load_tokens() == old
+        assert entry_on_disk("official")["refresh_token"] == old.refresh_token
     assert ask("later").text
     assert len(simulator.refreshes) == 1
-    assert plugin.load_tokens().refresh_token != old.refresh_token
+    assert entry_on_disk("official")["refresh_token"] != old.refresh_token
 
 
 def test_twelve_processes_refresh_once(simulator, run_llm):
@@ -269,6 +314,7 @@ def test_the_commands_name_the_route(simulator, run_llm):
     status = run_llm("chatgpt", "status")
     assert status.exit_code == 0
     assert status.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
+    assert "; renews when OpenAI asks for it\n" in status.stdout
     assert "Workspace" not in status.stdout
     listed = run_llm("chatgpt", "accounts")
     assert "official" in listed.stdout.splitlines()[1].split()[3:]
@@ -305,9 +351,9 @@ def test_doctor_asks_the_api(simulator, run_llm):
 
 def test_doctor_of_an_ended_login(simulator, run_llm):
     simulator.official.refresh_error = "invalid_grant"
-    signed_in_since(simulator, EXPIRED)
+    old = signed_in_since(simulator, EXPIRED)
     with pytest.raises(plugin.RefreshFailed):
-        plugin.get_tokens()
+        plugin.get_tokens(rejected=old.access_token)
     result = run_llm("chatgpt", "doctor")
     assert result.exit_code == 1
     assert COMMAND in result.stdout
@@ -413,9 +459,9 @@ def test_a_logout_leaves_the_other_route_alone(simulator, run_llm, gone, left):
 
 def test_a_logout_after_openai_ended_the_session_sends_nothing(simulator, run_llm):
     simulator.official.refresh_error = "refresh_token_invalidated"
-    signed_in_since(simulator, EXPIRED)
+    old = signed_in_since(simulator, EXPIRED)
     with pytest.raises(plugin.RefreshFailed):
-        plugin.get_tokens()
+        plugin.get_tokens(rejected=old.access_token)
     simulator.requests.clear()
     result = run_llm("chatgpt", "logout")
     assert (result.exit_code, simulator.requests) == (0, [])

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import stat
 import threading
 import time
@@ -133,7 +134,7 @@ def test_its_page(login, browser):
     login()
     (status, headers, page) = browser.pages[0]
     assert status == 200
-    assert "Signed in. You can close this page" in page
+    assert "Go back to the terminal" in page
     assert headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -180,7 +181,11 @@ def test_a_broken_host_id_is_replaced(simulator, login):
     ("answer", "words"),
     [
         (error_answer(500, None), "OpenAI server error (500). Try again"),
-        (Answer(400, {"error": "invalid_grant"}), "invalid_grant). Try again"),
+        (
+            Answer(400, {"error": "invalid_grant"}),
+            "(invalid_grant): it was used before, or is from an earlier attempt. Run 'llm chatgpt "
+            "login --official --account work' again.",
+        ),
         (Answer(drop=True), "run 'llm chatgpt login --official --account work' again"),
     ],
 )
@@ -189,7 +194,7 @@ def test_an_exchange_that_fails_registers_no_second_app(simulator, login, browse
     result = login("--account", "work")
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
-    assert "did not work" in browser.pages[0][2]
+    assert "Go back to the terminal" in browser.pages[0][2]
     assert plugin.load_tokens() is None
     # The code may be spent, so it is sent once.
     assert len(exchanges(simulator)) == 1
@@ -223,7 +228,7 @@ def test_a_callback_that_ends_the_sign_in(simulator, login, browser, changes, wo
     assert words in result.stderr
     assert "'llm chatgpt login --official'" in result.stderr
     status, _, page = browser.pages[0]
-    assert (status, words in page, "<b>" in page) == (200, True, False)
+    assert (status, "Go back to the terminal" in page, "<b>" in page) == (200, True, False)
     assert not exchanges(simulator)
     assert not read_store().registrations
     assert plugin.load_tokens() is None
@@ -461,6 +466,138 @@ def test_another_user_under_the_same_name(simulator, login, run_llm, signed_out)
     assert plugin.load_tokens("bob").email == "bob@example.com"
 
 
+# A registration that is given up
+
+
+def forget_registrations(simulator):
+    """As if the user had removed the app in ChatGPT's settings."""
+    simulator.clients.clear()
+
+
+def revoked(simulator):
+    return [r.body["token"] for r in simulator.seen("/api/accounts/oauth/revoke")]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--account", "work")])
+def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
+    simulator, login, run_llm, ask, monkeypatch, arguments
+):
+    login(*arguments)
+    forget_registrations(simulator)
+    simulator.expire_access_tokens()
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 4000)
+    simulator.clock = time.time
+    command = " ".join(["'llm chatgpt login --official", *arguments, "--new'"])
+    with pytest.raises(plugin.RefreshFailed, match=command) as caught:
+        ask("hi")
+    # Perhaps OpenAI remembers it again.
+    assert not caught.value.permanent
+    again = login(*arguments)
+    assert again.exit_code == 0, again.stderr
+    assert asked(simulator)[1]["client_id"] == "dynamic_agent_client"
+    assert ask("hi").text
+
+
+def test_after_a_logout_a_forgotten_registration_stays_forgotten(
+    simulator, login, run_llm, ask, monkeypatch
+):
+    login()
+    forget_registrations(simulator)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 4000)
+    simulator.clock = time.time
+    with pytest.raises(plugin.RefreshFailed):
+        ask("hi")
+    run_llm("chatgpt", "logout")
+    assert login().exit_code == 0
+    assert asked(simulator)[1]["client_id"] == "dynamic_agent_client"
+
+
+def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
+    login()
+
+    def visit(url):
+        back = redirect_of(url)
+        forget_registrations(simulator)
+        browser.pages.append(fetch(back))
+
+    browser.visit = visit
+    result = login()
+    assert result.exit_code == 1
+    assert "no longer knows this installation" in result.stderr
+    assert "'llm chatgpt login --official' again" in result.stderr
+    browser.visit = lambda url: browser.pages.append(fetch(url))
+    assert login().exit_code == 0
+    assert len(simulator.clients) == 1
+
+
+def test_the_waiting_terminal_names_the_way_back(simulator, login, browser):
+    first = login("--account", "work")
+    assert "--new" not in first.stderr
+    forget_registrations(simulator)
+    command = "'llm chatgpt login --official --account work --new'"
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(config, "BROWSER_LOGIN_SECONDS", 0.3)
+        result = login("--account", "work")
+    assert result.exit_code == 1
+    assert browser.pages[-1][0] == 400
+    advice = "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n" + command
+    assert advice in result.stderr
+    assert result.stderr.index(advice) < result.stderr.index("Waiting for the browser")
+    assert login("--account", "work", "--new").exit_code == 0
+
+
+def test_a_new_registration_ends_the_session_of_the_old_one(simulator, login, run_llm, ask):
+    login()
+    first = plugin.load_tokens()
+    assert login().exit_code == 0
+    # Both sessions have one client id.
+    assert revoked(simulator) == []
+    second = plugin.load_tokens()
+    result = login("--new")
+    assert result.exit_code == 0, result.stderr
+    assert asked(simulator)[2]["client_id"] == "dynamic_agent_client"
+    assert revoked(simulator) == [second.refresh_token]
+    third = plugin.load_tokens()
+    assert third.client_id != second.client_id == first.client_id
+    known = read_store().registration("official")
+    assert (known["client_id"], known["subject"]) == (third.client_id, third.subject)
+    assert login().exit_code == 0
+    assert asked(simulator)[3]["client_id"] == third.client_id
+    assert ask("hi").text
+
+
+def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
+    login()
+    simulator.always["official_revoke"] = lambda request: Answer(500)
+    result = login("--new")
+    assert result.exit_code == 0
+    assert "Warning: Could not end the session at OpenAI (" in result.stderr
+
+
+def test_a_new_registration_lets_another_user_in(simulator, login):
+    login()
+    old, known = plugin.load_tokens(), read_store().registration("official")
+    simulator.account = Account(email="bob@example.com", user_id="user-bob")
+    result = login()
+    assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
+    result = login("--new")
+    assert result.exit_code == 1
+    assert "Kept ada@example.com." in result.stderr
+    assert (plugin.load_tokens(), read_store().registration("official")) == (old, known)
+    assert revoked(simulator) == []
+    assert login("--new", "--yes").exit_code == 0
+    assert plugin.load_tokens().email == "bob@example.com"
+    assert revoked(simulator) == [old.refresh_token]
+
+
+def test_new_is_for_the_official_route(run_llm):
+    result = run_llm("chatgpt", "login", "--new")
+    assert result.exit_code == 2
+    assert "--new only with --official" in result.stderr
+
+
 def test_it_stands_beside_a_codex_login(simulator, login, run_llm):
     codex = sign_in(simulator)
     result = login()
@@ -487,7 +624,8 @@ def test_a_wrong_clock_here_does_no_harm(simulator, login):
     assert login().exit_code == 0
     tokens = plugin.load_tokens()
     assert tokens.expires_at == pytest.approx(time.time() + 3600, abs=60)
-    assert tokens.earliest_refresh_at == pytest.approx(time.time() + 3240, abs=60)
+    # By OpenAI's own clock, which the API's answers tell.
+    assert tokens.earliest_refresh_at == pytest.approx(simulator.clock() + 3240, abs=60)
 
 
 def test_from_the_first_sign_in_to_the_last_sign_out(
@@ -552,7 +690,21 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
 def test_it_goes_with_no_other_way(run_llm, other):
     result = run_llm("chatgpt", "login", "--official", other)
     assert result.exit_code == 2
-    assert "--official without" in result.stderr
+    assert "--official cannot be combined with" in result.stderr
+
+
+def test_no_port_is_free(simulator, login, monkeypatch):
+    class Socket(socket.socket):
+        def bind(self, address):
+            raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    result = login()
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: No port of 127.0.0.1 is free for the browser to come back to (Address already in "
+        "use). End programs that you do not need, then try again."
+    )
 
 
 def test_ten_minutes_are_the_limit(simulator):
@@ -574,6 +726,9 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
     for secret in (request.state, request.nonce, request.code_verifier):
         assert secret not in repr(request) + repr(tokens)
     assert request.code_verifier not in request.url
+    approved = request.read(urllib.parse.urlsplit(redirect_of(request.url)).query)
+    assert approved.nonce == request.nonce
+    assert repr(approved) == f"Approval(scope={OFFICIAL_SCOPE!r})"
 
 
 def address_of(process):
@@ -625,12 +780,16 @@ def test_a_pasted_address(simulator):
         query = back.partition("?")[2]
         code = dict(urllib.parse.parse_qsl(query))["code"]
         wrong = [
-            *("what?", code, query, with_query(back, state="another")),
-            back.replace("127.0.0.1", "localhost"),
+            *("what?", code, query, back.replace("127.0.0.1", "localhost")),
+            # The first of two lines.
+            back.partition("&code=")[0],
         ]
         for number, line in enumerate(wrong, 1):
             screen.type(line)
-            screen.wait_for("(?s)" + "right address.*" * number)
+            screen.wait_for("(?s)" + "right address. Copy the whole.*" * number)
+        port = urllib.parse.urlsplit(back).port
+        screen.type(with_query(back, state="another").replace(str(port), str(port - 1)))
+        screen.wait_for("it is from an earlier attempt")
         assert not exchanges(simulator)
         screen.type(f" '{back}' ")
         assert screen.end() == 0, screen.screen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import os
@@ -18,11 +19,19 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, prompt_in_twelve_processes, sign_in, start_llm, wait_until
+from conftest import (
+    edit_login,
+    entry_on_disk,
+    expire,
+    new_login,
+    prompt_in_twelve_processes,
+    sign_in,
+    start_llm,
+    wait_until,
+)
 from llm_chatgpt import config, files
 from llm_chatgpt.login.current import check_usable, choose_credential
 from llm_chatgpt.login.store import locked_store, read_store, store_path
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, error_answer, web_page
 
 
@@ -70,14 +79,13 @@ def test_missing_fields_keep_their_values(simulator, signed_in):
 
 PERMANENT = [
     (error_answer(401, "refresh_token_expired"), "has expired"),
-    (error_answer(401, "refresh_token_reused"), "was used by another program"),
+    (error_answer(401, "refresh_token_reused"), "renewed elsewhere, probably by a copy"),
     (error_answer(401, "refresh_token_invalidated"), "was ended by OpenAI"),
     (error_answer(400, "REFRESH_TOKEN_EXPIRED"), "has expired"),
     (Answer(401, {"error": "refresh_token_expired"}), "has expired"),
-    (Answer(401, {"code": "refresh_token_reused"}), "was used by another program"),
+    (Answer(401, {"code": "refresh_token_reused"}), "renewed elsewhere, probably by a copy"),
     (error_answer(401, "token_expired"), "no longer accepted"),
     (error_answer(401, "something_new"), "no longer accepted"),
-    (Answer(401), "no longer accepted"),
     (Answer(400, {"error": "invalid_grant"}), "no longer accepted"),
 ]
 PASSING = [
@@ -86,6 +94,10 @@ PASSING = [
     Answer(503, "busy"),
     Answer(429),
     web_page(),
+    # As a proxy has them, which knows nothing of the login.
+    Answer(401),
+    Answer(401, "<html>Sign in to the proxy</html>", {"Content-Type": "text/html"}),
+    Answer(401, {"message": "Unauthorized"}),
     Answer(200, "junk"),
     Answer(200, [1]),
     Answer(drop=True),
@@ -133,7 +145,7 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
 def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, caplog):
     """Another process was faster, between our look and our lock."""
     expire()
-    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = new_login(simulator)
     caplog.set_level("DEBUG", "filelock")
     with locked_store() as writer:
         found = []
@@ -149,7 +161,7 @@ def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, caplog):
 def test_a_program_without_our_lock_was_faster(simulator, signed_in):
     """`refresh_token_reused`, and by then a newer pair is on disk."""
     expire()
-    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = new_login(simulator)
 
     def reused(request):
         store_path().write_bytes(read_store().put("default", newer).to_bytes())
@@ -173,7 +185,7 @@ def test_a_401_is_answered_by_one_refresh_and_one_resend(simulator, signed_in, a
 
 
 def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
-    newer = tokens_from_reply(simulator.sign_in(), now=time.time())
+    newer = new_login(simulator)
 
     def unauthorized(request):
         # Meanwhile another process has refreshed.
@@ -215,8 +227,13 @@ def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
 
 
 def no_writing(monkeypatch):
+    """Fails after the probe, which a refresh begins with."""
+    replace = files.replace_file
+
     def fails(source, target):
-        raise OSError(5, "Input/output error")
+        if target == store_path():
+            raise OSError(5, "Input/output error")
+        replace(source, target)
 
     monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
 
@@ -255,14 +272,14 @@ def test_a_pair_that_could_not_be_stored_is_used_and_told(
         no_writing(context)
         assert ask("hi").text
         assert "renewed but not stored" in caplog.text
-        assert plugin.load_tokens() == old
+        assert entry_on_disk()["refresh_token"] == old.refresh_token
         # This process goes on with it.
         assert ask("again").text
     # And stores it as soon as it can.
     assert ask("later").text
     assert len(simulator.refreshes) == 1
     used = simulator.seen("/codex/responses")[0].headers["authorization"]
-    assert used == f"Bearer {plugin.load_tokens().access_token}"
+    assert used == f"Bearer {entry_on_disk()['access_token']}"
 
 
 def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_in, monkeypatch):
@@ -274,15 +291,15 @@ def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_
     monkeypatch.setattr(time, "time", lambda: clock() + 20 * 86400)
 
     def full_after_one(source, target):
-        if written:
+        if written and target == store_path():
             raise OSError(28, "No space left on device")
-        written.append(target)
+        written.extend([target] * (target == store_path()))
         replace(source, target)
 
     with monkeypatch.context() as context:
         context.setattr("llm_chatgpt.files.replace_file", full_after_one)
         second = plugin.get_tokens()
-    assert plugin.load_tokens() == first
+    assert entry_on_disk()["refresh_token"] == first.refresh_token
     assert plugin.get_tokens() == second == plugin.load_tokens()
     assert [r.body["refresh_token"] for r in simulator.refreshes] == [
         signed_in.refresh_token,
@@ -296,7 +313,9 @@ from llm_chatgpt import files
 from llm_chatgpt.login.store import delete_tokens
 
 def fails(source, target):
-    raise OSError(5, "Input/output error")
+    if target.suffix == ".json":
+        raise OSError(5, "Input/output error")
+    works(source, target)
 
 works, files.replace_file = files.replace_file, fails
 plugin.get_tokens()
@@ -436,7 +455,7 @@ def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
     simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
     assert all_at_once(ask.kind, 20) == [old] * 20
     assert len(simulator.refreshes) == 1
-    assert caplog.text.count("Using the old token") == 1
+    assert caplog.text.count("The old token works until") == 1
 
 
 def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, monkeypatch):
@@ -571,7 +590,7 @@ def test_the_public_functions_work_by_themselves(simulator):
     assert plugin.load_tokens() == tokens
     plugin.store_tokens(renewed)
     assert plugin.get_tokens() == renewed
-    with pytest.raises(plugin.RefreshFailed, match="used by another program"):
+    with pytest.raises(plugin.RefreshFailed, match="renewed elsewhere"):
         plugin.refresh_tokens(tokens)
 
 
@@ -661,7 +680,7 @@ def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in,
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
     assert plugin.get_tokens()
-    assert not read_store().failures
+    assert not read_store().failure("default")
 
 
 def test_a_refused_refresh_after_a_401_is_remembered_too(simulator, signed_in, ask):
@@ -676,12 +695,12 @@ def test_a_refused_refresh_after_a_401_is_remembered_too(simulator, signed_in, a
 
 
 def test_a_remembered_failure_lets_a_token_work_until_its_end(simulator, signed_in, ask):
-    old = expire(200)
+    expire(200)
     simulator.script("token", PERMANENT[0][0])
     assert ask("one").text
     assert ask("two").text
     assert len(simulator.refreshes) == 1
-    plugin.store_tokens(old._replace(expires_at=time.time() - 1))
+    edit_login(expires_at=time.time() - 1)
     with pytest.raises(llm.ModelError, match="has expired"):
         ask("three")
     assert len(simulator.refreshes) == 1
@@ -689,10 +708,7 @@ def test_a_remembered_failure_lets_a_token_work_until_its_end(simulator, signed_
 
 @pytest.mark.parametrize("junk", [None, [], {"message": 7}, {"message": "x", "at": "soon"}])
 def test_junk_in_the_memory_of_failures_is_harmless(simulator, signed_in, junk):
-    data = json.loads(store_path().read_text())
-    data["failures"] = junk if not isinstance(junk, dict) else {"0" * 32: junk}
-    store_path().write_text(json.dumps(data))
-    expire()
+    edit_login(failure=junk, expires_at=1.0)
     assert plugin.get_tokens().access_token != signed_in.access_token
 
 
@@ -719,3 +735,145 @@ def test_a_failure_keeps_nothing_alive(simulator, signed_in):
     del response
     gc.collect()
     assert [reference() for reference in alive] == [None, None]
+
+
+# A refusal that is no reason to give up a token that works ----------------------------
+
+
+PROXY_PAGE = Answer(401, "<html>Sign in to the proxy</html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize("answer", [PROXY_PAGE, Answer(401), Answer(401, {"message": "No."})])
+def test_a_proxy_that_answers_one_prompt_and_its_refresh(simulator, signed_in, ask, answer):
+    simulator.script("responses", answer)
+    simulator.script("token", answer)
+    with pytest.raises(plugin.RefreshFailed) as caught:
+        ask("one")
+    assert not caught.value.permanent
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+    assert plugin.load_tokens() == signed_in
+
+
+def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator, signed_in, ask):
+    simulator.script("responses", PROXY_PAGE)
+    simulator.script("token", PERMANENT[0][0])
+    with pytest.raises(plugin.RefreshFailed, match="has expired"):
+        ask("one")
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+
+
+SIDE_REQUESTS = {
+    "usage": ["usage"],
+    "models": ["refresh"],
+    "draw": ["image", "a pelican"],
+}
+
+
+@pytest.mark.parametrize("endpoint", SIDE_REQUESTS)
+def test_a_side_request_signs_nobody_out(simulator, signed_in, ask, run_llm, caplog, endpoint):
+    refusal = error_answer(401, "token_expired")
+    simulator.script(endpoint, refusal)
+    simulator.script("token", PERMANENT[2][0])
+    result = run_llm("chatgpt", *SIDE_REQUESTS[endpoint])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "was ended by OpenAI" in result.stderr
+    # Prompts go on, and one warning says until when, and what to do.
+    assert ask("one").text
+    assert ask("two").text
+    assert len(simulator.refreshes) == 1
+    (warning,) = [r.getMessage() for r in caplog.records if "Warning" in r.getMessage()]
+    assert "Run 'llm chatgpt login' to sign in again." in warning
+    day = time.strftime("%Y-%m-%d", time.localtime(signed_in.expires_at))
+    assert f"The old token works until {day}" in warning
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 0, status.stdout
+    # Until a prompt gets a 401, too.
+    simulator.script("responses", refusal)
+    with pytest.raises(plugin.RefreshFailed, match="was ended by OpenAI"):
+        ask("three")
+    sent = len(simulator.requests)
+    with pytest.raises(plugin.RefreshFailed, match="was ended by OpenAI"):
+        ask("four")
+    assert len(simulator.requests) == sent
+    assert len(simulator.refreshes) == 1
+
+
+# Slow, and short --------------------------------------------------------------------------
+
+
+def test_an_answer_counts_whenever_it_comes(simulator, signed_in, monkeypatch):
+    """The time limit is for each piece of it."""
+    monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.5)
+    expire()
+    reply = simulator.sign_in()
+    simulator.script("token", Answer(200, reply, trickle=2 / len(json.dumps(reply))))
+    started = time.monotonic()
+    assert plugin.get_tokens().access_token == reply["access_token"]
+    assert time.monotonic() - started > 1
+    assert plugin.load_tokens().access_token == reply["access_token"]
+
+
+def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
+    simulator, signed_in, monkeypatch
+):
+    monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.3)
+    expire()
+    release = threading.Event()
+    simulator.script("token", slow_token(threading.Event(), release))
+    with pytest.raises(plugin.RefreshFailed, match="did not answer in time"):
+        plugin.get_tokens()
+    release.set()
+    assert config.LOCK_TIMEOUT_SECONDS > 120 + config.CONNECT_TIMEOUT_SECONDS
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("lifetime", [10, 300])
+def test_a_token_that_hardly_lives_is_renewed_once_for_all_who_wait(
+    simulator, signed_in, kind, lifetime
+):
+    expire()
+    simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
+    for entry in simulator.refresh_tokens.values():
+        entry["account"] = simulator.account
+    simulator.script("token", lambda request: time.sleep(0.5))
+    assert len(set(all_at_once(kind, 24))) == 1
+    assert len(simulator.refreshes) == 1
+
+
+FORKED_WHILE_IMPORTING = """
+import importlib.abc, importlib.util, os, signal, sys, threading, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("filelock"):
+            importing.set()
+            time.sleep(0.2)
+
+importing = threading.Event()
+import llm_chatgpt_oauth as plugin
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=plugin.store_tokens, args=(plugin.load_tokens(),))
+thread.start()
+assert importing.wait(20)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    try:
+        plugin.store_tokens(plugin.load_tokens(), "child")
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert plugin.load_tokens("child") == signed_in

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import typing
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, wait_until
+from conftest import edit_login, sign_in, wait_until
 from llm_chatgpt import files
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
+from llm_chatgpt.login.tokens import token_hash
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")
@@ -174,7 +178,7 @@ def test_a_login_replaces_a_damaged_file_and_keeps_it_aside(content, caplog):
     assert str(kept) in caplog.text
     if os.name != "nt":
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert delete_tokens(everything=True) == ["default"]
+    assert list(delete_tokens(everything=True)) == ["default"]
     assert not aside()
 
 
@@ -224,7 +228,7 @@ def test_a_refresh_leaves_a_damaged_entry_where_it_is(simulator):
     damage("work", {"access_token": 7})
     assert plugin.get_tokens().expires_at > 1.0
     assert json.loads(store_path().read_text())["accounts"]["work"] == {"access_token": 7}
-    assert delete_tokens("work") == ["work"]
+    assert list(delete_tokens("work")) == ["work"]
     assert "work" not in json.loads(store_path().read_text())["accounts"]
     assert not aside()
 
@@ -253,12 +257,135 @@ def test_a_file_from_the_future_is_left_alone():
     assert store_path().read_bytes() == content
 
 
-def test_unknown_fields_are_fine():
-    plugin.store_tokens(TOKENS)
+# What this version does not understand -----------------------------------------------------
+
+
+# One value for each type that a field of a login has.
+VALUES = {str: "text", str | None: "text", float: 7.5, float | None: 7.5, bool: True}
+FIELDS = typing.get_type_hints(plugin.Tokens)
+EVERY_FIELD = {
+    **{name: VALUES[kind] for name, kind in FIELDS.items()},
+    "origin": "https://eu.chatgpt.com",
+    "kind": "official",
+}
+
+
+def test_every_field_of_a_login_is_stored_and_read():
+    tokens = plugin.Tokens(**EVERY_FIELD)
+    plugin.store_tokens(tokens)
+    assert plugin.load_tokens() == tokens
+    assert not [name for name, value in tokens._asdict().items() if not value]
+
+
+def change_file(change):
     data = json.loads(store_path().read_text())
-    data["future"] = data["accounts"]["default"]["future"] = {"a": 1}
+    change(data)
     store_path().write_text(json.dumps(data))
-    assert plugin.load_tokens() == TOKENS
+    return data
+
+
+LATER_KIND = {"kind": "passkey", "access_token": "at", "refresh_token": "rt_later", "new": [1.5]}
+
+
+def test_what_is_not_understood_stays_as_it_is(simulator, run_llm):
+    sign_in(simulator)
+
+    def from_the_future(data):
+        data["future"] = {"a": [None, 1, "\ud800"]}
+        data["accounts"]["default"]["future"] = {"b": 2.5}
+        data["accounts"]["later"] = LATER_KIND
+        data["accounts"]["broken"] = [7]
+        data["identities"] = {"x": {"email": "eve@example.com", "future": 3}}
+        data["registrations"] = {"old": {"client_id": "c", "issuer": "i", "future": 4}}
+
+    before = change_file(from_the_future)
+    edit_login(expires_at=1.0)
+    plugin.get_tokens()
+    plugin.store_tokens(TOKENS, "home")
+    assert run_llm("chatgpt", "use", "home").exit_code == 0
+    assert list(delete_tokens("home")) == ["home"]
+    after = json.loads(store_path().read_text())
+    for name in ("future", "identities", "registrations"):
+        assert after[name] == before[name]
+    assert {k: after["accounts"][k] for k in ("later", "broken")} == {
+        "later": LATER_KIND,
+        "broken": [7],
+    }
+    assert after["accounts"]["default"]["future"] == {"b": 2.5}
+    assert after["accounts"]["default"]["refresh_token"].startswith("rt_")
+    # A new login has nothing of the old one.
+    sign_in(simulator)
+    assert "future" not in json.loads(store_path().read_text())["accounts"]["default"]
+
+
+def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
+    sign_in(simulator)
+    change_file(lambda data: data["accounts"].update(later=LATER_KIND))
+    for call in (plugin.load_tokens, plugin.get_tokens):
+        with pytest.raises(plugin.StoreError, match="newer llm-chatgpt-oauth") as caught:
+            call("later")
+        assert "\n" not in str(caught.value)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--key", "later", "--no-log")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert simulator.requests == []
+    listed = run_llm("chatgpt", "accounts")
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["later", "?"]
+    assert "needs a newer version" in listed.stdout
+    assert ask("hi").text
+    # A new login replaces it, and keeps a copy.
+    plugin.store_tokens(TOKENS, "later")
+    assert plugin.load_tokens("later") == TOKENS
+    (copy,) = aside()
+    assert json.loads(copy.read_text())["accounts"]["later"] == LATER_KIND
+
+
+def test_a_file_of_an_older_version(simulator, signed_in, run_llm):
+    """It remembered failures by a hash of the refresh token, also those that a proxy made."""
+    key = token_hash(signed_in.refresh_token)
+    failure = {
+        "message": "Your ChatGPT login is no longer accepted.",
+        "code": None,
+        "permanent": True,
+        "rejected": True,
+        "at": 1.0,
+    }
+    change_file(lambda data: data.update(failures={key: failure}))
+    edit_login(expires_at=1.0)
+    assert run_llm("chatgpt", "status").exit_code == 0
+    assert plugin.get_tokens().refresh_token != signed_in.refresh_token
+    assert "failures" not in json.loads(store_path().read_text())
+
+
+HALF = "a\ud800b"
+
+
+def test_half_a_character_from_the_service(simulator, run_llm, ask):
+    """JSON can hold it, UTF-8 cannot."""
+    simulator.approve_after_polls = 0
+    simulator.account = dataclasses.replace(simulator.account, email=HALF, name=HALF)
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0, result.output
+    clean = HALF.replace("\ud800", "\N{REPLACEMENT CHARACTER}")
+    assert (plugin.load_tokens().email, plugin.load_tokens().workspace) == (clean, clean)
+    edit_login(expires_at=1.0)
+    assert ask("hi").text
+    for command in (["status"], ["status", "--json"], ["accounts"], ["models"], ["logout"]):
+        assert run_llm("chatgpt", *command).exit_code == 0
+
+
+@pytest.mark.parametrize("field", [name for name in FIELDS if VALUES[FIELDS[name]] == "text"])
+def test_half_a_character_in_the_file(simulator, signed_in, run_llm, field):
+    edit_login(**{field: HALF})
+    for command in (["status"], ["accounts"], ["refresh"], ["logout"]):
+        run_llm("chatgpt", *command)
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+
+
+def test_a_store_shows_no_secret(simulator, signed_in):
+    shown = repr(read_store())
+    for secret in signed_in:
+        assert not isinstance(secret, str) or secret not in shown or secret == "login"
+    assert "example.com" not in shown
 
 
 @posix_only
@@ -301,6 +428,28 @@ def test_the_lock_of_a_killed_process_holds_nobody_up():
     process.wait()
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process():
+    code = (
+        "import os, time\n"
+        "from llm_chatgpt.login.store import locked_store\n"
+        "with locked_store():\n"
+        "    child = os.fork()\n"
+        "    if not child: os.close(1); time.sleep(20); os._exit(0)\n"
+        "    print(child, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        with locked_store(5):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):

@@ -133,7 +133,7 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
 @pytest.mark.parametrize("how", ["break", "cancel"])
 def test_an_abandoned_async_answer_is_silent(simulator, signed_in, how, capsys):
     text = sse({"type": "response.output_text.delta", "delta": "Hello "})
-    simulator.script("responses", StreamAnswer([text, 60], end="open"))
+    simulator.script("responses", StreamAnswer([text, 60.0], end="open"))
     problems = []
 
     async def read(response, seen):

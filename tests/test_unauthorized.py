@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in
-from llm_chatgpt.login.tokens import tokens_from_reply
+from conftest import new_login, sign_in
 from simulator import Answer, error_answer
 
 
@@ -24,7 +21,7 @@ def replaced(simulator, signed_in):
     stored = []
 
     def unauthorized(request):
-        stored.append(tokens_from_reply(simulator.sign_in(), now=time.time()))
+        stored.append(new_login(simulator))
         plugin.store_tokens(stored[-1])
         return error_answer(401, "token_expired")
 
@@ -78,7 +75,7 @@ def test_a_named_account_is_signed_in_again_under_its_name(simulator, ask):
 
 def test_programs_that_store_new_tokens_for_ever(simulator, replaced, ask, signed_in):
     def unauthorized(request):
-        plugin.store_tokens(tokens_from_reply(simulator.sign_in(), now=time.time()))
+        plugin.store_tokens(new_login(simulator))
         return error_answer(401, "token_expired")
 
     simulator.script("responses", *[unauthorized] * 9)

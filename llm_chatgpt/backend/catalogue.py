@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llm_chatgpt.files import new_version, user_dir
+from llm_chatgpt.files import read_file, user_dir, write_whole
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
@@ -128,7 +128,7 @@ def models_path() -> pathlib.Path:
 def read_models_file() -> Mapping[str, Any]:
     """The file's content, {} if it is missing or damaged: llm must start all the same."""
     try:
-        return as_mapping(json.loads(models_path().read_bytes()))
+        return as_mapping(json.loads(read_file(models_path())))
     except (OSError, ValueError, RecursionError):
         return {}
 
@@ -192,5 +192,4 @@ def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
         "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},
         "seen": list(dict.fromkeys(seen)),
     }
-    with new_version(models_path()) as write:
-        write(json.dumps(data, indent=1).encode())
+    write_whole(models_path(), json.dumps(data, indent=1).encode())

@@ -41,7 +41,7 @@ from llm_chatgpt.errors import (
     StreamFailed,
     UsageLimitReached,
 )
-from llm_chatgpt.login.current import choose_credential
+from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
 from llm_chatgpt.text import counted_down, in_words, notice, printable
@@ -79,8 +79,8 @@ class Exchange:
         self._tokens = Tokens("")
         self._models: ModelList | None = None
         self._headers: Mapping[str, str] = {}
-        # What a server's 401 said, which a refresh may mend.
-        self._rejection = ""
+        # The server's 401, which a refresh may mend.
+        self._rejection: ChatGPTError | None = None
         self._sent_files = False
         self._notes: list[str] = []
         # The input that was sent last.
@@ -88,10 +88,20 @@ class Exchange:
 
     # One attempt
 
+    @functools.cached_property
+    def credential(self) -> Credential:
+        """Whose login to use: chosen once, so that no attempt goes out as somebody else."""
+        return choose_credential(self._key, read_store())
+
     @property
-    def rejected(self) -> str | None:
+    def rejected(self) -> Rejection | None:
         """The access token that the server has just answered with 401."""
-        return self._tokens.access_token if self.attempt.other_tokens else None
+        error = self._rejection
+        if error is None or not self.attempt.other_tokens:
+            return None
+        # A web page comes from a proxy, which knows nothing of the login.
+        page = error.code == refusals.WEB_PAGE
+        return Rejection(self._tokens.access_token, error.date, final=not page)
 
     def pauses(self) -> Iterator[float]:
         """The seconds to sleep before this attempt, in pieces."""
@@ -281,7 +291,7 @@ class Exchange:
                 mid_line=self._answer.mid_line,
             )
         if again.other_tokens:
-            self._rejection = f"{error.reason}. "
+            self._rejection = error
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
@@ -289,9 +299,10 @@ class Exchange:
             self._answer.mid_line = False
 
     def _end_early(self, error: ChatGPTError) -> None:
-        if isinstance(error, RefreshFailed) and self._tokens.earliest_refresh_at:
+        said = self._rejection
+        if isinstance(error, RefreshFailed) and said and self._tokens.earliest_refresh_at:
             # Else nobody would learn what the server has said.
-            reason = f"{self._rejection}{error.reason}."
+            reason = f"{said.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._answer.rounds:
             raise error
@@ -323,13 +334,12 @@ class Exchange:
 
     def _account(self) -> str | None:
         with contextlib.suppress(ChatGPTError):
-            return choose_credential(self._key, read_store()).account
+            return self.credential.account
         return None
 
     def _login_command(self) -> str:
         with contextlib.suppress(ChatGPTError):
-            store = read_store()
-            return store.login_command(choose_credential(self._key, store).account)
+            return read_store().login_command(self.credential.account)
         return self._tokens.route.login_command()
 
     # Afterwards

@@ -20,15 +20,16 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 def fetch_models(
-    tokens: Tokens, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+    tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> catalogue.ModelList:
     """Fetch the list of this account's models, within `seconds`, and remember it.
 
-    Raises ChatGPTError, as RequestRefused for an error status.
+    `login` is the command that signs in again (None: without an account's name). Raises
+    ChatGPTError, as RequestRefused for an error status.
     """
     version, route = config.models_client_version(), tokens.route
     params = {"client_version": version}
-    reply = _get(route.models_path, tokens, params=params, seconds=seconds)
+    reply = _get(route.models_path, tokens, login, params=params, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list. Try again later.")
@@ -86,27 +87,27 @@ def _is_outdated(known: catalogue.ModelList | None, etag: str | None) -> bool:
 
 
 def fetch_usage(
-    tokens: Tokens, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+    tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> Mapping[str, Any]:
     """What the account has used of its limits, as the server reports it within `seconds`.
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    return as_mapping(_get("/wham/usage", tokens, seconds=seconds).data)
+    return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
 
 
 RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
-def fetch_resets(tokens: Tokens) -> BankedResets:
+def fetch_resets(tokens: Tokens, login: str | None = None) -> BankedResets:
     """The resets that are banked, and when the first of them expires.
 
     Raises ChatGPTError, as RequestRefused for an error status.
     """
-    return resets_of_list(as_mapping(_get(RESETS_PATH, tokens).data))
+    return resets_of_list(as_mapping(_get(RESETS_PATH, tokens, login).data))
 
 
-def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
+def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
     """Spend a banked reset; what the server says of it: "reset", "nothing_to_reset" or
     "no_credit" (docs/protocol.md).
 
@@ -128,7 +129,7 @@ def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
             code = as_text(as_mapping(reply.data).get("code"))
             # An attempt before, whose answer was lost, has spent it.
             return "reset" if resends and code == "already_redeemed" else code
-        failure = explain_refusal(reply)
+        failure = explain_refusal(reply, login=login)
         if reply.status < 500:
             raise failure
     raise ChatGPTError(
@@ -137,13 +138,13 @@ def redeem_reset(tokens: Tokens, request_id: str) -> str | None:
     ) from failure
 
 
-def _get(path: str, tokens: Tokens, **arguments: Any) -> http.Reply:
+def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http.Reply:
     url = tokens.route.base_url(tokens.origin) + path
     try:
         reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        login, regions = tokens.route.login_command(), residencies(tokens)[:1]
+        login, regions = login or tokens.route.login_command(), residencies(tokens)[:1]
         raise explain_refusal(reply, login=login, regions=regions)
     return reply

@@ -87,12 +87,12 @@ def decode_picture(encoded: object) -> bytes:
         return b""
 
 
-def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
+def request_picture(tokens: Tokens, login: str, options: Mapping[str, Any]) -> bytes:
     """Have a picture drawn, or with `images` have those changed. Takes a minute or two.
 
-    `options` are those of the service (docs/protocol.md). Nothing is sent twice, because a
-    request may count against the limits even if its answer is lost. Raises ChatGPTError, as
-    RequestRefused for an error status.
+    `options` are those of the service (docs/protocol.md), `login` is the command that signs in
+    again. Nothing is sent twice, because a request may count against the limits even if its
+    answer is lost. Raises ChatGPTError, as RequestRefused for an error status.
     """
     route = tokens.route
     if not route.images_path:
@@ -108,19 +108,20 @@ def request_picture(tokens: Tokens, options: Mapping[str, Any]) -> bytes:
             headers=backend_headers(tokens),
             json=options,
             seconds=config.PICTURE_TIMEOUT_SECONDS,
+            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
         )
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise _refusal(reply)
+        raise _refusal(reply, login)
     picture = decode_picture(first_mapping(as_mapping(reply.data).get("data")).get("b64_json"))
     if not picture:
         raise ChatGPTError("No picture came. Try again, or describe it differently.")
     return picture
 
 
-def _refusal(reply: http.Reply) -> ChatGPTError:
-    error = refusals.explain_refusal(reply)
+def _refusal(reply: http.Reply, login: str) -> ChatGPTError:
+    error = refusals.explain_refusal(reply, login=login)
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
 import json
 import re
 import time
@@ -15,7 +13,7 @@ from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
 from llm_chatgpt.backend.usage import UsageWindow, reset_moment, windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.text import from_now, in_words, printable
-from llm_chatgpt.values import as_list, as_mapping, as_text
+from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 
 POLICY_CODES = frozenset(
     {
@@ -265,6 +263,7 @@ def explain_refusal(
         param=param,
         status=None if in_stream else reply.status,
         retry_after=wait,
+        date=as_http_date(reply.headers.get("date")),
         request_id=printable(request_id, 80) if request_id else None,
         tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
     )
@@ -371,8 +370,8 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
         seconds = float(header)
     elif header:
-        with contextlib.suppress(ValueError, OverflowError):
-            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        moment = as_http_date(header)
+        seconds = None if moment is None else moment - time.time()
     if reply.status == 200 and words:
         seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
     return None if seconds is None else max(0.0, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -15,10 +16,11 @@ from llm_chatgpt.commands.group import chatgpt, who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.borrowed import codex_auth_path, read_codex_login
+from llm_chatgpt.login.accounts import CODEX_ACCOUNT, Store
+from llm_chatgpt.login.borrowed import read_codex_login
 from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
-from llm_chatgpt.login.oauth import revoke
-from llm_chatgpt.login.store import CODEX_ACCOUNT, Store, read_store
+from llm_chatgpt.login.oauth import revoke_all
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import keep_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
@@ -40,26 +42,27 @@ def status(account: str | None, json_: bool) -> None:
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
+        if account is not None or config.setting("ACCOUNT"):
+            raise
         if json_:
-            group.echo_json({"signed_in": False, "path": str(path)})
+            group.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
         else:
             click.echo(error.message)
             _warn_if_unwritable()
         sys.exit(1)
     tokens = present_tokens(credential, store)
-    problem = group.problem(credential, tokens, store) if tokens else ""
+    ended = group.problem(credential, tokens, store) if tokens else ""
+    problem = ended or group.renewal_problem(credential, store)
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
-        known = _account_json(tokens, problem) if tokens else {"kind": "access_token"}
-        group.echo_json({"signed_in": True, "path": str(path), **chosen, **known})
+        known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
+        group.echo_json({"signed_in": not ended, "path": str(path), **chosen, **known})
     else:
-        # The first prompt looks up who owns an access token.
-        unknown = "Using an access token (not checked yet)"
-        click.echo(f"Signed in as {who_is(tokens)}" if tokens else unknown)
+        click.echo(_status_line(credential, tokens, store, ended))
         click.echo(f"Account: {group.credential_words(credential, store)}")
         if tokens and tokens.account_id:
             click.echo(f"Workspace: {workspace_words(tokens)}")
-        click.echo(f"Access token: {group.lifetime_words(tokens, problem)}")
+        click.echo(f"Access token: {group.lifetime_words(tokens, ended, problem)}")
         if credential.account:
             click.echo(f"Stored in: {short_path(path)}")
             _warn_if_unwritable()
@@ -69,13 +72,23 @@ def status(account: str | None, json_: bool) -> None:
         sys.exit(1)
 
 
+def _status_line(credential: Credential, tokens: Tokens | None, store: Store, ended: str) -> str:
+    if tokens is None:
+        # The first prompt looks up who owns an access token.
+        return "Using an access token (not checked yet)"
+    if not ended:
+        return f"Signed in as {who_is(tokens)}"
+    again = store.login_command(credential.account) if tokens.renewable else "llm chatgpt import"
+    return f"Your login as {who_is(tokens)} has ended. Run '{again}'."
+
+
 def _warn_if_unwritable() -> None:
     error = group.storage_problem()
     if error and error.code == "unwritable":
         notice(f"Warning: {error.message}")
 
 
-def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
+def _account_json(tokens: Tokens, ended: str, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
@@ -83,7 +96,8 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
-        "expired": bool(problem) or not still_works(tokens, time.time()),
+        "expired": bool(ended) or not still_works(tokens, time.time()),
+        "problem": problem or None,
     }
 
 
@@ -101,28 +115,32 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, ended = [], bool(store.damaged)
+    entries, broken = [], bool(store.unreadable)
     for name, tokens in store.accounts.items():
-        problem = group.problem(Credential(name, ""), tokens, store)
+        credential = Credential(name, "")
+        ended = group.problem(credential, tokens, store)
+        problem = ended or group.renewal_problem(credential, store)
         default = name == store.default
-        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
+        known = _account_json(tokens, ended, problem)
+        entries.append({"name": name, "default": default, **known})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = group.lifetime_words(tokens, problem)
+            lifetime = group.lifetime_words(tokens, ended, problem)
         plan = tokens.route.plan or group.plan_name(tokens.plan)
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
-        ended = ended or bool(problem)
-    rows += [("", name, "?", "?", "?", "damaged, sign in again") for name in store.damaged]
+        broken = broken or bool(problem)
+    what = {"damaged": "damaged, sign in again", "newer_version": "needs a newer version"}
+    rows += [("", name, "?", "?", "?", what[code]) for name, code in store.unreadable.items()]
     if json_:
         group.echo_json(entries)
-    elif not store.accounts and not store.damaged:
+    elif not store.accounts and not store.unreadable:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         group.echo_table(rows)
         if store.default not in store.accounts:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
-    if ended:
+    if broken:
         sys.exit(1)
 
 
@@ -148,7 +166,7 @@ def use(name: str) -> None:
         store = read_store()
         if not name or store.get(name) is None:
             raise current.no_such_account(name, store.accounts)
-        writer.save(store._replace(default=name))
+        writer.save(store.with_default(name))
     click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
@@ -167,7 +185,7 @@ def import_command(path: str | None, yes: bool) -> None:
         llm chatgpt import
         llm chatgpt import ~/.codex/auth.json
     """
-    tokens = read_codex_login(codex_auth_path(path))
+    tokens = read_codex_login(path)
     old = read_store().accounts.get(CODEX_ACCOUNT)
     if old and old.kind == "login":
         if not group.may_replace(yes, old, tokens):
@@ -201,12 +219,12 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    before = functools.partial(_end_session, asked=revoke_)
-    deleted = logins.delete_tokens(name, everything=all_, before=before)
+    deleted = logins.delete_tokens(name, everything=all_)
     if deleted:
         for each in deleted:
             click.echo(f"Signed out of account {printable(each, 60)}.")
         _say_what_is_left()
+        _end_sessions(filter(None, deleted.values()), asked=revoke_)
     elif name is None or all_:
         click.echo("Not signed in.")
     else:
@@ -217,20 +235,12 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_session(tokens: Tokens, *, asked: bool) -> None:
+def _end_sessions(deleted: Iterable[Tokens], *, asked: bool) -> None:
     # An official session is this plugin's alone; after an end by OpenAI there is none.
-    if not (asked or tokens.route.own_session) or not tokens.access_token:
-        return
-    if not tokens.renewable:
+    ending = [t for t in deleted if (asked or t.route.own_session) and t.access_token]
+    revoke_all(tokens for tokens in ending if tokens.renewable)
+    if not all(tokens.renewable for tokens in ending):
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
-        return
-    try:
-        revoke(tokens)
-    except ChatGPTError as error:
-        notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
-            "ChatGPT under Settings > Security."
-        )
 
 
 def _say_what_is_left() -> None:

@@ -22,6 +22,7 @@ from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path
+from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
 CLOCK_TOLERANCE_SECONDS = 5 * 60
@@ -141,7 +142,8 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = present_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    problem = group.problem(credential, tokens, store)
+    ended = group.problem(credential, tokens, store)
+    problem = ended or group.renewal_problem(credential, store)
     text = group.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
@@ -149,11 +151,12 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
         if known.route.plan:
             plan = f"{known.route.plan} sign-in"
-        text += f": {email}, {plan}, access token {group.lifetime_words(known, problem)}"
+        text += f": {email}, {plan}, access token {group.lifetime_words(known, ended, problem)}"
     else:
         text += ", owner not checked yet"
+    state = "broken" if ended else "warning" if problem else "ok"
     if_rejected = group.problem(credential, tokens, store, rejected=tokens.access_token)
-    return tokens, if_rejected, Finding("login", "broken" if problem else "ok", text, problem)
+    return tokens, if_rejected, Finding("login", state, text, problem)
 
 
 def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
@@ -213,13 +216,11 @@ def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
 
 
 def _clock(date: str | None) -> Finding:
-    from email.utils import parsedate_to_datetime
-
-    try:
-        ahead = time.time() - parsedate_to_datetime(date or "").timestamp()
-    except (TypeError, ValueError):
+    moment = as_http_date(date)
+    if moment is None:
         advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
         return Finding("clock", "warning", "not checked, because no server answered", advice)
+    ahead = time.time() - moment
     if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"

@@ -14,14 +14,16 @@ import click
 
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
+from llm_chatgpt.login.accounts import Store
 from llm_chatgpt.login.current import (
     Credential,
+    Rejection,
     check_usable,
     choose_credential,
     get_tokens,
     present_tokens,
 )
-from llm_chatgpt.login.store import Store, locked_store, read_store
+from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable
@@ -94,26 +96,30 @@ def problem(
 
     `rejected` is an access token that the backend refuses.
     """
-    failure = store.failure(tokens)
-    if failure and failure.permanent:
-        return failure.message
     try:
-        check_usable(credential, tokens, store, rejected)
+        check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
         return error.message
     return ""
 
 
+def renewal_problem(credential: Credential, store: Store) -> str:
+    """Why a login ends with its access token, and what to do; empty if it can be renewed."""
+    failure = store.failure(credential.account)
+    return failure.message if failure and failure.permanent else ""
+
+
 def storage_problem() -> StoreError | None:
     """Why no login can be stored now (code "unwritable", or the lock is held)."""
     try:
-        with locked_store(0) as writer, writer.reserved(0):
+        with locked_store(0) as writer:
+            writer.probe()
             return None
     except StoreError as error:
         return error
 
 
-def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
+def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: str = "") -> str:
     """When an access token expires, and how it can be renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
@@ -122,6 +128,10 @@ def lifetime_words(tokens: Tokens | None, problem: str = "") -> str:
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
+    elif renewal_problem:
+        renewal = "cannot be renewed"
+    elif tokens.route.refresh_leeway is None:
+        renewal = "renews when OpenAI asks for it"
     else:
         renewal = "the next prompt renews it" if expired else "renews automatically"
     if tokens.expires_at is None:
@@ -145,12 +155,19 @@ def present_login(account: str | None) -> Tokens | None:
     return present_tokens(choose_credential(account, store), store)
 
 
-def with_login(account: str | None, action: Callable[[Tokens], Any]) -> Any:
-    """What an action returns for a login; after a 401 it is tried with a renewed one."""
-    tokens = get_tokens(account)
+def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any:
+    """What `action(tokens, login_command)` returns; after a 401 it is tried with a renewed login.
+
+    `login_command` is the command that signs in again, which errors name.
+    """
+    store = read_store()
+    credential = choose_credential(account, store)
+    login_command = store.login_command(credential.account)
+    tokens = get_tokens(credential)
     try:
-        return action(tokens)
+        return action(tokens, login_command)
     except RequestRefused as error:
         if not error.tokens_refused:
             raise
-        return action(get_tokens(account, rejected=tokens.access_token))
+        rejection = Rejection(tokens.access_token, error.date, final=False)
+        return action(get_tokens(credential, rejected=rejection), login_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import sys
 import tempfile
@@ -61,11 +62,17 @@ def image(
     # A picture that cannot be saved would be paid for in vain.
     _check_place(output)
 
-    def draw(tokens: Tokens) -> bytes:
-        with terminal.ticking("Drawing", "takes a minute or two"):
-            return pictures.request_picture(tokens, body)
+    with contextlib.ExitStack() as stack:
+        started = False
 
-    picture: bytes = group.with_login(account, draw)
+        def draw(tokens: Tokens, login: str) -> bytes:
+            nonlocal started
+            if not started:
+                started = True
+                stack.enter_context(terminal.ticking("Drawing", "takes a minute or two"))
+            return pictures.request_picture(tokens, login, body)
+
+        picture: bytes = group.with_login(account, draw)
     form = pictures.read_format(picture) or pictures.Format("png")
     path = os.path.abspath(pictures.save_picture(picture, form.kind, output))
     size = f"{form.width}x{form.height}"

@@ -8,8 +8,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import click
 
@@ -18,6 +18,7 @@ from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
+from llm_chatgpt.login.current import Credential
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
@@ -30,11 +31,22 @@ SUGGESTED_MODEL = "gpt-6-sol"
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
 
+class _Login(NamedTuple):
+    """What the user wants to sign in to, and how it may be done."""
+
+    account: str | None
+    name: str
+    workspace: str | None
+    replace: Callable[[Tokens, Tokens], bool]
+    no_open: bool
+
+
 @group.chatgpt.command(name="login")
 @group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
+@click.option("--new", is_flag=True, help="With --official, register with OpenAI anew")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
 @group.yes_option
@@ -43,6 +55,7 @@ def login_command(
     browser: bool,
     device: bool,
     official: bool,
+    new: bool,
     workspace: str | None,
     no_open: bool,
     yes: bool,
@@ -62,24 +75,24 @@ def login_command(
     if browser and device:
         raise click.UsageError("Use either --browser or --device.")
     if official and (browser or device or workspace):
-        raise click.UsageError("Use --official without --browser, --device and --workspace.")
+        raise click.UsageError(
+            "--official cannot be combined with --browser, --device or --workspace."
+        )
+    if new and not official:
+        raise click.UsageError("Use --new only with --official.")
     if workspace is not None and not header_safe(workspace):
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     name = account or (OFFICIAL if official else CODEX).account
-    # How the login is stored, whichever way it comes.
-    replace = functools.partial(group.may_replace, yes)
-    keep: dict[str, Any] = {"account": account, "replace": replace}
-    if not official:
-        keep["workspace"] = workspace
+    wanted = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
     _say_what_happens(name)
     first_time = official and not registration(name).get("subject")
     if official:
-        tokens = _login_officially(no_open, keep)
+        tokens = _login_officially(wanted, new)
     elif browser:
-        tokens = _login_in_browser(no_open, keep)
+        tokens = _login_in_browser(wanted)
     else:
-        tokens = _login_with_code(device, no_open, keep)
+        tokens = _login_with_code(wanted, device)
     click.echo(f"Signed in as {group.who_is(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
@@ -107,7 +120,9 @@ def _say_what_happens(name: str) -> None:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old:
+    if old and group.problem(Credential(name, ""), old, store):
+        notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
+    elif old:
         notice(
             f"You are signed in as {group.who_is(old)}. A new login replaces this\n"
             "one; to keep both, use --account NAME.\n"
@@ -138,14 +153,20 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(device: bool, no_open: bool, keep: Mapping[str, Any]) -> Tokens:
+def _login_with_code(wanted: _Login, device: bool) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
-    may_open = local and not no_open and bool(terminal.browser_command())
+    may_open = local and not wanted.no_open and terminal.has_browser()
     code_page = _CodePage(may_open=may_open, may_switch=local and not device)
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
-        return login(show=code_page.show, wait=wait, **keep)
+        return login(
+            wanted.account,
+            show=code_page.show,
+            wait=wait,
+            replace=wanted.replace,
+            workspace=wanted.workspace,
+        )
     except _WithoutCode:
         pass
     except DeviceLoginDisabled as error:
@@ -156,7 +177,7 @@ def _login_with_code(device: bool, no_open: bool, keep: Mapping[str, Any]) -> To
         else:
             notice(error.message)
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
-    return _login_in_browser(no_open, keep)
+    return _login_in_browser(wanted)
 
 
 class _CodePage:
@@ -228,22 +249,41 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
-    # Such an error appears in the browser alone.
+# The browser alone shows an error of OpenAI's, so the waiting terminal names the way on.
+
+
+def _login_in_browser(wanted: _Login) -> Tokens:
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
     advice = f"Error instead of a sign-in? {change} and retry."
-    show = functools.partial(_show_address, advice, no_open)
-    return login_with_browser(show=show, read_lines=_reader(), **keep)
-
-
-def _login_officially(no_open: bool, keep: Mapping[str, Any]) -> Tokens:
-    what = (
-        "Continue with ChatGPT. This uses your ChatGPT plan through OpenAI's official\n"
-        f"sign-in for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+    return login_with_browser(
+        wanted.account,
+        show=functools.partial(_show_address, advice, wanted.no_open),
+        read_lines=_reader(),
+        replace=wanted.replace,
+        workspace=wanted.workspace,
     )
-    show = functools.partial(_show_address, what, no_open)
-    return login_officially(show=show, read_lines=_reader(), **keep)
+
+
+def _login_officially(wanted: _Login, new: bool) -> Tokens:
+    terms = (
+        "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in\n"
+        f"for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+    )
+
+    known = registration(wanted.name)
+    if known.get("client_id") and not new:
+        terms += (
+            "\nError instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n"
+            f"'{OFFICIAL.login_command(wanted.name)} --new'."
+        )
+    return login_officially(
+        wanted.account,
+        show=functools.partial(_show_address, terms, wanted.no_open),
+        read_lines=_reader(),
+        replace=wanted.replace,
+        new=new,
+    )
 
 
 def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
@@ -254,7 +294,7 @@ def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLog
         said = "Open this page in a browser:"
     limit = in_words(config.BROWSER_LOGIN_SECONDS)
     url = terminal.styled(request.url, bold=True)
-    notice(f"{said}\n\n  {url}\n\nWaiting for the browser ({limit})...")
+    notice(f"{said}\n\n  {url}\n\nWaiting for the browser (up to {limit})...")
     if _reader():
         notice(
             "Browser on another machine? Sign in there, then paste the address of the page\n"
@@ -272,6 +312,9 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     try:
         while not stop.is_set():
             typed = keyboard.read_line(0.1)
+            # An address that was pasted in two lines is one answer, not two.
+            while typed and (more := keyboard.read_line(0.05)) is not None:
+                typed += f" {more}"
             if typed is not None:
                 line(typed)
     except EOFError:

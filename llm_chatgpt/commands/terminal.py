@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -125,10 +125,13 @@ class Keyboard:
             time.sleep(0.05)
 
 
-def browser_command() -> str:
+def has_browser() -> bool:
+    """Whether there is a browser that `open_in_browser` can start."""
+    return config.WINDOWS or bool(_browser_command())
+
+
+def _browser_command() -> str:
     """The command of the user's browser, with %s for the address; empty where there is none."""
-    if config.WINDOWS:
-        return "rundll32 url.dll,FileProtocolHandler %s"
     chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &")
     if chosen:
         return chosen if "%s" in chosen else f"{chosen} %s"
@@ -146,7 +149,12 @@ def open_in_browser(url: str) -> bool:
     not end with our Ctrl-C, and is not waited for.
     """
     try:
-        command = [word.replace("%s", url) for word in shlex.split(browser_command())]
+        if config.WINDOWS:
+            # Not a command: one in the current folder could be run in its place.
+            start: Callable[[str], None] = getattr(os, "startfile")  # noqa: B009 - Windows only
+            start(url)
+            return True
+        command = [word.replace("%s", url) for word in shlex.split(_browser_command())]
         if not command:
             return False
         subprocess.Popen(  # noqa: S603 - the user's own browser

@@ -50,16 +50,16 @@ def usage(account: str | None, json_: bool) -> None:
         click.echo("\n".join(_lines(report)))
 
 
-def _fetch_report(tokens: Tokens) -> dict[str, Any]:
+def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     """The server's figures, and under `banked_resets` the resets that are banked."""
-    answer = fetch_usage(tokens)
+    answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
     resets = resets_of_usage(answer)
     if resets and resets.available:
         try:
             # The server has already told how many there are.
-            resets = resets._replace(first_expires_at=fetch_resets(tokens).first_expires_at)
+            resets = resets._replace(first_expires_at=fetch_resets(tokens, login).first_expires_at)
         except ChatGPTError as error:
             notice(f"Warning: could not find out when a banked reset expires. {error.message}")
     report["banked_resets"] = resets._asdict() if resets else None
@@ -134,7 +134,9 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
             "with --account."
         )
-    report, who = group.with_login(account, lambda t: (_fetch_report(t), group.who_is(t)))
+    report, who = group.with_login(
+        account, lambda t, login: (_fetch_report(t, login), group.who_is(t))
+    )
     banked = report["banked_resets"]
     if banked and not banked["available"]:
         raise ChatGPTError(_NOT_RESET["no_credit"])

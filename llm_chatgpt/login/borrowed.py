@@ -10,7 +10,7 @@ import re
 import time
 
 from llm_chatgpt.errors import LoginFailed, RefreshFailed
-from llm_chatgpt.files import os_reason
+from llm_chatgpt.files import os_reason, read_file
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.tokens import (
     AUTH_CLAIM,
@@ -19,36 +19,46 @@ from llm_chatgpt.login.tokens import (
     still_works,
     tokens_from_reply,
 )
-from llm_chatgpt.text import local_time, short_path
+from llm_chatgpt.text import local_time, printable, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
-
-def codex_auth_path(path: str | None = None) -> pathlib.Path:
-    """Codex CLI's login file: below `path`, else $CODEX_HOME, else ~/.codex."""
-    chosen = pathlib.Path(path or os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
-    return chosen / "auth.json" if chosen.is_dir() or not path else chosen
+AGAIN = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
 
 
-def read_codex_login(path: pathlib.Path) -> Tokens:
+def read_codex_login(named: str | None = None) -> Tokens:
     """The access token in Codex CLI's login file, and its owner (docs/protocol.md).
 
-    Never its refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
+    `named` is that file or its folder (None: $CODEX_HOME, else ~/.codex). Never returns its
+    refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
     """
-    shown = short_path(path)
-    again = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    home = os.environ.get("CODEX_HOME") or "~/.codex"
+    text = os.path.expanduser(named or home)
+    if text.startswith("~"):
         raise LoginFailed(
-            f"There is no {shown}. Codex CLI may store its login in the system's keyring: set "
+            f"Could not find the home folder in {printable(text)}. Name Codex CLI's auth.json."
+        )
+    path = pathlib.Path(text)
+    in_folder = not named or os.path.isdir(path)
+    path = path / "auth.json" if in_folder else path
+    shown = short_path(printable(path, 300))
+    try:
+        return _parse_codex_login(json.loads(read_file(path)), shown)
+    except FileNotFoundError as error:
+        elsewhere = (
+            "Codex CLI may store its login in the system's keyring: set "
             'cli_auth_credentials_store = "file" in its config.toml and sign in there again, '
             "or run 'llm chatgpt login'."
-        ) from error
+        )
+        advice = elsewhere if in_folder else "Name Codex CLI's auth.json or its folder."
+        raise LoginFailed(f"There is no {shown}. {advice}") from error
     except OSError as error:
-        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}). {again}") from error
+        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}). {AGAIN}") from error
     except (ValueError, RecursionError):
         # Without its cause, which would show what the file holds.
-        raise LoginFailed(f"{shown} is not valid JSON. {again}") from None
+        raise LoginFailed(f"{shown} is not valid JSON. {AGAIN}") from None
+
+
+def _parse_codex_login(data: object, shown: str) -> Tokens:
     fields = as_mapping(data)
     held = as_mapping(fields.get("tokens"))
     mode = fields.get("auth_mode")
@@ -59,7 +69,7 @@ def read_codex_login(path: pathlib.Path) -> Tokens:
     reply = {name: held.get(name) for name in ("access_token", "id_token")}
     tokens = tokens_from_reply(reply, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
-        raise LoginFailed(f"{shown} holds no ChatGPT login. {again}")
+        raise LoginFailed(f"{shown} holds no ChatGPT login. {AGAIN}")
     claims = parse_jwt_claims(tokens.access_token) or {}
     tokens = tokens._replace(
         id_token=None,

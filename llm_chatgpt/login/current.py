@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
-import queue
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreError
 from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.store import Store, locked_store, read_store, store_path
+from llm_chatgpt.login.accounts import Failure, Store
+from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import (
     Tokens,
+    is_somebody_else,
     needs_refresh,
-    refresh_delay,
+    seconds_until_refresh,
     still_works,
     token_hash,
     without_secrets,
 )
+from llm_chatgpt.login.worker import Future, Renewed, Worker
 from llm_chatgpt.login.workspace import fetch_workspace
-from llm_chatgpt.text import from_now, notice, printable
+from llm_chatgpt.text import from_now, local_time, notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -37,15 +36,33 @@ log = logging.getLogger("llm_chatgpt_oauth")
 class Credential(NamedTuple):
     """What a request goes out with: an account of the store, or a personal access token.
 
-    `reason` tells the user why it is this one.
+    `reason` tells the user why it is this one. `owner` is the account's login when it was
+    chosen: another user's is not used in its place.
     """
 
     account: str | None
     reason: str
     access_token: str | None = None
+    owner: Tokens | None = None
 
     def __repr__(self) -> str:
         return without_secrets(self, "account", "reason")
+
+
+class Rejection(NamedTuple):
+    """A 401 from the backend: the access token that it refused, and the answer's Date in Unix
+    seconds (None: this machine's clock counts).
+
+    `final` says that the login has ended if it cannot be renewed, either. It is False for side
+    requests and for what a proxy has answered.
+    """
+
+    access_token: str
+    date: float | None = None
+    final: bool = True
+
+    def __repr__(self) -> str:
+        return without_secrets(self, "date", "final")
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
@@ -60,8 +77,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(key, store, "chosen by name")
     if variable:
         return _named_credential(variable, store, "chosen by LLM_CHATGPT_ACCOUNT")
-    if store.get():
-        return Credential(store.default, "the default account")
+    if owner := store.get():
+        return Credential(store.default, "the default account", owner=owner)
     token = borrowed.access_token_in(files.llm_keys().get("chatgpt"))
     if token:
         return Credential(None, "llm's key chatgpt", token)
@@ -82,8 +99,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
-    if name and store.get(name):
-        return Credential(name, reason)
+    if name and (owner := store.get(name)):
+        return Credential(name, reason, owner=owner)
     if store.registration(name):
         raise NotSignedIn(
             f"The account '{printable(name, 60)}' is signed out. Run "
@@ -114,146 +131,89 @@ def name_list(names: Iterable[str]) -> str:
 # Owners of personal access tokens that this process has asked for, by a hash of the token.
 identified_owners: dict[str, Tokens] = {}
 # Look-ups of an owner that have failed, for those who wait for the same one.
-_failed_lookups: dict[str, logins.Failure] = {}
-# Renewed logins that could not be written, by store and spent refresh token. This process
-# uses them, and tries to write them at later prompts and at its end.
-unsaved_pairs: dict[tuple[str, str | None], Tokens] = {}
+_failed_lookups: dict[str, Failure] = {}
+# What the user has been warned of.
+warned: dict[str, object] = {}
 
 
 def present_tokens(credential: Credential, store: Store) -> Tokens | None:
-    """What is known of a credential without asking anybody; None if nothing is."""
-    if credential.access_token:
-        known = identified_owners.get(token_hash(credential.access_token))
-        return known or store.identify(credential.access_token)
-    stored = store.get(credential.account)
-    if stored and unsaved_pairs:
-        return unsaved_pairs.get((str(store_path()), stored.refresh_token), stored)
-    return stored
+    """What is known of a credential without asking anybody; None if nothing is.
+
+    Raises NotSignedIn if the account was signed out, or is another user's, since it was chosen.
+    """
+    if not credential.access_token:
+        return _account_tokens(credential, store)
+    known = identified_owners.get(token_hash(credential.access_token))
+    return known or store.identify(credential.access_token)
+
+
+def _account_tokens(credential: Credential, store: Store) -> Tokens:
+    tokens, chosen, name = store.get(credential.account), credential.owner, credential.account
+    if tokens is None:
+        command = store.login_command(name)
+        raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
+    if chosen and is_somebody_else(chosen, tokens):
+        raise NotSignedIn(
+            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile. Send "
+            "the prompt again to use that login."
+        )
+    return tokens
 
 
 def check_usable(
-    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None = None
 ) -> None:
     """Raises RefreshFailed for a login that can be neither used nor renewed any more.
 
     Sends nothing: it decides by the expiry date and by what earlier refreshes have ended in.
-    `rejected` is an access token that the backend has refused.
     """
-    failure, now = store.failure(tokens), time.time()
-    works = tokens.access_token != rejected and still_works(tokens, now)
-    if failure and failure.permanent and (failure.rejected or not works):
+    failure = store.failure(credential.account)
+    if failure and failure.permanent and failure.rejected:
         raise failure.to_error()
-    if works:
-        return
+    if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
+        _check_renewable(credential, tokens, store, rejection)
+
+
+def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
+    return rejection is not None and tokens.access_token == rejection.access_token
+
+
+def _check_renewable(
+    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None
+) -> None:
+    """Raises RefreshFailed if the refresh token is known to be of no use now."""
+    failure, command = store.failure(credential.account), store.login_command(credential.account)
+    if failure and failure.permanent:
+        raise failure.to_error()
     if tokens.kind == "access_token":
         raise borrowed.access_token_rejected()
     if tokens.kind == "codex":
         raise borrowed.codex_login_expired()
     if tokens.refresh_token is None:
-        raise oauth.sign_in_again("cannot be renewed", store.login_command(credential.account))
-    if delay := refresh_delay(tokens, now):
+        raise oauth.sign_in_again("cannot be renewed", command)
+    oauth.check_issuer(tokens, RefreshFailed, command)
+    now = time.time()
+    delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
+    if delay:
         raise RefreshFailed(
             f"OpenAI renews this login {from_now(now + delay)} at the "
-            f"earliest. Try again then, or run '{store.login_command(credential.account)}'."
+            f"earliest. Try again then, or run '{command}'."
         )
 
 
-# A login, and what the user should be told about it.
-Renewed = tuple[Tokens, str]
-Future = concurrent.futures.Future[Renewed]
-
-
-class _Worker:
-    """The one thread of this process that renews logins, one after another.
-
-    Neither Ctrl-C nor a cancelled task can stop it between the request, which spends the
-    refresh token, and the write. Callers wait for it, and it waits for other processes at
-    the store's lock.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Renewed]]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
-        self._starting, self._sending = threading.Lock(), threading.Lock()
-        self._ending = False
-
-    def submit(self, job: Callable[[], Renewed]) -> Future:
-        future: Future = concurrent.futures.Future()
-        self._jobs.put((future, job))
-        with self._starting:
-            if not self._thread.ident:
-                self._thread.start()
-        return future
-
-    def _work(self) -> None:
-        while True:
-            self._run(*self._jobs.get())
-
-    @staticmethod
-    def _run(future: Future, job: Callable[[], Renewed]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(job())
-        except BaseException as error:
-            future.set_exception(error)
-        finally:
-            # Else the error's traceback would keep the error alive, and the caller's frames.
-            del future
-
-    @contextlib.contextmanager
-    def sending(self) -> Iterator[None]:
-        """From before a refresh token is sent until its successor is written."""
-        with self._sending:
-            if self._ending:
-                raise RefreshFailed("The program is ending.", permanent=False)
-            yield
-
-    def settle(self, *, ending: bool = False) -> None:
-        """Wait up to 10 seconds for a request that is out. With `ending` none follows it."""
-        if self._sending.acquire(timeout=config.REFRESH_GRACE_SECONDS):
-            self._ending = ending
-            self._sending.release()
-
-
-def _start_afresh() -> None:
-    # A forked child has none of its parent's threads, and perhaps a lock that nobody holds.
-    global _worker
-    _worker = _Worker()
-
-
-_worker = _Worker()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+_worker = Worker()
 
 
 @atexit.register
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
         _worker.settle(ending=True)
-        if unsaved_pairs:
+        if read_store().unsaved:
             with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
-                _save_unsaved(writer)
+                writer.save(read_store())
 
 
-def _save_unsaved(writer: logins.StoreWriter) -> Store:
-    """Write the renewed logins that could not be written before. A login that was replaced or
-    deleted since then stays so."""
-    store = read_store()
-    saved = []
-    for name, stored in store.accounts.items():
-        key = (str(writer.path), stored.refresh_token)
-        if key in unsaved_pairs:
-            store = store.put(name, unsaved_pairs[key])
-            saved.append(key)
-    if saved:
-        writer.save(store)
-    for key in saved:
-        del unsaved_pairs[key]
-    return store
-
-
-def _refresh(credential: Credential, rejected: str | None, asked: float) -> Tokens:
+def _refresh(credential: Credential, rejection: Rejection | None, asked: float) -> Tokens:
     """The refresh: under the store's lock, what is good now; else a new pair, which is written
     before anything else happens.
 
@@ -261,63 +221,60 @@ def _refresh(credential: Credential, rejected: str | None, asked: float) -> Toke
     has brought about since then, a new pair or a failure, is this caller's result, too.
     Raises NotSignedIn, RefreshFailed, StoreError.
     """
-    account = credential.account or ""
+    name = credential.account or ""
     with locked_store() as writer:
         store = read_store()
-        stored, tokens = store.get(account), present_tokens(credential, store)
-        if stored is None or tokens is None:
-            command = store.login_command(account)
-            raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
-        if tokens is not stored and tokens.refreshed_at < asked:
-            store, stored = _save_unsaved(writer), tokens
-        refused, now = tokens.access_token == rejected, time.time()
-        if not refused and not needs_refresh(tokens, now):
+        if store.unsaved:
+            writer.save(store)
+        tokens = _account_tokens(credential, store)
+        refused, now = _is_refused(tokens, rejection), time.time()
+        if not refused and (asked <= tokens.refreshed_at <= now or not needs_refresh(tokens, now)):
             return tokens
-        failure = store.failure(tokens)
-        waited = failure is not None and asked <= failure.at <= now
-        if failure and (waited or failure.permanent):
-            if waited and not refused and still_works(tokens, now):
-                # The caller that sent the request tells the user.
-                return tokens
+        final = refused and rejection is not None and rejection.final
+        failure = store.failure(name)
+        if failure and failure.permanent and final:
+            with contextlib.suppress(StoreError):
+                writer.save(store.put_failure(name, failure._replace(rejected=True)))
+        if failure and asked <= failure.at <= now:
             raise failure.to_error()
-        with writer.reserved() as commit, _worker.sending():
+        _check_renewable(credential, tokens, store, rejection)
+        writer.probe()
+        with _worker.sending():
             try:
-                check_usable(credential, tokens, store, rejected)
-                command = store.login_command(account)
-                new = oauth.refresh_tokens(tokens, login_command=command)
+                new = oauth.refresh_tokens(tokens, login_command=store.login_command(name))
             except RefreshFailed as error:
-                failure = logins.Failure.of(error, rejected=refused)
-                store = read_store()
-                # A program that ignores our lock may have been faster.
-                if store.get(account) == stored:
-                    if error.permanent and tokens.route.drops_refused_tokens:
-                        tokens = tokens.ended()
-                        store = store.put(account, tokens)
-                    with contextlib.suppress(StoreError):
-                        commit(store.put_failure(tokens, failure))
+                with contextlib.suppress(StoreError):
+                    store = read_store()
+                    # A program that ignores our lock may have been faster.
+                    if store.accounts.get(name) == tokens:
+                        failure = Failure.of(error, rejected=final)
+                        writer.save(store.put_failure(name, failure))
                 raise
-            unsaved_pairs[str(writer.path), stored.refresh_token] = new
-            commit(store.put(account, new))
-            del unsaved_pairs[str(writer.path), stored.refresh_token]
+            logins.unsaved[str(writer.path), tokens.refresh_token] = new
+            writer.save(store.put(name, new))
             return new
 
 
-def _renewed(credential: Credential, rejected: str | None, asked: float) -> Renewed:
+def _renewed(credential: Credential, rejection: Rejection | None, asked: float) -> Renewed:
     """The result of a refresh; after a failure what is there, as long as it works.
 
     That may be newer than what failed, or may just not have been written.
     """
     try:
-        return _refresh(credential, rejected, asked), ""
+        return _refresh(credential, rejection, asked), ""
     except (RefreshFailed, StoreError) as error:
-        tokens, now = present_tokens(credential, read_store()), time.time()
-        if tokens is None or tokens.access_token == rejected or not still_works(tokens, now):
+        store = read_store()
+        tokens, now = _account_tokens(credential, store), time.time()
+        if _is_refused(tokens, rejection) or not still_works(tokens, now):
             raise
-        if tokens in unsaved_pairs.values():
+        if credential.account in store.unsaved:
             return tokens, f"Warning: the login was renewed but not stored. {error.message}"
-        if needs_refresh(tokens, now):
-            return tokens, f"Warning: {error.message} Using the old token until it expires."
-        return tokens, ""
+        return tokens, _old_token_warning(error, tokens) if needs_refresh(tokens, now) else ""
+
+
+def _old_token_warning(error: ChatGPTError, tokens: Tokens) -> str:
+    until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
+    return f"Warning: {error.message} The old token works{until}."
 
 
 def _identified(access_token: str, asked: float) -> Renewed:
@@ -345,66 +302,67 @@ def _look_up_owner(access_token: str) -> Tokens:
     try:
         tokens = borrowed.request_owner(access_token)
     except RefreshFailed as error:
-        _failed_lookups[token_hash(access_token)] = logins.Failure.of(error)
+        _failed_lookups[token_hash(access_token)] = Failure.of(error)
         raise
     return fetch_workspace(tokens)
 
 
-def _good_tokens(key: str | None, rejected: str | None) -> Tokens | Future:
+def _good_tokens(
+    key: str | Credential | None, rejected: str | Rejection | None
+) -> Renewed | Future:
     """The tokens that `key` stands for if they are good as they are, else the worker's job
     that brings good ones. Raises NotSignedIn, RefreshFailed, StoreError."""
-    store = read_store()
-    credential = choose_credential(key, store)
-    tokens = present_tokens(credential, store)
-    if tokens:
-        check_usable(credential, tokens, store, rejected if credential.access_token else None)
-        due = tokens.access_token == rejected or needs_refresh(tokens, time.time())
-        if not due and tokens not in unsaved_pairs.values():
-            return tokens
-    now, token = time.time(), credential.access_token
-    if token:
-        return _worker.submit(lambda: _identified(token, now))
-    return _worker.submit(lambda: _renewed(credential, rejected, now))
+    rejection = Rejection(rejected) if isinstance(rejected, str) else rejected
+    store, now = read_store(), time.time()
+    credential = key if isinstance(key, Credential) else choose_credential(key, store)
+    if token := credential.access_token:
+        owner = present_tokens(credential, store)
+        if owner is None:
+            return _worker.submit(lambda: _identified(token, now))
+        check_usable(credential, owner, store, rejection)
+        return owner, ""
+    tokens = _account_tokens(credential, store)
+    check_usable(credential, tokens, store)
+    refused, failure = _is_refused(tokens, rejection), store.failure(credential.account)
+    if not refused and credential.account not in store.unsaved:
+        if failure and failure.permanent:
+            return tokens, _old_token_warning(failure.to_error(), tokens)
+        if not needs_refresh(tokens, now):
+            return tokens, ""
+    return _worker.submit(lambda: _renewed(credential, rejection, now))
 
 
-def get_tokens(key: str | None = None, *, rejected: str | None = None) -> Tokens:
+def get_tokens(
+    key: str | Credential | None = None, *, rejected: str | Rejection | None = None
+) -> Tokens:
     """A login that is good now, refreshed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token;
-    `choose_credential` tells what None means.
+    `choose_credential` tells what None means, and returns what several calls can be made with
+    to stay with one user.
 
     However many threads, tasks and processes ask at once, one of them refreshes and all get
     its result. `rejected` is an access token that the backend has just answered with 401: a
     different one in the store, which another program has put there, is returned as it is;
-    otherwise the login is refreshed. Reading a good token takes no lock. Raises NotSignedIn,
-    RefreshFailed, StoreError.
+    otherwise the login is refreshed. A login of the official route is returned as it is
+    stored, although it may have expired by this machine's clock: only `rejected` renews it.
+    Reading a good token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     good = _good_tokens(key, rejected)
-    if isinstance(good, Tokens):
-        return good
-    try:
-        # In short waits, because Windows cannot interrupt a long one.
-        while not concurrent.futures.wait([good], timeout=0.25).done:
-            pass
-    except BaseException:
-        _worker.settle()
-        raise
-    return _told(*good.result())
+    return _told(*(good if isinstance(good, tuple) else _worker.result(good)))
 
 
-async def get_tokens_async(key: str | None = None, *, rejected: str | None = None) -> Tokens:
+async def get_tokens_async(
+    key: str | Credential | None = None, *, rejected: str | Rejection | None = None
+) -> Tokens:
     """`get_tokens` for an event loop, which it never blocks."""
     good = _good_tokens(key, rejected)
-    if isinstance(good, Tokens):
-        return good
-    try:
-        return _told(*await asyncio.wrap_future(good))
-    except asyncio.CancelledError:
-        await asyncio.to_thread(_worker.settle)
-        raise
+    return _told(*(good if isinstance(good, tuple) else await _worker.result_async(good)))
 
 
 def _told(tokens: Tokens, warning: str) -> Tokens:
-    if warning:
+    """The login, after its warning was shown; each once in a process."""
+    mine = object()
+    if warning and warned.setdefault(warning, mine) is mine:
         notice(warning)
     return tokens

@@ -87,8 +87,9 @@ SLOW_DOWN_CODES = ("slow_down", "deviceauth_slow_down")
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     """Ask once whether the user has approved the login; None while they have not.
 
-    The caller waits between calls. Raises LoginDenied, LoginExpired, SlowDown (also when the
-    server fails or cannot be reached), LoginFailed. `error.code` decides before the status.
+    The caller waits between calls. Raises LoginDenied, LoginExpired, LoginFailed; SlowDown with
+    the code "slow_down" if the server asks for it, without one if the server fails or cannot be
+    reached. The reply's error code decides before its status.
     """
     reply = oauth.ask_issuer(
         "POST",
@@ -110,7 +111,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     if "denied" in error or "declined" in error:
         raise oauth.sign_in_declined()
     if error in SLOW_DOWN_CODES or reply.status == 429:
-        raise SlowDown("")
+        raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
         raise SlowDown(f"OpenAI server error ({reply.status}). Still trying.")
     if not error and (reply.status == 404 or (reply.status == 403 and not reply.is_web_page)):
@@ -145,7 +146,7 @@ def poll_for_token(
         except SlowDown as trouble:
             approved = None
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
-            if trouble.message and not told:
+            if trouble.code != "slow_down" and not told:
                 notify(trouble.message)
                 told = True
         if approved is not None:
@@ -153,7 +154,8 @@ def poll_for_token(
         left = end - clock()
         if left <= 0:
             raise _code_expired()
-        wait(min(interval, left), left)
+        # With a margin: a clock that runs fast, as WSL's can, would poll too early.
+        wait(min(interval * config.POLL_MARGIN, left), left)
 
 
 def login(

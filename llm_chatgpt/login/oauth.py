@@ -1,19 +1,25 @@
-"""The token endpoint: exchange, refresh, revoke. Every request to the issuer goes out here."""
+"""The issuer: the authorize address, and the token endpoint (exchange, refresh, revoke).
+
+Every request to the issuer goes out here.
+"""
 
 from __future__ import annotations
 
-import functools
+import base64
+import hashlib
 import re
+import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from llm_chatgpt import config, errors, http
 from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
 from llm_chatgpt.login.routes import CODEX, Route
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import notice, printable
 from llm_chatgpt.values import as_mapping, as_text
 
 
@@ -29,6 +35,83 @@ class AuthorizationCode(NamedTuple):
 
     def __repr__(self) -> str:
         return "AuthorizationCode()"
+
+
+UNREGISTERED = "OpenAI no longer knows this installation's registration (invalid_client)."
+# The one suffix that the issuer is known to add to the state (docs/protocol.md).
+STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
+
+
+class AuthorizeRequest:
+    """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
+
+    `url` is the page to show to the user, `command` the command that starts such a sign-in, and
+    `own` the parameters that only one route has. The state and the verifier are secret. The
+    routes define `approve`.
+    """
+
+    # Whether a pasted query will do, and the address may have another host.
+    takes_partial_address = True
+
+    def __init__(self, route: Route, host: str, port: int, command: str, own: Mapping[str, str]):
+        self.redirect_uri = f"http://{host}:{port}/auth/callback"
+        self.command = command
+        self.state = secrets.token_urlsafe(32)
+        self.code_verifier = secrets.token_urlsafe(64)
+        challenge = hashlib.sha256(self.code_verifier.encode()).digest()
+        query = {
+            "response_type": "code",
+            "redirect_uri": self.redirect_uri,
+            "scope": route.scope,
+            "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
+            "code_challenge_method": "S256",
+            "state": self.state,
+            **own,
+        }
+        self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
+
+    def approve(self, code: str, fields: Mapping[str, list[str]]) -> Any:
+        """The approval in a redirect with this code and these parameters, or a LoginFailed."""
+        raise NotImplementedError
+
+    def read(self, query: str) -> Any:
+        """Parse a redirect's query: an approval or a LoginFailed; None if `state` belongs to
+        another sign-in."""
+        fields = parse_qs(query, keep_blank_values=True)
+        states, codes = fields.get("state", []), fields.get("code", [])
+        state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
+        # Compared as bytes, because compare_digest takes only ASCII text.
+        if not secrets.compare_digest(state.encode(), self.state.encode()):
+            return None
+        if fields.get("error"):
+            description = fields.get("error_description", [""])[0]
+            return _sign_in_refused(fields["error"][0], description, self.command)
+        if len(codes) != 1 or not codes[0]:
+            return self.failed("The browser came back with an incomplete address, without a code.")
+        return self.approve(codes[0], fields)
+
+    def read_pasted(self, line: str) -> Any:
+        """`read` for what the user has pasted; a sentence (str) if they must paste again."""
+        text = line.strip().strip("'\"<>")
+        address, _, query = text.partition("#")[0].partition("?")
+        fields = parse_qs(query or address)
+        whole = not re.search(r"\s", text)
+        if whole and (self.takes_partial_address or address == self.redirect_uri):
+            result = self.read(query or address)
+            # Without an error of OpenAI's, what is missing was not pasted.
+            if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
+                return result
+        # A part of our own state comes from an address that was cut off.
+        if whole and not self.state.startswith(fields.get("state", [""])[0]):
+            return (
+                "That isn't the right address: it is from an earlier attempt. Open the\n"
+                "address above, sign in, and paste where the browser ends."
+            )
+        root = self.redirect_uri.removesuffix("auth/callback")
+        return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
+
+    def failed(self, what: str) -> LoginFailed:
+        return LoginFailed(f"{what} Run '{self.command}' again.")
 
 
 def ask_issuer(
@@ -96,6 +179,18 @@ def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     )
 
 
+def _sign_in_refused(error: str, description: str, command: str) -> LoginFailed:
+    """The failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
+    if "missing_codex_entitlement" in description:
+        return errors.LoginDenied(
+            "Codex is not enabled for this workspace. Ask its admin, or sign in to another one."
+        )
+    if error == "access_denied":
+        return sign_in_declined(command)
+    message = printable(description or error, 200)
+    return LoginFailed(f"OpenAI ended the sign-in ({message}). Run '{command}' again.")
+
+
 def exchange(
     approved: AuthorizationCode,
     route: Route = CODEX,
@@ -120,23 +215,47 @@ def exchange(
             **route.token_fields,
         },
     )
-    if reply.status != 200:
-        raise LoginFailed(explain(reply, "complete the sign-in"))
-    return reply
+    if reply.status == 200:
+        return reply
+    if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
+        raise LoginFailed(
+            f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was used "
+            f"before, or is from an earlier attempt. Run '{login_command}' again."
+        )
+    message = explain(reply, "complete the sign-in")
+    if reply.error_code == "invalid_client" and route is not CODEX:
+        message = f"{UNREGISTERED} Run '{login_command}' again to register anew."
+    raise LoginFailed(message, code=reply.error_code)
 
 
-def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
+def exchange_authorization_code(
+    approved: AuthorizationCode, login_command: str = "llm chatgpt login"
+) -> Tokens:
     """The login that an approved code of the Codex route brings. Raises LoginFailed."""
-    reply = exchange(approved)
-    tokens = tokens_from_reply(as_mapping(reply.data), now=time.time())
+    reply = exchange(approved, login_command=login_command)
+    owner = Tokens("", issuer=config.issuer())
+    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(explain(reply, "send the tokens"))
     return tokens
 
 
+def check_issuer(tokens: Tokens, failed: Callable[[str], ChatGPTError], command: str) -> None:
+    """Raise `failed(sentence)` unless the tokens may be sent to the issuer in use, which only
+    the one that issued them is. `command` signs in again."""
+    issuer = tokens.issuer or config.DEFAULT_ISSUER
+    if issuer != config.issuer():
+        raise failed(
+            f"This login comes from {urlsplit(issuer).netloc}, not from "
+            f"{urlsplit(config.issuer()).netloc}. Correct LLM_CHATGPT_ISSUER, or run '{command}'."
+        )
+
+
 def revoke(tokens: Tokens) -> None:
-    """End a login's session at OpenAI (docs/protocol.md). Raises LoginFailed if OpenAI has
-    not confirmed it."""
+    """End a login's session at OpenAI (docs/protocol.md), within 10 seconds. Raises LoginFailed
+    if OpenAI has not confirmed it."""
+    route = tokens.route
+    check_issuer(tokens, LoginFailed, route.login_command())
     body = {"token": tokens.access_token, "token_type_hint": "access_token"}
     if tokens.refresh_token:
         body = {
@@ -144,9 +263,10 @@ def revoke(tokens: Tokens) -> None:
             "token_type_hint": "refresh_token",
             "client_id": tokens.client_id or config.CLIENT_ID,
         }
-    route, seconds = tokens.route, config.REVOKE_TIMEOUT_SECONDS
+    end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
     # A session that is this plugin's alone is worth a second attempt.
     for last in (False, True) if route.own_session else (True,):
+        seconds = end - time.monotonic()
         try:
             reply = _post(
                 route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
@@ -159,6 +279,30 @@ def revoke(tokens: Tokens) -> None:
             return
         if last or reply.status < 500:
             raise LoginFailed(explain(reply, "end the session").rstrip("."))
+
+
+def revoke_all(logins: Iterable[Tokens]) -> None:
+    """End several sessions at once, within 10 seconds in all; warn of those that go on."""
+    errors: list[ChatGPTError] = []
+
+    def end(tokens: Tokens) -> None:
+        try:
+            revoke(tokens)
+        except ChatGPTError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=end, args=[tokens], daemon=True) for tokens in logins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
+        while thread.is_alive():
+            thread.join(0.25)
+    for error in errors:
+        notice(
+            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
+            "ChatGPT under Settings > Security."
+        )
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
@@ -175,6 +319,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     """
     if not tokens.refresh_token:
         raise sign_in_again("cannot be renewed", login_command)
+    check_issuer(tokens, RefreshFailed, login_command)
     route = tokens.route
     body = {
         "client_id": tokens.client_id or config.CLIENT_ID,
@@ -182,18 +327,22 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         "refresh_token": tokens.refresh_token,
         **route.token_fields,
     }
-    failed = functools.partial(RefreshFailed, permanent=False)
     seconds = config.REFRESH_TIMEOUT_SECONDS
-    reply = _post(route, route.token_path, failed, body, seconds=seconds)
+    reply = _post(route, route.token_path, RefreshFailed, body, seconds=seconds, whole=False)
     if reply.status == 200 and isinstance(reply.data, dict):
-        new = tokens_from_reply(reply.data, old=tokens, now=time.time())
+        old = tokens._replace(issuer=config.issuer())
+        new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}
         if tokens.subject not in (None, claims.get("sub", tokens.subject)):
             raise sign_in_again("came back as another user's", login_command)
         if new is not None:
             return new
-    code = reply.error_code
-    reason = route.final_refusals.get(code or "") or route.final_refusals.get(reply.status)
-    if reason and reply.status < 500:
+    # A web page or a bare 401 comes from a proxy, and says nothing about the login.
+    code, final = reply.error_code, route.final_refusals
+    if code == "invalid_client" and route is not CODEX:
+        raise RefreshFailed(
+            f"{UNREGISTERED} Run '{login_command} --new' to sign in again.", code=code
+        )
+    if code and reply.status < 500 and (reason := final.get(code) or final.get(reply.status)):
         raise sign_in_again(reason, login_command, code)
-    raise RefreshFailed(explain(reply, "renew the login"), permanent=False, code=code)
+    raise RefreshFailed(explain(reply, "renew the login"), code=code)

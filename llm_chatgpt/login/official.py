@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config, files, http
-from llm_chatgpt.errors import LoginDenied, LoginFailed, StoreError
+from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
-from llm_chatgpt.login.browser import AuthorizeRequest
+from llm_chatgpt.login.accounts import Failure
 from llm_chatgpt.login.routes import OFFICIAL
-from llm_chatgpt.login.store import Failure, locked_store, read_store
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
+from llm_chatgpt.login.store import check_writable, locked_store, read_store
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply, without_secrets
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
@@ -41,9 +41,15 @@ class Approval(NamedTuple):
     scope: str | None
     nonce: str
 
+    def __repr__(self) -> str:
+        return without_secrets(self, "scope")
 
-class OfficialLogin(AuthorizeRequest):
+
+class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route. Its nonce is secret, too."""
+
+    # A code alone lacks the client id that was issued with it.
+    takes_partial_address = False
 
     def __init__(self, port: int, known: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
@@ -51,7 +57,7 @@ class OfficialLogin(AuthorizeRequest):
         own = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
-            # Else whoever has declined would not be asked again.
+            # Otherwise OpenAI would not ask a user again who has declined.
             **({"prompt": "consent"} if client_id and known.get("declined") is True else {}),
             "ext_agent_host_id": host_id(),
             **OFFICIAL.token_fields,
@@ -59,34 +65,17 @@ class OfficialLogin(AuthorizeRequest):
         }
         super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
 
-    def read(self, query: str) -> Approval | LoginFailed | None:
-        """What the query of a redirect brings; None if it is not this sign-in's."""
-        fields = self.fields(query)
-        if fields is None:
-            return None
-        error = fields.get("error", [""])[0]
-        if error == "access_denied":
-            return oauth.sign_in_declined(self.command)
-        if error:
-            return self._failed(f"OpenAI ended the sign-in ({printable(error, 100)}).")
+    def approve(self, code: str, fields: Mapping[str, list[str]]) -> Approval | LoginFailed:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
-            return self._failed("The browser came back from another issuer.")
-        codes, client_ids = fields.get("code", []), fields.get("client_id", [])
-        if len(codes) != 1 or not codes[0] or len(client_ids) > 1:
-            return self._failed("The browser came back with an incomplete address.")
-        issued = (client_ids or [self._client_id])[0]
-        if not issued or issued == UNREGISTERED:
-            return self._failed("OpenAI has not registered this installation.")
-        return Approval(self.approved(codes[0]), issued, fields.get("scope", [None])[0], self.nonce)
-
-    def read_pasted(self, line: str) -> Approval | LoginFailed | None:
-        """The same for a pasted address, which must be complete: a code alone lacks the client
-        id that was issued with it."""
-        address, _, query = line.strip().strip("'\"<>").partition("?")
-        return self.read(query.partition("#")[0]) if address == self.redirect_uri else None
-
-    def _failed(self, what: str) -> LoginFailed:
-        return LoginFailed(f"{what} Run '{self.command}' again.")
+            return self.failed("The browser came back from another issuer.")
+        client_ids = fields.get("client_id", [self._client_id])
+        if len(client_ids) > 1 or client_ids[0] in ("", UNREGISTERED):
+            return self.failed(
+                "The browser came back with an incomplete address: OpenAI has not registered this "
+                "installation."
+            )
+        approved = oauth.AuthorizationCode(code, self.code_verifier, self.redirect_uri)
+        return Approval(approved, client_ids[0], fields.get("scope", [None])[0], self.nonce)
 
 
 def login_officially(
@@ -96,40 +85,42 @@ def login_officially(
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
     notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
+    new: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
     """Sign in by the official route and store the login under `account` (None: `official`).
 
-    The arguments are those of `login_with_browser`. Raises LoginFailed and its kinds,
-    StoreError.
+    `new` registers with OpenAI anew, which any ChatGPT user may do; the session of the login
+    that is replaced then ends. The other arguments are those of `login_with_browser`. Raises
+    LoginFailed and its kinds, StoreError.
     """
     # Only here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
+    check_writable()
     name = account or OFFICIAL.account
-
-    def start(port: int) -> OfficialLogin:
-        return OfficialLogin(port, registration(name), OFFICIAL.login_command(name))
-
-    def finish(approved: Approval, replace: redirect.Replace) -> Tokens:
-        return keep_login(_exchange(approved, name), account, replace)
-
+    known = registration(name)
+    command = OFFICIAL.login_command(name)
     try:
-        return redirect.sign_in(
-            start,
-            finish,
+        approved = redirect.wait_for_approval(
+            lambda port: OfficialLogin(port, {} if new else known, command),
             hosts=("127.0.0.1",),
             ports=(0,),
-            names=("127.0.0.1",),
             show=show,
             read_lines=read_lines,
             notify=notify,
-            replace=replace,
             clock=clock,
         )
+        replaced = as_text(known.get("client_id")) if new else None
+        return keep_login(_exchange(approved, name, replaced), account, replace)
     except LoginDenied:
         if registration(name):
             _remember(name, declined=True)
+        raise
+    except AccountTaken:
+        if new and known:
+            # The login that was kept needs its own registration.
+            _remember(name, **known)
         raise
 
 
@@ -148,31 +139,38 @@ def host_id() -> str:
     with locked_store() as writer:
         path = writer.path.with_name("chatgpt-host-id")
         with contextlib.suppress(OSError, ValueError):
-            stored = path.read_text().strip()
+            stored = files.read_file(path).decode().strip()
             return f"urn:uuid:{uuid.UUID(stored.removeprefix('urn:uuid:'))}"
         new = f"urn:uuid:{uuid.uuid4()}"
-        with writer.writing(), files.new_version(path) as write:
-            write(f"{new}\n".encode())
+        writer.write(path, f"{new}\n".encode())
         return new
 
 
-def _exchange(approved: Approval, name: str) -> Tokens:
+def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
     """The login that an approval brings. Raises LoginFailed, StoreError.
 
     The client id is stored before anything else can fail: without it, the next sign-in would
-    register a second time.
+    register a second time. It may take the place of the client id `replaced`.
     """
     command = OFFICIAL.login_command(name)
     with locked_store() as writer:
         store = writer.mended()
         known = store.registration(name)
+        stored = as_text(known.get("client_id"))
         # Another sign-in under this name may have registered meanwhile.
-        if as_text(known.get("client_id")) not in (None, approved.client_id):
+        if stored not in (None, replaced, approved.client_id):
             raise LoginFailed(
                 f"OpenAI has answered for another registration. Run '{command}' again."
             )
-        writer.save(store.register(name, client_id=approved.client_id))
-    reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, command)
+        if stored != approved.client_id:
+            known = {"client_id": approved.client_id, "subject": None, "declined": False}
+        writer.save(store.register(name, **known))
+    try:
+        reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, command)
+    except LoginFailed as error:
+        if error.code == "invalid_client":
+            _remember(name, client_id=None)
+        raise
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
     problem = _id_token_problem(claims, reply, approved)
@@ -184,7 +182,7 @@ def _exchange(approved: Approval, name: str) -> Tokens:
     if as_text(known.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
             "This is another ChatGPT user than before under this name. To add this one, run "
-            f"'{OFFICIAL.login_command('NAME')}'."
+            f"'{OFFICIAL.login_command('NAME')}'; to replace the other, run '{command} --new'."
         )
     _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
@@ -209,13 +207,13 @@ def _exchange(approved: Approval, name: str) -> Tokens:
 
 
 def _end_older_login(name: str, client_id: str, why: str) -> None:
-    """Use no longer what the user has just not permitted again."""
+    """Drop the older login: the user declined to renew its permission."""
     with locked_store() as writer:
         store = writer.mended()
         old = store.accounts.get(name)
         if old and old.client_id == client_id:
             failure = Failure(why, None, permanent=True, rejected=True, at=time.time())
-            writer.save(store.put(name, old.ended()).put_failure(old.ended(), failure))
+            writer.save(store.put_failure(name, failure))
 
 
 def _remember(name: str, **fields: Any) -> None:

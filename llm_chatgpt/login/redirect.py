@@ -1,12 +1,11 @@
-"""Wait for a browser that comes back to this machine: listener, page, pasted address.
+"""Wait for the browser: listen on this machine's loopback, and read what the user pastes.
 
-Every sign-in through a browser runs through `sign_in`; what is particular to one stands in its
-own file. Imported when a sign-in begins, because http.server takes time to load.
+Both routes wait here for the user's approval; what each asks for and accepts stands in its
+AuthorizeRequest. Imported when a sign-in begins, because http.server takes time to load.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import html
 import http.server
@@ -15,15 +14,15 @@ import queue
 import socket
 import socketserver
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from llm_chatgpt import config
-from llm_chatgpt.errors import ChatGPTError, LoginExpired, LoginFailed
-from llm_chatgpt.login.store import check_writable
-from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_words, notice
+from llm_chatgpt.errors import LoginExpired, LoginFailed
+from llm_chatgpt.files import os_reason
+from llm_chatgpt.login.oauth import AuthorizeRequest
+from llm_chatgpt.text import in_words
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -39,56 +38,34 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
 }
-# The names under which a browser reaches this machine.
-OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
-Arrived = Callable[[str], tuple[int, str]]
-Replace = Callable[[Tokens, Tokens], bool]
-
-
-class SignIn(Protocol):
-    """A sign-in that waits for the browser to come back to `redirect_uri`.
-
-    `url` is the page to show to the user, `command` the command that starts such a sign-in.
-    """
-
-    url: str
-    redirect_uri: str
-    command: str
-
-    def read(self, query: str) -> Any:
-        """What the query of a redirect brings: what the user has approved, or LoginFailed; None
-        if it is not this sign-in's."""
-
-    def read_pasted(self, line: str) -> Any:
-        """The same for a line that was pasted."""
-
-
-Request = TypeVar("Request", bound=SignIn)
+Request = TypeVar("Request", bound=AuthorizeRequest)
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on one address of this machine's loopback, which is not serving yet.
-
-    `arrived` gets the query of each redirect, in a thread of its own, and returns the status
-    and the sentence to answer with; `sent` is set when an answer of status 200 has left. All
-    other requests get an error status.
-    """
+    """A server on one address of this machine's loopback. It does not serve before `serve`."""
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, arrived: Arrived, sent: threading.Event):
+    def __init__(self, host: str, port: int):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would let
         # another program listen on the same port.
         self.allow_reuse_address = not config.WINDOWS
-        self.arrived, self.sent = arrived, sent
-        # What requests may say in their `Host` headers.
-        self.own_hosts: list[list[str]] = []
         super().__init__((host, port), _Handler)
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
+        """Answer redirects in threads until `shutdown`; `deliver` gets what `request` reads in
+        each of its own."""
+        self.request, self.deliver = request, deliver
+        host = str(self.server_address[0])
+        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        # What requests may say in their `Host` headers.
+        self.own_hosts = [address], [urlsplit(request.redirect_uri).netloc]
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:
         exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
@@ -114,8 +91,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(400)
         elif path != "/auth/callback":
             self.send_error(404)
+        elif (result := self.server.request.read(query)) is None:
+            self._answer(
+                400, "This page belongs to another sign-in. Start again from your terminal."
+            )
         else:
-            self._answer(*self.server.arrived(query))
+            # First, because the program may end soon after it has the result.
+            try:
+                self._answer(200, "Go back to the terminal. You can close this page.")
+            finally:
+                self.server.deliver(result)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer without repeating anything of the request, as the original does."""
@@ -128,34 +113,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(page)
-        if status == 200:
-            self.server.sent.set()
 
     def log_message(self, *_: Any) -> None:
         """Log nothing: the addresses hold codes."""
 
 
-def open_listeners(
-    hosts: Sequence[str], ports: Sequence[int], arrived: Arrived, sent: threading.Event
-) -> list[Listener]:
+def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]:
     """A listener on each host, on the first port that is free on all of them.
 
-    An IPv6 host is left out on a machine without IPv6. Raises LoginFailed if all ports are in
-    use.
+    Port 0 stands for any free one. An IPv6 host is left out on a machine without IPv6. Raises
+    LoginFailed if no port can be used.
     """
     hosts = [host for host in hosts if ":" not in host or _has_ipv6()]
+    reason = ""
     for port in ports:
         listeners: list[Listener] = []
         try:
             for host in hosts:
                 # Port 0 has become a real one after the first host.
                 same = listeners[0].port if listeners else port
-                listeners.append(Listener(host, same, arrived, sent))
-        except OSError:
+                listeners.append(Listener(host, same))
+        except OSError as error:
+            reason = os_reason(error)
             for listener in listeners:
                 listener.server_close()
         else:
             return listeners
+    if not any(ports):
+        raise LoginFailed(
+            f"No port of 127.0.0.1 is free for the browser to come back to ({reason}). End "
+            "programs that you do not need, then try again."
+        )
     raise LoginFailed(
         f"Ports {' and '.join(map(str, ports))} are both in use, and OpenAI allows no others. "
         "End the other sign-in, or use 'llm chatgpt login --device'."
@@ -171,131 +159,54 @@ def _has_ipv6() -> bool:
     return True
 
 
-class _Page:
-    """The page that the browser ends on. Whoever reloads it reads the same sentence."""
-
-    def __init__(self) -> None:
-        self.asked, self.sent = threading.Event(), threading.Event()
-        self._sentence: concurrent.futures.Future[str] = concurrent.futures.Future()
-
-    def show(self, sentence: str) -> None:
-        """Decide what the page says. Only the first call counts."""
-        if not self._sentence.done():
-            self._sentence.set_result(sentence)
-
-    def wait(self) -> str:
-        """What the page says, once that is decided."""
-        self.asked.set()
-        return self._sentence.result(timeout=2 * config.AUTH_TIMEOUT_SECONDS)
-
-
-@contextlib.contextmanager
-def _listening(
+def wait_for_approval(
     start: Callable[[int], Request],
-    arrivals: queue.SimpleQueue[Any],
-    page: _Page,
     *,
     hosts: Sequence[str],
     ports: Sequence[int],
-    names: Sequence[str],
-) -> Iterator[Request]:
-    """The request that `start` makes, while its redirects are answered with `page` and what
-    they bring is put into `arrivals`. Raises LoginFailed if all ports are in use."""
-
-    def arrived(query: str) -> tuple[int, str]:
-        result = request.read(query)
-        if result is None:
-            return 400, "This page belongs to another sign-in. Start again from your terminal."
-        arrivals.put(result)
-        return 200, page.wait()
-
-    with contextlib.ExitStack() as stack:
-        listeners = open_listeners(hosts, ports, arrived, page.sent)
-        for listener in listeners:
-            stack.enter_context(listener)
-        request = start(listeners[0].port)
-        for listener in listeners:
-            listener.own_hosts = [[f"{name}:{listener.port}"] for name in names]
-            threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
-            stack.callback(listener.shutdown)
-        yield request
-
-
-def sign_in(
-    start: Callable[[int], Request],
-    finish: Callable[[Any, Replace], Tokens],
-    *,
-    hosts: Sequence[str],
-    ports: Sequence[int],
-    names: Sequence[str] = OWN_NAMES,
     show: Callable[[Request], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
-    notify: Callable[[str], None] = notice,
-    replace: Replace | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Tokens:
-    """Sign in with a browser that comes back to one of `ports` on all `hosts`, by these `names`.
-
-    `start(port)` makes the request that `show` presents. `finish(approved, replace)` turns what
-    its `read` has returned into a login and stores that; it calls this `replace` in place of
-    the one given here. `read_lines(line, stop)`, if given, runs in a thread and calls `line`
-    with what the user pastes until `stop` is set. Raises LoginFailed and its kinds, StoreError.
-    """
-    check_writable()
-    # From the listeners' threads what a redirect brought, from the terminal its lines.
-    arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    page, stop = _Page(), threading.Event()
-
-    def replace_asking(old: Tokens, new: Tokens) -> bool:
-        page.show("OpenAI has signed you in. Go back to the terminal: it has a question.")
-        return replace is None or replace(old, new)
-
-    with _listening(start, arrivals, page, hosts=hosts, ports=ports, names=names) as request:
-        try:
-            show(request)
-            if read_lines:
-                lines = (arrivals.put, stop)
-                reader = threading.Thread(target=read_lines, args=lines, daemon=True)
-                reader.start()
-            approved = _wait_for_approval(request, arrivals, notify, clock)
-            stop.set()
-            if read_lines:
-                # Else it may take the answer to the question that `replace` asks.
-                reader.join(1)
-            tokens = finish(approved, replace_asking)
-            page.show("Signed in. You can close this page and go back to the terminal.")
-            return tokens
-        except BaseException as error:
-            failed = error.message if isinstance(error, ChatGPTError) else "It was interrupted."
-            page.show(f"The sign-in did not work. {failed}")
-            raise
-        finally:
-            stop.set()
-            if page.asked.is_set():
-                page.sent.wait(2)
-
-
-def _wait_for_approval(
-    request: SignIn,
-    arrivals: queue.SimpleQueue[Any],
+    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None,
     notify: Callable[[str], None],
     clock: Callable[[], float],
 ) -> Any:
-    """What a redirect or a pasted line brings. Raises LoginFailed and its kinds."""
-    end = clock() + config.BROWSER_LOGIN_SECONDS
-    while clock() < end:
-        try:
-            # In short waits, because Windows cannot interrupt a long one.
-            arrival = arrivals.get(timeout=0.25)
-        except queue.Empty:
-            continue
-        result = request.read_pasted(arrival) if isinstance(arrival, str) else arrival
-        if isinstance(result, LoginFailed):
-            raise result
-        if result is not None:
-            return result
-        root = request.redirect_uri.removesuffix("auth/callback")
-        notify(f"That isn't the right address. Copy the whole address,\nstarting with {root}.")
+    """What the user has approved, from a browser that comes back to one of `ports` on all
+    `hosts`, or from a pasted address.
+
+    `start(port)` makes the request that `show` presents. `read_lines(line, stop)`, if given,
+    runs in a thread and calls `line` with what the user pastes until `stop` is set. Raises
+    LoginFailed and its kinds.
+    """
+    # Results from the listeners' threads, and lines from the terminal's.
+    arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in open_listeners(hosts, ports)]
+        request = start(listeners[0].port)
+        for listener in listeners:
+            listener.serve(request, arrivals.put)
+            stack.callback(listener.shutdown)
+        show(request)
+        if read_lines:
+            stop = threading.Event()
+            lines = (arrivals.put, stop)
+            reader = threading.Thread(target=read_lines, args=lines, daemon=True)
+            reader.start()
+            # Otherwise it may take the answer to a question that is asked later.
+            stack.callback(reader.join, 1)
+            stack.callback(stop.set)
+        end = clock() + config.BROWSER_LOGIN_SECONDS
+        while clock() < end:
+            try:
+                # Poll: Ctrl-C cannot interrupt a long wait on Windows.
+                result = arrivals.get(timeout=0.25)
+            except queue.Empty:
+                continue
+            if isinstance(result, str):
+                result = request.read_pasted(result)
+            if isinstance(result, LoginFailed):
+                raise result
+            if not isinstance(result, str):
+                return result
+            notify(result)
     raise LoginExpired(
         f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}. "
         f"Run '{request.command}' again."

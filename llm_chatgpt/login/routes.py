@@ -12,6 +12,10 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
+RENEWED_ELSEWHERE = (
+    "was renewed elsewhere, probably by a copy of the login file, or a renewal's answer was lost"
+)
+
 
 class Route(NamedTuple):
     """How logins of one kind are made, renewed and used.
@@ -19,7 +23,8 @@ class Route(NamedTuple):
     `account` is the name of a login that was given none, `plan` what stands for a plan that the
     tokens do not tell. `form` says that the token endpoint takes forms for everything,
     `token_fields` what each of them has besides. A refresh is refused for good with one of
-    `final_refusals`, an error code or a status; its text says what happened to the login.
+    `final_refusals`: an error code, or a status that comes with another code. Its text says what
+    happened to the login.
     """
 
     # Signing in, renewing and signing out.
@@ -32,8 +37,9 @@ class Route(NamedTuple):
     plan: str
     form: bool
     token_fields: Mapping[str, str]
-    # Seconds before the end of the access token.
-    refresh_leeway: float
+    # How many seconds before the end of its access token a login is renewed; None if only after
+    # the API has refused it.
+    refresh_leeway: float | None
     final_refusals: Mapping[str | int, str]
     drops_refused_tokens: bool
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
@@ -78,7 +84,7 @@ CODEX = Route(
     refresh_leeway=5 * 60,
     final_refusals={
         "refresh_token_expired": "has expired",
-        "refresh_token_reused": "was used by another program",
+        "refresh_token_reused": RENEWED_ELSEWHERE,
         "refresh_token_invalidated": "was ended by OpenAI",
         "invalid_grant": "is no longer accepted",
         401: "is no longer accepted",
@@ -107,14 +113,14 @@ OFFICIAL = Route(
     plan="official",
     form=True,
     token_fields={"resource": config.DEFAULT_API_URL},
-    refresh_leeway=60,
+    refresh_leeway=None,
     final_refusals={
         "invalid_grant": "is no longer accepted",
         "invalid_refresh_token": "is no longer accepted",
         "token_expired": "has expired",
         "refresh_token_expired": "has expired",
         "refresh_token_invalidated": "was ended by OpenAI",
-        "refresh_token_reused": "was used by another program",
+        "refresh_token_reused": RENEWED_ELSEWHERE,
     },
     drops_refused_tokens=True,
     own_session=True,

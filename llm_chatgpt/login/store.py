@@ -1,151 +1,30 @@
-"""chatgpt-oauth.json: read, lock, write whole."""
+"""chatgpt-oauth.json: read, lock, write."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 from llm_chatgpt import config, files
-from llm_chatgpt.errors import RefreshFailed, StoreError
-from llm_chatgpt.login.routes import CODEX, OFFICIAL
-from llm_chatgpt.login.tokens import Tokens, header_safe, is_workspace_origin, token_hash
-from llm_chatgpt.text import in_words, notice, printable, short_path
-from llm_chatgpt.values import as_mapping, as_number, as_text
+from llm_chatgpt.errors import StoreError
+from llm_chatgpt.login.accounts import DEFAULT_ACCOUNT, STORE_VERSION, Store
+from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.text import in_words, notice, short_path
 
-STORE_VERSION = 1
-DEFAULT_ACCOUNT = CODEX.account
-CODEX_ACCOUNT = "codex"
-
-
-class Failure(NamedTuple):
-    """A refresh that failed. `at` is Unix seconds. `permanent` means that only a new login
-    helps, `rejected` that the backend had also refused the access token."""
-
-    message: str
-    code: str | None
-    permanent: bool
-    rejected: bool
-    at: float
-
-    @classmethod
-    def of(cls, error: RefreshFailed, *, rejected: bool = False) -> Failure:
-        return cls(error.message, error.code, error.permanent, rejected, time.time())
-
-    def to_error(self) -> RefreshFailed:
-        return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
+# How much a sign-in or a refresh may add to the file.
+SPARE_BYTES = 16384
+# Renewed logins that could not be written, by the login file's path and the spent refresh token.
+# `read_store` returns them in place of the spent ones.
+unsaved: dict[tuple[str, str | None], Tokens] = {}
 
 
-class Store(NamedTuple):
-    """What chatgpt-oauth.json holds.
-
-    `accounts` are the logins by account name, `default` names the one that prompts use (empty
-    when one of several must be chosen first). `identities` tell who owns each personal access
-    token, by a hash of the token; `failures` which refreshes have failed, by a hash of the
-    refresh token. `damaged` holds the accounts' entries that cannot be read, as they are in
-    the file. `registrations` are the client ids that the official route has issued, by account
-    name, each with its issuer and owner; they outlive logouts.
-    """
-
-    default: str = DEFAULT_ACCOUNT
-    accounts: Mapping[str, Tokens] = {}
-    identities: Mapping[str, Mapping[str, Any]] = {}
-    failures: Mapping[str, Failure] = {}
-    damaged: Mapping[str, Any] = {}
-    registrations: Mapping[str, Mapping[str, Any]] = {}
-
-    def get(self, account: str | None = None) -> Tokens | None:
-        """An account's login (None: the default account's), None if it has none.
-
-        Raises StoreError (code "damaged") if its entry cannot be read.
-        """
-        name = account or self.default
-        if name in self.damaged:
-            raise StoreError(
-                f"The login '{printable(name, 60)}' in {short_path(store_path())} is damaged. Run "
-                f"'{self.login_command(name)}' to replace it.",
-                code="damaged",
-            )
-        return self.accounts.get(name)
-
-    def put(self, name: str, tokens: Tokens) -> Store:
-        """With an account's tokens replaced, and nothing else changed."""
-        return self._replace(accounts={**self.accounts, name: tokens})
-
-    def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """With a new login. The only account is the default in any case."""
-        added = self.put(name, tokens)
-        return added._replace(default=name) if as_default or len(added.accounts) == 1 else added
-
-    def without(self, name: str) -> Store:
-        """With an account left out. The last one left becomes the default."""
-        rest = {other: tokens for other, tokens in self.accounts.items() if other != name}
-        default = "" if name == self.default else self.default
-        return self._replace(
-            default=next(iter(rest)) if len(rest) == 1 else default,
-            accounts=rest,
-            damaged={other: entry for other, entry in self.damaged.items() if other != name},
-        )
-
-    def identify(self, access_token: str) -> Tokens | None:
-        """A personal access token with its owner; None if the owner is not known."""
-        identity = self.identities.get(token_hash(access_token))
-        if identity is None:
-            return None
-        return tokens_from_store({**identity, "access_token": access_token, "kind": "access_token"})
-
-    def registration(self, name: str) -> Mapping[str, Any]:
-        """What the issuer in use has registered under an account's name; empty if nothing."""
-        found = as_mapping(self.registrations.get(name))
-        return found if found.get("issuer") == config.issuer() else {}
-
-    def register(self, name: str, **fields: Any) -> Store:
-        """With what is known of a registration; `fields` are those of official Tokens."""
-        entry = {**self.registration(name), "issuer": config.issuer(), **fields}
-        return self._replace(registrations={**self.registrations, name: entry})
-
-    def login_command(self, name: str | None) -> str:
-        """The command that signs in again under an account's name, by the same route."""
-        tokens = self.accounts.get(name or "")
-        signed_out = OFFICIAL if self.registration(name or "") else CODEX
-        return (tokens.route if tokens else signed_out).login_command(name)
-
-    def put_identity(self, tokens: Tokens) -> Store:
-        names = ("account_id", "email", "plan", "fedramp", "origin", "workspace")
-        identity = {name: getattr(tokens, name) for name in names}
-        known = {**self.identities, token_hash(tokens.access_token): identity}
-        return self._replace(identities=known)
-
-    def failure(self, tokens: Tokens) -> Failure | None:
-        """What the last refresh of these tokens ended in, if it failed."""
-        return self.failures.get(_pair_hash(tokens))
-
-    def put_failure(self, tokens: Tokens, failure: Failure) -> Store:
-        return self._replace(failures={**self.failures, _pair_hash(tokens): failure})
-
-    def to_bytes(self) -> bytes:
-        # A failure ends with its refresh token: a new login has another one.
-        present = set(map(_pair_hash, self.accounts.values()))
-        failures = {k: f._asdict() for k, f in self.failures.items() if k in present}
-        data = {
-            "version": STORE_VERSION,
-            "default": self.default,
-            "accounts": {
-                **self.damaged,
-                **{name: tokens._asdict() for name, tokens in self.accounts.items()},
-            },
-            "identities": dict(self.identities),
-            "registrations": dict(self.registrations),
-            "failures": failures,
-        }
-        return json.dumps(data, indent=2).encode() + b"\n"
-
-
-def _pair_hash(tokens: Tokens) -> str:
-    return token_hash(tokens.refresh_token or tokens.access_token or tokens.account_key)
+# A file that is damaged as a whole, as far as it can be told: it has one login, which is damaged.
+_DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
 def store_path() -> pathlib.Path:
@@ -166,16 +45,17 @@ def store_path() -> pathlib.Path:
 
 
 def read_store() -> Store:
-    """The store as it is on disk; empty when there is no file. Takes no lock.
+    """The store as it is on disk, with the logins that this process could not write; empty when
+    there is no file. Takes no lock.
 
-    An account whose entry is damaged does not stop the others (`Store.damaged`). Raises
+    An entry that cannot be used does not stop the other accounts (`Store.unreadable`). Raises
     StoreError; its code is "damaged" for a file that is not a store at all, "newer_version"
     for one that a later version of this plugin has written.
     """
     path = store_path()
     shown = short_path(path)
     try:
-        raw = path.read_bytes()
+        raw = files.read_file(path)
     except FileNotFoundError:
         return Store()
     except OSError as error:
@@ -185,64 +65,26 @@ def read_store() -> Store:
         ) from error
     try:
         data = json.loads(raw)
-        version, default, entries = data["version"], data.get("default"), data.get("accounts")
-        if version > STORE_VERSION:
+        if data["version"] > STORE_VERSION:
             raise StoreError(
                 f"A newer llm-chatgpt-oauth has written the login file {shown}. Update with "
                 "'llm install -U llm-chatgpt-oauth'.",
                 code="newer_version",
             )
-        if not isinstance(default, str) or not isinstance(entries, dict):
+        if not isinstance(data["default"], str) or not isinstance(data["accounts"], dict):
             raise ValueError("not a store")
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise StoreError(
             f"The login file {shown} is damaged. Run 'llm chatgpt login' to replace it.",
             code="damaged",
         ) from error
-    read = {name: tokens_from_store(entry) for name, entry in entries.items()}
-    failures = {k: failure_from_store(v) for k, v in as_mapping(data.get("failures")).items()}
-    return Store(
-        default,
-        {name: tokens for name, tokens in read.items() if tokens},
-        {k: as_mapping(v) for k, v in as_mapping(data.get("identities")).items()},
-        {k: failure for k, failure in failures.items() if failure},
-        {name: entries[name] for name, tokens in read.items() if not tokens},
-        {k: as_mapping(v) for k, v in as_mapping(data.get("registrations")).items()},
-    )
-
-
-def tokens_from_store(value: object) -> Tokens | None:
-    """A login as the file has it; None if it cannot be one."""
-    entry = as_mapping(value)
-    ended = entry.get("kind") == "official" and entry.get("access_token") == ""
-    access_token = "" if ended else header_safe(entry.get("access_token"))
-    if access_token is None:
-        return None
-    names = (
-        *("refresh_token", "id_token", "account_id", "email", "plan", "workspace"),
-        *("issuer", "client_id", "subject"),
-    )
-    texts: dict[str, Any] = {name: as_text(entry.get(name)) for name in names}
-    origin, kind = entry.get("origin"), entry.get("kind")
-    return Tokens(
-        access_token,
-        expires_at=as_number(entry.get("expires_at")),
-        refreshed_at=as_number(entry.get("refreshed_at")) or 0.0,
-        fedramp=entry.get("fedramp") is True,
-        origin=origin if is_workspace_origin(origin) else None,
-        kind=kind if kind in ("codex", "access_token", "official") else "login",
-        earliest_refresh_at=as_number(entry.get("earliest_refresh_at")),
-        **texts,
-    )
-
-
-def failure_from_store(value: object) -> Failure | None:
-    entry = as_mapping(value)
-    message, at = as_text(entry.get("message")), as_number(entry.get("at"))
-    if message is None or at is None:
-        return None
-    permanent, rejected = entry.get("permanent") is True, entry.get("rejected") is True
-    return Failure(message, as_text(entry.get("code")), permanent, rejected, at)
+    store = Store(data)
+    keys = {name: (str(path), tokens.refresh_token) for name, tokens in store.accounts.items()}
+    renewed = {name: unsaved[key] for name, key in keys.items() if key in unsaved}
+    for name, tokens in renewed.items():
+        store = store.put(name, tokens)
+    store.unsaved = frozenset(renewed)
+    return store
 
 
 class StoreWriter:
@@ -253,56 +95,40 @@ class StoreWriter:
         self.shown = short_path(path)
 
     def save(self, store: Store) -> None:
-        """Write the store whole: whoever reads sees the old file or the new one."""
-        with self.reserved(0) as commit:
-            commit(store)
+        """Write a store that was read under this lock. Raises StoreError."""
+        self.write(self.path, store.to_bytes())
+        for key in [key for key in unsaved if key[0] == str(self.path)]:
+            del unsaved[key]
 
-    @contextlib.contextmanager
-    def reserved(self, spare: int = 16384) -> Iterator[Callable[[Store], None]]:
-        """A private file beside the store with `spare` bytes more room than it needs now, and
-        the function that writes a store into it and puts it in the old file's place.
+    def save_shorter(self, store: Store) -> None:
+        """Write a store from which logins were removed; on a full disk, in place.
 
-        Opening it first proves that a new pair can be written before a refresh token, which
-        works once, is spent. Raises StoreError.
+        Raises StoreError if that is not possible, either.
         """
-        with contextlib.ExitStack() as stack:
-            with self.writing():
-                if self.path.is_symlink():
-                    raise StoreError(
-                        f"{self.shown} is a symbolic link, which this plugin never writes through. "
-                        "Put the file itself there, or point LLM_USER_PATH to its folder.",
-                        code="unwritable",
-                    )
-                files.remove_leftovers(self.path)
-                size = self.path.stat().st_size if spare and self.path.exists() else 0
-                write = stack.enter_context(files.new_version(self.path, reserve=size + spare))
+        try:
+            self.save(store)
+        except StoreError as error:
+            try:
+                files.shorten_in_place(self.path, store.to_bytes())
+            except OSError:
+                raise error from None
+            notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
 
-            def commit(store: Store) -> None:
-                with self.writing():
-                    write(store.to_bytes())
-
-            yield commit
-
-    def mended(self) -> Store:
-        """The store without what is damaged in it; the damaged file is kept beside it."""
-        store = _read_any()
-        if not store.damaged:
-            return store
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        with self.writing(), files.new_version(aside) as write:
-            write(self.path.read_bytes())
-        notice(f"The login file was damaged. The old one is kept as {short_path(aside)}.")
-        return store._replace(damaged={})
-
-    def remove_damaged(self) -> None:
-        """Delete the files that `mended` has left."""
-        with self.writing():
-            for aside in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-                aside.unlink()
+    def write(self, path: pathlib.Path, content: bytes) -> None:
+        """Write the login file, or one beside it, whole. Raises StoreError."""
+        if self.path.is_symlink():
+            raise StoreError(
+                f"{self.shown} is a symbolic link, which this plugin never writes through. "
+                "Put the file itself there, or point LLM_USER_PATH to its folder.",
+                code="unwritable",
+            )
+        with self._writing():
+            files.remove_leftovers(path)
+            files.write_whole(path, content)
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around a write beside the store. Raises StoreError in place of OSError."""
+    def _writing(self) -> Iterator[None]:
+        """Raise StoreError in place of OSError."""
         try:
             yield
         except OSError as error:
@@ -312,6 +138,46 @@ class StoreWriter:
                 code="unwritable",
             ) from error
 
+    def probe(self) -> None:
+        """Raise StoreError unless a new login could be written now.
+
+        Before a code is shown or a refresh token is sent, because both work once.
+        """
+        size = self.path.stat().st_size if self.path.exists() else 0
+        probe = self.path.with_name(f"{self.path.name}.probe.tmp")
+        self.write(probe, b" " * (size + SPARE_BYTES))
+        files.remove_leftovers(self.path)
+
+    def mended(self, name: str | None = None) -> Store:
+        """The store, for a new login under an account's name.
+
+        A file that is damaged, or whose entry of that name cannot be used, is copied first.
+        Raises StoreError.
+        """
+        store = read_any()
+        if store is not _DAMAGED and name not in store.unreadable:
+            return store
+        copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
+        self.write(copy, self.path.read_bytes())
+        notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
+        return Store() if store is _DAMAGED else store
+
+    def remove_damaged(self) -> None:
+        """Delete the copies that `mended` has made. Raises StoreError."""
+        with self._writing():
+            for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+                copy.unlink()
+
+
+# A fork waits for it, because a child would find the module half imported.
+_importing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
+
 
 @contextlib.contextmanager
 def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
@@ -320,8 +186,8 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     The operating system drops the lock of a process that dies. Raises StoreError after so
     many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
     """
-    import filelock
-
+    with _importing:
+        import filelock
     path = store_path()
     shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
@@ -348,8 +214,9 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 
 def check_writable() -> None:
     """Raises StoreError unless a login could be stored now. Leaves no trace but the lock."""
-    with locked_store() as writer, writer.reserved(0):
-        _read_any()
+    with locked_store() as writer:
+        read_any()
+        writer.probe()
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
@@ -367,48 +234,39 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> str:
     the new one. Raises StoreError.
     """
     with locked_store() as writer:
-        store = writer.mended()
-        name = account or store.default or DEFAULT_ACCOUNT
-        writer.save(store.add(name, tokens, as_default=account is None))
+        name = account or read_any().default or DEFAULT_ACCOUNT
+        writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
     return name
 
 
 def delete_tokens(
-    account: str | None = None,
-    *,
-    everything: bool = False,
-    before: Callable[[Tokens], None] | None = None,
-) -> list[str]:
-    """Delete an account's login from this machine; return the names of what was deleted.
+    account: str | None = None, *, everything: bool = False
+) -> dict[str, Tokens | None]:
+    """Delete an account's login from this machine; return what was deleted, by account name.
 
     With `everything` all accounts, what is known of access tokens' owners, and the damaged
-    files that were kept. A file that is damaged as a whole is emptied. `before` is called
-    with each login first, while no program can refresh it; whatever it raises, the login is
-    deleted. Raises StoreError.
+    files that were kept. A file that is damaged as a whole is emptied. None stands for an
+    entry that cannot be used. Raises StoreError.
     """
     with locked_store() as writer:
-        store = _read_any()
-        name = store.default if account is None else account
-        present = [*store.accounts, *store.damaged]
-        names = present if everything else [other for other in present if other == name]
-        try:
-            for each in names:
-                if before and each in store.accounts:
-                    before(store.accounts[each])
-        finally:
-            if everything:
-                writer.save(Store(registrations=store.registrations))
-                writer.remove_damaged()
-            elif names:
-                writer.save(store.without(name))
-    return names
+        store = read_any()
+        names = [*store.accounts, *store.unreadable]
+        if not everything:
+            chosen = store.default if account is None else account
+            names = [name for name in names if name == chosen]
+        if everything:
+            writer.save_shorter(store.only_registrations())
+            writer.remove_damaged()
+        elif names:
+            writer.save_shorter(store.without(names[0]))
+    return {name: store.accounts.get(name) for name in names}
 
 
-def _read_any() -> Store:
+def read_any() -> Store:
     """The store; of a file that is damaged as a whole, a damaged default account."""
     try:
         return read_store()
     except StoreError as error:
         if error.code != "damaged":
             raise
-        return Store(damaged={DEFAULT_ACCOUNT: None})
+        return _DAMAGED

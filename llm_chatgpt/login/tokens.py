@@ -16,6 +16,9 @@ from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_
 # The keys under which OpenAI puts its own claims (docs/protocol.md).
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
+# A sign-in of our own, one by OpenAI's official route, an access token imported from Codex CLI,
+# and a personal access token (at-...).
+KINDS = ("login", "official", "codex", "access_token")
 
 
 def without_secrets(value: Any, *shown: str) -> str:
@@ -25,34 +28,34 @@ def without_secrets(value: Any, *shown: str) -> str:
 
 
 class Tokens(NamedTuple):
-    """One login. Its repr shows no secret.
+    """One login. Its repr shows no secret. The login file holds these fields (login/store.py).
 
-    `expires_at` and `refreshed_at` are Unix seconds by this machine's clock; `expires_at` is
-    None when the access token has no expiry date. `account_id`, `email`, `plan` and `fedramp`
-    come from the tokens' claims. `account_id` is also the workspace's id, `workspace` its name,
-    `origin` where it is served (each None: unknown). `kind` is "login" for a sign-in of our
-    own, "official" for one by OpenAI's official route, "codex" for an access token imported from
-    Codex CLI, "access_token" for a personal one (at-...); only the first two can be refreshed or
-    revoked. Only an official one has what follows `kind`: who it is, for which client id of
-    which issuer, and from when on (Unix seconds by this machine's clock) it may be refreshed.
-    Its access token is empty after OpenAI has ended it.
+    Times are Unix seconds by this machine's clock, unless a field says otherwise.
     """
 
+    # Empty after OpenAI has ended an official login.
     access_token: str
     refresh_token: str | None = None
     id_token: str | None = None
+    # When the access token expires; None if it has no expiry date.
     expires_at: float | None = None
     refreshed_at: float = 0.0
+    # The account's id, which is also its workspace's.
     account_id: str | None = None
     email: str | None = None
     plan: str | None = None
     fedramp: bool = False
+    # Where the workspace is served, and its name; None if unknown.
     origin: str | None = None
     workspace: str | None = None
+    # One of KINDS. Only the first two can be refreshed or revoked.
     kind: str = "login"
+    # Who issued the tokens; None for a login that an older version has stored.
     issuer: str | None = None
+    # Only an official login has these: for which client, and who it is.
     client_id: str | None = None
     subject: str | None = None
+    # The earliest moment of a refresh, by the server's clock.
     earliest_refresh_at: float | None = None
 
     def __repr__(self) -> str:
@@ -154,11 +157,6 @@ def tokens_from_reply(
         expires_at = old.expires_at
     else:
         expires_at = _expiry(both[1], reply.get("expires_in"), now)
-    # By this machine's clock, like the expiry.
-    issued_at = as_number(both[1].get("iat"))
-    earliest = as_moment(reply.get("earliest_refresh_at"))
-    if earliest is not None and issued_at is not None:
-        earliest += now - issued_at
     account_id = old.account_id
     # An official login's tokens name an account to nobody.
     if old.route.names_account:
@@ -173,7 +171,7 @@ def tokens_from_reply(
         email=_first_text(emails) or old.email,
         plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or old.plan,
         fedramp=next((value for value in fedramp if value is not None), None) is True,
-        earliest_refresh_at=earliest,
+        earliest_refresh_at=as_moment(reply.get("earliest_refresh_at")),
     )
 
 
@@ -188,29 +186,38 @@ def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float 
 
 
 def needs_refresh(tokens: Tokens, now: float) -> bool:
-    """Whether to renew a login now: its access token expires within five minutes (an official
-    one within one), or has no expiry date and is eight days old. Always False for what cannot
-    be refreshed, or not yet."""
-    if not tokens.renewable or refresh_delay(tokens, now):
+    """Whether to renew a login now: its access token expires within five minutes, or has no
+    expiry date and is eight days old.
+
+    Always False for what cannot be refreshed, and for an official login, which is renewed when
+    the API no longer accepts its access token.
+    """
+    if not tokens.renewable or tokens.route.refresh_leeway is None:
         return False
     if tokens.expires_at is None:
         return tokens.refreshed_at + config.REFRESH_AFTER_SECONDS <= now
     return tokens.expires_at - tokens.route.refresh_leeway <= now
 
 
-def refresh_delay(tokens: Tokens, now: float) -> float:
-    """Seconds until OpenAI renews a login at the earliest; 0 if it may be sent now.
+def seconds_until_refresh(tokens: Tokens, now: float) -> float:
+    """How long OpenAI still refuses to renew an official login; `now` is by OpenAI's clock.
 
-    A login from the future was stored by a wrong clock, which has set this moment, too.
+    A moment after the access token's end cannot be meant; it is ignored.
     """
-    if now < tokens.refreshed_at:
-        return 0.0
-    return max(0.0, (tokens.earliest_refresh_at or 0.0) - now)
+    claims = parse_jwt_claims(tokens.access_token) or {}
+    earliest = tokens.earliest_refresh_at or 0.0
+    end = as_number(claims.get("exp", tokens.expires_at))
+    return 0.0 if end is not None and earliest > end else max(0.0, earliest - now)
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
-    """Whether the access token has not expired yet, as far as this machine can tell."""
-    return tokens.expires_at is None or now < tokens.expires_at
+    """Whether to send the access token: it has not expired, as far as this machine can tell.
+
+    An official one is sent until the API refuses it, whatever this machine's clock says.
+    """
+    if tokens.expires_at is None or tokens.route.refresh_leeway is None:
+        return bool(tokens.access_token)
+    return now < tokens.expires_at
 
 
 def token_hash(token: str) -> str:
@@ -227,7 +234,8 @@ def is_workspace_origin(value: object) -> bool:
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
-    names = ("account_id", "email", "subject")
+    # OpenAI may name one user differently to each client.
+    names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     pairs = [(getattr(old, name), getattr(new, name)) for name in names]
     return old.route is not new.route or any(one and other and one != other for one, other in pairs)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, StoreError
-from llm_chatgpt.login.store import load_tokens, locked_store, read_store
+from llm_chatgpt.login import oauth
+from llm_chatgpt.login.store import locked_store, read_any, read_store
 from llm_chatgpt.login.tokens import (
     Tokens,
     backend_headers,
@@ -44,23 +45,32 @@ def keep_login(
                 f"{printable(workspace, 60)}. Nothing was stored. Sign in again and choose the "
                 "other workspace on OpenAI's page."
             )
-    try:
-        old = load_tokens(name)
-    except StoreError as error:
-        if error.code != "damaged":
-            raise
-        old = None
-    if old and is_somebody_else(old, tokens) and replace:
+    # The other user's login that may be replaced.
+    agreed: Tokens | None = None
+    while True:
+        with locked_store() as writer:
+            # Read here, because another program may just have signed in under this name.
+            old = read_any().accounts.get(name)
+            if (
+                replace is None
+                or old is None
+                or not is_somebody_else(old, tokens)
+                or (agreed and not is_somebody_else(old, agreed))
+            ):
+                if old and old.account_id == tokens.account_id:
+                    tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
+                writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
+                break
+        # Without the lock, which prompts in other programs wait for.
         if old.email == tokens.email:
             # Only its workspace tells the new login from the old one.
             tokens = fetch_workspace(tokens)
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
-    if old and old.account_id == tokens.account_id:
-        tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
-    with locked_store() as writer:
-        writer.save(writer.mended().add(name, tokens, as_default=account is None))
+        agreed = old
     # The login is safe from here on: what follows may fail or be interrupted.
+    if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
+        oauth.revoke_all([old])
     told = fetch_workspace(tokens)
     if told == tokens:
         return tokens

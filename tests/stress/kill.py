@@ -2,10 +2,12 @@
 
 python tests/stress/kill.py [--full]
 
-500 kills with --full, else 30. A child process does the work over and over; it is killed after
-a random time, which falls everywhere between its first step and its last. Afterwards the store
-must read, and hold the old or the new pair (after a logout: none). The one loss that cannot be
-ruled out, a kill between the server's answer and the write, is counted and its length measured.
+500 kills on each route with --full, else 30. A child process does the work over and over; it is
+killed after a random time, which falls everywhere between its first step and its last. Afterwards
+the store must read, and hold the old or the new pair (after a logout: none).
+
+One loss cannot be ruled out: a kill between the server's commit of a refresh and the write. It is
+counted, with the simulator near and 100 ms away, and the length of that window is measured.
 """
 
 from __future__ import annotations
@@ -18,111 +20,150 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.login import oauth
+from conftest import sign_in, sign_in_officially
 from llm_chatgpt.login.store import store_path
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Simulator
+from simulator.replies import Refusal
 
 KILLS = 500 if "--full" in sys.argv else 30
+NETWORK_SECONDS = (0.0, 0.1)
 
-IMPORTS = "import llm_chatgpt_oauth as p\nfrom llm_chatgpt.login.store import delete_tokens"
-WORK = {
-    "login": """
-while True:
-    p.login(show=lambda code: None)
-""",
-    "refresh": """
-while True:
-    p.store_tokens(p.load_tokens()._replace(expires_at=0.0))
-    p.get_tokens()
-""",
-    "logout": """
-tokens = p.load_tokens()
-while True:
-    delete_tokens()
-    p.store_tokens(tokens)
-""",
+IMPORTS = f"""
+import sys, threading
+sys.path.insert(0, {sys.path[0]!r})
+import llm_chatgpt_oauth as p
+from conftest import fetch, redirect_of
+from llm_chatgpt.login.store import delete_tokens
+
+def approve(login):
+    threading.Thread(target=lambda: fetch(redirect_of(login.url)), daemon=True).start()
+
+print("go", flush=True)
+"""
+LOGIN = {
+    "codex": "p.login(show=lambda code: None)",
+    "official": "p.login_officially('default', show=approve)",
 }
+REFRESH = "p.get_tokens(rejected=p.load_tokens().access_token)"
+LOGOUT = "delete_tokens(); p.store_tokens(tokens)"
+TOKEN_ENDPOINTS = {"codex": "token", "official": "official_token"}
 
 
-def measure_window(simulator: Simulator) -> list[float]:
-    """Milliseconds between the server's answer being in and the new pair being on disk."""
-    gaps: list[float] = []
-    answered = 0.0
-    parse, replace = oauth.tokens_from_reply, os.replace
+class Network:
+    """Serves a token endpoint over a network that takes so many seconds for an answer."""
 
-    def parsed(*args, **kwargs):
-        nonlocal answered
-        answered = time.perf_counter()
-        return parse(*args, **kwargs)
+    def __init__(self, simulator: Simulator, endpoint: str, seconds: float):
+        self._serve = getattr(simulator, f"serve_{endpoint}")
+        self._seconds = seconds
+        # When the server had made the new pair.
+        self.committed = 0.0
 
-    def replaced(source, target):
-        replace(source, target)
-        gaps.append((time.perf_counter() - answered) * 1000)
-
-    for _ in range(50):
-        tokens = plugin.load_tokens()
-        assert tokens
-        plugin.store_tokens(tokens._replace(expires_at=0.0))
-        oauth.tokens_from_reply, os.replace = parsed, replaced
+    def __call__(self, request: Any) -> Any:
         try:
-            plugin.get_tokens()
+            return self._serve(request)
+        except Refusal as refusal:
+            return refusal.answer
         finally:
-            oauth.tokens_from_reply, os.replace = parse, replace
+            self.committed = time.perf_counter()
+            time.sleep(self._seconds)
+
+
+def new_login(simulator: Simulator, route: str) -> plugin.Tokens:
+    return sign_in_officially(simulator) if route == "official" else sign_in(simulator)
+
+
+def is_lost(simulator: Simulator, tokens: plugin.Tokens) -> bool:
+    """The pair on disk was spent: the kill came between the server's commit and the write."""
+    known = {**simulator.refresh_tokens, **simulator.official_refresh_tokens}
+    entry = known.get(tokens.refresh_token or "")
+    return entry is None or entry["state"] != "fresh"
+
+
+def kill(simulator: Simulator, route: str, what: str, code: str) -> tuple[int, int, int]:
+    """Kills of one kind: how often the store was unreadable or late, a login lost, and how many
+    leftovers were swept."""
+    unreadable = lost = swept = 0
+    for _ in range(KILLS // 3):
+        new_login(simulator, route)
+        program = f"{IMPORTS}\ntokens = p.load_tokens()\nwhile True: {code}"
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(random.uniform(0.0, 0.15))
+        assert process.poll() is None, "the child ended by itself"
+        process.kill()
+        process.wait()
+        swept += len(list(store_path().parent.glob("*.tmp")))
+        try:
+            found = plugin.load_tokens()
+        except plugin.StoreError:
+            unreadable += 1
+            continue
+        if found is None:
+            # Only a logout may leave nobody signed in.
+            lost += what != "logout"
+            continue
+        lost += is_lost(simulator, found)
+        # And the next program goes on at once, whatever the dead one held.
+        start = time.monotonic()
+        plugin.store_tokens(found)
+        unreadable += time.monotonic() - start > 5
+    return unreadable, lost, swept
+
+
+def measure_window(simulator: Simulator, route: str, network: Network) -> list[float]:
+    """Milliseconds between the server's commit and the new pair's being on disk."""
+    gaps: list[float] = []
+    replace = os.replace
+
+    def replaced(source: Any, target: Any) -> None:
+        replace(source, target)
+        if target == store_path():
+            gaps.append((time.perf_counter() - network.committed) * 1000)
+
+    new_login(simulator, route)
+    os.replace = replaced
+    try:
+        for _ in range(50):
+            plugin.get_tokens(rejected=plugin.load_tokens().access_token)
+    finally:
+        os.replace = replace
     return gaps
 
 
 def main() -> int:
     wrong = 0
-    with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
-        os.environ.update(simulator.environment, LLM_USER_PATH=folder)
-        simulator.approve_after_polls = 0
-        print("what     kills  unreadable  lost  leftovers swept")
-        for what, code in WORK.items():
-            unreadable = lost = swept = 0
-            kills = KILLS // len(WORK)
-            for _ in range(kills):
-                tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
-                assert tokens
-                plugin.store_tokens(tokens)
-                program = f"{IMPORTS}\nprint('go', flush=True)\n{code}"
-                process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-                assert process.stdout
-                process.stdout.readline()
-                time.sleep(random.uniform(0.0, 0.15))
-                assert process.poll() is None, "the child ended by itself"
-                process.kill()
-                process.wait()
-                swept += len(list(store_path().parent.glob("*.tmp")))
-                try:
-                    found = plugin.load_tokens()
-                except plugin.StoreError:
-                    unreadable += 1
-                    continue
-                if found is None:
-                    # Only a logout may leave nobody signed in.
-                    lost += what != "logout"
-                    continue
-                entry = simulator.refresh_tokens.get(found.refresh_token or "")
-                # The pair on disk was spent: the kill came between the answer and the write.
-                lost += entry is None or entry["state"] != "fresh"
-                # And the next program goes on at once, whatever the dead one held.
-                start = time.monotonic()
-                plugin.store_tokens(found)
-                unreadable += time.monotonic() - start > 5
-            print(f"{what:<8} {kills:>5}  {unreadable:>10}  {lost:>4}  {swept:>15}")
-            wrong += unreadable
-            wrong += lost if what != "refresh" else 0
-        plugin.store_tokens(tokens)
-        gaps = measure_window(simulator)
-        print(
-            "between the answer and the write: "
-            f"median {statistics.median(gaps):.2f} ms, longest {max(gaps):.2f} ms of {len(gaps)}"
-        )
+    print("route     what     network  kills  unreadable  lost  leftovers swept")
+    for route, endpoint in TOKEN_ENDPOINTS.items():
+        with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
+            os.environ.update(simulator.environment, LLM_USER_PATH=folder)
+            simulator.approve_after_polls = 0
+            simulator.official.earliest_refresh_form = "null"
+            work = [("login", LOGIN[route], 0.0), ("logout", LOGOUT, 0.0)]
+            work += [("refresh", REFRESH, seconds) for seconds in NETWORK_SECONDS]
+            windows = []
+            for what, code, seconds in work:
+                network = Network(simulator, endpoint, seconds)
+                simulator.always[endpoint] = network
+                unreadable, lost, swept = kill(simulator, route, what, code)
+                print(
+                    f"{route:<9} {what:<8} {seconds * 1000:>4.0f} ms  {KILLS // 3:>5}  "
+                    f"{unreadable:>10}  {lost:>4}  {swept:>15}"
+                )
+                wrong += unreadable + (lost if what != "refresh" else 0)
+                if what == "refresh":
+                    windows.append((seconds, measure_window(simulator, route, network)))
+            for seconds, gaps in windows:
+                print(
+                    f"{route}: from the server's commit to the write, with {seconds * 1000:.0f} ms "
+                    f"of network: median {statistics.median(gaps):.1f} ms, "
+                    f"longest {max(gaps):.1f} ms of {len(gaps)}"
+                )
     return 1 if wrong else 0
 
 

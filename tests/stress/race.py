@@ -2,8 +2,9 @@
 
 python tests/stress/race.py [--full]
 
-32 processes (the real `llm`), 32 threads and 200 coroutines, all with a token that has ended,
-with the refresh quick, slow, failing once, and with a process killed while it holds the lock.
+32 processes (the real `llm`), 32 threads and 200 coroutines, all with a token that has expired or,
+on the official route, that the API refuses: with the refresh quick, slow, failing once, and with
+a process killed while it holds the lock.
 Without --full fewer rounds. Prints the figures; exit code 1 if anything went wrong.
 """
 
@@ -25,8 +26,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm
 
 import llm_chatgpt_oauth as plugin
+from conftest import sign_in, sign_in_officially
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
@@ -35,12 +36,33 @@ PROCESSES = 32 if FULL else 8
 THREADS, TASKS = 32, 200
 
 
-def expire() -> plugin.Tokens:
-    tokens = plugin.load_tokens()
-    assert tokens
-    tokens = tokens._replace(expires_at=time.time() - 60)
-    plugin.store_tokens(tokens)
-    return tokens
+class Codex:
+    """Logins that are renewed because they have expired."""
+
+    endpoint = "token"
+
+    def __init__(self, simulator: Simulator):
+        self.simulator = simulator
+        self.tokens = sign_in(simulator)
+
+    def expire(self) -> None:
+        tokens = plugin.load_tokens()
+        assert tokens
+        plugin.store_tokens(tokens._replace(expires_at=time.time() - 60))
+
+
+class Official(Codex):
+    """Logins that are renewed because the API refuses them."""
+
+    endpoint = "official_token"
+
+    def __init__(self, simulator: Simulator):
+        self.simulator = simulator
+        simulator.official.earliest_refresh_form = "null"
+        self.tokens = sign_in_officially(simulator)
+
+    def expire(self) -> None:
+        self.simulator.expire_access_tokens()
 
 
 def processes(count: int) -> list[str]:
@@ -100,66 +122,67 @@ def killed_holder() -> None:
 
 
 def main() -> int:
+    print(f"{'route':<9} {'who':<16} {'refresh':<20} rounds  refreshes  failures  seconds a round")
     failures = 0
-    with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
-        os.environ.update(simulator.environment, LLM_USER_PATH=folder)
-        os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
-        tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
-        assert tokens
-        plugin.store_tokens(tokens)
-        fetch_models(tokens)
-        # A migrated logs.db, because llm's own migrations race.
-        subprocess.run(
-            [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],
-            check=True,
-            capture_output=True,
-        )
-        kinds = {"processes": (processes, PROCESSES), "threads": (threads, THREADS)}
-        kinds["coroutines"] = (tasks, TASKS)
-        refreshes_of = {
-            "quick": (lambda: None, 1),
-            "slow": (lambda: simulator.script("token", lambda r: time.sleep(1.0)), 1),
-            "lock holder killed": (killed_holder, 1),
-        }
-        print(f"{'who':<12} {'refresh':<20} rounds  refreshes  failures  seconds a round")
-        for kind, (run, count) in kinds.items():
-            for name, (prepare, expected) in refreshes_of.items():
-                rounds = ROUNDS if name == "quick" else max(1, ROUNDS // 4)
-                sent, wrong, start = collections.Counter(), [], time.monotonic()
-                for _ in range(rounds):
-                    expire()
-                    prepare()
-                    before = len(simulator.refreshes)
-                    wrong += run(count)
-                    sent[len(simulator.refreshes) - before] += 1
-                seconds = (time.monotonic() - start) / rounds
-                fine = sent == {expected: rounds} and not wrong
-                failures += not fine
-                total = "+".join(f"{n}*{k}" for k, n in sorted(sent.items()))
-                who = f"{count} {kind}"
-                print(
-                    f"{who:<16} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}"
-                )
-                for line in wrong[:3]:
-                    print(f"    {line}")
-            # Failing once: all who wait for it report it. A process that starts later refreshes.
-            expire()
-            simulator.script("token", lambda request: time.sleep(1.0) or Answer(500))
-            before = len(simulator.refreshes)
-            wrong = run(count)
-            sent_now = len(simulator.refreshes) - before
-            fine = (len(wrong), sent_now) == (count, 1)
-            if kind == "processes":
-                fine = 1 <= len(wrong) <= count and sent_now <= 2
-            failures += not fine
-            who = f"{count} {kind}"
-            print(f"{who:<16} {'failing once':<20}   1  {sent_now:>9}  {len(wrong):>8}")
-        used = [r.body["refresh_token"] for r in simulator.refreshes]
-        # Only the one that met the 500 was sent twice, because the server had not spent it.
-        twice = [t for t, n in collections.Counter(used).items() if n > 1]
-        print(f"refresh tokens sent twice: {len(twice)} (after a failure: {len(kinds)} at most)")
-        failures += len(twice) > len(kinds)
+    for route in (Codex, Official):
+        with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
+            os.environ.update(simulator.environment, LLM_USER_PATH=folder)
+            os.environ["LLM_CHATGPT_USAGE_NOTE"] = "0"
+            failures += race(route(simulator), simulator)
     return 1 if failures else 0
+
+
+def race(route: Codex, simulator: Simulator) -> int:
+    """How many promises were broken on one route."""
+    failures = 0
+    name_of_route = type(route).__name__.lower()
+    fetch_models(route.tokens)
+    # A migrated logs.db, because llm's own migrations race.
+    subprocess.run(
+        [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],
+        check=True,
+        capture_output=True,
+    )
+    kinds = {"processes": (processes, PROCESSES), "threads": (threads, THREADS)}
+    kinds["coroutines"] = (tasks, TASKS)
+    refreshes_of = {
+        "quick": (lambda: None, 1),
+        "slow": (lambda: simulator.script(route.endpoint, lambda r: time.sleep(1.0)), 1),
+        "lock holder killed": (killed_holder, 1),
+    }
+    for kind, (run, count) in kinds.items():
+        who = f"{name_of_route:<9} {f'{count} {kind}':<16}"
+        for name, (prepare, expected) in refreshes_of.items():
+            rounds = ROUNDS if name == "quick" else max(1, ROUNDS // 4)
+            sent, wrong, start = collections.Counter(), [], time.monotonic()
+            for _ in range(rounds):
+                route.expire()
+                prepare()
+                before = len(simulator.refreshes)
+                wrong += run(count)
+                sent[len(simulator.refreshes) - before] += 1
+            seconds = (time.monotonic() - start) / rounds
+            failures += sent != {expected: rounds} or bool(wrong)
+            total = "+".join(f"{n}*{k}" for k, n in sorted(sent.items()))
+            print(f"{who} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}")
+            for line in wrong[:3]:
+                print(f"    {line}")
+        # Failing once: all who wait for it report it. Who needs it later refreshes.
+        route.expire()
+        simulator.script(route.endpoint, lambda request: time.sleep(1.0) or Answer(500))
+        before = len(simulator.refreshes)
+        wrong = run(count)
+        sent_now = len(simulator.refreshes) - before
+        fine = (len(wrong), sent_now) == (count, 1)
+        if kind == "processes" or isinstance(route, Official):
+            fine = 1 <= len(wrong) <= count and sent_now <= 2
+        failures += not fine
+        print(f"{who} {'failing once':<20}   1  {sent_now:>9}  {len(wrong):>8}")
+    used = [r.body["refresh_token"] for r in simulator.refreshes]
+    # Only the one that met the 500 was sent twice, because the server had not spent it.
+    twice = [t for t, n in collections.Counter(used).items() if n > 1]
+    print(f"refresh tokens sent twice: {len(twice)} (after a failure: {len(kinds)} at most)")
+    return failures + (len(twice) > len(kinds))
 
 
 if __name__ == "__main__":

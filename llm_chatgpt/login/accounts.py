@@ -1,0 +1,192 @@
+"""What the login file holds: accounts, with what is remembered of each. No file is touched here.
+
+An account's entry has the fields of `Tokens` and, after a refresh that failed, `failure`. What
+this version does not understand, be it damaged or written by a newer version, is kept verbatim.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from llm_chatgpt import config
+from llm_chatgpt.errors import RefreshFailed, StoreError
+from llm_chatgpt.login.routes import CODEX, OFFICIAL
+from llm_chatgpt.login.tokens import KINDS, Tokens, header_safe, is_workspace_origin, token_hash
+from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_mapping, as_number, as_text
+
+STORE_VERSION = 1
+DEFAULT_ACCOUNT = CODEX.account
+CODEX_ACCOUNT = "codex"
+
+
+class Failure(NamedTuple):
+    """A refresh that failed. `at` is Unix seconds. `permanent` means that only a new login
+    helps, `rejected` that a prompt's 401 has refused the access token, too."""
+
+    message: str
+    code: str | None
+    permanent: bool
+    rejected: bool
+    at: float
+
+    @classmethod
+    def of(cls, error: RefreshFailed, *, rejected: bool = False) -> Failure:
+        return cls(error.message, error.code, error.permanent, rejected, time.time())
+
+    def to_error(self) -> RefreshFailed:
+        return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
+
+
+# How each field of `Tokens` is read from JSON, by its type. None counts as missing.
+_READERS: dict[Any, Callable[[object], Any]] = {
+    str: as_text,
+    str | None: as_text,
+    float: as_number,
+    float | None: as_number,
+    bool: lambda value: value is True,
+}
+_FIELDS = {name: _READERS[kind] for name, kind in typing.get_type_hints(Tokens).items()}
+
+
+def tokens_from_store(value: object) -> Tokens | None:
+    """A login as the file has it; None if it cannot be one, or is of an unknown kind."""
+    entry = as_mapping(value)
+    ended = entry.get("kind") == "official" and entry.get("access_token") == ""
+    usable = ended or header_safe(entry.get("access_token")) is not None
+    if not usable or entry.get("kind", "login") not in KINDS:
+        return None
+    read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
+    if not is_workspace_origin(read["origin"]):
+        del read["origin"]
+    return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
+
+
+class Store:
+    """The content of the login file. It never changes: a change returns another Store.
+
+    `accounts` are the logins by account name, `default` names the one that prompts use (empty
+    when one of several must be chosen first). `unreadable` are the names of entries that
+    cannot be used, each with the code of its StoreError. `unsaved` names the logins that this
+    process has renewed and could not write. `registrations` are the client ids that the
+    official route has issued, by account name, each with its issuer and owner; they outlive
+    logouts.
+    """
+
+    def __init__(self, data: Mapping[str, Any] | None = None):
+        self._data = data or {"default": DEFAULT_ACCOUNT, "accounts": {}}
+        self._entries: Mapping[str, Any] = self._data["accounts"]
+        self.default: str = self._data["default"]
+        self.registrations = as_mapping(self._data.get("registrations"))
+        self.accounts: dict[str, Tokens] = {}
+        self.unreadable: dict[str, str] = {}
+        self.unsaved: frozenset[str] = frozenset()
+        for name, entry in self._entries.items():
+            tokens = tokens_from_store(entry)
+            if tokens:
+                self.accounts[name] = tokens
+            else:
+                newer = as_text(as_mapping(entry).get("kind")) not in (None, *KINDS)
+                self.unreadable[name] = "newer_version" if newer else "damaged"
+
+    def get(self, account: str | None = None) -> Tokens | None:
+        """An account's login (None: the default account's), None if it has none.
+
+        Raises StoreError (code "damaged" or "newer_version") if its entry cannot be used.
+        """
+        name = account or self.default
+        code = self.unreadable.get(name)
+        if code:
+            what = f"The stored login '{printable(name, 60)}'"
+            raise StoreError(
+                f"{what} is damaged. Run '{self.login_command(name)}' to replace it."
+                if code == "damaged"
+                else f"{what} was written by a newer llm-chatgpt-oauth. Update with 'llm install "
+                "-U llm-chatgpt-oauth'.",
+                code=code,
+            )
+        return self.accounts.get(name)
+
+    def put(self, name: str, tokens: Tokens) -> Store:
+        """With an account's tokens replaced and its failure forgotten, and nothing else changed."""
+        return self._put_entry(name, **tokens._asdict())
+
+    def _put_entry(self, name: str, **fields: Any) -> Store:
+        entry = {k: v for k, v in as_mapping(self._entries.get(name)).items() if k != "failure"}
+        return self._with(accounts={**self._entries, name: {**entry, **fields}})
+
+    def _with(self, **fields: Any) -> Store:
+        return Store({**self._data, **fields})
+
+    def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
+        """With a new login. The only account is the default in any case."""
+        others = {other: entry for other, entry in self._entries.items() if other != name}
+        added = self._with(accounts=others).put(name, tokens)
+        return added.with_default(name) if as_default or len(added.accounts) == 1 else added
+
+    def with_default(self, name: str) -> Store:
+        return self._with(default=name)
+
+    def without(self, name: str) -> Store:
+        """With an account left out. The last one left becomes the default."""
+        rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
+        default = "" if name == self.default else self.default
+        return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
+
+    def only_registrations(self) -> Store:
+        """With no login left."""
+        return Store()._with(registrations=self.registrations)
+
+    def identify(self, access_token: str) -> Tokens | None:
+        """A personal access token with its owner; None if the owner is not known."""
+        identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
+        own = {"access_token": access_token, "kind": "access_token"}
+        return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
+
+    def put_identity(self, tokens: Tokens) -> Store:
+        identity = {token_hash(tokens.access_token): tokens._replace(access_token="")._asdict()}
+        return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
+
+    def registration(self, name: str) -> Mapping[str, Any]:
+        """What the issuer in use has registered under an account's name; empty if nothing."""
+        found = as_mapping(self.registrations.get(name))
+        return found if found.get("issuer") == config.issuer() else {}
+
+    def register(self, name: str, **fields: Any) -> Store:
+        """With what is known of a registration; `fields` are those of official Tokens."""
+        entry = {**self.registration(name), "issuer": config.issuer(), **fields}
+        return self._with(registrations={**self.registrations, name: entry})
+
+    def login_command(self, name: str | None) -> str:
+        """The command that signs in again under an account's name, by the same route."""
+        tokens = self.accounts.get(name or "")
+        signed_out = OFFICIAL if self.registration(name or "") else CODEX
+        return (tokens.route if tokens else signed_out).login_command(name)
+
+    def failure(self, name: str | None) -> Failure | None:
+        """What the last refresh of an account's login ended in, if it failed."""
+        entry = as_mapping(as_mapping(self._entries.get(name or "")).get("failure"))
+        message, at = as_text(entry.get("message")), as_number(entry.get("at"))
+        if message is None or at is None:
+            return None
+        permanent, rejected = entry.get("permanent") is True, entry.get("rejected") is True
+        return Failure(message, as_text(entry.get("code")), permanent, rejected, at)
+
+    def put_failure(self, name: str, failure: Failure) -> Store:
+        """With a failure remembered. Tokens that OpenAI wants dropped after it are dropped."""
+        tokens = self.accounts[name]
+        if failure.permanent and failure.rejected and tokens.route.drops_refused_tokens:
+            tokens = tokens.ended()
+        store = self._put_entry(name, **tokens._asdict(), failure=failure._asdict())
+        # The next sign-in registers anew.
+        return store.register(name, client_id=None) if failure.code == "invalid_client" else store
+
+    def to_bytes(self) -> bytes:
+        data = {"version": STORE_VERSION, **self._data}
+        # Failures of all accounts, by a hash of the refresh token, as an older version had them.
+        data.pop("failures", None)
+        return json.dumps(data, indent=2).encode() + b"\n"

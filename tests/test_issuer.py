@@ -1,0 +1,85 @@
+"""A token is only sent to the issuer that gave it."""
+
+from __future__ import annotations
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import edit_login, entry_on_disk, expire, sign_in, sign_in_officially
+from simulator import Simulator
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Another issuer, which LLM_CHATGPT_ISSUER then names."""
+    with Simulator() as other:
+
+        def switch():
+            monkeypatch.setenv("LLM_CHATGPT_ISSUER", other.issuer)
+            return other
+
+        yield switch
+
+
+def test_both_routes_store_the_issuer(simulator, run_llm):
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login").exit_code == 0
+    assert plugin.load_tokens().issuer == simulator.issuer
+    assert sign_in_officially(simulator, "official").issuer == simulator.issuer
+
+
+@pytest.mark.parametrize("route", ["codex", "official"])
+def test_no_login_is_renewed_elsewhere(simulator, elsewhere, ask, run_llm, route):
+    official = route == "official"
+    old = sign_in_officially(simulator, ago=4000) if official else sign_in(simulator)
+    simulator.expire_access_tokens()
+    other = elsewhere()
+    with pytest.raises(plugin.RefreshFailed, match="LLM_CHATGPT_ISSUER") as caught:
+        ask("hi")
+    assert "\n" not in str(caught.value)
+    assert other.requests == []
+    assert simulator.refreshes == []
+    # Nothing is remembered against the login.
+    assert "failure" not in entry_on_disk()
+    assert plugin.load_tokens() == old
+    with pytest.raises(plugin.RefreshFailed, match="LLM_CHATGPT_ISSUER"):
+        plugin.refresh_tokens(old)
+    assert other.requests == []
+
+
+def test_an_expired_login_says_so_without_a_request(simulator, elsewhere, run_llm):
+    sign_in(simulator)
+    expire()
+    other = elsewhere()
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 1
+    assert "LLM_CHATGPT_ISSUER" in status.output
+    assert other.requests == simulator.requests == []
+
+
+@pytest.mark.parametrize("route", ["codex", "official"])
+def test_no_session_is_ended_elsewhere(simulator, elsewhere, run_llm, route):
+    sign_in_officially(simulator) if route == "official" else sign_in(simulator)
+    other = elsewhere()
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "LLM_CHATGPT_ISSUER" in result.stderr
+    assert plugin.load_tokens() is None
+    assert other.requests == simulator.requests == []
+
+
+def test_a_login_of_an_older_version_belongs_to_openai(simulator, ask, monkeypatch):
+    sign_in(simulator)
+    edit_login(issuer=None, expires_at=1.0)
+    with pytest.raises(plugin.RefreshFailed, match=r"comes from auth\.openai\.com"):
+        ask("hi")
+    assert simulator.requests == []
+    # Until a login under LLM_CHATGPT_ISSUER is made anew.
+    sign_in(simulator)
+    expire()
+    assert ask("hi").text
+    # Where OpenAI stands in the settings, the older login is renewed and says whose it is.
+    monkeypatch.setattr("llm_chatgpt.config.DEFAULT_ISSUER", simulator.issuer)
+    edit_login(issuer=None, expires_at=1.0)
+    assert ask("hi").text
+    assert entry_on_disk()["issuer"] == simulator.issuer

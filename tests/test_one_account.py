@@ -1,0 +1,95 @@
+"""A prompt keeps the account that it began with, whatever happens while it waits."""
+
+from __future__ import annotations
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import new_login, sign_in, sign_in_officially
+from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
+from simulator import Account, Answer
+
+# In ada's workspace, whose id both logins have.
+COLLEAGUE = Account(email="eve@example.com")
+BOB = Account(email="bob@example.com", account_id="5e1f7a3c-0000-4000-8000-00000000b0b0")
+
+
+def use(name):
+    with locked_store() as writer:
+        writer.save(read_store().with_default(name))
+
+
+@pytest.fixture
+def busy(simulator, monkeypatch):
+    """A server that is busy at the first attempt; what it gets happens before it says so."""
+    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+
+    def meanwhile(action, endpoint="responses"):
+        def respond(request):
+            action()
+            return Answer(503)
+
+        simulator.script(endpoint, respond)
+
+    return meanwhile
+
+
+def bearers(simulator):
+    requests = [*simulator.seen("/codex/responses"), *simulator.seen("/v1/responses")]
+    return [request.headers["authorization"].removeprefix("Bearer ") for request in requests]
+
+
+def test_another_default_account_is_for_the_next_prompt(simulator, busy, ask):
+    ada, bob = sign_in(simulator), new_login(simulator, BOB)
+    plugin.store_tokens(bob, "work")
+    busy(lambda: use("work"))
+    assert ask("one").text
+    assert ask("two").text
+    assert bearers(simulator) == [ada.access_token] * 2 + [bob.access_token]
+
+
+@pytest.mark.parametrize("other", ["an account", "a token in the environment"])
+def test_after_a_logout_nobody_else_is_used(simulator, busy, ask, monkeypatch, other):
+    sign_in(simulator)
+    if other == "an account":
+        plugin.store_tokens(new_login(simulator, BOB), "work")
+    else:
+        simulator.personal_tokens["at-bob"] = BOB
+        monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-bob")
+    busy(lambda: delete_tokens("default"))
+    with pytest.raises(plugin.NotSignedIn, match="signed out"):
+        ask("one")
+    assert len(bearers(simulator)) == 1
+
+
+@pytest.mark.parametrize("user", [BOB, COLLEAGUE, None])
+def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user):
+    sign_in(simulator)
+
+    def sign_in_somebody_else():
+        if user:
+            plugin.store_tokens(new_login(simulator, user))
+        else:
+            sign_in_officially(simulator)
+
+    busy(sign_in_somebody_else)
+    with pytest.raises(plugin.NotSignedIn, match="Another user has signed in"):
+        ask("one")
+    assert len(bearers(simulator)) == 1
+    assert ask("two").text
+
+
+def test_an_official_login_does_not_go_on_with_the_other_route(simulator, busy, ask):
+    sign_in_officially(simulator)
+    busy(lambda: sign_in(simulator), "official_responses")
+    with pytest.raises(plugin.NotSignedIn, match="Another user has signed in"):
+        ask("one")
+    assert simulator.prompts == []
+
+
+def test_the_same_user_who_signs_in_again_is_used(simulator, busy, ask):
+    sign_in(simulator)
+    again = []
+    busy(lambda: again.append(sign_in(simulator)))
+    assert ask("one").text
+    assert bearers(simulator)[1] == again[0].access_token

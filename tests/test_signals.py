@@ -1,0 +1,128 @@
+"""Signals that end the program wait for a refresh token that is out, at the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import expire, start_llm
+from llm_chatgpt.login.store import locked_store
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+SIGNALS = {
+    "timeout": [signal.SIGTERM],
+    "a closed window": [signal.SIGHUP],
+    "Ctrl-C": [signal.SIGINT],
+    "Ctrl-C, repeated": [signal.SIGINT] * 4,
+    "Ctrl-C, then the end": [signal.SIGINT, signal.SIGTERM],
+}
+
+
+@pytest.fixture
+def waiting(simulator, signed_in, run_llm):
+    """A refresh whose answer comes when `release` is set; `arrived` when its request is in."""
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    expire()
+    arrived, release = threading.Event(), threading.Event()
+
+    def answer_late(request):
+        arrived.set()
+        release.wait(30)
+
+    simulator.script("token", answer_late)
+    yield arrived, release
+    release.set()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_waits_for_the_write(simulator, signed_in, waiting, kind, name):
+    arrived, release = waiting
+    options = ["--async"] if kind == "async" else []
+    process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log", *options)
+    assert arrived.wait(30)
+    for number in SIGNALS[name]:
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    release.set()
+    out, err = process.communicate(timeout=30)
+    # It is obeyed then.
+    assert process.returncode in (1, *(-number for number in SIGNALS[name]))
+    assert (process.returncode == 1) == (set(SIGNALS[name]) == {signal.SIGINT})
+    assert out.strip() == ""
+    assert "Traceback" not in err
+    assert plugin.load_tokens().refresh_token != signed_in.refresh_token
+    assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_does_not_wait_for_ever(simulator, signed_in, waiting, number):
+    arrived, _ = waiting
+    code = (
+        "from llm_chatgpt import config; config.REFRESH_GRACE_SECONDS = 1.0\n"
+        "from llm.cli import cli; cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
+    assert arrived.wait(30)
+    start = time.monotonic()
+    # Each of them counts the second from the first one on.
+    for _ in range(3):
+        process.send_signal(number)
+        time.sleep(0.2)
+    process.wait(20)
+    assert 0.9 < time.monotonic() - start < 6
+    assert plugin.load_tokens().refresh_token == signed_in.refresh_token
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in, run_llm, number):
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    expire()
+    code = (
+        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
+        "from llm.cli import cli; cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
+    )
+    with locked_store():
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "not acquired" not in process.stderr.readline():
+            pass
+        process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode == -number
+    assert simulator.refreshes == []
+
+
+LIBRARY = "import llm_chatgpt_oauth as p; p.get_tokens()"
+OWN_HANDLER = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+from llm.cli import cli
+cli(["-m", "chatgpt-gpt-6-luna", "hi", "--no-log"])
+"""
+
+
+@pytest.mark.parametrize(("code", "end"), [(LIBRARY, -signal.SIGTERM), (OWN_HANDLER, 7)])
+def test_other_programs_keep_their_signals(simulator, signed_in, waiting, code, end):
+    arrived, release = waiting
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
+    assert arrived.wait(30)
+    process.send_signal(signal.SIGTERM)
+    if end < 0:
+        assert process.wait(5) == end
+        return
+    # The program's own handler ends it, which waits for the write as every end does.
+    release.set()
+    assert process.wait(20) == end
