@@ -100,9 +100,9 @@ def test_reasoning_that_was_stored_without_its_model(simulator, signed_in, ask):
     assert len(simulator.prompts) == 2
     # Refused by another model: once more without it, and not again in later turns.
     simulator.answer(Think(), Say("Two."))
-    history += [*ask(messages=history, slug="gpt-6-sol").messages, llm.user("three")]
+    history += [*ask(messages=history, slug="gpt-5.2-codex").messages, llm.user("three")]
     assert len(simulator.prompts) == 4
-    ask(messages=history, slug="gpt-6-sol")
+    ask(messages=history, slug="gpt-5.2-codex")
     assert len(simulator.prompts) == 5
     assert kinds(simulator) == ["user", "assistant", "user", "reasoning", "assistant", "user"]
     assert_same_beginnings(simulator, first=3)
@@ -111,7 +111,7 @@ def test_reasoning_that_was_stored_without_its_model(simulator, signed_in, ask):
 def test_refused_reasoning_stays_out_of_the_whole_conversation(simulator, signed_in, run_llm):
     simulator.answer(Think(), Say("One."))
     run_llm("-m", MODEL, "one")
-    simulator.encrypted_contents.clear()
+    simulator.reasoning.origins.clear()
     simulator.answer(Think(), Call("add", {"a": 1, "b": 2}))
     simulator.answer(Think(), Say("Three."))
     run_llm("-c", "two", "--functions", ADD)
@@ -128,7 +128,7 @@ def test_refused_reasoning_stays_out_while_the_model_goes_on(simulator, signed_i
     conversation = ask.model().conversation()
     simulator.answer(Think(), Say("One."))
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.encrypted_contents.clear()
+    simulator.reasoning.origins.clear()
     simulator.answer(Think(), Say("Two."), end_turn=False)
     simulator.answer(Think(), Say("Three."))
     ask.finish(lambda: conversation.prompt("two"))
@@ -450,7 +450,7 @@ def test_a_later_system_prompt_comes_before_its_message_and_stays(simulator, sig
 
 
 def test_a_later_system_prompt_beside_instructions(simulator, signed_in, run_llm):
-    run_llm("-m", "chatgpt-gpt-5.5", "one", "-s", "Be brief.")
+    run_llm("-m", "chatgpt-gpt-5.2-codex", "one", "-s", "Be brief.")
     run_llm("-c", "two", "-s", "Speak French.")
     run_llm("-c", "three")
     assert {body["instructions"] for body in simulator.prompts} == {"Be brief."}

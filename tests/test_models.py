@@ -82,9 +82,11 @@ def test_an_organizations_id_is_never_sent(simulator, ask):
 def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
     listed = run_llm("models", "list", "-q", "chatgpt-gpt").stdout
     slugs = [line.split("chatgpt-")[1] for line in listed.splitlines() if "ChatGPT:" in line]
-    catalogue = [m["slug"] for m in simulator.models if m["visibility"] == "list"]
+    listed = {m["slug"] for m in simulator.models if m["visibility"] == "list"}
+    # The newest models are known after a login, and one that has been retired is still known.
     assert set(slugs) == {
-        *catalogue,
+        *(listed - {"gpt-6.2-sol", "gpt-6.2-astra"}),
+        "gpt-5.5",
         *("gpt-5.2-codex", "gpt-5.3-codex", "gpt-5.1-codex-max", "gpt-5.1-codex"),
         *("gpt-5.1-codex-mini", "gpt-5.2"),
     }
@@ -216,7 +218,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     simulator.answer(Think(["Hm."]), Say("First."))
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.encrypted_contents.clear()
+    simulator.reasoning.origins.clear()
     assert ask.finish(lambda: conversation.prompt("two")).text
     assert len(simulator.prompts) == 3
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]

@@ -92,6 +92,8 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
     path = tmp_path / "logs.db"
     simulator.used_percent = {"primary": 0.0, "secondary": 0.0}
     database = sqlite_utils.Database(path)
+    # Reasoning that does not fit is left out, and asked for below.
+    simulator.removes_reasoning = True
     begin = len(simulator.seen("/codex/responses"))
     conversation = ask.model().conversation()
     for turn in turns:
@@ -106,6 +108,9 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
     reply(ask, kept)
     bodies = [request.raw for request in simulator.seen("/codex/responses")[-3:]]
     assert bodies[0] == bodies[1] == bodies[2]
+    owner = simulator.account.account_id
+    for request in simulator.seen("/codex/responses")[begin:]:
+        assert simulator.reasoning.removals(request.body, owner) == []
     # To the same model, nothing that was sent is ever changed.
     for earlier, later in itertools.pairwise([*(request.raw for request in sent), bodies[0]]):
         if json.loads(earlier)["model"] == json.loads(later)["model"]:
