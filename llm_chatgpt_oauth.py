@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import click
 import llm
 from llm.parts import StreamEvent
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import in_thread, printable
+from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
+from llm_chatgpt.options import BaseOptions
+from llm_chatgpt.text import in_thread
 
 if TYPE_CHECKING:
     from llm_chatgpt.api import *  # noqa: F403
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> Any:
     return getattr(api, name)
 
 
-class Options(llm.Options):
+class Options(BaseOptions):
     """The options that the service takes; it refuses sampling settings and token limits."""
 
     reasoning_effort: str | None = Field(
@@ -118,23 +120,6 @@ class Options(llm.Options):
             raise ValueError("must be one word such as low, medium or high")
         return value
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _in_one_sentence(cls, values: Any, handler: Callable[[Any], Options]) -> Options:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            # llm would show pydantic's words in a frame of several lines.
-            first = error.errors()[0]
-            name = printable(".".join(map(str, first["loc"])), 60)
-            names = ", ".join(cls.model_json_schema()["properties"])
-            words = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-            raise ChatGPTError(
-                f"No option named '{name}'. Options: {names}."
-                if first["type"] == "extra_forbidden"
-                else f"The option {name} {words}."
-            ) from error
-
 
 class _ChatGPTModel:
     """What the sync and the async model have in common."""
@@ -180,7 +165,7 @@ class _ChatGPTModel:
     def __init__(self, info: ModelInfo):
         self.info = info
         self.slug = info.slug
-        self.model_id = f"chatgpt-{info.slug}"
+        self.model_id = info.model_id
         images = config.IMAGE_TYPES if info.takes_images else frozenset()
         self.attachment_types = images | config.FILE_TYPES.keys()
 
@@ -278,8 +263,27 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
+    with_hidden = not _lists_all_models()
     for info in known_models().values():
-        register(ChatGPT(info), AsyncChatGPT(info))
+        if info.hidden and not with_hidden:
+            continue
+        if info.makes_images:
+            register(ChatGPTImage(info), AsyncChatGPTImage(info))
+        else:
+            register(ChatGPT(info), AsyncChatGPT(info))
+
+
+def _lists_all_models() -> bool:
+    """Whether this is `llm models` without a search, which prints every registered model.
+
+    llm cannot register a model without listing it, so hidden ones are left out there.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None or context.parent is None:
+        return False
+    command = (context.parent.command.name, context.command.name)
+    searched = context.params.get("query") or context.params.get("model_ids")
+    return command == ("models", "list") and not searched
 
 
 @llm.hookimpl

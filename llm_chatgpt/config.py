@@ -137,6 +137,12 @@ def models_client_version() -> str:
     return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
 
 
+def named_models() -> list[str]:
+    """The slugs in LLM_CHATGPT_MODELS, which separates them by commas."""
+    names = (name.strip() for name in (setting("MODELS") or "").split(","))
+    return [name.removeprefix("chatgpt-") for name in names if name]
+
+
 def redirect_host() -> str:
     """Where OpenAI sends the browser back to: LLM_CHATGPT_REDIRECT_HOST, else 127.0.0.1.
 

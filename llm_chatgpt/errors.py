@@ -130,11 +130,11 @@ class UsageLimitReached(RequestRefused):
     resettable = False
     resets_at: float | None = None
 
-    def advised(self, step: str) -> UsageLimitReached:
-        """The same error with another step before the others."""
+    def advised(self, *steps: str) -> UsageLimitReached:
+        """The same error with these sentences before its advice."""
         error = UsageLimitReached(
             f"{self.reason}.",
-            f"{step} {self.advice}",
+            f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}",
             code=self.code,
             param=self.param,
             status=self.status,

@@ -97,6 +97,17 @@ def signed_in(simulator: Simulator) -> plugin.Tokens:
     return sign_in(simulator)
 
 
+@pytest.fixture
+def headers(simulator: Simulator) -> dict[str, str | None]:
+    """The headers of a signed-in client that is not this plugin."""
+    return {
+        "Authorization": f"Bearer {simulator.sign_in()['access_token']}",
+        "ChatGPT-Account-ID": simulator.account.account_id,
+        "User-Agent": "another-client/1.0",
+        "session-id": "a-session",
+    }
+
+
 def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
     """A login that a device login would bring; not stored."""
     owner = plugin.Tokens("", issuer=simulator.issuer)

@@ -67,7 +67,7 @@ def test_login(replay):
     assert plugin.load_tokens() == tokens
     assert (tokens.email, tokens.plan) == ("ada@example.com", "plus")
     assert tokens.expires_at == pytest.approx(time.time() + 864000, abs=60)
-    assert models.listed[0].slug == "gpt-6.1-sol"
+    assert models.listed[0].slug == "gpt-6.2-sol"
 
 
 def test_refresh(replay):

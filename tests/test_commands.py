@@ -283,17 +283,18 @@ def test_nothing_is_said_about_nobody(simulator, run_llm):
 def test_the_next_steps(simulator, run_llm):
     simulator.approve_after_polls = 0
     stdout = run_llm("chatgpt", "login").stdout
-    assert "\n  llm -m chatgpt-gpt-6-sol " in stdout
-    assert "\n  llm models default chatgpt-gpt-6-sol\n" in stdout
+    assert "\n  llm -m chatgpt-gpt-6.2-sol " in stdout
+    assert "\n  llm models default chatgpt-gpt-6.2-sol\n" in stdout
     # As it says.
-    assert run_llm("models", "default", "chatgpt-gpt-6-sol").exit_code == 0
+    assert run_llm("models", "default", "chatgpt-gpt-6.2-sol").exit_code == 0
     assert run_llm("hi").exit_code == 0
 
 
 def test_a_model_that_the_account_lacks_is_not_suggested(simulator, run_llm):
     simulator.approve_after_polls = 0
-    simulator.script("models", Answer(200, {"models": [{"slug": "gpt-7"}]}))
+    simulator.script("models", Answer(200, {"models": [{"slug": "gpt-7"}]}), Answer(500))
     assert "llm models default chatgpt-gpt-7" in run_llm("chatgpt", "login").stdout
+    assert "llm models default chatgpt-gpt-6.1-sol" in run_llm("chatgpt", "login").stdout
 
 
 # Logins that have come to their end

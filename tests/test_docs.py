@@ -84,10 +84,13 @@ def test_every_command_has_help_with_an_example(name):
     assert all(p.help for p in COMMANDS[name].params if isinstance(p, click.Option))
 
 
-def test_every_model_option_is_documented_and_described():
-    schema = llm.get_model("chatgpt-gpt-6-sol").Options.model_json_schema()
-    fields = schema["properties"]
-    assert first_cells(section("Model options")) == set(fields)
+@pytest.mark.parametrize(
+    ("model_id", "title"),
+    [("chatgpt-gpt-6-sol", "Model options"), ("chatgpt-gpt-image-2", "Image models")],
+)
+def test_every_model_option_is_documented_and_described(model_id, title):
+    fields = llm.get_model(model_id).Options.model_json_schema()["properties"]
+    assert first_cells(section(title)) == set(fields)
     assert all(field["description"] for field in fields.values())
 
 

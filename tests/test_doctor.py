@@ -48,7 +48,7 @@ def test_all_is_well(simulator, signed_in, examine, run_llm):
     assert "httpx" in found["versions"]["text"]
     assert "Plus plan" in found["login"]["text"]
     assert "in 10 days" in found["login"]["text"]
-    assert found["models"]["text"].startswith("9, fetched")
+    assert found["models"]["text"].startswith("10, fetched")
     assert len(simulator.requests) == 2
     assert not simulator.refreshes
 

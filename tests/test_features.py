@@ -475,7 +475,8 @@ def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
 
 
 def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "supports_reasoning_summary_parameter": False}]
+    luna = next(model for model in simulator.models if model["slug"] == "gpt-6-luna")
+    simulator.models = [{**luna, "supports_reasoning_summary_parameter": False}]
     fetch_models(signed_in)
     ask("hi")
     assert "reasoning" not in last_body(simulator)
@@ -742,8 +743,8 @@ def test_a_cache_key_is_shared_by_conversations(simulator, signed_in, ask):
 def test_the_cache_of_a_key_is_hit(simulator, signed_in, ask):
     def cached():
         conversation = ask.model().conversation()
-        prompt = {"system": "A long beginning. " * 50, "prompt_cache_key": "mine"}
-        answered = ask.finish(lambda: conversation.prompt("hi", **prompt))
+        prompt = "A long beginning. " * 50
+        answered = ask.finish(lambda: conversation.prompt(prompt, prompt_cache_key="mine"))
         details = answered.response.token_details or {}
         return details["input_tokens_details"]["cached_tokens"]
 
@@ -771,14 +772,16 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("MODEL")
-    assert lines[1].split()[:2] == ["chatgpt-gpt-6.1-sol", "272,000"]
+    assert lines[1].split()[:2] == ["chatgpt-gpt-6.2-sol", "500,000"]
     assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
+    assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
     assert "codex-auto-review" not in result.stdout
     assert "chatgpt-codex-auto-review (hidden)" in run_llm("chatgpt", "models", "--all").stdout
     data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
     assert isinstance(data, list)
-    assert data[0]["slug"] == "gpt-6.1-sol"
+    assert data[0]["slug"] == "gpt-6.2-sol"
+    assert data[0]["description"] == "GPT-6.2-Sol, as far as it goes"
     assert data[0]["reasoning_efforts"][0] == "low"
     # Fetched once, because none was there.
     assert len(simulator.seen("/codex/models")) == 1
@@ -788,14 +791,12 @@ def registered():
     return [model.model_id for model in llm.get_models() if model.model_id.startswith("chatgpt-")]
 
 
-def test_hidden_models_are_not_registered(simulator, signed_in, run_llm):
-    retired = {"chatgpt-gpt-5.2-codex", "chatgpt-gpt-5.1"} & set(registered())
-    assert "chatgpt-gpt-5.2-codex" in retired
-    run_llm("chatgpt", "refresh")
-    assert "chatgpt-gpt-6-sol" in registered()
-    assert "chatgpt-codex-auto-review" not in registered()
-    assert run_llm("-m", "chatgpt-codex-auto-review", "hi").exit_code == 1
-    assert retired <= set(registered())
+@pytest.mark.parametrize("description", [None, 7, "a\nb\x1b[2J" + "c" * 999])
+def test_a_description_is_one_printable_line(simulator, signed_in, run_llm, description):
+    simulator.models = [{**simulator.models[0], "description": description}]
+    lines = run_llm("chatgpt", "models").stdout.splitlines()
+    assert len(lines) == (3 if isinstance(description, str) else 2)
+    assert all(len(line) <= 80 and line.isprintable() for line in lines)
 
 
 def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
@@ -826,13 +827,13 @@ def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
     first = run_llm("chatgpt", "refresh").stdout
     assert "New:  chatgpt-gpt-6-luna" in first
     again = run_llm("chatgpt", "refresh").stdout
-    assert again == "9 models, no changes.\n"
+    assert again == "10 models, no changes.\n"
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models[1:]]
     changed = run_llm("chatgpt", "refresh").stdout
     assert changed.splitlines() == [
         "New:  chatgpt-gpt-7",
-        "Gone: chatgpt-gpt-6-astra",
-        "9 models.",
+        "Gone: chatgpt-gpt-6.2-sol",
+        "10 models.",
     ]
 
 

@@ -299,7 +299,7 @@ def test_the_command_shows_what_a_person_needs(simulator, run_llm):
     assert account.account_id not in result.stdout
     commands = [line.strip() for line in result.stdout.splitlines() if line.startswith("  llm")]
     assert len(commands) == 2
-    assert commands[0].startswith("llm -m chatgpt-gpt-6-sol ")
+    assert commands[0].startswith("llm -m chatgpt-gpt-6.2-sol ")
     with secrets_watch(simulator) as check:
         check(result.output)
     assert simulator.seen("/codex/models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,21 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, start_llm
+from conftest import secrets_watch, sign_in, start_llm
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.fetch import fetch_models
-from simulator import PNG, RETIRED, Answer, Call, Say, Think, error_answer
+from simulator import (
+    PNG,
+    RETIRED,
+    Account,
+    Answer,
+    Call,
+    Say,
+    Stream,
+    Think,
+    error_answer,
+    sse,
+)
 
 
 def texts(item):
@@ -35,7 +47,7 @@ def test_the_smallest_request(simulator, signed_in, ask):
     assert answered.text == "This is answer 1. You said: hi"
     body = simulator.prompts[0]
     assert body["model"] == "gpt-6-luna"
-    assert body["instructions"] == "You are a helpful assistant."
+    assert "instructions" not in body
     assert body["store"] is False
     assert body["stream"] is True
     assert body["include"] == ["reasoning.encrypted_content"]
@@ -82,11 +94,12 @@ def test_an_organizations_id_is_never_sent(simulator, ask):
 def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
     listed = run_llm("models", "list", "-q", "chatgpt-gpt").stdout
     slugs = [line.split("chatgpt-")[1] for line in listed.splitlines() if "ChatGPT:" in line]
-    catalogue = [m["slug"] for m in simulator.models if m["visibility"] == "list"]
+    offered = {m["slug"] for m in simulator.models if m["visibility"] == "list"}
     assert set(slugs) == {
-        *catalogue,
-        *("gpt-5.2-codex", "gpt-5.3-codex", "gpt-5.1-codex-max", "gpt-5.1-codex"),
-        *("gpt-5.1-codex-mini", "gpt-5.2"),
+        *offered,
+        *("gpt-5.5", "gpt-5.3-codex", "gpt-5.2-codex", "gpt-5.2", "gpt-5.1-codex-max"),
+        *("gpt-5.1-codex", "gpt-5.1-codex-mini", "gpt-reserve"),
+        *("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst"),
     }
     for slug in slugs:
         assert llm.get_async_model(f"chatgpt-{slug}").model_id == f"chatgpt-{slug}"
@@ -96,26 +109,34 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
 # System prompts -----------------------------------------------------------------------
 
 
-def test_a_system_prompt_is_the_instructions(simulator, signed_in, ask):
+def test_a_system_prompt_is_the_first_message(simulator, signed_in, ask):
     ask("hi", system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Speak French."
-    assert len(body["input"]) == 1
+    assert "instructions" not in body
+    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert texts(body["input"][0]) == ["Speak French."]
+
+
+def test_older_models_get_a_system_prompt_as_instructions(simulator, signed_in, ask):
+    ask("hi", slug="gpt-5.2-codex")
+    ask("hi", slug="gpt-5.2-codex", system="Speak French.")
+    asked = [body["instructions"] for body in simulator.prompts]
+    assert asked == ["You are a helpful assistant.", "Speak French."]
+    assert [len(body["input"]) for body in simulator.prompts] == [1, 1]
 
 
 def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
     ask(messages=[llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Speak French."
-    assert [item["role"] for item in body["input"]] == ["user"]
+    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert texts(body["input"][0]) == ["Speak French."]
 
 
 def test_a_second_system_prompt_stands_at_the_end(simulator, signed_in, ask):
     ask(messages=[llm.system("Be brief."), llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert body["instructions"] == "Be brief."
-    assert [item["role"] for item in body["input"]] == ["user", "developer"]
-    assert texts(body["input"][1]) == ["Speak French."]
+    assert [item["role"] for item in body["input"]] == ["developer", "user", "developer"]
+    assert [texts(item)[0] for item in body["input"]] == ["Be brief.", "hi", "Speak French."]
 
 
 def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
@@ -129,15 +150,17 @@ def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
         ]
     )
     body = simulator.prompts[0]
-    assert body["instructions"] == "Be brief."
-    assert [item["role"] for item in body["input"]] == ["user", "assistant", "developer", "user"]
+    assert [item["role"] for item in body["input"]] == [
+        *("developer", "user", "assistant", "developer", "user")
+    ]
+    assert texts(body["input"][0]) == ["Be brief."]
 
 
 def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "one", "-s", "Be brief.")
     run_llm("-c", "two", "-s", "Speak French.")
     body = simulator.prompts[1]
-    assert body["instructions"] == "Be brief."
+    assert texts(body["input"][0]) == ["Be brief."]
     assert texts(body["input"][-1]) == ["Speak French."]
     assert body["input"][-1]["role"] == "developer"
 
@@ -217,7 +240,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     simulator.answer(Think(["Hm."]), Say("First."))
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.encrypted_contents.clear()
+    simulator.reasoning.origins.clear()
     assert ask.finish(lambda: conversation.prompt("two")).text
     assert len(simulator.prompts) == 3
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]
@@ -289,6 +312,12 @@ def test_another_model_than_asked_for_is_told(simulator, signed_in, run_llm):
     simulator.served_model = "gpt-5.6-luna"
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.stderr == ("Note: chatgpt-gpt-5.6-luna answered instead of chatgpt-gpt-6-luna.\n")
+    simulator.served_model = "gpt-7-secret"
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    # Not a name that -m takes.
+    assert result.stderr == "Note: gpt-7-secret answered instead of chatgpt-gpt-6-luna.\n"
+    simulator.served_model = "gpt-5.6-luna"
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["resolved_model"] == "gpt-5.6-luna"
 
@@ -353,6 +382,17 @@ def test_a_retired_model_names_its_successor(simulator, signed_in, ask):
     assert 'Run: llm -m chatgpt-gpt-6.1-sol "prompt"' in words
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_retired_models_successor_is_one_that_the_account_has(simulator, signed_in, ask, stored):
+    simulator.models = [m for m in simulator.models if m["slug"] != "gpt-6-sol"]
+    if stored:
+        fetch_models(signed_in)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", slug="gpt-5.5")
+    successor = "gpt-6.2-sol" if stored else "gpt-6-sol"
+    assert f'Run: llm -m chatgpt-{successor} "prompt"' in str(caught.value)
+
+
 def test_the_catalogues_successor_comes_first(simulator, signed_in, ask):
     detail = "The 'gpt-5.6-luna' model is not supported when using Codex with a ChatGPT account."
     simulator.script("responses", Answer(400, {"detail": detail}))
@@ -362,7 +402,7 @@ def test_the_catalogues_successor_comes_first(simulator, signed_in, ask):
 
 def test_after_a_login_the_lists_own_order_counts(simulator, ask, run_llm):
     simulator.approve_after_polls = 0
-    simulator.models = [m for m in simulator.models if m["slug"] in ("gpt-6-luna", "gpt-5.5")]
+    simulator.models = [m for m in simulator.models if m["slug"] in ("gpt-6-luna", "gpt-5.6-sol")]
     simulator.account.extra_models = ()
     run_llm("chatgpt", "login")
     with pytest.raises(llm.ModelError) as caught:
@@ -387,8 +427,6 @@ def test_a_login_fetches_the_list(simulator, run_llm, ask):
     assert request.query["client_version"] == "1.0.0"
     assert model_ids(run_llm)[0] == "chatgpt-gpt-7-nova"
     assert ask("hi", slug="gpt-7-nova").text
-    # Hidden ones are not offered.
-    assert "chatgpt-codex-auto-review" not in model_ids(run_llm)
     sent = len(simulator.requests)
     run_llm("models", "list")
     assert len(simulator.requests) == sent
@@ -414,7 +452,101 @@ def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm)
     assert simulator.account.account_id not in data
 
 
-BUILT_IN = [f"chatgpt-{slug}" for slug in catalogue.BUILT_IN_MODELS]
+def test_hidden_models_can_be_used_but_do_not_fill_the_list(simulator, signed_in, run_llm, ask):
+    fetch_models(signed_in)
+    shown = run_llm("chatgpt", "models", "--all").stdout
+    hidden = re.findall(r"^chatgpt-(\S+) \(hidden\)", shown, re.MULTILINE)
+    assert "codex-auto-review" in hidden
+    for command in (["models"], ["models", "list"], ["models", "list", "--options", "--async"]):
+        listed = run_llm(*command).stdout
+        assert "chatgpt-gpt-6.1-sol" in listed
+        assert not re.search(r"chatgpt-(codex-auto-review|gpt-reserve)\b", listed)
+    for slug in hidden:
+        assert ask("hi", slug=slug).text
+        assert slug in run_llm("models", "list", "-q", slug).stdout
+        assert slug in run_llm("models", "list", "-m", f"chatgpt-{slug}").stdout
+
+
+def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, monkeypatch):
+    more = {"LLM_CHATGPT_MODELS": "gpt-7-nova, chatgpt-codex-auto-review,,gpt-image-3,\x1b[2J"}
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    fetch_models(signed_in)
+    ids = model_ids(run_llm)
+    for slug in ("gpt-7-nova", "codex-auto-review", "gpt-image-3"):
+        assert ids.count(f"chatgpt-{slug}") == 1
+    assert "\x1b" not in "".join(ids)
+    simulator.account.extra_models = ("gpt-7-nova",)
+    assert ask("hi", slug="gpt-7-nova").text
+    with pytest.raises(llm.ModelError, match="gpt-image-3"):
+        ask("hi", slug="gpt-image-3")
+
+
+# A name that does not retire ----------------------------------------------------------------
+
+
+def test_the_default_is_the_first_model_of_the_accounts_list(simulator, signed_in, ask):
+    fetch_models(signed_in)
+    answered = ask("hi", slug="default", reasoning_effort="max")
+    assert simulator.prompts[0]["model"] == "gpt-6.2-sol"
+    assert answered.response.resolved_model == "gpt-6.2-sol"
+    with pytest.raises(
+        llm.ModelError, match=r"chatgpt-gpt-6\.2-sol has no reasoning effort 'huge'"
+    ):
+        ask("hi", slug="default", reasoning_effort="huge")
+    simulator.models = [m for m in simulator.models if m["slug"] == "gpt-6-luna"]
+    fetch_models(signed_in)
+    model = ask.model("default")
+    assert ask.finish(lambda: model.prompt("hi")).text
+    assert simulator.prompts[1]["model"] == "gpt-6-luna"
+
+
+@pytest.mark.parametrize("models", [None, [], "hidden"])
+def test_the_default_without_a_list_is_built_in(simulator, signed_in, ask, models):
+    if models is not None:
+        hidden = [m for m in simulator.models if m["visibility"] == "hide"]
+        simulator.models = hidden if models else []
+        fetch_models(signed_in)
+    simulator.script("responses", Stream(list(simulator.frames([Say("Hi.")]))))
+    assert ask("hi", slug="default").text == "Hi."
+    assert simulator.prompts[0]["model"] == "gpt-6.1-sol"
+
+
+def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
+    fetch_models(signed_in)
+    # Some answers do not say which model they come from.
+    simulator.script("responses", None, Stream([sse({"type": "response.completed"})]))
+    for options in (["-m", "chatgpt-default"], ["-c"]):
+        result = run_llm(*options, "hi", "-R")
+        assert (result.exit_code, result.stderr) == (0, "")
+        row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+        assert (row["model"], row["resolved_model"]) == ("chatgpt-default", "gpt-6.2-sol")
+    simulator.served_model = "gpt-6-luna"
+    note = "Note: chatgpt-gpt-6-luna answered instead of chatgpt-gpt-6.2-sol.\n"
+    assert run_llm("-m", "chatgpt-default", "hi", "-R").stderr == note
+
+
+def test_the_default_of_another_account(simulator, signed_in, ask):
+    fetch_models(signed_in)
+    simulator.account = Account(email="bob@example.com", account_id="bob", plan="free")
+    fetch_models(sign_in(simulator, "work"))
+    ask("hi", slug="default", key="work")
+    assert simulator.prompts[0]["model"] == "gpt-6.1-terra"
+
+
+def test_what_the_default_refuses_is_asked_for_once(simulator, signed_in, ask):
+    fetch_models(signed_in)
+    simulator.refuses_summary = {"gpt-6.2-sol"}
+    for _ in range(2):
+        ask("hi", slug="default")
+    asked = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
+    assert asked == [True, False, False]
+
+
+BUILT_IN = [
+    *(f"chatgpt-{slug}" for slug in catalogue.BUILT_IN_MODELS),
+    *("chatgpt-default", *(f"chatgpt-{slug}" for slug in catalogue.IMAGE_MODELS)),
+]
 
 
 @pytest.mark.parametrize(
@@ -480,8 +612,6 @@ def test_a_hundred_prompts_at_once(simulator, signed_in, recwarn):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])
 def test_ctrl_c_during_an_answer(simulator, signed_in, run_llm, options):
-    from simulator import Stream
-
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     frames = list(simulator.frames([Say("Some text that comes slowly")]))[:-4]
     simulator.script("responses", Stream(frames, end="open"))

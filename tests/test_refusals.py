@@ -7,8 +7,9 @@ import time
 import llm
 import pytest
 
+from conftest import sign_in
 from llm_chatgpt.backend.fetch import fetch_models
-from simulator import Answer, Stream, error_answer, sse, usage_limit, web_page
+from simulator import Account, Answer, Stream, error_answer, sse, usage_limit, web_page
 
 WORKSPACE = "x-codex-rate-limit-reached-type"
 
@@ -31,15 +32,16 @@ TABLE = [
         limit("plus"),
         "The usage limit of your ChatGPT Plus plan is reached. It resets in 2 hours 15",
     ),
-    (limit("plus"), "). Wait, upgrade to Pro, or buy credits. See https"),
-    (limit("pro"), "Wait or buy credits."),
-    (limit("prolite"), "Wait or buy credits."),
-    (limit("free"), "Wait or upgrade to Plus."),
-    (limit("go"), "Wait or upgrade to Plus."),
-    (limit("team"), "Wait or ask your workspace's admin for more."),
-    (limit("self_serve_business_prolite"), "ask your workspace's admin for more."),
-    (limit("enterprise_cbp_trial"), "ask your workspace's admin for more."),
-    (limit("enterprise"), "). Wait. See https://chatgpt.com/settings/usage"),
+    (limit("plus"), "). Wait for the reset, upgrade to Pro, or buy credits: https"),
+    (limit("pro"), "Wait for the reset or buy credits: https"),
+    (limit("prolite"), "Wait for the reset or buy credits: https"),
+    (limit("free"), "Wait for the reset or upgrade to Plus: https"),
+    (limit("go"), "Wait for the reset or upgrade to Plus: https"),
+    (limit("team"), "Wait for the reset or ask your workspace's admin for more: https"),
+    (limit("self_serve_business_prolite"), "ask your workspace's admin for more: https"),
+    (limit("enterprise_cbp_trial"), "ask your workspace's admin for more: https"),
+    (limit("enterprise"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
+    (limit("edu"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
     (limit("something_new"), "of your ChatGPT Something new plan is reached. It resets in"),
     (
         limit(
@@ -62,12 +64,15 @@ TABLE = [
     (limit("team", **{WORKSPACE: "workspace_member_credits_depleted"}), "workspace's owner"),
     (
         limit("plus", x_codex_limit_name="gpt-6-astra"),
-        "Wait, try another model, upgrade to Pro, or",
+        "Wait for the reset, try another model, upgrade to Pro, or",
     ),
-    (usage_limit(plan_type=None, resets_at=None, resets_in_seconds=None), "plan is reached. Wait."),
+    (
+        usage_limit(plan_type=None, resets_at=None, resets_in_seconds=None),
+        "plan is reached. Wait for",
+    ),
     (usage_limit(resets_at=None, resets_in_seconds=100), "in 2 minutes"),
     # A moment in the past says nothing, and the server's clock may be another.
-    (limit_at(-480), "plan is reached. Wait, upgrade"),
+    (limit_at(-480), "plan is reached. Wait for the reset, upgrade"),
     (limit_at(-480, resets_in_seconds=100), "It resets in 2 minutes"),
     (
         limit_at(
@@ -81,7 +86,7 @@ TABLE = [
     (Answer(429, {"error": {"type": "usage_not_included"}}), "does not include Codex"),
     # The account.
     (Answer(402, {"detail": {"code": "deactivated_workspace"}}), "workspace of this login was"),
-    (Answer(403, {"detail": "Workspace says no"}), ": Workspace says no. Ask your workspace's"),
+    (Answer(403, {"detail": "It says no"}), ": It says no. Try again later, or run 'llm"),
     (
         error_answer(401, None, "Workspace is not authorized in this region."),
         "region. Set LLM_CHATGPT_RESIDENCY",
@@ -211,6 +216,7 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
             Answer(400, {"detail": "Unsupported parameter: reasoning.summary"}),
             {"param": "reasoning.summary", "code": None, "advice": ""},
         ),
+        (Answer(400, {"detail": "Unexpected header: session-id"}), {"param": "session-id"}),
         (
             Answer(413, None, {"x-request-id": "req-1"}),
             {
@@ -249,6 +255,35 @@ def test_the_fields_of_a_refusal(simulator, signed_in, ask, answer, fields):
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
     assert {name: getattr(caught.value, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize("plan", ["team", "enterprise", "edu", "something_new", None])
+def test_a_workspace_has_an_admin_to_ask(simulator, ask, plan):
+    simulator.account.plan = plan
+    sign_in(simulator)
+    simulator.script("responses", Answer(403, {"detail": "It says no"}))
+    with pytest.raises(llm.ModelError, match=r"no\. Ask your workspace's admin, or run 'llm"):
+        ask("hi")
+
+
+def test_advice_keeps_the_key(simulator, signed_in, ask):
+    sign_in(simulator, "work")
+    missing = error_answer(404, None, "Model not found gpt-x", param="model")
+    simulator.script("responses", *[missing] * 6)
+    for key, option in (("work", " --key work"), (None, "")):
+        with pytest.raises(llm.ModelError, match=f'Run: llm -m chatgpt-gpt-6.1-sol{option} "prom'):
+            ask("hi", key=key)
+    simulator.personal_tokens["at-eve"] = Account(email="eve@example.com")
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", key="at-eve")
+    assert "at-eve" not in str(caught.value)
+
+
+def test_the_only_retry_is_not_counted(simulator, signed_in, run_llm):
+    simulator.script("responses", web_page())
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert result.exit_code == 0
+    assert "blocks this network; retrying...\n" in result.stderr
 
 
 @pytest.mark.parametrize(

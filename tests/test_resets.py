@@ -229,7 +229,7 @@ def test_a_limit_names_the_banked_resets(banked, ask, answer):
     banked.script("responses", answer())
     with pytest.raises(plugin.UsageLimitReached) as raised:
         ask("hello")
-    assert f"). {HINT} Wait, upgrade to Pro" in str(raised.value)
+    assert f"). {HINT} Or wait for the reset, upgrade to Pro, or buy" in str(raised.value)
     assert len(banked.prompts) == len(banked.seen("/wham/usage")) == 1
     assert not banked.seen(CONSUME)
 
@@ -239,10 +239,21 @@ def test_the_command_for_another_account(simulator, signed_in, ask):
     sign_in(simulator, "work")
     simulator.bank_reset()
     simulator.script("responses", usage_limit())
-    with pytest.raises(
-        plugin.UsageLimitReached, match=r"1 banked reset: run 'llm chatgpt reset --"
-    ):
+    simulator.reserve_used = 20.0
+    with pytest.raises(plugin.UsageLimitReached) as raised:
         ask("hello", key="work")
+    assert "You have 1 banked reset: run 'llm chatgpt reset --account work'. " in str(raised.value)
+    assert "'llm -m chatgpt-gpt-reserve --key work \"prompt\"'. Or wait" in str(raised.value)
+
+
+def test_a_key_of_llm_is_named(simulator, ask):
+    simulator.personal_tokens["at-eve"] = Account(email="eve@example.com")
+    (llm.user_dir() / "keys.json").write_text(json.dumps({"my key": "at-eve"}))
+    simulator.bank_reset()
+    simulator.script("responses", usage_limit())
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello", key="my key")
+    assert "reset --account 'my key''." in str(raised.value)
 
 
 def test_no_command_can_name_an_access_token(banked, ask):
@@ -266,6 +277,46 @@ def test_what_a_reset_does_not_clear_asks_for_none(banked, ask, answer):
         ask("hello")
     assert "banked" not in str(raised.value)
     assert not banked.seen("/wham/usage")
+
+
+# Luna Reserve
+
+
+def test_a_reached_limit_names_the_reserve_and_does_not_use_it(simulator, signed_in, ask):
+    simulator.limit_reached, simulator.reserve_used = True, 20.0
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello")
+    hint = "You have Luna Reserve left: run 'llm -m chatgpt-gpt-reserve \"prompt\"'."
+    assert f"). {hint} Or wait for the reset, upgrade" in str(raised.value)
+    assert len(simulator.prompts) == len(simulator.seen("/wham/usage")) == 1
+    simulator.served_model = "gpt-5.6-luna"
+    assert ask("hello", slug="gpt-reserve").text
+    assert simulator.prompts[1]["model"] == "gpt-reserve"
+    for request in simulator.requests:
+        assert "x-openai-codex-luna-reserve" not in request.headers
+
+
+@pytest.mark.parametrize("used", [None, 100])
+def test_a_reserve_that_is_used_up_is_not_named(simulator, signed_in, ask, used):
+    simulator.limit_reached, simulator.reserve_used = True, used
+    for slug in ("gpt-6-luna", "gpt-reserve"):
+        with pytest.raises(llm.ModelError) as raised:
+            ask("hello", slug=slug)
+        assert "Luna Reserve" not in str(raised.value)
+
+
+def test_the_reserve_does_not_name_itself(simulator, signed_in, ask):
+    simulator.reserve_used = 20.0
+    simulator.script("responses", usage_limit())
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello", slug="gpt-reserve")
+    assert "Luna Reserve" not in str(raised.value)
+
+
+def test_the_reserve_needs_no_note(simulator, signed_in, run_llm):
+    simulator.reserve_used, simulator.served_model = 20.0, "gpt-5.6-luna"
+    result = run_llm("-m", "chatgpt-gpt-reserve", "hi", "-R")
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 TOO_LATE = Answer(200, {"rate_limit_reset_credits": {"available_count": 2}}, delay=1.0)

@@ -370,10 +370,18 @@ def test_an_ended_token_is_told_by_its_code(simulator, token):
 def test_no_header_may_name_an_account_or_a_client(simulator, token):
     for name in (
         *("ChatGPT-Account-ID", "OpenAI-Organization", "OpenAI-Project", "originator"),
-        *("session-id", "session_id", "x-codex-turn-state"),
+        "x-codex-turn-state",
     ):
         answer = post(simulator, token, {name: "x"})
         assert (answer.status_code, name.lower() in answer.text) == (400, True)
+
+
+def test_a_session_may_be_named_and_refused(simulator, token):
+    session = {"session-id": str(uuid.uuid4()), "x-client-request-id": str(uuid.uuid4())}
+    assert post(simulator, token, session).status_code == 200
+    simulator.official.refused_headers = {"session-id"}
+    answer = post(simulator, token, session)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "Unexpected header: session-id")
 
 
 def test_models_are_filtered_and_in_an_order_of_their_own(simulator, token):
@@ -433,7 +441,7 @@ def test_tools_must_stand_in_their_place(simulator, token):
         error = post(simulator, token, tools=[{"type": kind}]).json()["error"]
         assert (error["code"], error["param"]) == (refused, "tools")
         assert post(simulator, token, input=declared({"type": kind})).status_code == 400
-    for kind in ("file_search", "code_interpreter", "computer_use_preview", "mcp", "function"):
+    for kind in ("file_search", "code_interpreter", "computer_use_preview", "mcp"):
         answer = post(simulator, token, tools=[{**FUNCTION, "type": kind}])
         assert "Unsupported tool type" in answer.json()["error"]["message"]
     assert post(simulator, token, input=declared({"type": "web_search"})).status_code == 400
@@ -445,11 +453,14 @@ def test_tools_must_stand_in_their_place(simulator, token):
     assert post(simulator, token, tools=[group, {"type": "web_search"}]).status_code == 200
     nested = {**group, "tools": [{"type": "image_generation"}]}
     assert post(simulator, token, tools=[nested]).status_code == 400
-    simulator.official.flat_tools = True
     assert post(simulator, token, tools=[FUNCTION]).status_code == 200
+    assert post(simulator, token, tools=[without]).status_code == 200
+    simulator.official.flat_tools = False
+    assert post(simulator, token, tools=[FUNCTION]).status_code == 400
 
 
 def test_only_newer_models_can_be_told_which_tool_to_call(simulator, token):
+    simulator.account.extra_models = ("gpt-5.5",)
     tools = {"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}
     asked = {"input": [tools, *BODY["input"]]}
     choice = {"type": "function", "name": "multiply"}

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from llm_chatgpt import config
 from llm_chatgpt.files import read_file, user_dir, write_whole
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
@@ -18,6 +19,7 @@ class ModelInfo(NamedTuple):
 
     slug: str
     display_name: str = ""
+    description: str = ""
     priority: float = 1000
     hidden: bool = False
     context_window: int | None = None
@@ -29,18 +31,31 @@ class ModelInfo(NamedTuple):
     summaries: bool = True
     upgrade: str | None = None
 
+    @property
+    def model_id(self) -> str:
+        """llm's name for the model."""
+        return f"chatgpt-{self.slug}"
 
-# The models that the official client 0.169.0 lists (docs/protocol.md), first choice first,
-# then those that the service has retired for many accounts but still serves to some.
+    @property
+    def makes_images(self) -> bool:
+        """Whether the model answers with an image file instead of text."""
+        return self.slug.startswith("gpt-image-")
+
+
+# The models that the official client 0.171.0 lists (docs/protocol.md), in its order, except that
+# gpt-6.1-sol comes first because gpt-6.2 is not in every plan yet. Then the models that the service
+# has retired for many accounts but may still serve to some.
 BUILT_IN_MODELS = {
     slug: ModelInfo(slug, upgrade=upgrade)
     for slug, upgrade in {
         "gpt-6.1-sol": None,
+        "gpt-6.2-sol": None,
+        "gpt-6.2-astra": None,
+        "gpt-6.1-terra": None,
         "gpt-6-astra": None,
         "gpt-6-sol": None,
         "gpt-6-luna": None,
         "gpt-5.6-sol": "gpt-6-sol",
-        "gpt-6.1-terra": None,
         "gpt-5.6-terra": "gpt-6-sol",
         "gpt-5.6-luna": "gpt-6-luna",
         "gpt-5.5": "gpt-6-sol",
@@ -52,9 +67,16 @@ BUILT_IN_MODELS = {
         "gpt-5.1-codex-mini": None,
     }.items()
 }
+# The model that uses Luna Reserve (docs/protocol.md).
+RESERVE = ModelInfo("gpt-reserve", "Luna Reserve", hidden=True)
+# Models of the image endpoint, which no list names.
+IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
+# Stands for the first model of the account's list when a prompt runs.
+DEFAULT = ModelInfo("default", "The first model of your account's list")
 # The fields of a fetched entry that are stored; the others are large (base instructions...).
 KEPT_MODEL_FIELDS = (
-    *("slug", "display_name", "visibility", "priority", "upgrade", "context_window"),
+    *("slug", "display_name", "description", "visibility", "priority", "upgrade"),
+    "context_window",
     *("default_reasoning_level", "supported_reasoning_levels", "service_tiers"),
     *("input_modalities", "supports_image_detail_original"),
     "supports_reasoning_summary_parameter",
@@ -82,6 +104,7 @@ def parse_model(entry: object) -> ModelInfo | None:
     return ModelInfo(
         slug=slug,
         display_name=as_text(fields.get("display_name")) or slug,
+        description=as_text(fields.get("description")) or "",
         priority=1000 if priority is None else priority,
         hidden=as_text(fields.get("visibility")) not in ("list", None),
         context_window=int(as_number(fields.get("context_window")) or 0) or None,
@@ -156,19 +179,32 @@ def known_models() -> dict[str, ModelInfo]:
     """Every model to register, by slug. Sends nothing.
 
     Fetched ones come first, then the built-in ones, then those that an earlier list had, so
-    that old conversations can go on. A hidden one is left out unless it once was registered.
+    that old conversations can go on, and those that LLM_CHATGPT_MODELS names. A model is `hidden`
+    if every list that has it hides it.
     """
     data = read_models_file()
     lists = map(parse_model_list, as_mapping(data.get("accounts")).values())
     found = [model for models in lists if models for model in models.by_rank]
     found += BUILT_IN_MODELS.values()
-    found += filter(None, (parse_model({"slug": slug}) for slug in as_list(data.get("seen"))))
-    shown = {model.slug for model in found if not model.hidden}
+    named = [*as_list(data.get("seen")), *config.named_models()]
+    found += filter(None, (parse_model({"slug": slug}) for slug in named))
+    found += [DEFAULT, *map(ModelInfo, IMAGE_MODELS), RESERVE]
+    listed = {model.slug for model in found if not model.hidden}
     known: dict[str, ModelInfo] = {}
     for model in found:
-        if model.slug in shown:
-            known.setdefault(model.slug, model)
+        known.setdefault(model.slug, model._replace(hidden=model.slug not in listed))
     return known
+
+
+def model_to_use(asked: ModelInfo, models: ModelList | None) -> ModelInfo:
+    """The model that a prompt to `asked` goes to, as the account's list describes it if it can.
+
+    For DEFAULT that is the list's first model; without a list, the first built-in one.
+    """
+    if asked.slug == DEFAULT.slug:
+        listed = models.listed if models else []
+        return next(iter([*listed, *BUILT_IN_MODELS.values()]))
+    return (models.find(asked.slug) if models else None) or asked
 
 
 def remember_attempt(tokens: Tokens, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import shlex
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,14 @@ from llm.parts import StreamEvent, ToolResultPart
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import ModelList, remembered_models
+from llm_chatgpt.backend.catalogue import (
+    DEFAULT,
+    RESERVE,
+    ModelInfo,
+    ModelList,
+    model_to_use,
+    remembered_models,
+)
 from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
@@ -34,7 +42,7 @@ from llm_chatgpt.backend.request import (
 from llm_chatgpt.backend.schemas import is_strict
 from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.backend.usage import resets_of_usage
+from llm_chatgpt.backend.usage import reserve_is_left, resets_of_usage
 from llm_chatgpt.errors import (
     ChatGPTError,
     ConnectionFailed,
@@ -42,6 +50,7 @@ from llm_chatgpt.errors import (
     StreamFailed,
     UsageLimitReached,
 )
+from llm_chatgpt.files import llm_keys
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
@@ -79,6 +88,8 @@ class Exchange:
         self._stopped: list[str] = []
         self._tokens = Tokens("")
         self._models: ModelList | None = None
+        # The model that is asked. `request` puts an actual one in the place of DEFAULT.
+        self._info: ModelInfo = model.info
         self._headers: Mapping[str, str] = {}
         # The server's 401, which a refresh may mend.
         self._rejection: ChatGPTError | None = None
@@ -114,14 +125,14 @@ class Exchange:
         """
         prompt, options = self._prompt, self._prompt.options
         self._tokens, self._models = tokens, remembered_models(tokens)
+        self._info = info = model_to_use(self._info, self._models)
         without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
         if not is_strict(self._schema):
             without |= {resend.STRICT}
         self.attempt = self.attempt._replace(without=without)
         # Only the list that this login was given counts; the built-in one may be old.
-        listed = self._models.find(self._model.slug) if self._models else None
-        info = listed or self._model.info
-        check_options(info, dict(options), listed=listed is not None)
+        listed = self._models is not None and info in self._models.models
+        check_options(info, dict(options), listed=listed)
         builder = InputBuilder(
             account_key="" if resend.REASONING in without else tokens.account_key,
             image_detail=options.image_detail,
@@ -202,7 +213,7 @@ class Exchange:
     @property
     def _scopes(self) -> dict[str, str]:
         return {
-            "model": self._model.slug,
+            "model": self._info.slug,
             "account": self._tokens.account_key,
             "service": self._tokens.route.responses_path,
         }
@@ -227,11 +238,10 @@ class Exchange:
         whole = http.Reply(status, headers, content, host)
         error = refusals.explain_refusal(
             whole,
-            slug=self._model.slug,
+            slug=self._info.slug,
             models=self._models,
-            login=self._login_command(),
             files=self._sent_files,
-            regions=residencies(self._tokens),
+            **self._login_facts(),
         )
         if self._compressed and resend.gives_no_reason(error):
             # How the service refuses compressed requests, if it does, is not known.
@@ -249,9 +259,9 @@ class Exchange:
             raise refusals.explain_stream_error(
                 self.translator.error,
                 self._headers,
-                slug=self._model.slug,
+                slug=self._info.slug,
                 models=self._models,
-                login=self._login_command(),
+                **self._login_facts(),
             )
         if self.translator.ended is None and self.translator.page:
             raise self.refusal(200, self._headers, self.translator.page)
@@ -303,8 +313,9 @@ class Exchange:
             self._rejection = error
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-            count = f"{again.resends} of {resend.resends_allowed(error, self._tokens)}"
-            notice(f"{error.reason}; retrying{wait} ({count})...", mid_line=self._answer.mid_line)
+            allowed = resend.resends_allowed(error, self._tokens)
+            count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
+            notice(f"{error.reason}; retrying{wait}{count}...", mid_line=self._answer.mid_line)
             self._answer.mid_line = False
 
     def _end_early(self, error: ChatGPTError) -> None:
@@ -323,28 +334,50 @@ class Exchange:
         self.complete = True
 
     def detailed(self, error: ChatGPTError) -> ChatGPTError:
-        """The error, for a reached limit with the banked resets that would clear it.
+        """The error; for a reached limit with what the account has left beside it: banked
+        resets, and Luna Reserve.
 
         Asks the server for 2 seconds at most.
         """
-        account = self._account()
         # No command can name an access token.
-        nameless = self._key and not account
+        nameless = self._key and not self._key_name()
         if not isinstance(error, UsageLimitReached) or not error.resettable or nameless:
             return error
-        option = f" --account {printable(account, 60)}" if self._key else ""
+        usage: Mapping[str, Any] = {}
         with contextlib.suppress(ChatGPTError):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-            resets = resets_of_usage(usage)
-            if resets and resets.available:
-                count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
-                return error.advised(f"You have {count}: run 'llm chatgpt reset{option}'.")
-        return error
+        steps = []
+        resets = resets_of_usage(usage)
+        if resets and resets.available:
+            count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+            command = f"llm chatgpt reset{self._option('--account')}"
+            steps.append(f"You have {count}: run '{command}'.")
+        if reserve_is_left(usage) and self._info.slug != RESERVE.slug:
+            command = f'llm -m {RESERVE.model_id}{self._option("--key")} "prompt"'
+            steps.append(f"You have Luna Reserve left: run '{command}'.")
+        return error.advised(*steps) if steps else error
 
-    def _account(self) -> str | None:
+    def _key_name(self) -> str:
+        """What the user chose with --key, unless it is a token: an account or one of llm's keys."""
         with contextlib.suppress(ChatGPTError):
-            return self.credential.account
-        return None
+            key = self._key
+            if key and (self.credential.account or key in llm_keys()):
+                return key
+        return ""
+
+    def _option(self, name: str) -> str:
+        """The option that makes a command use the same login as this prompt."""
+        key = self._key_name()
+        return f" {name} {shlex.quote(printable(key, 60))}" if key else ""
+
+    def _login_facts(self) -> dict[str, Any]:
+        """What the text of a refusal says about the login."""
+        return {
+            "plan": self._tokens.plan,
+            "login": self._login_command(),
+            "key_option": self._option("--key"),
+            "regions": residencies(self._tokens),
+        }
 
     def _login_command(self) -> str:
         with contextlib.suppress(ChatGPTError):
@@ -359,10 +392,13 @@ class Exchange:
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
         answer.repeat_commentary()
         yield from answer.events
+        if self._model.info.slug == DEFAULT.slug:
+            # The service does not always say which model has answered.
+            self._response.set_resolved_model(self._info.slug)
         yield from outcome.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            notes = outcome.notes(answer, self._headers, self._model.slug)
+            notes = outcome.notes(answer, self._headers, self._info.slug)
             if lines := [*self._stopped, *self._turn.news(notes)]:
                 notice("\n".join(lines), mid_line=answer.mid_line)
 

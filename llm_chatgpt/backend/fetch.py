@@ -129,7 +129,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             code = as_text(as_mapping(reply.data).get("code"))
             # An attempt before, whose answer was lost, has spent it.
             return "reset" if resends and code == "already_redeemed" else code
-        failure = explain_refusal(reply, login=login)
+        failure = explain_refusal(reply, login=login, plan=tokens.plan)
         if reply.status < 500:
             raise failure
     raise ChatGPTError(
@@ -146,5 +146,5 @@ def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
         login, regions = login or tokens.route.login_command(), residencies(tokens)[:1]
-        raise explain_refusal(reply, login=login, regions=regions)
+        raise explain_refusal(reply, login=login, regions=regions, plan=tokens.plan)
     return reply

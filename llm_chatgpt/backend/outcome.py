@@ -13,6 +13,7 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
+from llm_chatgpt.backend.catalogue import RESERVE, known_models
 from llm_chatgpt.backend.usage import windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
@@ -76,9 +77,13 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         why = ", ".join(sorted(removed))
         lines.append(("removed", f"Note: OpenAI left out earlier reasoning ({why})."))
     model = _served_model(answer, headers)
-    # A dated snapshot of the model is the model.
-    if model and not re.fullmatch(re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?", model):
-        lines.append(("model", f"Note: chatgpt-{model} answered instead of chatgpt-{slug}."))
+    # A dated snapshot of the model is the model; Luna Reserve is answered by whichever model it is.
+    same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
+    if model and slug != RESERVE.slug and not re.fullmatch(same, model):
+        # With the prefix only if `-m` takes it.
+        known = known_models().get(model)
+        name = known.model_id if known else model
+        lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
     if not config.is_off("USAGE_NOTE"):
         lines += [
             (

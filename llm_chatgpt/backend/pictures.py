@@ -1,22 +1,25 @@
-"""A picture drawn on its own, without a conversation; and what all pictures need: their size
-and a file."""
+"""Images created outside a conversation; the format, the size and the file of any image."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
+import os
 import pathlib
 import secrets
 import struct
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
-from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.login.tokens import Tokens, backend_headers, residencies
+from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
 
@@ -84,46 +87,160 @@ def decode_picture(encoded: object) -> bytes:
         return b""
 
 
-def request_picture(tokens: Tokens, login: str, options: Mapping[str, Any]) -> bytes:
-    """Have a picture drawn, or with `images` have those changed. Takes a minute or two.
+# What the service is sent if the user chooses nothing else.
+DEFAULT_OPTIONS = {"size": "auto", "quality": "auto", "background": "opaque"}
 
-    `options` are those of the service (docs/protocol.md), `login` is the command that signs in
-    again. Nothing is sent twice, because a request may count against the limits even if its
-    answer is lost. Raises ChatGPTError, as RequestRefused for an error status.
-    """
-    route = tokens.route
-    if not route.images_path:
+
+class Answer(NamedTuple):
+    """An image, and the other fields of the service's answer."""
+
+    picture: bytes
+    fields: Mapping[str, Any]
+
+
+def build_body(
+    prompt: str, model: str, options: Mapping[str, str | None], images: Sequence[str]
+) -> dict[str, Any]:
+    """The request's JSON. `images` are data URLs of the images to edit."""
+    body: dict[str, Any] = {
+        # Arguments may hold bytes that are no text, which JSON cannot hold.
+        "prompt": prompt.strip().encode("utf-8", "replace").decode(),
+        "model": model,
+        **{name: options.get(name) or value for name, value in DEFAULT_OPTIONS.items()},
+    }
+    if images:
+        body["images"] = [{"image_url": image} for image in images]
+    return body
+
+
+def data_url(data: bytes, name: str) -> str:
+    """An image as a data URL. Raises ChatGPTError if it is no PNG, JPEG or WebP image."""
+    form = read_format(data)
+    if form is None:
         raise ChatGPTError(
-            "OpenAI's official sign-in does not draw pictures on their own. Use --account NAME "
-            "with a Codex login ('llm chatgpt login')."
+            f"Could not send {printable(name, 100)}: it is not a PNG, JPEG or WebP picture.",
+            "Convert it or leave it out.",
         )
-    way = "edits" if "images" in options else "generations"
-    try:
+    return f"data:image/{form.kind};base64,{base64.b64encode(data).decode()}"
+
+
+def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
+    """Have an image created, or with `images` have those edited. Takes a minute or two.
+
+    `login` is the command that signs in again. Nothing is sent twice, because a request may count
+    against the limits even if its answer is lost. Raises ChatGPTError, as RequestRefused for an
+    error status.
+    """
+    url = _url(tokens, body)
+    with _network_advice():
         reply = http.send(
             "POST",
-            f"{route.base_url(tokens.origin)}{route.images_path}/{way}",
+            url,
             headers=backend_headers(tokens),
-            json=options,
+            json=body,
             seconds=config.PICTURE_TIMEOUT_SECONDS,
             max_bytes=config.MAX_PICTURE_REPLY_BYTES,
         )
+    return _read_answer(reply, tokens, login)
+
+
+async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
+    """`request_picture` for an event loop. It can be cancelled at any time."""
+    url, seconds = _url(tokens, body), config.PICTURE_TIMEOUT_SECONDS
+    connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
+    request = {
+        "method": "POST",
+        "url": url,
+        "headers": backend_headers(tokens),
+        "json": body,
+        "timeout": http.library().Timeout(seconds, connect=connect, pool=None),
+    }
+    with _network_advice():
+        async with http.AsyncStream(request) as stream:
+            content = await stream.read()
+    reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
+    return await in_thread(_read_answer, reply, tokens, login)
+
+
+def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
+    route = tokens.route
+    if not route.images_path:
+        raise ChatGPTError(
+            "OpenAI's official sign-in cannot create images.",
+            "Use a Codex login ('llm chatgpt login').",
+        )
+    action = "edits" if "images" in body else "generations"
+    return f"{route.base_url(tokens.origin)}{route.images_path}/{action}"
+
+
+@contextlib.contextmanager
+def _network_advice() -> Iterator[None]:
+    try:
+        yield
     except ConnectionFailed as error:
-        raise ChatGPTError(f"{error.message} Check the network and try again.") from error
+        advice = error.advice or "Check the network and try again."
+        raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
+
+
+def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
     if reply.status != 200:
-        raise _refusal(reply, login)
-    picture = decode_picture(first_mapping(as_mapping(reply.data).get("data")).get("b64_json"))
+        raise _refusal(reply, tokens, login)
+    fields = dict(as_mapping(reply.data))
+    picture = decode_picture(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not picture:
-        raise ChatGPTError("No picture came. Try again, or describe it differently.")
-    return picture
+        raise ChatGPTError("No picture came.", "Try again, or describe it differently.")
+    return Answer(picture, fields)
 
 
-def _refusal(reply: http.Reply, login: str) -> ChatGPTError:
-    error = refusals.explain_refusal(reply, login=login)
+def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
+    error = refusals.explain_refusal(
+        reply, login=login, plan=tokens.plan, regions=residencies(tokens)[:1]
+    )
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.
     said = refusals.error_message(reply)
-    return RequestRefused(f"{said} Choose one with --model.", code=error.code, status=reply.status)
+    return RequestRefused(
+        f"{said}", "Choose another with -m.", code=error.code, status=error.status
+    )
+
+
+def check_place(output: str | None) -> None:
+    """Raise ChatGPTError if no new file can be written there.
+
+    An image that cannot be saved would be paid for in vain.
+    """
+    output = os.path.expanduser(output) if output else None
+    if output and os.path.lexists(output):
+        raise ChatGPTError(f"{printable(output, 200)} already exists.", "Choose another name.")
+    try:
+        folder = os.path.dirname(output) or "." if output else picture_folder()
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
+        raise ChatGPTError(
+            f"Could not save the image {where} ({os_reason(error)}).",
+            "Choose another place with -o.",
+        ) from error
+
+
+class SavedPicture(NamedTuple):
+    """An image's absolute path, and its width and height in pixels (None: unknown)."""
+
+    path: str
+    width: int | None
+    height: int | None
+
+
+def save_answer(answer: Answer, body: Mapping[str, Any], output: str | None) -> SavedPicture:
+    """Write the image to a new file, as `save_picture` does, and say if it has another size than
+    `body` asks for."""
+    form = read_format(answer.picture) or Format("png")
+    path = os.path.abspath(save_picture(answer.picture, form.kind, output))
+    size = f"{form.width}x{form.height}"
+    if form.width and body["size"] not in ("auto", size):
+        notice(f"Note: the picture is {size}, not {printable(body['size'], 40)}.")
+    return SavedPicture(path, form.width, form.height)
 
 
 def picture_name(suffix: str) -> str:

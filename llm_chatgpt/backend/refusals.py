@@ -87,7 +87,7 @@ _LIMITS = ("limit", "not_included", "organization_limit", "app_limit", "workplac
 _TEXTS: dict[str, tuple[str, str]] = {
     "limit": (
         "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
-        f"{{options}}. See {config.USAGE_PAGE}",
+        f"{{options}} {config.USAGE_PAGE}",
     ),
     "organization_limit": (
         "Your organization has used up its limit{words}",
@@ -106,7 +106,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Run 'llm chatgpt login' with another account.",
     ),
     WEB_PAGE: ("{web_page}", "{web_page_advice}"),
-    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor} "prompt"'),
+    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor}{key_option} "prompt"'),
     "too_old": (
         "{sentence}",
         "Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version.",
@@ -151,7 +151,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "forbidden": (
         "OpenAI refuses this account's request{first}",
-        "Ask your workspace's admin, or run '{login}' with another account.",
+        "{ask} or run '{login}' with another account.",
     ),
     "too_large": (
         "The prompt is too large for the server.",
@@ -205,6 +205,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
     **dict.fromkeys(("team", "business", "ent26"), _ADMIN),
 }
+_PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ADMIN)
 # A header that begins with "workspace_" for limits which only the workspace's owner can raise.
 _LIMIT_KIND = "x-codex-rate-limit-reached-type"
 
@@ -215,14 +216,17 @@ def explain_refusal(
     slug: str = "",
     models: ModelList | None = None,
     login: str = "llm chatgpt login",
+    key_option: str = "",
     files: bool = False,
     regions: Sequence[str] = (),
+    plan: str | None = None,
     in_stream: bool = False,
 ) -> ChatGPTError:
     """The error for a reply that is no answer, or with `in_stream` for one that a stream reported.
 
     `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `files` whether the prompt had any, `regions` those that were named.
+    that signs in again, `key_option` the option of llm that names the login, `files` whether the
+    prompt had any, `regions` those that were named, `plan` the login's.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -239,6 +243,8 @@ def explain_refusal(
         "wait": in_words(wait) if wait else "a minute",
         "param": param or "this",
         "regions": ", ".join(map(printable, regions)) or "none",
+        "key_option": key_option,
+        "ask": "Try again later," if plan in _PERSONAL_PLANS else "Ask your workspace's admin,",
     }
     resets_at = _resets_at(error, reply.headers if text == "limit" else {})
     if text == "limit":
@@ -290,7 +296,10 @@ def _words(reply: http.Reply, said: str) -> dict[str, str]:
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
     """The part of the request that the service refuses: `param`, or as its words name it."""
-    named = re.match(r"Unsupported parameter: '?([\w.-]+)|(Instructions) are required", said)
+    named = re.match(
+        r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required",
+        said,
+    )
     words = (named[1] or named[2].lower()) if named else None
     param = as_text(error.get("param")) or words
     return printable(param, 100) if param else None
@@ -400,15 +409,16 @@ def _limit_facts(
         options = ("ask your workspace's owner to raise the limit or add credits",)
     if headers.get("x-codex-limit-name", "codex").lower() != "codex":
         options = ("try another model", *options)
-    *most, last = ["Wait", *options]
-    comma = "," if len(most) > 1 else ""
+    steps = ["Wait for the reset", *options]
+    comma = "," if len(steps) > 2 else ""
+    advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
     return {
         "window": f"{full[-1].name} " if full else "",
         "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
         # The service's usual words say no more than the text.
         "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
         "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
-        "options": f"{', '.join(most)}{comma} or {last}" if most else last,
+        "options": advice,
     }
 
 
@@ -418,9 +428,13 @@ def _of_workspace(headers: Mapping[str, str]) -> bool:
 
 
 def _successor(slug: str, models: ModelList | None) -> str:
-    """Another model to try: the one the lists name for this one, else their first choice."""
+    """Another model to try: the one that a list names for this one, else the first choice.
+
+    Only one that the account's list has; without a list, one that is built in.
+    """
+    known = [model.slug for model in models.listed] if models else []
+    known = known or list(BUILT_IN_MODELS)
     named = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
-    candidates = [model.upgrade for model in named if model]
-    candidates += [model.slug for model in models.listed] if models else []
-    candidates += BUILT_IN_MODELS
+    upgrades = [model.upgrade for model in named if model and model.upgrade in known]
+    candidates = [*upgrades, *known, *BUILT_IN_MODELS]
     return next(printable(c, 100) for c in candidates if c and c != slug)

@@ -87,6 +87,53 @@ def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
     return windows
 
 
+RESERVE_LIMIT = "gpt-reserve"
+
+
+class Limit(NamedTuple):
+    """One limit in the usage endpoint's answer. The plan's own has no name."""
+
+    name: str
+    windows: list[UsageWindow]
+    reached: bool
+
+    @property
+    def left_percent(self) -> float:
+        """What is left in the window that has the least."""
+        return 0.0 if self.reached else min((w.left_percent for w in self.windows), default=100.0)
+
+
+def limits_of_usage(usage: Mapping[str, Any]) -> list[Limit]:
+    """The plan's limit, then those of single models and Luna Reserve (docs/protocol.md)."""
+    additional = map(as_mapping, as_list(usage.get("additional_rate_limits")))
+    named = [(str(entry.get("limit_name") or "another limit"), entry) for entry in additional]
+    limits = []
+    for name, entry in [("", usage), *named]:
+        rate_limit = as_mapping(entry.get("rate_limit"))
+        reached = rate_limit.get("limit_reached") is True or rate_limit.get("allowed") is False
+        limits.append(Limit(name, windows_of_usage(rate_limit), reached))
+    return limits
+
+
+def reserve_is_left(usage: Mapping[str, Any]) -> bool:
+    """Whether the account has Luna Reserve, and some of it is left."""
+    limits = limits_of_usage(usage)
+    return any(limit.left_percent > 0 for limit in limits if limit.name == RESERVE_LIMIT)
+
+
+def spending_left(usage: Mapping[str, Any]) -> float:
+    """The percentage that is left of a spending limit; 100 if there is none."""
+    control = as_mapping(usage.get("spend_control"))
+    if control.get("reached") is True:
+        return 0.0
+    limit = as_mapping(control.get("individual_limit"))
+    try:
+        used, of = float(limit.get("used", 0)), float(limit.get("limit", 0))
+    except (TypeError, ValueError):
+        return 100.0
+    return UsageWindow(0, 100 * used / of).left_percent if of > 0 else 100.0
+
+
 class BankedResets(NamedTuple):
     """How many resets the user can spend, and when the first of them expires, in Unix seconds
     (None: unknown)."""

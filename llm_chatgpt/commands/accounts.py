@@ -68,7 +68,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         if problem:
             click.echo(problem)
-    if problem:
+    if ended:
         sys.exit(1)
 
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
 from llm_chatgpt.commands import terminal
-from llm_chatgpt.errors import ChatGPTError, RefreshFailed, RequestRefused, StoreError
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.accounts import Store
 from llm_chatgpt.login.current import (
     Credential,
     Rejection,
     check_usable,
     choose_credential,
-    get_tokens,
     present_tokens,
 )
 from llm_chatgpt.login.store import locked_store, read_store
@@ -51,11 +50,14 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def echo_table(rows: list[tuple[str, ...]]) -> None:
+def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
+    """Print aligned columns. Each of `notes` is a line to print below the row at its index."""
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
+    for row, note in itertools.zip_longest(cells, notes):
         click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        if note:
+            click.echo(f"  {printable(note, 78)}")
 
 
 def who_is(tokens: Tokens) -> str:
@@ -144,21 +146,3 @@ def present_login(account: str | None) -> Tokens | None:
     """What is known of a login without asking anybody; None if nothing is."""
     store = read_store()
     return present_tokens(choose_credential(account, store), store)
-
-
-def with_login(account: str | None, action: Callable[[Tokens, str], Any]) -> Any:
-    """What `action(tokens, login_command)` returns; after a 401 it is tried with a renewed login.
-
-    `login_command` is the command that signs in again, which errors name.
-    """
-    store = read_store()
-    credential = choose_credential(account, store)
-    login_command = store.login_command(credential.account)
-    tokens = get_tokens(credential)
-    try:
-        return action(tokens, login_command)
-    except RequestRefused as error:
-        if not error.tokens_refused:
-            raise
-        rejection = Rejection(tokens.access_token, error.date, final=False)
-        return action(get_tokens(credential, rejected=rejection), login_command)

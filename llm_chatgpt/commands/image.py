@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import os
 import sys
-import tempfile
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from llm_chatgpt.backend import pictures
 from llm_chatgpt.commands import chatgpt, group, terminal
-from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.files import os_reason
+from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import notice, printable
 
 
 @chatgpt.command()
@@ -31,15 +26,16 @@ from llm_chatgpt.text import notice, printable
     help="PNG, JPEG or WebP picture to change; - for stdin",
 )
 @click.option("-m", "--model", default="gpt-image-2", show_default=True, help="Image model")
-@click.option("--size", default="auto", help="Width and height in pixels, such as 1024x1536")
-@click.option("--quality", default="auto", help="Quality: low, medium or high")
-@click.option("--background", default="opaque", help="Background: opaque or transparent")
+@click.option("--size", help="Width and height in pixels, such as 1024x1536")
+@click.option("--quality", help="Quality: low, medium or high")
+@click.option("--background", help="Background: opaque or transparent")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="New file for the picture")
 @group.account_option()
 @group.json_option
 def image(
     prompt: str | None,
     attachments: tuple[BinaryIO, ...],
+    model: str,
     output: str | None,
     account: str | None,
     json_: bool,
@@ -54,35 +50,30 @@ def image(
         llm chatgpt image "A pelican riding a bicycle" -o pelican.png
         llm chatgpt image "Make it night" -a pelican.png --size 1536x1024
     """
-    # Before the prompt, which must not be read from a picture on stdin.
-    images = [{"image_url": _data_url(file)} for file in attachments]
-    body: dict[str, Any] = {"prompt": _prompt(prompt), **options}
-    if images:
-        body["images"] = images
-    # A picture that cannot be saved would be paid for in vain.
-    _check_place(output)
+    model = model.removeprefix("chatgpt-")
+    # Before the prompt, which must not be read from an image on stdin.
+    images = [
+        pictures.data_url(file.read(), getattr(file, "name", "stdin")) for file in attachments
+    ]
+    body = pictures.build_body(_prompt(prompt), model, options, images)
+    pictures.check_place(output)
 
     with contextlib.ExitStack() as stack:
         started = False
 
-        def draw(tokens: Tokens, login: str) -> bytes:
+        def draw(tokens: Tokens, login: str) -> pictures.Answer:
             nonlocal started
             if not started:
                 started = True
                 stack.enter_context(terminal.ticking("Drawing", "takes a minute or two"))
             return pictures.request_picture(tokens, login, body)
 
-        picture: bytes = group.with_login(account, draw)
-    form = pictures.read_format(picture) or pictures.Format("png")
-    path = os.path.abspath(pictures.save_picture(picture, form.kind, output))
-    size = f"{form.width}x{form.height}"
-    if form.width and options["size"] not in ("auto", size):
-        notice(f"Note: the picture is {size}, not {printable(options['size'], 40)}.")
+        answer: pictures.Answer = with_login(account, draw)
+    saved = pictures.save_answer(answer, body, output)
     if json_:
-        found = {"width": form.width, "height": form.height, "model": options["model"]}
-        group.echo_json({"path": path, **found})
+        group.echo_json({**saved._asdict(), "model": model})
     else:
-        click.echo(path)
+        click.echo(saved.path)
 
 
 def _prompt(given: str | None) -> str:
@@ -94,31 +85,4 @@ def _prompt(given: str | None) -> str:
         given = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
     if not given.strip():
         raise click.UsageError("The prompt is empty. Name it as an argument.")
-    # An argument may hold bytes that are no text, which JSON cannot hold.
-    return given.strip().encode("utf-8", "replace").decode()
-
-
-def _data_url(file: BinaryIO) -> str:
-    data = file.read()
-    form = pictures.read_format(data)
-    if form is None:
-        raise ChatGPTError(
-            f"Could not send {printable(file.name, 100)}: it is not a PNG, JPEG or WebP picture. "
-            "Convert it or leave it out."
-        )
-    return f"data:image/{form.kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _check_place(output: str | None) -> None:
-    """Raise ChatGPTError if no new file can be written there."""
-    if output and os.path.lexists(output):
-        raise ChatGPTError(f"{printable(output, 200)} already exists. Choose another name.")
-    try:
-        folder = os.path.dirname(output) or "." if output else pictures.picture_folder()
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        where = output or "chatgpt-images in llm's folder"
-        raise ChatGPTError(
-            f"Could not save a picture in {printable(where, 200)} ({os_reason(error)}). "
-            "Choose another place with -o."
-        ) from error
+    return given

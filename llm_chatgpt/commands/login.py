@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.catalogue import DEFAULT, model_to_use
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
@@ -26,8 +27,6 @@ from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 
-# The model of the examples in README, which a signed-in account usually has.
-SUGGESTED_MODEL = "gpt-6-sol"
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
 
@@ -134,12 +133,12 @@ def _say_what_happens(name: str) -> None:
 
 def _suggest_next_steps(name: str, tokens: Tokens) -> None:
     key = "" if name == read_store().default else f" --key {name}"
-    slugs = []
+    models = None
     try:
-        slugs = [model.slug for model in fetch_models(tokens).listed]
+        models = fetch_models(tokens)
     except ChatGPTError as error:
         notice(f"Warning: Signed in, but could not fetch the model list.\n{error.message}")
-    model = f"chatgpt-{SUGGESTED_MODEL if SUGGESTED_MODEL in slugs or not slugs else slugs[0]}"
+    model = model_to_use(DEFAULT, models).model_id
     click.echo(f'\nTry it:\n  llm -m {model}{key} "Three names for a pet pelican"')
     click.echo(f"Make it the default model:\n  llm models default {model}")
     if key:

@@ -10,6 +10,7 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import chatgpt, group
+from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.text import notice
 
 
@@ -30,13 +31,14 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     tokens = group.present_login(account)
     models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
-        models = group.with_login(account, fetch_models)
+        models = with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
         group.echo_json([_model_json(model) for model in shown])
     else:
         header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
-        group.echo_table([header, *map(_model_row, shown)])
+        rows = [header, *map(_model_row, shown)]
+        group.echo_table(rows, ["", *(model.description for model in shown)])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.tells_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
@@ -44,7 +46,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
     return (
-        f"chatgpt-{model.slug}" + (" (hidden)" if model.hidden else ""),
+        model.model_id + (" (hidden)" if model.hidden else ""),
         f"{model.context_window:,}" if model.context_window else "?",
         " ".join(model.efforts),
         " ".join(model.service_tiers),
@@ -53,9 +55,10 @@ def _model_row(model: ModelInfo) -> tuple[str, ...]:
 
 def _model_json(model: ModelInfo) -> dict[str, Any]:
     return {
-        "model_id": f"chatgpt-{model.slug}",
+        "model_id": model.model_id,
         "slug": model.slug,
         "name": model.display_name,
+        "description": model.description,
         "hidden": model.hidden,
         "context_window": model.context_window,
         "default_reasoning_effort": model.default_effort,
@@ -76,7 +79,7 @@ def refresh(account: str | None) -> None:
     """
     tokens = group.present_login(account)
     before = remembered_models(tokens) if tokens else None
-    models = group.with_login(account, fetch_models)
+    models = with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()
     new = [model.slug for model in models.by_rank]
     for slug in new:

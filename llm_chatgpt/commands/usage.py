@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 import uuid
 from collections.abc import Mapping
@@ -11,43 +12,98 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
 from llm_chatgpt.backend.usage import (
+    RESERVE_LIMIT,
     BankedResets,
+    Limit,
+    limits_of_usage,
     reset_moment,
     reset_words,
     resets_of_usage,
-    windows_of_usage,
+    spending_left,
 )
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.login.renewing import with_login
+from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
-from llm_chatgpt.values import as_list, as_mapping
+from llm_chatgpt.values import as_mapping
 
 
 @chatgpt.command()
 @group.account_option()
+@click.option("all_", "--all", is_flag=True, help="Show all accounts")
+@click.option(
+    "--min-left",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Exit with 1 if less of any limit is left",
+)
 @group.json_option
-def usage(account: str | None, json_: bool) -> None:
+def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) -> None:
     """Show how much of your plan's limits is left
+
+    With --min-left, exits with 1 if less of any limit is left, so that a script can stop
+    in time. Luna Reserve does not count there.
 
     \b
         llm chatgpt usage
+        llm chatgpt usage --all --json
+        llm chatgpt usage --min-left 10 && llm "prompt"
     """
+    if all_ and account is not None:
+        raise click.UsageError("--all cannot be combined with --account.")
+    names = list(read_store().accounts) if all_ else []
+    reports = [_report_or_error(name) for name in names] or [_report(account)]
+    if json_:
+        group.echo_json(reports if all_ else reports[0])
+    else:
+        click.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
+        click.echo(f"Details: {config.USAGE_PAGE}")
+    problems = [_too_little(report, min_left) for report in reports if min_left is not None]
+    for problem in filter(None, problems):
+        notice(problem)
+    if any(problems) or any("error" in report for report in reports):
+        sys.exit(1)
+
+
+def _report_or_error(account: str) -> dict[str, Any]:
+    """An account's usage with its name, or why it could not be fetched."""
+    try:
+        return {"account": account, **_report(account)}
+    except ChatGPTError as error:
+        return {"account": account, "error": error.message}
+
+
+def _report(account: str | None) -> dict[str, Any]:
+    """The usage of an account; where the service does not report it, only the login's kind."""
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
-        if json_:
-            group.echo_json({"kind": tokens.kind, "details": config.USAGE_PAGE})
-        else:
-            click.echo("OpenAI's official sign-in does not tell how much of your plan is used.")
-            click.echo(f"Manage usage: {config.USAGE_PAGE}")
-        return
-    report = group.with_login(account, _fetch_report)
-    if json_:
-        group.echo_json(report)
-    else:
-        click.echo("\n".join(_lines(report)))
+        return {"kind": tokens.kind, "details": config.USAGE_PAGE}
+    report: dict[str, Any] = with_login(account, _fetch_report)
+    return report
+
+
+_UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
+
+
+def _too_little(report: Mapping[str, Any], min_left: float) -> str:
+    """Why a report does not meet --min-left; empty if it does, or is an error."""
+    if "details" in report:
+        return _UNREPORTED
+    left = {}
+    for limit in limits_of_usage(report):
+        if limit.name != RESERVE_LIMIT:
+            window = min(limit.windows, key=lambda w: w.left_percent, default=None)
+            words = (printable(limit.name, 60), window.name if window else "")
+            left[" ".join(filter(None, words)) or "plan's"] = limit.left_percent
+    left["spending"] = spending_left(report)
+    short = [f"{name} limit ({left:.3g}%)" for name, left in left.items() if left < min_left]
+    whose = f" of account {printable(report['account'])}" if "account" in report else ""
+    return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
 
 
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
@@ -66,12 +122,21 @@ def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     return report
 
 
-def _lines(report: Mapping[str, Any]) -> list[str]:
-    lines = [f"Plan: {group.plan_name(report.get('plan_type'))}"]
-    lines += _windows("", report.get("rate_limit"))
-    for limit in map(as_mapping, as_list(report.get("additional_rate_limits"))):
-        name = printable(limit.get("limit_name") or "another limit", 60)
-        lines += _windows(f"{name}, ", limit.get("rate_limit"))
+def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
+    """A report for a terminal. `account` is the one that the user chose."""
+    lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
+    if "error" in report or "details" in report:
+        return [*lines, report.get("error", _UNREPORTED)]
+    lines.append(f"Plan: {group.plan_name(report.get('plan_type'))}")
+    for limit in limits_of_usage(report):
+        if limit.name == RESERVE_LIMIT:
+            lines.append("Luna Reserve, for when these limits are used up:")
+            lines += _windows("", limit)
+            name = report.get("account") or account
+            key = "" if name in (None, read_store().default) else f" --key {shlex.quote(name)}"
+            lines.append(f'Use it: llm -m {RESERVE.model_id}{key} "prompt"')
+        else:
+            lines += _windows(f"{printable(limit.name, 60)}, " if limit.name else "", limit)
     if report["banked_resets"]:
         resets = BankedResets(**report["banked_resets"])
         end = resets.first_expires_at
@@ -87,12 +152,12 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
         used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
         resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
         lines.append(f"Spending: {used} of {of}{reset_words(resets_at)}")
-    return [*lines, f"Details: {config.USAGE_PAGE}"]
+    return lines
 
 
-def _windows(prefix: str, rate_limit: object) -> list[str]:
+def _windows(prefix: str, limit: Limit) -> list[str]:
     lines = []
-    for window in windows_of_usage(rate_limit):
+    for window in limit.windows:
         # ASCII characters, which every terminal and pipe can print; with the time of the reset
         # the line fits 80 columns.
         filled = round(window.left_percent / 10)
@@ -105,7 +170,7 @@ def _windows(prefix: str, rate_limit: object) -> list[str]:
 # What the server can say instead of "reset" (docs/protocol.md).
 _NOT_RESET = {
     "nothing_to_reset": "There is nothing to reset, so no banked reset was used.",
-    "no_credit": "No reset is banked. Wait until the limits reset; see 'llm chatgpt usage'.",
+    "no_credit": "No reset is banked. Wait until the limits reset.",
 }
 
 
@@ -128,36 +193,35 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: a reset cannot be taken back, so the command asks first. Run it in "
             "a terminal, or use --yes."
         )
+    see = f"See 'llm chatgpt usage{f' --account {account}' if account else ''}'."
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
             "with --account."
         )
-    report, who = group.with_login(
-        account, lambda t, login: (_fetch_report(t, login), group.who_is(t))
-    )
+    report, who = with_login(account, lambda t, login: (_fetch_report(t, login), group.who_is(t)))
     banked = report["banked_resets"]
     if banked and not banked["available"]:
-        raise ChatGPTError(_NOT_RESET["no_credit"])
-    notice("\n".join(_lines(report)))
+        raise ChatGPTError(_NOT_RESET["no_credit"], see)
+    notice("\n".join(_lines(report, account)))
     if not yes:
         notice(f"\nA reset clears these limits of {who} now.\nIt cannot be taken back.")
         click.confirm("Use one banked reset?", abort=True, err=True)
     # One for all attempts, so that they spend one reset together.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))
-    code = group.with_login(account, redeem)
+    code = with_login(account, redeem)
     if code != "reset":
-        said = (
-            f"OpenAI did not say that the limits were reset ({printable(code or 'no code', 60)})."
-        )
-        raise ChatGPTError(_NOT_RESET.get(code, f"{said} See 'llm chatgpt usage'."))
+        words = printable(code or "no code", 60)
+        unknown = f"OpenAI did not say that the limits were reset ({words})."
+        raise ChatGPTError(_NOT_RESET.get(code or "", unknown), see)
+    after: dict[str, Any] | None = None
     try:
-        report = group.with_login(account, _fetch_report)
+        after = with_login(account, _fetch_report)
     except ChatGPTError as error:
         notice(f"Warning: could not fetch the usage after it. {error.message}")
-        report = None
     if json_:
-        group.echo_json({"reset": True, "usage": report})
+        group.echo_json({"reset": True, "usage": after})
     else:
-        click.echo("\n".join(["The limits were reset.", *(_lines(report) if report else [])]))
+        shown = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
+        click.echo("\n".join(["The limits were reset.", *shown]))

@@ -2,12 +2,16 @@
 
 Written from docs/protocol.md, not from what the plugin sends. A test scripts faults with
 `Simulator.script` and answers with `Simulator.answer`, and reads what arrived in
-`Simulator.requests`. `python3 tests/simulator` runs it alone.
+`Simulator.requests`. `python3 tests/simulator` runs it alone. Its account still has the model
+gpt-5.2-codex, which the service has retired for most (`Account.extra_models`).
 
+signing.py  signs tokens with a key that anybody may have
 issuer.py   signs users in: device codes, the browser flow, refresh, revocation
-wham.py     tells limits, banked resets and workspaces
+wham.py     tells limits, Luna Reserve, banked resets and workspaces
 pictures.py makes and changes pictures on their own
-backend.py  answers prompts, and lists models
+models.py   lists the models, and refuses what they are not made for
+cache.py    counts cached tokens, and remembers reasoning
+backend.py  answers prompts
 official.py signs users in by the official route
 plan.py     answers prompts of the official route, and lists models
 checks.py   what the backend refuses about a prompt or a picture
@@ -18,8 +22,8 @@ server.py   HTTP, and the Simulator that joins these
 """
 
 from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think
-from .backend import CATALOGUE, RETIRED
 from .issuer import CLIENT_ID, Account, make_jwt
+from .models import CATALOGUE, RETIRED
 from .official import OFFICIAL_SCOPE, PLAN_SCOPE, REGISTRATION, RESOURCE
 from .plan import PLAN_ERRORS, plan_error
 from .png import png

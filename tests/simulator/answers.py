@@ -255,11 +255,47 @@ class Draw(Item):
         }
 
 
+@dataclasses.dataclass
+class Compact(Item):
+    """The conversation so far, as an item that only the service can read."""
+
+    kind = "compaction"
+    prefix = "cmp"
+
+    def begin(self, turn: Turn) -> dict[str, Any]:
+        return {"encrypted_content": ""}
+
+    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+        yield from ()
+        return {"encrypted_content": f"gAAAA{secrets.token_hex(60)}"}
+
+
+def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
+    """What `max_output_tokens` leaves of an answer.
+
+    Only its messages count here, so that a small limit cuts an answer instead of leaving none.
+    """
+    left, kept = limit, []
+    for item in items:
+        if left is None or not isinstance(item, Say):
+            kept.append(item)
+        elif item.tokens <= left:
+            kept.append(item)
+            left -= item.tokens
+        else:
+            text = item.text[: 4 * left]
+            return [*kept, dataclasses.replace(item, text=text, deltas=None)] if text else kept
+    return kept
+
+
 def response_object(
     body: dict[str, Any], model: str, session: str | None, now: int
 ) -> dict[str, Any]:
     """The response as it begins; `output` stays empty to the end (docs/protocol.md)."""
-    reasoning = body.get("reasoning") or {}
+    reasoning = dict(body.get("reasoning") or {})
+    for item in body.get("input", []):
+        if item.get("type") == "configuration_update":
+            reasoning |= item.get("reasoning") or {}
     text = body.get("text") or {}
     no_tokens = {"image_tokens": 0, "text_tokens": 0}
     return {
@@ -274,7 +310,7 @@ def response_object(
         "instructions": body.get("instructions"),
         "model": model,
         "output": [],
-        "max_output_tokens": None,
+        "max_output_tokens": body.get("max_output_tokens"),
         "max_tool_calls": None,
         "presence_penalty": None,
         "frequency_penalty": None,
@@ -319,9 +355,11 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     """Calls the tool that the prompt names, fits a schema, or repeats what was said."""
     thought = Think(["**Reading the prompt**\n\nIt is short.", "**Answering**"])
     last = body["input"][-1] if body["input"] else {}
+    forced = forced_call(body)
+    if forced is not None:
+        return [thought, forced]
     if last.get("type") in ("function_call_output", "custom_tool_call_output"):
-        output = last["output"] if isinstance(last["output"], str) else "a picture"
-        return [thought, Say(f"The tool returned: {output}")]
+        return [thought, Say(f"The tool returned: {tool_output(last['output'])}")]
     form = (body.get("text") or {}).get("format") or {}
     if form.get("type") == "json_schema":
         return [thought, Say(json.dumps(example(form["schema"], form["schema"])))]
@@ -343,16 +381,35 @@ def default_answer(body: dict[str, Any]) -> list[Item]:
     return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
 
 
+def forced_call(body: dict[str, Any]) -> Call | None:
+    """The call that `tool_choice` demands, if it demands one."""
+    choice = body.get("tool_choice")
+    name = choice.get("name") if isinstance(choice, dict) else None
+    for tool, namespace in declared_tools(body) if name or choice == "required" else []:
+        if tool["type"] == "function" and name in (None, tool["name"]):
+            arguments = example(tool["parameters"], tool["parameters"])
+            return Call(tool["name"], arguments, namespace=namespace)
+    return None
+
+
 def declared_tools(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | None]]:
     """The tools of a request, in its `tools` or its input, each with its namespace."""
     tools = list(body.get("tools") or [])
-    if body["input"] and body["input"][0].get("type") == "additional_tools":
-        tools += body["input"][0].get("tools") or []
+    for item in body["input"]:
+        if item.get("type") == "additional_tools":
+            tools += item.get("tools") or []
     return [
         (inner, tool["name"] if tool["type"] == "namespace" else None)
         for tool in tools
         for inner in (tool["tools"] if tool["type"] == "namespace" else [tool])
     ]
+
+
+def tool_output(output: str | list[dict[str, Any]]) -> str:
+    """A tool's output in words: its texts, and "a picture" for each picture or file."""
+    if isinstance(output, str):
+        return output
+    return " ".join(part.get("text", "a picture") for part in output)
 
 
 def pieces(text: str, size: int = 12) -> list[str]:
@@ -372,17 +429,33 @@ def spoken(item: dict[str, Any]) -> tuple[str, str]:
     return " ".join(part["text"] for part in parts if "text" in part), " and ".join(counts)
 
 
-def example(schema: dict[str, Any], root: dict[str, Any]) -> Any:
-    """A value that fits a JSON schema, as far as llm's own schemas go."""
+def example(schema: dict[str, Any], root: dict[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """A value that fits a JSON schema, as far as llm's own schemas go.
+
+    `inside` are the references that the value stands in: a recursive schema ends where it
+    would begin again.
+    """
     if "$ref" in schema:
-        return example(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+        if schema["$ref"] in inside:
+            return None
+        target = root
+        for name in schema["$ref"].split("/")[1:]:
+            target = target[name]
+        return example(target, root, (*inside, schema["$ref"]))
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return example(schema["anyOf"][0], root)
+        ends = [choice for choice in schema["anyOf"] if choice.get("$ref") not in inside]
+        return example((ends or schema["anyOf"])[0], root, inside)
     kind = schema.get("type")
     if kind == "object":
-        return {k: example(v, root) for k, v in schema.get("properties", {}).items()}
+        needed = schema.get("required", [])
+        return {
+            name: example(value, root, inside)
+            for name, value in schema.get("properties", {}).items()
+            if name in needed or value.get("$ref") not in inside
+        }
     if kind == "array":
-        return [example(schema.get("items", {}), root)]
+        again = schema.get("items", {}).get("$ref") in inside
+        return [] if again else [example(schema.get("items", {}), root, inside)]
     return {"integer": 7, "number": 1.5, "boolean": True, "null": None}.get(kind, "Pelican")

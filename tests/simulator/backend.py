@@ -1,19 +1,25 @@
-"""The half of the service that answers prompts and lists the models."""
+"""The half of the service that answers prompts."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import pathlib
-import re
 import secrets
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .answers import Item, Message, Think, Turn, default_answer, response_object
+from .answers import (
+    Compact,
+    Item,
+    Message,
+    Think,
+    Turn,
+    cut_to_limit,
+    default_answer,
+    response_object,
+)
+from .cache import PromptCache, Reasoning
 from .checks import (
     check_format,
     check_items,
@@ -23,63 +29,19 @@ from .checks import (
     refuse_files,
 )
 from .issuer import Account
-from .pictures import Pictures
-from .replies import Answer, Refusal, Request, Stream, error_answer, invalid, refuse
-
-CATALOGUE = json.loads((pathlib.Path(__file__).parent / "catalogue.json").read_text())["models"]
-# Refused for ChatGPT accounts in 2026 (docs/protocol.md).
-RETIRED = re.compile(
-    r"gpt-5|gpt-5\.1.*|gpt-5-codex.*|gpt-5\.2-codex|codex-mini-latest|gpt-5\.5-pro"
-)
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+from .models import Models
+from .replies import Answer, Request, Stream, refuse
 
 
-def catalogue_entry(model: dict[str, Any]) -> dict[str, Any]:
-    """A model as the service lists it, with fields that the catalogue file leaves out."""
-    levels = model["supported_reasoning_levels"]
-    return {
-        **model,
-        "supported_reasoning_levels": [{"effort": e, "description": e} for e in levels],
-        "service_tiers": [
-            {"id": tier, "name": "Fast", "description": "Faster"} for tier in model["service_tiers"]
-        ],
-        "upgrade": {"model": model["upgrade"], "migration_markdown": "Try it."}
-        if model["upgrade"]
-        else None,
-        # Codex CLI 0.169.0 reads no list without these.
-        "description": f"{model['display_name']}, as far as it goes",
-        "base_instructions": "You are a coding agent. " * 50,
-        "supported_in_api": True,
-        "shell_type": "shell_command",
-        "apply_patch_tool_type": "freeform",
-        "supports_reasoning_summaries": True,
-        "supports_parallel_tool_calls": True,
-        # Codex CLI sends these models their tools as the first input item.
-        "use_responses_lite": bool(re.match(r"gpt-(5\.6|6)\b", model["slug"])),
-        "truncation_policy": {"mode": "tokens", "limit": 10000},
-        "experimental_supported_tools": [],
-        "an_unknown_field": {"deep": [1, 2]},
-    }
-
-
-def version(value: Any) -> tuple[int, ...]:
-    """A version from "0.62.0" or, as older lists write it, [0, 62, 0]."""
-    if isinstance(value, list):
-        return tuple(value)
-    return tuple(int(number) for number in re.findall(r"\d+", str(value))[:3])
-
-
-class Backend(Pictures):
+class Backend(Models):
     """Answers the users whom the issuer has signed in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.models: list[dict[str, Any]] = [catalogue_entry(m) for m in CATALOGUE]
-        self.retired = RETIRED
         # The model that answers say they come from, if not the one that was asked for.
         self.served_model: str | None = None
-        # Models that refuse `reasoning.summary`.
-        self.refuses_summary: set[str] = set()
+        # Parameters that this account may not send, such as max_output_tokens.
+        self.refused_parameters: set[str] = set()
         # The status that refuses compressed prompts, which the service may do (docs/protocol.md).
         self.refuses_compressed: int | None = None
         # Added to the headers of every answer to a prompt.
@@ -93,11 +55,12 @@ class Backend(Pictures):
         self.demands_phases = False
         # The text and phase of each message, by session.
         self.given: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
-        # Encrypted reasoning that may come back, with the id of its account.
-        self.encrypted_contents: set[tuple[str, str | None]] = set()
+        self.reasoning = Reasoning()
+        # Whether reasoning that does not fit is left out, and the answer says so, instead of
+        # refused.
+        self.removes_reasoning = False
         self.turn_states: set[str] = set()
-        # What each session has sent last, for the cached tokens.
-        self.sessions: dict[str, list[str]] = {}
+        self.cache = PromptCache()
 
     def answer(self, *items: Item, **changes: Any) -> None:
         """What the model says to the next prompt: Say, Think, Call, Search, Draw, Refuse.
@@ -105,20 +68,6 @@ class Backend(Pictures):
         `changes` is what `response.completed` also says, such as end_turn=False.
         """
         self.answers.append((list(items), changes))
-
-    # The models
-
-    def serve_models(self, request: Request) -> Answer:
-        self.signed_in(request)
-        client = request.query.get("client_version")
-        if not client:
-            return Answer(400, {"detail": [{"loc": ["query", "client_version"], "msg": "missing"}]})
-        shown = [m for m in self.models if version(m["minimal_client_version"]) <= version(client)]
-        return Answer(200, {"models": shown}, {"ETag": self.models_etag})
-
-    @property
-    def models_etag(self) -> str:
-        return 'W/"' + hashlib.sha256(json.dumps(self.models).encode()).hexdigest()[:16] + '"'
 
     # A prompt
 
@@ -129,69 +78,34 @@ class Backend(Pictures):
             raise refuse(self.refuses_compressed, "Unsupported content encoding")
         if not isinstance(body, dict):
             raise refuse(400, "Invalid JSON")
-        self._check(body, account, request.headers.get("x-codex-turn-state"))
+        self._check(body, account, request.headers)
+        self.check_allowance(body["model"], account)
         session = request.headers.get("session-id") or request.headers.get("session_id")
         if self.demands_phases:
             check_phases(body["input"], self.given[session or ""])
         frames = self.answer_frames(body, account, session)
         return Stream(self._grouped(frames), headers=self.stream_headers(account))
 
-    def _check(self, body: dict[str, Any], account: Account, turn_state: str | None) -> None:
+    def _check(self, body: dict[str, Any], account: Account, headers: dict[str, str]) -> None:
         """Raises Refusal for the first fault, in the service's order (docs/protocol.md)."""
-        check_parameters(body)
-        self._check_model(body, account)
+        check_parameters(body, self.refused_parameters)
+        self.check_instructions(body)
+        self.check_model(body, account)
+        self.check_lite(body, headers)
         check_format(body)
         check_tools(body.get("tools") or [])
         if not self.accepts_files:
             refuse_files(body["input"])
-        check_items(
-            body["input"],
-            lambda content: (content, account.account_id) in self.encrypted_contents,
-        )
+        check_items(body["input"], self.readable_by(account))
+        turn_state = headers.get("x-codex-turn-state")
         if turn_state is not None and turn_state not in self.turn_states:
             raise refuse(400, "Invalid turn state")
 
-    def _check_model(self, body: dict[str, Any], account: Account) -> None:
-        slug = body.get("model")
-        if not isinstance(slug, str) or not slug:
-            raise invalid(
-                "missing_required_parameter",
-                "Missing required parameter: 'model'.",
-                param="model",
-            )
-        entry = next((m for m in self.models if m["slug"] == slug), None)
-        if entry is None and slug not in account.extra_models:
-            if self.retired.fullmatch(slug):
-                words = "model is not supported when using Codex with a ChatGPT account."
-                raise refuse(400, f"The '{slug}' {words}")
-            raise Refusal(error_answer(404, None, f"Model not found {slug}", param="model"))
-        reasoning = body.get("reasoning") or {}
-        if not set(reasoning) <= {"effort", "summary", "context"}:
-            raise refuse(400, "Unsupported parameter: reasoning.mode")
-        if "summary" in reasoning:
-            if slug in self.refuses_summary:
-                raise invalid(
-                    "unsupported_parameter",
-                    "Unsupported parameter: 'reasoning.summary' is not supported with the "
-                    f"'{slug}' model.",
-                    param="reasoning.summary",
-                )
-            if reasoning["summary"] not in ("auto", "concise", "detailed"):
-                raise invalid("invalid_value", "Invalid value for summary")
-        effort = reasoning.get("effort")
-        if effort is None:
-            return
-        listed = entry["supported_reasoning_levels"] if entry else []
-        # Codex CLI sends "max" for its own "ultra".
-        levels = [level["effort"] for level in listed if level["effort"] != "ultra"]
-        if effort not in EFFORTS or (entry and effort not in ("none", *levels)):
-            values = ", ".join(f"'{level}'" for level in levels)
-            raise invalid(
-                "unsupported_value",
-                f"Unsupported value: '{effort}' is not supported with the '{slug}' model. "
-                f"Supported values are: {values}.",
-                param="reasoning.effort",
-            )
+    def readable_by(self, account: Account) -> Callable[[Any], bool]:
+        """Tells which encrypted reasoning this account may send back."""
+        if self.removes_reasoning:
+            return lambda content: True
+        return self.reasoning.belongs_to(account.account_id)
 
     def stream_headers(self, account: Account) -> dict[str, str]:
         """The headers of an answer to a prompt; the used percentages grow with each."""
@@ -201,7 +115,7 @@ class Backend(Pictures):
         headers = {
             "x-oai-request-id": str(uuid.uuid4()),
             "CF-RAY": f"{secrets.token_hex(8)}-FRA",
-            "x-models-etag": self.models_etag,
+            "x-models-etag": self.etag_of(account),
             "x-codex-turn-state": state,
             "x-codex-plan-type": account.plan or "unknown",
             "x-codex-active-limit": "premium",
@@ -228,10 +142,19 @@ class Backend(Pictures):
         self, body: dict[str, Any], account: Account, session: str | None
     ) -> Iterator[bytes]:
         """The frames of the scripted answer, or of one that fits the prompt."""
+        if body["input"] and body["input"][-1].get("type") == "compaction_trigger":
+            return self.frames([Compact()], body, account, session)
         with self.lock:
             scripted = self.answers.popleft() if self.answers else (default_answer(body), {})
         items, changes = scripted
-        return self.frames(items, body, account, session, **changes)
+        within = cut_to_limit(items, body.get("max_output_tokens"))
+        if within != items:
+            reason = {"incomplete_details": {"reason": "max_output_tokens"}}
+            changes = {"terminal": "incomplete", **reason, **changes}
+        if self.removes_reasoning:
+            removals = self.reasoning.removals(body, account.account_id)
+            changes = {"input_transformations": removals, **changes}
+        return self.frames(within, body, account, session, **changes)
 
     def frames(
         self,
@@ -245,7 +168,7 @@ class Backend(Pictures):
         """An answer's frames. `terminal` is how it ends, `changes` what its end also says."""
         body = body if body is not None else {"model": "gpt-6-luna", "input": []}
         owner = (account or self.account).account_id
-        turn = Turn(body, lambda content: self.encrypted_contents.add((content, owner)))
+        turn = Turn(body, self.reasoning.remember(body, owner))
         model = self.served_model or body["model"]
         response = response_object(body, model, session, int(self.clock()))
         yield turn.event("created", response=response)
@@ -267,16 +190,7 @@ class Backend(Pictures):
         self, body: dict[str, Any], session: str | None, items: list[Item]
     ) -> dict[str, Any]:
         """The tokens; cached are only those that the same session has sent before."""
-        head = json.dumps([body.get("instructions"), body.get("tools")])
-        texts = [head, *(json.dumps(item) for item in body.get("input", []))]
-        with self.lock:
-            before = self.sessions.get(session or "", [])
-            pairs = zip(before, texts, strict=False)
-            common = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-            cached = sum(len(text) // 4 for text, _ in common)
-            if session:
-                self.sessions[session] = texts
-        total = sum(len(text) // 4 for text in texts) + 1
+        total, cached = self.cache.count(body, session)
         output = sum(item.tokens for item in items)
         thought = sum(item.tokens for item in items if isinstance(item, Think))
         return {

@@ -17,11 +17,13 @@ from .schemas import parameters_fault, strict_fault
 PARAMETERS = {
     *("model", "instructions", "input", "store", "stream", "include", "tools", "tool_choice"),
     *("parallel_tool_calls", "reasoning", "text", "prompt_cache_key", "service_tier"),
-    *("client_metadata", "stream_options", "context_management"),
+    *("client_metadata", "stream_options", "context_management", "max_output_tokens"),
 }
-NEED_INSTRUCTIONS = ("gpt-5.2-codex", "gpt-5.4", "gpt-5.5")
 # The kinds of call, with the field that holds what the tool is given.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+OTHER_ITEMS = {
+    *("image_generation_call", "configuration_update", "compaction", "compaction_trigger"),
+}
 OUTPUT_FIELDS = {
     *("type", "call_id", "output", "id", "status", "internal_chat_message_metadata_passthrough"),
 }
@@ -41,13 +43,17 @@ FILE_KINDS = re.compile(
 )
 
 
-def check_parameters(body: dict[str, Any]) -> None:
+def check_parameters(body: dict[str, Any], refused: set[str]) -> None:
+    """`refused` are parameters that this account may not send, although others may."""
     if body.get("store") is not False:
         raise refuse(400, "Store must be set to false")
     if body.get("stream") is not True:
         raise refuse(400, "Stream must be set to true")
     for name in body:
-        if name not in PARAMETERS:
+        if name == "access_programs":
+            message = "The access_programs parameter is not enabled for this organization."
+            raise refuse(400, message)
+        if name not in PARAMETERS - refused:
             raise refuse(400, f"Unsupported parameter: {name}")
     tier = body.get("service_tier")
     if tier not in (None, "priority", "default", "ultrafast"):
@@ -55,11 +61,9 @@ def check_parameters(body: dict[str, Any]) -> None:
     items = body.get("input")
     if not isinstance(items, list):
         raise refuse(400, "Input must be a list")
-    # Codex CLI sends its instructions as the first developer message instead.
-    begins = items[0].get("role") if items else None
-    needed = body.get("model") in NEED_INSTRUCTIONS and begins != "developer"
-    if needed and not body.get("instructions"):
-        raise refuse(400, "Instructions are required")
+    limit = body.get("max_output_tokens", 1)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise invalid("invalid_value", f"Invalid 'max_output_tokens': {limit!r}.")
     if any(item.get("role") == "system" for item in items):
         raise refuse(400, "System messages are not allowed")
 
@@ -93,7 +97,7 @@ def check_tools(tools: list[dict[str, Any]]) -> None:
         if kind == "function":
             if not re.fullmatch(r"[a-zA-Z0-9_-]+", tool.get("name") or ""):
                 raise invalid("invalid_value", "Invalid 'tools[0].name'")
-            if not isinstance(tool.get("parameters"), dict) or "strict" not in tool:
+            if not isinstance(tool.get("parameters"), dict):
                 raise invalid("missing_required_parameter", "parameters")
             fault = parameters_fault(tool["parameters"])
             if fault:
@@ -139,9 +143,14 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
                 raise invalid("invalid_value", f"input[{number}].action")
             if "sources" in action:
                 raise invalid("unknown_parameter", "action.sources")
-        elif kind == "additional_tools" and number == 0 and item.get("role") == "developer":
+        elif kind == "additional_tools" and item.get("role") == "developer":
             check_tools(item.get("tools") or [])
-        elif kind not in ("image_generation_call", "configuration_update", "compaction"):
+        elif kind == "compaction" and not isinstance(item.get("encrypted_content"), str):
+            raise invalid(None, f"Missing required parameter: 'input[{number}].encrypted_content'")
+        elif kind == "compaction_trigger" and number < len(items) - 1:
+            # A guess: clients send it as the last item.
+            raise invalid("invalid_value", f"input[{number}] must be the last item.")
+        elif kind not in OTHER_ITEMS:
             raise invalid("invalid_value", f"Invalid input[{number}].type")
     if calls:
         call_id, kind = calls[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import hashlib
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .replies import Answer, Request, error_answer, error_page
+from .signing import KEY_ID, base64url, rs256
 
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 AUTH_CLAIM = "https://api.openai.com/auth"
@@ -39,8 +39,13 @@ class Account:
     fedramp: bool = False
     auth_object: bool = True
     organizations: tuple[str, ...] = ("org-ada",)
-    # Models beyond the catalogue, which the service has retired for many accounts.
-    extra_models: tuple[str, ...] = ("gpt-5.2-codex", "gpt-5.3-codex", "gpt-5.2")
+    # Models that are retired, but that this account still has: its list names them, hidden.
+    extra_models: tuple[str, ...] = ("gpt-5.2-codex",)
+    # Where the workspace's requests must say that they are to be served, and the claims of its
+    # tokens about that. The claims may differ from it and from each other.
+    region: str | None = None
+    compute_residency: str | None = "no_constraint"
+    data_residency: str | None = None
     workspace_origin: str | None = "https://chatgpt.com"
     access_token_seconds: int = 10 * 24 * 3600
     # What the list of workspaces calls this one; None leaves the field out.
@@ -64,14 +69,11 @@ class Account:
             "chatgpt_plan_type": self.plan,
             "chatgpt_user_id": self.user_id,
             "chatgpt_account_user_id": f"{self.user_id}__{self.account_id}",
-            "chatgpt_compute_residency": "no_constraint",
+            "chatgpt_compute_residency": self.compute_residency,
+            "chatgpt_data_residency": self.data_residency,
             "chatgpt_account_is_fedramp": self.fedramp or None,
         }
         return {k: v for k, v in auth.items() if v is not None}
-
-
-def base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def pkce_challenge(verifier: str) -> str:
@@ -79,10 +81,10 @@ def pkce_challenge(verifier: str) -> str:
 
 
 def make_jwt(claims: dict[str, Any]) -> str:
-    """A token with these claims and a random signature."""
-    header = base64url(json.dumps({"alg": "RS256", "typ": "JWT", "kid": "simulator"}).encode())
-    payload = base64url(json.dumps(claims).encode())
-    return f"{header}.{payload}.{base64url(secrets.token_bytes(32))}"
+    """A token with these claims, signed with the key that `jwks.json` publishes."""
+    header = base64url(json.dumps({"alg": "RS256", "typ": "JWT", "kid": KEY_ID}).encode())
+    signed = f"{header}.{base64url(json.dumps(claims).encode())}"
+    return f"{signed}.{base64url(rs256(signed.encode()))}"
 
 
 def id_token_claims(account: Account, now: int) -> dict[str, Any]:
@@ -237,7 +239,6 @@ class Issuer:
             "response_type": "code",
             "client_id": CLIENT_ID,
             "code_challenge_method": "S256",
-            "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
         }
         redirect = query.get("redirect_uri", "")
@@ -248,12 +249,15 @@ class Issuer:
             and address
             and len(query.get("code_challenge", "")) == 43
             and query.get("state")
+            and query.get("id_token_add_organizations") in (None, "true")
         ):
             return error_page("invalid_request")
         if address[1] not in self.redirect_hosts:
             return error_page("authorize_hydra_invalid_request")
         account = self.account.choose(query.get("allowed_workspace_id", "").split(","))
         code = self._new_code(query["code_challenge"], redirect, account)
+        # Otherwise the ID token of a user of several organizations names no account.
+        self.codes[code]["add"] = query.get("id_token_add_organizations") == "true"
         target = urllib.parse.urlencode({"code": code, "state": query["state"]})
         return Answer(302, "", {"Location": f"{redirect}?{target}"})
 
@@ -263,6 +267,7 @@ class Issuer:
             "challenge": challenge,
             "redirect_uri": redirect_uri,
             "account": account,
+            "add": True,
         }
         return code
 
@@ -286,7 +291,18 @@ class Issuer:
             or entry["challenge"] != pkce_challenge(body["code_verifier"])
         ):
             return error_answer(400, "token_exchange_user_error")
-        return Answer(200, self.sign_in(entry["account"]))
+        reply = self.sign_in(entry["account"])
+        if not entry["add"]:
+            reply["id_token"] = self._id_token_without_organizations(entry["account"])
+        return Answer(200, reply)
+
+    def _id_token_without_organizations(self, account: Account) -> str:
+        claims = id_token_claims(account, int(self.clock()))
+        if AUTH_CLAIM in claims:
+            del claims[AUTH_CLAIM]["organizations"]
+            if account.workspaces or len(account.organizations) > 1:
+                claims[AUTH_CLAIM].pop("chatgpt_account_id", None)
+        return make_jwt(claims)
 
     def _refresh(self, body: dict[str, str]) -> Answer:
         # Codex CLI adds why it refreshes; a scope that was granted may be repeated.

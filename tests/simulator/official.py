@@ -14,8 +14,9 @@ import uuid
 from typing import Any
 
 from .backend import Backend
-from .issuer import AUTH_CLAIM, Account, base64url, make_jwt, pkce_challenge
+from .issuer import AUTH_CLAIM, Account, make_jwt, pkce_challenge
 from .replies import Answer, Refusal, Request, error_page
+from .signing import base64url, public_key
 
 # The client id of an app that is not registered yet.
 REGISTRATION = "dynamic_agent_client"
@@ -80,7 +81,9 @@ class Knobs:
     # The Content-Type of a stream.
     content_type: str | None = None
     # Whether functions may also stand in `tools`; undocumented, but seen to work.
-    flat_tools: bool = False
+    flat_tools: bool = True
+    # Headers that are refused although other clients send them, such as session-id.
+    refused_headers: set[str] = dataclasses.field(default_factory=set)
     # Capabilities that are refused: "input_image", "input_file", "web_search", "text.format".
     refused_capabilities: set[str] = dataclasses.field(default_factory=set)
 
@@ -189,9 +192,8 @@ class OfficialSignIn(Backend):
         )
 
     def serve_jwks(self, request: Request) -> Answer:
-        """A key by its looks; the signatures of the simulator's tokens are random."""
-        key = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "simulator", "e": "AQAB"}
-        return Answer(200, {"keys": [{**key, "n": base64url(b"\xc5" * 256)}]})
+        """The key that has signed the simulator's tokens."""
+        return Answer(200, {"keys": [public_key()]})
 
     # The browser, and the exchange of codes for tokens
 

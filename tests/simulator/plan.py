@@ -7,8 +7,9 @@ import uuid
 from typing import Any
 
 from .answers import Item
-from .backend import version
 from .checks import check_format, check_items, check_phases, check_tools
+from .issuer import Account
+from .models import version
 from .official import PLAN_SCOPE, Login, OfficialSignIn
 from .replies import Answer, Refusal, Request, Stream, invalid, refuse
 
@@ -31,7 +32,7 @@ OLDEST_CLIENT = "0.150.0"
 # Headers that name an account, an organization or an official client.
 NAMING_HEADERS = re.compile(
     r"chatgpt-account-id|openai-(organization|project)|originator|version"
-    r"|(session|thread|conversation)[-_]id|x-(codex|openai)-.*"
+    r"|x-(codex|openai)-.*"
 )
 FIELDS = {
     *("model", "instructions", "input", "store", "stream", "include", "tools", "tool_choice"),
@@ -119,7 +120,7 @@ class Plan(OfficialSignIn):
         if entry["expires_at"] <= self.clock():
             raise refuse(401, {"error_code": "invalid_token"})
         for name in request.headers:
-            if NAMING_HEADERS.fullmatch(name):
+            if NAMING_HEADERS.fullmatch(name) or name in self.official.refused_headers:
                 raise refuse(400, f"Unexpected header: {name}")
         login: Login = entry["login"]
         if PLAN_SCOPE not in login.scope.split():
@@ -142,10 +143,10 @@ class Plan(OfficialSignIn):
         if not request.is_json or "content-encoding" in request.headers:
             raise refuse(400, "Invalid JSON")
         check_fields(body)
-        self._check_model(body, owner)
+        self.check_model(body, owner)
         check_format(body)
         self._check_plan_tools(body)
-        self._check_plan_items(body["input"], owner.account_id)
+        self._check_plan_items(body["input"], owner)
         for name in sorted(capabilities(body) & self.official.refused_capabilities):
             raise unsupported(name)
         session = body.get("prompt_cache_key") or owner.account_id
@@ -164,14 +165,17 @@ class Plan(OfficialSignIn):
         first = body["input"][0] if body["input"] else {}
         declared = first.get("tools") or [] if first.get("type") == "additional_tools" else []
         check_placement(declared, {"function", "custom", "namespace"})
+        if any(tool["type"] == "function" and "strict" not in tool for tool in declared):
+            raise invalid("missing_required_parameter", "strict", param="input")
         check_choice(body, declared)
 
-    def _check_plan_items(self, items: list[dict[str, Any]], owner: str | None) -> None:
+    def _check_plan_items(self, items: list[dict[str, Any]], owner: Account) -> None:
         for number, item in enumerate(items):
-            if item.get("type", "message") not in ITEMS:
+            kind = item.get("type", "message")
+            if kind not in ITEMS or (kind == "additional_tools" and number > 0):
                 message = f"Invalid value: '{item['type']}' in input[{number}]."
                 raise invalid("invalid_value", message, param="input")
-        check_items(items, lambda content: (content, owner) in self.encrypted_contents)
+        check_items(items, self.readable_by(owner))
 
     def plan_failure(self, code: str, *items: Item, v2: bool = False) -> Stream:
         """A stream that says `items` and then fails with one of PLAN_ERRORS."""

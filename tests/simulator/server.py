@@ -8,6 +8,7 @@ import html
 import io
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ ROUTES = {
     ("POST", "/oauth/revoke"): "revoke",
     ("GET", "/api/accounts/v1/user-auth-credential/whoami"): "whoami",
     ("POST", "/backend-api/codex/responses"): "responses",
+    ("GET", "/backend-api/codex/responses"): "websocket",
     ("GET", "/backend-api/codex/models"): "models",
     ("GET", "/backend-api/wham/usage"): "usage",
     ("GET", "/backend-api/wham/accounts/check"): "accounts",
@@ -44,13 +46,14 @@ ROUTES = {
     ("POST", "/api/accounts/oauth/revoke"): "official_revoke",
     ("GET", "/v1/models"): "official_models",
     ("POST", "/v1/responses"): "official_responses",
+    ("GET", "/v1/responses"): "websocket",
 }
 
 
 class Simulator(Plan):
     """The whole service: `with Simulator() as simulator:` runs it; its attributes are knobs."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
         self.requests: list[Request] = []
         self.scripts: dict[str, deque[Any]] = {name: deque() for name in ROUTES.values()}
@@ -58,8 +61,14 @@ class Simulator(Plan):
         self.always: dict[str, Callable[[Request], Any]] = {}
         handler = type("Handler", (_Handler,), {"simulator": self})
         self._server = _Server(("127.0.0.1", port), handler)
+        if tls is not None:
+            # The handshake is left to the thread that serves the connection.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
-        self.issuer = self.public_issuer = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if tls else "http"
+        self.issuer = self.public_issuer = f"{scheme}://127.0.0.1:{self.port}"
         self.base_url = f"{self.issuer}/backend-api"
         self.api_url = f"{self.issuer}/v1"
 
@@ -109,6 +118,12 @@ class Simulator(Plan):
                 answer = refusal.answer
         return answer
 
+    def serve_websocket(self, request: Request) -> Answer:
+        """No WebSocket is offered, and clients go on with HTTPS."""
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            return Answer(426, {"detail": "Upgrade Required"})
+        return Answer(405, {"detail": "Method Not Allowed"}, {"Allow": "POST"})
+
     def seen(self, path: str) -> list[Request]:
         """The requests whose path ends like this."""
         return [request for request in self.requests if request.path.endswith(path)]
@@ -120,12 +135,12 @@ class Simulator(Plan):
     @property
     def prompts(self) -> list[Any]:
         """The bodies of all prompts to the Codex backend."""
-        return [request.body for request in self.seen("/codex/responses")]
+        return [r.body for r in self.seen("/codex/responses") if r.method == "POST"]
 
     @property
     def official_prompts(self) -> list[Any]:
         """The bodies of all prompts of the official route."""
-        return [request.body for request in self.seen("/v1/responses")]
+        return [r.body for r in self.seen("/v1/responses") if r.method == "POST"]
 
 
 class _Server(ThreadingHTTPServer):

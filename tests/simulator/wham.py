@@ -7,9 +7,13 @@ import uuid
 from typing import Any
 
 from .issuer import Account, Issuer
-from .replies import Answer, Refusal, Request, error_answer, invalid, refuse
+from .replies import Answer, Refusal, Request, error_answer, invalid, refuse, usage_limit
 
 MONTH = 30 * 24 * 3600
+WEEK = 7 * 24 * 3600
+# The model that Luna Reserve is used by.
+RESERVE = "gpt-reserve"
+RESIDENCY = "x-openai-internal-codex-residency"
 
 
 class Wham(Issuer):
@@ -19,6 +23,12 @@ class Wham(Issuer):
         super().__init__()
         self.require_account_header = True
         self.used_percent = {"primary": 30.0, "secondary": 12.0}
+        # Whether the ordinary allowance is used up.
+        self.limit_reached = False
+        # How much of Luna Reserve is used; None if it is not offered.
+        self.reserve_used: float | None = None
+        # The paths on which a workspace's region is demanded; that it is all is not known.
+        self.regional_paths = ("/codex/responses", "/codex/images/")
         # The banked resets, as the service lists them.
         self.resets: list[dict[str, Any]] = []
         # The ids of the requests that redeemed one, and what a repeated one is told.
@@ -41,21 +51,17 @@ class Wham(Issuer):
             raise refuse(401, "Unauthorized")
         if account.fedramp and request.headers.get("x-openai-fedramp") != "true":
             raise refuse(401, "Unauthorized")
+        regional = account.region and any(path in request.path for path in self.regional_paths)
+        if regional and request.headers.get(RESIDENCY) != account.region:
+            message = "Workspace is not authorized in this region."
+            raise Refusal(error_answer(401, None, message))
         return account
 
     # Limits
 
     def serve_usage(self, request: Request) -> Answer:
         account = self.signed_in(request)
-
-        def window(name: str, seconds: int) -> dict[str, Any]:
-            return {
-                "used_percent": self.used_percent[name],
-                "limit_window_seconds": seconds,
-                "reset_after_seconds": seconds // 2,
-                "reset_at": int(self.clock()) + seconds // 2,
-            }
-
+        used = {**self.used_percent, **({"primary": 100.0} if self.limit_reached else {})}
         return Answer(
             200,
             {
@@ -64,19 +70,53 @@ class Wham(Issuer):
                 "email": account.email,
                 "plan_type": account.plan,
                 "rate_limit": {
-                    "allowed": True,
-                    "limit_reached": False,
-                    "primary_window": window("primary", 18000),
-                    "secondary_window": window("secondary", 604800),
+                    "allowed": not self.limit_reached,
+                    "limit_reached": self.limit_reached,
+                    "primary_window": self._window(used["primary"], 18000),
+                    "secondary_window": self._window(used["secondary"], WEEK),
                 },
                 "code_review_rate_limit": None,
-                "additional_rate_limits": None,
+                "additional_rate_limits": self._reserve(),
+                "rate_limit_upsell": None,
                 "credits": {"has_credits": False, "unlimited": False, "balance": "0"},
                 "spend_control": {"reached": False, "individual_limit": None},
                 "rate_limit_reached_type": None,
                 "rate_limit_reset_credits": {"available_count": len(self._available_resets())},
             },
         )
+
+    def _window(self, used: float, seconds: int) -> dict[str, int]:
+        # All integers: the official client reads no others (docs/protocol.md).
+        return {
+            "used_percent": int(used),
+            "limit_window_seconds": seconds,
+            "reset_after_seconds": seconds // 2,
+            "reset_at": int(self.clock()) + seconds // 2,
+        }
+
+    def _reserve(self) -> list[dict[str, Any]] | None:
+        if self.reserve_used is None:
+            return None
+        left = self.reserve_used < 100
+        return [
+            {
+                "limit_name": RESERVE,
+                "metered_feature": "base_model_inference",
+                "normal_model_slug": "gpt-5.6-luna",
+                "rate_limit": {
+                    "allowed": left,
+                    "limit_reached": not left,
+                    "primary_window": self._window(self.reserve_used, WEEK),
+                    "secondary_window": None,
+                },
+            }
+        ]
+
+    def check_allowance(self, model: str, account: Account) -> None:
+        """Raises Refusal if what this model is paid from is used up."""
+        reserve = self.reserve_used or 0
+        if reserve >= 100 if model == RESERVE else self.limit_reached:
+            raise Refusal(usage_limit(plan_type=account.plan))
 
     # Banked resets
 
@@ -130,11 +170,12 @@ class Wham(Issuer):
         resets = [r for r in self._available_resets() if wanted in (None, r["id"])]
         if not resets:
             return "no_credit"
-        if not any(self.used_percent.values()):
+        if not any(self.used_percent.values()) and not self.limit_reached:
             return "nothing_to_reset"
         resets[0]["status"] = "redeemed"
         self.redeemed.add(key)
         self.used_percent = dict.fromkeys(self.used_percent, 0.0)
+        self.limit_reached = False
         return "reset"
 
     # Workspaces

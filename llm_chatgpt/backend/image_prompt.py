@@ -1,0 +1,76 @@
+"""llm's prompt to an image model -> the request's body; the answer -> llm's record of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from llm.parts import AttachmentPart, Message, TextPart
+
+from llm_chatgpt import http
+from llm_chatgpt.backend import pictures
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_mapping, as_number
+
+
+def build_body(prompt: Any, model: str) -> dict[str, Any]:
+    """The request's body: the prompt after the system prompt, and the attached images.
+
+    Reads files and fetches addresses. Raises ChatGPTError, also if the image could not be saved.
+    """
+    options = dict(prompt.options)
+    pictures.check_place(options["output"])
+    parts = [part for message in _new_messages(prompt.messages) for part in message.parts]
+    text = "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
+    if not text.strip():
+        raise ChatGPTError("The prompt is empty.", "Say what to create or change.")
+    images = [_data_url(part.attachment) for part in parts if isinstance(part, AttachmentPart)]
+    return pictures.build_body(text, model, options, images)
+
+
+def _new_messages(messages: list[Message]) -> Iterator[Message]:
+    """The system prompt and what the user has said since the last answer.
+
+    An image model has no conversation, but a version of llm that does not know this may
+    continue one.
+    """
+    answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
+    start = answers[-1] + 1 if answers else 0
+    for number, message in enumerate(messages):
+        if message.role == "system" or (number >= start and message.role == "user"):
+            yield message
+
+
+def _data_url(attachment: Any) -> str:
+    name = attachment.path or attachment.url or "the attachment"
+    try:
+        data = attachment.content_bytes()
+    except http.fetch_errors() as error:
+        raise ChatGPTError(
+            f"Could not send {printable(name, 100)}: it cannot be read.",
+            "Check it or leave it out.",
+        ) from error
+    return pictures.data_url(data or b"", name)
+
+
+def announce() -> None:
+    """Say on a terminal that the answer takes a while."""
+    if click.get_current_context(silent=True) and sys.stderr.isatty():
+        click.echo("Creating the image (takes a minute or two)...", err=True)
+
+
+def finish(answer: pictures.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
+    """Save the image and record the answer; the path of the file."""
+    saved = pictures.save_answer(answer, body, prompt.options.output)
+    known = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
+    response.response_json = {"model": body["model"], **known, **saved._asdict()}
+    usage = as_mapping(answer.fields.get("usage"))
+    if usage:
+        response.set_usage(
+            input=int(as_number(usage.get("input_tokens")) or 0),
+            output=int(as_number(usage.get("output_tokens")) or 0),
+        )
+    return saved.path

@@ -1,0 +1,95 @@
+"""The models that create or edit an image and answer with the path of the file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import llm
+from pydantic import Field
+
+from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.options import BaseOptions
+from llm_chatgpt.text import in_thread
+
+
+class ImageOptions(BaseOptions):
+    """The options of the models that create images."""
+
+    size: str | None = Field(
+        None, description="Width and height in pixels, such as 1536x1024; auto by default."
+    )
+    quality: str | None = Field(
+        None, description="The image's quality: low, medium, high or auto (the default)."
+    )
+    background: str | None = Field(
+        None, description="The background: opaque (the default) or transparent."
+    )
+    output: str | None = Field(
+        None,
+        description="The new file to write; by default one in chatgpt-images in llm's folder.",
+    )
+
+
+class _ImageModel:
+    """What the sync and the async image model have in common."""
+
+    attachment_types = frozenset({"image/png", "image/jpeg", "image/webp"})
+    # Each image is a request of its own.
+    supports_conversation = False
+    needs_key = None
+    key: str | None = None
+    Options = ImageOptions
+
+    def __init__(self, info: ModelInfo):
+        self.info = info
+        self.model_id = info.model_id
+
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        return explicit_key or self.key
+
+    def __str__(self) -> str:
+        return f"ChatGPT: {self.model_id}"
+
+
+class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
+    """A model that creates or edits an image and answers with the path of the file."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.Response,
+        conversation: llm.Conversation | None = None,
+        key: str | None = None,
+    ) -> Iterator[str]:
+        from llm_chatgpt.backend import image_prompt
+        from llm_chatgpt.backend.pictures import request_picture
+        from llm_chatgpt.login.renewing import with_login
+
+        body = image_prompt.build_body(prompt, self.info.slug)
+        image_prompt.announce()
+        answer = with_login(key, lambda tokens, login: request_picture(tokens, login, body))
+        yield image_prompt.finish(answer, body, prompt, response)
+
+
+class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
+    """The same for an event loop, which it never blocks."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.AsyncResponse,
+        conversation: llm.AsyncConversation | None = None,
+        key: str | None = None,
+    ) -> AsyncGenerator[str, None]:
+        from llm_chatgpt.backend import image_prompt
+        from llm_chatgpt.backend.pictures import request_picture_async
+        from llm_chatgpt.login.renewing import with_login_async
+
+        body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
+        image_prompt.announce()
+        answer = await with_login_async(
+            key, lambda tokens, login: request_picture_async(tokens, login, body)
+        )
+        yield await in_thread(image_prompt.finish, answer, body, prompt, response)

@@ -1,0 +1,251 @@
+"""What each client is made to do, and what the service must have seen of it.
+
+The scripts of the Python libraries are in scripts/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sandbox import Client
+
+from simulator import Answer, Call, Say, Think, error_answer
+
+
+@dataclasses.dataclass
+class Scenario:
+    """A client, the packages to install (the first is its own), and what it is to do."""
+
+    name: str
+    packages: tuple[str, ...]
+    acts: tuple[Callable[[Client], None], ...]
+    npm: bool = False
+
+
+def opens_addresses(client: Client, path: str) -> Callable[[str], Any]:
+    """Follows the first address with this path in a browser as soon as it is printed."""
+    opened: list[str] = []
+
+    def on_line(line: str) -> None:
+        found = re.search(rf"https://\S+{re.escape(path)}\?\S+", line)
+        if found and not opened:
+            opened.append(found[0])
+            client.browse(found[0])
+
+    return on_line
+
+
+def tool_outputs(body: dict[str, Any]) -> list[Any]:
+    return [item["output"] for item in body["input"] if item.get("type", "").endswith("_output")]
+
+
+def roles(body: dict[str, Any]) -> list[str]:
+    return [item["role"] for item in body["input"] if item.get("type") == "message"]
+
+
+# Codex CLI ------------------------------------------------------------------------------
+
+EXEC = ("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+MODEL = "gpt-6.1-sol"
+# A model with the same `comp_hash`, and one with another, which the account still has.
+NEAR, FAR = "gpt-6-luna", "gpt-5.2-codex"
+
+
+def sign_in_with_codex(client: Client) -> None:
+    client.simulator.approve_after_polls = 1
+    client.run("codex", "login", "--device-auth")
+
+
+def codex_signs_in_and_out(client: Client) -> None:
+    """device code, browser, status and logout"""
+    sign_in_with_codex(client)
+    status = client.run("codex", "login", "status")
+    client.expect("ChatGPT" in status, f"status said {status}")
+    client.run("codex", "login", on_line=opens_addresses(client, "/oauth/authorize"))
+    client.expect(
+        len(client.simulator.seen("/oauth/revoke")) == 1, "The old login was not revoked."
+    )
+    client.run("codex", "logout")
+    client.expect(len(client.simulator.seen("/oauth/revoke")) == 2, "Logout did not revoke.")
+
+
+def codex_prompts(client: Client) -> None:
+    """a prompt, a tool turn, resume, and a usage limit"""
+    simulator = client.simulator
+    sign_in_with_codex(client)
+    said = client.run(*EXEC, "-m", MODEL, "Say hello")
+    client.expect("You said: Say hello" in said, f"It printed {said}")
+    body = simulator.prompts[-1]
+    client.expect("instructions" not in body, "It sent instructions.")
+    client.expect(roles(body)[0] == "developer", "Its first message is not the developer's.")
+    client.expect(body["reasoning"]["effort"] == "low", "Its effort is not the catalogue's.")
+
+    command = {"cmd": "echo pelican-$((6 * 7))"}
+    simulator.answer(Think(["**Running**"]), Call("exec_command", command, namespace="functions"))
+    said = client.run(*EXEC, "resume", "--last", "-m", MODEL, "Run it")
+    last = simulator.prompts[-1]
+    client.expect("pelican-42" in json.dumps(tool_outputs(last)), "The tool's output is missing.")
+    client.expect("The tool returned" in said, f"It printed {said}")
+    client.expect("Say hello" in json.dumps(last["input"]), "It did not resume.")
+    thoughts = [item for item in last["input"] if item.get("type") == "reasoning"]
+    client.expect(len(thoughts) == 2, f"{len(thoughts)} pieces of reasoning came back.")
+    removals = simulator.reasoning.removals(last, simulator.account.account_id)
+    client.expect(removals == [], f"Its reasoning would be left out: {removals}")
+
+    simulator.limit_reached = True
+    said = client.run(*EXEC, "resume", "--last", "More", code=1)
+    client.expect("usage limit" in said, f"It printed {said}")
+
+
+def codex_changes_the_model(client: Client) -> None:
+    """resume with another model, and with one that needs a compaction before"""
+    simulator = client.simulator
+    account_id = simulator.account.account_id
+    sign_in_with_codex(client)
+    client.run(*EXEC, "-m", MODEL, "Say hello")
+    for slug in (NEAR, FAR):
+        before = len(simulator.prompts)
+        said = client.run(*EXEC, "resume", "--last", "-m", slug, f"Now {slug}")
+        client.expect(f"Now {slug}" in said, f"It printed {said}")
+        client.expect(simulator.prompts[-1]["model"] == slug, "Another model answered.")
+        removals = simulator.reasoning.removals(simulator.prompts[-1], account_id)
+        client.expect(removals == [], f"Its reasoning would be left out: {removals}")
+        sent = [item.get("type") for body in simulator.prompts[before:] for item in body["input"]]
+        compacted = "compaction_trigger" in sent
+        client.expect(compacted == (slug == FAR), f"Compacted for {slug}: {compacted}")
+
+
+def codex_survives_faults(client: Client) -> None:
+    """an expired token, an overloaded model, reasoning that was left out"""
+    simulator = client.simulator
+    sign_in_with_codex(client)
+    client.run(*EXEC, "-m", MODEL, "Say hello")
+    simulator.expire_access_tokens()
+    client.run(*EXEC, "resume", "--last", "Again")
+    client.expect(len(simulator.refreshes) == 1, f"{len(simulator.refreshes)} refreshes")
+    before = len(simulator.prompts)
+    simulator.script("responses", error_answer(503, "server_is_overloaded"))
+    removed = {"type": "reasoning", "action": "removed", "reason": "model_mismatch"}
+    simulator.answer(Say("Done."), input_transformations=[removed])
+    said = client.run(*EXEC, "resume", "--last", "And again")
+    client.expect("Done." in said, f"It printed {said}")
+    client.expect(len(simulator.prompts) - before == 2, "It did not send the prompt again.")
+
+
+# Other programs for llm ------------------------------------------------------------------
+
+
+def llm_codex_works(client: Client) -> None:
+    """device code, browser, prompt, conversation, tool turn, schema, usage, refresh"""
+    simulator = client.simulator
+    simulator.approve_after_polls = 1
+    client.run("llm", "codex", "login", "--device-code")
+    client.run("llm", "codex", "login", on_line=opens_addresses(client, "/oauth/authorize"))
+    name = "codex/gpt-6-astra"
+    said = client.run("llm", "-m", name, "Say hello")
+    client.expect("You said: Say hello" in said, f"It printed {said}")
+    said = client.run("llm", "-c", "And more")
+    client.expect("This is answer 2" in said, f"It printed {said}")
+    function = "def multiply(a: int, b: int) -> int:\n    return a * b"
+    said = client.run("llm", "-m", name, 'multiply {"a": 6, "b": 7}', "--functions", function)
+    client.expect("The tool returned: 42" in said, f"It printed {said}")
+    said = client.run("llm", "-m", name, "a dog", "--schema", "name, age int")
+    # The reasoning, on stderr, comes before it.
+    client.expect(json.loads(said[said.index("{") :])["age"] == 7, f"It printed {said}")
+    said = client.run("llm", "codex", "usage")
+    client.expect("%" in said, f"It printed {said}")
+    client.run("llm", "codex", "refresh")
+    client.run("llm", "-m", name, "Say hello")
+
+
+def llm_plan_works(client: Client) -> None:
+    """sign-in, models, prompt, conversation, refresh, sign-out"""
+    # So short that the token has to be renewed before each prompt.
+    client.simulator.official.access_token_seconds = 30
+    browse = opens_addresses(client, "/api/accounts/authorize")
+    client.run("llm", "chatgpt-plan", "login", "--manual", on_line=browse)
+    models = client.run("llm", "chatgpt-plan", "models")
+    # It names no client version, so the newest models are not shown to it.
+    listed = re.search(r"\S+/gpt-5.6-luna", models)
+    client.expect(listed, f"It listed {models}")
+    said = client.run("llm", "-m", listed[0], "Say hello", "-s", "Be brief.")
+    client.expect("You said: Say hello" in said, f"It printed {said}")
+    said = client.run("llm", "-c", "And more")
+    client.expect("This is answer 2" in said, f"It printed {said}")
+    client.expect(len(client.simulator.refreshes) == 2, "It did not renew its token.")
+    client.run("llm", "chatgpt-plan", "logout")
+    client.expect(client.simulator.seen("/oauth/revoke"), "It did not revoke its token.")
+
+
+# Libraries --------------------------------------------------------------------------------
+
+
+def pydantic_codex_works(client: Client) -> None:
+    """Codex route: browser, prompt, refresh after a 401, tool turn, stream, structured output"""
+    client.simulator.script("responses", None, error_answer(401, "token_expired"))
+    browse = opens_addresses(client, "/oauth/authorize")
+    said = client.python("pydantic_codex.py", on_line=browse)
+    client.expect("pelican-42" in said, f"It printed {said}")
+    client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
+
+
+def pydantic_official_works(client: Client) -> None:
+    """official route: sign-in, prompt, refresh after a 401, tool turn, stream, structured output"""
+    client.simulator.official.earliest_refresh_form = "absent"
+    ended = Answer(401, {"detail": {"error_code": "invalid_token"}})
+    client.simulator.script("official_responses", None, ended)
+    browse = opens_addresses(client, "/api/accounts/authorize")
+    said = client.python("pydantic_official.py", on_line=browse)
+    client.expect("pelican-42" in said, f"It printed {said}")
+    client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
+    flat = [body for body in client.simulator.official_prompts if body.get("tools")]
+    client.expect(flat, "It sent no tools in `tools`.")
+
+
+def litellm_works(client: Client) -> None:
+    """device code, chat completion, stream, tool turn, responses, refresh"""
+    client.simulator.approve_after_polls = 0
+    # So short that the token has to be renewed before each prompt.
+    client.simulator.account.access_token_seconds = 30
+    said = client.python("litellm_codex.py")
+    client.expect("pelican-42" in said, f"It printed {said}")
+    client.expect(client.simulator.refreshes, "It did not renew its token.")
+
+
+def openai_works(client: Client) -> None:
+    """official route: models, tools in both places, refusals as the package's own errors"""
+    token = client.simulator.sign_in_officially()["access_token"]
+    said = client.python("openai_official.py", OPENAI_API_KEY=token)
+    client.expect(said.count("pelican-42") == 2, f"It printed {said}")
+    client.expect("422" in said, f"It printed {said}")
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in [
+        Scenario(
+            "codex",
+            ("@openai/codex@0.171.0",),
+            (
+                codex_signs_in_and_out,
+                codex_prompts,
+                codex_changes_the_model,
+                codex_survives_faults,
+            ),
+            npm=True,
+        ),
+        Scenario("llm-openai-codex", ("llm-openai-codex==0.10.1", "llm"), (llm_codex_works,)),
+        Scenario("llm-chatgpt-plan", ("llm-chatgpt-plan==0.2.0", "llm"), (llm_plan_works,)),
+        Scenario(
+            "pydantic-ai",
+            ("pydantic-ai-slim[openai]==2.68.0",),
+            (pydantic_codex_works, pydantic_official_works),
+        ),
+        Scenario("litellm", ("litellm==1.110.2",), (litellm_works,)),
+        Scenario("openai", ("openai==3.57.0",), (openai_works,)),
+    ]
+}

@@ -1,0 +1,35 @@
+"""Requests of a client that is not this plugin, for the tests of the simulator."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+
+BODY = {
+    "model": "gpt-6-luna",
+    "instructions": "Be brief.",
+    "store": False,
+    "stream": True,
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+    "include": ["reasoning.encrypted_content"],
+}
+
+
+def post(simulator, headers, **changes):
+    body = {k: v for k, v in {**BODY, **changes}.items() if v is not None}
+    return httpx.post(f"{simulator.base_url}/codex/responses", json=body, headers=headers)
+
+
+def get(simulator, headers, path):
+    return httpx.get(f"{simulator.base_url}/wham/{path}", headers=headers)
+
+
+def events_of(answer):
+    frames = answer.text.strip().split("\n\n")
+    return [json.loads(frame.split("data: ")[1]) for frame in frames]
+
+
+def said(text, phase=None):
+    message = {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return message if phase is None else {**message, "phase": phase}
