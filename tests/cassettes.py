@@ -245,7 +245,7 @@ def come_back(request: Any) -> str:
 
 
 def _official(ask: Any) -> Any:
-    """Sign in by the official route, then a turn with a tool after the token has expired."""
+    """Sign in by the official route, then a turn with a tool whose first prompt gets a 401."""
     started: list[Any] = []
     numbers = itertools.count()
 
@@ -255,7 +255,6 @@ def _official(ask: Any) -> Any:
     # The recorded ID token repeats the nonce.
     with mock.patch("secrets.token_urlsafe", lambda size: f"fixed{next(numbers)}".ljust(size, "x")):
         tokens = plugin.login_officially(show=started.append, read_lines=paste)
-    plugin.store_tokens(tokens._replace(expires_at=time.time() - 60))
     return tokens, *_tool_turn(ask)
 
 
@@ -265,8 +264,9 @@ def _prepare_tool_turn(simulator: Simulator) -> None:
 
 
 def _prepare_official(simulator: Simulator) -> None:
-    # Else the refresh would come too early.
+    # Otherwise the refresh after the 401 would come too early.
     simulator.official.earliest_refresh_form = "absent"
+    simulator.script("official_responses", Answer(401, {"detail": {"error_code": "invalid_token"}}))
     _prepare_tool_turn(simulator)
 
 
@@ -327,7 +327,7 @@ def record_from_simulator() -> None:
             os.environ["LLM_USER_PATH"] = folder
             path = FOLDER / f"{name}.yaml"
             path.unlink(missing_ok=True)
-            tokens = new_login(simulator)
+            tokens = new_login(simulator, issuer=config.DEFAULT_ISSUER)
             if name not in SIGN_INS:
                 plugin.store_tokens(tokens)
             scenario.prepare(simulator)
