@@ -11,10 +11,9 @@ two hooks. Everything else is in the package `llm_chatgpt`, one subject to a fil
 A prompt runs from `execute` below through login/current.py, backend/exchange.py and http.py
 to backend/translate.py. docs/development.md says which file to open for which change.
 
-Other programs import the Python API (docs/reference.md) from here; the files behind it may
-change. Names that are imported and not used below belong to it.
+Other programs import the Python API (docs/reference.md) from here. llm loads this file for every
+command, so what only prompts or other programs need is imported when it is used.
 """
-# ruff: noqa: F401
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 import llm
@@ -30,35 +29,24 @@ from llm.parts import StreamEvent
 from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from llm_chatgpt import commands, config, http
+from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
-from llm_chatgpt.backend.exchange import Exchange
-from llm_chatgpt.backend.tools import ImageGeneration
-from llm_chatgpt.errors import (
-    AccountTaken,
-    ChatGPTError,
-    DeviceLoginDisabled,
-    LoginDenied,
-    LoginExpired,
-    LoginFailed,
-    NotSignedIn,
-    RefreshFailed,
-    RequestRefused,
-    SlowDown,
-    StoreError,
-    StreamFailed,
-    UsageLimitReached,
-)
+from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
-from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
-from llm_chatgpt.login.current import get_tokens, get_tokens_async
-from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_device_code
-from llm_chatgpt.login.oauth import refresh_tokens
-from llm_chatgpt.login.official import OfficialLogin, login_officially
-from llm_chatgpt.login.store import load_tokens, store_tokens
-from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
 from llm_chatgpt.options import BaseOptions
 from llm_chatgpt.text import in_thread
+
+if TYPE_CHECKING:
+    from llm_chatgpt.api import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the Python API."""
+    from llm_chatgpt import api
+
+    if name not in api.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(api, name)
 
 
 class Options(BaseOptions):
@@ -185,6 +173,8 @@ class _ChatGPTModel:
     def supported_server_side_tools(self) -> tuple[type, ...]:
         from llm.default_plugins.openai_models import WebSearch
 
+        from llm_chatgpt.backend.tools import ImageGeneration
+
         return (WebSearch, ImageGeneration, llm.ServerSideTool)
 
     def get_key(self, explicit_key: str | None = None) -> str | None:
@@ -205,6 +195,10 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
+        from llm_chatgpt import http
+        from llm_chatgpt.backend.exchange import Exchange
+        from llm_chatgpt.login.current import get_tokens
+
         exchange = Exchange(self, prompt, response, conversation, key)
         while not exchange.complete:
             try:
@@ -236,6 +230,10 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
+        from llm_chatgpt import http
+        from llm_chatgpt.backend.exchange import Exchange
+        from llm_chatgpt.login.current import get_tokens_async
+
         exchange = Exchange(self, prompt, response, conversation, key)
         while not exchange.complete:
             try:

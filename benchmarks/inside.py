@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 import tracemalloc
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def best(action, repeats: int = 5) -> float:
@@ -28,23 +31,54 @@ def measure_import() -> dict:
     os.environ["LLM_LOAD_PLUGINS"] = ""
     import llm.cli  # noqa: F401
 
-    start = time.perf_counter()
+    start = time.process_time()
     import llm_chatgpt_oauth as plugin
 
-    middle = time.perf_counter()
+    middle = time.process_time()
     plugin.register_models(lambda model, async_model: None)
-    end = time.perf_counter()
+    end = time.process_time()
     return {"import_ms": (middle - start) * 1000, "register_ms": (end - middle) * 1000}
 
 
-def measure_tls() -> dict:
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"):
-        os.environ.pop(name, None)
-    import httpx
+def measure_tls(kind: str) -> dict:
+    """The CPU time of a process's first TLS connection, and of each after it."""
+    import ssl
 
-    from llm_chatgpt import http
+    import trustme
+    import truststore
 
-    return {"ours_ms": best(http.tls_context), "httpx_ms": best(httpx.create_ssl_context)}
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(server)
+    with authority.cert_pem.tempfile() as root:
+        os.environ["CODEX_CA_CERTIFICATE"] = root
+        from llm_chatgpt.certificates import tls_context
+
+        def truststore_context():
+            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(root)
+            return context
+
+        start = time.process_time()
+        context = tls_context() if kind == "ours" else truststore_context()
+        shake_hands(context, server)
+        first = (time.process_time() - start) * 1000
+        return {"first_ms": first, "next_ms": best(lambda: shake_hands(context, server))}
+
+
+def shake_hands(client_context, server_context) -> None:
+    import ssl
+
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client_context.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server_context.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while ends:
+        for end in list(ends):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                ends.remove(end)
 
 
 class Counter:
@@ -160,10 +194,13 @@ def measure_first_token(kib: str) -> dict:
 
 
 def exchange_for(prompt, model):
+    import llm
+
     import llm_chatgpt_oauth as plugin
     from llm_chatgpt.backend.exchange import Exchange
 
-    exchange = Exchange(model, prompt, None, None, None)
+    response = llm.Response(prompt, model, stream=True)
+    exchange = Exchange(model, prompt, response, None, None)
     tokens = plugin.load_tokens()
     return lambda: exchange.request(tokens)
 
@@ -172,7 +209,7 @@ def measure_image() -> dict:
     import llm
 
     size = 10_000_000
-    picture = b"\x89PNG\r\n\x1a\n" + os.urandom(size)
+    picture = PNG + os.urandom(size)
     model = llm.get_model("chatgpt-gpt-6-luna")
     attachment = llm.Attachment(type="image/png", content=picture)
     # Once before, so that imports do not count.
@@ -181,6 +218,18 @@ def measure_image() -> dict:
     model.prompt("What?", attachments=[attachment]).text()
     _, peak = tracemalloc.get_traced_memory()
     return {"ratio": peak / size}
+
+
+def measure_steps() -> dict:
+    """A request with 10 MB of images, and the next one of the same chain."""
+    import llm
+    from llm.models import Prompt
+
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    images = [llm.Attachment(type="image/png", content=PNG + os.urandom(10_000_000))]
+    prompt = Prompt("What?", model, attachments=images)
+    first = best(lambda: exchange_for(prompt, model)())
+    return {"first_ms": first, "next_ms": best(exchange_for(prompt, model))}
 
 
 def measure_history(items: str) -> dict:
@@ -216,6 +265,34 @@ def measure_at_once(count: str) -> dict:
         return (time.process_time() - start) * 1000
 
     return {"ms": min(asyncio.run(run()) for _ in range(3))}
+
+
+def measure_stall(model_id: str, count: str) -> dict:
+    """Many async prompts at once in a new process.
+
+    `stall_ms` is the longest time for which the loop computed without a turn for others. It is
+    CPU time, because on a busy machine the loop also waits for other processes.
+    """
+    import llm
+
+    longest = 0.0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.thread_time() - before)
+
+    async def run():
+        watcher = asyncio.create_task(watch())
+        model = llm.get_async_model(model_id)
+        start = time.perf_counter()
+        await asyncio.gather(*(model.prompt("hi").text() for _ in range(int(count))))
+        watcher.cancel()
+        return (time.perf_counter() - start) * 1000
+
+    return {"ms": asyncio.run(run()), "stall_ms": longest * 1000}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The backend for benchmarks: the simulator, with answers made beforehand.
 
 A model called deltas-N answers in N deltas of one HTTP chunk each, as the live service
-sends them. Prints its settings as a line of JSON, after storing a login.
+sends them; llm's own models get the same answers, as core-deltas-N. Prints its settings as a
+line of JSON, after storing a login.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Say, Simulator, Stream
 
 COUNTS = (1, 3, 100, 10_000, 200_000)
+# Three deltas, and a second before the stream ends.
+LATE = "deltas-late"
 
 
 def main() -> None:
     with Simulator() as simulator:
         os.environ.update(simulator.environment)
-        slugs = tuple(f"deltas-{count}" for count in COUNTS)
+        slugs = (*(f"deltas-{count}" for count in COUNTS), LATE)
         simulator.models += [{**simulator.models[4], "slug": slug} for slug in slugs]
         ready = {}
-        for count, slug in zip(COUNTS, slugs, strict=True):
+        for count, slug in zip((*COUNTS, 3), slugs, strict=True):
             answer = Say(TEXT * count, deltas=[TEXT] * count)
             pieces = list(simulator.frames([answer], {"model": slug, "input": []}))
             # Made into chunks here, and many chunks to a write, so that the server costs little.
             chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
             ready[slug] = [b"".join(chunks[i : i + 200]) for i in range(0, len(chunks), 200)]
+        ready[LATE].append(1.0)
 
         def respond(request):
             slug = request.body["model"]
@@ -46,7 +50,7 @@ def main() -> None:
             stream.chunked = True
             return stream
 
-        simulator.always["responses"] = respond
+        simulator.always["responses"] = simulator.always["official_responses"] = respond
         tokens = tokens_from_reply(simulator.sign_in(), now=time.time())
         assert tokens
         plugin.store_tokens(tokens)

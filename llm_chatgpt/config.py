@@ -65,6 +65,10 @@ IDLE_TIMEOUT_SECONDS = 300.0
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
+# A new connection carries this much before it waits for the first acknowledgement (RFC 6928).
+COMPRESS_ABOVE_BYTES = 14_000
+# Larger requests contain images, of which gzip saves little and takes long.
+GZIP_UP_TO_BYTES = 1_000_000
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
 
@@ -116,6 +120,11 @@ SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 def setting(name: str) -> str | None:
     """The environment variable LLM_CHATGPT_<name>, None when unset or empty."""
     return os.environ.get(f"LLM_CHATGPT_{name}") or None
+
+
+def is_off(name: str) -> bool:
+    """Whether the user has turned something off: LLM_CHATGPT_<name> is 0, no, off or false."""
+    return (setting(name) or "").lower() in ("0", "no", "off", "false")
 
 
 def originator() -> str:

@@ -1,4 +1,4 @@
-"""HTTP: the clients, TLS, one side request, the stream of a prompt, and why one failed.
+"""HTTP: the clients, one side request, the stream of a prompt, and why one failed.
 
 Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
 """
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -42,35 +43,11 @@ def fetch_errors() -> tuple[type[Exception], ...]:
 # Clients ---------------------------------------------------------------------------
 
 
-def tls_context() -> Any:
-    """The certificates to trust: the system's, and those that the environment adds.
-
-    Raises ChatGPTError for a file that cannot be read or holds no certificate.
-    """
-    import ssl
-
-    import truststore
-
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"):
-        path = os.environ.get(name)
-        if not path:
-            continue
-        place = "capath" if name == "SSL_CERT_DIR" else "cafile"
-        try:
-            context.load_verify_locations(**{place: path})
-        except OSError as error:
-            reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
-            raise ChatGPTError(
-                f"Could not read the certificates in {printable(path)}, which {name} names "
-                f"({reason}). Correct or unset it."
-            ) from error
-    return context
-
-
 def _new_client(kind: str, secure: bool) -> Any:
     """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
     import ssl
+
+    from llm_chatgpt.certificates import tls_context
 
     http = library()
     try:
@@ -93,9 +70,18 @@ def _new_client(kind: str, secure: bool) -> Any:
         ) from error
 
 
+class _LoopClients:
+    """An event loop's clients, by whether they are for https, and the generators that close
+    them with the loop."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.clients: dict[bool, Any] = {}
+        self.keepers: list[Any] = []
+
+
 _sync_clients: dict[tuple[int, str, bool], Any] = {}
-# event loop -> {secure: (client, the generator that closes it with the loop)}
-_async_clients: dict[Any, dict[bool, tuple[Any, Any]]] = {}
+_async_clients: dict[Any, _LoopClients] = {}
 
 
 def sync_client(url: str) -> Any:
@@ -113,14 +99,17 @@ async def async_client(url: str) -> Any:
     for old in [loop for loop in _async_clients if loop.is_closed()]:
         _async_clients.pop(old, None)
     loop = asyncio.get_running_loop()
-    clients = _async_clients.setdefault(loop, {})
-    if secure not in clients:
-        client = _new_client("AsyncClient", secure)
-        keeper = _keep_open(loop, client)
-        clients[secure] = (client, keeper)
-        # From its first step on, the loop closes the generator when it shuts down.
-        await anext(keeper)
-    return clients[secure][0]
+    of_loop = _async_clients.setdefault(loop, _LoopClients())
+    # One prompt makes the client; others that begin at the same time wait for it.
+    async with of_loop.lock:
+        if secure not in of_loop.clients:
+            # In a thread, because it may read the system's certificates.
+            client = await asyncio.to_thread(_new_client, "AsyncClient", secure)
+            of_loop.clients[secure] = client
+            of_loop.keepers.append(keeper := _keep_open(loop, client))
+            # From its first step on, the loop closes the generator when it shuts down.
+            await anext(keeper)
+        return of_loop.clients[secure]
 
 
 async def _keep_open(loop: Any, client: Any) -> AsyncIterator[None]:
@@ -385,6 +374,11 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 # async answer that is abandoned would end in a RuntimeError of contextlib's.
 
 
+# `drain` is the thread that reads the rest of this thread's last answer. Nobody waits for it but
+# the next request: a program that ends after its last prompt does not.
+_of_thread = threading.local()
+
+
 class SyncStream:
     """The answer to a prompt while it arrives: its status, its headers, and its body.
 
@@ -401,6 +395,9 @@ class SyncStream:
     def __enter__(self) -> SyncStream:
         url = self._request["url"]
         client = sync_client(url)
+        # The next request of a chain is to find the last one's connection free.
+        if drain := getattr(_of_thread, "drain", None):
+            drain.join(config.DRAIN_SECONDS)
         with _failures_of(url):
             self._response = client.send(client.build_request(**self._request), stream=True)
         self.status: int = self._response.status_code
@@ -409,11 +406,10 @@ class SyncStream:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        try:
-            if error is None and not self._response.is_closed:
-                self._drain()
-        finally:
-            self._response.close()
+        if error is None and not self._response.is_closed:
+            _of_thread.drain = self._drain()
+            return
+        self._response.close()
         if failure := _failure(error, self._request["url"]):
             raise failure from error
 
@@ -426,29 +422,32 @@ class SyncStream:
             return b"".join(self._chunks)
         return b""
 
-    def _drain(self) -> None:
-        """Read to the end, so that the connection can be used again; 0.1 s at most.
+    def _drain(self) -> threading.Thread:
+        """Read to the end in a thread, so that the connection can be used again.
 
-        In a thread, because a blocking read cannot be given a new time limit. If the end
-        does not come, the connection is shut, which also ends the thread.
+        If the end does not come in time, the connection is shut, because a blocking read
+        cannot be given a new time limit.
         """
 
-        def read_on() -> None:
-            with contextlib.suppress(Exception):
-                self.read()
-
-        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
-        reader.start()
-        reader.join(config.DRAIN_SECONDS)
-        if reader.is_alive():
+        def shut() -> None:
             stream = self._response.extensions.get("network_stream")
             raw = stream and stream.get_extra_info("socket")
             if raw is not None:
-                import socket
-
                 with contextlib.suppress(OSError):
                     raw.shutdown(socket.SHUT_RDWR)
-            reader.join(config.DRAIN_SECONDS)
+
+        def read_on() -> None:
+            limit = threading.Timer(config.DRAIN_SECONDS, shut)
+            limit.daemon = True
+            limit.start()
+            with contextlib.suppress(Exception):
+                self.read()
+            limit.cancel()
+            self._response.close()
+
+        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
+        reader.start()
+        return reader
 
 
 class AsyncStream:

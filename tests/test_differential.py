@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 
-import llm
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -118,8 +117,8 @@ def found_by_package(response):
     }
 
 
-def found_by_plugin(response):
-    parts = [part for message in response.messages() for part in message.parts]
+def found_by_plugin(answered):
+    response, parts = answered.response, answered.parts
     # What is only for readers is not compared: blank lines, and repeated commentary.
     ours = [(p, (p.provider_metadata or {}).get("chatgpt", {})) for p in parts]
     ours = [(part, metadata) for part, metadata in ours if metadata != {"replay": False}]
@@ -129,7 +128,7 @@ def found_by_plugin(response):
             messages += [part.text] if isinstance(part, (TextPart, ReasoningPart)) else []
         elif isinstance(part, ReasoningPart):
             reasoning.append(part.text.removesuffix("\n\n"))
-    calls = [(c.tool_call_id, c.name, c.arguments) for c in response.tool_calls()]
+    calls = [(c.tool_call_id, c.name, c.arguments) for c in response.tool_calls_or_raise()]
     recorded = [
         (part.tool_call_id, part.name, part.arguments)
         for part in parts
@@ -140,7 +139,7 @@ def found_by_plugin(response):
         "messages": sorted(messages),
         "reasoning": sorted(filter(None, reasoning)),
         "calls": sorted(calls, key=str),
-        "output": response.response_json["output"],
+        "output": answered.json["output"],
         "usage": (response.input_tokens, response.output_tokens),
     }
 
@@ -153,19 +152,18 @@ def plain(value):
 
 
 @pytest.mark.parametrize("final_output", ["none", "all"])
-def test_both_read_the_same(simulator, signed_in, final_output):
-    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=50)
+def test_both_read_the_same(simulator, signed_in, ask, final_output):
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=30)
     @given(st.data())
     def check(data):
         for_package, for_plugin = data.draw(streams(simulator, final_output))
         expected = found_by_package(read_by_package(simulator, for_package))
         simulator.script("responses", Stream(for_plugin))
-        conversation = llm.get_model("chatgpt-gpt-6-luna").conversation()
-        response = conversation.prompt("hi")
-        response.text()
-        assert found_by_plugin(response) == expected
+        conversation = ask.model().conversation()
+        answered = ask.finish(lambda: conversation.prompt("hi"))
+        assert found_by_plugin(answered) == expected
         # And what the next request sends back.
-        conversation.prompt("on").text()
+        ask.finish(lambda: conversation.prompt("on"))
         sent = [item for item in simulator.prompts[-1]["input"] if item.get("role") == "assistant"]
         texts = ["".join(part["text"] for part in item["content"]) for item in sent]
         assert sorted(texts) == expected["messages"]

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from llm.cli import cli
 
 import llm_chatgpt_oauth as plugin
+from llm_chatgpt import api
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,8 +23,10 @@ SOURCE = "".join(
     for path in [ROOT / "llm_chatgpt_oauth.py", *sorted((ROOT / "llm_chatgpt").rglob("*.py"))]
 )
 GROUP = cli.commands["chatgpt"]
+CONTEXT = click.Context(GROUP)
+COMMANDS = {name: GROUP.get_command(CONTEXT, name) for name in GROUP.list_commands(CONTEXT)}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-each_command = pytest.mark.parametrize("name", GROUP.commands)
+each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
 def section(heading: str) -> str:
@@ -61,18 +64,16 @@ def anchors(document: pathlib.Path) -> set[str]:
 
 @each_command
 def test_every_command_and_its_options_are_documented(name):
-    options = [p for p in GROUP.commands[name].params if isinstance(p, click.Option)]
+    options = [p for p in COMMANDS[name].params if isinstance(p, click.Option)]
     text = section(f"`llm chatgpt {name}`")
     assert first_cells(text) == {name for option in options for name in option.opts}
-    for parameter in GROUP.commands[name].params:
+    for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Argument):
             assert parameter.name.upper() in text
 
 
 def test_no_command_is_documented_that_is_not_there():
-    assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(
-        GROUP.commands
-    )
+    assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(COMMANDS)
 
 
 @each_command
@@ -80,7 +81,7 @@ def test_every_command_has_help_with_an_example(name):
     shown = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
     # After the usage line, which has no such indentation.
     assert f"\n      llm chatgpt {name}" in shown.split("Options:")[0]
-    assert all(p.help for p in GROUP.commands[name].params if isinstance(p, click.Option))
+    assert all(p.help for p in COMMANDS[name].params if isinstance(p, click.Option))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_every_model_option_is_documented_and_described(model_id, title):
 
 
 def test_every_setting_is_documented():
-    read = set(re.findall(r'(?:setting|service_url)\(\s*"([A-Z_]+)"', SOURCE))
+    read = set(re.findall(r'(?:setting|is_off|service_url)\(\s*"([A-Z_]+)"', SOURCE))
     assert {"ACCOUNT", "BASE_URL", "TIMEOUT"} <= read
     names = {f"LLM_CHATGPT_{name}" for name in read}
     names |= set(re.findall(r"\bLLM_CHATGPT_[A-Z]\w*", SOURCE))
@@ -122,7 +123,7 @@ def test_every_public_function_is_documented():
 def test_every_error_is_documented():
     assert first_cells(section("Errors")) == {
         name
-        for name, value in vars(plugin).items()
+        for name, value in vars(api).items()
         if isinstance(value, type) and issubclass(value, plugin.ChatGPTError) and name != "SlowDown"
     }
 

@@ -14,6 +14,7 @@ import weakref
 import pytest
 
 from llm_chatgpt import config, http
+from llm_chatgpt.certificates import tls_context
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from simulator import Answer, Stream
 
@@ -123,7 +124,7 @@ def test_certificates_of_the_environment_are_added(name, monkeypatch, tmp_path):
     file = tmp_path / "root.pem"
     authority.cert_pem.write_to_path(str(file))
     monkeypatch.setenv(name, str(tmp_path if name == "SSL_CERT_DIR" else file))
-    assert isinstance(http.tls_context(), ssl.SSLContext)
+    assert isinstance(tls_context(), ssl.SSLContext)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_certificates_that_cannot_be_read(content, reason, monkeypatch, tmp_path
         file.write_bytes(content)
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(file))
     with pytest.raises(ChatGPTError, match=f"CODEX_CA_CERTIFICATE names .*{reason}"):
-        http.tls_context()
+        tls_context()
 
 
 def test_an_endless_answer_is_given_up(simulator, signed_in, run_llm):

@@ -6,11 +6,14 @@ import asyncio
 import dataclasses
 import re
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 
 import llm
 import pytest
+import trustme
 
 import llm_chatgpt_oauth as plugin
 from conftest import sign_in, start_llm
@@ -98,9 +101,8 @@ def hashed_folder(certificate, folder):
     if shutil.which("openssl") is None:
         return None
     folder.mkdir()
-    command = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate)]
-    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    shutil.copy(certificate, folder / f"{name}.0")
+    shutil.copy(certificate, folder)
+    subprocess.run(["openssl", "rehash", str(folder)], check=True)
     return folder
 
 
@@ -115,6 +117,85 @@ def test_each_way_to_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
     simulator.approve_after_polls = 0
     code, _, stderr = run("chatgpt", "login")
     assert code == 0, stderr
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the system checks certificates")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Each time that certificates are read: the thread, and the file if it was one."""
+    found = []
+
+    def recorded(read):
+        def record_and_read(*arguments, **more):
+            found.append((threading.current_thread(), more.get("cafile")))
+            return read(*arguments, **more)
+
+        return record_and_read
+
+    for name in ("load_verify_locations", "set_default_verify_paths"):
+        monkeypatch.setattr(ssl.SSLContext, name, recorded(getattr(ssl.SSLContext, name)))
+    return found
+
+
+@on_linux
+def test_certificates_are_read_once(simulator, proxy, monkeypatch, reads):
+    sign_in(simulator)
+    monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
+
+    async def ask(prompts):
+        model = llm.get_async_model("chatgpt-gpt-6-luna")
+        await asyncio.gather(*(model.prompt("hello").text() for _ in range(prompts)))
+
+    asyncio.run(ask(5))
+    at_first = len(reads)
+    assert str(proxy.certificate) in [file for _, file in reads]
+    # The event loop runs here.
+    assert threading.main_thread() not in [thread for thread, _ in reads]
+    asyncio.run(ask(2))
+    llm.get_model("chatgpt-gpt-6-luna").prompt("hello").text()
+    assert proxy.targets.count(BACKEND) >= 8
+    assert len(reads) == at_first
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("in_folder", "in_bundle", "bundle_is_read"),
+    [
+        (["root"], None, False),
+        ([], ["root"], True),
+        (None, ["root"], True),
+        # A certificate that was appended to the bundle by hand.
+        (["other"], ["other", "root"], True),
+        # One that was put into the folder by hand.
+        (["other"], ["root", "more"], True),
+        (["other", "root"], ["other", "root"], False),
+    ],
+)
+def test_the_systems_certificates(
+    simulator, proxy, monkeypatch, tmp_path, reads, in_folder, in_bundle, bundle_is_read
+):
+    roots = {"root": proxy.certificate.read_bytes()}
+    roots |= {name: trustme.CA().cert_pem.bytes() for name in ("other", "more")}
+    folder, bundle = tmp_path / "certs", tmp_path / "bundle.pem"
+    if in_folder is not None:
+        folder.mkdir()
+        for name in in_folder:
+            (folder / f"{name}.pem").write_bytes(roots[name])
+        if shutil.which("openssl") is None:
+            pytest.skip("no openssl on this machine to name a certificate's file")
+        subprocess.run(["openssl", "rehash", str(folder)], check=True)
+    if in_bundle is not None:
+        bundle.write_bytes(b"".join(roots[name] for name in in_bundle))
+    paths = ssl.get_default_verify_paths()
+    paths = paths._replace(openssl_cafile=str(bundle), openssl_capath=str(folder))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr("llm_chatgpt.certificates._BUNDLES", ())
+    # No other test has asked for these certificates.
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "empty"))
+    plugin.request_device_code()
+    assert (str(bundle) in [file for _, file in reads]) == bundle_is_read
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"])

@@ -428,7 +428,8 @@ def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm
     simulator.script("responses", Stream(frames()))
     assert ask("hi").text == "Looking."
     (record,) = caplog.records
-    assert record.message.startswith("The model could not go on. Not signed in to ChatGPT")
+    assert record.message.startswith("The model could not go on. ")
+    assert "Run 'llm chatgpt login'" in record.message
 
 
 def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(

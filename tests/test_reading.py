@@ -408,12 +408,13 @@ def test_a_long_commentary_takes_linear_time(simulator, signed_in):
             simulator, Say("x" * 40 * count, deltas=["x" * 40] * count, phase="commentary")
         )
         translator = EventTranslator()
-        start = time.perf_counter()
+        # Of this process alone, so that a busy machine does not matter.
+        start = time.process_time()
         for frame in frames:
             translator.feed(frame)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    assert seconds(64_000) < 16 * seconds(8_000) + 0.2
+    assert seconds(64_000) < 16 * seconds(8_000) + 0.5
 
 
 # Not a stream at all ----------------------------------------------------------------------------

@@ -216,6 +216,7 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
             Answer(400, {"detail": "Unsupported parameter: reasoning.summary"}),
             {"param": "reasoning.summary", "code": None, "advice": ""},
         ),
+        (Answer(400, {"detail": "Unexpected header: session-id"}), {"param": "session-id"}),
         (
             Answer(413, None, {"x-request-id": "req-1"}),
             {

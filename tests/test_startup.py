@@ -10,6 +10,14 @@ import sys
 from typing import Any
 
 HEAVY = {"httpx", "httpx2", "filelock", "http.server", "webbrowser", "ssl", "truststore"}
+# What only prompts, `llm chatgpt` or other programs need.
+LATER = {
+    "llm_chatgpt.api",
+    "llm_chatgpt.http",
+    "llm_chatgpt.login.current",
+    "llm_chatgpt.backend.exchange",
+    "llm_chatgpt.commands.login",
+}
 
 
 def run(code: str, **settings: str) -> Any:
@@ -26,14 +34,27 @@ def run(code: str, **settings: str) -> Any:
 
 def test_the_plugin_imports_nothing_heavy():
     loaded = run(
-        "import json, sys, llm.cli; before = set(sys.modules)\n"
+        "import click, json, sys, llm.cli; before = set(sys.modules)\n"
         "import llm_chatgpt_oauth; llm_chatgpt_oauth.register_models(lambda *models: None)\n"
+        "llm_chatgpt_oauth.register_commands(click.Group())\n"
         "print(json.dumps(sorted(set(sys.modules) - before)))",
         # Otherwise llm imports the plugin itself, before the two are compared.
         LLM_LOAD_PLUGINS="",
     )
     assert "llm_chatgpt_oauth" in loaded
-    assert not HEAVY.intersection(loaded)
+    assert not (HEAVY | LATER).intersection(loaded)
+
+
+def test_the_python_api_is_there_when_it_is_used():
+    loaded = run(
+        "import json, sys\n"
+        "from llm_chatgpt_oauth import Tokens, UsageLimitReached, get_tokens, login\n"
+        "from llm_chatgpt.api import __all__ as names\n"
+        "import llm_chatgpt_oauth; [getattr(llm_chatgpt_oauth, name) for name in names]\n"
+        "print(json.dumps(hasattr(llm_chatgpt_oauth, 'nothing')))",
+        LLM_LOAD_PLUGINS="",
+    )
+    assert loaded is False
 
 
 def test_registration_reads_one_file_and_sends_nothing(signed_in):

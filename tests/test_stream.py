@@ -512,6 +512,27 @@ def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):
     model = llm.get_model("chatgpt-gpt-6-luna")
     for number in range(5):
         assert model.prompt(f"p{number}").text()
+    # The model list may be fetched beside the first prompt, over a connection of its own.
+    assert len({request.connection for request in simulator.seen("/codex/responses")}) <= 2
+
+
+def test_nobody_waits_for_the_end_of_a_stream_but_the_next_prompt(
+    simulator, signed_in, monkeypatch
+):
+    monkeypatch.setattr("llm_chatgpt.config.DRAIN_SECONDS", 10)
+    go_on = threading.Event()
+
+    def pieces():
+        yield from frames_of(simulator, Say("done"))
+        go_on.wait(10)
+
+    simulator.script("responses", Stream(pieces()))
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    start = time.monotonic()
+    assert model.prompt("hi").text() == "done"
+    assert time.monotonic() - start < 5
+    threading.Timer(0.1, go_on.set).start()
+    assert model.prompt("again").text()
     assert len({request.connection for request in simulator.seen("/codex/responses")}) == 1
 
 

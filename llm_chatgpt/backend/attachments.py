@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import llm
@@ -25,16 +25,26 @@ class CannotSend(Exception):
     """Why an attachment cannot be sent, and what the user can do about it (its `args`)."""
 
 
+class Encoded(NamedTuple):
+    """The content of an attachment, its SHA-256, and the content in base64."""
+
+    content: bytes
+    digest: str
+    data: bytes
+
+
 class Attachments:
     """The images and files of one request.
 
-    Their parts have stand-ins in place of the data, which `encode` puts in.
+    Their parts have stand-ins in place of the data, which `encode` puts in. `encoded` is what
+    earlier requests of the same turn have encoded.
     """
 
     def __init__(self, *, image_detail: str | None, takes_images: bool):
         self.has_files = False
         self._image_detail = image_detail
         self._takes_images = takes_images
+        self.encoded: list[Encoded] = []
         # SHA-256 of the data -> the data in base64.
         self._data: dict[bytes, bytes] = {}
 
@@ -80,9 +90,12 @@ class Attachments:
     def _data_url(self, kind: str, content: bytes | None) -> str:
         if not content:
             raise CannotSend("is empty" if content == b"" else "cannot be read", "Check it")
-        digest = hashlib.sha256(content).hexdigest()
-        self._data[digest.encode()] = base64.b64encode(content)
-        return f"data:{kind};base64,sha256:{digest}"
+        known = next((known for known in self.encoded if known.content == content), None)
+        if known is None:
+            digest = hashlib.sha256(content).hexdigest()
+            self.encoded.append(known := Encoded(content, digest, base64.b64encode(content)))
+        self._data[known.digest.encode()] = known.data
+        return f"data:{kind};base64,sha256:{known.digest}"
 
     def encode(self, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, with the attachments in their places.

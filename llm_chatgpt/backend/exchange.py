@@ -28,6 +28,7 @@ from llm_chatgpt.backend.catalogue import (
     model_to_use,
     remembered_models,
 )
+from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.request import (
@@ -93,6 +94,7 @@ class Exchange:
         # The server's 401, which a refresh may mend.
         self._rejection: ChatGPTError | None = None
         self._sent_files = False
+        self._compressed = False
         self._notes: list[str] = []
 
     # One attempt
@@ -136,6 +138,7 @@ class Exchange:
             image_detail=options.image_detail,
             takes_images=info.takes_images,
         )
+        builder.attachments.encoded = self._turn.encoded
         builder.build(prompt.messages, prompt.system, self._answer.messages)
         limit = output_limit(dict(options))
         ignored = options.ignored
@@ -173,11 +176,17 @@ class Exchange:
             save_image=functools.partial(save_image, prompt),
             tool_names=tool_names,
         )
+        headers = self._request_headers(session)
+        content = builder.attachments.encode(body)
+        if resend.COMPRESSION not in without:
+            content, compressed = compress(content)
+            headers |= compressed
+        self._compressed = "Content-Encoding" in headers
         return {
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
-            "content": builder.attachments.encode(body),
-            "headers": self._request_headers(session),
+            "content": content,
+            "headers": headers,
             "timeout": http.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
@@ -203,7 +212,11 @@ class Exchange:
 
     @property
     def _scopes(self) -> dict[str, str]:
-        return {"model": self._info.slug, "account": self._tokens.account_key, "service": ""}
+        return {
+            "model": self._info.slug,
+            "account": self._tokens.account_key,
+            "service": self._tokens.route.responses_path,
+        }
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins, and say what the user should know of the
@@ -223,13 +236,17 @@ class Exchange:
         """The error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         whole = http.Reply(status, headers, content, host)
-        return refusals.explain_refusal(
+        error = refusals.explain_refusal(
             whole,
             slug=self._info.slug,
             models=self._models,
             files=self._sent_files,
             **self._login_facts(),
         )
+        if self._compressed and resend.gives_no_reason(error):
+            # How the service refuses compressed requests, if it does, is not known.
+            error.param = resend.COMPRESSION
+        return error
 
     def end_round(self) -> Iterator[StreamEvent]:
         """The stream's last events. Keeps what the round has brought. There is another request if

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from llm_chatgpt.backend.attachments import Encoded
 from llm_chatgpt.backend.resend import OPTIONAL_PARTS, OptionalPart
 
 TURNS_KEPT = 256
@@ -17,13 +18,15 @@ class Turn:
     """What the requests of one turn share.
 
     `state` is the server's turn state, which goes back to the account with that `account_key`.
-    `without` is what the server has refused in this turn, as in `resend.Attempt`.
+    `without` is what the server has refused in this turn, as in `resend.Attempt`. `encoded` are
+    the attachments that it has sent.
     """
 
     def __init__(self) -> None:
         self.state: str | None = None
         self.account_key = ""
         self.without: frozenset[str] = frozenset()
+        self.encoded: list[Encoded] = []
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
@@ -56,11 +59,16 @@ class Memory:
 
     def calls_made(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
         """Remember the turn for the request that brings the results of these tool calls."""
-        for call_id in filter(None, call_ids):
+        waiting = list(filter(None, call_ids))
+        for call_id in waiting:
             self._turns.pop(call_id, None)
             self._turns[call_id] = turn
         for oldest in list(self._turns)[:-TURNS_KEPT]:
             self._turns.pop(oldest, None)
+        # Attachments are large: only the turn that goes on keeps them.
+        for other in {turn, *self._turns.values()}:
+            if other is not turn or not waiting:
+                other.encoded = []
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """The parts that the service has refused in these scopes, which are a name and a value

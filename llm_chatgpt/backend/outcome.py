@@ -21,8 +21,6 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 # Left out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
 _SOURCES_SHOWN = 10
-# What switches a note off.
-_OFF = ("0", "no", "off", "false")
 
 
 def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
@@ -86,7 +84,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         known = known_models().get(model)
         name = known.model_id if known else model
         lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
-    if config.setting("USAGE_NOTE") not in _OFF:
+    if not config.is_off("USAGE_NOTE"):
         lines += [
             (
                 f"{window.name} limit",
@@ -97,7 +95,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT
         ]
     on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
-    if on_terminal and config.setting("SOURCES") not in _OFF:
+    if on_terminal and not config.is_off("SOURCES"):
         lines += [(line, line) for line in _source_list(answer.sources)]
     return lines
 

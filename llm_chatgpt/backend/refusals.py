@@ -296,7 +296,10 @@ def _words(reply: http.Reply, said: str) -> dict[str, str]:
 
 def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
     """The part of the request that the service refuses: `param`, or as its words name it."""
-    named = re.match(r"Unsupported parameter: '?([\w.-]+)|(Instructions) are required", said)
+    named = re.match(
+        r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required",
+        said,
+    )
     words = (named[1] or named[2].lower()) if named else None
     param = as_text(error.get("param")) or words
     return printable(param, 100) if param else None

@@ -56,6 +56,7 @@ SYSTEM_MESSAGE = "system message"
 # The first region that the login names; there may be a second one.
 FIRST_RESIDENCY = "first residency"
 SESSION_HEADER = "session-id"
+COMPRESSION = "compression"
 OPTIONAL_PARTS = (
     OptionalPart(REASONING, lambda error, tokens: error.code == "invalid_encrypted_content"),
     OptionalPart(SUMMARY, _names(SUMMARY), "model"),
@@ -64,6 +65,7 @@ OPTIONAL_PARTS = (
     OptionalPart(SYSTEM_MESSAGE, _names("instructions"), "model"),
     OptionalPart(FIRST_RESIDENCY, _has_other_region, "account"),
     OptionalPart(SESSION_HEADER, _names(SESSION_HEADER), "account"),
+    OptionalPart(COMPRESSION, lambda error, tokens: error.param == COMPRESSION, "service"),
 )
 
 
@@ -82,6 +84,11 @@ class Attempt(NamedTuple):
     unauthorized: int = 0
     refused_at: float = 0.0
     without: frozenset[str] = frozenset()
+
+
+def gives_no_reason(error: ChatGPTError) -> bool:
+    """Whether a request was refused as a whole, for all that the service says."""
+    return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:

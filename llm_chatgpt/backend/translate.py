@@ -18,7 +18,7 @@ from llm_chatgpt.backend.answer import Answer, Item
 from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
 from llm_chatgpt.backend.pictures import decode_picture
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
-from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, without_halves
+from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth
 
 # A family of events that bring text: the kind of item it belongs to, and the list in the
 # finished item that holds the same text once more.
@@ -251,7 +251,7 @@ class EventTranslator:
         item = self._item(event, "function_call")
         delta = as_text(event.get("delta"))
         if item.name and delta and item.finished is None:
-            self.answer.emit("tool_call_args", without_halves(delta), item)
+            self.answer.emit("tool_call_args", delta, item)
 
     def _call_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         self._name_call(item, fields)

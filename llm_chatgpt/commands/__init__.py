@@ -1,6 +1,36 @@
 """llm chatgpt ...: the only code that prints to stdout."""
 
-from llm_chatgpt.commands import accounts, doctor, image, login, models, usage
-from llm_chatgpt.commands.group import chatgpt
+from __future__ import annotations
 
-__all__ = ["accounts", "chatgpt", "doctor", "image", "login", "models", "usage"]
+import importlib
+import io
+import sys
+
+import click
+
+MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
+
+
+class _Group(click.Group):
+    """Imports its commands when one is asked for, so that other llm commands start fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        _import_commands()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        _import_commands()
+        return super().get_command(ctx, cmd_name)
+
+
+def _import_commands() -> None:
+    for module in MODULES:
+        importlib.import_module(f"{__name__}.{module}")
+
+
+@click.group(cls=_Group)
+def chatgpt() -> None:
+    """Use OpenAI's models with your ChatGPT subscription"""
+    # Characters that an old code page lacks become a ?, instead of an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

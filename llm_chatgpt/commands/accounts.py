@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.commands import group
-from llm_chatgpt.commands.group import chatgpt, who_is
+from llm_chatgpt.commands import chatgpt, group
+from llm_chatgpt.commands.group import who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
@@ -68,7 +68,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         if problem:
             click.echo(problem)
-    if problem:
+    if ended:
         sys.exit(1)
 
 

@@ -15,7 +15,7 @@ import click
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, present_tokens
 from llm_chatgpt.login.routes import CODEX
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @group.json_option
 def doctor(account: str | None, json_: bool) -> None:
@@ -123,10 +123,11 @@ def _proxies() -> Finding:
 
 
 def _certificates() -> Finding:
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
-    added = [f"{name}={short_path(os.environ[name])}" for name in names if os.environ.get(name)]
+    from llm_chatgpt.certificates import SETTINGS, tls_context
+
+    added = [f"{name}={short_path(os.environ[name])}" for name in SETTINGS if os.environ.get(name)]
     try:
-        http.tls_context()
+        tls_context()
     except ChatGPTError as error:
         return Finding("certificates", "broken", ", ".join(added), error.message)
     return Finding("certificates", "ok", ", ".join(["the system's", *added]))

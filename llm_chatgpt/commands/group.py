@@ -1,9 +1,8 @@
-"""The `llm chatgpt` group, and the options and words that its commands share."""
+"""The options and words that the commands share."""
 
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import json
 import sys
@@ -26,14 +25,6 @@ from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable
-
-
-@click.group()
-def chatgpt() -> None:
-    """Use OpenAI's models with your ChatGPT subscription"""
-    # Characters that an old code page lacks become a ?, instead of an error.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
 
 
 def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

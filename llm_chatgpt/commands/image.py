@@ -9,12 +9,12 @@ from typing import BinaryIO
 import click
 
 from llm_chatgpt.backend import pictures
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.login.tokens import Tokens
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @click.argument("prompt", required=False)
 @click.option(
     "attachments",

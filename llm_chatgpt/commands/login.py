@@ -16,7 +16,7 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import DEFAULT, model_to_use
 from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
 from llm_chatgpt.login.current import Credential
@@ -40,7 +40,7 @@ class _Login(NamedTuple):
     no_open: bool
 
 
-@group.chatgpt.command(name="login")
+@chatgpt.command(name="login")
 @group.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")

@@ -24,7 +24,7 @@ from llm_chatgpt.backend.usage import (
     resets_of_usage,
     spending_left,
 )
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.renewing import with_login
 from llm_chatgpt.login.store import read_store
@@ -33,7 +33,7 @@ from llm_chatgpt.text import from_now, notice, printable
 from llm_chatgpt.values import as_mapping
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @click.option("all_", "--all", is_flag=True, help="Show all accounts")
 @click.option(
@@ -174,7 +174,7 @@ _NOT_RESET = {
 }
 
 
-@group.chatgpt.command()
+@chatgpt.command()
 @group.account_option()
 @click.option("--yes", is_flag=True, help="Use the reset without asking")
 @group.json_option

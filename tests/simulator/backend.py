@@ -42,6 +42,8 @@ class Backend(Models):
         self.served_model: str | None = None
         # Parameters that this account may not send, such as max_output_tokens.
         self.refused_parameters: set[str] = set()
+        # The status that refuses compressed prompts, which the service may do (docs/protocol.md).
+        self.refuses_compressed: int | None = None
         # Added to the headers of every answer to a prompt.
         self.response_headers: dict[str, str] = {}
         self.frames_per_write = 1
@@ -72,6 +74,8 @@ class Backend(Models):
     def serve_responses(self, request: Request) -> Answer | Stream:
         account = self.signed_in(request)
         body = request.body
+        if self.refuses_compressed and "content-encoding" in request.headers:
+            raise refuse(self.refuses_compressed, "Unsupported content encoding")
         if not isinstance(body, dict):
             raise refuse(400, "Invalid JSON")
         self._check(body, account, request.headers)

@@ -139,7 +139,8 @@ class Plan(OfficialSignIn):
     def serve_official_responses(self, request: Request) -> Answer | Stream:
         owner = self.plan_login(request).owner
         body = request.body
-        if not request.is_json:
+        # Nothing says that it takes compressed requests.
+        if not request.is_json or "content-encoding" in request.headers:
             raise refuse(400, "Invalid JSON")
         check_fields(body)
         self.check_model(body, owner)

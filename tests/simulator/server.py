@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -257,8 +258,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _decompressed(raw: bytes, encoding: str) -> bytes:
+    """A request's body; empty if it is not what Content-Encoding says."""
     if encoding == "zstd":
         import zstandard
 
-        return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
-    return gzip.decompress(raw) if encoding == "gzip" else raw
+        with contextlib.suppress(zstandard.ZstdError):
+            return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
+    if encoding == "gzip":
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            return gzip.decompress(raw)
+    return b"" if encoding else raw

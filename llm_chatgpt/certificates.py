@@ -1,0 +1,82 @@
+"""TLS: which certificates are trusted. They are read once in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import ssl
+import sys
+from pathlib import Path
+
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import printable
+
+# The settings that name certificates to trust in addition to the system's.
+SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
+
+# Where Linux distributions and the BSDs keep all trusted certificates in one file.
+_BUNDLES = (
+    "/etc/ssl/cert.pem",  # Alpine, Arch, Fedora, the BSDs
+    "/etc/pki/tls/cert.pem",  # older Fedora, RHEL
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # newer Fedora
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+)
+# The names that `openssl rehash` gives to certificates in a folder.
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
+
+
+def tls_context() -> ssl.SSLContext:
+    """The context of every TLS connection: trusts the system's certificates, and those that
+    the environment names.
+
+    Raises ChatGPTError for a file that cannot be read or holds no certificate.
+    """
+    # Another thread may be using the parent's context at the moment of a fork.
+    return _build_context(os.getpid(), tuple(os.environ.get(name) for name in SETTINGS))
+
+
+@functools.cache
+def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLContext:
+    context: ssl.SSLContext
+    if sys.platform in ("darwin", "win32"):
+        import truststore
+
+        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        # Not truststore, which reads the system's file again for every connection.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _trust_system(context)
+    for name, path in zip(SETTINGS, paths, strict=True):
+        if not path:
+            continue
+        place = "capath" if name == "SSL_CERT_DIR" else "cafile"
+        try:
+            context.load_verify_locations(**{place: path})
+        except OSError as error:
+            reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ChatGPTError(
+                f"Could not read the certificates in {printable(path)}, which {name} names "
+                f"({reason}). Correct or unset it."
+            ) from error
+    return context
+
+
+def _trust_system(context: ssl.SSLContext) -> None:
+    """Trust the system's folder of certificates, and its file where the folder lacks some.
+
+    OpenSSL finds a certificate in the folder by its name when it needs it; reading the file
+    takes about 15 ms.
+    """
+    defaults = ssl.get_default_verify_paths()
+    in_folder = 0
+    with contextlib.suppress(OSError):
+        in_folder = sum(map(bool, map(_HASHED_NAME.fullmatch, os.listdir(defaults.openssl_capath))))
+        context.load_verify_locations(capath=defaults.openssl_capath)
+    for bundle in (defaults.openssl_cafile, *_BUNDLES):
+        with contextlib.suppress(OSError):
+            if Path(bundle).read_bytes().count(b"-----BEGIN ") > in_folder:
+                context.load_verify_locations(cafile=bundle)
+            return
