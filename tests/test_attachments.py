@@ -367,12 +367,83 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
         ({"url": "https://a.example/a%20b/c%2Fd%20e.pdf?f=/g.txt"}, "application/pdf", "d e.pdf"),
         ({"url": "https://a.example/c.pdf"}, None, "c.pdf"),
         ({"url": "https://a.example"}, "text/html", "attachment.html"),
+        # A suffix that says something else than the type.
+        ({"path": "/nowhere/report.docx"}, "application/pdf", "report.docx.pdf"),
+        ({"path": "/nowhere/report.PDF"}, "text/plain", "report.PDF.txt"),
+        ({"path": "/nowhere/photo.jpg"}, "text/plain", "photo.jpg.txt"),
+        ({"path": "/nowhere/page.json"}, "text/html", "page.json.html"),
+        ({"path": "/nowhere/page.htm"}, "text/html", "page.htm"),
+        ({"path": "/nowhere/notes.md"}, "text/plain", "notes.md"),
+        ({"path": "/nowhere/notes.txt"}, "text/markdown", "notes.txt.md"),
     ],
 )
 def test_a_file_always_has_a_name(where, kind, name):
     attachment = llm.Attachment(type=kind, content=b"x", **where)
     attachments = Attachments(image_detail=None, takes_images=False)
     assert attachments.part(attachment)["filename"] == name
+
+
+CHANGED = [
+    ("image/png", JPEG, "data:image/jpeg;"),
+    ("image/jpeg", PNG, "data:image/png;"),
+    ("image/png", GIF, "data:image/gif;"),
+    ("image/gif", WEBP, "data:image/webp;"),
+    ("image/png", PDF, "data:application/pdf;"),
+    ("application/pdf", PNG, "data:image/png;"),
+    ("image/png", b"text", None),
+    # Whatever bytes a text has.
+    ("text/plain", PNG, "data:text/plain;"),
+]
+
+
+@pytest.mark.parametrize(("kind", "data", "sent"), CHANGED)
+def test_a_file_that_has_another_type_since_it_was_sent(
+    simulator, signed_in, run_llm, tmp_path, kind, data, sent
+):
+    path = tmp_path / "file"
+    path.write_bytes(PDF if kind == "application/pdf" else PNG)
+    run_llm("-m", "chatgpt-gpt-6-luna", "What?", "--at", str(path), kind)
+    path.write_bytes(data)
+    assert run_llm("-c", "And?").exit_code == 0
+    part = last_body(simulator)["input"][0]["content"][1]
+    if sent:
+        assert part.get("image_url", part.get("file_data")).startswith(sent)
+    else:
+        words = "it is no PNG, JPEG, WebP or GIF image"
+        assert part["text"] == f"[attachment left out: {words}]"
+
+
+DATA_URLS = [
+    (f"data:image/png;base64,{base64.b64encode(PNG).decode()}", None, "image/png", PNG),
+    (f"DATA:;BASE64,{base64.b64encode(PNG).decode()}", "image/png", "image/png", PNG),
+    ("data:text/plain;charset=utf-8,Buy%20fish", None, "text/plain", b"Buy fish"),
+    ("data:,Buy fish", "text/markdown", "text/markdown", b"Buy fish"),
+]
+
+
+@pytest.mark.parametrize(("url", "kind", "sent", "data"), DATA_URLS)
+def test_an_address_that_is_its_content(simulator, signed_in, ask, url, kind, sent, data):
+    # llm itself cannot look into an address without a type.
+    ask(messages=[llm.user("Look", llm.Attachment(url=url, type=kind))])
+    part = last_body(simulator)["input"][0]["content"][1]
+    encoded = base64.b64encode(data).decode()
+    assert part.get("image_url", part.get("file_data")) == f"data:{sent};base64,{encoded}"
+    assert part.get("filename", "attachment").startswith("attachment")
+
+
+@pytest.mark.parametrize("url", ["data:image/png;base64,A", "data:image/png;base64,", "data:"])
+def test_an_address_whose_content_cannot_be_read(simulator, signed_in, ask, url):
+    with pytest.raises(llm.ModelError, match=r"^Could not send the attachment without a name: it"):
+        ask(messages=[llm.user("Look", llm.Attachment(url=url))])
+
+
+def test_a_data_address_is_logged_and_sent_again(simulator, signed_in, ask):
+    conversation = ask.model().conversation()
+    image = llm.Attachment(url=DATA_URLS[0][0], type="image/png")
+    ask.finish(lambda: conversation.prompt("Look", attachments=[image]))
+    ask.finish(lambda: conversation.prompt("And?"))
+    first, second = (request.raw for request in simulator.seen("/codex/responses"))
+    assert second.startswith(first.removesuffix(b"]}"))
 
 
 def test_an_address_without_a_type_or_suffix_is_an_image(simulator, signed_in, ask):

@@ -170,6 +170,7 @@ def test_another_size_is_told(simulator, signed_in, image, repeats):
         (LOSSLESS, ("webp", 320, 240)),
         (EXTENDED, ("webp", 320, 0x10000 + 240)),
         (png(32, 16)[:20], ("png", None, None)),
+        (JPEG[:20] + b"\xff" * 5 + JPEG[20:], ("jpeg", 512, 256)),
         (JPEG[:21], ("jpeg", None, None)),
         (LOSSY[:28], ("webp", None, None)),
         (b"GIF89a", None),

@@ -132,11 +132,11 @@ def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
     assert texts(body["input"][0]) == ["Speak French."]
 
 
-def test_a_second_system_prompt_stands_at_the_end(simulator, signed_in, ask):
+def test_a_second_system_prompt_stands_before_the_new_message(simulator, signed_in, ask):
     ask(messages=[llm.system("Be brief."), llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert [item["role"] for item in body["input"]] == ["developer", "user", "developer"]
-    assert [texts(item)[0] for item in body["input"]] == ["Be brief.", "hi", "Speak French."]
+    assert [item["role"] for item in body["input"]] == ["developer", "developer", "user"]
+    assert [texts(item)[0] for item in body["input"]] == ["Be brief.", "Speak French.", "hi"]
 
 
 def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
@@ -161,8 +161,8 @@ def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
     run_llm("-c", "two", "-s", "Speak French.")
     body = simulator.prompts[1]
     assert texts(body["input"][0]) == ["Be brief."]
-    assert texts(body["input"][-1]) == ["Speak French."]
-    assert body["input"][-1]["role"] == "developer"
+    assert [texts(item) for item in body["input"][-2:]] == [["Speak French."], ["two"]]
+    assert [item["role"] for item in body["input"][-2:]] == ["developer", "user"]
 
 
 # Conversations --------------------------------------------------------------------------

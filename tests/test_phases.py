@@ -503,4 +503,4 @@ def test_a_new_system_prompt_stays_in_its_place(simulator, signed_in, run_llm):
     simulator.answer(Say("Two."))
     assert run_llm("-c", "on", "-s", "Be long.").stdout == "One.\n\nTwo.\n"
     roles = [item.get("role") for item in simulator.prompts[-1]["input"]]
-    assert roles == ["developer", "user", None, "assistant", "user", "developer", "assistant"]
+    assert roles == ["developer", "user", None, "assistant", "developer", "user", "assistant"]

@@ -15,12 +15,13 @@ import llm
 from llm.parts import Message, Part, StreamEvent
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.history import REQUEST
 from llm_chatgpt.backend.passage import Passage
 
 # On a part that only readers need: it is left out when the conversation is sent again.
 NOT_REPLAYED = {"replay": False}
 # What the metadata of reasoning holds to send it back.
-REASONING = ("account", "encrypted_content", "summary")
+REASONING = ("account", "model", "encrypted_content", "summary")
 # Calls that may be repeated: this program carries them out itself, or they only look something up.
 _REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
@@ -74,6 +75,8 @@ class Answer:
     """
 
     def __init__(self, numbers: Iterator[int] | None = None) -> None:
+        # What the request had beside its messages (history.py); stored with the first part.
+        self.request: Mapping[str, Any] = {}
         # How many rounds were complete when the current one began.
         self.rounds = 0
         # How the last complete round ended ("completed" or "incomplete"), and its last event's
@@ -95,6 +98,7 @@ class Answer:
         self.events: list[StreamEvent] = []
         self._numbers = numbers or itertools.count()
         self._messages = 0
+        self._first: int | None = None
         # The message of the answer that was shown last.
         self._answering: Item | None = None
         # The piece of reasoning or commentary that was shown last, if nothing else was since.
@@ -152,6 +156,12 @@ class Answer:
         **more: Any,
     ) -> StreamEvent:
         """Give llm an event of this item's part."""
+        begins = self._first is None
+        if begins:
+            self._first = item.part_index
+        # llm keeps only the last metadata that a part is given.
+        if self.request and item.part_index == self._first and (begins or metadata):
+            metadata = {**(metadata or {}), REQUEST: self.request}
         event = StreamEvent(
             type=kind,
             chunk=chunk,

@@ -7,18 +7,26 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import llm
 
 from llm_chatgpt import config, http
+from llm_chatgpt.backend.pictures import read_format
 from llm_chatgpt.text import printable
 
 _STAND_IN = re.compile(
     rb'("(?:image_url|file_data)":"data:[a-z]+/[a-z.+-]+;base64,)sha256:([0-9a-f]{64})'
 )
+
+# The suffixes that say what is in a file, and their types.
+PICTURE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
+_SUFFIXES = {suffix: kind for kind, suffix in config.FILE_TYPES.items()} | PICTURE_SUFFIXES
+_SUFFIXES |= {".jpg": "image/jpeg", ".htm": "text/html"}
+_TEXT_TYPES = {kind for kind in config.FILE_TYPES if kind.startswith("text/")}
+_TEXT_TYPES |= {"application/json", "application/xml"}
 
 
 class CannotSend(Exception):
@@ -42,6 +50,8 @@ class Attachments:
 
     def __init__(self, *, image_detail: str | None, takes_images: bool):
         self.has_files = False
+        # The addresses of images that the service could not download.
+        self.unreachable: Container[str] = ()
         self._image_detail = image_detail
         self._takes_images = takes_images
         self.encoded: list[Encoded] = []
@@ -54,42 +64,42 @@ class Attachments:
         Raises CannotSend.
         """
         try:
+            if is_data_url(attachment):
+                attachment = _read_data_url(attachment)
             kind = _kind(attachment)
-            if kind in config.IMAGE_TYPES:
-                return self._image(attachment, kind)
-            if kind in config.FILE_TYPES:
-                return self._file(attachment, kind)
+            self._check_type(kind)
+            if kind in config.IMAGE_TYPES and self._can_be_downloaded(attachment.url or ""):
+                return self._image(str(attachment.url))
+            content = _content(attachment, kind)
         except FileNotFoundError as error:
             raise CannotSend("no longer exists", "Name another file") from error
         except http.fetch_errors() as error:
             raise CannotSend("cannot be read", "Check it") from error
-        named = printable(kind, 60) if kind else "of an unknown type"
-        raise CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF or PDF,")
-
-    def _image(self, attachment: llm.Attachment, kind: str) -> dict[str, Any]:
-        if not self._takes_images:
-            raise CannotSend("cannot be read by this model", "Use another model")
-        remote = (attachment.url or "").startswith("https://")
-        url = attachment.url if remote else self._data_url(kind, attachment.content_bytes())
-        detail = {"detail": self._image_detail} if self._image_detail else {}
-        return {"type": "input_image", "image_url": url, **detail}
-
-    def _file(self, attachment: llm.Attachment, kind: str) -> dict[str, Any]:
-        too_large = CannotSend(f"is larger than {config.MAX_FILE_MIB} MiB", "Shorten or split it,")
-        limit = config.MAX_FILE_MIB * 2**20
-        # What is too large for the service may be too large for the memory, too.
-        if attachment.path and not attachment.content and os.path.getsize(attachment.path) > limit:
-            raise too_large
-        content = attachment.content_bytes()
-        if len(content or b"") > limit:
-            raise too_large
+        kind = _actual_kind(kind, content)
+        self._check_type(kind)
         data = self._data_url(kind, content)
+        if kind in config.IMAGE_TYPES:
+            return self._image(data)
         self.has_files = True
         return {"type": "input_file", "filename": _filename(attachment, kind), "file_data": data}
 
-    def _data_url(self, kind: str, content: bytes | None) -> str:
-        if not content:
-            raise CannotSend("is empty" if content == b"" else "cannot be read", "Check it")
+    def _can_be_downloaded(self, url: str) -> bool:
+        """Whether the service itself can fetch an image, as far as is known."""
+        return url.startswith("https://") and url not in self.unreachable
+
+    def _check_type(self, kind: str) -> None:
+        if kind in config.IMAGE_TYPES:
+            if not self._takes_images:
+                raise CannotSend("cannot be read by this model", "Use another model")
+        elif kind not in config.FILE_TYPES:
+            named = printable(kind, 60) if kind else "of an unknown type"
+            raise CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF or PDF,")
+
+    def _image(self, url: str) -> dict[str, Any]:
+        detail = {"detail": self._image_detail} if self._image_detail else {}
+        return {"type": "input_image", "image_url": url, **detail}
+
+    def _data_url(self, kind: str, content: bytes) -> str:
         known = next((known for known in self.encoded if known.content == content), None)
         if known is None:
             digest = hashlib.sha256(content).hexdigest()
@@ -110,6 +120,20 @@ class Attachments:
         return b"".join(pieces)
 
 
+def is_data_url(attachment: llm.Attachment) -> bool:
+    """Whether the attachment's address is its content."""
+    return (attachment.url or "")[:5].lower() == "data:"
+
+
+def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
+    """The same attachment with its content and type. Raises ValueError."""
+    header, _, data = str(attachment.url)[5:].partition(",")
+    content = unquote_to_bytes(data)
+    if header.lower().endswith(";base64"):
+        content = base64.b64decode(content)
+    return llm.Attachment(type=attachment.type or header.partition(";")[0], content=content)
+
+
 def _kind(attachment: llm.Attachment) -> str:
     """The MIME type without parameters; empty if it is unknown.
 
@@ -124,9 +148,45 @@ def _kind(attachment: llm.Attachment) -> str:
     return next(files, "image/png")
 
 
+def _content(attachment: llm.Attachment, kind: str) -> bytes:
+    """Read a file or fetch an address. Raises CannotSend."""
+    limit = None if kind in config.IMAGE_TYPES else config.MAX_FILE_MIB * 2**20
+    too_large = CannotSend(f"is larger than {config.MAX_FILE_MIB} MiB", "Shorten or split it,")
+    # What is too large for the service may be too large for the memory, too.
+    path = None if attachment.content else attachment.path
+    if limit and path and os.path.getsize(path) > limit:
+        raise too_large
+    content: bytes | None = attachment.content_bytes()
+    if not content:
+        raise CannotSend("is empty" if content == b"" else "cannot be read", "Check it")
+    if limit and len(content) > limit:
+        raise too_large
+    return content
+
+
+def _actual_kind(kind: str, content: bytes) -> str:
+    """The type that the first bytes tell: a file may have changed since llm looked at it, and an
+    address may bring anything. Text can begin with any bytes. Raises CannotSend."""
+    if kind in _TEXT_TYPES:
+        return kind
+    picture = read_format(content)
+    if picture:
+        return f"image/{picture.kind}"
+    if content.startswith(b"GIF8"):
+        return "image/gif"
+    if content.startswith(b"%PDF-"):
+        return "application/pdf"
+    if kind in config.IMAGE_TYPES:
+        raise CannotSend("is no PNG, JPEG, WebP or GIF image", "Check it")
+    return kind
+
+
 def _filename(attachment: llm.Attachment, kind: str) -> str:
-    """The name that the service is told; it always has a suffix."""
+    """The name that the service is told. Its suffix says what the file is."""
     path = attachment.path or unquote(urlsplit(attachment.url or "").path)
     name = os.path.basename(path) or "attachment"
-    has_suffix = re.search(r"\.[a-z]\w{0,9}$", name, re.IGNORECASE)
-    return name if has_suffix else name + config.FILE_TYPES[kind]
+    suffix = re.search(r"\.[a-z]\w{0,9}$", name.lower())
+    named = _SUFFIXES.get(suffix[0], kind) if suffix else None
+    # Any text is plain text.
+    fits = named == kind or (kind == "text/plain" and named in _TEXT_TYPES)
+    return name if fits else name + config.FILE_TYPES[kind]

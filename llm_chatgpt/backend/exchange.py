@@ -96,6 +96,8 @@ class Exchange:
         self._sent_files = False
         self._compressed = False
         self._notes: list[str] = []
+        # The input that was sent last.
+        self._items: list[dict[str, Any]] = []
 
     # One attempt
 
@@ -134,9 +136,11 @@ class Exchange:
         listed = self._models is not None and info in self._models.models
         check_options(info, dict(options), listed=listed)
         builder = InputBuilder(
-            account_key="" if resend.REASONING in without else tokens.account_key,
+            account_key=tokens.account_key,
+            slug=info.slug,
             image_detail=options.image_detail,
             takes_images=info.takes_images,
+            without=without,
         )
         builder.attachments.encoded = self._turn.encoded
         builder.build(prompt.messages, prompt.system, self._answer.messages)
@@ -169,10 +173,13 @@ class Exchange:
         )
         tool_names = add_tools(body, self._model, chosen_tools(prompt, self._model))
         place_tools(body, builder.items, tokens.route)
-        body["input"] = builder.items
+        body["input"] = self._items = builder.items
+        answer = self._answer.copy()
+        answer.request = builder.request
         self.translator = EventTranslator(
-            self._answer.copy(),
+            answer,
             account_key=tokens.account_key,
+            slug=info.slug,
             save_image=functools.partial(save_image, prompt),
             tool_names=tool_names,
         )
@@ -225,7 +232,8 @@ class Exchange:
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
-        self._turn.without = self.attempt.without
+        # Other parts are stored with the answer.
+        self._turn.without = resend.parts_beside_input(self.attempt.without)
         memory.remember(self.attempt.without, self._scopes)
         # Not told by `request`, because it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._notes):
@@ -288,7 +296,7 @@ class Exchange:
         if not self.complete:
             answer.rounds += goes_on
             self._tried_again |= tries_again
-            self.attempt = resend.Attempt(without=self._turn.without)
+            self.attempt = resend.Attempt(without=self.attempt.without)
             self.translator = EventTranslator(answer)
 
     # After an error
@@ -299,7 +307,7 @@ class Exchange:
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
         last = self.attempt
-        again = resend.next_attempt(last, error, self._tokens, time.time())
+        again = resend.next_attempt(last, error, self._items, self._tokens, time.time())
         if again is None or self.translator.started:
             self._end_early(error)
             return

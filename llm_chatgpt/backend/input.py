@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,37 +13,77 @@ from typing import Any
 import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llm_chatgpt import config
-from llm_chatgpt.backend.attachments import Attachments, CannotSend
+from llm_chatgpt.backend import refusable
+from llm_chatgpt.backend.attachments import (
+    PICTURE_SUFFIXES,
+    Attachments,
+    CannotSend,
+    is_data_url,
+)
+from llm_chatgpt.backend.history import (
+    SYSTEM,
+    WITHOUT,
+    is_ours,
+    our_metadata,
+    read_history,
+    system_text,
+)
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
+
+# What a web search can do that the service takes back (docs/protocol.md).
+_SEARCH_ACTIONS = ("search", "open_page", "find_in_page")
 
 
 class InputBuilder:
     """Collects `instructions` and `items`; `build` fills them.
 
-    The same messages always give the same items, so that a longer conversation begins with
-    the bytes that the service has cached. Reasoning is sent back only to the account that it
-    came from, and ids never, because the service stores nothing (docs/protocol.md).
+    The same messages always give the same items, and a longer conversation begins with the
+    bytes of the shorter one: the service caches them, and reasoning may be bound to them. What
+    a request has beside its messages is in `request`, which its answer must store (history.py).
+
+    Reasoning is sent back only to the account and the model that it came from, and ids only if
+    the service insists on them, because it stores nothing (docs/protocol.md).
 
     Every call gets an output, every output a call, and every pair an id of its own: the service
     refuses one without the other, and a history may have either: an answer that was cut short,
     or another model's ids, which may be missing or begin anew in every turn.
     """
 
-    def __init__(self, *, account_key: str, image_detail: str | None, takes_images: bool):
+    def __init__(
+        self,
+        *,
+        account_key: str,
+        slug: str,
+        image_detail: str | None,
+        takes_images: bool,
+        without: frozenset[str] = frozenset(),
+    ):
+        """`without` names what the service has refused, as in `resend.Attempt`."""
         self.account_key = account_key
+        self.slug = slug
         self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
         # What the user should know about the attachments.
         self.notes: list[str] = []
+        # What this request has beside its messages (history.py).
+        self.request: dict[str, Any] = {}
+        if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
+            self.request[WITHOUT] = refused
+        self._takes_images = takes_images
+        self._without = without
+        # The system prompts that hold at this place of the conversation.
+        self._said = {""}
         # The role of the last item, if that is a message which still grows.
         self._role: str | None = None
         # Calls that wait for their output, oldest first: the original id and the one sent.
         self._waiting: list[tuple[object, str]] = []
         self._call_ids: set[str] = set()
+        # The id of the last call that drew a picture, and the pictures not shown to the model yet.
+        self._drawing: str | None = None
+        self._drawn: list[llm.Attachment] = []
 
     def build(
         self, messages: Iterable[Message], system: str, answer: Iterable[Message] = ()
@@ -52,28 +93,25 @@ class InputBuilder:
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
         messages = list(messages)
-        answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
-        said = []
-        for number, message in enumerate(messages):
-            if message.role == "system":
-                text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
-                said.append(text)
-                if self.items:
-                    # The service refuses the role system (docs/protocol.md).
-                    self._add_text("developer", text)
-                else:
-                    self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
-            else:
-                self._add(message, new=number > max(answers, default=-1))
-        # `llm -c -s` and messages= with system= leave the system prompt out of the messages.
-        if system not in said:
-            if self.instructions:
-                self._add_text("developer", system)
-            else:
-                self.instructions = system
+        history = read_history(messages)
+        reasoning_from = history.reasoning_from
+        if refusable.REASONING in self._without:
+            reasoning_from = len(messages)
+        self._without |= history.without
+        self.attachments.unreachable = self._without
+        for place in range(len(messages) + 1):
+            for text in history.systems.get(place, ()):
+                self._add_system(text, first=not self.instructions)
+            if place == history.own_place:
+                self._add_own_system(system, messages[place:])
+            if place < len(messages):
+                new, reasoning = place >= history.new_from, place >= reasoning_from
+                self._add_message(messages[place], new=new, reasoning=reasoning)
         self._add_missing_outputs()
+        if not self.items:
+            self._add_blank()
         for message in answer:
-            self._add(message, new=False)
+            self._add_message(message, new=False, reasoning=True)
 
     def begin_with_system_message(self) -> None:
         """Send the instructions as the first message."""
@@ -81,11 +119,44 @@ class InputBuilder:
             content = [{"type": "input_text", "text": self.instructions}]
             self.items.insert(0, {"type": "message", "role": "developer", "content": content})
 
-    def _add(self, message: Message, *, new: bool) -> None:
+    def _add_own_system(self, system: str, turn: list[Message]) -> None:
+        """The prompt's system prompt, which `llm -c -s` and messages= with system= leave out of
+        the messages; `turn` are those that answer to it."""
+        if system not in self._said and system not in map(system_text, turn):
+            self._add_system(system, first=not self.instructions)
+            self.request[SYSTEM] = system
+
+    def _add_system(self, text: str, *, first: bool) -> None:
+        """`first` is whether it can be part of the instructions."""
+        if first and not self.items:
+            self._said.add(text)
+            self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
+        else:
+            self._said = {text}
+            self._role = None
+            # The service refuses the role system (docs/protocol.md).
+            self._add_text("developer", text)
+
+    def _add_blank(self) -> None:
+        """A message without text: the service insists on one beside a system prompt."""
+        self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
+
+    def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
+        system = system_text(message)
+        if system is not None:
+            self._add_system(system, first=True)
+            return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
+        if not self.items and is_ours(message):
+            # It was the answer to a system prompt alone.
+            self._add_blank()
         self._role = None
+        if message.role == "user":
+            for picture in self._drawn:
+                self._add_content(role, self._attachment(picture, new=False))
+            self._drawn = []
         for part in message.parts:
-            ours = _our_metadata(part)
+            ours = our_metadata(part)
             if ours.get("replay") is False:
                 continue
             # A commentary is a message, which only llm takes for reasoning.
@@ -100,10 +171,11 @@ class InputBuilder:
             else:
                 self._role = None
                 if isinstance(part, ReasoningPart):
-                    self._add_reasoning(part)
+                    if reasoning:
+                        self._add_reasoning(ours)
                 elif isinstance(part, ToolCallPart):
                     self._add_tool_call(part)
-                elif isinstance(part, ToolResultPart) and not part.server_executed:
+                elif isinstance(part, ToolResultPart):
                     self._add_tool_result(part)
 
     def _add_text(self, role: str, text: str, phase: str | None = None) -> None:
@@ -129,32 +201,44 @@ class InputBuilder:
         self.items.append({"type": kind, **fields})
         self._role = None
 
-    def _add_reasoning(self, part: ReasoningPart) -> None:
-        ours = _our_metadata(part)
+    def _add_reasoning(self, ours: Mapping[str, Any]) -> None:
         encrypted = as_text(ours.get("encrypted_content"))
-        if encrypted and ours.get("account") == self.account_key:
+        # Versions before this one did not store the model.
+        ours_alone = (ours.get("account"), ours.get("model", self.slug))
+        if encrypted and ours_alone == (self.account_key, self.slug):
             summary = as_list(ours.get("summary"))
             self._add_item("reasoning", summary=summary, encrypted_content=encrypted)
 
     def _add_tool_call(self, part: ToolCallPart) -> None:
-        arguments = part.arguments
         if not part.server_executed:
-            # Arguments that are no JSON object are stored so by llm; they go back as they came.
-            raw = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
-            text = raw if isinstance(raw, str) else json.dumps(arguments)
-            self._add_call(part.tool_call_id, part.name, text)
+            self._add_call(part.tool_call_id, part.name, _arguments(part))
             return
-        kind = _our_metadata(part).get("type")
+        kind = our_metadata(part).get("type")
         if kind == "web_search_call":
-            action = {k: v for k, v in as_mapping(arguments).items() if k != "sources"}
-            self._add_item(kind, status="completed", action=action)
+            self._add_search(part)
         elif kind == "image_generation_call":
-            prompt = as_mapping(arguments).get("prompt")
+            prompt = as_mapping(part.arguments).get("prompt")
             text = f"[drew an image: {prompt}]" if prompt else "[drew an image]"
             self._add_text("assistant", text)
             self._role = None
+            self._drawing = part.tool_call_id
+
+    def _add_search(self, part: ToolCallPart) -> None:
+        action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
+        if refusable.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
+            return
+        identity = {}
+        if refusable.SEARCHES_WITHOUT_ID in self._without:
+            # The translator makes up an id where the service has sent none.
+            if not part.tool_call_id or part.tool_call_id.startswith("web_search_"):
+                return
+            identity = {"id": part.tool_call_id}
+        self._add_item("web_search_call", **identity, status="completed", action=action)
 
     def _add_tool_result(self, part: ToolResultPart) -> None:
+        if part.server_executed:
+            self._note_picture(part)
+            return
         output: Any = part.output
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
@@ -162,6 +246,14 @@ class InputBuilder:
         if not any(original == part.tool_call_id for original, _ in self._waiting):
             self._add_call(part.tool_call_id, part.name, "{}")
         self._add_output(part.tool_call_id, output)
+
+    def _note_picture(self, part: ToolResultPart) -> None:
+        """Keep a picture that the model has drawn for the next message of the user."""
+        suffix = os.path.splitext(part.output)[1]
+        drawn = self._drawing is not None and part.tool_call_id == self._drawing
+        if drawn and suffix in PICTURE_SUFFIXES and self._takes_images:
+            self._drawn.append(llm.Attachment(type=PICTURE_SUFFIXES[suffix], path=part.output))
+        self._drawing = None
 
     def _add_call(self, original: object, name: str, arguments: str) -> None:
         call_id = _unused(original, self._call_ids)
@@ -183,7 +275,8 @@ class InputBuilder:
         try:
             return self.attachments.part(attachment)
         except CannotSend as error:
-            name = attachment.url or os.path.basename(attachment.path or "") or "without a name"
+            url = "" if is_data_url(attachment) else attachment.url
+            name = url or os.path.basename(attachment.path or "") or "without a name"
             name = printable(name, 100)
             problem, advice = error.args
             if new:
@@ -194,8 +287,23 @@ class InputBuilder:
             return _note(f"attachment left out: it {problem}")
 
 
-def _our_metadata(part: Any) -> Mapping[str, Any]:
-    return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
+def _arguments(part: ToolCallPart) -> str:
+    """The arguments of a call, as the model wrote them if that still says the same."""
+    arguments = part.arguments
+    # llm stores arguments that are no JSON so.
+    unread = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
+    if isinstance(unread, str):
+        return unread
+    written = as_text(our_metadata(part).get("arguments"))
+    with contextlib.suppress(ValueError, RecursionError):
+        if written and _sorted_json(json.loads(written)) == _sorted_json(arguments):
+            return written
+    return json.dumps(arguments)
+
+
+def _sorted_json(value: object) -> str:
+    # Tells 1, 1.0 and true apart, which are equal in Python.
+    return json.dumps(value, sort_keys=True)
 
 
 def _note(text: str) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def _png_size(data: bytes) -> tuple[int, ...]:
 def _jpeg_size(data: bytes) -> tuple[int, ...]:
     place = 2
     while True:
+        # Any number of fill bytes may stand before a marker's code.
+        while data[place : place + 2] == b"\xff\xff":
+            place += 1
         marker, length = struct.unpack_from(">HH", data, place)
         # The frame's header; the other numbers in this range are tables.
         if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):

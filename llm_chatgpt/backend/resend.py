@@ -7,11 +7,11 @@ answer has been shown.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import refusals
+from llm_chatgpt.backend import refusable, refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens, residencies
 
@@ -45,8 +45,8 @@ def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
     return error.code == refusals.WRONG_REGION and len(residencies(tokens)) > 1
 
 
-# The parts by name; `Exchange.request` leaves out those in `Attempt.without`.
-REASONING = "reasoning"
+# The parts by name; `Exchange.request` leaves out those in `Attempt.without`. Parts of the input,
+# whose names an error does not tell by itself, are in refusable.py.
 SUMMARY = "reasoning.summary"
 # The guarantee of strict mode that the answer fits the schema.
 STRICT = "text.format.strict"
@@ -58,7 +58,6 @@ FIRST_RESIDENCY = "first residency"
 SESSION_HEADER = "session-id"
 COMPRESSION = "compression"
 OPTIONAL_PARTS = (
-    OptionalPart(REASONING, lambda error, tokens: error.code == "invalid_encrypted_content"),
     OptionalPart(SUMMARY, _names(SUMMARY), "model"),
     OptionalPart(STRICT, lambda error, tokens: error.code == refusals.SCHEMA),
     OptionalPart(OUTPUT_LIMIT, _names(OUTPUT_LIMIT), "service"),
@@ -91,6 +90,11 @@ def gives_no_reason(error: ChatGPTError) -> bool:
     return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
 
 
+def parts_beside_input(without: frozenset[str]) -> frozenset[str]:
+    """Those of these parts that are not part of the input."""
+    return frozenset(name for name in without if not refusable.is_part_of_input(name))
+
+
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     """How often a prompt may be sent again, unchanged, after this error."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
@@ -103,10 +107,16 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     return 0
 
 
-def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float) -> Attempt | None:
+def next_attempt(
+    last: Attempt,
+    error: ChatGPTError,
+    items: Sequence[Mapping[str, Any]],
+    tokens: Tokens,
+    now: float,
+) -> Attempt | None:
     """How to send the prompt after this error; None if the error is final.
 
-    `tokens` are those that it was sent with.
+    `items` and `tokens` are the input and the tokens that it was sent with.
     """
     last = last._replace(pause=0.0, other_tokens=False)
     if isinstance(error, UsageLimitReached) and error.resets_at is not None:
@@ -121,9 +131,10 @@ def next_attempt(last: Attempt, error: ChatGPTError, tokens: Tokens, now: float)
             return None
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    for part in OPTIONAL_PARTS:
-        if part.name not in last.without and part.refused(error, tokens):
-            return last._replace(without=last.without | {part.name})
+    refused = {part.name for part in OPTIONAL_PARTS if part.refused(error, tokens)}
+    refused |= refusable.refused_parts(error, items)
+    if refused - last.without:
+        return last._replace(without=last.without | refused)
     if last.resends >= resends_allowed(error, tokens):
         return None
     pause = error.retry_after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -159,7 +160,8 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
     folder = next((tool.folder for tool in tools if tool.folder), None)
     chosen = f"{folder}/{picture_name(suffix)}" if folder else None
     try:
-        path = save_picture(picture, suffix, chosen, mid_line=True)
+        # Later turns read the file again, perhaps in another folder.
+        path = os.path.abspath(save_picture(picture, suffix, chosen, mid_line=True))
     except ChatGPTError as error:
         notice(f"Warning: {error.message}", mid_line=True)
         return error.message

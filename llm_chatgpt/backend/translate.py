@@ -52,11 +52,13 @@ class EventTranslator:
         answer: Answer | None = None,
         *,
         account_key: str = "",
+        slug: str = "",
         save_image: Callable[[bytes, str], str] | None = None,
         tool_names: Mapping[str, str] | None = None,
     ) -> None:
         self.answer = answer or Answer()
         self.account_key = account_key
+        self.slug = slug
         self.save_image = save_image
         # llm's names of the tools, by the names that the service was told.
         self.tool_names = tool_names or {}
@@ -226,6 +228,7 @@ class EventTranslator:
         encrypted = as_text(fields.get("encrypted_content"))
         if encrypted:
             metadata: dict[str, Any] = {"account": self.account_key}
+            metadata |= {"model": self.slug} if self.slug else {}
             metadata |= {"encrypted_content": encrypted}
             summary = [part for part in as_list(fields.get("summary")) if as_mapping(part)]
             metadata |= {"summary": summary} if summary else {}
@@ -263,6 +266,9 @@ class EventTranslator:
             for event in item.events[1:]:
                 event.chunk = ""
             self.answer.emit("tool_call_args", text, item)
+        if written and text == written and written != json.dumps(arguments):
+            # llm keeps the object only; the text goes back to the service as it came.
+            self.answer.emit("tool_call_args", "", item, {"arguments": written})
         # A call that was cut short is stored, but not carried out.
         if fields.get("status") == "incomplete":
             return

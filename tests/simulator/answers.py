@@ -212,14 +212,19 @@ class Call(Item):
 
 @dataclasses.dataclass
 class Search(Item):
+    """`action` is what was done, if that was not a search for the query."""
+
     query: str
     sources: list[str] = dataclasses.field(default_factory=list)
+    action: Any = dataclasses.field(default=..., kw_only=True)
     kind = "web_search_call"
     prefix = "ws"
 
     def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
         for step in ("in_progress", "searching", "completed"):
             yield turn.event(f"web_search_call.{step}", **place)
+        if self.action is not ...:
+            return {"action": self.action}
         action: dict[str, Any] = {"type": "search", "query": self.query, "queries": [self.query]}
         if turn.includes("web_search_call.action.sources"):
             action["sources"] = [{"type": "url", "url": url} for url in self.sources]

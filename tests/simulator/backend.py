@@ -21,12 +21,15 @@ from .answers import (
 )
 from .cache import PromptCache, Reasoning
 from .checks import (
+    check_addresses,
     check_format,
     check_items,
     check_parameters,
     check_phases,
+    check_search_ids,
     check_tools,
     refuse_files,
+    refuse_searches,
 )
 from .issuer import Account
 from .models import Models
@@ -55,6 +58,11 @@ class Backend(Models):
         self.demands_phases = False
         # The text and phase of each message, by session.
         self.given: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+        # Whether web searches are taken back, and if so, whether only with their ids.
+        self.accepts_searches = True
+        self.demands_search_ids = False
+        # Addresses from which no image can be downloaded.
+        self.dead_addresses: set[str] = set()
         self.reasoning = Reasoning()
         # Whether reasoning that does not fit is left out, and the answer says so, instead of
         # refused.
@@ -96,16 +104,25 @@ class Backend(Models):
         check_tools(body.get("tools") or [])
         if not self.accepts_files:
             refuse_files(body["input"])
-        check_items(body["input"], self.readable_by(account))
+        self.check_history(body, account)
         turn_state = headers.get("x-codex-turn-state")
         if turn_state is not None and turn_state not in self.turn_states:
             raise refuse(400, "Invalid turn state")
 
-    def readable_by(self, account: Account) -> Callable[[Any], bool]:
-        """Tells which encrypted reasoning this account may send back."""
+    def check_history(self, body: dict[str, Any], account: Account) -> None:
+        items = body["input"]
+        check_items(items, self.readable_by(account, body["model"]))
+        if self.demands_search_ids:
+            check_search_ids(items)
+        if not self.accepts_searches:
+            refuse_searches(items)
+        check_addresses(items, self.dead_addresses)
+
+    def readable_by(self, account: Account, model: str) -> Callable[[Any], bool]:
+        """Tells which encrypted reasoning this account may send back to this model."""
         if self.removes_reasoning:
             return lambda content: True
-        return self.reasoning.belongs_to(account.account_id)
+        return self.reasoning.belongs_to(account.account_id, model)
 
     def stream_headers(self, account: Account) -> dict[str, str]:
         """The headers of an answer to a prompt; the used percentages grow with each."""

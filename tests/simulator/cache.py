@@ -73,9 +73,16 @@ class Reasoning:
         origin = Origin(owner, body["model"], body["input"])
         return lambda content: self.origins.update({content: origin})
 
-    def belongs_to(self, owner: str | None) -> Callable[[Any], bool]:
-        """Tells of a piece whether this account was given it."""
-        return lambda content: content in self.origins and self.origins[content].owner == owner
+    def belongs_to(self, owner: str | None, model: str) -> Callable[[Any], bool]:
+        """Tells of a piece whether this account was given it, by a model of the same family."""
+
+        def belongs(content: Any) -> bool:
+            origin = self.origins.get(content)
+            if origin is None or origin.owner != owner:
+                return False
+            return is_older(origin.model) == is_older(model)
+
+        return belongs
 
     def removals(self, body: dict[str, Any], owner: str | None) -> list[dict[str, str]]:
         """The pieces that the service leaves out of a prompt, with its reason for each."""

@@ -61,11 +61,18 @@ def check_parameters(body: dict[str, Any], refused: set[str]) -> None:
     items = body.get("input")
     if not isinstance(items, list):
         raise refuse(400, "Input must be a list")
+    check_not_empty(items)
     limit = body.get("max_output_tokens", 1)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise invalid("invalid_value", f"Invalid 'max_output_tokens': {limit!r}.")
     if any(item.get("role") == "system" for item in items):
         raise refuse(400, "System messages are not allowed")
+
+
+def check_not_empty(items: list[dict[str, Any]]) -> None:
+    if not items:
+        message = "Missing required parameter: 'input'."
+        raise invalid("missing_required_parameter", message, param="input")
 
 
 def check_format(body: dict[str, Any]) -> None:
@@ -138,11 +145,7 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
         elif kind == "reasoning":
             check_reasoning(item, readable)
         elif kind == "web_search_call":
-            action = item.get("action") or {}
-            if action.get("type") not in ("search", "open_page", "find_in_page"):
-                raise invalid("invalid_value", f"input[{number}].action")
-            if "sources" in action:
-                raise invalid("unknown_parameter", "action.sources")
+            check_search(item, f"input[{number}]")
         elif kind == "additional_tools" and item.get("role") == "developer":
             check_tools(item.get("tools") or [])
         elif kind == "compaction" and not isinstance(item.get("encrypted_content"), str):
@@ -156,6 +159,35 @@ def check_items(items: list[dict[str, Any]], readable: Callable[[Any], bool]) ->
         call_id, kind = calls[0]
         message = f"No tool output found for {kind.replace('_', ' ')} {call_id}."
         raise invalid(None, message, param="input")
+
+
+def check_search(item: dict[str, Any], path: str) -> None:
+    action = item.get("action")
+    if not isinstance(action, dict):
+        message = f"Missing required parameter: '{path}.action'."
+        raise invalid("missing_required_parameter", message, param=f"{path}.action")
+    kinds = ("search", "open_page", "find_in_page")
+    if action.get("type") not in kinds:
+        raise invalid_choice(f"{path}.action.type", action.get("type"), kinds)
+    if "sources" in action:
+        message = f"Unknown parameter: '{path}.action.sources'."
+        raise invalid("unknown_parameter", message, param=f"{path}.action.sources")
+
+
+def check_search_ids(items: list[dict[str, Any]]) -> None:
+    """As a service does that insists on the ids of web searches."""
+    for number, item in enumerate(items):
+        if item.get("type") == "web_search_call" and not item.get("id"):
+            path = f"input[{number}].id"
+            message = f"Missing required parameter: '{path}'."
+            raise invalid("missing_required_parameter", message, param=path)
+
+
+def refuse_searches(items: list[dict[str, Any]]) -> None:
+    """As a service does that takes no web searches back."""
+    for number, item in enumerate(items):
+        if item.get("type") == "web_search_call":
+            raise invalid_choice(f"input[{number}]", "web_search_call", ("message", "reasoning"))
 
 
 def check_picture(options: dict[str, Any], fields: set[str]) -> None:
@@ -257,6 +289,16 @@ def is_part(part: dict[str, Any], role: str) -> bool:
         return fine and bool(re.match(picture, url))
     kinds = ("output_text", "refusal") if role == "assistant" else ("input_text",)
     return kind in kinds and isinstance(part.get("text"), str)
+
+
+def check_addresses(items: list[dict[str, Any]], dead: set[str]) -> None:
+    """Whether every image can be downloaded from its address."""
+    for item in items:
+        parts = item.get("content") or item.get("output")
+        for part in parts if isinstance(parts, list) else []:
+            if part.get("image_url") in dead:
+                message = f"Error while downloading {part['image_url']}."
+                raise invalid("invalid_value", message, param="url")
 
 
 def refuse_files(items: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from .answers import Item
-from .checks import check_format, check_items, check_phases, check_tools
+from .checks import check_format, check_not_empty, check_phases, check_tools
 from .issuer import Account
 from .models import version
 from .official import PLAN_SCOPE, Login, OfficialSignIn
@@ -61,6 +61,7 @@ def unsupported(param: str) -> Refusal:
 def check_fields(body: dict[str, Any]) -> None:
     if not isinstance(body.get("input"), list):
         raise refuse(422, [{"loc": ["body", "input"], "type": "list_type"}])
+    check_not_empty(body["input"])
     for name, value in (("store", False), ("stream", True)):
         if body.get(name) is not value:
             raise refuse(400, f"{name} must be {str(value).lower()}")
@@ -146,7 +147,7 @@ class Plan(OfficialSignIn):
         self.check_model(body, owner)
         check_format(body)
         self._check_plan_tools(body)
-        self._check_plan_items(body["input"], owner)
+        self._check_plan_items(body, owner)
         for name in sorted(capabilities(body) & self.official.refused_capabilities):
             raise unsupported(name)
         session = body.get("prompt_cache_key") or owner.account_id
@@ -169,13 +170,13 @@ class Plan(OfficialSignIn):
             raise invalid("missing_required_parameter", "strict", param="input")
         check_choice(body, declared)
 
-    def _check_plan_items(self, items: list[dict[str, Any]], owner: Account) -> None:
-        for number, item in enumerate(items):
+    def _check_plan_items(self, body: dict[str, Any], owner: Account) -> None:
+        for number, item in enumerate(body["input"]):
             kind = item.get("type", "message")
             if kind not in ITEMS or (kind == "additional_tools" and number > 0):
                 message = f"Invalid value: '{item['type']}' in input[{number}]."
                 raise invalid("invalid_value", message, param="input")
-        check_items(items, self.readable_by(owner))
+        self.check_history(body, owner)
 
     def plan_failure(self, code: str, *items: Item, v2: bool = False) -> Stream:
         """A stream that says `items` and then fails with one of PLAN_ERRORS."""
