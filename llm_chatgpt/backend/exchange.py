@@ -15,33 +15,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm.parts import StreamEvent, ToolResultPart
+from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import (
-    DEFAULT,
-    RESERVE,
-    ModelInfo,
-    ModelList,
-    model_to_use,
-    remembered_models,
-)
-from llm_chatgpt.backend.compression import compress
-from llm_chatgpt.backend.input import InputBuilder
+from llm_chatgpt.backend.catalogue import DEFAULT, RESERVE
+from llm_chatgpt.backend.compose import Composed, Composer, answered_calls, scopes
 from llm_chatgpt.backend.memory import memory
-from llm_chatgpt.backend.request import (
-    build_body,
-    check_options,
-    output_limit,
-    schema_of_chain,
-    sent_effort,
-    session_id,
-    takes_system_message,
-)
-from llm_chatgpt.backend.schemas import is_strict
-from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools, save_image
+from llm_chatgpt.backend.tools import save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.backend.usage import reserve_is_left, resets_of_usage
 from llm_chatgpt.errors import (
@@ -54,7 +36,7 @@ from llm_chatgpt.errors import (
 from llm_chatgpt.files import llm_keys
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
-from llm_chatgpt.login.tokens import Tokens, backend_headers, header_safe, residencies
+from llm_chatgpt.login.tokens import Tokens, header_safe, residencies
 from llm_chatgpt.text import counted_down, in_words, notice, printable
 
 # The numbers of the parts that llm's responses get. A response that is asked again after a failure
@@ -74,10 +56,11 @@ class Exchange:
         self._model = model
         self._prompt = prompt
         self._response = response
-        self._conversation = conversation
         self._key = key
-        self._schema = schema_of_chain(prompt, conversation)
-        self._turn = memory.turn_of(_answered_calls(prompt.messages))
+        self._turn = memory.turn_of(answered_calls(prompt.messages))
+        self._composer = Composer(model, prompt, conversation, self._turn)
+        # The request that was sent last.
+        self._sent = Composed(model.info)
         self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
@@ -88,17 +71,9 @@ class Exchange:
         # Why the answer ends before the model wanted it to.
         self._stopped: list[str] = []
         self._tokens = Tokens("")
-        self._models: ModelList | None = None
-        # The model that is asked. `request` puts an actual one in the place of DEFAULT.
-        self._info: ModelInfo = model.info
         self._headers: Mapping[str, str] = {}
         # The server's 401, which a refresh may mend.
         self._rejection: ChatGPTError | None = None
-        self._sent_files = False
-        self._compressed = False
-        self._notes: list[str] = []
-        # The input that was sent last.
-        self._items: list[dict[str, Any]] = []
 
     # One attempt
 
@@ -121,114 +96,24 @@ class Exchange:
         """The seconds to sleep before this attempt, in pieces."""
         return counted_down(self.attempt.pause, "Waiting for the limit to reset")
 
-    def request(self, tokens: Tokens) -> dict[str, Any]:
+    def request(self, tokens: Tokens) -> Mapping[str, Any]:
         """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
-        prompt, options = self._prompt, self._prompt.options
-        self._tokens, self._models = tokens, remembered_models(tokens)
-        self._info = info = model_to_use(self._info, self._models)
-        without = self.attempt.without | tokens.route.without | memory.refused(self._scopes)
-        if not is_strict(self._schema):
-            without |= {resend.STRICT}
-        self.attempt = self.attempt._replace(without=without)
-        # Only the list that this login was given counts; the built-in one may be old.
-        listed = self._models is not None and info in self._models.models
-        check_options(info, dict(options), listed=listed)
-        builder = InputBuilder(
-            account_key=tokens.account_key,
-            slug=info.slug,
-            image_detail=options.image_detail,
-            takes_images=info.takes_images,
-            effort=sent_effort(dict(options)),
-            default_effort=info.default_effort,
-            effort_updates=info.effort_updates and tokens.route.effort_updates,
-            without=without,
-        )
-        builder.attachments.encoded = self._turn.encoded
-        builder.build(prompt.messages, prompt.system, self._answer.messages)
-        limit = output_limit(dict(options))
-        ignored = options.ignored
-        if limit and resend.OUTPUT_LIMIT in without:
-            ignored, limit = [limit[0], *ignored], None
-        if ignored:
-            names, them = ", ".join(ignored), "it" if len(ignored) == 1 else "them"
-            note = f"Note: ignoring {names}; a ChatGPT login does not accept {them}."
-            builder.notes.insert(0, note)
-        self._notes = builder.notes
-        self._sent_files = builder.attachments.has_files
-        session = session_id(
-            self._conversation, builder.instructions, builder.items, options.prompt_cache_key
-        )
-        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
-        if resend.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
-            builder.begin_with_system_message()
-            instructions = None
-        body = build_body(
-            info,
-            dict(options),
-            instructions=instructions,
-            session=session,
-            schema=self._schema,
-            strict=resend.STRICT not in without,
-            effort=builder.effort,
-            summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
-            limit=limit[1] if limit else None,
-        )
-        tool_names = add_tools(body, self._model, chosen_tools(prompt, self._model))
-        place_tools(body, builder.items, tokens.route)
-        body["input"] = self._items = builder.items
+        self._tokens = tokens
+        self._sent = sent = self._composer.compose(tokens, self.attempt.without, self._answer)
+        self.attempt = self.attempt._replace(without=sent.without)
         answer = self._answer.copy()
-        answer.request = builder.request
+        answer.request = sent.beside_messages
         self.translator = EventTranslator(
             answer,
             account_key=tokens.account_key,
-            slug=info.slug,
-            save_image=functools.partial(save_image, prompt),
-            tool_names=tool_names,
+            slug=sent.info.slug,
+            save_image=functools.partial(save_image, self._prompt),
+            tool_names=sent.tool_names,
         )
-        headers = self._request_headers(session)
-        content = builder.attachments.encode(body)
-        if resend.COMPRESSION not in without:
-            content, compressed = compress(content)
-            headers |= compressed
-        self._compressed = "Content-Encoding" in headers
-        return {
-            "method": "POST",
-            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
-            "content": content,
-            "headers": headers,
-            "timeout": http.library().Timeout(
-                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-            ),
-        }
-
-    def _request_headers(self, session: str) -> dict[str, str]:
-        without = self.attempt.without
-        headers = backend_headers(
-            self._tokens, second_residency=resend.FIRST_RESIDENCY in without
-        ) | {
-            "Accept": "text/event-stream",
-            "Content-Type": "application/json",
-        }
-        if resend.SESSION_HEADER not in without:
-            headers["session-id"] = session
-        if not self._tokens.route.names_account:
-            return headers
-        turn = self._turn
-        goes_on = self._answer.rounds or _answered_calls(self._prompt.messages)
-        if goes_on and turn.state and turn.account_key == self._tokens.account_key:
-            headers["x-codex-turn-state"] = turn.state
-        return headers
-
-    @property
-    def _scopes(self) -> dict[str, str]:
-        return {
-            "model": self._info.slug,
-            "account": self._tokens.account_key,
-            "service": self._tokens.route.responses_path,
-        }
+        return sent.arguments
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins, and say what the user should know of the
@@ -239,11 +124,11 @@ class Exchange:
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
         # Other parts are stored with the answer.
         self._turn.without = resend.parts_beside_input(self.attempt.without)
-        memory.remember(self.attempt.without, self._scopes)
+        memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
         # Not told by `request`, because it may run in a thread, which has no terminal.
-        for line in self._turn.news((note, note) for note in self._notes):
+        for line in self._turn.news((note, note) for note in self._sent.notes):
             notice(line)
-        fetch.update_models(self._tokens, self._models, headers.get("x-models-etag"))
+        fetch.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
         """The error for a reply that is no answer."""
@@ -251,12 +136,12 @@ class Exchange:
         whole = http.Reply(status, headers, content, host)
         error = refusals.explain_refusal(
             whole,
-            slug=self._info.slug,
-            models=self._models,
-            files=self._sent_files,
+            slug=self._sent.info.slug,
+            models=self._sent.models,
+            files=self._sent.has_files,
             **self._login_facts(),
         )
-        if self._compressed and resend.gives_no_reason(error):
+        if self._sent.is_compressed and resend.gives_no_reason(error):
             # How the service refuses compressed requests, if it does, is not known.
             error.param = resend.COMPRESSION
         return error
@@ -272,8 +157,8 @@ class Exchange:
             raise refusals.explain_stream_error(
                 self.translator.error,
                 self._headers,
-                slug=self._info.slug,
-                models=self._models,
+                slug=self._sent.info.slug,
+                models=self._sent.models,
                 **self._login_facts(),
             )
         if self.translator.ended is None and self.translator.page:
@@ -312,7 +197,7 @@ class Exchange:
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
         last = self.attempt
-        again = resend.next_attempt(last, error, self._items, self._tokens, time.time())
+        again = resend.next_attempt(last, error, self._sent.items, self._tokens, time.time())
         if again is None or self.translator.started:
             self._end_early(error)
             return
@@ -365,7 +250,7 @@ class Exchange:
             count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
             command = f"llm chatgpt reset{self._option('--account')}"
             steps.append(f"You have {count}: run '{command}'.")
-        if reserve_is_left(usage) and self._info.slug != RESERVE.slug:
+        if reserve_is_left(usage) and self._sent.info.slug != RESERVE.slug:
             command = f'llm -m {RESERVE.model_id}{self._option("--key")} "prompt"'
             steps.append(f"You have Luna Reserve left: run '{command}'.")
         return error.advised(*steps) if steps else error
@@ -407,20 +292,13 @@ class Exchange:
         yield from answer.events
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
-            self._response.set_resolved_model(self._info.slug)
+            self._response.set_resolved_model(self._sent.info.slug)
         yield from outcome.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            notes = outcome.notes(answer, self._headers, self._info.slug)
+            notes = outcome.notes(answer, self._headers, self._sent.info.slug)
             if lines := [*self._stopped, *self._turn.news(notes)]:
                 notice("\n".join(lines), mid_line=answer.mid_line)
-
-
-def _answered_calls(messages: list[Any]) -> list[object]:
-    """The ids of the tool calls whose results the model has not seen yet."""
-    asked = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "assistant"), 0)
-    parts = (part for message in messages[asked:] for part in message.parts)
-    return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]
 
 
 def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
