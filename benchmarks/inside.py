@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pathlib
 import socket
 import statistics
 import sys
@@ -265,6 +266,25 @@ def measure_at_once(count: str) -> dict:
         return (time.process_time() - start) * 1000
 
     return {"ms": min(asyncio.run(run()) for _ in range(3))}
+
+
+def measure_long(model_id: str, size: str) -> dict:
+    """The first text of a long prompt on a new connection: the median of some."""
+    import llm
+
+    from llm_chatgpt import http
+
+    docs = sorted(pathlib.Path(__file__).parent.parent.glob("docs/*.md"))
+    text = "".join(path.read_text() for path in docs)[: int(size)]
+    model = llm.get_model(model_id)
+    times = []
+    for _ in range(11):
+        http.close_clients()
+        start = time.perf_counter()
+        next(iter(model.prompt(text)))
+        times.append((time.perf_counter() - start) * 1000)
+    # The first one imports the HTTP library.
+    return {"ms": statistics.median(times[1:])}
 
 
 def measure_stall(model_id: str, count: str) -> dict:

@@ -85,29 +85,25 @@ class Timed(NamedTuple):
     after: float
 
 
-def timed(command: list[str], environment: dict[str, str], text: str = "") -> Timed:
-    """Run a command with a text on stdin."""
-    with tempfile.TemporaryFile() as stdin:
-        stdin.write(text.encode())
-        stdin.seek(0)
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=environment["LLM_USER_PATH"],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdout
-        seen = []
-        while data := process.stdout.read1():
-            # The line's end comes when all is done.
-            if data.strip():
-                seen.append(time.perf_counter())
-        if process.wait():
-            raise SystemExit(f"{command} failed")
-        end = time.perf_counter()
+def timed(command: list[str], environment: dict[str, str]) -> Timed:
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=environment["LLM_USER_PATH"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout
+    seen = []
+    while data := process.stdout.read1():
+        # The line's end comes when all is done.
+        if data.strip():
+            seen.append(time.perf_counter())
+    if process.wait():
+        raise SystemExit(f"{command} failed")
+    end = time.perf_counter()
     return Timed(seen[0] - start, end - seen[-1])
 
 
@@ -316,23 +312,18 @@ class Bench:
             "",
             f"{found['late'].after * 1000:.0f} ms : {found['floor'].after * 1000:.0f} ms",
         )
-        text = "".join(path.read_text() for path in sorted(ROOT.glob("docs/*.md")))[:100_000]
-        ours = [*self.llm, "-m", "chatgpt-deltas-3", "-R", "--no-log"]
-        core = [*self.llm, "-m", "core-80", "--no-log"]
         plain = self.network.ours(80) | {"LLM_CHATGPT_COMPRESS": "0"}
-        found = self.medians(
-            {
-                "compressed": (ours, self.network.ours(80)),
-                "plain": (ours, plain),
-                "core": (core, self.network.core),
-            },
-            text,
-        )
-        self.row(
-            "first token of a prompt of 100 kB at 80 ms : not compressed : llm core",
-            "",
-            " : ".join(f"{times.first * 1000:.0f} ms" for times in found.values()),
-        )
+        for size in (20_000, 100_000):
+            times = [
+                self.inside("long", "chatgpt-deltas-3", str(size), **self.network.ours(80)),
+                self.inside("long", "chatgpt-deltas-3", str(size), **plain),
+                self.inside("long", "core-80", str(size), **self.network.core),
+            ]
+            self.row(
+                f"first token of {size // 1000} kB at 80 ms : not compressed : llm core",
+                "",
+                " : ".join(f"{found['ms']:.0f} ms" for found in times),
+            )
         for side, model in (("", "chatgpt-deltas-3"), (" (llm core)", "core-0")):
             environment = self.network.core if side else self.network.ours(0)
             stall = self.inside("stall", model, "100", **environment)
@@ -342,14 +333,12 @@ class Bench:
                 f"{stall['stall_ms']:.0f} ms, {stall['ms']:.0f} ms",
             )
 
-    def medians(
-        self, sides: dict[str, tuple[list[str], dict[str, str]]], text: str = ""
-    ) -> dict[str, Timed]:
+    def medians(self, sides: dict[str, tuple[list[str], dict[str, str]]]) -> dict[str, Timed]:
         """Each side's medians, run in turn."""
         found: dict[str, list[Timed]] = {name: [] for name in sides}
         for number in range(REPEATS + 1):
             for name, side in sides.items():
-                times = timed(*side, text)
+                times = timed(*side)
                 if number:
                     found[name].append(times)
         return {
