@@ -13,7 +13,7 @@ from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
 from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
-from llm_chatgpt.backend.memory import Turn, memory
+from llm_chatgpt.backend.memory import Memory, Turn
 from llm_chatgpt.backend.request import (
     build_body,
     check_options,
@@ -55,12 +55,13 @@ class Composed(NamedTuple):
 class Composer:
     """Composes the requests of one prompt to `model`, which are parts of `turn`."""
 
-    def __init__(self, model: Any, prompt: Any, conversation: Any, turn: Turn):
+    def __init__(self, model: Any, prompt: Any, conversation: Any, turn: Turn, memory: Memory):
         self._model = model
         self._prompt = prompt
         self._options: dict[str, Any] = dict(prompt.options)
         self._conversation = conversation
         self._turn = turn
+        self._memory = memory
         self._schema = schema_of_chain(prompt, conversation)
         self._brings_results = bool(answered_calls(prompt.messages))
 
@@ -71,7 +72,7 @@ class Composer:
         """
         models = remembered_models(tokens)
         info = model_to_use(self._model.info, models)
-        without |= tokens.route.without | memory.refused(scopes(info, tokens))
+        without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         if not is_strict(self._schema):
             without |= {resend.STRICT}
         # Only the list that this login was given counts; the built-in one may be old.

@@ -58,7 +58,7 @@ class Exchange:
         self._response = response
         self._key = key
         self._turn = memory.turn_of(answered_calls(prompt.messages))
-        self._composer = Composer(model, prompt, conversation, self._turn)
+        self._composer = Composer(model, prompt, conversation, self._turn, memory)
         # The request that was sent last.
         self._sent = Composed(model.info)
         self.attempt = resend.Attempt(without=self._turn.without)
