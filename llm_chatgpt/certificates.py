@@ -71,12 +71,15 @@ def _trust_system(context: ssl.SSLContext) -> None:
     takes about 15 ms.
     """
     defaults = ssl.get_default_verify_paths()
-    in_folder = 0
+    in_folder: set[int] = set()
     with contextlib.suppress(OSError):
-        in_folder = sum(map(bool, map(_HASHED_NAME.fullmatch, os.listdir(defaults.openssl_capath))))
-        context.load_verify_locations(capath=defaults.openssl_capath)
+        folder = defaults.openssl_capath
+        context.load_verify_locations(capath=folder)
+        names = filter(_HASHED_NAME.fullmatch, os.listdir(folder))
+        # Some tools give each certificate two names.
+        in_folder = {os.stat(f"{folder}/{name}").st_ino for name in names}
     for bundle in (defaults.openssl_cafile, *_BUNDLES):
         with contextlib.suppress(OSError):
-            if Path(bundle).read_bytes().count(b"-----BEGIN ") > in_folder:
+            if Path(bundle).read_bytes().count(b"-----BEGIN ") > len(in_folder):
                 context.load_verify_locations(cafile=bundle)
             return

@@ -14,12 +14,20 @@ from typing import Any, TypeVar, cast
 import llm
 
 from llm_chatgpt import config
-from llm_chatgpt.values import as_mapping
+from llm_chatgpt.values import as_mapping, as_text
 
 
 def user_dir() -> pathlib.Path:
     """llm's folder, which LLM_USER_PATH can move. Raises OSError if it cannot be made."""
     return cast(pathlib.Path, llm.user_dir())
+
+
+def llm_key(name: str) -> str | None:
+    """The key with this name, from `llm keys set` or a plugin that keeps keys elsewhere."""
+    try:
+        return as_text(llm.get_key(alias=name))
+    except (OSError, ValueError):
+        return None
 
 
 def llm_keys() -> Mapping[str, Any]:

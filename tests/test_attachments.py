@@ -108,7 +108,8 @@ def test_image_detail(simulator, signed_in, ask, detail):
 
 
 def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "supports_image_detail_original": False}]
+    luna = next(model for model in simulator.models if model["slug"] == "gpt-6-luna")
+    simulator.models = [{**luna, "supports_image_detail_original": False}]
     fetch_models(signed_in)
     with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
         ask("What?", image_detail="original")

@@ -375,7 +375,7 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
     for command in (["status"], ["accounts"], ["doctor"]):
         result = run_llm("chatgpt", *command)
-        assert result.exit_code == (command != ["doctor"])
+        assert result.exit_code == 0
         assert re.search(r"expires in \d+ seconds.*; cannot be renewed", result.stdout)
     status = run_llm("chatgpt", "status").stdout
     assert status.startswith("Signed in as ada@example.com")
@@ -498,12 +498,13 @@ def test_logout_of_a_damaged_file(simulator, run_llm):
 
 def test_logout_of_all_leaves_nothing_about_anybody(simulator, run_llm, monkeypatch):
     simulator.personal_tokens["at-eve"] = Account(email="eve@example.com")
-    run_llm("chatgpt", "usage", "--account", "at-eve")
     sign_in(simulator)
     path = llm.user_dir() / "chatgpt-oauth.json"
-    path.write_text(path.read_text().replace('"accounts": {', '"accounts": {"old": 7,'))
+    # A login sets a damaged file aside.
+    path.write_text(path.read_text()[:-5])
     simulator.approve_after_polls = 0
     run_llm("chatgpt", "login")
+    run_llm("chatgpt", "usage", "--account", "at-eve")
     files = list(path.parent.glob("chatgpt-oauth*"))
     assert len(files) == 3
     assert "eve@example.com" in path.read_text()

@@ -515,7 +515,8 @@ def test_the_default_without_a_list_is_built_in(simulator, signed_in, ask, model
 def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
     fetch_models(signed_in)
     # Some answers do not say which model they come from.
-    simulator.script("responses", None, Stream([sse({"type": "response.completed"})]))
+    text = sse({"type": "response.output_text.delta", "output_index": 0, "delta": "Hi."})
+    simulator.script("responses", None, Stream([text, sse({"type": "response.completed"})]))
     for options in (["-m", "chatgpt-default"], ["-c"]):
         result = run_llm(*options, "hi", "-R")
         assert (result.exit_code, result.stderr) == (0, "")

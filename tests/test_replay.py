@@ -92,7 +92,7 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
     path = tmp_path / "logs.db"
     simulator.used_percent = {"primary": 0.0, "secondary": 0.0}
     database = sqlite_utils.Database(path)
-    # Reasoning that does not fit is left out, and asked for below.
+    # Reasoning that does not fit is noted below instead of refused.
     simulator.removes_reasoning = True
     begin = len(simulator.seen("/codex/responses"))
     conversation = ask.model().conversation()

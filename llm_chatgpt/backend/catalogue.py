@@ -29,6 +29,8 @@ class ModelInfo(NamedTuple):
     takes_images: bool = True
     original_detail: bool = True
     summaries: bool = True
+    # Whether the effort can change within a conversation that goes on using its cache.
+    effort_updates: bool = False
     upgrade: str | None = None
 
     @property
@@ -79,7 +81,7 @@ KEPT_MODEL_FIELDS = (
     "context_window",
     *("default_reasoning_level", "supported_reasoning_levels", "service_tiers"),
     *("input_modalities", "supports_image_detail_original"),
-    "supports_reasoning_summary_parameter",
+    *("supports_reasoning_summary_parameter", "supports_reasoning_effort_updates"),
 )
 
 
@@ -114,6 +116,7 @@ def parse_model(entry: object) -> ModelInfo | None:
         takes_images=not modalities or "image" in modalities,
         original_detail=fields.get("supports_image_detail_original") is not False,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
+        effort_updates=fields.get("supports_reasoning_effort_updates") is True,
         upgrade=upgrade if isinstance(upgrade, str) else as_mapping(upgrade).get("model"),
     )
 

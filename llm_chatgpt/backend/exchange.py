@@ -36,6 +36,7 @@ from llm_chatgpt.backend.request import (
     check_options,
     output_limit,
     schema_of_chain,
+    sent_effort,
     session_id,
     takes_system_message,
 )
@@ -140,6 +141,9 @@ class Exchange:
             slug=info.slug,
             image_detail=options.image_detail,
             takes_images=info.takes_images,
+            effort=sent_effort(dict(options)),
+            default_effort=info.default_effort,
+            effort_updates=info.effort_updates and tokens.route.effort_updates,
             without=without,
         )
         builder.attachments.encoded = self._turn.encoded
@@ -168,6 +172,7 @@ class Exchange:
             session=session,
             schema=self._schema,
             strict=resend.STRICT not in without,
+            effort=builder.effort,
             summarize=not prompt.hide_reasoning and resend.SUMMARY not in without,
             limit=limit[1] if limit else None,
         )

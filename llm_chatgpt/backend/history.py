@@ -1,9 +1,9 @@
 """What a conversation's messages tell about the requests that were made for them.
 
 An answer stores with its first part what its request had beside the messages: a system prompt
-of its own, and what it went without because the service had refused it. Later requests repeat
-that, so that they begin with the same bytes, whether llm has kept the messages in memory, in its
-logs or as JSON.
+of its own, the effort, and what it went without because the service had refused it. Later
+requests repeat that, so that they begin with the same bytes, whether llm has kept the messages in
+memory, in its logs or as JSON.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from llm_chatgpt.backend import refusable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
 # The key of an answer's request in our metadata, and its fields.
-REQUEST, SYSTEM, WITHOUT = "request", "system", "without"
+REQUEST, SYSTEM, EFFORT, WITHOUT = "request", "system", "effort", "without"
 
 
 class History(NamedTuple):
     """Places are indexes of messages.
 
-    `systems` are the system prompts that stood before the message at a place, beside those
+    `efforts` are those that the answers at these places were given with, None for the model's
+    own. `systems` are the system prompts that stood before the message at a place, beside those
     among the messages, and `own_place` is the place of a new one. `without` names what the
     service has refused (refusable.py); the messages before `reasoning_from` go without their
     reasoning. An attachment that cannot be sent is an error in the messages from `new_from` on.
     """
 
+    efforts: Mapping[int, str | None]
     systems: Mapping[int, list[str]]
     own_place: int
     without: frozenset[str]
@@ -40,6 +42,7 @@ class History(NamedTuple):
 def read_history(messages: Sequence[Message]) -> History:
     """Read what earlier requests had beside their messages."""
     starts = _turn_starts(messages)
+    efforts: dict[int, str | None] = {}
     systems: dict[int, list[str]] = {}
     without: frozenset[str] = frozenset()
     reasoning_from = 0
@@ -48,6 +51,8 @@ def read_history(messages: Sequence[Message]) -> History:
     begun = False
     for number, message in enumerate(messages):
         request = _request(message)
+        if is_ours(message):
+            efforts[number] = as_text(request.get(EFFORT))
         if text := as_text(request.get(SYSTEM)):
             systems.setdefault(starts[number] if begun else 0, []).append(text)
         begun = begun or message.role == "system" or is_ours(message)
@@ -56,7 +61,7 @@ def read_history(messages: Sequence[Message]) -> History:
         if refusable.REASONING in refused:
             reasoning_from = number
     own_place = starts[-1] if begun else 0
-    return History(systems, own_place, without, reasoning_from, _new_from(messages))
+    return History(efforts, systems, own_place, without, reasoning_from, _new_from(messages))
 
 
 def our_metadata(part: Any) -> Mapping[str, Any]:

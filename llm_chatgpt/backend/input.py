@@ -21,6 +21,7 @@ from llm_chatgpt.backend.attachments import (
     is_data_url,
 )
 from llm_chatgpt.backend.history import (
+    EFFORT,
     SYSTEM,
     WITHOUT,
     is_ours,
@@ -58,9 +59,14 @@ class InputBuilder:
         slug: str,
         image_detail: str | None,
         takes_images: bool,
+        effort: str | None = None,
+        default_effort: str | None = None,
+        effort_updates: bool = False,
         without: frozenset[str] = frozenset(),
     ):
-        """`without` names what the service has refused, as in `resend.Attempt`."""
+        """`effort` is the one that the user wants (None: the model's, if known `default_effort`);
+        with `effort_updates` the model takes changes of it as items. `without` names what the
+        service has refused, as in `resend.Attempt`."""
         self.account_key = account_key
         self.slug = slug
         self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
@@ -72,6 +78,11 @@ class InputBuilder:
         self.request: dict[str, Any] = {}
         if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
             self.request[WITHOUT] = refused
+        # The effort for the request's own field. With `effort_updates` it stays that of the
+        # conversation's first request, because another one would miss the cache.
+        self.effort = effort
+        self._default_effort = default_effort
+        self._effort_updates = effort_updates
         self._takes_images = takes_images
         self._without = without
         # The system prompts that hold at this place of the conversation.
@@ -99,19 +110,35 @@ class InputBuilder:
             reasoning_from = len(messages)
         self._without |= history.without
         self.attachments.unreachable = self._without
+        wanted = in_force = self.effort
+        self._effort_updates &= refusable.EFFORT_UPDATES not in self._without
+        if self._effort_updates:
+            self.effort = in_force = next(iter(history.efforts.values()), wanted)
+            self.request |= {EFFORT: wanted} if wanted else {}
         for place in range(len(messages) + 1):
             for text in history.systems.get(place, ()):
                 self._add_system(text, first=not self.instructions)
             if place == history.own_place:
                 self._add_own_system(system, messages[place:])
             if place < len(messages):
+                in_force = self._change_effort(in_force, history.efforts.get(place, in_force))
                 new, reasoning = place >= history.new_from, place >= reasoning_from
                 self._add_message(messages[place], new=new, reasoning=reasoning)
         self._add_missing_outputs()
         if not self.items:
             self._add_blank()
+        self._change_effort(in_force, wanted)
         for message in answer:
             self._add_message(message, new=False, reasoning=True)
+
+    def _change_effort(self, old: str | None, new: str | None) -> str | None:
+        """Say which effort the next answer has, if it is another; returns the one in force."""
+        named = new or self._default_effort
+        if not self._effort_updates or named in (None, old or self._default_effort):
+            return old
+        self._add_missing_outputs()
+        self._add_item("configuration_update", reasoning={"effort": named})
+        return new
 
     def begin_with_system_message(self) -> None:
         """Send the instructions as the first message."""

@@ -66,6 +66,9 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         details = as_mapping(answer.response.get("incomplete_details"))
         reason = printable(details.get("reason") or "no reason given", 100)
         lines.append(("incomplete", f"The answer was cut short ({reason})."))
+    elif any(item.kind == "custom_tool_call" for item in answer.items):
+        text = "Note: the model called a custom tool, which llm cannot carry out."
+        lines.append(("custom", text))
     elif not answer.has_content:
         lines.append(("empty", "The model returned an empty answer."))
     removed = {

@@ -18,13 +18,16 @@ REASONING = "reasoning"
 # Web searches of earlier answers: those that have no id, then all.
 SEARCHES_WITHOUT_ID = "web_search_call without id"
 SEARCHES = "web_search_call"
+# Items that change the effort within a conversation.
+EFFORT_UPDATES = "configuration_update"
 # The address of an image that the service cannot download is a name, too.
 _ADDRESS = "https://"
 
 
 def is_part_of_input(name: str) -> bool:
     """Whether a name in `resend.Attempt.without` is one of this module's."""
-    return name in (REASONING, SEARCHES_WITHOUT_ID, SEARCHES) or name.startswith(_ADDRESS)
+    names = (REASONING, SEARCHES_WITHOUT_ID, SEARCHES, EFFORT_UPDATES)
+    return name in names or name.startswith(_ADDRESS)
 
 
 def refused_parts(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -44,6 +47,9 @@ def refused_parts(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> fr
         sent = list(_addresses(items))
         known = [url for url in sent if url in words] or list(_addresses(named))
         return frozenset(known or sent)
+    updates = any(item.get("type") == EFFORT_UPDATES for item in named)
+    if updates or EFFORT_UPDATES in words:
+        return frozenset({EFFORT_UPDATES})
     searches = [item for item in items if item.get("type") == SEARCHES]
     ids = [item["id"] for item in searches if "id" in item]
     by_words = searches and any(word in words for word in (SEARCHES, *ids))

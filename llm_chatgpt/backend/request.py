@@ -81,6 +81,12 @@ def schema_of_chain(prompt: Any, conversation: Any) -> Any:
     return prompt.schema
 
 
+def sent_effort(options: Mapping[str, Any]) -> str | None:
+    """The effort in the service's words; the official client sends its highest step as "max"."""
+    effort: str | None = options.get("reasoning_effort")
+    return "max" if effort == "ultra" else effort
+
+
 def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
@@ -89,6 +95,7 @@ def build_body(
     session: str,
     schema: Any,
     strict: bool,
+    effort: str | None,
     summarize: bool,
     limit: int | None,
 ) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def build_body(
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": session,
         "max_output_tokens": limit,
-        "reasoning": _reasoning(info, options, summarize),
+        "reasoning": _reasoning(info, options, effort, summarize),
         "text": _text(options, schema, strict),
         # fast is the official client's name for priority.
         "service_tier": "priority" if tier == "fast" else tier,
@@ -114,12 +121,10 @@ def build_body(
     return {name: value for name, value in body.items() if value not in (None, {})}
 
 
-def _reasoning(info: ModelInfo, options: Mapping[str, Any], summarize: bool) -> dict[str, Any]:
-    reasoning = {}
-    effort = options.get("reasoning_effort")
-    if effort:
-        # The official client sends its highest step under the older name.
-        reasoning["effort"] = "max" if effort == "ultra" else effort
+def _reasoning(
+    info: ModelInfo, options: Mapping[str, Any], effort: str | None, summarize: bool
+) -> dict[str, Any]:
+    reasoning = {"effort": effort} if effort else {}
     summary = options.get("reasoning_summary") or "auto"
     if summary != "none" and info.summaries and summarize:
         reasoning["summary"] = summary

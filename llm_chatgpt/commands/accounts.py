@@ -129,7 +129,7 @@ def accounts(json_: bool) -> None:
         plan = tokens.route.plan or group.plan_name(tokens.plan)
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
-        broken = broken or bool(problem)
+        broken = broken or bool(ended)
     what = {"damaged": "damaged, sign in again", "newer_version": "needs a newer version"}
     rows += [("", name, "?", "?", "?", what[code]) for name, code in store.unreadable.items()]
     if json_:

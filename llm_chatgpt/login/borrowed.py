@@ -58,6 +58,14 @@ def read_codex_login(named: str | None = None) -> Tokens:
         raise LoginFailed(f"{shown} is not valid JSON. {AGAIN}") from None
 
 
+def has_codex_login() -> bool:
+    """Whether Codex CLI's login could be imported, and has not expired."""
+    try:
+        return still_works(read_codex_login(), time.time())
+    except LoginFailed:
+        return False
+
+
 def _parse_codex_login(data: object, shown: str) -> Tokens:
     fields = as_mapping(data)
     held = as_mapping(fields.get("tokens"))

@@ -79,7 +79,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(variable, store, "chosen by LLM_CHATGPT_ACCOUNT")
     if owner := store.get():
         return Credential(store.default, "the default account", owner=owner)
-    token = borrowed.access_token_in(files.llm_keys().get("chatgpt"))
+    key = files.llm_key("chatgpt")
+    token = borrowed.access_token_in(key)
     if token:
         return Credential(None, "llm's key chatgpt", token)
     token = borrowed.access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
@@ -90,12 +91,12 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             "No default account. Choose one with 'llm chatgpt use NAME': "
             f"{name_list(store.accounts)}."
         )
-    why = ""
-    if files.llm_keys().get("chatgpt"):
-        why = ": the key chatgpt in 'llm keys' is not an access token (at-...)"
+    why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
     known = filter(store.registration, store.registrations)
-    command = next(map(store.login_command, known), "llm chatgpt login")
-    raise NotSignedIn(f"Not signed in to ChatGPT{why}. Run '{command}' first.")
+    advice = f"Run '{next(map(store.login_command, known), 'llm chatgpt login')}' first"
+    if borrowed.has_codex_login():
+        advice += ", or 'llm chatgpt import' to use Codex CLI's login"
+    raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
@@ -106,10 +107,10 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
             f"The account '{printable(name, 60)}' is signed out. Run "
             f"'{store.login_command(name)}' to sign in."
         )
-    keys = files.llm_keys()
-    token = borrowed.access_token_in(keys.get(name, name))
+    token = borrowed.access_token_in(files.llm_key(name) or name)
     if token:
         return Credential(None, reason, token)
+    keys = files.llm_keys()
     tokens = (other for other, value in keys.items() if borrowed.access_token_in(value))
     raise no_such_account(name, [*store.accounts, *tokens])
 

@@ -52,6 +52,8 @@ class Route(NamedTuple):
     images_path: str
     # Whether requests name the account and this client.
     names_account: bool
+    # Whether an effort can change within a conversation (docs/protocol.md, "Prompt cache").
+    effort_updates: bool
     # What requests never have, by the names of `OPTIONAL_PARTS` in backend/resend.py.
     without: frozenset[str]
     # Whether functions are the first input item, and which tools are refused.
@@ -96,6 +98,7 @@ CODEX = Route(
     models_path="/codex/models",
     images_path="/codex/images",
     names_account=True,
+    effort_updates=True,
     without=frozenset(),
     tools_in_input=False,
     refuses_tool=lambda kind: False,
@@ -129,6 +132,7 @@ OFFICIAL = Route(
     models_path="/models",
     images_path="",
     names_account=False,
+    effort_updates=False,
     without=frozenset({"max_output_tokens", "compression"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
