@@ -33,7 +33,7 @@ from llm_chatgpt.errors import (
     StreamFailed,
     UsageLimitReached,
 )
-from llm_chatgpt.files import llm_keys
+from llm_chatgpt.login.borrowed import access_token_in
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe, residencies
@@ -256,12 +256,9 @@ class Exchange:
         return error.advised(*steps) if steps else error
 
     def _key_name(self) -> str:
-        """What the user chose with --key, unless it is a token: an account or one of llm's keys."""
-        with contextlib.suppress(ChatGPTError):
-            key = self._key
-            if key and (self.credential.account or key in llm_keys()):
-                return key
-        return ""
+        """The account or llm key that the user chose with --key; empty for a token itself."""
+        key = self._key or ""
+        return "" if access_token_in(key) else key
 
     def _option(self, name: str) -> str:
         """The option that makes a command use the same login as this prompt."""

@@ -209,7 +209,7 @@ _worker = Worker()
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
         _worker.settle(ending=True)
-        if read_store().unsaved:
+        if logins.unsaved and read_store().unsaved:
             with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
                 writer.save(read_store())
 

@@ -13,7 +13,7 @@ from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping, as_moment, as_text
+from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
 
 
 class DeviceCode(NamedTuple):
@@ -66,13 +66,7 @@ def _poll_interval(value: Any) -> float:
 
 def _code_lifetime(expires_at: object, date: str | None) -> float:
     """How many seconds the code lasts, by the server's own clock where it tells it."""
-    from email.utils import parsedate_to_datetime
-
-    try:
-        end = as_moment(expires_at) or 0.0
-        seconds = end - parsedate_to_datetime(date or "").timestamp()
-    except (TypeError, ValueError):
-        seconds = config.DEVICE_CODE_SECONDS
+    seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 

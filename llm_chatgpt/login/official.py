@@ -23,7 +23,7 @@ from llm_chatgpt.login.store import check_writable, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping, as_number, as_text
+from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
 # The client id of an installation that has none yet.
@@ -228,13 +228,8 @@ def _id_token_problem(claims: Mapping[str, Any], reply: http.Reply, approved: Ap
     OpenID Connect accepts instead (Core 3.1.3.7), and every well-kept library for it brings a
     compiled cryptography package along.
     """
-    from email.utils import parsedate_to_datetime
-
-    try:
-        # The issuer's own clock, because this machine's may be wrong.
-        now = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except (TypeError, ValueError):
-        now = time.time()
+    # The issuer's own clock, because this machine's may be wrong.
+    now = as_http_date(reply.headers.get("date")) or time.time()
     checks = {
         "issuer": claims.get("iss") == config.issuer(),
         "audience": claims.get("aud") in (approved.client_id, [approved.client_id]),
