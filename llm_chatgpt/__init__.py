@@ -1,1 +1,1 @@
-"""What stands behind the plugin, room by room."""
+"""The code of the plugin, one subject to a module."""

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 import llm
 
 from llm_chatgpt import config
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_text
 
 
@@ -23,11 +25,16 @@ def user_dir() -> pathlib.Path:
 
 
 def llm_key(name: str) -> str | None:
-    """The key with this name, from `llm keys set` or a plugin that keeps keys elsewhere."""
+    """The key with this name, from `llm keys set` or a plugin that keeps keys elsewhere.
+
+    None if there is none, or llm's file is damaged. Raises ChatGPTError if such a plugin fails.
+    """
     try:
         return as_text(llm.get_key(alias=name))
     except (OSError, ValueError):
         return None
+    except Exception as error:
+        raise ChatGPTError(f"Could not read a key of llm: {printable(error)}") from error
 
 
 def llm_keys() -> Mapping[str, Any]:

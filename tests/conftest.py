@@ -55,6 +55,8 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         if name.startswith(("LLM_", "OPENAI_", "CODEX_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
+    # Who runs the tests may be signed in to Codex CLI.
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "no-codex"))
     # Whoever forgets the simulator gets a closed port, not OpenAI.
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://127.0.0.1:9/backend-api")

@@ -211,6 +211,44 @@ def test_account_names_come_before_llms_keys(two, simulator, at, ask):
     assert bearers(simulator) == [two[1].access_token, at]
 
 
+def replace_get_key(monkeypatch, key):
+    """As a plugin does that keeps keys elsewhere, such as llm-1password."""
+    of_llm = llm.get_key
+
+    def get_key(explicit_key=None, key_alias=None, env_var=None, *, alias=None, **others):
+        name = alias or key_alias
+        return key() if name in ("chatgpt", "team") else of_llm(alias=name, **others)
+
+    monkeypatch.setattr(llm, "get_key", get_key)
+
+
+@pytest.mark.parametrize("name", [None, "team"])
+def test_a_plugin_that_keeps_keys_elsewhere(simulator, at, ask, run_llm, monkeypatch, name):
+    replace_get_key(monkeypatch, lambda: at)
+    assert ask("hello", key=name).text
+    assert bearers(simulator) == [at]
+    account = ["--account", name] if name else []
+    assert "eve@example.com" in run_llm("chatgpt", "status", *account).stdout
+
+
+@pytest.mark.parametrize("error", [llm.ModelError, RuntimeError, KeyError])
+def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch, error):
+    def locked():
+        raise error("The vault is locked.\nUnlock it.")
+
+    replace_get_key(monkeypatch, locked)
+    words = "Could not read a key of llm: "
+    with pytest.raises(plugin.ChatGPTError, match=words):
+        ask("hello")
+    for command in ("status", "doctor", "usage"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "vault is locked" in result.output
+    sign_in(simulator)
+    assert ask("hello").text
+
+
 def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatch):
     """As `export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may bring it."""
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {at}\r\n")
@@ -630,6 +668,40 @@ def test_import(simulator, codex, run_llm, ask):
         check(result.output)
 
 
+CODEX_ADVICE = "'llm chatgpt login' first, or 'llm chatgpt import' to use Codex CLI's login."
+
+
+def test_who_is_not_signed_in_is_told_of_codex_clis_login(simulator, codex, run_llm, ask):
+    with pytest.raises(llm.NeedsKeyException) as caught:
+        ask("hello")
+    message = f"Not signed in to ChatGPT. Run {CODEX_ADVICE}"
+    assert str(caught.value) == message
+    for command in ("status", "usage"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 1
+        assert "'llm chatgpt import'" in result.output
+    with secrets_watch(simulator) as check:
+        check(message)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"auth_mode": "apikey"},
+        {"tokens": {"access_token": make_jwt({"exp": 1000})}},
+        None,
+    ],
+)
+def test_who_has_no_login_of_codex_cli_either(simulator, codex, ask, content):
+    if content:
+        codex(**content)
+    else:
+        codex.path.unlink()
+    with pytest.raises(llm.NeedsKeyException) as caught:
+        ask("hello")
+    assert str(caught.value) == "Not signed in to ChatGPT. Run 'llm chatgpt login' first."
+
+
 def test_import_beside_a_login(simulator, codex, run_llm):
     ada = sign_in(simulator)
     result = run_llm("chatgpt", "import")
@@ -762,6 +834,7 @@ def test_an_import_without_a_home_folder(simulator, run_llm, monkeypatch):
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("CODEX_HOME")
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
     assert result.stderr == (
