@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import time
 
@@ -14,9 +15,12 @@ import pytest
 from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, sign_in_officially, start_llm, wait_until
+from conftest import expire, sign_in, sign_in_officially, start_llm, wait_until
 from llm_chatgpt.backend.fetch import fetch_models
 from simulator import Call, Say, Stream, error_answer, sse, usage_limit
+from terminal import Terminal
+
+posix = pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
 
 
 def multiply(a: int, b: int) -> int:
@@ -343,6 +347,51 @@ def test_a_wait_that_is_none(simulator, signed_in, ask, monkeypatch, setting):
     simulator.script("responses", usage_limit())
     with pytest.raises(llm.ModelError, match=r"^LLM_CHATGPT_WAIT must be 0, 1 or a duration"):
         ask("hi")
+
+
+def test_who_waits_needs_no_advice(simulator, signed_in, ask, monkeypatch, slept):
+    monkeypatch.setenv("LLM_CHATGPT_WAIT", "1")
+    simulator.bank_reset()
+    simulator.script("responses", usage_limit())
+    assert ask("hi").text
+    assert not simulator.seen("/wham/usage")
+
+
+def test_a_login_that_expires_during_the_wait_is_renewed(
+    simulator, signed_in, ask, monkeypatch, slept
+):
+    monkeypatch.setenv("LLM_CHATGPT_WAIT", "1")
+    expire(3600)
+    simulator.script("responses", usage_limit(resets_in_seconds=4 * 3600))
+    assert ask("hi").text
+    assert len(simulator.refreshes) == 1
+    first, second = simulator.seen("/codex/responses")
+    assert (first.bearer, second.bearer) == (
+        signed_in.access_token,
+        plugin.load_tokens().access_token,
+    )
+    assert first.bearer != second.bearer
+
+
+@posix
+@pytest.mark.parametrize(
+    "arguments", [["hi"], ["--async", "hi"], ["chat"]], ids=["sync", "async", "chat"]
+)
+def test_the_wait_on_a_terminal(simulator, signed_in, monkeypatch, arguments):
+    monkeypatch.setenv("LLM_CHATGPT_WAIT", "1")
+    simulator.script("responses", usage_limit(resets_in_seconds=4 * 3600))
+    terminal = Terminal(*arguments, "-m", "chatgpt-gpt-6-luna")
+    if arguments == ["chat"]:
+        terminal.wait_for("> ")
+        terminal.type("hi")
+    terminal.wait_for(r"\. Waiting, because LLM_CHATGPT_WAIT is set\.\.\.\r\n")
+    terminal.wait_for(r"\rWaiting for the limit to reset, 4:00:0\d left ")
+    terminal.wait_for(r"\rWaiting for the limit to reset, 3:59:59 left ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 1
+    assert "Traceback" not in terminal.screen
+    # The countdown is gone.
+    assert re.search(r"left \r +\r", terminal.screen)
 
 
 def test_ctrl_c_ends_the_wait(simulator, signed_in, monkeypatch):

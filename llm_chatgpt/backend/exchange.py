@@ -18,14 +18,13 @@ from urllib.parse import urlsplit
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import fetch, outcome, refusals, resend
+from llm_chatgpt.backend import fetch, limits, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import DEFAULT, RESERVE
+from llm_chatgpt.backend.catalogue import DEFAULT
 from llm_chatgpt.backend.compose import Composed, Composer, answered_calls, scopes
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.tools import save_image
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.backend.usage import reserve_is_left, resets_of_usage
 from llm_chatgpt.errors import (
     ChatGPTError,
     ConnectionFailed,
@@ -196,9 +195,8 @@ class Exchange:
         one round is complete, or the error, which is raised."""
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
-        last = self.attempt
-        again = resend.next_attempt(last, error, self._sent.items, self._tokens, time.time())
-        if again is None or self.translator.started:
+        last, again = self.attempt, self._next_attempt(error)
+        if again is None:
             self._end_early(error)
             return
         self.attempt = again
@@ -216,6 +214,12 @@ class Exchange:
             notice(f"{error.reason}; retrying{wait}{count}...", mid_line=self._answer.mid_line)
             self._answer.mid_line = False
 
+    def _next_attempt(self, error: ChatGPTError) -> resend.Attempt | None:
+        """How the prompt is sent again; None if the error is final, or something was shown."""
+        if self.translator.started:
+            return None
+        return resend.next_attempt(self.attempt, error, self._sent.items, self._tokens, time.time())
+
     def _end_early(self, error: ChatGPTError) -> None:
         said = self._rejection
         if isinstance(error, RefreshFailed) and said and self._tokens.earliest_refresh_at:
@@ -232,8 +236,8 @@ class Exchange:
         self.complete = True
 
     def detailed(self, error: ChatGPTError) -> ChatGPTError:
-        """The error; for a reached limit with what the account has left beside it: banked
-        resets, and Luna Reserve.
+        """The error to pass to `failed`: one for a reached limit that ends the prompt also says
+        what the account has left.
 
         Asks the server for 2 seconds at most.
         """
@@ -241,19 +245,14 @@ class Exchange:
         nameless = self._key and not self._key_name()
         if not isinstance(error, UsageLimitReached) or not error.resettable or nameless:
             return error
+        if self._next_attempt(error):
+            return error
         usage: Mapping[str, Any] = {}
         with contextlib.suppress(ChatGPTError):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-        steps = []
-        resets = resets_of_usage(usage)
-        if resets and resets.available:
-            count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
-            command = f"llm chatgpt reset{self._option('--account')}"
-            steps.append(f"You have {count}: run '{command}'.")
-        if reserve_is_left(usage) and self._sent.info.slug != RESERVE.slug:
-            command = f'llm -m {RESERVE.model_id}{self._option("--key")} "prompt"'
-            steps.append(f"You have Luna Reserve left: run '{command}'.")
-        return error.advised(*steps) if steps else error
+        account, key = self._option("--account"), self._option("--key")
+        left = limits.what_is_left(usage, self._sent.info.slug, account, key)
+        return error.advised(*left) if left else error
 
     def _key_name(self) -> str:
         """The account or llm key that the user chose with --key; empty for a token itself."""

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_chatgpt import config, http
+from llm_chatgpt.backend import limits
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
-from llm_chatgpt.backend.usage import UsageWindow, reset_moment, windows_of_headers
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
-from llm_chatgpt.text import from_now, in_words, printable
+from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 
 POLICY_CODES = frozenset(
@@ -197,17 +197,6 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "refused": ("OpenAI refused the request{words}", ""),
     "unexplained": ("OpenAI refused the request (status {status}).", "Try again later."),
 }
-# What a plan's limit leaves to do, beside waiting.
-_ADMIN = ("ask your workspace's admin for more",)
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "plus": ("upgrade to Pro", "buy credits"),
-    **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
-    **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
-    **dict.fromkeys(("team", "business", "ent26"), _ADMIN),
-}
-_PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ADMIN)
-# A header that begins with "workspace_" for limits which only the workspace's owner can raise.
-_LIMIT_KIND = "x-codex-rate-limit-reached-type"
 
 
 def explain_refusal(
@@ -244,11 +233,13 @@ def explain_refusal(
         "param": param or "this",
         "regions": ", ".join(map(printable, regions)) or "none",
         "key_option": key_option,
-        "ask": "Try again later," if plan in _PERSONAL_PLANS else "Ask your workspace's admin,",
+        "ask": "Try again later,"
+        if plan in limits.PERSONAL_PLANS
+        else "Ask your workspace's admin,",
     }
-    resets_at = _resets_at(error, reply.headers if text == "limit" else {})
+    resets_at = limits.moment_of_reset(error, reply.headers if text == "limit" else {})
     if text == "limit":
-        facts |= _limit_facts(reply.headers, error, said, resets_at)
+        facts |= limits.describe(reply.headers, error, said, resets_at)
     elif text == MODEL_NOT_FOUND:
         facts["successor"] = _successor(slug, models)
     elif text == "context":
@@ -275,7 +266,7 @@ def explain_refusal(
     )
     if isinstance(refusal, UsageLimitReached):
         of_plan = "usage_limit_reached" in codes
-        refusal.resettable = of_plan and not _of_workspace(reply.headers)
+        refusal.resettable = of_plan and not limits.of_workspace(reply.headers)
         refusal.resets_at = resets_at
     return refusal
 
@@ -323,7 +314,7 @@ def _choose_text(
     reply: http.Reply, codes: list[str], said: str, param: str | None, files: bool
 ) -> str:
     """Which of the texts fits; what is more specific comes first."""
-    if _of_workspace(reply.headers):
+    if limits.of_workspace(reply.headers):
         return "limit"
     if found := next((_BY_CODE[code] for code in codes if code in _BY_CODE), None):
         return found
@@ -384,47 +375,6 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     if reply.status == 200 and words:
         seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
     return None if seconds is None else max(0.0, seconds)
-
-
-def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
-    return [window for window in windows_of_headers(headers) if window.used_percent >= 100]
-
-
-def _resets_at(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """When a limit ends, in Unix seconds; None if neither the error nor the headers tell."""
-    moments = [window.resets_at for window in _full_windows(headers)]
-    told = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    return moments[-1] if told is None and moments else told
-
-
-def _limit_facts(
-    headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
-) -> dict[str, str]:
-    plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
-    full = _full_windows(headers)
-    options = _OPTIONS.get(plan, ())
-    if plan.startswith(("self_serve_business", "enterprise_cbp")):
-        options = _ADMIN
-    if _of_workspace(headers):
-        options = ("ask your workspace's owner to raise the limit or add credits",)
-    if headers.get("x-codex-limit-name", "codex").lower() != "codex":
-        options = ("try another model", *options)
-    steps = ["Wait for the reset", *options]
-    comma = "," if len(steps) > 2 else ""
-    advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
-    return {
-        "window": f"{full[-1].name} " if full else "",
-        "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
-        # The service's usual words say no more than the text.
-        "words": "." if said.startswith("The usage limit has been reached") else _colon(said),
-        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
-        "options": advice,
-    }
-
-
-def _of_workspace(headers: Mapping[str, str]) -> bool:
-    """Whether a limit is one that only the workspace's owner can raise."""
-    return headers.get(_LIMIT_KIND, "").startswith("workspace_")
 
 
 def _successor(slug: str, models: ModelList | None) -> str:

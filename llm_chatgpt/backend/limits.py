@@ -1,0 +1,88 @@
+"""A reached limit in words: which one it is, when it resets, and what the user can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_chatgpt.backend.catalogue import RESERVE
+from llm_chatgpt.backend.usage import (
+    UsageWindow,
+    reserve_is_left,
+    reset_moment,
+    resets_of_usage,
+    windows_of_headers,
+)
+from llm_chatgpt.text import from_now, printable
+
+# What the user of each plan can do, besides waiting.
+_ASK_ADMIN = ("ask your workspace's admin for more",)
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "plus": ("upgrade to Pro", "buy credits"),
+    **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
+    **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
+    **dict.fromkeys(("team", "business", "ent26"), _ASK_ADMIN),
+}
+PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ASK_ADMIN)
+
+
+def of_workspace(headers: Mapping[str, str]) -> bool:
+    """Whether only the workspace's owner can raise the limit."""
+    return headers.get("x-codex-rate-limit-reached-type", "").startswith("workspace_")
+
+
+def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """When a limit resets, in Unix seconds; None if neither the error nor the headers say."""
+    moments = [window.resets_at for window in _full_windows(headers)]
+    told = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
+    return moments[-1] if told is None and moments else told
+
+
+def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
+    return [window for window in windows_of_headers(headers) if window.used_percent >= 100]
+
+
+def describe(
+    headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
+) -> dict[str, str]:
+    """The facts that the text of a reached limit takes in."""
+    plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
+    full = _full_windows(headers)
+    options = _OPTIONS.get(plan, ())
+    if plan.startswith(("self_serve_business", "enterprise_cbp")):
+        options = _ASK_ADMIN
+    if of_workspace(headers):
+        options = ("ask your workspace's owner to raise the limit or add credits",)
+    if headers.get("x-codex-limit-name", "codex").lower() != "codex":
+        options = ("try another model", *options)
+    steps = ["Wait for the reset", *options]
+    comma = "," if len(steps) > 2 else ""
+    advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
+    facts = {
+        "window": f"{full[-1].name} " if full else "",
+        "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
+        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
+        "options": advice,
+    }
+    # The service's usual words say no more than the text.
+    usual = said.startswith("The usage limit has been reached")
+    return facts | ({"words": "."} if usual else {})
+
+
+def what_is_left(
+    usage: Mapping[str, Any], slug: str, account_option: str, key_option: str
+) -> list[str]:
+    """What the account can still use after the model `slug` has reached a limit: banked resets
+    and Luna Reserve, a sentence each.
+
+    `usage` is the usage endpoint's answer. The options make the commands use the same login.
+    """
+    sentences = []
+    resets = resets_of_usage(usage)
+    if resets and resets.available:
+        count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+        sentences.append(f"You have {count}: run 'llm chatgpt reset{account_option}'.")
+    if reserve_is_left(usage) and slug != RESERVE.slug:
+        command = f'llm -m {RESERVE.model_id}{key_option} "prompt"'
+        sentences.append(f"You have Luna Reserve left: run '{command}'.")
+    return sentences
