@@ -229,7 +229,7 @@ def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_ll
     [
         (web_page(), "broken", "Cloudflare"),
         (Answer(503), "warning", "Try again later"),
-        (Answer(403, {"detail": "No."}), "broken", "admin"),
+        (Answer(403, {"detail": "No."}), "broken", "Try again later, or run"),
         (Answer(drop=True), "broken", "Check the network"),
         (Answer(404), "ok", ""),
     ],

@@ -52,7 +52,7 @@ JSON = st.recursive(
     ),
 )
 def test_any_answer_is_a_sentence(status, body, headers):
-    error = explain_refusal(Reply(status, headers, body), slug="gpt-6-luna")
+    error = explain_refusal(Reply(status, headers, body), tokens.Tokens(""), slug="gpt-6-luna")
     text = str(error)
     assert isinstance(error, llm.ModelError)
     assert text

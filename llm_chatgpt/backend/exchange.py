@@ -35,7 +35,7 @@ from llm_chatgpt.errors import (
 from llm_chatgpt.login.borrowed import access_token_in
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
-from llm_chatgpt.login.tokens import Tokens, header_safe, residencies
+from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import counted_down, in_words, notice, printable
 
 # The numbers of the parts that llm's responses get. A response that is asked again after a failure
@@ -135,6 +135,7 @@ class Exchange:
         whole = http.Reply(status, headers, content, host)
         error = refusals.explain_refusal(
             whole,
+            self._tokens,
             slug=self._sent.info.slug,
             models=self._sent.models,
             files=self._sent.has_files,
@@ -156,6 +157,7 @@ class Exchange:
             raise refusals.explain_stream_error(
                 self.translator.error,
                 self._headers,
+                self._tokens,
                 slug=self._sent.info.slug,
                 models=self._sent.models,
                 **self._login_facts(),
@@ -267,10 +269,9 @@ class Exchange:
     def _login_facts(self) -> dict[str, Any]:
         """What the text of a refusal says about the login."""
         return {
-            "plan": self._tokens.plan,
             "login": self._login_command(),
             "key_option": self._option("--key"),
-            "regions": residencies(self._tokens),
+            "both_regions": True,
         }
 
     def _login_command(self) -> str:

@@ -14,7 +14,7 @@ from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.backend.usage import BankedResets, resets_of_list
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.tokens import Tokens, backend_headers, residencies
+from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping, as_text
 
@@ -129,7 +129,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             code = as_text(as_mapping(reply.data).get("code"))
             # An attempt before, whose answer was lost, has spent it.
             return "reset" if resends and code == "already_redeemed" else code
-        failure = explain_refusal(reply, login=login, plan=tokens.plan)
+        failure = explain_refusal(reply, tokens, login=login)
         if reply.status < 500:
             raise failure
     raise ChatGPTError(
@@ -145,6 +145,5 @@ def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        login, regions = login or tokens.route.login_command(), residencies(tokens)[:1]
-        raise explain_refusal(reply, login=login, regions=regions, plan=tokens.plan)
+        raise explain_refusal(reply, tokens, login=login)
     return reply

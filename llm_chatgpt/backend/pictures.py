@@ -18,7 +18,7 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
-from llm_chatgpt.login.tokens import Tokens, backend_headers, residencies
+from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
@@ -196,9 +196,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
 
 
 def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
-    error = refusals.explain_refusal(
-        reply, login=login, plan=tokens.plan, regions=residencies(tokens)[:1]
-    )
+    error = refusals.explain_refusal(reply, tokens, login=login)
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import limits
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
+from llm_chatgpt.login.tokens import Tokens, residencies
 from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 
@@ -201,21 +202,22 @@ _TEXTS: dict[str, tuple[str, str]] = {
 
 def explain_refusal(
     reply: http.Reply,
+    tokens: Tokens,
     *,
+    login: str | None = None,
+    key_option: str = "",
+    both_regions: bool = False,
     slug: str = "",
     models: ModelList | None = None,
-    login: str = "llm chatgpt login",
-    key_option: str = "",
     files: bool = False,
-    regions: Sequence[str] = (),
-    plan: str | None = None,
     in_stream: bool = False,
 ) -> ChatGPTError:
     """The error for a reply that is no answer, or with `in_stream` for one that a stream reported.
 
-    `slug` is the model that was asked, `models` what the account has, `login` the command
-    that signs in again, `key_option` the option of llm that names the login, `files` whether the
-    prompt had any, `regions` those that were named, `plan` the login's.
+    `tokens` were sent. `login` is the command that signs in again (None: without an account's
+    name), `key_option` the option of llm that names the login. `both_regions` says that the
+    login's second region was tried, too. `slug` is the model that was asked, `models` what the
+    account has, `files` whether the prompt had any.
     """
     error = as_mapping(as_mapping(reply.data).get("error"))
     said = error_message(reply) or ""
@@ -226,15 +228,16 @@ def explain_refusal(
     if in_stream and text in ("refused", "unexplained"):
         text = "stream"
     wait = retry_after(reply, said)
+    regions = residencies(tokens)[: 2 if both_regions else 1]
     facts = _words(reply, said) | {
         "status": str(reply.status),
-        "login": login,
+        "login": login or tokens.route.login_command(),
         "wait": in_words(wait) if wait else "a minute",
         "param": param or "this",
         "regions": ", ".join(map(printable, regions)) or "none",
         "key_option": key_option,
         "ask": "Try again later,"
-        if plan in limits.PERSONAL_PLANS
+        if tokens.plan in limits.PERSONAL_PLANS
         else "Ask your workspace's admin,",
     }
     resets_at = limits.moment_of_reset(error, reply.headers if text == "limit" else {})
@@ -244,8 +247,8 @@ def explain_refusal(
         facts["successor"] = _successor(slug, models)
     elif text == "context":
         model = models.find(slug) if models else None
-        tokens = model.context_window if model else None
-        facts["size"] = f" of {tokens:,} tokens" if tokens else ""
+        size = model.context_window if model else None
+        facts["size"] = f" of {size:,} tokens" if size else ""
     reason, advice = (sentence.format(**facts) for sentence in _TEXTS[text])
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     broken = in_stream and text not in _FINAL
@@ -297,7 +300,7 @@ def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
 
 
 def explain_stream_error(
-    error: Mapping[str, Any], headers: Mapping[str, str], **known: Any
+    error: Mapping[str, Any], headers: Mapping[str, str], tokens: Tokens, **known: Any
 ) -> ChatGPTError:
     """`explain_refusal` for an error that was reported inside a stream."""
     # A flat event's own type is not the error's.
@@ -307,7 +310,7 @@ def explain_stream_error(
         if isinstance(value, (str, int, float)) and (name, value) != ("type", "error")
     }
     content = json.dumps({"error": fields}).encode()
-    return explain_refusal(http.Reply(200, headers, content), **known, in_stream=True)
+    return explain_refusal(http.Reply(200, headers, content), tokens, **known, in_stream=True)
 
 
 def _choose_text(

@@ -201,7 +201,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
         advice = if_rejected or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply).message
+        advice = explain_refusal(reply, tokens).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 
