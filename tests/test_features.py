@@ -410,7 +410,7 @@ def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, ca
     assert path.parent == llm.user_dir() / "chatgpt-images"
     assert path.read_bytes() == PNG
     warning, picture = caplog.messages
-    assert warning.startswith("Warning: could not save the picture in ")
+    assert warning.startswith("Warning: could not save the image in ")
     assert warning.endswith("; using the default folder.")
     assert picture == f"Picture: {path}"
 
@@ -421,9 +421,7 @@ def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, capl
     answered = ask("draw", tools=[plugin.ImageGeneration()])
     assert answered.text == "Here."
     result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
-    assert result.output.startswith(
-        "Could not save the picture in chatgpt-images in llm's folder ("
-    )
+    assert result.output.startswith("Could not save the image in chatgpt-images in llm's folder (")
     assert caplog.messages == [f"Warning: {result.output}"]
 
 

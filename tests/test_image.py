@@ -62,7 +62,7 @@ def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
     path = tmp_path / "pelican.png"
     result = image("A pelican", "-o", str(path))
     assert result.stdout == f"{path}\n"
-    assert result.stderr == "Drawing (takes a minute or two)...\n"
+    assert result.stderr == "Creating the image (takes a minute or two)...\n"
     assert path.read_bytes() == png(1024, 1024)
     assert drawn(simulator) == [USUAL]
 
@@ -108,7 +108,7 @@ def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, c
     (tmp_path / "a.png").write_bytes(content)
     result = image("Make it night", "-a", str(tmp_path / "a.png"))
     assert error_of(result).endswith(
-        "a.png: it is not a PNG, JPEG or WebP picture. Convert it or leave it out."
+        "a.png: it is not a PNG, JPEG or WebP image. Convert it or leave it out."
     )
     assert simulator.requests == []
 
@@ -125,7 +125,7 @@ def test_the_prompt_by_stdin(simulator, signed_in, image, arguments):
 def test_stdin_is_a_picture_or_the_prompt(simulator, signed_in, image, arguments):
     result = image(*arguments, "-a", "-", input=png(32, 32))
     assert result.exit_code == 2
-    assert "Error: The prompt is empty. Name it as an argument." in result.stderr
+    assert "Error: The prompt is empty. Pass it as an argument or on stdin." in result.stderr
     assert simulator.requests == []
 
 
@@ -134,7 +134,9 @@ def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
     with start_llm("chatgpt", "image", preexec_fn=lambda: os.close(0)) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.splitlines()[-1] == "Error: The prompt is empty. Name it as an argument."
+    assert (
+        said.splitlines()[-1] == "Error: The prompt is empty. Pass it as an argument or on stdin."
+    )
 
 
 def test_a_prompt_that_is_no_text(simulator, signed_in, image):
@@ -154,7 +156,7 @@ def test_another_size_is_told(simulator, signed_in, image, repeats):
     simulator.picture_size = "1312x1199"
     simulator.picture_repeats_options = repeats
     result = image("A pelican", "--size", "1664x2496")
-    assert result.stderr.endswith("\nNote: the picture is 1312x1199, not 1664x2496.\n")
+    assert result.stderr.endswith("\nNote: the image is 1312x1199, not 1664x2496.\n")
     assert "Note" not in image("A pelican", "--size", "auto").stderr
     assert "Note" not in image("A pelican").stderr
 
@@ -222,7 +224,7 @@ def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_
     assert result.stdout == f"{saved}\n"
     assert saved.read_bytes() == png(1024, 1024)
     assert path.read_bytes() == b"other"
-    assert f"Warning: could not save the picture in {path} (File exists); using" in result.stderr
+    assert f"Warning: could not save the image in {path} (File exists); using" in result.stderr
 
 
 def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
@@ -255,7 +257,7 @@ def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
 
     simulator.script("draw", spoil)
     assert error_of(image("A pelican")).startswith(
-        "Error: Could not save the picture in chatgpt-images in llm's folder ("
+        "Error: Could not save the image in chatgpt-images in llm's folder ("
     )
 
 
@@ -339,7 +341,7 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
         ({"prompt": "x", "shape": "round"}, "No option named 'shape'. Options: size, quality, "),
         (
             {"prompt": "x", "attachments": [llm.Attachment(type="image/png", content=b"GIF89a")]},
-            "Could not send the attachment: it is not a PNG, JPEG or WebP picture. Convert it",
+            "Could not send the attachment: it is not a PNG, JPEG or WebP image. Convert it",
         ),
         (
             {"prompt": "x", "attachments": [llm.Attachment(type="image/png", path="gone.png")]},
@@ -358,7 +360,7 @@ def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, word
     ("answer", "words"),
     [
         (Answer(drop=True), "broke off. Check the network and try again."),
-        (Answer(200, {"data": []}), "No picture came."),
+        (Answer(200, {"data": []}), "The service sent no image."),
         (usage_limit(), "The usage limit of your ChatGPT Plus plan is reached."),
     ],
 )
@@ -404,7 +406,7 @@ def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
     result = image(*asked, input=png(16, 16))
     assert result.exit_code == 0
     assert len(simulator.refreshes) == 1
-    assert result.stderr == "Drawing (takes a minute or two)...\n"
+    assert result.stderr == "Creating the image (takes a minute or two)...\n"
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
     said = error_of(image(*asked, input=png(16, 16)))
     assert said.startswith("Error: OpenAI no longer accepts this login: No.")
@@ -432,10 +434,10 @@ REFUSALS = [
         "Error: Model not found gpt-image-9. Choose another with -m.",
     ),
     (Answer(drop=True), "broke off. Check the network and try again."),
-    (Answer(200, "junk"), "No picture came. Try again, or describe it differently."),
-    (Answer(200, {"data": []}), "No picture came."),
-    (Answer(200, {"data": [{"b64_json": 7}]}), "No picture came."),
-    (Answer(200, {"data": [{"b64_json": "!!"}]}), "No picture came."),
+    (Answer(200, "junk"), "The service sent no image. Try again, or describe it differently."),
+    (Answer(200, {"data": []}), "The service sent no image."),
+    (Answer(200, {"data": [{"b64_json": 7}]}), "The service sent no image."),
+    (Answer(200, {"data": [{"b64_json": "!!"}]}), "The service sent no image."),
 ]
 
 
@@ -501,7 +503,7 @@ def test_the_official_sign_in_draws_nothing(simulator, image):
 def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
     simulator.script("draw", Answer(delay=60.0))
     terminal = Terminal("chatgpt", "image", "A pelican", columns=30)
-    terminal.wait_for(r"\rDrawing, 0:01 \(takes a minute\r")
+    terminal.wait_for(r"\rCreating the image, 0:01 \(tak\r")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1
     assert terminal.screen.endswith("\r" + " " * 29 + "\r\r\nAborted!\r\n")

@@ -24,7 +24,7 @@ from llm_chatgpt.values import as_mapping, as_text, first_mapping
 
 
 class Format(NamedTuple):
-    """What a picture's first bytes say: png, jpeg or webp, and its size in pixels, None if it
+    """What an image's first bytes say: png, jpeg or webp, and its size in pixels, None if it
     cannot be read."""
 
     kind: str
@@ -33,7 +33,7 @@ class Format(NamedTuple):
 
 
 def read_format(data: bytes) -> Format | None:
-    """None if the data is no PNG, JPEG or WebP picture."""
+    """None if the data is no PNG, JPEG or WebP image."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         kind, read = "png", _png_size
     elif data.startswith(b"\xff\xd8\xff"):
@@ -78,7 +78,7 @@ def _webp_size(data: bytes) -> tuple[int, ...]:
 
 
 def decode_picture(encoded: object) -> bytes:
-    """A picture from base64; empty if it is none.
+    """Decode an image from base64; empty if it is not base64.
 
     In slices, because decoding keeps all other threads waiting.
     """
@@ -121,7 +121,7 @@ def data_url(data: bytes, name: str) -> str:
     form = read_format(data)
     if form is None:
         raise ChatGPTError(
-            f"Could not send {printable(name, 100)}: it is not a PNG, JPEG or WebP picture.",
+            f"Could not send {printable(name, 100)}: it is not a PNG, JPEG or WebP image.",
             "Convert it or leave it out.",
         )
     return f"data:image/{form.kind};base64,{base64.b64encode(data).decode()}"
@@ -191,7 +191,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
     fields = dict(as_mapping(reply.data))
     picture = decode_picture(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not picture:
-        raise ChatGPTError("No picture came.", "Try again, or describe it differently.")
+        raise ChatGPTError("The service sent no image.", "Try again, or describe it differently.")
     return Answer(picture, fields)
 
 
@@ -240,24 +240,24 @@ def save_answer(answer: Answer, body: Mapping[str, Any], output: str | None) -> 
     path = os.path.abspath(save_picture(answer.picture, form.kind, output))
     size = f"{form.width}x{form.height}"
     if form.width and body["size"] not in ("auto", size):
-        notice(f"Note: the picture is {size}, not {printable(body['size'], 40)}.")
+        notice(f"Note: the image is {size}, not {printable(body['size'], 40)}.")
     return SavedPicture(path, form.width, form.height)
 
 
 def picture_name(suffix: str) -> str:
-    """A file name that no other picture has."""
+    """A file name that no other image has."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
 
 
 def picture_folder() -> pathlib.Path:
-    """Where pictures go unless the user says otherwise. Raises OSError if it cannot be made."""
+    """Where images go unless the user says otherwise. Raises OSError if it cannot be made."""
     folder = user_dir() / "chatgpt-images"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: bool = False) -> str:
-    """Write a picture to a new file and return its path.
+    """Write an image to a new file and return its path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
     used. Raises ChatGPTError if that fails, too. `mid_line` is as for `notice`.
@@ -270,7 +270,7 @@ def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: b
             return str(path)
         # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
         except (OSError, RuntimeError, ValueError) as error:
-            problem = f"could not save the picture in {printable(chosen, 200)} ({_reason(error)})"
+            problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
             notice(f"Warning: {problem}; using the default folder.", mid_line=mid_line)
     try:
         path = picture_folder() / picture_name(suffix)
@@ -278,7 +278,7 @@ def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: b
         return str(path)
     except OSError as error:
         raise ChatGPTError(
-            f"Could not save the picture in chatgpt-images in llm's folder ({_reason(error)})."
+            f"Could not save the image in chatgpt-images in llm's folder ({_reason(error)})."
         ) from error
 
 

@@ -18,11 +18,12 @@ from llm_chatgpt.values import as_mapping
 
 
 class ImageGeneration(llm.ServerSideTool):
-    """Let the model draw. The picture is written to a file, whose path is the result.
+    """Let the model create images. Each is written to a file, whose path is the result.
 
     ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
     ``output_format`` is png, jpeg or webp. ``size`` ("1024x1536"), ``quality`` (low, medium,
-    high) and ``background`` (opaque, transparent) are wishes, which the service may ignore.
+    high) and ``background`` (opaque, transparent) are requests, which the service may
+    ignore.
     """
 
     name = "image_generation"

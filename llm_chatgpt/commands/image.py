@@ -23,13 +23,13 @@ from llm_chatgpt.login.tokens import Tokens
     type=click.File("rb"),
     multiple=True,
     metavar="FILE",
-    help="PNG, JPEG or WebP picture to change; - for stdin",
+    help="PNG, JPEG or WebP image to edit; - for stdin",
 )
 @click.option("-m", "--model", default="gpt-image-2", show_default=True, help="Image model")
 @click.option("--size", help="Width and height in pixels, such as 1024x1536")
 @click.option("--quality", help="Quality: low, medium or high")
 @click.option("--background", help="Background: opaque or transparent")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="New file for the picture")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="New file for the image")
 @group.account_option()
 @group.json_option
 def image(
@@ -41,10 +41,10 @@ def image(
     json_: bool,
     **options: str,
 ) -> None:
-    """Draw a picture, or change pictures
+    """Create an image, or edit images
 
-    Prints the path of the new file. Size, quality and background are wishes, which the
-    service may ignore. Without a prompt, reads it from stdin.
+    Prints the path of the new file. Size, quality and background are requests,
+    which the service may ignore. Without a prompt, reads it from stdin.
 
     \b
         llm chatgpt image "A pelican riding a bicycle" -o pelican.png
@@ -65,7 +65,7 @@ def image(
             nonlocal started
             if not started:
                 started = True
-                stack.enter_context(terminal.ticking("Drawing", "takes a minute or two"))
+                stack.enter_context(terminal.ticking("Creating the image", "takes a minute or two"))
             return pictures.request_picture(tokens, login, body)
 
         answer: pictures.Answer = with_login(account, draw)
@@ -84,5 +84,5 @@ def _prompt(given: str | None) -> str:
         stdin = sys.stdin
         given = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
     if not given.strip():
-        raise click.UsageError("The prompt is empty. Name it as an argument.")
+        raise click.UsageError("The prompt is empty. Pass it as an argument or on stdin.")
     return given

@@ -182,7 +182,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     """Use a banked reset to clear your plan's limits
 
     OpenAI grants such resets now and then. One clears the 5-hour and the weekly
-    limit at once, and cannot be taken back. Exits with 1 if nothing was reset.
+    limit at once, and cannot be undone. Exits with 1 if nothing was reset.
 
     \b
         llm chatgpt reset
@@ -190,15 +190,16 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     """
     if not yes and not terminal.is_terminal(sys.stdin):
         raise ChatGPTError(
-            "Nothing was sent: a reset cannot be taken back, so the command asks first. Run it in "
+            "Nothing was sent: a reset cannot be undone, so the command asks first. Run it in "
             "a terminal, or use --yes."
         )
-    see = f"See 'llm chatgpt usage{f' --account {account}' if account else ''}'."
+    option = f" --account {shlex.quote(account)}" if account else ""
+    see = f"See 'llm chatgpt usage{option}'."
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
-            "Nothing was sent: OpenAI's official sign-in has no banked resets. Name another login "
-            "with --account."
+            "Nothing was sent: OpenAI's official sign-in has no banked resets. Choose another "
+            "login with --account."
         )
     report, who = with_login(account, lambda t, login: (_fetch_report(t, login), group.who_is(t)))
     banked = report["banked_resets"]
@@ -206,7 +207,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         raise ChatGPTError(_NOT_RESET["no_credit"], see)
     notice("\n".join(_lines(report, account)))
     if not yes:
-        notice(f"\nA reset clears these limits of {who} now.\nIt cannot be taken back.")
+        notice(f"\nA reset clears these limits of {who} now.\nThis cannot be undone.")
         click.confirm("Use one banked reset?", abort=True, err=True)
     # One for all attempts, so that they spend one reset together.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))
