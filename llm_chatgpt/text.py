@@ -30,6 +30,21 @@ def in_command() -> bool:
     return click.get_current_context(silent=True) is not None
 
 
+def stderr_is_terminal() -> bool:
+    """Whether a command runs whose notices somebody reads as they come."""
+    # A stream that was closed before the program began is None.
+    return in_command() and sys.stderr is not None and sys.stderr.isatty()
+
+
+def width() -> int:
+    """The columns of the user's terminal."""
+    for stream in (sys.stderr, sys.stdout):
+        # A stream may be closed, or no terminal.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
+
+
 def notice(text: str, *, mid_line: bool = False) -> None:
     """Say something beside the answer: on stderr while a command runs, else to `logging`.
 
@@ -38,7 +53,7 @@ def notice(text: str, *, mid_line: bool = False) -> None:
     if not in_command():
         log.warning("%s", text)
         return
-    if mid_line and sys.stderr.isatty():
+    if mid_line and stderr_is_terminal():
         click.echo("", err=True)
     click.echo(text, err=True)
 
@@ -81,14 +96,16 @@ def counted_down(seconds: float, what: str) -> Iterator[float]:
         yield seconds
         return
     end = time.time() + seconds
-    on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
+    on_terminal = stderr_is_terminal()
     try:
         while (left := end - time.time()) > 0:
             if on_terminal:
                 minutes, second = divmod(round(left), 60)
                 hours, minutes = divmod(minutes, 60)
-                line = f"{what}, {hours}:{minutes:02}:{second:02} left"
-                click.echo(f"\r{line} ", nl=False, err=True)
+                line = f"{what}, {hours}:{minutes:02}:{second:02} left "
+                # A longer line would begin a new one each second.
+                line = line[: width() - 1]
+                click.echo(f"\r{line}", nl=False, err=True)
             yield min(left, 1.0 if on_terminal else 60.0)
     finally:
         if on_terminal:

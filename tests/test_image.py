@@ -10,6 +10,8 @@ import pathlib
 import re
 import signal
 import struct
+import subprocess
+import sys
 import time
 
 import llm
@@ -497,6 +499,13 @@ def test_the_official_sign_in_draws_nothing(simulator, image):
     sign_in_officially(simulator)
     assert "OpenAI's official sign-in cannot create images" in error_of(image("A pelican"))
     assert simulator.requests == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_model_without_a_stderr(simulator, signed_in):
+    command = f"exec {sys.executable} -m llm -m chatgpt-gpt-image-2 'A pelican' 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, str(pictures()[0]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from llm.parts import AttachmentPart, Message, TextPart
 from llm_chatgpt import http
 from llm_chatgpt.backend import pictures
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import printable, stderr_is_terminal
 from llm_chatgpt.values import as_mapping, as_number
 
 
@@ -58,7 +57,7 @@ def _data_url(attachment: Any) -> str:
 
 def announce() -> None:
     """Say on a terminal that the answer takes a while."""
-    if click.get_current_context(silent=True) and sys.stderr.isatty():
+    if stderr_is_terminal():
         click.echo("Creating the image (takes a minute or two)...", err=True)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import RESERVE, known_models
 from llm_chatgpt.backend.usage import windows_of_headers
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import printable, stderr_is_terminal
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 # Left out of the logs: what the request said already, and who asked.
@@ -97,8 +95,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
             for window in windows_of_headers(headers)
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT
         ]
-    on_terminal = click.get_current_context(silent=True) and sys.stderr.isatty()
-    if on_terminal and not config.is_off("SOURCES"):
+    if stderr_is_terminal() and not config.is_off("SOURCES"):
         lines += [(line, line) for line in _source_list(answer.sources)]
     return lines
 

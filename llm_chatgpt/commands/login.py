@@ -25,7 +25,7 @@ from llm_chatgpt.login.official import OfficialLogin, login_officially, registra
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.text import in_words, notice, printable, width
 
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
@@ -216,7 +216,7 @@ class _CodePage:
     def wait(self, seconds: float, left: float) -> None:
         """Count down for so many seconds; `left` is how many the code is still valid."""
         end = time.monotonic() + seconds
-        columns = terminal.width()
+        columns = width()
         try:
             while (rest := end - time.monotonic()) > 0:
                 minutes, second = divmod(round(left - seconds + rest), 60)

@@ -19,20 +19,12 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.text import width
 
 
 def is_terminal(stream: Any) -> bool:
     # A stream that was closed before the program began is None.
     return stream is not None and stream.isatty()
-
-
-def width() -> int:
-    """The columns of the user's terminal."""
-    for stream in (sys.stderr, sys.stdout):
-        # A stream may be closed, or no terminal.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            return os.get_terminal_size(stream.fileno()).columns or 80
-    return 80
 
 
 def wrapped(text: str, indent: int) -> str:
