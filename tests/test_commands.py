@@ -525,6 +525,7 @@ def test_a_key_that_is_no_access_token_is_named(simulator, run_llm):
 
 def test_the_home_folder_is_shortened(simulator, run_llm, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CODEX_HOME")
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     sign_in(simulator)
     shown = os.path.join("~", "llm", "chatgpt-oauth.json")
