@@ -256,7 +256,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                 for event in exchange.end_round():
                     yield event
             except ChatGPTError as error:
-                exchange.failed(await asyncio.to_thread(exchange.detailed, error))
+                exchange.failed(await in_thread(exchange.detailed, error))
         for event in exchange.finish():
             yield event
 

@@ -89,6 +89,18 @@ def in_words(seconds: float) -> str:
     return " ".join(words[:2])
 
 
+@contextlib.contextmanager
+def shown_meanwhile(text: str) -> Iterator[None]:
+    """Show a line on a terminal while the block runs, and erase it afterwards."""
+    line = printable(text, width() - 1) if stderr_is_terminal() else ""
+    click.echo(line, nl=False, err=True)
+    try:
+        yield
+    finally:
+        if line:
+            click.echo(f"\r{' ' * len(line)}\r", nl=False, err=True)
+
+
 def counted_down(seconds: float, what: str) -> Iterator[float]:
     """Pieces of a pause, to sleep one after another: the whole of a short one. A long one is
     counted down on a terminal, by the clock, so that a machine may sleep meanwhile."""

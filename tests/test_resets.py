@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 import llm_chatgpt_oauth as plugin
 from conftest import sign_in, sign_in_officially
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
+from terminal import Terminal
 
 CONSUME = "/rate-limit-reset-credits/consume"
 HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
@@ -359,3 +361,25 @@ def test_the_event_loop_goes_on_meanwhile(banked, answer):
     banked.script("responses", answer())
     asyncio.run(run())
     assert in_time == [True]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_a_terminal_shows_the_limit_while_resets_are_looked_up(banked, options):
+    let_go = threading.Event()
+
+    def slow(request):
+        let_go.wait(20)
+        return banked.serve_usage(request)
+
+    banked.script("responses", usage_limit())
+    banked.script("usage", slow)
+    terminal = Terminal("-m", "chatgpt-gpt-6-luna", "hi", *options)
+    terminal.wait_for(
+        r"The usage limit of your ChatGPT Plus plan is reached\. It resets in.*\.\.\."
+    )
+    let_go.set()
+    assert terminal.end() == 1
+    shown, _, message = terminal.screen.partition("\r")
+    assert shown.endswith(("...", "\N{HORIZONTAL ELLIPSIS}"))
+    assert "Error: The usage limit" in message

@@ -36,7 +36,7 @@ from llm_chatgpt.login.borrowed import access_token_in
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import counted_down, in_words, notice, printable
+from llm_chatgpt.text import counted_down, in_words, notice, printable, shown_meanwhile
 
 # The numbers of the parts that llm's responses get. A response that is asked again after a failure
 # keeps the parts from before, and none of them may get events of another kind.
@@ -250,7 +250,8 @@ class Exchange:
         if self._next_attempt(error):
             return error
         usage: Mapping[str, Any] = {}
-        with contextlib.suppress(ChatGPTError):
+        # The reason is on the screen at once; the whole message follows.
+        with contextlib.suppress(ChatGPTError), shown_meanwhile(f"{error.reason}..."):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
         left = limits.what_is_left(usage, self._sent.info.slug, account, key)
