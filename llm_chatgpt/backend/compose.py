@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm.parts import Message, ToolResultPart
+from llm.parts import Message
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import resend
@@ -63,7 +63,6 @@ class Composer:
         self._turn = turn
         self._memory = memory
         self._schema = schema_of_chain(prompt, conversation)
-        self._brings_results = bool(answered_calls(prompt.messages))
 
     def compose(self, tokens: Tokens, without: frozenset[str], answer: Answer) -> Composed:
         """The request for the next round of `answer`. Reads files and may fetch attachments.
@@ -86,7 +85,7 @@ class Composer:
         )
         body, tool_names = self._body(info, tokens, without, builder, session)
         content = builder.attachments.encode(body)
-        headers = self._headers(tokens, without, session, goes_on=answer.rounds > 0)
+        headers = self._headers(tokens, without, session)
         if resend.COMPRESSION not in without:
             content, compressed = compress(content)
             headers |= compressed
@@ -159,9 +158,7 @@ class Composer:
         body["input"] = builder.items
         return body, tool_names
 
-    def _headers(
-        self, tokens: Tokens, without: frozenset[str], session: str, *, goes_on: bool
-    ) -> dict[str, str]:
+    def _headers(self, tokens: Tokens, without: frozenset[str], session: str) -> dict[str, str]:
         second_residency = resend.FIRST_RESIDENCY in without
         headers = backend_headers(tokens, second_residency=second_residency) | {
             "Accept": "text/event-stream",
@@ -170,7 +167,7 @@ class Composer:
         if resend.SESSION_HEADER not in without:
             headers["session-id"] = session
         state = self._turn.state if self._turn.account_key == tokens.account_key else None
-        if tokens.route.names_account and state and (goes_on or self._brings_results):
+        if tokens.route.names_account and state:
             headers["x-codex-turn-state"] = state
         return headers
 
@@ -192,10 +189,3 @@ def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
         "account": tokens.account_key,
         "service": tokens.route.responses_path,
     }
-
-
-def answered_calls(messages: Sequence[Message]) -> list[object]:
-    """The ids of the tool calls whose results the model has not seen yet."""
-    asked = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "assistant"), 0)
-    parts = (part for message in messages[asked:] for part in message.parts)
-    return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]

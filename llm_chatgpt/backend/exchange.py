@@ -21,7 +21,8 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend import fetch, outcome, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT, RESERVE
-from llm_chatgpt.backend.compose import Composed, Composer, answered_calls, scopes
+from llm_chatgpt.backend.compose import Composed, Composer, scopes
+from llm_chatgpt.backend.history import answered_calls
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.tools import save_image
 from llm_chatgpt.backend.translate import EventTranslator
