@@ -1,1 +1,1 @@
-"""What stands behind the plugin, room by room."""
+"""The plugin's packages and modules; docs/development.md lists them."""

@@ -29,9 +29,9 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
 class Composed(NamedTuple):
-    """A request: the `arguments` of `http.SyncStream`, and what Exchange must know of it.
+    """A request: the `arguments` of `http.SyncStream`, and what Exchange needs to know about it.
 
-    `info` is the model that is asked, one of `models`, which the account has as far as is known.
+    `info` is the requested model, `models` the account's list of models (None if it is unknown).
     `without` names what was left out, `items` is the input. `beside_messages` goes into the
     answer's metadata (history.py), `tool_names` are llm's names of the tools by the service's.
     `notes` are for the user.
@@ -74,7 +74,7 @@ class Composer:
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         if not is_strict(self._schema):
             without |= {resend.STRICT}
-        # Only the list that this login was given counts; the built-in one may be old.
+        # Only the login's own list counts; the built-in one may be out of date.
         check_options(info, self._options, listed=models is not None and info in models.models)
         builder = self._input(info, tokens, without, answer.messages)
         session = session_id(
@@ -172,7 +172,7 @@ class Composer:
         return headers
 
     def _ignored(self, without: frozenset[str]) -> list[str]:
-        """A note that names the options which are not sent."""
+        """A note that names the options that are not sent; none if all are."""
         limit = output_limit(self._options)
         names: list[str] = self._prompt.options.ignored
         if limit and resend.OUTPUT_LIMIT in without:
@@ -183,7 +183,7 @@ class Composer:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """Where what the service refuses of a request holds (`resend.OptionalPart`)."""
+    """The values of the scopes of a refusal (`resend.OptionalPart`)."""
     return {
         "model": info.slug,
         "account": tokens.account_key,

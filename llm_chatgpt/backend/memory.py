@@ -30,7 +30,7 @@ class Turn:
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
-        """The lines of these pairs of a subject and a line whose subject is new in this turn."""
+        """The lines of those notes, pairs of a subject and a line, that are new in this turn."""
         lines = []
         for subject, line in notes:
             if subject not in self._told:
@@ -40,10 +40,10 @@ class Turn:
 
 
 class Memory:
-    """Turns whose tools are at work, and what the service has refused.
+    """Turns whose tools are running, and what the service has refused.
 
-    Needs no lock, which a fork could leave taken: each step on a dict is atomic, and a lost
-    entry costs one more request.
+    It has no lock, which a fork could leave locked forever: each step on a dict is atomic, and a
+    lost entry costs one more request.
     """
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ class Memory:
                 other.encoded = []
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
-        """The parts that the service has refused in these scopes, which are a name and a value
-        each: "model" and its slug, for example."""
+        """Names of the parts that the service has refused in these scopes. `scopes` maps a scope
+        to its value, such as "model" to a slug."""
         names = (part.name for part in OPTIONAL_PARTS if self._entry(part, scopes) in self._refused)
         return frozenset(names)
 

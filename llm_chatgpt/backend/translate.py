@@ -60,7 +60,7 @@ class EventTranslator:
         self.account_key = account_key
         self.slug = slug
         self.save_image = save_image
-        # llm's names of the tools, by the names that the service was told.
+        # llm's names of the tools, by the names that were sent to the service.
         self.tool_names = tool_names or {}
         # "completed", "incomplete", "failed" or "error" once the answer has ended.
         self.ended: str | None = None
@@ -331,7 +331,7 @@ class EventTranslator:
         if kind == "function_call":
             self._name_call(item, fields)
         elif kind == "image_generation_call":
-            # Before the picture's path is told, on a line of its own.
+            # The picture's path is printed on a line of its own.
             self.answer.end_aside()
         elif kind == "message" and (phase := as_text(fields.get("phase"))) and not item.passages:
             item.is_commentary = phase == "commentary"
