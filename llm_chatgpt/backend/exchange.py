@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import fetch, outcome, refusals, resend
+from llm_chatgpt.backend import fetch, outcome, refusable, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT, RESERVE
 from llm_chatgpt.backend.compose import Composed, Composer, scopes
@@ -122,8 +122,8 @@ class Exchange:
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
-        # Other parts are stored with the answer.
-        self._turn.without = resend.parts_beside_input(self.attempt.without)
+        # The names of parts of the input are stored with the answer.
+        self._turn.without = self.attempt.without - refusable.parts_of_input(self.attempt.without)
         memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
         # `request` cannot print them: it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._sent.notes):

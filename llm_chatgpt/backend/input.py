@@ -77,7 +77,7 @@ class InputBuilder:
         self.notes: list[str] = []
         # What this request has beside its messages (history.py).
         self.request: dict[str, Any] = {}
-        if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
+        if refused := sorted(refusable.parts_of_input(without)):
             self.request[WITHOUT] = refused
         # The effort for the request's own field. With `effort_updates` it stays that of the
         # conversation's first request, because another one would miss the cache.

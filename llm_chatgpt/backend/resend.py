@@ -89,11 +89,6 @@ def gives_no_reason(error: ChatGPTError) -> bool:
     return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
 
 
-def parts_beside_input(without: frozenset[str]) -> frozenset[str]:
-    """These names without those of parts of the input."""
-    return frozenset(name for name in without if not refusable.is_part_of_input(name))
-
-
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
     """How often a prompt may be sent again, unchanged, after this error."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
