@@ -166,7 +166,7 @@ class Composer:
         }
         if resend.SESSION_HEADER not in without:
             headers["session-id"] = session
-        state = self._turn.state if self._turn.account_key == tokens.account_key else None
+        state = self._turn.states.get(tokens.account_key)
         if tokens.route.names_account and state:
             headers["x-codex-turn-state"] = state
         return headers

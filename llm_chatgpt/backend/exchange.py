@@ -121,7 +121,7 @@ class Exchange:
         self._headers = headers
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
-            self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
+            self._turn.states[self._tokens.account_key] = turn_state
         # The names of parts of the input are stored with the answer.
         self._turn.without = self.attempt.without - refusable.parts_of_input(self.attempt.without)
         memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
