@@ -1,4 +1,4 @@
-"""What a conversation's messages tell about the requests that were made for them.
+"""What earlier requests of a conversation had beside its messages, read from its answers.
 
 An answer stores with its first part what its request had beside the messages: a system prompt
 of its own, the effort, and what it went without because the service had refused it. Later
@@ -89,7 +89,7 @@ def system_text(message: Message) -> str | None:
 
 
 def _request(message: Message) -> Mapping[str, Any]:
-    """What the answer to a request has stored of it."""
+    """What an answer has stored of its request."""
     stored = (as_mapping(our_metadata(part).get(REQUEST)) for part in message.parts)
     return next(filter(None, stored), {})
 

@@ -1,4 +1,4 @@
-"""The parts of a request's input that the service may refuse, and how its words name them.
+"""The parts of a request's input that the service may refuse, and how its errors name them.
 
 A request is sent once more without the part. Its answer stores the part's name (history.py), and
 later requests leave it out, too.
