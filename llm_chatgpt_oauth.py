@@ -4,7 +4,7 @@ This file is what llm loads: the models' options, the sync and the async model, 
 two hooks. Everything else is in the package `llm_chatgpt`, one subject to a file:
 
     values, errors, config, text, files, http    what all modules share
-    login/      who you are: tokens, their store, ways to sign in, a token that is good now
+    login/      tokens, the login file, ways to sign in, a valid access token
     backend/    a prompt: the request, its answer as llm's events, errors, limits, models
     commands/   llm chatgpt ...
 

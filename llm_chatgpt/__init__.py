@@ -1,1 +1,1 @@
-"""The code of the plugin, one subject to a module."""
+"""The plugin's packages and modules; docs/development.md lists them."""

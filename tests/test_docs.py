@@ -175,7 +175,7 @@ def test_every_file_that_is_named_exists(document):
             assert (ROOT / path).exists(), path
 
 
-def test_every_room_is_in_the_map():
+def test_every_module_is_in_the_map():
     text = (ROOT / "docs/development.md").read_text()
     for path in (ROOT / "llm_chatgpt").rglob("*.py"):
         module = path.relative_to(ROOT).as_posix()

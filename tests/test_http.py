@@ -1,4 +1,4 @@
-"""http.py: limits, failures and clients, against real sockets."""
+"""The HTTP module: limits, failures and clients, against real sockets."""
 
 from __future__ import annotations
 

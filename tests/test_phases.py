@@ -422,8 +422,11 @@ def test_a_call_in_a_later_round_that_fails_is_not_carried_out(simulator, signed
 
 def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm, caplog):
     def frames():
-        yield from simulator.frames([comment("Looking.")], end_turn=False)
+        *begin, last = simulator.frames([comment("Looking.")], end_turn=False)
+        yield from begin
+        # Before the last event, after which the model asks again at once.
         run_llm("chatgpt", "logout", "--all")
+        yield last
 
     simulator.script("responses", Stream(frames()))
     assert ask("hi").text == "Looking."

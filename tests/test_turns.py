@@ -12,6 +12,7 @@ import pytest
 from llm.parts import ToolCallPart
 
 from conftest import models_updated
+from llm_chatgpt import config
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Call, Say, sse
 from simulator import Stream as StreamAnswer
@@ -94,6 +95,16 @@ def test_equal_prompts_keep_their_turn_states_apart(simulator, signed_in, ask):
         history = [*answered.response.prompt.messages, *answered.messages]
         ask(messages=history, tool_results=[result], tools=[multiply])
     assert states_sent(simulator)[2:] == ["ts_one", "ts_other"]
+
+
+def test_a_turn_state_goes_along_when_a_prompt_is_sent_again(
+    simulator, signed_in, ask, monkeypatch
+):
+    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0)
+    simulator.turn_states.add("ts_one")
+    simulator.script("responses", StreamAnswer([], headers={"x-codex-turn-state": "ts_one"}))
+    assert ask("Go").text
+    assert states_sent(simulator) == [None, "ts_one"]
 
 
 def test_a_turn_state_that_no_header_can_hold_is_dropped(simulator, signed_in, ask):

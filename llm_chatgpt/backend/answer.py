@@ -36,17 +36,17 @@ class Item:
         self.order = order
         self.call_id: str | None = None
         self.name = ""
-        # Whether it is a message that leaves as reasoning.
+        # Whether it is a commentary: a message that llm records as reasoning.
         self.is_commentary = False
         # Its texts, by the list of the finished item that they are in, and their place there.
         self.passages: dict[tuple[str, int], Passage] = {}
         # llm's events of this part. llm reads them again at the end, so they can be corrected.
         self.events: list[StreamEvent] = []
-        # Our metadata on its part, as far as it is known.
+        # Our metadata on its part so far.
         self.metadata: dict[str, Any] = {}
-        # The finished item without what is too large or too private to be logged.
+        # The finished item, without the fields that are too large to be logged.
         self.finished: dict[str, Any] | None = None
-        # What of it goes into the next round's request: llm's part, rebuilt when it is finished.
+        # The llm part to send in the next round's request; None until the item is finished.
         self.part: Part | None = None
 
     @property
@@ -105,7 +105,7 @@ class Answer:
         self._aside: tuple[Item, object] | None = None
 
     def copy(self) -> Answer:
-        """The same answer for an attempt to add to, which may come to nothing."""
+        """A copy that an attempt can add to; it is discarded if the attempt fails."""
         other = copy.copy(self)
         for name in ("usages", "tool_calls", "cited", "found", "items", "events"):
             setattr(other, name, copy.copy(getattr(self, name)))
@@ -140,7 +140,7 @@ class Answer:
 
     def new_item(self, kind: str, index: float) -> Item:
         """An item that begins; `index` is its place in the round's output."""
-        # What stands between two messages goes with the first of them, as in llm itself.
+        # Items between two messages belong to the first of them, as in llm itself.
         self._messages += kind == "message"
         place = (len(self.usages), index)
         item = Item(kind, next(self._numbers), max(0, self._messages - 1), place)
@@ -176,7 +176,7 @@ class Answer:
         return event
 
     def discard_reasoning(self) -> None:
-        """Send back nothing of the last request's answer, because its reasoning led to nothing."""
+        """Send back nothing of the last round, whose reasoning led to no answer."""
         request = len(self.usages) - 1
         for item in (item for item in self.items if item.order[0] == request):
             item.part = None
@@ -214,7 +214,7 @@ class Answer:
         self._aside = (item, piece)
 
     def end_aside(self) -> None:
-        """A blank line after reasoning, or what comes next would run into it on screen."""
+        """Add a blank line after reasoning, so that the next text does not run into it."""
         if self._aside:
             item, _ = self._aside
             # The text of a commentary goes back as it came, without anything added.

@@ -21,7 +21,7 @@ _STAND_IN = re.compile(
     rb'("(?:image_url|file_data)":"data:[a-z]+/[a-z.+-]+;base64,)sha256:([0-9a-f]{64})'
 )
 
-# The suffixes that say what is in a file, and their types.
+# File suffixes and their types.
 PICTURE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
 _SUFFIXES = {suffix: kind for kind, suffix in config.FILE_TYPES.items()} | PICTURE_SUFFIXES
 _SUFFIXES |= {".jpg": "image/jpeg", ".htm": "text/html"}
@@ -84,7 +84,7 @@ class Attachments:
         return {"type": "input_file", "filename": _filename(attachment, kind), "file_data": data}
 
     def _can_be_downloaded(self, url: str) -> bool:
-        """Whether the service itself can fetch an image, as far as is known."""
+        """Whether to send an image's address: the service downloads it, unless that has failed."""
         return url.startswith("https://") and url not in self.unreachable
 
     def _check_type(self, kind: str) -> None:
@@ -142,7 +142,7 @@ def _kind(attachment: llm.Attachment) -> str:
     if attachment.type or not (attachment.url or "").startswith("https://"):
         kind = (attachment.resolve_type() or "").partition(";")[0].strip().lower()
         return "image/jpeg" if kind == "image/jpg" else kind
-    # llm would ask the server at every turn, and an answer could change what is sent again.
+    # llm would ask the server at every turn, and another answer would change the replayed bytes.
     path = urlsplit(str(attachment.url)).path.lower()
     files = (kind for kind, suffix in config.FILE_TYPES.items() if path.endswith(suffix))
     return next(files, "image/png")
@@ -182,7 +182,7 @@ def _actual_kind(kind: str, content: bytes) -> str:
 
 
 def _filename(attachment: llm.Attachment, kind: str) -> str:
-    """The name that the service is told. Its suffix says what the file is."""
+    """The file name to send; its suffix matches the type."""
     path = attachment.path or unquote(urlsplit(attachment.url or "").path)
     name = os.path.basename(path) or "attachment"
     suffix = re.search(r"\.[a-z]\w{0,9}$", name.lower())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm.parts import Message, ToolResultPart
+from llm.parts import Message
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import resend
@@ -29,9 +29,9 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
 class Composed(NamedTuple):
-    """A request: the `arguments` of `http.SyncStream`, and what Exchange must know of it.
+    """A request: the `arguments` of `http.SyncStream`, and what Exchange needs to know about it.
 
-    `info` is the model that is asked, one of `models`, which the account has as far as is known.
+    `info` is the requested model, `models` the account's list of models (None if it is unknown).
     `without` names what was left out, `items` is the input. `beside_messages` goes into the
     answer's metadata (history.py), `tool_names` are llm's names of the tools by the service's.
     `notes` are for the user.
@@ -63,7 +63,6 @@ class Composer:
         self._turn = turn
         self._memory = memory
         self._schema = schema_of_chain(prompt, conversation)
-        self._brings_results = bool(answered_calls(prompt.messages))
 
     def compose(self, tokens: Tokens, without: frozenset[str], answer: Answer) -> Composed:
         """The request for the next round of `answer`. Reads files and may fetch attachments.
@@ -75,7 +74,7 @@ class Composer:
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         if not is_strict(self._schema):
             without |= {resend.STRICT}
-        # Only the list that this login was given counts; the built-in one may be old.
+        # Only the login's own list counts; the built-in one may be out of date.
         check_options(info, self._options, listed=models is not None and info in models.models)
         builder = self._input(info, tokens, without, answer.messages)
         session = session_id(
@@ -86,7 +85,7 @@ class Composer:
         )
         body, tool_names = self._body(info, tokens, without, builder, session)
         content = builder.attachments.encode(body)
-        headers = self._headers(tokens, without, session, goes_on=answer.rounds > 0)
+        headers = self._headers(tokens, without, session)
         if resend.COMPRESSION not in without:
             content, compressed = compress(content)
             headers |= compressed
@@ -159,9 +158,7 @@ class Composer:
         body["input"] = builder.items
         return body, tool_names
 
-    def _headers(
-        self, tokens: Tokens, without: frozenset[str], session: str, *, goes_on: bool
-    ) -> dict[str, str]:
+    def _headers(self, tokens: Tokens, without: frozenset[str], session: str) -> dict[str, str]:
         second_residency = resend.FIRST_RESIDENCY in without
         headers = backend_headers(tokens, second_residency=second_residency) | {
             "Accept": "text/event-stream",
@@ -169,13 +166,13 @@ class Composer:
         }
         if resend.SESSION_HEADER not in without:
             headers["session-id"] = session
-        state = self._turn.state if self._turn.account_key == tokens.account_key else None
-        if tokens.route.names_account and state and (goes_on or self._brings_results):
+        state = self._turn.states.get(tokens.account_key)
+        if tokens.route.names_account and state:
             headers["x-codex-turn-state"] = state
         return headers
 
     def _ignored(self, without: frozenset[str]) -> list[str]:
-        """A note that names the options which are not sent."""
+        """A note that names the options that are not sent; none if all are."""
         limit = output_limit(self._options)
         names: list[str] = self._prompt.options.ignored
         if limit and resend.OUTPUT_LIMIT in without:
@@ -186,16 +183,9 @@ class Composer:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """Where what the service refuses of a request holds (`resend.OptionalPart`)."""
+    """The values of the scopes of a refusal (`resend.OptionalPart`)."""
     return {
         "model": info.slug,
         "account": tokens.account_key,
         "service": tokens.route.responses_path,
     }
-
-
-def answered_calls(messages: Sequence[Message]) -> list[object]:
-    """The ids of the tool calls whose results the model has not seen yet."""
-    asked = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "assistant"), 0)
-    parts = (part for message in messages[asked:] for part in message.parts)
-    return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]

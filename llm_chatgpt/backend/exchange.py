@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import fetch, limits, outcome, refusals, resend
+from llm_chatgpt.backend import fetch, limits, outcome, refusable, refusals, resend
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT
-from llm_chatgpt.backend.compose import Composed, Composer, answered_calls, scopes
+from llm_chatgpt.backend.compose import Composed, Composer, scopes
+from llm_chatgpt.backend.history import answered_calls
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.tools import save_image
 from llm_chatgpt.backend.translate import EventTranslator
@@ -71,14 +72,14 @@ class Exchange:
         self._stopped: list[str] = []
         self._tokens = Tokens("")
         self._headers: Mapping[str, str] = {}
-        # The server's 401, which a refresh may mend.
+        # The server's last 401, after which other tokens may be accepted.
         self._rejection: ChatGPTError | None = None
 
     # One attempt
 
     @functools.cached_property
     def credential(self) -> Credential:
-        """Whose login to use: chosen once, so that no attempt goes out as somebody else."""
+        """The login to use, chosen once so that all attempts use the same account."""
         return choose_credential(self._key, read_store())
 
     @property
@@ -115,16 +116,15 @@ class Exchange:
         return sent.arguments
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """Note the headers of an answer that begins, and say what the user should know of the
-        request."""
+        """Note the headers of an answer that begins, and print the request's notes."""
         self._headers = headers
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
-            self._turn.state, self._turn.account_key = turn_state, self._tokens.account_key
-        # Other parts are stored with the answer.
-        self._turn.without = resend.parts_beside_input(self.attempt.without)
+            self._turn.states[self._tokens.account_key] = turn_state
+        # The names of parts of the input are stored with the answer.
+        self._turn.without = self.attempt.without - refusable.parts_of_input(self.attempt.without)
         memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
-        # Not told by `request`, because it may run in a thread, which has no terminal.
+        # `request` cannot print them: it may run in a thread, which has no terminal.
         for line in self._turn.news((note, note) for note in self._sent.notes):
             notice(line)
         fetch.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
@@ -147,8 +147,10 @@ class Exchange:
         return error
 
     def end_round(self) -> Iterator[StreamEvent]:
-        """The stream's last events. Keeps what the round has brought. There is another request if
-        the model wants to go on, or once if it has said nothing (docs/protocol.md).
+        """Return the stream's last events and keep the round's answer.
+
+        Another request follows if the model wants to go on, and once if the answer is empty
+        (docs/protocol.md).
 
         Raises the error that the stream has reported; StreamFailed if it was cut off.
         """
@@ -193,8 +195,10 @@ class Exchange:
     # After an error
 
     def failed(self, error: ChatGPTError) -> None:
-        """Decide what follows an error: another attempt, the end of an answer of which at least
-        one round is complete, or the error, which is raised."""
+        """Prepare another attempt after an error, or end the answer after its complete rounds.
+
+        Raises the error if neither is possible.
+        """
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
         last, again = self.attempt, self._next_attempt(error)
@@ -225,7 +229,7 @@ class Exchange:
     def _end_early(self, error: ChatGPTError) -> None:
         said = self._rejection
         if isinstance(error, RefreshFailed) and said and self._tokens.earliest_refresh_at:
-            # Else nobody would learn what the server has said.
+            # The user should learn what the server said, too.
             reason = f"{said.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._answer.rounds:
@@ -238,10 +242,10 @@ class Exchange:
         self.complete = True
 
     def detailed(self, error: ChatGPTError) -> ChatGPTError:
-        """The error to pass to `failed`: one for a reached limit that ends the prompt also says
-        what the account has left.
+        """The error; for a reached limit that ends the prompt, its advice names what the account
+        has left.
 
-        Asks the server for 2 seconds at most.
+        Waits for the server for 2 seconds at most.
         """
         # No command can name an access token.
         nameless = self._key and not self._key_name()
@@ -283,7 +287,7 @@ class Exchange:
     # Afterwards
 
     def finish(self) -> Iterator[StreamEvent]:
-        """Record the answer, and say what there is to say; the events that remain to yield."""
+        """Record the answer and print the notes after it. Yields the last events."""
         answer = self._answer
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
         answer.repeat_commentary()

@@ -1,4 +1,4 @@
-"""What a conversation's messages tell about the requests that were made for them.
+"""What earlier requests of a conversation had beside its messages, read from its answers.
 
 An answer stores with its first part what its request had beside the messages: a system prompt
 of its own, the effort, and what it went without because the service had refused it. Later
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm.parts import AttachmentPart, Message, TextPart
+from llm.parts import AttachmentPart, Message, TextPart, ToolResultPart
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import refusable
@@ -64,6 +64,13 @@ def read_history(messages: Sequence[Message]) -> History:
     return History(efforts, systems, own_place, without, reasoning_from, _new_from(messages))
 
 
+def answered_calls(messages: Sequence[Message]) -> list[object]:
+    """The ids of the tool calls whose results the model has not seen yet."""
+    new = messages[_after_last_answer(messages) :]
+    parts = (part for message in new for part in message.parts)
+    return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]
+
+
 def our_metadata(part: Any) -> Mapping[str, Any]:
     """What this plugin has stored with a part."""
     return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
@@ -82,7 +89,7 @@ def system_text(message: Message) -> str | None:
 
 
 def _request(message: Message) -> Mapping[str, Any]:
-    """What the answer to a request has stored of it."""
+    """What an answer has stored of its request."""
     stored = (as_mapping(our_metadata(part).get(REQUEST)) for part in message.parts)
     return next(filter(None, stored), {})
 
@@ -105,7 +112,11 @@ def _turn_starts(messages: Sequence[Message]) -> list[int]:
 
 def _new_from(messages: Sequence[Message]) -> int:
     """The place after the last answer. After a tool has run, the end: its work would be lost."""
-    numbers = range(len(messages), 0, -1)
-    last = next((n for n in numbers if messages[n - 1].role == "assistant"), 0)
-    ran = any(message.role == "tool" for message in messages[last:])
-    return len(messages) if ran else last
+    place = _after_last_answer(messages)
+    ran = any(message.role == "tool" for message in messages[place:])
+    return len(messages) if ran else place
+
+
+def _after_last_answer(messages: Sequence[Message]) -> int:
+    places = range(len(messages), 0, -1)
+    return next((place for place in places if messages[place - 1].role == "assistant"), 0)

@@ -64,9 +64,10 @@ class InputBuilder:
         effort_updates: bool = False,
         without: frozenset[str] = frozenset(),
     ):
-        """`effort` is the one that the user wants (None: the model's, if known `default_effort`);
-        with `effort_updates` the model takes changes of it as items. `without` names what the
-        service has refused, as in `resend.Attempt`."""
+        """`effort` is the one that the user wants; None stands for the model's own, which is
+        `default_effort` if it is known. With `effort_updates`, the model accepts items that
+        change the effort. `without` names what the service has refused, as in `resend.Attempt`.
+        """
         self.account_key = account_key
         self.slug = slug
         self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
@@ -76,7 +77,7 @@ class InputBuilder:
         self.notes: list[str] = []
         # What this request has beside its messages (history.py).
         self.request: dict[str, Any] = {}
-        if refused := sorted(name for name in without if refusable.is_part_of_input(name)):
+        if refused := sorted(refusable.parts_of_input(without)):
             self.request[WITHOUT] = refused
         # The effort for the request's own field. With `effort_updates` it stays that of the
         # conversation's first request, because another one would miss the cache.
@@ -87,7 +88,7 @@ class InputBuilder:
         self._without = without
         # The system prompts that hold at this place of the conversation.
         self._said = {""}
-        # The role of the last item, if that is a message which still grows.
+        # The last item's role if it is a message to which content can be added; else None.
         self._role: str | None = None
         # Calls that wait for their output, oldest first: the original id and the one sent.
         self._waiting: list[tuple[object, str]] = []
@@ -99,7 +100,7 @@ class InputBuilder:
     def build(
         self, messages: Iterable[Message], system: str, answer: Iterable[Message] = ()
     ) -> None:
-        """`answer` is what the model has said to these messages already, if it shall go on.
+        """`answer` is the model's answer to these messages so far, if it is to go on.
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
@@ -132,7 +133,7 @@ class InputBuilder:
             self._add_message(message, new=False, reasoning=True)
 
     def _change_effort(self, old: str | None, new: str | None) -> str | None:
-        """Say which effort the next answer has, if it is another; returns the one in force."""
+        """Add an item if the next answer has another effort. Returns the effort now in force."""
         named = new or self._default_effort
         if not self._effort_updates or named in (None, old or self._default_effort):
             return old
@@ -147,8 +148,8 @@ class InputBuilder:
             self.items.insert(0, {"type": "message", "role": "developer", "content": content})
 
     def _add_own_system(self, system: str, turn: list[Message]) -> None:
-        """The prompt's system prompt, which `llm -c -s` and messages= with system= leave out of
-        the messages; `turn` are those that answer to it."""
+        """Add the prompt's own system prompt unless it is there already: `llm -c -s`, and
+        messages= with system=, leave it out of the messages. `turn` are this turn's messages."""
         if system not in self._said and system not in map(system_text, turn):
             self._add_system(system, first=not self.instructions)
             self.request[SYSTEM] = system
@@ -165,7 +166,7 @@ class InputBuilder:
             self._add_text("developer", text)
 
     def _add_blank(self) -> None:
-        """A message without text: the service insists on one beside a system prompt."""
+        """Add a message without text: the service insists on one beside a system prompt."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
 
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
@@ -186,7 +187,7 @@ class InputBuilder:
             ours = our_metadata(part)
             if ours.get("replay") is False:
                 continue
-            # A commentary is a message, which only llm takes for reasoning.
+            # A commentary is a message to the service, though llm records it as reasoning.
             if isinstance(part, TextPart) or (
                 isinstance(part, ReasoningPart) and ours.get("type") == "message"
             ):

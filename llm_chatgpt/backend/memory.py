@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from llm_chatgpt.backend.attachments import Encoded
-from llm_chatgpt.backend.resend import OPTIONAL_PARTS, OptionalPart
+from llm_chatgpt.backend.resend import OPTIONAL_PARTS
 
 TURNS_KEPT = 256
 
@@ -17,20 +17,19 @@ TURNS_KEPT = 256
 class Turn:
     """What the requests of one turn share.
 
-    `state` is the server's turn state, which goes back to the account with that `account_key`.
+    `states` are the server's turn states by the `account_key` of the account that got them.
     `without` is what the server has refused in this turn, as in `resend.Attempt`. `encoded` are
-    the attachments that it has sent.
+    the attachments that were sent.
     """
 
     def __init__(self) -> None:
-        self.state: str | None = None
-        self.account_key = ""
+        self.states: dict[str, str] = {}
         self.without: frozenset[str] = frozenset()
         self.encoded: list[Encoded] = []
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
-        """The lines of these pairs of a subject and a line whose subject is new in this turn."""
+        """The lines of those notes, pairs of a subject and a line, that are new in this turn."""
         lines = []
         for subject, line in notes:
             if subject not in self._told:
@@ -40,17 +39,17 @@ class Turn:
 
 
 class Memory:
-    """Turns whose tools are at work, and what the service has refused.
+    """Turns whose tools are running, and what the service has refused.
 
-    Needs no lock, which a fork could leave taken: each step on a dict is atomic, and a lost
-    entry costs one more request.
+    It has no lock, which a fork could leave locked forever: each step on a dict or a set is
+    atomic, and a lost entry costs one more request.
     """
 
     def __init__(self) -> None:
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
-        # Names of parts, each with the value of its scope.
-        self._refused: set[tuple[str, str]] = set()
+        # Names of parts, each with its scope and the scope's value.
+        self._refused: set[tuple[str, str, str]] = set()
 
     def turn_of(self, call_ids: Iterable[object]) -> Turn:
         """The turn that made one of these tool calls, or a new one."""
@@ -71,19 +70,16 @@ class Memory:
                 other.encoded = []
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
-        """The parts that the service has refused in these scopes, which are a name and a value
-        each: "model" and its slug, for example."""
-        names = (part.name for part in OPTIONAL_PARTS if self._entry(part, scopes) in self._refused)
-        return frozenset(names)
+        """Names of the parts that the service has refused in these scopes. `scopes` maps a scope
+        to its value, such as "model" to a slug."""
+        refused = self._refused.copy()
+        return frozenset(name for name, scope, value in refused if scopes.get(scope) == value)
 
     def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
         """Leave these parts out of every later request in the same scope."""
-        entries = (self._entry(part, scopes) for part in OPTIONAL_PARTS if part.name in without)
-        self._refused.update(entry for entry in entries if entry)
-
-    @staticmethod
-    def _entry(part: OptionalPart, scopes: Mapping[str, str]) -> tuple[str, str] | None:
-        return (part.name, scopes[part.scope]) if part.scope in scopes else None
+        for part in OPTIONAL_PARTS:
+            if part.name in without and part.scope in scopes:
+                self._refused.add((part.name, part.scope, scopes[part.scope]))
 
 
 memory = Memory()

@@ -1,4 +1,4 @@
-"""The parts of a request's input that the service may refuse, and how its words name them.
+"""The parts of a request's input that the service may refuse, and how its errors name them.
 
 A request is sent once more without the part. Its answer stores the part's name (history.py), and
 later requests leave it out, too.
@@ -24,10 +24,10 @@ EFFORT_UPDATES = "configuration_update"
 _ADDRESS = "https://"
 
 
-def is_part_of_input(name: str) -> bool:
-    """Whether a name in `resend.Attempt.without` is one of this module's."""
+def parts_of_input(without: Iterable[str]) -> frozenset[str]:
+    """Those names in a `resend.Attempt.without` that are this module's."""
     names = (REASONING, SEARCHES_WITHOUT_ID, SEARCHES, EFFORT_UPDATES)
-    return name in names or name.startswith(_ADDRESS)
+    return frozenset(name for name in without if name in names or name.startswith(_ADDRESS))
 
 
 def refused_parts(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:

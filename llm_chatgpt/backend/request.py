@@ -19,8 +19,8 @@ from llm_chatgpt.text import printable
 def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) -> None:
     """Raise ChatGPTError for options that the model does not have.
 
-    `listed` says that the service itself lists the model for this login: only then its
-    efforts are known.
+    `listed` says that the service lists the model for this login: only then are its efforts
+    known.
     """
     model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
     if options.get("image_detail") == "original" and not info.original_detail:

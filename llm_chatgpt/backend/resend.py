@@ -27,9 +27,8 @@ class OptionalPart(NamedTuple):
     """A part that a request can do without: the next one leaves it out if the service refuses it.
 
     `refused` tells whether an error is about that part, given the tokens that were sent. `scope`
-    tells for how long it stays
-    out: the rest of the "turn", or every request of this process to the same "model", for the
-    same "account", or to the "service".
+    tells for how long it stays out: the rest of the "turn", or every request of this process to
+    the same "model", for the same "account", or to the "service".
     """
 
     name: str
@@ -45,8 +44,8 @@ def _has_other_region(error: ChatGPTError, tokens: Tokens) -> bool:
     return error.code == refusals.WRONG_REGION and len(residencies(tokens)) > 1
 
 
-# The parts by name; `Exchange.request` leaves out those in `Attempt.without`. Parts of the input,
-# whose names an error does not tell by itself, are in refusable.py.
+# Names of the parts. `Composer` leaves out those in `Attempt.without`. The parts of the input are
+# in refusable.py.
 SUMMARY = "reasoning.summary"
 # The guarantee of strict mode that the answer fits the schema.
 STRICT = "text.format.strict"
@@ -69,11 +68,11 @@ OPTIONAL_PARTS = (
 
 
 class Attempt(NamedTuple):
-    """How a prompt is sent this time, and what the attempts before have used up.
+    """How to send a prompt this time, and what earlier attempts have used up.
 
-    `pause` is the seconds to wait first, `waited` those of all attempts. `other_tokens` says
-    to leave the tokens that got a 401; that happened `unauthorized` times, at `refused_at`.
-    `without` names the parts to leave out.
+    `pause` is the number of seconds to wait first, `waited` the sum over all attempts.
+    `other_tokens` says not to use the tokens that got a 401; that happened `unauthorized` times,
+    the last time at `refused_at`. `without` names the parts to leave out.
     """
 
     pause: float = 0.0
@@ -86,13 +85,8 @@ class Attempt(NamedTuple):
 
 
 def gives_no_reason(error: ChatGPTError) -> bool:
-    """Whether a request was refused as a whole, for all that the service says."""
+    """Whether the service refused a request without naming a parameter or a known reason."""
     return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
-
-
-def parts_beside_input(without: frozenset[str]) -> frozenset[str]:
-    """Those of these parts that are not part of the input."""
-    return frozenset(name for name in without if not refusable.is_part_of_input(name))
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:

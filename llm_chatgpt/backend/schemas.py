@@ -73,7 +73,7 @@ def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
 
 
 def _has_strict_form(part: dict[str, Any]) -> bool:
-    """Whether a schema has only keywords that strict mode knows, in their right form."""
+    """Whether all keywords of a schema are known to strict mode and well-formed."""
     shapes = {"properties": dict, "$defs": dict, "anyOf": list, "required": list, "enum": list}
     if not _STRICT_KEYWORDS.issuperset(part):
         return False
@@ -136,7 +136,7 @@ def _repaired_value(name: str, value: Any, levels: int) -> Any:
 
 
 def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose list of schemas, one for each place of an array, is one for all places."""
+    """The schema with one schema for all items of an array instead of one for each place."""
     items = schema.get("items")
     if "prefixItems" not in schema and not isinstance(items, list):
         return schema
@@ -181,7 +181,7 @@ def _as_object(
 
 
 def _any_of(schemas: Iterable[Any]) -> Any:
-    """A schema for what one of these allows."""
+    """A schema that allows what any of these allows."""
     choices = _distinct(schemas)
     return {"anyOf": choices} if len(choices) > 1 else next(iter(choices), {})
 

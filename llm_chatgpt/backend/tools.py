@@ -1,4 +1,4 @@
-"""llm's tools -> the request's; ImageGeneration."""
+"""llm's tools -> the request's `tools`; the tool ImageGeneration."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class ImageGeneration(llm.ServerSideTool):
 
     ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
     ``output_format`` is png, jpeg or webp. ``size`` ("1024x1536"), ``quality`` (low, medium,
-    high) and ``background`` (opaque, transparent) are requests, which the service may
-    ignore.
+    high) and ``background`` (opaque, transparent) are requests, which the service may ignore.
     """
 
     name = "image_generation"

@@ -60,7 +60,7 @@ class EventTranslator:
         self.account_key = account_key
         self.slug = slug
         self.save_image = save_image
-        # llm's names of the tools, by the names that the service was told.
+        # llm's names of the tools, by the names that were sent to the service.
         self.tool_names = tool_names or {}
         # "completed", "incomplete", "failed" or "error" once the answer has ended.
         self.ended: str | None = None
@@ -137,7 +137,7 @@ class EventTranslator:
             self.error = error if isinstance(error, dict) else event
 
     def _end(self, ended: str, response: Mapping[str, Any]) -> None:
-        """Read the last event, which may contradict its name or alone bring the output."""
+        """Read the last event. Its `status` overrides its name; it alone may have the output."""
         status, error = response.get("status"), response.get("error")
         if status in ("failed", "cancelled") or (
             error and status not in ("completed", "incomplete")
@@ -179,7 +179,7 @@ class EventTranslator:
             self.answer.show(item, place, text)
 
     def _texts_done(self, item: Item, fields: Mapping[str, Any]) -> list[str]:
-        """Show what is missing of a finished item's texts, and record all of them.
+        """Show the missing ends of a finished item's texts, and record the whole texts.
 
         Returns the texts.
         """
@@ -275,7 +275,7 @@ class EventTranslator:
         call = llm.ToolCall(name=item.name, arguments=arguments, tool_call_id=item.call_id)
         self.answer.tool_calls.append(call)
 
-    # What the service carries out itself
+    # Tools that the service runs itself
 
     def _search_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         action = as_mapping(fields.get("action"))
@@ -331,7 +331,7 @@ class EventTranslator:
         if kind == "function_call":
             self._name_call(item, fields)
         elif kind == "image_generation_call":
-            # Before the picture's path is told, on a line of its own.
+            # The picture's path is printed on a line of its own.
             self.answer.end_aside()
         elif kind == "message" and (phase := as_text(fields.get("phase"))) and not item.passages:
             item.is_commentary = phase == "commentary"
@@ -358,7 +358,7 @@ class EventTranslator:
             readers[kind](item, fields)
 
     def _item(self, event: Mapping[str, Any], kind: str) -> Item:
-        """The item that an event belongs to, made on first sight."""
+        """The item that an event belongs to; created if it is new."""
         index = event.get("output_index")
         names = (index, event.get("item_id"), as_mapping(event.get("item")).get("id"))
         key = (kind, next((name for name in names if isinstance(name, (int, str))), None))
