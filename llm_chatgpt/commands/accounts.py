@@ -190,7 +190,7 @@ def import_command(path: str | None, yes: bool) -> None:
     if old and old.kind == "login":
         if not group.may_replace(yes, old, tokens):
             raise AccountTaken(
-                f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
+                f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
     tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
@@ -230,8 +230,9 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     else:
         choose_credential(name, read_store())
         raise ChatGPTError(
-            "An access token cannot be signed out. Remove it from where it is set: "
-            "'llm keys', LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
+            "An access token cannot be signed out.",
+            "Remove it from where it is set: 'llm keys', LLM_CHATGPT_ACCOUNT or "
+            "CODEX_ACCESS_TOKEN.",
         )
 
 

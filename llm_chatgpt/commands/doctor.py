@@ -193,7 +193,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
     """What an answer says about a host, and about the login that was sent along (if any)."""
     text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, reply.web_page_message)
+        return Finding(name, "broken", text, " ".join(reply.web_page_advice))
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401:

@@ -80,16 +80,14 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     if owner := store.get():
         return Credential(store.default, "the default account", owner=owner)
     key = files.llm_key("chatgpt")
-    token = borrowed.access_token_in(key)
-    if token:
-        return Credential(None, "llm's key chatgpt", token)
-    token = borrowed.access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
-    if token:
-        return Credential(None, "CODEX_ACCESS_TOKEN", token)
+    variable = os.environ.get("CODEX_ACCESS_TOKEN")
+    for reason, value in (("llm's key chatgpt", key), ("CODEX_ACCESS_TOKEN", variable)):
+        if token := borrowed.access_token_in(value):
+            return Credential(None, reason, token)
     if store.accounts:
         raise NotSignedIn(
-            "No default account. Choose one with 'llm chatgpt use NAME': "
-            f"{name_list(store.accounts)}."
+            "No default account.",
+            f"Choose one with 'llm chatgpt use NAME': {name_list(store.accounts)}.",
         )
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
     known = filter(store.registration, store.registrations)
@@ -104,8 +102,8 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
         return Credential(name, reason, owner=owner)
     if store.registration(name):
         raise NotSignedIn(
-            f"The account '{printable(name, 60)}' is signed out. Run "
-            f"'{store.login_command(name)}' to sign in."
+            f"The account '{printable(name, 60)}' is signed out.",
+            f"Run '{store.login_command(name)}' to sign in.",
         )
     token = borrowed.access_token_in(files.llm_key(name) or name)
     if token:
@@ -152,11 +150,11 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     tokens, chosen, name = store.get(credential.account), credential.owner, credential.account
     if tokens is None:
         command = store.login_command(name)
-        raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
+        raise NotSignedIn("The account was signed out.", f"Run '{command}' first.")
     if chosen and is_somebody_else(chosen, tokens):
         raise NotSignedIn(
-            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile. Send "
-            "the prompt again to use that login."
+            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile.",
+            "Send the prompt again to use that login.",
         )
     return tokens
 
@@ -197,8 +195,8 @@ def _check_renewable(
     delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
     if delay:
         raise RefreshFailed(
-            f"OpenAI renews this login {from_now(now + delay)} at the "
-            f"earliest. Try again then, or run '{command}'."
+            f"OpenAI renews this login {from_now(now + delay)} at the earliest.",
+            f"Try again then, or run '{command}'.",
         )
 
 

@@ -57,19 +57,14 @@ class Worker:
 
     def _work(self) -> None:
         while True:
-            self._run(*self._jobs.get())
-
-    @staticmethod
-    def _run(future: Future, job: Callable[[], Renewed]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(job())
-        except BaseException as error:
-            future.set_exception(error)
-        finally:
-            # Else the error's traceback would keep the error alive, and the caller's frames.
-            del future
+            future, job = self._jobs.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(job())
+                except BaseException as error:
+                    future.set_exception(error)
+            # Else they would stay alive until the next job, with an error and its frames.
+            del future, job
 
     def result(self, future: Future) -> Renewed:
         """Wait for a job's result."""
@@ -97,7 +92,7 @@ class Worker:
         """From before a refresh token is sent until its successor is written."""
         with self._sending:
             if self._ending:
-                raise RefreshFailed("The program is ending.", permanent=False)
+                raise RefreshFailed("The program is ending.")
             self._deadline = None
             yield
 
