@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,11 @@ from llm_chatgpt.backend.memory import Memory
 from llm_chatgpt.login import current, store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every
+# program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

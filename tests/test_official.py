@@ -49,7 +49,7 @@ def test_a_prompt_names_nothing_but_the_login(simulator, official, ask, monkeypa
     assert request.path == "/v1/responses"
     assert set(request.headers) <= {
         *("authorization", "user-agent", "accept", "content-type"),
-        *("accept-encoding", "connection", "host", "content-length"),
+        *("accept-encoding", "connection", "host", "content-length", "session-id"),
     }
     assert request.headers["authorization"] == f"Bearer {official.access_token}"
     assert request.headers["user-agent"].startswith("llm-chatgpt-oauth/")
@@ -74,9 +74,18 @@ def test_a_system_prompt_and_options(simulator, official, ask):
     asked = ask("hi", system="Be brief.", reasoning_effort="low", verbosity="low")
     assert asked.text
     (body,) = simulator.official_prompts
-    assert body["instructions"] == "Be brief."
+    assert "instructions" not in body
+    assert body["input"][0]["content"] == [{"type": "input_text", "text": "Be brief."}]
     assert body["reasoning"]["effort"] == "low"
     assert body["text"] == {"verbosity": "low"}
+
+
+def test_a_refused_session_header_is_left_out_from_then_on(simulator, official, ask):
+    simulator.official.refused_headers = {"session-id"}
+    for _ in range(2):
+        assert ask("hi").text
+    requests = simulator.seen("/v1/responses")
+    assert ["session-id" in request.headers for request in requests] == [True, False, False]
 
 
 def test_what_this_route_refuses_is_not_sent(simulator, official, run_llm):

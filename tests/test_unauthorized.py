@@ -96,7 +96,7 @@ def test_a_fault_between_does_not_cost_a_refresh(simulator, signed_in, ask, monk
 def test_a_region_is_not_a_matter_of_tokens(simulator, signed_in, ask):
     words = "Workspace is not authorized in this region."
     simulator.script("responses", error_answer(401, None, words))
-    with pytest.raises(llm.ModelError, match=r"region\. Ask your workspace's admin\."):
+    with pytest.raises(llm.ModelError, match=r"region\. Set LLM_CHATGPT_RESIDENCY"):
         ask("hi")
     assert len(sent_tokens(simulator)) == 1
     assert simulator.refreshes == []
