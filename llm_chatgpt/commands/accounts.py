@@ -51,8 +51,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = present_tokens(credential, store)
-    ended = group.problem(credential, tokens, store) if tokens else ""
-    problem = ended or group.renewal_problem(credential, store)
+    ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
@@ -118,8 +117,7 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unreadable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        ended = group.problem(credential, tokens, store)
-        problem = ended or group.renewal_problem(credential, store)
+        ended, problem = group.problems(credential, tokens, store)
         default = name == store.default
         known = _account_json(tokens, ended, problem)
         entries.append({"name": name, "default": default, **known})
