@@ -34,7 +34,7 @@ log = logging.getLogger("llm_chatgpt_oauth")
 
 
 class Credential(NamedTuple):
-    """What a request goes out with: an account of the store, or a personal access token.
+    """Which login a request uses: an account of the store, or a personal access token.
 
     `reason` tells the user why it is this one. `owner` is the account's login when it was
     chosen: another user's is not used in its place.
@@ -114,7 +114,7 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
 
 
 def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
-    """The error for a name that is not an account's. Shows the name unless it may be a token."""
+    """The error for an unknown account name, which it shows unless it may be a token."""
     shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
     what = f"No account named '{name}'." if shown else "No account has this name."
     known = name_list(names)
@@ -213,8 +213,8 @@ def _finish() -> None:
 
 
 def _refresh(credential: Credential, rejection: Rejection | None, asked: float) -> Tokens:
-    """The refresh: under the store's lock, what is good now; else a new pair, which is written
-    before anything else happens.
+    """Refresh a login under the store's lock, unless the stored one is good now. A new pair is
+    written before anything else happens.
 
     `asked` is when the caller began to wait, in Unix seconds. What another thread or process
     has brought about since then, a new pair or a failure, is this caller's result, too.
@@ -255,9 +255,9 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
 
 
 def _renewed(credential: Credential, rejection: Rejection | None, asked: float) -> Renewed:
-    """The result of a refresh; after a failure what is there, as long as it works.
+    """`_refresh`; if that fails, the stored login as long as it works, with a warning.
 
-    That may be newer than what failed, or may just not have been written.
+    That one may be newer than the one that failed, or one that could not be written.
     """
     try:
         return _refresh(credential, rejection, asked), ""
@@ -337,8 +337,8 @@ def get_tokens(
     """A login that is good now, refreshed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token;
-    `choose_credential` tells what None means, and returns what several calls can be made with
-    to stay with one user.
+    `choose_credential` defines what None means. To stay with one user over several calls, pass
+    the Credential that it returns.
 
     However many threads, tasks and processes ask at once, one of them refreshes and all get
     its result. `rejected` is an access token that the backend has just answered with 401: a

@@ -135,7 +135,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
     """The login that an approval brings. Raises LoginFailed, StoreError.
 
     The client id is stored before anything else can fail: without it, the next sign-in would
-    register a second time. It may take the place of the client id `replaced`.
+    register a second time. It may replace the client id `replaced`, and no other.
     """
     command = OFFICIAL.login_command(name)
     with locked_store() as writer:

@@ -59,12 +59,12 @@ class Listener(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
-        """Answer redirects in threads until `shutdown`; `deliver` gets what `request` reads in
-        each of its own."""
+        """Answer redirects in threads until `shutdown`; `deliver` gets the result of each one
+        that belongs to `request`."""
         self.request, self.deliver = request, deliver
         host = str(self.server_address[0])
         address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        # What requests may say in their `Host` headers.
+        # The `Host` headers that are allowed.
         self.own_hosts = [address], [urlsplit(request.redirect_uri).netloc]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 

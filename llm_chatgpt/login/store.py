@@ -23,7 +23,7 @@ SPARE_BYTES = 16384
 unsaved: dict[tuple[str, str | None], Tokens] = {}
 
 
-# A file that is damaged as a whole, as far as it can be told: it has one login, which is damaged.
+# Stands for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 

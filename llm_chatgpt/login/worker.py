@@ -1,4 +1,4 @@
-"""The thread that renews logins, and what must wait while a refresh token is out."""
+"""The thread that renews logins, and the signals that wait while it sends a refresh token."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
         self._starting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
-        # When whoever wants to end gives up on the refresh that is out, by the monotonic clock.
+        # How long the end of the program waits for a refresh that is out, by the monotonic clock.
         self._deadline: float | None = None
 
     def submit(self, job: Callable[[], Renewed]) -> Future:
@@ -89,7 +89,7 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """From before a refresh token is sent until its successor is written."""
+        """Make `settle` wait, from before a refresh token is sent until its successor is written."""
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
