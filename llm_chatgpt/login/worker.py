@@ -89,7 +89,7 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Make `settle` wait, from before a refresh token is sent until its successor is written."""
+        """Make `settle` wait, from before the request until the new refresh token is written."""
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
