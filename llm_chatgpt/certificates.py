@@ -59,7 +59,8 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
             reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
             raise ChatGPTError(
                 f"Could not read the certificates in {printable(path)}, which {name} names "
-                f"({reason}). Correct or unset it."
+                f"({reason}).",
+                "Correct or unset it.",
             ) from error
     return context
 

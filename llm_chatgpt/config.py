@@ -151,8 +151,9 @@ def redirect_host() -> str:
     host = setting("REDIRECT_HOST") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost"):
         raise ChatGPTError(
-            "LLM_CHATGPT_REDIRECT_HOST must be 127.0.0.1 or localhost, because OpenAI sends the "
-            "browser to no other host. Correct or unset it."
+            "LLM_CHATGPT_REDIRECT_HOST must be 127.0.0.1 or localhost, because OpenAI sends "
+            "the browser to no other host.",
+            "Correct or unset it.",
         )
     return host
 
@@ -194,8 +195,9 @@ def _service_url(name: str, default: str) -> str:
     ):
         return url
     raise ChatGPTError(
-        f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this "
-        "machine's loopback), because tokens are sent to it. Correct or unset it."
+        f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this machine's "
+        "loopback), because tokens are sent to it.",
+        "Correct or unset it.",
     )
 
 

@@ -40,9 +40,6 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     ):
         request = f"[request {request_id}]" if request_id else ""
         super().__init__(" ".join(filter(None, (reason, advice, request))))
-        if not advice and ". " in reason:
-            # Not yet written as two arguments.
-            reason, _, advice = reason.partition(". ")
         self.reason = reason.rstrip(".")
         self.advice = advice
         self.code = code

@@ -60,13 +60,13 @@ def _new_client(kind: str, secure: bool) -> Any:
         )
     except ImportError as error:
         raise ChatGPTError(
-            "A SOCKS proxy needs one more package. Run 'llm install socksio', or set another "
-            "proxy in HTTPS_PROXY."
+            "A SOCKS proxy needs one more package.",
+            "Run 'llm install socksio', or set another proxy in HTTPS_PROXY.",
         ) from error
     except (ValueError, http.InvalidURL) as error:
         raise ChatGPTError(
-            "The proxy address in HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY) is not valid. Correct "
-            "or unset it; it looks like http://host:3128."
+            "The proxy address in HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY) is not valid.",
+            "Correct or unset it; it looks like http://host:3128.",
         ) from error
 
 
@@ -198,8 +198,8 @@ def _check_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
             raise ChatGPTError(
-                f"The header {name} cannot be sent: its value has characters that are not "
-                "allowed. Check the access token and the LLM_CHATGPT_ settings."
+                f"The header {name} cannot be sent: its value has characters that are not allowed.",
+                "Check the access token and the LLM_CHATGPT_ settings.",
             )
 
 
@@ -265,11 +265,6 @@ class Reply:
             "Try without a VPN or proxy, or from another network."
             + (f" [cf-ray {printable(ray, 60)}]" if ray else ""),
         )
-
-    @property
-    def web_page_message(self) -> str:
-        """The same as one text."""
-        return " ".join(self.web_page_advice)
 
 
 def send(

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import types
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -422,10 +423,12 @@ def test_ctrl_c_is_clean_and_frees_the_port(simulator):
     listen_on(1455).close()
 
 
-def test_ten_minutes_are_the_limit(simulator):
+def test_ten_minutes_are_the_limit(simulator, monkeypatch):
     moments = iter([0.0, 1.0, 599.0, 600.0])
+    clock = types.SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("llm_chatgpt.login.redirect.time", clock)
     with pytest.raises(plugin.LoginExpired, match="10 minutes"):
-        plugin.login_with_browser(show=lambda request: None, clock=lambda: next(moments))
+        plugin.login_with_browser(show=lambda request: None)
     listen_on(1455).close()
 
 

@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 import time
+import types
 import urllib.parse
 
 import pytest
@@ -707,10 +708,12 @@ def test_no_port_is_free(simulator, login, monkeypatch):
     )
 
 
-def test_ten_minutes_are_the_limit(simulator):
+def test_ten_minutes_are_the_limit(simulator, monkeypatch):
     moments = iter([0.0, 599.0, 600.0])
+    clock = types.SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("llm_chatgpt.login.redirect.time", clock)
     with pytest.raises(plugin.LoginExpired, match=r"10 minutes.*'llm chatgpt login --official'"):
-        plugin.login_officially(show=lambda request: None, clock=lambda: next(moments))
+        plugin.login_officially(show=lambda request: None)
     assert not simulator.requests
 
 
@@ -728,7 +731,7 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
     assert request.code_verifier not in request.url
     approved = request.read(urllib.parse.urlsplit(redirect_of(request.url)).query)
     assert approved.nonce == request.nonce
-    assert repr(approved) == f"Approval(scope={OFFICIAL_SCOPE!r})"
+    assert repr(approved) == "AuthorizationCode()"
 
 
 def address_of(process):

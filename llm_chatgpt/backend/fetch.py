@@ -32,7 +32,7 @@ def fetch_models(
     reply = _get(route.models_path, tokens, login, params=params, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
-        raise ChatGPTError("Could not read the server's model list. Try again later.")
+        raise ChatGPTError("Could not read the server's model list.", "Try again later.")
     if route.list_is_ordered:
         served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
         entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
@@ -133,8 +133,8 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
         if reply.status < 500:
             raise failure
     raise ChatGPTError(
-        f"{failure.reason}. It is not known whether a reset was used: run 'llm chatgpt usage' "
-        "before you try again."
+        f"{failure.reason}.",
+        "It is not known whether a reset was used: run 'llm chatgpt usage' before you try again.",
     ) from failure
 
 

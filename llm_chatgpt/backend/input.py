@@ -309,7 +309,8 @@ class InputBuilder:
             problem, advice = error.args
             if new:
                 raise ChatGPTError(
-                    f"Could not send the attachment {name}: it {problem}. {advice} or leave it out."
+                    f"Could not send the attachment {name}: it {problem}.",
+                    f"{advice} or leave it out.",
                 ) from error
             self.notes.append(f"Warning: attachment {name} {problem}; sent a note in its place.")
             return _note(f"attachment left out: it {problem}")

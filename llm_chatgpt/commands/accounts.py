@@ -51,8 +51,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = present_tokens(credential, store)
-    ended = group.problem(credential, tokens, store) if tokens else ""
-    problem = ended or group.renewal_problem(credential, store)
+    ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
@@ -118,8 +117,7 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unreadable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        ended = group.problem(credential, tokens, store)
-        problem = ended or group.renewal_problem(credential, store)
+        ended, problem = group.problems(credential, tokens, store)
         default = name == store.default
         known = _account_json(tokens, ended, problem)
         entries.append({"name": name, "default": default, **known})
@@ -190,7 +188,7 @@ def import_command(path: str | None, yes: bool) -> None:
     if old and old.kind == "login":
         if not group.may_replace(yes, old, tokens):
             raise AccountTaken(
-                f"Kept your own login, which is named {CODEX_ACCOUNT}. To replace it, use --yes."
+                f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
     tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
@@ -230,8 +228,9 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     else:
         choose_credential(name, read_store())
         raise ChatGPTError(
-            "An access token cannot be signed out. Remove it from where it is set: "
-            "'llm keys', LLM_CHATGPT_ACCOUNT or CODEX_ACCESS_TOKEN."
+            "An access token cannot be signed out.",
+            "Remove it from where it is set: 'llm keys', LLM_CHATGPT_ACCOUNT or "
+            "CODEX_ACCESS_TOKEN.",
         )
 
 

@@ -143,8 +143,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = present_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    ended = group.problem(credential, tokens, store)
-    problem = ended or group.renewal_problem(credential, store)
+    ended, problem = group.problems(credential, tokens, store)
     text = group.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
@@ -156,7 +155,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
     else:
         text += ", owner not checked yet"
     state = "broken" if ended else "warning" if problem else "ok"
-    if_rejected = group.problem(credential, tokens, store, rejected=tokens.access_token)
+    if_rejected, _ = group.problems(credential, tokens, store, rejected=tokens.access_token)
     return tokens, if_rejected, Finding("login", state, text, problem)
 
 
@@ -193,7 +192,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
     """What an answer says about a host, and about the login that was sent along (if any)."""
     text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, reply.web_page_message)
+        return Finding(name, "broken", text, " ".join(reply.web_page_advice))
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401:

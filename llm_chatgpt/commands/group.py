@@ -82,24 +82,20 @@ def credential_words(credential: Credential, store: Store) -> str:
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
 
 
-def problem(
+def problems(
     credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
-) -> str:
-    """Why a login can be used no longer, and what to do; empty if it can be.
+) -> tuple[str, str]:
+    """Why a login can be used no longer; and the same, or else why it cannot be renewed. Each
+    says what to do, and is empty if there is no such problem.
 
     `rejected` is an access token that the backend refuses.
     """
     try:
         check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
-        return error.message
-    return ""
-
-
-def renewal_problem(credential: Credential, store: Store) -> str:
-    """Why a login ends with its access token, and what to do; empty if it can be renewed."""
+        return error.message, error.message
     failure = store.failure(credential.account)
-    return failure.message if failure and failure.permanent else ""
+    return "", failure.message if failure and failure.permanent else ""
 
 
 def storage_problem() -> StoreError | None:

@@ -119,7 +119,7 @@ def _say_what_happens(name: str) -> None:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old and group.problem(Credential(name, ""), old, store):
+    if old and group.problems(Credential(name, ""), old, store)[0]:
         notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
@@ -248,10 +248,8 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-# The browser alone shows an error of OpenAI's, so the waiting terminal names the way on.
-
-
 def _login_in_browser(wanted: _Login) -> Tokens:
+    # Only the browser shows an error page of OpenAI's, so the terminal says what to do then.
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
     advice = f"Error instead of a sign-in? {change} and retry."
@@ -269,9 +267,7 @@ def _login_officially(wanted: _Login, new: bool) -> Tokens:
         "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in\n"
         f"for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
     )
-
-    known = registration(wanted.name)
-    if known.get("client_id") and not new:
+    if registration(wanted.name).get("client_id") and not new:
         terms += (
             "\nError instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n"
             f"'{OFFICIAL.login_command(wanted.name)} --new'."

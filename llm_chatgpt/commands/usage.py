@@ -190,16 +190,16 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     """
     if not yes and not terminal.is_terminal(sys.stdin):
         raise ChatGPTError(
-            "Nothing was sent: a reset cannot be undone, so the command asks first. Run it in "
-            "a terminal, or use --yes."
+            "Nothing was sent: a reset cannot be undone, so the command asks first.",
+            "Run it in a terminal, or use --yes.",
         )
     option = f" --account {shlex.quote(account)}" if account else ""
     see = f"See 'llm chatgpt usage{option}'."
     tokens = group.present_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
-            "Nothing was sent: OpenAI's official sign-in has no banked resets. Choose another "
-            "login with --account."
+            "Nothing was sent: OpenAI's official sign-in has no banked resets.",
+            "Choose another login with --account.",
         )
     report, who = with_login(account, lambda t, login: (_fetch_report(t, login), group.who_is(t)))
     banked = report["banked_resets"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
@@ -35,7 +34,7 @@ def read_codex_login(named: str | None = None) -> Tokens:
     text = os.path.expanduser(named or home)
     if text.startswith("~"):
         raise LoginFailed(
-            f"Could not find the home folder in {printable(text)}. Name Codex CLI's auth.json."
+            f"Could not find the home folder in {printable(text)}.", "Name Codex CLI's auth.json."
         )
     path = pathlib.Path(text)
     in_folder = not named or os.path.isdir(path)
@@ -50,12 +49,12 @@ def read_codex_login(named: str | None = None) -> Tokens:
             "or run 'llm chatgpt login'."
         )
         advice = elsewhere if in_folder else "Name Codex CLI's auth.json or its folder."
-        raise LoginFailed(f"There is no {shown}. {advice}") from error
+        raise LoginFailed(f"There is no {shown}.", advice) from error
     except OSError as error:
-        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}). {AGAIN}") from error
+        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", AGAIN) from error
     except (ValueError, RecursionError):
         # Without its cause, which would show what the file holds.
-        raise LoginFailed(f"{shown} is not valid JSON. {AGAIN}") from None
+        raise LoginFailed(f"{shown} is not valid JSON.", AGAIN) from None
 
 
 def has_codex_login() -> bool:
@@ -72,12 +71,12 @@ def _parse_codex_login(data: object, shown: str) -> Tokens:
     mode = fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
-            f"{shown} holds a personal access token. Store it with 'llm keys set chatgpt'."
+            f"{shown} holds a personal access token.", "Store it with 'llm keys set chatgpt'."
         )
     reply = {name: held.get(name) for name in ("access_token", "id_token")}
     tokens = tokens_from_reply(reply, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
-        raise LoginFailed(f"{shown} holds no ChatGPT login. {AGAIN}")
+        raise LoginFailed(f"{shown} holds no ChatGPT login.", AGAIN)
     claims = parse_jwt_claims(tokens.access_token) or {}
     tokens = tokens._replace(
         id_token=None,
@@ -88,16 +87,16 @@ def _parse_codex_login(data: object, shown: str) -> Tokens:
     )
     if not still_works(tokens, time.time()):
         raise LoginFailed(
-            f"The access token in {shown} expired {local_time(tokens.expires_at or 0)}. Run Codex "
-            "CLI once to renew it, then run 'llm chatgpt import' again."
+            f"The access token in {shown} expired {local_time(tokens.expires_at or 0)}.",
+            "Run Codex CLI once to renew it, then run 'llm chatgpt import' again.",
         )
     return tokens
 
 
 def codex_login_expired() -> RefreshFailed:
     return RefreshFailed(
-        "The login imported from Codex CLI has expired. Renew it with Codex CLI, then run 'llm "
-        "chatgpt import'; or run 'llm chatgpt login'.",
+        "The login imported from Codex CLI has expired.",
+        "Renew it with Codex CLI, then run 'llm chatgpt import'; or run 'llm chatgpt login'.",
         permanent=True,
     )
 
@@ -110,8 +109,8 @@ def access_token_in(value: object) -> str | None:
 
 def access_token_rejected() -> RefreshFailed:
     return RefreshFailed(
-        "OpenAI rejected this access token. Create a new one in your workspace's settings and run "
-        "'llm keys set chatgpt'.",
+        "OpenAI rejected this access token.",
+        "Create a new one in your workspace's settings and run 'llm keys set chatgpt'.",
         permanent=True,
     )
 
@@ -121,17 +120,16 @@ def request_owner(access_token: str) -> Tokens:
 
     Raises RefreshFailed.
     """
-    failed = functools.partial(RefreshFailed, permanent=False)
     reply = oauth.ask_issuer(
         "GET",
         "/api/accounts/v1/user-auth-credential/whoami",
-        failed,
+        RefreshFailed,
         headers={"Authorization": f"Bearer {access_token}"},
     )
     if reply.status == 401:
         raise access_token_rejected()
     if reply.status != 200 or not isinstance(reply.data, dict):
-        raise failed(oauth.explain(reply, "say who owns this access token"))
+        raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
     # Names vary between the issuer's endpoints, and none of these is sure.
     fields = {**reply.data, **as_mapping(reply.data.get(AUTH_CLAIM))}
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import re
 import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from llm_chatgpt import config
+from llm_chatgpt.errors import LoginFailed
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import notice
 
 COMMAND = "llm chatgpt login --browser"
 
@@ -33,16 +31,11 @@ class BrowserLogin(oauth.AuthorizeRequest):
             own["allowed_workspace_id"] = workspace
         super().__init__(CODEX, config.redirect_host(), port, COMMAND, own)
 
-    def approve(
-        self, code: str, fields: Mapping[str, list[str]] | None = None
-    ) -> oauth.AuthorizationCode:
-        return oauth.AuthorizationCode(code, self.code_verifier, self.redirect_uri)
-
-    def read_pasted(self, line: str) -> Any:
+    def read_pasted(self, line: str) -> oauth.AuthorizationCode | LoginFailed | str:
         """The same as for all routes; a code alone will do, too."""
         text = line.strip().strip("'\"<>")
         if re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
-            return self.approve(text)
+            return self.approve(text, {})
         return super().read_pasted(line)
 
 
@@ -51,10 +44,8 @@ def login_with_browser(
     *,
     show: Callable[[BrowserLogin], None],
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
-    notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
     """Sign in with a browser that comes back to this machine, and store the login.
 
@@ -74,8 +65,6 @@ def login_with_browser(
         ports=config.REDIRECT_PORTS,
         show=show,
         read_lines=read_lines,
-        notify=notify,
-        clock=clock,
     )
     return keep_login(
         oauth.exchange_authorization_code(approved, COMMAND), account, replace, workspace

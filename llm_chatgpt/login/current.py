@@ -34,7 +34,7 @@ log = logging.getLogger("llm_chatgpt_oauth")
 
 
 class Credential(NamedTuple):
-    """What a request goes out with: an account of the store, or a personal access token.
+    """Which login a request uses: an account of the store, or a personal access token.
 
     `reason` tells the user why it is this one. `owner` is the account's login when it was
     chosen: another user's is not used in its place.
@@ -80,16 +80,14 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     if owner := store.get():
         return Credential(store.default, "the default account", owner=owner)
     key = files.llm_key("chatgpt")
-    token = borrowed.access_token_in(key)
-    if token:
-        return Credential(None, "llm's key chatgpt", token)
-    token = borrowed.access_token_in(os.environ.get("CODEX_ACCESS_TOKEN"))
-    if token:
-        return Credential(None, "CODEX_ACCESS_TOKEN", token)
+    variable = os.environ.get("CODEX_ACCESS_TOKEN")
+    for reason, value in (("llm's key chatgpt", key), ("CODEX_ACCESS_TOKEN", variable)):
+        if token := borrowed.access_token_in(value):
+            return Credential(None, reason, token)
     if store.accounts:
         raise NotSignedIn(
-            "No default account. Choose one with 'llm chatgpt use NAME': "
-            f"{name_list(store.accounts)}."
+            "No default account.",
+            f"Choose one with 'llm chatgpt use NAME': {name_list(store.accounts)}.",
         )
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
     known = filter(store.registration, store.registrations)
@@ -104,8 +102,8 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
         return Credential(name, reason, owner=owner)
     if store.registration(name):
         raise NotSignedIn(
-            f"The account '{printable(name, 60)}' is signed out. Run "
-            f"'{store.login_command(name)}' to sign in."
+            f"The account '{printable(name, 60)}' is signed out.",
+            f"Run '{store.login_command(name)}' to sign in.",
         )
     token = borrowed.access_token_in(files.llm_key(name) or name)
     if token:
@@ -116,7 +114,7 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
 
 
 def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
-    """The error for a name that is not an account's. Shows the name unless it may be a token."""
+    """The error for an unknown account name, which it shows unless it may be a token."""
     shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
     what = f"No account named '{name}'." if shown else "No account has this name."
     known = name_list(names)
@@ -152,11 +150,11 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     tokens, chosen, name = store.get(credential.account), credential.owner, credential.account
     if tokens is None:
         command = store.login_command(name)
-        raise NotSignedIn(f"The account was signed out. Run '{command}' first.")
+        raise NotSignedIn("The account was signed out.", f"Run '{command}' first.")
     if chosen and is_somebody_else(chosen, tokens):
         raise NotSignedIn(
-            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile. Send "
-            "the prompt again to use that login."
+            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile.",
+            "Send the prompt again to use that login.",
         )
     return tokens
 
@@ -197,8 +195,8 @@ def _check_renewable(
     delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
     if delay:
         raise RefreshFailed(
-            f"OpenAI renews this login {from_now(now + delay)} at the "
-            f"earliest. Try again then, or run '{command}'."
+            f"OpenAI renews this login {from_now(now + delay)} at the earliest.",
+            f"Try again then, or run '{command}'.",
         )
 
 
@@ -215,8 +213,8 @@ def _finish() -> None:
 
 
 def _refresh(credential: Credential, rejection: Rejection | None, asked: float) -> Tokens:
-    """The refresh: under the store's lock, what is good now; else a new pair, which is written
-    before anything else happens.
+    """Refresh a login under the store's lock, unless the stored one is good now. A new pair is
+    written before anything else happens.
 
     `asked` is when the caller began to wait, in Unix seconds. What another thread or process
     has brought about since then, a new pair or a failure, is this caller's result, too.
@@ -257,9 +255,9 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
 
 
 def _renewed(credential: Credential, rejection: Rejection | None, asked: float) -> Renewed:
-    """The result of a refresh; after a failure what is there, as long as it works.
+    """`_refresh`; if that fails, the stored login as long as it works, with a warning.
 
-    That may be newer than what failed, or may just not have been written.
+    That one may be newer than the one that failed, or one that could not be written.
     """
     try:
         return _refresh(credential, rejection, asked), ""
@@ -339,8 +337,8 @@ def get_tokens(
     """A login that is good now, refreshed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token;
-    `choose_credential` tells what None means, and returns what several calls can be made with
-    to stay with one user.
+    `choose_credential` defines what None means. To stay with one user over several calls, pass
+    the Credential that it returns.
 
     However many threads, tasks and processes ask at once, one of them refreshes and all get
     its result. `rejected` is an access token that the backend has just answered with 401: a

@@ -41,11 +41,12 @@ def request_device_code() -> DeviceCode:
     device_auth_id = as_text(data.get("device_auth_id"))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            "Device codes are turned off for this account. Use 'llm chatgpt login --browser', or "
-            "turn them on in ChatGPT under Settings > Security."
+            "Device codes are turned off for this account.",
+            "Use 'llm chatgpt login --browser', or turn them on in ChatGPT under Settings > "
+            "Security.",
         )
     if reply.status != 200 or user_code is None or device_auth_id is None:
-        raise LoginFailed(oauth.explain(reply, "start a sign-in"))
+        raise LoginFailed(*oauth.explain(reply, "start a sign-in"))
     return DeviceCode(
         user_code=user_code,
         device_auth_id=device_auth_id,
@@ -97,7 +98,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
         approved, verifier = data.get("authorization_code"), data.get("code_verifier")
         if isinstance(approved, str) and isinstance(verifier, str):
             return oauth.AuthorizationCode(approved, verifier)
-        raise LoginFailed(oauth.explain(reply, "hand over the approved sign-in"))
+        raise LoginFailed(*oauth.explain(reply, "hand over the approved sign-in"))
     if error in PENDING_CODES:
         return None
     if "expired" in error or error == "deviceauth_not_found":
@@ -107,14 +108,14 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     if error in SLOW_DOWN_CODES or reply.status == 429:
         raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
-        raise SlowDown(f"OpenAI server error ({reply.status}). Still trying.")
+        raise SlowDown(f"OpenAI server error ({reply.status}).", "Still trying.")
     if not error and (reply.status == 404 or (reply.status == 403 and not reply.is_web_page)):
         return None
-    raise LoginFailed(oauth.explain(reply, "accept the sign-in"))
+    raise LoginFailed(*oauth.explain(reply, "accept the sign-in"))
 
 
 def _code_expired() -> LoginExpired:
-    return LoginExpired("The code expired. Run 'llm chatgpt login' for a new one.")
+    return LoginExpired("The code expired.", "Run 'llm chatgpt login' for a new one.")
 
 
 def poll_for_token(

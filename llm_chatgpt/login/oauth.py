@@ -24,14 +24,19 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
-    """What an approved sign-in turns into. All of it is secret, and works once.
+    """What an approved sign-in turns into. Most of it is secret, and works once.
 
-    `redirect_uri` is where the browser came back to; None means the device code's.
+    `redirect_uri` is where the browser came back to; None means the device code's. The official
+    route adds the client id that was issued, the granted scope, and the nonce that the ID token
+    must repeat.
     """
 
     authorization_code: str
     code_verifier: str
     redirect_uri: str | None = None
+    client_id: str = config.CLIENT_ID
+    scope: str | None = None
+    nonce: str = ""
 
     def __repr__(self) -> str:
         return "AuthorizationCode()"
@@ -46,8 +51,7 @@ class AuthorizeRequest:
     """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
 
     `url` is the page to show to the user, `command` the command that starts such a sign-in, and
-    `own` the parameters that only one route has. The state and the verifier are secret. The
-    routes define `approve`.
+    `own` the parameters that only one route has. The state and the verifier are secret.
     """
 
     # Whether a pasted query will do, and the address may have another host.
@@ -70,12 +74,14 @@ class AuthorizeRequest:
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
-    def approve(self, code: str, fields: Mapping[str, list[str]]) -> Any:
-        """The approval in a redirect with this code and these parameters, or a LoginFailed."""
-        raise NotImplementedError
+    def approve(
+        self, code: str, fields: Mapping[str, list[str]]
+    ) -> AuthorizationCode | LoginFailed:
+        """The approval in a redirect with this code and these parameters."""
+        return AuthorizationCode(code, self.code_verifier, self.redirect_uri)
 
-    def read(self, query: str) -> Any:
-        """Parse a redirect's query: an approval or a LoginFailed; None if `state` belongs to
+    def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
+        """Parse a redirect's query: the approval or why it failed; None if `state` belongs to
         another sign-in."""
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
@@ -90,7 +96,7 @@ class AuthorizeRequest:
             return self.failed("The browser came back with an incomplete address, without a code.")
         return self.approve(codes[0], fields)
 
-    def read_pasted(self, line: str) -> Any:
+    def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
         """`read` for what the user has pasted; a sentence (str) if they must paste again."""
         text = line.strip().strip("'\"<>")
         address, _, query = text.partition("#")[0].partition("?")
@@ -111,30 +117,30 @@ class AuthorizeRequest:
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
 
     def failed(self, what: str) -> LoginFailed:
-        return LoginFailed(f"{what} Run '{self.command}' again.")
+        return LoginFailed(what, f"Run '{self.command}' again.")
 
 
 def ask_issuer(
     method: str,
     path: str,
-    failed: Callable[[str], ChatGPTError],
+    failed: Callable[[str, str], ChatGPTError],
     next_step: str = "Check the network and try again.",
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """One request to the issuer. Raises `failed(sentence)` when no answer comes."""
+    """One request to the issuer. Raises `failed(reason, advice)` when no answer comes."""
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise failed(f"{error.message} {next_step}") from error
+        raise failed(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
 
 
 def _post(
     route: Route,
     path: str,
-    failed: Callable[[str], ChatGPTError],
+    failed: Callable[[str, str], ChatGPTError],
     body: dict[str, str],
     **more: Any,
 ) -> http.Reply:
@@ -144,21 +150,21 @@ def _post(
     return ask_issuer("POST", path, failed, headers=headers, **encoded, **more)
 
 
-def explain(reply: http.Reply, expected: str) -> str:
-    """Why the issuer did not do what was expected, and what to do."""
+def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
+    """Why the issuer did not do what was expected, and what to do: an error's two sentences."""
     if reply.is_web_page:
-        return reply.web_page_message
+        return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
-        return "OpenAI does not offer this service in your country or region."
+        return "OpenAI does not offer this service in your country or region.", ""
     if reply.status >= 500:
-        return f"OpenAI server error ({reply.status}). Try again in a few minutes."
+        return f"OpenAI server error ({reply.status}).", "Try again in a few minutes."
     if reply.status == 429:
-        return "OpenAI is receiving too many requests (429). Try again in a minute."
+        return "OpenAI is receiving too many requests (429).", "Try again in a minute."
     code = f", {printable(reply.error_code, 80)}" if reply.error_code else ""
     return (
         f"{urlsplit(config.issuer()).netloc} did not {expected} "
-        f"(status {reply.status}{code}{_description(reply)}). "
-        "Try again, or update with 'llm install -U llm-chatgpt-oauth'."
+        f"(status {reply.status}{code}{_description(reply)}).",
+        "Try again, or update with 'llm install -U llm-chatgpt-oauth'.",
     )
 
 
@@ -175,7 +181,7 @@ def _description(reply: http.Reply) -> str:
 
 def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     return errors.LoginDenied(
-        f"The sign-in was declined in the browser. If that was a mistake, run '{command}' again."
+        "The sign-in was declined in the browser.", f"If that was a mistake, run '{command}' again."
     )
 
 
@@ -183,18 +189,17 @@ def _sign_in_refused(error: str, description: str, command: str) -> LoginFailed:
     """The failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
     if "missing_codex_entitlement" in description:
         return errors.LoginDenied(
-            "Codex is not enabled for this workspace. Ask its admin, or sign in to another one."
+            "Codex is not enabled for this workspace.", "Ask its admin, or sign in to another one."
         )
     if error == "access_denied":
         return sign_in_declined(command)
     message = printable(description or error, 200)
-    return LoginFailed(f"OpenAI ended the sign-in ({message}). Run '{command}' again.")
+    return LoginFailed(f"OpenAI ended the sign-in ({message}).", f"Run '{command}' again.")
 
 
 def exchange(
     approved: AuthorizationCode,
     route: Route = CODEX,
-    client_id: str = config.CLIENT_ID,
     login_command: str = "llm chatgpt login",
 ) -> http.Reply:
     """Trade an approved code for a token reply (docs/protocol.md).
@@ -208,7 +213,7 @@ def exchange(
         f"You approved the sign-in, but it did not finish: run '{login_command}' again.",
         data={
             "grant_type": "authorization_code",
-            "client_id": client_id,
+            "client_id": approved.client_id,
             "code": approved.authorization_code,
             "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
             "code_verifier": approved.code_verifier,
@@ -219,13 +224,14 @@ def exchange(
         return reply
     if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
         raise LoginFailed(
-            f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was used "
-            f"before, or is from an earlier attempt. Run '{login_command}' again."
+            f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
+            "used before, or is from an earlier attempt.",
+            f"Run '{login_command}' again.",
         )
-    message = explain(reply, "complete the sign-in")
+    problem = explain(reply, "complete the sign-in")
     if reply.error_code == "invalid_client" and route is not CODEX:
-        message = f"{UNREGISTERED} Run '{login_command}' again to register anew."
-    raise LoginFailed(message, code=reply.error_code)
+        problem = UNREGISTERED, f"Run '{login_command}' again to register anew."
+    raise LoginFailed(*problem, code=reply.error_code)
 
 
 def exchange_authorization_code(
@@ -236,18 +242,19 @@ def exchange_authorization_code(
     owner = Tokens("", issuer=config.issuer())
     tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
-        raise LoginFailed(explain(reply, "send the tokens"))
+        raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
 
 
-def check_issuer(tokens: Tokens, failed: Callable[[str], ChatGPTError], command: str) -> None:
-    """Raise `failed(sentence)` unless the tokens may be sent to the issuer in use, which only
+def check_issuer(tokens: Tokens, failed: Callable[[str, str], ChatGPTError], command: str) -> None:
+    """Raise `failed(reason, advice)` unless the tokens may be sent to the issuer in use, which only
     the one that issued them is. `command` signs in again."""
     issuer = tokens.issuer or config.DEFAULT_ISSUER
     if issuer != config.issuer():
         raise failed(
             f"This login comes from {urlsplit(issuer).netloc}, not from "
-            f"{urlsplit(config.issuer()).netloc}. Correct LLM_CHATGPT_ISSUER, or run '{command}'."
+            f"{urlsplit(config.issuer()).netloc}.",
+            f"Correct LLM_CHATGPT_ISSUER, or run '{command}'.",
         )
 
 
@@ -271,14 +278,14 @@ def revoke(tokens: Tokens) -> None:
             reply = _post(
                 route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
             )
-        except ChatGPTError as error:
+        except ChatGPTError:
             if last:
-                raise LoginFailed(error.message.rstrip(". ")) from error
+                raise
             continue
         if 200 <= reply.status < 300:
             return
         if last or reply.status < 500:
-            raise LoginFailed(explain(reply, "end the session").rstrip("."))
+            raise LoginFailed(*explain(reply, "end the session"))
 
 
 def revoke_all(logins: Iterable[Tokens]) -> None:
@@ -300,15 +307,19 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
             thread.join(0.25)
     for error in errors:
         notice(
-            f"Warning: Could not end the session at OpenAI ({error.message}). End it in "
-            "ChatGPT under Settings > Security."
+            f"Warning: Could not end the session at OpenAI ({error.message.rstrip('.')}). End it "
+            "in ChatGPT under Settings > Security."
         )
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
     """The failure that only a new login, by this command, can end."""
-    message = f"Your ChatGPT login {reason}. Run '{command}' to sign in again."
-    return RefreshFailed(message, permanent=True, code=code)
+    return RefreshFailed(
+        f"Your ChatGPT login {reason}.",
+        f"Run '{command}' to sign in again.",
+        permanent=True,
+        code=code,
+    )
 
 
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
@@ -345,4 +356,4 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         )
     if code and reply.status < 500 and (reason := final.get(code) or final.get(reply.status)):
         raise sign_in_again(reason, login_command, code)
-    raise RefreshFailed(explain(reply, "renew the login"), code=code)
+    raise RefreshFailed(*explain(reply, "renew the login"), code=code)

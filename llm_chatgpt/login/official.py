@@ -12,37 +12,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_chatgpt import config, files, http
 from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, StoreError
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.accounts import Failure
+from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import check_writable, locked_store, read_store
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply, without_secrets
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
 from llm_chatgpt.login.workspace import keep_login
-from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
 # The client id of an installation that has none yet.
 UNREGISTERED = "dynamic_agent_client"
-
-
-class Approval(NamedTuple):
-    """What the browser brings back: a code that works once, and for which client id.
-
-    `nonce` is what the ID token must repeat.
-    """
-
-    code: oauth.AuthorizationCode
-    client_id: str
-    scope: str | None
-    nonce: str
-
-    def __repr__(self) -> str:
-        return without_secrets(self, "scope")
 
 
 class OfficialLogin(oauth.AuthorizeRequest):
@@ -65,7 +50,9 @@ class OfficialLogin(oauth.AuthorizeRequest):
         }
         super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
 
-    def approve(self, code: str, fields: Mapping[str, list[str]]) -> Approval | LoginFailed:
+    def approve(
+        self, code: str, fields: Mapping[str, list[str]]
+    ) -> AuthorizationCode | LoginFailed:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self.failed("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
@@ -74,8 +61,10 @@ class OfficialLogin(oauth.AuthorizeRequest):
                 "The browser came back with an incomplete address: OpenAI has not registered this "
                 "installation."
             )
-        approved = oauth.AuthorizationCode(code, self.code_verifier, self.redirect_uri)
-        return Approval(approved, client_ids[0], fields.get("scope", [None])[0], self.nonce)
+        scope, verifier = fields.get("scope", [None])[0], self.code_verifier
+        return AuthorizationCode(
+            code, verifier, self.redirect_uri, client_ids[0], scope, self.nonce
+        )
 
 
 def login_officially(
@@ -83,10 +72,8 @@ def login_officially(
     *,
     show: Callable[[OfficialLogin], None],
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
-    notify: Callable[[str], None] = notice,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     new: bool = False,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
     """Sign in by the official route and store the login under `account` (None: `official`).
 
@@ -108,8 +95,6 @@ def login_officially(
             ports=(0,),
             show=show,
             read_lines=read_lines,
-            notify=notify,
-            clock=clock,
         )
         replaced = as_text(known.get("client_id")) if new else None
         return keep_login(_exchange(approved, name, replaced), account, replace)
@@ -146,11 +131,11 @@ def host_id() -> str:
         return new
 
 
-def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
+def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> Tokens:
     """The login that an approval brings. Raises LoginFailed, StoreError.
 
     The client id is stored before anything else can fail: without it, the next sign-in would
-    register a second time. It may take the place of the client id `replaced`.
+    register a second time. It may replace the client id `replaced`, and no other.
     """
     command = OFFICIAL.login_command(name)
     with locked_store() as writer:
@@ -160,13 +145,13 @@ def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
         # Another sign-in under this name may have registered meanwhile.
         if stored not in (None, replaced, approved.client_id):
             raise LoginFailed(
-                f"OpenAI has answered for another registration. Run '{command}' again."
+                "OpenAI has answered for another registration.", f"Run '{command}' again."
             )
         if stored != approved.client_id:
             known = {"client_id": approved.client_id, "subject": None, "declined": False}
         writer.save(store.register(name, **known))
     try:
-        reply = oauth.exchange(approved.code, OFFICIAL, approved.client_id, command)
+        reply = oauth.exchange(approved, OFFICIAL, command)
     except LoginFailed as error:
         if error.code == "invalid_client":
             _remember(name, client_id=None)
@@ -176,13 +161,14 @@ def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
     problem = _id_token_problem(claims, reply, approved)
     if problem:
         raise LoginFailed(
-            f"OpenAI's answer does not belong to this sign-in ({problem}). Nothing was stored. "
-            f"Run '{command}' again."
+            f"OpenAI's answer does not belong to this sign-in ({problem}).",
+            f"Nothing was stored. Run '{command}' again.",
         )
     if as_text(known.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
-            "This is another ChatGPT user than before under this name. To add this one, run "
-            f"'{OFFICIAL.login_command('NAME')}'; to replace the other, run '{command} --new'."
+            "This is another ChatGPT user than before under this name.",
+            f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
+            f"run '{command} --new'.",
         )
     _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
@@ -197,8 +183,8 @@ def _exchange(approved: Approval, name: str, replaced: str | None) -> Tokens:
     permitted = config.PLAN_SCOPE in granted.split()
     if not permitted or tokens is None or not tokens.refresh_token:
         denied = LoginDenied(
-            "Signed in, but without permission to use your ChatGPT plan. Allow it when you run "
-            f"'{command}' again."
+            "Signed in, but without permission to use your ChatGPT plan.",
+            f"Allow it when you run '{command}' again.",
         )
         if not permitted:
             _end_older_login(name, approved.client_id, denied.message)
@@ -221,7 +207,9 @@ def _remember(name: str, **fields: Any) -> None:
         writer.save(writer.mended().register(name, **fields))
 
 
-def _id_token_problem(claims: Mapping[str, Any], reply: http.Reply, approved: Approval) -> str:
+def _id_token_problem(
+    claims: Mapping[str, Any], reply: http.Reply, approved: AuthorizationCode
+) -> str:
     """What is wrong with an ID token; empty if nothing is (docs/protocol.md).
 
     Its signature is not checked: the token comes straight from the issuer over TLS, which

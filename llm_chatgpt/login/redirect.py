@@ -14,6 +14,7 @@ import queue
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,8 +22,8 @@ from urllib.parse import urlsplit
 from llm_chatgpt import config
 from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.oauth import AuthorizeRequest
-from llm_chatgpt.text import in_words
+from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest
+from llm_chatgpt.text import in_words, notice
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -58,12 +59,12 @@ class Listener(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
-        """Answer redirects in threads until `shutdown`; `deliver` gets what `request` reads in
-        each of its own."""
+        """Answer redirects in threads until `shutdown`; `deliver` gets the result of each one
+        that belongs to `request`."""
         self.request, self.deliver = request, deliver
         host = str(self.server_address[0])
         address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        # What requests may say in their `Host` headers.
+        # The `Host` headers that are allowed.
         self.own_hosts = [address], [urlsplit(request.redirect_uri).netloc]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -141,12 +142,12 @@ def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]
             return listeners
     if not any(ports):
         raise LoginFailed(
-            f"No port of 127.0.0.1 is free for the browser to come back to ({reason}). End "
-            "programs that you do not need, then try again."
+            f"No port of 127.0.0.1 is free for the browser to come back to ({reason}).",
+            "End programs that you do not need, then try again.",
         )
     raise LoginFailed(
-        f"Ports {' and '.join(map(str, ports))} are both in use, and OpenAI allows no others. "
-        "End the other sign-in, or use 'llm chatgpt login --device'."
+        f"Ports {' and '.join(map(str, ports))} are both in use, and OpenAI allows no others.",
+        "End the other sign-in, or use 'llm chatgpt login --device'.",
     )
 
 
@@ -166,9 +167,7 @@ def wait_for_approval(
     ports: Sequence[int],
     show: Callable[[Request], None],
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None,
-    notify: Callable[[str], None],
-    clock: Callable[[], float],
-) -> Any:
+) -> AuthorizationCode:
     """What the user has approved, from a browser that comes back to one of `ports` on all
     `hosts`, or from a pasted address.
 
@@ -177,7 +176,7 @@ def wait_for_approval(
     LoginFailed and its kinds.
     """
     # Results from the listeners' threads, and lines from the terminal's.
-    arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    arrivals: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(each) for each in open_listeners(hosts, ports)]
         request = start(listeners[0].port)
@@ -193,8 +192,8 @@ def wait_for_approval(
             # Otherwise it may take the answer to a question that is asked later.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
-        end = clock() + config.BROWSER_LOGIN_SECONDS
-        while clock() < end:
+        end = time.monotonic() + config.BROWSER_LOGIN_SECONDS
+        while time.monotonic() < end:
             try:
                 # Poll: Ctrl-C cannot interrupt a long wait on Windows.
                 result = arrivals.get(timeout=0.25)
@@ -206,8 +205,8 @@ def wait_for_approval(
                 raise result
             if not isinstance(result, str):
                 return result
-            notify(result)
+            notice(result)
     raise LoginExpired(
-        f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}. "
-        f"Run '{request.command}' again."
+        f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}.",
+        f"Run '{request.command}' again.",
     )

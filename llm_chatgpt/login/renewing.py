@@ -1,4 +1,4 @@
-"""Does something with a login, and once more with a renewed one after a 401."""
+"""Send a request with a login, and once more with a renewed login after a 401."""
 
 from __future__ import annotations
 

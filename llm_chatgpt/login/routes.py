@@ -12,13 +12,18 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-RENEWED_ELSEWHERE = (
-    "was renewed elsewhere, probably by a copy of the login file, or a renewal's answer was lost"
-)
+# Refusals for good that both routes share.
+FINAL_REFUSALS: Mapping[str | int, str] = {
+    "invalid_grant": "is no longer accepted",
+    "refresh_token_expired": "has expired",
+    "refresh_token_invalidated": "was ended by OpenAI",
+    "refresh_token_reused": "was renewed elsewhere, probably by a copy of the login file, or a "
+    "renewal's answer was lost",
+}
 
 
 class Route(NamedTuple):
-    """How logins of one kind are made, renewed and used.
+    """How logins of one kind are made, renewed and used. The defaults are the Codex login's.
 
     `account` is the name of a login that was given none, `plan` what stands for a plan that the
     tokens do not tell. `form` says that the token endpoint takes forms for everything,
@@ -28,42 +33,42 @@ class Route(NamedTuple):
     """
 
     # Signing in, renewing and signing out.
-    authorize_path: str
-    token_path: str
-    revoke_path: str
-    scope: str
-    login_option: str
-    account: str
-    plan: str
-    form: bool
-    token_fields: Mapping[str, str]
+    authorize_path: str = "/oauth/authorize"
+    token_path: str = "/oauth/token"  # noqa: S105 - an address
+    revoke_path: str = "/oauth/revoke"
+    scope: str = "openid profile email offline_access"
+    login_option: str = ""
+    account: str = "default"
+    plan: str = ""
+    form: bool = False
+    token_fields: Mapping[str, str] = {}
     # How many seconds before the end of its access token a login is renewed; None if only after
     # the API has refused it.
-    refresh_leeway: float | None
-    final_refusals: Mapping[str | int, str]
-    drops_refused_tokens: bool
+    refresh_leeway: float | None = 5 * 60
+    final_refusals: Mapping[str | int, str] = {**FINAL_REFUSALS, 401: "is no longer accepted"}
+    drops_refused_tokens: bool = False
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
-    own_session: bool
+    own_session: bool = False
     # Prompts and models. `base_url` takes the origin of the account's workspace.
-    base_url: Callable[[str | None], str]
-    responses_path: str
-    models_path: str
+    base_url: Callable[[str | None], str] = config.base_url
+    responses_path: str = "/codex/responses"
+    models_path: str = "/codex/models"
     # Empty where pictures cannot be drawn on their own.
-    images_path: str
+    images_path: str = "/codex/images"
     # Whether requests name the account and this client.
-    names_account: bool
+    names_account: bool = True
     # Whether an effort can change within a conversation (docs/protocol.md, "Prompt cache").
-    effort_updates: bool
+    effort_updates: bool = True
     # What requests never have, by the names of `OPTIONAL_PARTS` in backend/resend.py.
-    without: frozenset[str]
+    without: frozenset[str] = frozenset()
     # Whether functions are the first input item, and which tools are refused.
-    tools_in_input: bool
-    refuses_tool: Callable[[str], bool]
+    tools_in_input: bool = False
+    refuses_tool: Callable[[str], bool] = lambda kind: False
     # Whether models are listed in the order to show them in, and some only for other clients.
-    list_is_ordered: bool
-    tells_usage: bool
+    list_is_ordered: bool = False
+    tells_usage: bool = True
     # How often a prompt is sent again after a failure of the server or the network.
-    max_resends: int
+    max_resends: int = 4
 
     def login_command(self, account: str | None = None) -> str:
         """The command that signs in under an account's name by this route."""
@@ -73,39 +78,7 @@ class Route(NamedTuple):
         )
 
 
-CODEX = Route(
-    authorize_path="/oauth/authorize",
-    token_path="/oauth/token",  # noqa: S106 - an address
-    revoke_path="/oauth/revoke",
-    scope="openid profile email offline_access",
-    login_option="",
-    account="default",
-    plan="",
-    form=False,
-    token_fields={},
-    refresh_leeway=5 * 60,
-    final_refusals={
-        "refresh_token_expired": "has expired",
-        "refresh_token_reused": RENEWED_ELSEWHERE,
-        "refresh_token_invalidated": "was ended by OpenAI",
-        "invalid_grant": "is no longer accepted",
-        401: "is no longer accepted",
-    },
-    drops_refused_tokens=False,
-    own_session=False,
-    base_url=config.base_url,
-    responses_path="/codex/responses",
-    models_path="/codex/models",
-    images_path="/codex/images",
-    names_account=True,
-    effort_updates=True,
-    without=frozenset(),
-    tools_in_input=False,
-    refuses_tool=lambda kind: False,
-    list_is_ordered=False,
-    tells_usage=True,
-    max_resends=4,
-)
+CODEX = Route()
 OFFICIAL = Route(
     authorize_path="/api/accounts/authorize",
     token_path="/api/accounts/oauth/token",  # noqa: S106 - an address
@@ -118,12 +91,9 @@ OFFICIAL = Route(
     token_fields={"resource": config.DEFAULT_API_URL},
     refresh_leeway=None,
     final_refusals={
-        "invalid_grant": "is no longer accepted",
+        **FINAL_REFUSALS,
         "invalid_refresh_token": "is no longer accepted",
         "token_expired": "has expired",
-        "refresh_token_expired": "has expired",
-        "refresh_token_invalidated": "was ended by OpenAI",
-        "refresh_token_reused": RENEWED_ELSEWHERE,
     },
     drops_refused_tokens=True,
     own_session=True,

@@ -23,7 +23,7 @@ SPARE_BYTES = 16384
 unsaved: dict[tuple[str, str | None], Tokens] = {}
 
 
-# A file that is damaged as a whole, as far as it can be told: it has one login, which is damaged.
+# Stands for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
@@ -38,8 +38,8 @@ def store_path() -> pathlib.Path:
         taken = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "a file is in its place" if taken else files.os_reason(error)
         raise StoreError(
-            f"Could not create the folder {error.filename} ({reason}). Set LLM_USER_PATH to a "
-            "folder that you can write to.",
+            f"Could not create the folder {error.filename} ({reason}).",
+            "Set LLM_USER_PATH to a folder that you can write to.",
             code="unwritable",
         ) from error
 
@@ -60,22 +60,23 @@ def read_store() -> Store:
         return Store()
     except OSError as error:
         raise StoreError(
-            f"Could not read the login file {shown} ({files.os_reason(error)}). Give yourself "
-            "read access to it, or move it away and run 'llm chatgpt login'."
+            f"Could not read the login file {shown} ({files.os_reason(error)}).",
+            "Give yourself read access to it, or move it away and run 'llm chatgpt login'.",
         ) from error
     try:
         data = json.loads(raw)
         if data["version"] > STORE_VERSION:
             raise StoreError(
-                f"A newer llm-chatgpt-oauth has written the login file {shown}. Update with "
-                "'llm install -U llm-chatgpt-oauth'.",
+                f"A newer llm-chatgpt-oauth has written the login file {shown}.",
+                "Update with 'llm install -U llm-chatgpt-oauth'.",
                 code="newer_version",
             )
         if not isinstance(data["default"], str) or not isinstance(data["accounts"], dict):
             raise ValueError("not a store")
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise StoreError(
-            f"The login file {shown} is damaged. Run 'llm chatgpt login' to replace it.",
+            f"The login file {shown} is damaged.",
+            "Run 'llm chatgpt login' to replace it.",
             code="damaged",
         ) from error
     store = Store(data)
@@ -118,7 +119,7 @@ class StoreWriter:
         """Write the login file, or one beside it, whole. Raises StoreError."""
         if self.path.is_symlink():
             raise StoreError(
-                f"{self.shown} is a symbolic link, which this plugin never writes through. "
+                f"{self.shown} is a symbolic link, which this plugin never writes through.",
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
@@ -133,8 +134,8 @@ class StoreWriter:
             yield
         except OSError as error:
             raise StoreError(
-                f"Could not write the login file {self.shown} ({files.os_reason(error)}). Make "
-                "the folder writable, or choose another with LLM_USER_PATH.",
+                f"Could not write the login file {self.shown} ({files.os_reason(error)}).",
+                "Make the folder writable, or choose another with LLM_USER_PATH.",
                 code="unwritable",
             ) from error
 
@@ -196,14 +197,14 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
         lock.acquire()
     except filelock.Timeout as error:
         raise StoreError(
-            f"Another program has held {shown} for {in_words(limit)}. Wait for it or end "
-            "it, then try again."
+            f"Another program has held {shown} for {in_words(limit)}.",
+            "Wait for it or end it, then try again.",
         ) from error
     except (OSError, NotImplementedError) as error:
         reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
         raise StoreError(
-            f"Could not lock {shown} ({reason}). Make the folder writable, or choose "
-            "another with LLM_USER_PATH.",
+            f"Could not lock {shown} ({reason}).",
+            "Make the folder writable, or choose another with LLM_USER_PATH.",
             code="unwritable",
         ) from error
     try:

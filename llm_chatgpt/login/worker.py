@@ -1,4 +1,4 @@
-"""The thread that renews logins, and what must wait while a refresh token is out."""
+"""The thread that renews logins, and the signals that wait while it sends a refresh token."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
         self._starting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
-        # When whoever wants to end gives up on the refresh that is out, by the monotonic clock.
+        # How long the end of the program waits for a refresh that is out, by the monotonic clock.
         self._deadline: float | None = None
 
     def submit(self, job: Callable[[], Renewed]) -> Future:
@@ -57,19 +57,14 @@ class Worker:
 
     def _work(self) -> None:
         while True:
-            self._run(*self._jobs.get())
-
-    @staticmethod
-    def _run(future: Future, job: Callable[[], Renewed]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(job())
-        except BaseException as error:
-            future.set_exception(error)
-        finally:
-            # Else the error's traceback would keep the error alive, and the caller's frames.
-            del future
+            future, job = self._jobs.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(job())
+                except BaseException as error:
+                    future.set_exception(error)
+            # Else they would stay alive until the next job, with an error and its frames.
+            del future, job
 
     def result(self, future: Future) -> Renewed:
         """Wait for a job's result."""
@@ -94,10 +89,10 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """From before a refresh token is sent until its successor is written."""
+        """Make `settle` wait, from before the request until the new refresh token is written."""
         with self._sending:
             if self._ending:
-                raise RefreshFailed("The program is ending.", permanent=False)
+                raise RefreshFailed("The program is ending.")
             self._deadline = None
             yield
 

@@ -42,20 +42,20 @@ def keep_login(
         if tokens.account_id != workspace:
             raise LoginFailed(
                 f"OpenAI signed you in to the workspace {workspace_words(tokens)}, not to "
-                f"{printable(workspace, 60)}. Nothing was stored. Sign in again and choose the "
-                "other workspace on OpenAI's page."
+                f"{printable(workspace, 60)}.",
+                "Nothing was stored. Sign in again and choose the other workspace on OpenAI's "
+                "page.",
             )
-    # The other user's login that may be replaced.
-    agreed: Tokens | None = None
+    # Whose login may be replaced, besides this user's own.
+    agreed = tokens
     while True:
         with locked_store() as writer:
             # Read here, because another program may just have signed in under this name.
             old = read_any().accounts.get(name)
             if (
-                replace is None
-                or old is None
-                or not is_somebody_else(old, tokens)
-                or (agreed and not is_somebody_else(old, agreed))
+                not (replace and old and is_somebody_else(old, tokens))
+                # Once more, if yet another user has signed in during the question.
+                or not is_somebody_else(old, agreed)
             ):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
@@ -77,12 +77,8 @@ def keep_login(
     try:
         with locked_store() as writer:
             store = read_store()
-            now = store.get(name)
-            if now and now.account_id == tokens.account_id:
-                now = now._replace(
-                    account_id=told.account_id, origin=told.origin, workspace=told.workspace
-                )
-                writer.save(store.put(name, now))
+            if store.accounts.get(name) == tokens:
+                writer.save(store.put(name, told))
     except StoreError as error:
         log.info("What the service says of the workspace was not stored: %s", error)
     return told
@@ -94,7 +90,8 @@ def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
         kept += f" in {printable(old.workspace or old.account_id, 60)}"
         other += f" in {printable(new.workspace or new.account_id, 60)}"
     return AccountTaken(
-        f"Kept {kept}. To add {other} as well, use --account NAME; to replace {kept}, use --yes."
+        f"Kept {kept}.",
+        f"To add {other} as well, use --account NAME; to replace {kept}, use --yes.",
     )
 
 
