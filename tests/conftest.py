@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -22,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import filelock
 import llm
 import pytest
 from click.testing import CliRunner, Result
@@ -89,6 +91,21 @@ def models_updated() -> None:
     for thread in threading.enumerate():
         if thread.name == "chatgpt-models":
             thread.join(20)
+
+
+@pytest.fixture
+def callback_ports() -> Iterator[None]:
+    """The registered ports are this machine's, so one test at a time may listen there."""
+    with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the ports run in one process, so that no other one waits for them."""
+    for item in items:
+        if "callback_ports" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("callback-ports"))
 
 
 @pytest.fixture

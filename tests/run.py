@@ -7,6 +7,7 @@ python tests/run.py [--oldest] [arguments for pytest]
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def main() -> int:
         "-m",
         "pytest",
         "-n",
-        "auto",
+        # Many tests wait for programs that they have started.
+        str(max(2, (os.cpu_count() or 1) * 3 // 2)),
         "--dist",
         "loadgroup",
         *arguments,

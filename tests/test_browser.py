@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import pathlib
 import re
 import shutil
 import signal
 import socket
 import struct
 import subprocess
-import tempfile
 import threading
 import time
 import types
@@ -20,7 +18,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-import filelock
 import pytest
 
 import llm_chatgpt_oauth as plugin
@@ -43,19 +40,13 @@ CHROMIUM = next(
 )
 
 
-# In one process, so that no other one waits for the ports.
-pytestmark = pytest.mark.xdist_group("callback-ports")
-
-
 @pytest.fixture(autouse=True)
-def callback_ports():
-    """The registered ports are this machine's, so one test at a time may listen there."""
-    with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
-        yield
-        for process in STARTED:
-            process.kill()
-            process.wait()
-        STARTED.clear()
+def started_programs(callback_ports):
+    yield
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
 
 
 def listen_on(port, host="127.0.0.1"):

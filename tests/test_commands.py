@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import types
 import urllib.request
 
 import click
-import filelock
 import llm
 import pytest
 from click.shell_completion import ShellComplete
@@ -26,16 +23,14 @@ from conftest import sign_in, start_llm, wait_until
 from simulator import Account, Answer, error_answer
 from terminal import Terminal
 
-# In one process, so that no other one waits for the ports.
-pytestmark = pytest.mark.xdist_group("callback-ports")
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
 GROUP = cli.commands["chatgpt"]
 NO_CODES = Answer(404, {"detail": "Not Found"})
 
 
 @pytest.fixture
-def start(monkeypatch):
-    """Terminals of this test, which end with it. Their ports are this machine's."""
+def start(monkeypatch, callback_ports):
+    """Terminals of this test, which end with it."""
     for name in ("SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     started = []
@@ -44,11 +39,10 @@ def start(monkeypatch):
         started.append(Terminal(*arguments, **options))
         return started[-1]
 
-    with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
-        yield run
-        for terminal in started:
-            terminal.process.kill()
-            terminal.process.wait()
+    yield run
+    for terminal in started:
+        terminal.process.kill()
+        terminal.process.wait()
 
 
 @pytest.fixture

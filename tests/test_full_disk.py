@@ -28,6 +28,13 @@ ASK = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def without_coverage(monkeypatch):
+    """What a program has executed could not be stored either."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
 class SmallDisk:
     """A file system of 128 KiB in a mount namespace of its own, with llm's folder on it."""
 
