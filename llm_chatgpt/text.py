@@ -93,7 +93,8 @@ def in_words(seconds: float) -> str:
 def shown_meanwhile(text: str) -> Iterator[None]:
     """Show a line on a terminal while the block runs, and erase it afterwards."""
     line = printable(text, width() - 1) if stderr_is_terminal() else ""
-    click.echo(line, nl=False, err=True)
+    if line:
+        click.echo(line, nl=False, err=True)
     try:
         yield
     finally:

@@ -254,8 +254,10 @@ class Exchange:
         if self._next_attempt(error):
             return error
         usage: Mapping[str, Any] = {}
-        # The reason is on the screen at once; the whole message follows.
-        with contextlib.suppress(ChatGPTError), shown_meanwhile(f"{error.reason}..."):
+        # The reason is on the screen at once; the whole message follows. To erase it after an
+        # unfinished line of the answer would erase that, too.
+        reason = "" if self.translator.answer.mid_line else f"{error.reason}..."
+        with contextlib.suppress(ChatGPTError), shown_meanwhile(reason):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
         left = limits.what_is_left(usage, self._sent.info.slug, account, key)
