@@ -14,6 +14,7 @@ from conftest import (
     BOB,
     bearers,
     device_login,
+    keep_key,
     secrets_watch,
     sign_in,
 )
@@ -283,3 +284,14 @@ def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, firs
     device_login(simulator, run_llm)
     store = read_store()
     assert (store.default, list(store.accounts)) == ("default", ["default"])
+
+
+def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
+    keep_key("chatgpt", at)
+    run_llm("chatgpt", "import")
+    result = run_llm("chatgpt", "logout", "--revoke", "--all")
+    assert "belongs to Codex CLI" in result.stderr
+    assert "Now in use: an access token" in result.stdout
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert "Not signed in" in result.stdout
+    assert not simulator.seen("/oauth/revoke")

@@ -9,7 +9,6 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
-    keep_key,
     secrets_watch,
     sign_in,
     sign_in_officially,
@@ -89,17 +88,6 @@ def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "did not answer" in result.stderr
     assert not read_store().accounts
-
-
-def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
-    keep_key("chatgpt", at)
-    run_llm("chatgpt", "import")
-    result = run_llm("chatgpt", "logout", "--revoke", "--all")
-    assert "belongs to Codex CLI" in result.stderr
-    assert "Now in use: an access token" in result.stdout
-    result = run_llm("chatgpt", "logout", "--revoke")
-    assert "Not signed in" in result.stdout
-    assert not simulator.seen("/oauth/revoke")
 
 
 @pytest.mark.parametrize(
