@@ -28,15 +28,15 @@ _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None
 
 @contextlib.contextmanager
 def _translated(
-    action: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
+    failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
 ) -> Iterator[None]:
-    """Raise StoreError in place of OSError: "Could not <action> (<why>).", then the advice."""
+    """Raise StoreError in place of OSError: the failure, why it happened, and the advice."""
     try:
         yield
     # filelock raises NotImplementedError on a file system without locks.
     except (OSError, NotImplementedError) as error:
         reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
-        raise StoreError(f"Could not {action} ({reason}).", advice, code=code) from error
+        raise StoreError(f"{failure} ({reason}).", advice, code=code) from error
 
 
 def store_path() -> pathlib.Path:
@@ -65,7 +65,7 @@ def read_store() -> Store:
     path = store_path()
     shown = short_path(path)
     advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
-    with _translated(f"read the login file {shown}", advice, code=None):
+    with _translated(f"Could not read the login file {shown}", advice, code=None):
         if not path.exists():
             return Store()
         raw = files.read_file(path)
@@ -129,7 +129,7 @@ class StoreWriter:
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _translated(f"write the login file {self.shown}"):
+        with _translated(f"Could not write the login file {self.shown}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
@@ -157,7 +157,7 @@ class StoreWriter:
     def remove_copies(self) -> None:
         """Delete the copies that `read_to_add` has made. Raises StoreError."""
         for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-            with _translated(f"delete {short_path(copy)}"):
+            with _translated(f"Could not delete {short_path(copy)}"):
                 copy.unlink()
 
 
@@ -184,7 +184,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    with _translated(f"lock {shown}"):
+    with _translated(f"Could not lock {shown}"):
         try:
             lock.acquire()
         except filelock.Timeout as error:
