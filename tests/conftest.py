@@ -33,9 +33,13 @@ import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.backend.memory import Memory
-from llm_chatgpt.login import current, store
+from llm_chatgpt.login import store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
+
+BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
+EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
+AT = "at-3vqkxPoNotShown"
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every
 # program that they start.
@@ -80,9 +84,6 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(exchange, "memory", Memory())
     yield
     http.close_clients()
-    store.unsaved.clear()
-    current.warned.clear()
-    current.identified_owners.clear()
     models_updated()
 
 
@@ -131,6 +132,22 @@ def headers(simulator: Simulator) -> dict[str, str | None]:
         "User-Agent": "another-client/1.0",
         "session-id": "a-session",
     }
+
+
+@pytest.fixture
+def two(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
+    """ada is the default account, bob is `work`."""
+    ada = sign_in(simulator)
+    bob = new_login(simulator, BOB)
+    plugin.store_tokens(bob, "work")
+    return ada, bob
+
+
+@pytest.fixture
+def at(simulator: Simulator) -> str:
+    """Eve's access token."""
+    simulator.personal_tokens[AT] = EVE
+    return AT
 
 
 def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
@@ -185,6 +202,35 @@ def edit_login(account: str = "default", **fields: Any) -> None:
     data = json.loads(path.read_text())
     data["accounts"][account].update(fields)
     path.write_text(json.dumps(data))
+
+
+def keep_key(name: str, value: str) -> None:
+    """Store a key in llm's keys.json."""
+    path = llm.user_dir() / "keys.json"
+    keys = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**keys, name: value}))
+
+
+def bearers(simulator: Simulator) -> list[str]:
+    """The access token of each prompt."""
+    requests = [*simulator.seen("/codex/responses"), *simulator.seen("/v1/responses")]
+    return [request.headers["authorization"].removeprefix("Bearer ") for request in requests]
+
+
+def device_login(simulator: Simulator, run_llm: Callable[..., Result], *arguments: str) -> None:
+    """Sign in with the command; the user approves at once."""
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login", *arguments).exit_code == 0
+
+
+def kinds(items: list[dict[str, Any]]) -> list[str]:
+    """The role of each message and the type of each other item of a request's input."""
+    return [item.get("role", item["type"]) for item in items]
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers"""
+    return a * b
 
 
 @dataclasses.dataclass
@@ -304,6 +350,32 @@ def with_query(url: str, **changes: Any) -> str:
     query = {**dict(urllib.parse.parse_qsl(parts.query)), **changes}
     pairs = {k: v for k, v in query.items() if v is not None}
     return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
+
+
+# For a program that a test starts: it prints a line when it begins to wait for the lock.
+TELL_WAITING = """
+import filelock, sys
+acquire = filelock.FileLock.acquire
+
+def tell(lock, *args, **kwargs):
+    print("waiting for the lock", file=sys.stderr, flush=True)
+    return acquire(lock, *args, **kwargs)
+
+filelock.FileLock.acquire = tell
+"""
+
+
+@pytest.fixture
+def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a thread begins to wait for the lock of the login file."""
+    event, acquire = threading.Event(), filelock.FileLock.acquire
+
+    def tell(lock: Any, *args: Any, **kwargs: Any) -> Any:
+        event.set()
+        return acquire(lock, *args, **kwargs)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", tell)
+    return event
 
 
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
