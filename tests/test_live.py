@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import pytest
 
 from cassettes import replayed
 from conftest import secrets_watch, sign_in, sign_in_officially
-from llm_chatgpt.live import checks
+from llm_chatgpt.live import checks, facts
 from llm_chatgpt.live.checks import CHECKS
 from llm_chatgpt.live.scrub import secrets_in
 from simulator import Answer, Stream, error_answer, sse
@@ -459,3 +460,60 @@ def test_a_recording_that_holds_a_secret_is_not_written(simulator, codex, run_ll
 def test_what_looks_like_a_secret(secret):
     assert secrets_in(f"one {secret} two")
     assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
+
+
+# Facts --------------------------------------------------------------------------------
+
+PROTOCOL = (pathlib.Path(__file__).parent.parent / "docs/protocol.md").read_text()
+NUMBERED, SETTLED = PROTOCOL.split("## What settles these facts\n")
+NUMBERED = NUMBERED[NUMBERED.index("## Addresses") :]
+
+
+def numbers(text):
+    """The ids in a list such as "P1, P3–P5"."""
+    spans = re.findall(r"P(\d+)(?:–P(\d+))?", text)
+    return [n for begin, end in spans for n in range(int(begin), int(end or begin) + 1)]
+
+
+def test_every_fact_has_a_number_of_its_own():
+    ids = re.findall(r"\*\*P(\d+)\*\*", NUMBERED)
+    assert sorted(map(int, ids)) == list(range(1, len(ids) + 1))
+    for line in NUMBERED.splitlines():
+        if line.startswith("| ") and re.search(r"\((seen|client|other|reported|kit)\)", line):
+            assert line.startswith("| **P"), line
+
+
+def test_the_table_of_lines_is_that_of_the_live_check():
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", SETTLED, re.MULTILINE))
+    assert rows.pop("line") == "facts"
+    unsettled = numbers(rows.pop("not settled by the live check"))
+    always = numbers(rows.pop("any line that says `differs` or `failed`"))
+    assert {name: set(numbers(ids)) for name, ids in rows.items()} == {
+        check.name: set(numbers(f"{check.codex} {check.official}")) for check in CHECKS
+    }
+    settled = {n for ids in rows.values() for n in numbers(ids)} | set(always)
+    assert not settled & set(unsettled)
+    assert sorted(settled | set(unsettled)) == sorted(numbers(" ".join(ids_in(NUMBERED))))
+    # What a difference can name.
+    source = "".join(path.read_text() for path in pathlib.Path(checks.__file__).parent.glob("*.py"))
+    assert set(numbers(" ".join(re.findall(r'"(P\d+)"', source)))) <= settled
+
+
+def ids_in(text):
+    return re.findall(r"\*\*(P\d+)\*\*", text)
+
+
+def test_the_known_names_are_those_of_the_protocol():
+    section = NUMBERED.split("### Known names\n")[1].split("\n## ")[0]
+    events, headers, fields = (re.findall(r"`([^`]+)`", item) for item in section.split("\n- ")[1:])
+    events = {n if n in ("error", "keepalive") or "codex" in n else f"response.{n}" for n in events}
+    assert events - {"response.response."} == facts.KNOWN_EVENTS
+    assert set(headers) - {"*"} == facts.KNOWN_HEADERS | facts.KNOWN_TRANSPORT_HEADERS
+    assert set(fields) == facts.KNOWN_EVENT_FIELDS | facts.KNOWN_FIELDS | facts.KNOWN_USAGE
+
+
+def test_the_documented_lines_are_those_of_the_live_check():
+    reference = (pathlib.Path(__file__).parent.parent / "docs/reference.md").read_text()
+    table = reference.split("| line | what it checks |\n|---|---|\n")[1].split("\n\n")[0]
+    rows = [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()]
+    assert [name for row in rows for name in row.split(", ")] == EVERY
