@@ -470,8 +470,8 @@ NUMBERED = NUMBERED[NUMBERED.index("## Addresses") :]
 
 
 def numbers(text):
-    """The ids in a list such as "P1, P3–P5"."""
-    spans = re.findall(r"P(\d+)(?:–P(\d+))?", text)
+    """The ids in a list such as "P1, P3 to P5"."""
+    spans = re.findall(r"P(\d+)(?:\u2013P(\d+))?", text)
     return [n for begin, end in spans for n in range(int(begin), int(end or begin) + 1)]
 
 

@@ -25,8 +25,7 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
 from llm_chatgpt.live.recording import Recorded
 from llm_chatgpt.live.session import Live, cheapest
-from llm_chatgpt.login.current import Rejection, choose_credential, get_tokens
-from llm_chatgpt.login.renewing import with_login
+from llm_chatgpt.login.current import Rejection, choose_credential, get_tokens, with_login
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens

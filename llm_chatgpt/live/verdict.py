@@ -18,15 +18,15 @@ from llm_chatgpt.values import as_list, as_mapping
 # The check that a refused part of a request belongs to, whichever prompt came upon it, and the
 # fact that the refusal contradicts.
 _OWNERS = {
-    resend.SUMMARY: ("reasoning sent back", "P100"),
+    refusable.SUMMARY: ("reasoning sent back", "P100"),
     refusable.REASONING: ("reasoning sent back", "P116"),
-    resend.STRICT: ("strict schema", "P133"),
-    resend.OUTPUT_LIMIT: ("output limit", "P95"),
-    resend.SYSTEM_MESSAGE: ("system prompt", "P84"),
-    resend.SESSION_HEADER: ("second turn", "P79"),
+    refusable.STRICT: ("strict schema", "P133"),
+    refusable.OUTPUT_LIMIT: ("output limit", "P95"),
+    refusable.SYSTEM_MESSAGE: ("system prompt", "P84"),
+    refusable.SESSION_HEADER: ("second turn", "P79"),
     refusable.EFFORT_UPDATES: ("changed effort", "P122"),
-    resend.COMPRESSION: ("", "P83"),
-    resend.FIRST_RESIDENCY: ("", "P78"),
+    refusable.COMPRESSION: ("", "P83"),
+    refusable.FIRST_RESIDENCY: ("", "P78"),
 }
 
 
@@ -72,9 +72,8 @@ def _judge(live: Live, check: Check, recorded: Iterable[Recorded], failed: bool)
             text = printable(reply.content.decode(errors="replace"), 200)
             live.differs_once(facts.ERROR_FORMS, f"an error of unknown form ({one.status}): {text}")
         if resend.gives_no_reason(error) and "content-encoding" in one.request_headers:
-            error.param = resend.COMPRESSION
-        parts = {p.name for p in resend.OPTIONAL_PARTS if p.refused(error, live.tokens)}
-        parts |= refusable.refused_parts(error, as_list(one.body.get("input")))
+            error.param = refusable.COMPRESSION
+        parts = refusable.refused_parts(error, as_list(one.body.get("input")), live.tokens)
         for part in parts if not failed else ():
             owner, fact = _OWNERS.get(part, ("", facts.ERROR_FORMS))
             later = owner and owner not in done
