@@ -264,18 +264,13 @@ class Exchange:
     def _refused_request(self) -> refusals.RefusedRequest:
         return refusals.RefusedRequest(
             self._tokens,
-            login=self._login_command(),
+            login=self._tokens.route.login_command(self.credential.account),
             key_option=self._option("--key"),
             both_regions=True,
             slug=self._sent.info.slug,
             models=self._sent.models,
             has_files=self._sent.has_files,
         )
-
-    def _login_command(self) -> str:
-        with contextlib.suppress(ChatGPTError):
-            return read_store().login_command(self.credential.account)
-        return self._tokens.route.login_command()
 
     # Afterwards
 

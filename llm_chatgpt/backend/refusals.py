@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import limits
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
+from llm_chatgpt.backend.catalogue import ModelList, successor
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens, residencies
 from llm_chatgpt.text import in_words, printable
@@ -281,7 +281,7 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
         "key_option": request.key_option,
         "regions": ", ".join(map(printable, regions)) or "none",
         "ask": "Try again later," if is_personal else "Ask your workspace's admin,",
-        "successor": _successor(slug, models),
+        "successor": successor(slug, models),
         "size": f" of {size:,} tokens" if size else "",
     }
 
@@ -393,16 +393,3 @@ def retry_after(reply: http.Reply, message: str) -> float | None:
     if reply.status == 200 and words:
         seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
     return None if seconds is None else max(0.0, seconds)
-
-
-def _successor(slug: str, models: ModelList | None) -> str:
-    """Choose another model to try: the successor that a list names, otherwise the first model.
-
-    It is on the account's list; without such a list, it is a built-in model.
-    """
-    available = [model.slug for model in models.listed] if models else []
-    available = available or list(BUILT_IN_MODELS)
-    entries = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
-    upgrades = [entry.upgrade for entry in entries if entry and entry.upgrade in available]
-    candidates = [*upgrades, *available, *BUILT_IN_MODELS]
-    return next(printable(c, 100) for c in candidates if c and c != slug)
