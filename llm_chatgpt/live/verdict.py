@@ -66,7 +66,7 @@ def _judge(live: Live, check: Check, recorded: Iterable[Recorded], failed: bool)
                 live.differs_once(fact, f"unknown {kind}: {printable(name, 100)}")
             continue
         reply = one.reply
-        error = refusals.explain_refusal(reply, live.tokens, slug=live.info.slug)
+        error = refusals.explain_refusal(reply, refusals.RefusedRequest(live.tokens))
         said = refusals.error_message(reply)
         if said is None and not reply.is_web_page and reply.content.strip():
             text = printable(reply.content.decode(errors="replace"), 200)
