@@ -37,6 +37,10 @@ from llm_chatgpt.login import current, store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
 
+BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
+EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
+AT = "at-3vqkxPoNotShown"
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every
 # program that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -133,6 +137,22 @@ def headers(simulator: Simulator) -> dict[str, str | None]:
     }
 
 
+@pytest.fixture
+def two(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
+    """ada is the default account, bob is `work`."""
+    ada = sign_in(simulator)
+    bob = new_login(simulator, BOB)
+    plugin.store_tokens(bob, "work")
+    return ada, bob
+
+
+@pytest.fixture
+def at(simulator: Simulator) -> str:
+    """Eve's access token."""
+    simulator.personal_tokens[AT] = EVE
+    return AT
+
+
 def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
     """A login that a device login would bring; not stored."""
     owner = plugin.Tokens("", issuer=simulator.issuer)
@@ -185,6 +205,35 @@ def edit_login(account: str = "default", **fields: Any) -> None:
     data = json.loads(path.read_text())
     data["accounts"][account].update(fields)
     path.write_text(json.dumps(data))
+
+
+def keep_key(name: str, value: str) -> None:
+    """Store a key in llm's keys.json."""
+    path = llm.user_dir() / "keys.json"
+    keys = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**keys, name: value}))
+
+
+def bearers(simulator: Simulator) -> list[str]:
+    """The access token of each prompt."""
+    requests = [*simulator.seen("/codex/responses"), *simulator.seen("/v1/responses")]
+    return [request.headers["authorization"].removeprefix("Bearer ") for request in requests]
+
+
+def device_login(simulator: Simulator, run_llm: Callable[..., Result], *arguments: str) -> None:
+    """Sign in with the command; the user approves at once."""
+    simulator.approve_after_polls = 0
+    assert run_llm("chatgpt", "login", *arguments).exit_code == 0
+
+
+def kinds(items: list[dict[str, Any]]) -> list[str]:
+    """The role of each message and the type of each other item of a request's input."""
+    return [item.get("role", item["type"]) for item in items]
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers"""
+    return a * b
 
 
 @dataclasses.dataclass

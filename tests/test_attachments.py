@@ -592,3 +592,13 @@ def test_every_model_takes_files(simulator, signed_in):
         assert "application/pdf" in get("chatgpt-gpt-6-luna").attachment_types
         assert "image/png" in get("chatgpt-gpt-6-luna").attachment_types
         assert get("chatgpt-gpt-blind").attachment_types == set(config.FILE_TYPES)
+
+
+def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
+    simulator, signed_in, ask, tmp_path, caplog
+):
+    simulator.expire_access_tokens()
+    gone = llm.Attachment(type="image/png", path=str(tmp_path / "gone.png"))
+    ask(messages=[llm.user("Look", gone), llm.assistant("Seen."), llm.user("And?")])
+    assert len(simulator.prompts) == 2
+    assert caplog.text.count("gone.png no longer exists") == 1

@@ -145,3 +145,15 @@ def test_an_endless_answer_is_given_up(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 1
     assert "sent an answer of more than 16 MiB. Check the network" in result.stderr
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    from importlib import metadata
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    config.user_agent.cache_clear()
+    assert config.user_agent().startswith("llm-chatgpt-oauth/unknown (")
+    config.user_agent.cache_clear()

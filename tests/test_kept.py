@@ -228,3 +228,27 @@ def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fau
     # The thread that refreshes needs a moment to let go.
     wait_until(all_gone)
     assert len(held) == 6
+
+
+def test_an_incomplete_answer_is_kept_and_told(simulator, signed_in, run_llm):
+    frames = list(
+        simulator.frames(
+            [Say("Half of it"), Call("multiply", {"a": 1, "b": 2})],
+            terminal="incomplete",
+            incomplete_details={"reason": "max_output_tokens"},
+        )
+    )
+    cut = [f for f in frames if not (b"output_item.done" in f and b"function_call" in f)]
+    simulator.script("responses", Stream(cut))
+    result = run_llm(
+        *("-m", "chatgpt-gpt-6-luna", "hi", "-R"),
+        *("--functions", "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')"),
+    )
+    assert result.exit_code == 0
+    assert result.stdout == "Half of it\n"
+    assert "The answer was cut short (max_output_tokens)." in result.stderr
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    assert row["response"] == "Half of it"
+    assert "incomplete" in json.dumps(row["response_json"])
+    # And the conversation goes on: the unfinished call has its output.
+    assert run_llm("-c", "go on").exit_code == 0

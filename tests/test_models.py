@@ -636,3 +636,15 @@ def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
     ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
     kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
     assert kinds == ["input_text", "input_image", "input_text"]
+
+
+def test_the_raw_answer_is_logged_without_nulls(simulator, signed_in, ask):
+    answer = {"a": None, "b": [{"c": None, "d": 1}]}
+    end = sse({"type": "response.completed", "response": answer})
+    simulator.script("responses", *[Stream([end])] * 2)
+    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
+
+
+def test_an_empty_prompt_after_another(simulator, signed_in, ask):
+    assert ask("").text
+    assert ask("").text

@@ -10,7 +10,7 @@ import pytest
 from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, sign_in_officially
+from conftest import multiply, secrets_watch, sign_in, sign_in_officially
 from llm_chatgpt import config
 from simulator import PLAN_ERRORS, PNG, Answer, Call, Say, Search, Think, plan_error, web_page
 
@@ -24,10 +24,6 @@ SHARING = "subscription_sharing_"
 def official(simulator):
     """A stored login of the official route, under its usual name."""
     return sign_in_officially(simulator, "official")
-
-
-def multiply(a: int, b: int) -> int:
-    return a * b
 
 
 def parts_of(item):

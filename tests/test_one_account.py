@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import new_login, sign_in, sign_in_officially
+from conftest import bearers, new_login, sign_in, sign_in_officially
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
 from simulator import Account, Answer
 
@@ -32,11 +32,6 @@ def busy(simulator, monkeypatch):
         simulator.script(endpoint, respond)
 
     return meanwhile
-
-
-def bearers(simulator):
-    requests = [*simulator.seen("/codex/responses"), *simulator.seen("/v1/responses")]
-    return [request.headers["authorization"].removeprefix("Bearer ") for request in requests]
 
 
 def test_another_default_account_is_for_the_next_prompt(simulator, busy, ask):

@@ -15,7 +15,19 @@ from llm.parts import ReasoningPart, TextPart, ToolCallPart
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
-from simulator import Answer, Call, Draw, Refuse, Say, Search, Stream, Think, sse, web_page
+from llm_chatgpt.backend.translate import EventTranslator
+from simulator import (
+    Answer,
+    Call,
+    Draw,
+    Refuse,
+    Say,
+    Search,
+    Stream,
+    Think,
+    sse,
+    web_page,
+)
 
 MODEL = "chatgpt-gpt-6-luna"
 HALF = "\ud83d"
@@ -401,7 +413,6 @@ def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind, ev
 
 
 def test_a_long_commentary_takes_linear_time(simulator, signed_in):
-    from llm_chatgpt.backend.translate import EventTranslator
 
     def seconds(count):
         frames = frames_of(
@@ -607,3 +618,34 @@ def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case
     assert parts[-1].text == "The answer."
     assert conversation.prompt("on").text()
     assert said(simulator)[-1] == "The answer."
+
+
+def test_a_refusal_is_an_answer(simulator, signed_in, ask):
+    simulator.answer(Refuse("I cannot help with that."))
+    assert ask("hi").text == "I cannot help with that."
+
+
+def test_the_last_event_without_its_blank_line(simulator, signed_in, ask):
+    frames = list(simulator.frames([Say("Answer.")]))
+    for cut in (len(frames[-1]) - 2, len(frames[-1]) - 1):
+        simulator.script("responses", Stream([*frames[:-1], frames[-1][:cut]]))
+        assert ask("hi").text == "Answer."
+    # Also when it brings text.
+    text = sse({"type": "response.output_text.delta", "output_index": 0, "delta": "x"})[:-2]
+    simulator.script("responses", *[Stream([text])])
+    with pytest.raises(llm.ModelError, match="cut off"):
+        ask("hi")
+
+
+def test_an_answer_that_says_next_to_nothing(simulator, signed_in, ask):
+    # It is tried once more.
+    simulator.script("responses", *[Stream([sse({"type": "response.completed"})])] * 2)
+    answered = ask("hi")
+    assert answered.text == ""
+    assert answered.response.input_tokens is None
+    assert answered.response.resolved_model is None
+    usage = {"output_tokens_details": {"reasoning_tokens": 5}}
+    end = sse({"type": "response.completed", "response": {"usage": usage}})
+    simulator.script("responses", *[Stream([end])] * 2)
+    parts = ask("hi").parts
+    assert parts[0].redacted

@@ -9,7 +9,15 @@ import pytest
 
 from conftest import sign_in
 from llm_chatgpt.backend.fetch import fetch_models
-from simulator import Account, Answer, Stream, error_answer, sse, usage_limit, web_page
+from simulator import (
+    Account,
+    Answer,
+    Stream,
+    error_answer,
+    sse,
+    usage_limit,
+    web_page,
+)
 
 WORKSPACE = "x-codex-rate-limit-reached-type"
 
@@ -309,4 +317,11 @@ def test_a_quota_error_in_the_stream_keeps_the_servers_words(
         event = {"type": kind, "response": {"status": "failed", "error": error}}
     simulator.script("responses", Stream([sse(event)]))
     with pytest.raises(llm.ModelError, match=r": You exceeded your quota\. See your plan\. "):
+        ask("hi")
+
+
+def test_errors_of_the_server_about_the_history(simulator, signed_in, ask):
+    refusal = error_answer(400, None, "No tool output found for function call X.", param="input")
+    simulator.script("responses", refusal)
+    with pytest.raises(llm.ModelError, match="No tool output found for function call X"):
         ask("hi")

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm.cli import load_conversation
 
+from conftest import kinds, multiply
 from simulator import PNG, Call, Draw, Say, Search, Think
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -116,3 +117,16 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
         if json.loads(earlier)["model"] == json.loads(later)["model"]:
             before, after = (body.partition(b',"input":')[2] for body in (earlier, later))
             assert after.startswith(before[: -len(b"]}")])
+
+
+def test_to_dict_and_back(simulator, signed_in):
+    simulator.answer(Think(["Hm."]), Call("multiply", {"a": 6, "b": 7}, "c1"))
+    model = llm.get_model("chatgpt-gpt-6-luna")
+    first = model.prompt("What is 6 times 7?", tools=[multiply])
+    data = json.loads(json.dumps(first.to_dict()))
+    again = llm.Response.from_dict(data)
+    simulator.answer(Say("It is 42."))
+    assert again.reply(tools=[multiply]).text() == "It is 42."
+    assert kinds(simulator.prompts[-1]["input"]) == [
+        *("user", "reasoning", "function_call", "function_call_output")
+    ]

@@ -15,17 +15,12 @@ import pytest
 from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, sign_in, sign_in_officially, start_llm, wait_until
+from conftest import expire, multiply, sign_in, sign_in_officially, start_llm, wait_until
 from llm_chatgpt.backend.fetch import fetch_models
 from simulator import Call, Say, Stream, error_answer, sse, usage_limit
 from terminal import Terminal
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
-
-
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 def sent(simulator):

@@ -312,6 +312,29 @@ def test_the_lite_shape_is_answered_with_tool_calls(simulator, headers, tools, n
     assert texts == ["The tool returned: 36"]
 
 
+SCHEMA = {"type": "json_schema", "name": "n", "strict": False, "schema": {"type": "object"}}
+
+
+def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
+    def outputs(**changes):
+        events = events_of(post(simulator, headers, tools=tools, **changes))
+        return [e["item"] for e in events if e["type"] == "response.output_item.done"][1:]
+
+    tools = [*LITE_TOOLS, {"type": "web_search"}, {"type": "image_generation"}]
+    assert [item["type"] for item in outputs()] == ["message"]
+    simulator.uses_tools = True
+    call, search, picture = used = outputs(text={"format": SCHEMA})
+    assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
+    assert (search["type"], picture["type"]) == ("web_search_call", "image_generation_call")
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "36"}
+    items = [*BODY["input"], *used, result]
+    assert outputs(input=items)[0]["content"][0]["text"] == "The tool returned: 36"
+    # After the tools, the answer must fit the schema.
+    assert outputs(input=items, text={"format": SCHEMA})[0]["content"][0]["text"] == "{}"
+    tools = tools[1:]
+    assert [item["type"] for item in outputs()][-1] == "message"
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_additional_tools_stand_anywhere(simulator, headers, place):
     items = [{"role": "developer", "content": "Be brief."}, *BODY["input"]]

@@ -11,16 +11,11 @@ import llm
 import pytest
 from llm.parts import ToolCallPart
 
-from conftest import models_updated
+from conftest import models_updated, multiply
 from llm_chatgpt import config
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Call, Say, sse
 from simulator import Stream as StreamAnswer
-
-
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 def take_photo() -> llm.ToolOutput:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 
 from conftest import sign_in, sign_in_officially
-from simulator import Account, Answer
+from llm_chatgpt.backend.usage import UsageWindow
+from simulator import (
+    Account,
+    Answer,
+)
 
 REACHED = {"limit_reached": True, "primary_window": None}
 
@@ -113,3 +119,108 @@ def test_usage_of_all_accounts_of_nobody(simulator, run_llm):
     assert result.exit_code == 1
     assert "Not signed in to ChatGPT" in result.stderr
     assert run_llm("chatgpt", "usage", "--all", "--account", "x").exit_code == 2
+
+
+def test_usage(simulator, signed_in, run_llm):
+    result = run_llm("chatgpt", "usage")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Plan: Plus"
+    assert re.fullmatch(
+        r"5-hour +\[#{7}\.{3}\]  70% left, resets in 2 hours 30 minutes "
+        r"\((\d{4}-\d\d-\d\d )?\d\d:\d\d\)",
+        lines[1],
+    )
+    assert lines[2].startswith("weekly   [#########.]  88% left, resets ")
+    assert max(map(len, lines)) <= 80
+    data = json.loads(run_llm("chatgpt", "usage", "--json").stdout)
+    assert data["rate_limit"]["primary_window"]["used_percent"] == 30.0
+    assert not {"email", "account_id", "user_id"} & set(data)
+
+
+def test_usage_of_other_plans(simulator, signed_in, run_llm):
+    now = int(time.time())
+    monthly = {
+        "used_percent": 99.6,
+        "limit_window_seconds": 2592000,
+        "reset_after_seconds": 86400 * 3 + 60,
+        "reset_at": now + 86400 * 3 + 60,
+    }
+    report = {
+        "plan_type": "team\x1b[2J",
+        "rate_limit": {"primary_window": monthly, "secondary_window": None},
+        "additional_rate_limits": [
+            {"limit_name": "gpt-6-astra", "rate_limit": {"primary_window": monthly}}
+        ],
+        "credits": {"has_credits": True, "unlimited": False, "balance": "12.5"},
+        "spend_control": {
+            "reached": False,
+            "individual_limit": {"limit": "50", "used": "20", "reset_at": now + 7260},
+        },
+    }
+    simulator.script("usage", Answer(200, report))
+    text = run_llm("chatgpt", "usage").stdout
+    assert "\x1b" not in text
+    assert "30-day   [..........]   0% left" in text
+    assert "in 3 days" in text
+    assert "gpt-6-astra, 30-day [" in text
+    assert "Credits: 12.5" in text
+    assert "Spending: 20 of 50, resets " in text
+    for odd in ({}, {"rate_limit": None, "credits": None}, {"credits": {"unlimited": True}}, [1]):
+        simulator.script("usage", Answer(200, odd))
+        assert run_llm("chatgpt", "usage").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("reset", "words"),
+    [
+        ({}, ""),
+        ({"reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        ({"reset_at": 480, "reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
+        # Long past.
+        ({"reset_at": 480}, ""),
+        ({"reset_after_seconds": -480}, ""),
+    ],
+)
+def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
+    window = {"used_percent": 95, "limit_window_seconds": 18000, **reset}
+    spending = {"individual_limit": {"limit": "50", "used": "20", **reset}}
+    report = {"rate_limit": {"primary_window": window}, "spend_control": spending}
+    simulator.script("usage", Answer(200, report))
+    lines = run_llm("chatgpt", "usage").stdout.splitlines()
+    assert lines[1].split("left", 1)[1].startswith(words)
+    assert lines[2].split("of 50", 1)[1].startswith(words)
+    headers = {f"x-codex-primary-{k.replace('_', '-')}": str(v) for k, v in reset.items()}
+    unsaid = {"x-codex-primary-reset-at": "", "x-codex-primary-reset-after-seconds": ""}
+    simulator.response_headers = {**unsaid, **headers, "x-codex-primary-used-percent": "95"}
+    note = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr
+    assert note.startswith(f"Note: 5% of your 5-hour limit left{words}")
+    assert "ago" not in "".join([note, *lines])
+    if not words:
+        assert "resets" not in "".join([note, *lines])
+
+
+def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
+    simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
+    assert re.fullmatch(
+        r"Note: 8% of your 5-hour limit left, resets in 2 hours 30 minutes \(.+\)\.\n",
+        result.stderr,
+    )
+    assert result.stdout == "This is answer 1. You said: hi\n"
+    monkeypatch.setenv("LLM_CHATGPT_USAGE_NOTE", "0")
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
+
+
+def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
+    simulator.response_headers = {
+        "x-codex-primary-used-percent": "a lot",
+        "x-codex-secondary-used-percent": "99",
+        "x-codex-secondary-window-minutes": "0",
+    }
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
+
+
+def test_a_window_without_a_reset():
+    assert UsageWindow(3600, 10).reset_words == ""
+    assert UsageWindow(3600, 10).name == "1-hour"

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, sign_in
+from conftest import (
+    BOB,
+    device_login,
+    expire,
+    sign_in,
+)
+from llm_chatgpt import config
 from llm_chatgpt.login.store import read_store, store_path
 from simulator import Account, Answer
 
@@ -157,3 +164,109 @@ def test_which_account_it_is(simulator, run_llm, answer, account_id):
 def test_a_wanted_workspace_can_be_one_that_the_tokens_do_not_name(simulator, run_llm):
     tokens = sign_in_nameless(simulator, run_llm, "--workspace", str(ACME.account_id))
     assert tokens.account_id == ACME.account_id
+
+
+def check_answer(**changes):
+    entry = {"id": "5e1f7a3c-0000-4000-8000-00000000ada0", "account_routing_override": "us"}
+    entry |= {"workspace_backend_origin": "https://eu.chatgpt.com", **changes}
+    return Answer(200, {"accounts": [{k: v for k, v in entry.items() if v != "gone"}]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "origin"),
+    [
+        (None, "https://chatgpt.com"),
+        (check_answer(), "https://eu.chatgpt.com"),
+        (check_answer(account_routing_override="gone"), "https://eu.chatgpt.com"),
+        (
+            check_answer(workspace_backend_origin="https://a.b-c.chatgpt.com"),
+            "https://a.b-c.chatgpt.com",
+        ),
+        (check_answer(account_routing_override="mars"), None),
+        (check_answer(id="another"), None),
+        (Answer(200, {"accounts": [check_answer().body["accounts"][0]] * 2}), None),
+        (Answer(200, {"accounts": {"id": 1}}), None),
+        (Answer(200, "junk"), None),
+        (Answer(401), None),
+        (Answer(500), None),
+        (Answer(drop=True), None),
+        *[
+            (check_answer(workspace_backend_origin=bad), None)
+            for bad in (
+                "http://eu.chatgpt.com",
+                "https://eu.chatgpt.com/",
+                "https://eu.chatgpt.com:8443",
+                "https://eu.chatgpt.com/path",
+                "https://user@eu.chatgpt.com",
+                "https://evilchatgpt.com",
+                "https://chatgpt.com.evil.example",
+                "https://chatgpt.com\n.evil.example",
+                "https://eu.chatgpt.com\n",
+                "https://.chatgpt.com",
+                "gone",
+                None,
+                7,
+            )
+        ],
+    ],
+)
+def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
+    if answer:
+        simulator.script("accounts", answer)
+    simulator.approve_after_polls = 0
+    result = run_llm("chatgpt", "login")
+    assert result.exit_code == 0
+    assert plugin.load_tokens().origin == origin
+    assert "workspace" not in result.stdout
+
+
+def test_not_finding_out_keeps_what_was_known(simulator, run_llm):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    simulator.approve_after_polls = 0
+    simulator.script("accounts", Answer(500))
+    run_llm("chatgpt", "login")
+    assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
+    simulator.account = dataclasses.replace(BOB, workspace_origin=None)
+    run_llm("chatgpt", "login", "--yes")
+    assert plugin.load_tokens().origin is None
+
+
+def test_the_origin_survives_a_refresh(simulator):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    expire()
+    assert plugin.get_tokens().origin == "https://eu.chatgpt.com"
+    assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
+
+
+def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
+    sign_in(simulator, origin="https://evil.example")
+    assert plugin.load_tokens().origin is None
+
+
+def test_a_base_url_set_by_the_user_wins(simulator, ask):
+    sign_in(simulator, origin="https://eu.chatgpt.com")
+    assert ask("hello").text
+    assert config.base_url("https://eu.chatgpt.com") == simulator.base_url
+
+
+@pytest.mark.parametrize("override", [["us"], {"us": 1}, 7, True])
+def test_an_odd_routing_override_does_not_break_a_login(simulator, run_llm, override):
+    simulator.script("accounts", check_answer(account_routing_override=override))
+    device_login(simulator, run_llm)
+    assert plugin.load_tokens().origin is None
+
+
+def test_an_origin_that_cannot_be_stored_does_not_break_a_login(simulator, run_llm, monkeypatch):
+    replace, calls = os.replace, []
+
+    def full_at_the_second_write(source, target):
+        if str(target).endswith("chatgpt-oauth.json"):
+            calls.append(target)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full_at_the_second_write)
+    device_login(simulator, run_llm)
+    assert len(calls) == 2
+    assert plugin.load_tokens().email == "ada@example.com"

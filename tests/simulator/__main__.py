@@ -1,6 +1,7 @@
 """Runs the simulator alone and prints the settings that point the plugin at it.
 
-It approves every device code by itself, and has banked one reset.
+It approves every device code after a moment, uses every tool that a prompt offers, and has banked
+one reset.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
     simulator = Simulator(arguments.port)
     simulator.interval = "1"
     simulator.approve_after_polls = arguments.polls
+    simulator.uses_tools = True
     simulator.bank_reset()
     with simulator:
         for name, value in simulator.environment.items():

@@ -356,34 +356,62 @@ def response_object(
     }
 
 
-def default_answer(body: dict[str, Any]) -> list[Item]:
-    """Calls the tool that the prompt names, fits a schema, or repeats what was said."""
+def default_answer(body: dict[str, Any], uses_tools: bool) -> list[Item]:
+    """Uses tools, fits a schema, or repeats the prompt.
+
+    With `uses_tools`, every tool that the prompt offers is used once; otherwise only the first one
+    that the prompt names (web search by the word "search", image generation by "draw").
+    """
     thought = Think(["**Reading the prompt**\n\nIt is short.", "**Answering**"])
     last = body["input"][-1] if body["input"] else {}
     forced = forced_call(body)
     if forced is not None:
         return [thought, forced]
-    if last.get("type") in ("function_call_output", "custom_tool_call_output"):
-        return [thought, Say(f"The tool returned: {tool_output(last['output'])}")]
+    text, attached = spoken(last)
+    if last.get("role") == "user":
+        used = uses_of_tools(declared_tools(body), text, uses_tools)
+        if used:
+            return [thought, *used]
     form = (body.get("text") or {}).get("format") or {}
     if form.get("type") == "json_schema":
         return [thought, Say(json.dumps(example(form["schema"], form["schema"])))]
+    if last.get("type") in ("function_call_output", "custom_tool_call_output"):
+        return [thought, Say(f"The tool returned: {tool_output(last['output'])}")]
     if last.get("role") == "assistant":
         return [thought, Say("That is all.")]
-    text, attached = spoken(last)
-    for tool, namespace in declared_tools(body):
-        if tool["type"] == "function" and tool["name"] in text:
-            given = re.search(r"\{.*\}", text)
-            parameters = tool["parameters"]
-            arguments = given[0] if given else example(parameters, parameters)
-            return [thought, Call(tool["name"], arguments, namespace=namespace)]
-        if tool["type"] == "web_search" and "search" in text:
-            return [thought, Search(text, ["https://example.com/"]), Say("Found it.")]
-        if tool["type"] == "image_generation" and "draw" in text:
-            return [thought, Draw(text), Say("Here it is.")]
     turn = sum(1 for item in body["input"] if item.get("role") == "user")
     seen = f" (with {attached})" if attached else ""
     return [thought, Say(f"This is answer {turn}. You said{seen}: {text}")]
+
+
+def uses_of_tools(
+    offered: list[tuple[dict[str, Any], str | None]], text: str, all_of_them: bool
+) -> list[Item]:
+    """A use of each tool, or only of the first one that the text names.
+
+    A function is called with the arguments {...} in the text, or with made-up ones. Without such
+    a call the answer ends here, so it says something.
+    """
+    words = {"web_search": "search", "image_generation": "draw"}
+    uses: list[Item] = []
+    for tool, namespace in offered:
+        kind = tool["type"]
+        name = tool["name"] if kind == "function" else words.get(kind)
+        if name is None or not (all_of_them or name in text):
+            continue
+        if kind == "web_search":
+            uses.append(Search(text, ["https://example.com/"]))
+        elif kind == "image_generation":
+            uses.append(Draw(text))
+        else:
+            given = re.search(r"\{.*\}", text)
+            arguments = given[0] if given else example(tool["parameters"], tool["parameters"])
+            uses.append(Call(name, arguments, namespace=namespace))
+        if not all_of_them:
+            break
+    if uses and not any(isinstance(use, Call) for use in uses):
+        uses.append(Say("Here it is." if isinstance(uses[-1], Draw) else "Found it."))
+    return uses
 
 
 def forced_call(body: dict[str, Any]) -> Call | None:

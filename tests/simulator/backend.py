@@ -54,6 +54,8 @@ class Backend(Models):
         self.accepts_files = True
         # What the model says to the next prompts, and what the last event of each adds.
         self.answers: deque[tuple[list[Item], dict[str, Any]]] = deque()
+        # Whether answers that no test has set use every tool that a prompt offers.
+        self.uses_tools = False
         # Whether the messages of a session must come back with the phases that it was given.
         self.demands_phases = False
         # The text and phase of each message, by session.
@@ -162,8 +164,8 @@ class Backend(Models):
         if body["input"] and body["input"][-1].get("type") == "compaction_trigger":
             return self.frames([Compact()], body, account, session)
         with self.lock:
-            scripted = self.answers.popleft() if self.answers else (default_answer(body), {})
-        items, changes = scripted
+            scripted = self.answers.popleft() if self.answers else None
+        items, changes = scripted or (default_answer(body, self.uses_tools), {})
         within = cut_to_limit(items, body.get("max_output_tokens"))
         if within != items:
             reason = {"incomplete_details": {"reason": "max_output_tokens"}}

@@ -1,0 +1,192 @@
+"""Access tokens in place of a login: the owner, the errors, and what is never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+
+import llm
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import (
+    bearers,
+    keep_key,
+    sign_in,
+    start_llm,
+)
+from llm_chatgpt.login.store import locked_store, store_path
+from llm_chatgpt.login.tokens import AUTH_CLAIM
+from simulator import Answer, make_jwt, web_page
+
+
+def test_an_access_token_by_key(simulator, at, ask):
+    ask("hello", key=at)
+    ask("hello", key=at)
+    assert bearers(simulator) == [at, at]
+    assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
+    assert len(simulator.seen("/whoami")) == 1
+    assert not simulator.refreshes
+
+
+def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
+    sign_in(simulator)
+    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+    run_llm("chatgpt", "logout")
+    keep_key("chatgpt", at)
+    processes = [start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log") for _ in range(4)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert len(simulator.seen("/whoami")) == 1
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
+    assert len(simulator.seen("/whoami")) == 1
+    stored = store_path().read_text()
+    assert at not in stored
+    assert "acc-eve" in stored
+    if os.name != "nt":
+        assert store_path().stat().st_mode & 0o777 == 0o600
+    assert "eve@example.com (Business plan)" in run_llm("chatgpt", "status").stdout
+
+
+def test_many_tasks_ask_once(simulator, at):
+    async def together():
+        model = llm.get_async_model("chatgpt-gpt-6-luna")
+        prompts = [model.prompt("hi", key=at).text() for _ in range(20)]
+        return await asyncio.gather(*prompts)
+
+    assert len(asyncio.run(together())) == 20
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_who_waited_for_a_look_up_shares_its_failure(simulator, at):
+    simulator.script("whoami", lambda request: time.sleep(0.3) or Answer(500))
+
+    async def together():
+        calls = (plugin.get_tokens_async(at) for _ in range(10))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found = asyncio.run(together())
+    assert [type(f) for f in found] == [plugin.RefreshFailed] * 10
+    assert len(simulator.seen("/whoami")) == 1
+    assert plugin.get_tokens(at).email == "eve@example.com"
+
+
+def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatch):
+    """A read-only container, say: the owner is asked for once per process."""
+
+    monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
+    with locked_store():
+        ask("hello", key=at)
+        ask("hello", key=at)
+    assert len(simulator.seen("/whoami")) == 1
+    assert not store_path().exists()
+
+
+def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
+    ask("hello", key=at)
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_a_refused_access_token(simulator, at, ask):
+    ask("hello", key=at)
+    del simulator.personal_tokens[at]
+    with pytest.raises(llm.ModelError, match="Create a new one") as caught:
+        ask("hello", key=at)
+    assert at not in str(caught.value)
+    assert not simulator.refreshes
+    with pytest.raises(llm.ModelError, match="rejected this access token"):
+        ask("hello", key="at-unknown")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(drop=True), "Check the network"),
+        (web_page(), "Cloudflare"),
+        (Answer(500), r"server error \(500\)"),
+        (Answer(200, "junk"), "did not say who owns"),
+    ],
+)
+def test_an_owner_that_is_not_found_out(simulator, at, ask, answer, words):
+    simulator.script("whoami", answer)
+    with pytest.raises(llm.ModelError, match=words):
+        ask("hello", key=at)
+    # Nothing wrong is remembered.
+    assert ask("hello", key=at).text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"email": "e@example.com", "account_id": "acc-eve", "plan_type": "business"},
+        {"email": "e@example.com", AUTH_CLAIM: {"chatgpt_account_id": "acc-eve"}},
+        {"chatgpt_account_id": "acc-eve", "chatgpt_account_is_fedramp": False, "new": [1]},
+    ],
+)
+def test_whoami_in_other_forms(simulator, at, ask, body):
+    simulator.script("whoami", Answer(200, body))
+    ask("hello", key=at)
+    assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
+
+
+def test_status_asks_nobody(simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 0
+    assert "not checked yet" in result.stdout
+    report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    assert (report["kind"], report["account"]) == ("access_token", None)
+    assert "CODEX_ACCESS_TOKEN" in report["reason"]
+    assert at not in result.output + json.dumps(report)
+    assert not simulator.requests
+
+
+def test_the_variable_with_something_else_in_it(simulator, ask, monkeypatch):
+    """Codex CLI also takes agent identities there, which this login does not know."""
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", make_jwt({"sub": "agent"}))
+    with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
+        ask("hello")
+
+
+def test_commands_with_an_access_token(simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    for command in ("models", "usage", "refresh"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 0, result.stderr
+    assert len(simulator.seen("/whoami")) == 1
+
+
+def test_a_damaged_store_is_told_before_another_identity_is_used(simulator, at, ask, monkeypatch):
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
+    store_path().write_text("{")
+    with pytest.raises(plugin.StoreError):
+        ask("hello")
+
+
+def test_signing_out_of_all_forgets_the_owners_of_access_tokens(two, at, ask, run_llm):
+    ask("hello", key=at)
+    assert "eve@example.com" in store_path().read_text()
+    assert run_llm("chatgpt", "logout", "--all").exit_code == 0
+    assert "example.com" not in store_path().read_text()
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "\N{EM DASH}", "tab\t"])
+def test_what_cannot_stand_in_a_header_is_told_without_the_token(simulator, value, run_llm):
+    """As a damaged store or a strange token reply could have it."""
+    tokens = sign_in(simulator, expires_at=1.0)
+    simulator.script("token", Answer(200, {"access_token": value, "refresh_token": "rt_x"}))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert value not in result.stderr
+    assert plugin.load_tokens() == tokens
+    plugin.store_tokens(tokens._replace(expires_at=None, account_id=value))
+    simulator.require_account_header = False
+    assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log").exit_code == 0

@@ -1,0 +1,102 @@
+"""Images that a model creates within a conversation."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+import llm
+import pytest
+from llm.parts import ToolResultPart
+
+import llm_chatgpt_oauth as plugin
+from simulator import PNG, Draw, Say
+
+
+def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
+    simulator.answer(Draw("A pelican on a bicycle"), Say("Here."))
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", "ImageGeneration")
+    assert result.stdout == "Here.\n"
+    path = pathlib.Path(re.search(r"^Picture: (.+)$", result.stderr, re.MULTILINE)[1])
+    assert path.read_bytes() == PNG
+    assert path.parent == llm.user_dir() / "chatgpt-images"
+    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation"}]
+    run_llm("-c", "again")
+    history = json.dumps(simulator.prompts[-1]["input"][:-1])
+    assert str(path) not in history
+    assert str(tmp_path) not in history
+    assert "A pelican on a bicycle" in history
+
+
+def test_the_note_of_a_picture_begins_a_line(simulator, signed_in, run_llm):
+    result = run_llm("-m", "chatgpt-gpt-6-sol", "draw", "-T", "ImageGeneration")
+    assert "**Answering**" in result.stderr
+    assert re.search(r"^Picture: ", result.stderr, re.MULTILINE)
+
+
+def test_wishes_for_a_picture_are_sent(simulator, signed_in, ask):
+    wishes = {
+        "output_format": "webp",
+        "size": "1024x1536",
+        "quality": "low",
+        "background": "transparent",
+    }
+    simulator.answer(Say("Here."))
+    ask("draw", tools=[plugin.ImageGeneration(**wishes)])
+    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **wishes}]
+
+
+def test_wishes_for_a_picture_on_the_command_line(simulator, signed_in, run_llm):
+    tool = 'ImageGeneration({"quality": "low", "folder": "art"})'
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", tool)
+    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", "quality": "low"}]
+
+
+def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
+    simulator.answer(Draw("A pelican", output_format="webp"))
+    tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")
+    answered = ask("draw", tools=[tool])
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    path = pathlib.Path(result.output)
+    assert path.parent == tmp_path / "art"
+    assert path.suffix == ".webp"
+    assert path.read_bytes() == PNG
+    assert simulator.prompts[-1]["tools"][0]["output_format"] == "webp"
+
+
+@pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
+def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, caplog, folder):
+    (tmp_path / "file").write_text("")
+    tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
+    simulator.answer(Draw("A pelican"), Say("Here."))
+    answered = ask("draw", tools=[tool])
+    assert answered.text == "Here."
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    path = pathlib.Path(result.output)
+    assert path.parent == llm.user_dir() / "chatgpt-images"
+    assert path.read_bytes() == PNG
+    warning, picture = caplog.messages
+    assert warning.startswith("Warning: could not save the image in ")
+    assert warning.endswith("; using the default folder.")
+    assert picture == f"Picture: {path}"
+
+
+def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, caplog):
+    (llm.user_dir() / "chatgpt-images").write_text("")
+    simulator.answer(Draw("A pelican"), Say("Here."))
+    answered = ask("draw", tools=[plugin.ImageGeneration()])
+    assert answered.text == "Here."
+    result = next(part for part in answered.parts if isinstance(part, ToolResultPart))
+    assert result.output.startswith("Could not save the image in chatgpt-images in llm's folder (")
+    assert caplog.messages == [f"Warning: {result.output}"]
+
+
+def test_other_formats_are_refused(simulator, signed_in, run_llm):
+    sentence = "output_format must be png, jpeg or webp."
+    with pytest.raises(llm.ModelError, match=sentence):
+        plugin.ImageGeneration(output_format="bmp")
+    tool = 'ImageGeneration({"output_format": "bmp"})'
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", tool)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {sentence}\n"

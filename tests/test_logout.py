@@ -1,0 +1,155 @@
+"""Signing out: here first, and at OpenAI whatever goes wrong there."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import llm_chatgpt_oauth as plugin
+from conftest import (
+    secrets_watch,
+    sign_in,
+    sign_in_officially,
+    start_llm,
+)
+from llm_chatgpt import config
+from llm_chatgpt.login.store import locked_store, read_store
+from simulator import Answer, error_answer
+
+
+def test_logout_is_local(two, simulator, run_llm):
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 0
+    assert "Signed out of account default" in result.stdout
+    assert not simulator.requests
+    assert list(read_store().accounts) == ["work"]
+
+
+def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
+    assert "Signed out of account work" in run_llm("chatgpt", "logout", "--account", "work").stdout
+    assert list(read_store().accounts) == ["default"]
+    plugin.store_tokens(two[1], "work")
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
+    assert "Signed out of account work" in run_llm("chatgpt", "logout").stdout
+    monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
+    plugin.store_tokens(two[1], "work")
+    assert run_llm("chatgpt", "logout", "--all").stdout.count("Signed out") == 2
+    assert not read_store().accounts
+    assert "Not signed in" in run_llm("chatgpt", "logout", "--all").stdout
+    assert run_llm("chatgpt", "logout", "--all", "--account", "x").exit_code == 2
+
+
+def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypatch):
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", at)
+    result = run_llm("chatgpt", "logout")
+    assert result.exit_code == 1
+    assert "cannot be signed out" in result.stderr
+    assert set(read_store().accounts) == {"default", "work"}
+
+
+def test_revoke(two, simulator, run_llm):
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "other programs" in result.stderr
+    request = simulator.seen("/oauth/revoke")[0]
+    assert request.body == {
+        "token": two[0].refresh_token,
+        "token_type_hint": "refresh_token",
+        "client_id": config.CLIENT_ID,
+    }
+    assert list(read_store().accounts) == ["work"]
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.refresh_tokens(two[0])
+    with secrets_watch(simulator) as check:
+        check(result.output)
+
+
+def test_revoke_without_a_refresh_token(simulator, run_llm):
+    tokens = sign_in(simulator, refresh_token=None)
+    run_llm("chatgpt", "logout", "--revoke")
+    body = simulator.seen("/oauth/revoke")[0].body
+    assert body == {"token": tokens.access_token, "token_type_hint": "access_token"}
+
+
+@pytest.mark.parametrize("answer", [Answer(500), Answer(drop=True), error_answer(400, "x")])
+def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, run_llm, answer):
+    simulator.script("revoke", answer)
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "Warning: Could not end the session at OpenAI (" in result.stderr
+    assert not read_store().accounts
+
+
+def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
+    monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 0.05)
+    simulator.script("revoke", Answer(delay=0.5))
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert "did not answer" in result.stderr
+    assert not read_store().accounts
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("ISSUER", "http://elsewhere.example"), ("ORIGINATOR", "\N{EM DASH}")],
+)
+def test_a_revocation_that_settings_prevent_signs_out(
+    signed_in, simulator, run_llm, monkeypatch, setting
+):
+    monkeypatch.setenv(f"LLM_CHATGPT_{setting[0]}", setting[1])
+    result = run_llm("chatgpt", "logout", "--revoke")
+    assert result.exit_code == 0
+    assert "the session at OpenAI" in result.stderr
+    assert not read_store().accounts
+
+
+def test_a_revocation_that_is_answered_with_junk_signs_out(signed_in, simulator, run_llm):
+    simulator.script("revoke", Answer(200, "x", {"Content-Encoding": "gzip"}))
+    assert run_llm("chatgpt", "logout", "--revoke").exit_code == 0
+    assert not read_store().accounts
+
+
+def test_a_revocation_that_is_interrupted_signs_out(signed_in, run_llm, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_chatgpt.commands.accounts.revoke_all", stop)
+    assert run_llm("chatgpt", "logout", "--revoke").exit_code == 1
+    assert not read_store().accounts
+
+
+@pytest.mark.parametrize("hang", [["revoke"], ["revoke", "official_revoke"]])
+def test_a_logout_of_all_has_one_time_limit_and_holds_no_lock(
+    simulator, run_llm, monkeypatch, hang
+):
+    monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 1.0)
+    for name in ("default", "home", "work"):
+        sign_in(simulator, name)
+    sign_in_officially(simulator, "official")
+    waiting, release = threading.Semaphore(0), threading.Event()
+
+    def never(request):
+        waiting.release()
+        release.wait(20)
+
+    for endpoint in hang:
+        simulator.always[endpoint] = never
+    results = []
+    # Its output is compared elsewhere; CliRunner works in the main thread only.
+    thread = threading.Thread(
+        target=lambda: results.append(
+            start_llm("chatgpt", "logout", "--all", "--revoke").communicate(timeout=60)
+        )
+    )
+    start = time.monotonic()
+    thread.start()
+    for _ in range(len(hang) and 3):
+        assert waiting.acquire(timeout=20)
+    # All three are out, so they run side by side, and the lock is free.
+    with locked_store(2):
+        assert not read_store().accounts
+    release.set()
+    thread.join()
+    assert time.monotonic() - start < 20
+    assert results[0][0].count("Signed out of account") == 4

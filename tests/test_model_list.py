@@ -1,0 +1,163 @@
+"""The list of models: shown, fetched, stored, and renewed beside an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+
+import llm
+import pytest
+
+from conftest import models_updated
+from llm_chatgpt.backend import catalogue
+from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
+from llm_chatgpt.backend.fetch import fetch_models
+from simulator import Answer
+
+
+def test_the_models_command(simulator, signed_in, run_llm):
+    result = run_llm("chatgpt", "models")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("MODEL")
+    assert lines[1].split()[:2] == ["chatgpt-gpt-6.2-sol", "500,000"]
+    assert "low medium high xhigh max ultra" in lines[1]
+    assert lines[1].endswith("priority")
+    assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
+    assert "codex-auto-review" not in result.stdout
+    shown = run_llm("chatgpt", "models", "--all").stdout
+    assert re.search(r"\nchatgpt-codex-auto-review .*\n  \(hidden\) Codex Auto Review", shown)
+    data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
+    assert isinstance(data, list)
+    assert data[0]["slug"] == "gpt-6.2-sol"
+    assert data[0]["description"] == "GPT-6.2-Sol, as far as it goes"
+    assert data[0]["reasoning_efforts"][0] == "low"
+    # Fetched once, because none was there.
+    assert len(simulator.seen("/codex/models")) == 1
+
+
+def registered():
+    return [model.model_id for model in llm.get_models() if model.model_id.startswith("chatgpt-")]
+
+
+@pytest.mark.parametrize("description", [None, 7, "a\nb\x1b[2J" + "c" * 999])
+def test_a_description_is_one_printable_line(simulator, signed_in, run_llm, description):
+    simulator.models = [{**simulator.models[0], "description": description}]
+    lines = run_llm("chatgpt", "models").stdout.splitlines()
+    assert len(lines) == (3 if isinstance(description, str) else 2)
+    assert all(len(line) <= 502 and line.isprintable() for line in lines)
+
+
+def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
+    shown = {**simulator.models[0], "slug": "gpt-7-nova"}
+    simulator.models = [shown, simulator.models[1]]
+    run_llm("chatgpt", "refresh")
+    run_llm("-m", "chatgpt-gpt-7-nova", "hi")
+    hidden = [{**model, "visibility": "hide"} for model in simulator.models]
+    for models in (hidden, hidden[1:]):
+        simulator.models = models
+        run_llm("chatgpt", "refresh")
+        assert "chatgpt-gpt-7-nova" in registered()
+        # A built-in one, which was there before any list.
+        assert f"chatgpt-{hidden[1]['slug']}" in registered()
+    simulator.models = [shown]
+    assert run_llm("-c", "more").exit_code == 0
+
+
+def test_the_models_command_needs_a_login(simulator, run_llm):
+    for command in ("models", "refresh", "usage"):
+        result = run_llm("chatgpt", command)
+        assert result.exit_code == 1
+        assert "llm chatgpt login" in result.stderr
+    assert simulator.requests == []
+
+
+def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
+    first = run_llm("chatgpt", "refresh").stdout
+    assert "New:  chatgpt-gpt-6-luna" in first
+    again = run_llm("chatgpt", "refresh").stdout
+    assert again == "10 models, no changes.\n"
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models[1:]]
+    changed = run_llm("chatgpt", "refresh").stdout
+    assert changed.splitlines() == [
+        "New:  chatgpt-gpt-7",
+        "Gone: chatgpt-gpt-6.2-sol",
+        "10 models.",
+    ]
+
+
+def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_llm):
+    for command in ("refresh", "usage"):
+        simulator.expire_access_tokens()
+        assert run_llm("chatgpt", command).exit_code == 0
+    assert len(simulator.refreshes) == 2
+
+
+def old_list(hours=2.0):
+    data = json.loads(models_path().read_text())
+    for record in data["accounts"].values():
+        record["tried_at"] = time.time() - hours * 3600
+    models_path().write_text(json.dumps(data))
+
+
+def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
+    def asked(*args, **kwargs):
+        text = ask(*args, **kwargs).text
+        models_updated()
+        return text
+
+    fetch_models(signed_in)
+    simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
+    asked("too soon")
+    assert len(simulator.seen("/codex/models")) == 1
+    old_list()
+    asked("hi")
+    assert len(simulator.seen("/codex/models")) == 2
+    assert asked("hi", slug="gpt-7")
+    # As long as it stays the same, nothing is sent.
+    old_list()
+    asked("hi")
+    assert len(simulator.seen("/codex/models")) == 2
+
+
+def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
+    fetch_models(signed_in)
+    before = known_models()
+    simulator.models = simulator.models[2:]
+    old_list()
+    simulator.script("models", Answer(500))
+    for _ in range(2):
+        ask("hi")
+        models_updated()
+    assert len(simulator.seen("/codex/models")) == 2
+    assert known_models() == before
+    assert caplog.text == ""
+
+
+def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
+    ask("hi")
+    models_updated()
+    assert len(simulator.seen("/codex/models")) == 1
+    assert remembered_models(signed_in).find("gpt-6-luna")
+
+
+def test_an_unreadable_model_list(simulator, signed_in, run_llm):
+    simulator.script("models", Answer(200, {"nothing": 1}))
+    result = run_llm("chatgpt", "refresh")
+    assert result.exit_code == 1
+    assert "Could not read the server's model list" in result.stderr
+    simulator.script("models", Answer(drop=True))
+    result = run_llm("chatgpt", "refresh")
+    assert result.stderr.endswith("broke off. Check the network and try again.\n")
+
+
+def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert fetch_models(signed_in).listed
+    assert "could not save the model list" in caplog.text
+    assert not list(catalogue.models_path().parent.glob("*.tmp"))

@@ -1,0 +1,90 @@
+"""Bytes to events: the decoder, pure."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_chatgpt.backend.sse import SSEDecoder
+
+
+def decode(*chunks: bytes) -> list[bytes]:
+    decoder = SSEDecoder()
+    found = [data for chunk in chunks for data in decoder.feed(chunk)]
+    return found + decoder.flush()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # The examples of the standard.
+        (b"data: YHOO\ndata: +2\ndata: 10\n\n", [b"YHOO\n+2\n10"]),
+        (
+            b": test\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third\n\n",
+            [b"first event", b"second event", b" third"],
+        ),
+        (b"data\n\ndata\ndata\n\ndata:", [b""]),
+        (b"data:test\n\ndata: test\n\n", [b"test", b"test"]),
+        # Line ends.
+        (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", [b"a", b"b", b"c"]),
+        (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
+        (b"data: a\n\r\ndata: b\n\n", [b"a", b"b"]),
+        # A byte order mark, comments, unknown fields, junk.
+        (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
+        (b": keepalive\n\nretry: 5\n\njunk\n\ndata: a\n\n", [b"a"]),
+        (b"event: x\ndata: a\nwhatever: b\n\n", [b"a"]),
+        (b"\n\n\n\ndata: a\n\n\n\n\n", [b"a"]),
+        # U+2028, U+0085 and form feeds do not end lines.
+        ("data: a\u2028b\u0085c\x0b\x0cd\n\n".encode(), ["a\u2028b\u0085c\x0b\x0cd".encode()]),
+        # The end without a blank line.
+        (b"data: a\n\ndata: b", [b"a", b"b"]),
+        (b"", []),
+    ],
+)
+def test_events_of_a_text(text, expected):
+    assert decode(text) == expected
+    # One byte at a time.
+    assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected
+
+
+PIECES = st.sampled_from(
+    [
+        *(b"data: ", b"data:", b"data", b": c", b"event: x", b"\n", b"\n\n", b"\r", b"\r\n"),
+        *("\u00e9".encode(), "\u2028".encode(), b"{}", b" ", b"\xff", b"\xef\xbb\xbf", b"x" * 50),
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))
+def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
+    text = b"".join(pieces)
+    ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
+    chunks = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    assert decode(*chunks) == decode(text)
+
+
+def test_an_event_leaves_as_soon_as_it_is_complete():
+    decoder = SSEDecoder()
+    assert decoder.feed(b"data: a\n") == []
+    assert decoder.feed(b"\n") == [b"a"]
+    # After CR CR nothing more needs to come.
+    assert decoder.feed(b"data: b\r\r") == [b"b"]
+    assert decoder.feed(b"\ndata: c\n\n") == [b"c"]
+
+
+def test_a_very_long_event_takes_linear_time():
+    def seconds(size: int) -> float:
+        decoder = SSEDecoder()
+        start = time.perf_counter()
+        decoder.feed(b"data: ")
+        for _ in range(size // 65536):
+            assert decoder.feed(b"x" * 65536) == []
+        assert len(decoder.feed(b"\n\n")[0]) == size // 65536 * 65536
+        return time.perf_counter() - start
+
+    small = min(seconds(2_000_000) for _ in range(3))
+    assert seconds(20_000_000) < 40 * small + 0.5
