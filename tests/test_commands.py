@@ -326,7 +326,7 @@ def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
     terminal.wait_for("fails to load:")
     before, _, after = terminal.screen.partition(address_on(terminal))
     assert before == "Open this page in a browser:\r\n\r\n  "
-    assert "Set LLM_CHATGPT_REDIRECT_HOST=localhost" in after
+    assert "LLM_CHATGPT_REDIRECT_HOST=localhost" in after
     assert max(map(len, re.split(r"[\r\n]+", after))) < 60
 
 
