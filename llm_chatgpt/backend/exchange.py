@@ -276,15 +276,10 @@ class Exchange:
     def _login_facts(self) -> dict[str, Any]:
         """What the text of a refusal says about the login."""
         return {
-            "login": self._login_command(),
+            "login": self._tokens.route.login_command(self.credential.account),
             "key_option": self._option("--key"),
             "both_regions": True,
         }
-
-    def _login_command(self) -> str:
-        with contextlib.suppress(ChatGPTError):
-            return read_store().login_command(self.credential.account)
-        return self._tokens.route.login_command()
 
     # Afterwards
 
