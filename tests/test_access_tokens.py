@@ -33,7 +33,6 @@ def test_an_access_token_by_key(simulator, at, ask):
 
 def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
     sign_in(simulator)
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     run_llm("chatgpt", "logout")
     keep_key("chatgpt", at)
     processes = [start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log") for _ in range(4)]

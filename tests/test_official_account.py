@@ -297,9 +297,8 @@ def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     assert entry_on_disk("official")["refresh_token"] != old.refresh_token
 
 
-def test_twelve_processes_refresh_once(simulator, run_llm):
+def test_twelve_processes_refresh_once(simulator):
     signed_in_since(simulator)
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
     prompt_in_twelve_processes()

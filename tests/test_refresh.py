@@ -23,6 +23,7 @@ from conftest import (
     edit_login,
     entry_on_disk,
     expire,
+    make_logs,
     new_login,
     prompt_in_twelve_processes,
     sign_in,
@@ -385,9 +386,7 @@ def test_tasks_refresh_once_and_the_loop_goes_on(simulator, signed_in):
     assert ticks > 15
 
 
-def test_twelve_processes_refresh_once(simulator, signed_in, run_llm):
-    run_llm("logs", "path")
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_twelve_processes_refresh_once(simulator, signed_in):
     expire()
     simulator.script("token", lambda request: time.sleep(0.3))
     prompt_in_twelve_processes()
@@ -430,8 +429,7 @@ def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, 
     assert len(simulator.refreshes) == 1
 
 
-def test_processes_that_waited_share_the_failure(simulator, signed_in, run_llm):
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_processes_that_waited_share_the_failure(simulator, signed_in):
     expire()
     arrived, release = threading.Event(), threading.Event()
     simulator.script("token", slow_token(arrived, release, Answer(500)))
@@ -534,8 +532,7 @@ def test_a_cancelled_task_does_not_disturb_the_others(simulator, signed_in):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_ctrl_c_waits_for_the_write(simulator, signed_in, run_llm, kind):
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_ctrl_c_waits_for_the_write(simulator, signed_in, kind):
     old = expire()
     arrived, release = threading.Event(), threading.Event()
     simulator.script("token", slow_token(arrived, release))
@@ -555,8 +552,8 @@ def test_ctrl_c_waits_for_the_write(simulator, signed_in, run_llm, kind):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, signed_in, run_llm):
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, signed_in):
+    make_logs()
     expire()
     code = (
         "import logging; logging.basicConfig(level=logging.DEBUG)\n"
