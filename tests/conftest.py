@@ -101,6 +101,31 @@ def models_updated() -> None:
 
 
 @pytest.fixture
+def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when somebody in this process asks for a lock."""
+    wanted = threading.Event()
+    acquire = filelock.FileLock.acquire
+
+    def tell(lock: Any, *args: Any, **kwargs: Any) -> Any:
+        wanted.set()
+        return acquire(lock, *args, **kwargs)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", tell)
+    return wanted
+
+
+# A program that begins with this prints "lock" to stderr when it asks for a lock.
+TELL_OF_LOCKS = """
+import sys, filelock
+acquire = filelock.FileLock.acquire
+def tell(lock, *args, **kwargs):
+    print("lock", file=sys.stderr, flush=True)
+    return acquire(lock, *args, **kwargs)
+filelock.FileLock.acquire = tell
+"""
+
+
+@pytest.fixture
 def callback_ports() -> Iterator[None]:
     """The registered ports are this machine's, so one test at a time may listen there."""
     with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):

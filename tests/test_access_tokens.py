@@ -17,6 +17,7 @@ from conftest import (
     sign_in,
     start_llm,
 )
+from disk import fill_disk
 from llm_chatgpt.login.store import locked_store, store_path
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Answer, make_jwt, web_page
@@ -85,11 +86,9 @@ def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatc
 
 
 def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
+    refused = fill_disk(monkeypatch)
     ask("hello", key=at)
+    assert refused
     assert len(simulator.seen("/whoami")) == 1
 
 

@@ -17,9 +17,8 @@ from conftest import (
     secrets_watch,
     sign_in,
     sign_in_officially,
-    wait_until,
 )
-from llm_chatgpt import files
+from disk import fill_disk
 from llm_chatgpt.login.current import Rejection
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
@@ -166,9 +165,8 @@ def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
     assert tokens.access_token not in repr(rejection)
 
 
-def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
+def test_a_logout_while_others_wait_names_the_route(simulator, lock_wanted):
     old = signed_in_since(simulator, EXPIRED)
-    caplog.set_level("DEBUG", "filelock")
     found = []
 
     def ask_for_tokens():
@@ -177,9 +175,10 @@ def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
         found.append(caught.value)
 
     with locked_store() as writer:
+        lock_wanted.clear()
         thread = threading.Thread(target=ask_for_tokens)
         thread.start()
-        wait_until(lambda: "not acquired" in caplog.text)
+        assert lock_wanted.wait(20)
         writer.save(read_store().without("official"))
     thread.join()
     assert len(found) == 1
@@ -279,16 +278,8 @@ def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     simulator, ask, monkeypatch, caplog
 ):
     old = signed_in_since(simulator, EXPIRED)
-
-    replace = files.replace_file
-
-    def refuse(source, target):
-        if target == store_path():
-            raise OSError(28, "No space left on device")
-        replace(source, target)
-
     with monkeypatch.context() as context:
-        context.setattr(files, "replace_file", refuse)
+        fill_disk(context, "chatgpt-oauth.json")
         assert ask("hi").text
         assert "renewed but not stored" in caplog.text
         assert entry_on_disk("official")["refresh_token"] == old.refresh_token

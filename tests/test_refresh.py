@@ -20,6 +20,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
+    TELL_OF_LOCKS,
     edit_login,
     entry_on_disk,
     expire,
@@ -28,8 +29,8 @@ from conftest import (
     prompt_in_twelve_processes,
     sign_in,
     start_llm,
-    wait_until,
 )
+from disk import fill_disk
 from llm_chatgpt import config, files
 from llm_chatgpt.login.current import check_usable, choose_credential
 from llm_chatgpt.login.store import locked_store, read_store, store_path
@@ -143,16 +144,16 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
     assert len(simulator.refreshes) == 1
 
 
-def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, caplog):
+def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, lock_wanted):
     """Another process was faster, between our look and our lock."""
     expire()
     newer = new_login(simulator)
-    caplog.set_level("DEBUG", "filelock")
     with locked_store() as writer:
+        lock_wanted.clear()
         found = []
         thread = threading.Thread(target=lambda: found.append(plugin.get_tokens()))
         thread.start()
-        wait_until(lambda: "not acquired" in caplog.text)
+        assert lock_wanted.wait(20)
         writer.save(read_store().put("default", newer))
     thread.join()
     assert found == [newer]
@@ -239,20 +240,9 @@ def no_writing(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
 
 
-def refuse_to_open(monkeypatch, errno=28, reason="No space left on device"):
-    real = os.open
-
-    def no_room(path, flags, *rest, **more):
-        if str(path).endswith(".tmp"):
-            raise OSError(errno, reason)
-        return real(path, flags, *rest, **more)
-
-    monkeypatch.setattr(os, "open", no_room)
-
-
 def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
     expire()
-    refuse_to_open(monkeypatch)
+    fill_disk(monkeypatch)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
         plugin.get_tokens()
     assert simulator.refreshes == []
@@ -260,7 +250,7 @@ def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
 
 def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monkeypatch, caplog):
     old = expire(100)
-    refuse_to_open(monkeypatch)
+    fill_disk(monkeypatch)
     assert plugin.get_tokens() == old
     assert "No space left on device" in caplog.text
 
@@ -285,20 +275,13 @@ def test_a_pair_that_could_not_be_stored_is_used_and_told(
 
 def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_in, monkeypatch):
     expire()
-    replace, clock, written = files.replace_file, time.time, []
+    clock = time.time
     with monkeypatch.context() as context:
         no_writing(context)
         first = plugin.get_tokens()
     monkeypatch.setattr(time, "time", lambda: clock() + 20 * 86400)
-
-    def full_after_one(source, target):
-        if written and target == store_path():
-            raise OSError(28, "No space left on device")
-        written.extend([target] * (target == store_path()))
-        replace(source, target)
-
     with monkeypatch.context() as context:
-        context.setattr("llm_chatgpt.files.replace_file", full_after_one)
+        fill_disk(context, "chatgpt-oauth.json", after=1)
         second = plugin.get_tokens()
     assert entry_on_disk()["refresh_token"] == first.refresh_token
     assert plugin.get_tokens() == second == plugin.load_tokens()
@@ -433,15 +416,11 @@ def test_processes_that_waited_share_the_failure(simulator, signed_in):
     expire()
     arrived, release = threading.Event(), threading.Event()
     simulator.script("token", slow_token(arrived, release, Answer(500)))
-    code = (
-        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "import llm_chatgpt_oauth as plugin; plugin.get_tokens()"
-    )
+    code = f"{TELL_OF_LOCKS}import llm_chatgpt_oauth as plugin; plugin.get_tokens()"
     first = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
     assert arrived.wait(20)
     second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    while "not acquired" not in second.stderr.readline():
-        pass
+    assert second.stderr.readline() == "lock\n"
     release.set()
     assert "server error (500)" in first.communicate(timeout=20)[1]
     assert "server error (500)" in second.communicate(timeout=20)[1]
@@ -556,8 +535,7 @@ def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, sig
     make_logs()
     expire()
     code = (
-        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "from llm.cli import cli\n"
+        f"{TELL_OF_LOCKS}from llm.cli import cli\n"
         "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
     with locked_store():
@@ -567,8 +545,7 @@ def test_ctrl_c_while_another_process_holds_the_lock_ends_at_once(simulator, sig
             stderr=subprocess.PIPE,
             text=True,
         )
-        while "not acquired" not in process.stderr.readline():
-            pass
+        assert process.stderr.readline() == "lock\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 1

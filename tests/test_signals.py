@@ -12,7 +12,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, make_logs, start_llm
+from conftest import TELL_OF_LOCKS, expire, make_logs, start_llm
 from llm_chatgpt.login.store import locked_store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -87,8 +87,8 @@ def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in
     make_logs()
     expire()
     code = (
-        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "from llm.cli import cli; cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
+        f"{TELL_OF_LOCKS}from llm.cli import cli\n"
+        "cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
     with locked_store():
         process = subprocess.Popen(
@@ -97,8 +97,7 @@ def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in
             stderr=subprocess.PIPE,
             text=True,
         )
-        while "not acquired" not in process.stderr.readline():
-            pass
+        assert process.stderr.readline() == "lock\n"
         process.send_signal(number)
         process.communicate(timeout=20)
     assert process.returncode == -number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 
 import pytest
@@ -16,6 +15,7 @@ from conftest import (
     expire,
     sign_in,
 )
+from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.store import read_store, store_path
 from simulator import Account, Answer
@@ -257,16 +257,7 @@ def test_an_odd_routing_override_does_not_break_a_login(simulator, run_llm, over
 
 
 def test_an_origin_that_cannot_be_stored_does_not_break_a_login(simulator, run_llm, monkeypatch):
-    replace, calls = os.replace, []
-
-    def full_at_the_second_write(source, target):
-        if str(target).endswith("chatgpt-oauth.json"):
-            calls.append(target)
-            if len(calls) == 2:
-                raise OSError(28, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", full_at_the_second_write)
+    refused = fill_disk(monkeypatch, "chatgpt-oauth.json", after=1)
     device_login(simulator, run_llm)
-    assert len(calls) == 2
+    assert len(refused) == 1
     assert plugin.load_tokens().email == "ada@example.com"
