@@ -185,6 +185,27 @@ def test_a_logout_while_others_wait_names_the_route(simulator, lock_wanted):
     assert simulator.refreshes == []
 
 
+def test_a_login_that_another_program_has_ended_is_not_used(simulator, lock_wanted):
+    old = signed_in_since(simulator, EXPIRED)
+    found = []
+
+    def ask_for_tokens():
+        with pytest.raises(plugin.RefreshFailed, match="has ended") as caught:
+            plugin.get_tokens(rejected=old.access_token)
+        found.append(caught.value)
+
+    with locked_store() as writer:
+        lock_wanted.clear()
+        thread = threading.Thread(target=ask_for_tokens)
+        thread.start()
+        assert lock_wanted.wait(20)
+        refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
+        writer.save(read_store().put_failure("official", refused, ended=True))
+    thread.join()
+    assert found[0].permanent
+    assert simulator.requests == []
+
+
 def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
     signed_in_since(simulator, 3400)
     refusal = Answer(401, {"detail": {"error_code": "invalid_token"}})

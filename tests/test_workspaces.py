@@ -15,7 +15,6 @@ from conftest import (
     expire,
     sign_in,
 )
-from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.store import read_store, store_path
 from simulator import Account, Answer
@@ -254,10 +253,3 @@ def test_an_odd_routing_override_does_not_break_a_login(simulator, run_llm, over
     simulator.script("accounts", check_answer(account_routing_override=override))
     device_login(simulator, run_llm)
     assert plugin.load_tokens().origin is None
-
-
-def test_an_origin_that_cannot_be_stored_does_not_break_a_login(simulator, run_llm, monkeypatch):
-    refused = fill_disk(monkeypatch, "chatgpt-oauth.json", after=1)
-    device_login(simulator, run_llm)
-    assert len(refused) == 1
-    assert plugin.load_tokens().email == "ada@example.com"

@@ -143,7 +143,7 @@ class Exchange:
         )
         if self._sent.is_compressed and resend.gives_no_reason(error):
             # How the service refuses compressed requests, if it does, is not known.
-            error.param = resend.COMPRESSION
+            error.param = refusable.COMPRESSION
         return error
 
     def end_round(self) -> Iterator[StreamEvent]:
@@ -276,15 +276,10 @@ class Exchange:
     def _login_facts(self) -> dict[str, Any]:
         """What the text of a refusal says about the login."""
         return {
-            "login": self._login_command(),
+            "login": self._tokens.route.login_command(self.credential.account),
             "key_option": self._option("--key"),
             "both_regions": True,
         }
-
-    def _login_command(self) -> str:
-        with contextlib.suppress(ChatGPTError):
-            return read_store().login_command(self.credential.account)
-        return self._tokens.route.login_command()
 
     # Afterwards
 

@@ -10,7 +10,7 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.commands import chatgpt, group
-from llm_chatgpt.login.renewing import with_login
+from llm_chatgpt.login.current import with_login
 from llm_chatgpt.text import notice
 
 

@@ -26,7 +26,7 @@ from llm_chatgpt.backend.usage import (
 )
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.login.renewing import with_login
+from llm_chatgpt.login.current import with_login
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
