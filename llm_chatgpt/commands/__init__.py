@@ -29,6 +29,7 @@ def _import_commands() -> None:
 
 
 @click.group(cls=_Group)
+@click.version_option(package_name="llm-chatgpt-oauth", prog_name="llm-chatgpt-oauth")
 def chatgpt() -> None:
     """Use OpenAI's models with your ChatGPT subscription"""
     # Characters that an old code page lacks become a ?, instead of an error.
