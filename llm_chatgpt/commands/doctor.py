@@ -14,7 +14,7 @@ import click
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
-from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, stored_tokens
@@ -200,7 +200,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
         advice = if_rejected or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply, tokens).message
+        advice = explain_refusal(reply, RefusedRequest(tokens)).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 
