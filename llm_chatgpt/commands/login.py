@@ -25,7 +25,8 @@ from llm_chatgpt.login.official import OfficialLogin, login_officially, registra
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_words, notice, printable, width
+from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.waiting import beside_line, shows_waiting
 
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
@@ -157,12 +158,11 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
     local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
     may_open = local and not wanted.no_open and terminal.has_browser()
     code_page = _CodePage(may_open=may_open, may_switch=local and not device)
-    wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(
             wanted.account,
             show=code_page.show,
-            wait=wait,
+            wait=code_page.wait,
             replace=wanted.replace,
             workspace=wanted.workspace,
         )
@@ -180,7 +180,7 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
 
 
 class _CodePage:
-    """Shows a one-time code, and waits with a countdown until it has been entered.
+    """Shows a one-time code, and reads the keyboard until it has been entered.
 
     Meanwhile Enter opens the page where the code is entered (`may_open`), and b goes over to
     the browser login (`may_switch`).
@@ -209,24 +209,15 @@ class _CodePage:
         if self._may_open:
             end = ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
             lines += ["", f"Press Enter to open the page in your browser{end}"]
-        if not terminal.is_terminal(sys.stderr):
+        if not shows_waiting():
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Count down for so many seconds; `left` is how many the code is still valid."""
+        """Read the keyboard for so many seconds."""
         end = time.monotonic() + seconds
-        columns = width()
-        try:
-            while (rest := end - time.monotonic()) > 0:
-                minutes, second = divmod(round(left - seconds + rest), 60)
-                clock = f"{minutes}:{second:02} left"
-                line = f"Waiting for you to enter the code, {clock} "
-                # A longer line would begin a new one each second.
-                click.echo(f"\r{line if len(line) < columns else clock}", nl=False, err=True)
-                self._pause(min(1.0, rest))
-        finally:
-            click.echo(f"\r{' ' * min(columns - 1, 60)}\r", nl=False, err=True)
+        while (rest := end - time.monotonic()) > 0:
+            self._pause(rest)
 
     def _pause(self, seconds: float) -> None:
         if self._keyboard is None:
@@ -289,7 +280,9 @@ def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLog
         said = "Open this page in a browser:"
     limit = in_words(config.BROWSER_LOGIN_SECONDS)
     url = terminal.styled(request.url, bold=True)
-    notice(f"{said}\n\n  {url}\n\nWaiting for the browser (up to {limit})...")
+    notice(f"{said}\n\n  {url}\n")
+    if not shows_waiting():
+        notice(f"Waiting for the browser (up to {limit})...")
     if _reader():
         notice(
             "Browser on another machine? Sign in there, then paste the address of the page\n"
@@ -315,4 +308,5 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     except EOFError:
         pass
     except (OSError, ValueError):
-        click.echo("Pasting does not work here. Use a browser on this machine.", err=True)
+        with beside_line():
+            click.echo("Pasting does not work here. Use a browser on this machine.", err=True)

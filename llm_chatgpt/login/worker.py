@@ -16,7 +16,7 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_command
+from llm_chatgpt.waiting import in_command
 
 # A login, and what the user should be told about it.
 Renewed = tuple[Tokens, str]
