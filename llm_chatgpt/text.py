@@ -35,15 +35,21 @@ def notice(text: str) -> None:
         log.warning("%s", text)
 
 
-async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """`asyncio.to_thread`, but a `notice` reaches the terminal as it does outside."""
+def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
+    """Wrap a function for another thread, so that its `notice` reaches the terminal as it does
+    here."""
     context = click.get_current_context(silent=True)
 
-    def run() -> T:
+    def run(*arguments: Any) -> T:
         with context.scope(cleanup=False) if context else contextlib.nullcontext():
             return function(*arguments)
 
-    return await asyncio.to_thread(run)
+    return run
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """`asyncio.to_thread` with `in_this_context`."""
+    return await asyncio.to_thread(in_this_context(function), *arguments)
 
 
 def short_path(path: object) -> str:

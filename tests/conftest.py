@@ -33,7 +33,7 @@ import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.backend.memory import Memory
-from llm_chatgpt.login import current, store
+from llm_chatgpt.login import store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
 
@@ -84,9 +84,6 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(exchange, "memory", Memory())
     yield
     http.close_clients()
-    store.unsaved.clear()
-    current.warned.clear()
-    current.identified_owners.clear()
     models_updated()
 
 
@@ -353,6 +350,32 @@ def with_query(url: str, **changes: Any) -> str:
     query = {**dict(urllib.parse.parse_qsl(parts.query)), **changes}
     pairs = {k: v for k, v in query.items() if v is not None}
     return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
+
+
+# For a program that a test starts: it prints a line when it begins to wait for the lock.
+TELL_WAITING = """
+import filelock, sys
+acquire = filelock.FileLock.acquire
+
+def tell(lock, *args, **kwargs):
+    print("waiting for the lock", file=sys.stderr, flush=True)
+    return acquire(lock, *args, **kwargs)
+
+filelock.FileLock.acquire = tell
+"""
+
+
+@pytest.fixture
+def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a thread begins to wait for the lock of the login file."""
+    event, acquire = threading.Event(), filelock.FileLock.acquire
+
+    def tell(lock: Any, *args: Any, **kwargs: Any) -> Any:
+        event.set()
+        return acquire(lock, *args, **kwargs)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", tell)
+    return event
 
 
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:

@@ -393,11 +393,12 @@ def damaged(simulator):
 def test_a_damaged_account(damaged, run_llm):
     result = run_llm("chatgpt", "accounts")
     assert result.exit_code == 1
-    assert re.search(r"work .* damaged, sign in again", result.stdout)
+    assert re.search(r"work .* damaged or newer", result.stdout)
     assert run_llm("chatgpt", "status").exit_code == 0
     result = run_llm("chatgpt", "use", "work")
     assert result.exit_code == 1
-    assert "is damaged. Run 'llm chatgpt login --account work'" in result.stderr
+    assert "is damaged, or was written by a newer llm-chatgpt-oauth." in result.stderr
+    assert "Run 'llm chatgpt login --account work' to replace it" in result.stderr
 
 
 @pytest.mark.parametrize("variable", [False, True])

@@ -10,10 +10,12 @@ import time
 
 import llm
 import pytest
-from llm.parts import ReasoningPart, ToolCallPart, ToolResultPart
+from llm.parts import ToolCallPart, ToolResultPart
 
+from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.backend.input import InputBuilder
+from llm_chatgpt.login.tokens import Tokens
 from simulator import PNG, Call, Draw, Say, Search, Stream, Think, error_answer
 
 MODEL = "chatgpt-gpt-6-luna"
@@ -82,30 +84,6 @@ def test_a_tool_chain_after_a_change_of_model(simulator, signed_in, ask):
     assert kinds(simulator) == ["user", "assistant", "user", *rounds * 2]
     # The first prompt went to another model.
     assert_same_beginnings(simulator, first=1)
-
-
-def without_model(messages):
-    """The messages as the version before stored them."""
-    for part in (part for message in messages for part in message.parts):
-        if isinstance(part, ReasoningPart):
-            del part.provider_metadata["chatgpt"]["model"]
-    return messages
-
-
-def test_reasoning_that_was_stored_without_its_model(simulator, signed_in, ask):
-    simulator.answer(Think(), Say("One."))
-    history = [llm.user("one"), *without_model(ask("one").messages), llm.user("two")]
-    ask(messages=history)
-    assert kinds(simulator) == ["user", "reasoning", "assistant", "user"]
-    assert len(simulator.prompts) == 2
-    # Refused by another model: once more without it, and not again in later turns.
-    simulator.answer(Think(), Say("Two."))
-    history += [*ask(messages=history, slug="gpt-5.2-codex").messages, llm.user("three")]
-    assert len(simulator.prompts) == 4
-    ask(messages=history, slug="gpt-5.2-codex")
-    assert len(simulator.prompts) == 5
-    assert kinds(simulator) == ["user", "assistant", "user", "reasoning", "assistant", "user"]
-    assert_same_beginnings(simulator, first=3)
 
 
 def test_refused_reasoning_stays_out_of_the_whole_conversation(simulator, signed_in, run_llm):
@@ -573,7 +551,7 @@ def test_no_picture_and_no_file_are_not_sent(simulator, signed_in, ask, tmp_path
 def test_a_long_conversation_takes_linear_time():
     def seconds(turns):
         messages = [llm.user("question"), llm.assistant("answer")] * turns
-        builder = InputBuilder(account_key="k", slug="m", image_detail=None, takes_images=True)
+        builder = InputBuilder(ModelInfo("m"), Tokens(""), {})
         start = time.process_time()
         builder.build(messages, "")
         assert len(builder.items) == len(messages)

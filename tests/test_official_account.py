@@ -17,7 +17,6 @@ from conftest import (
     secrets_watch,
     sign_in,
     sign_in_officially,
-    wait_until,
 )
 from llm_chatgpt import files
 from llm_chatgpt.login.current import Rejection
@@ -166,9 +165,8 @@ def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
     assert tokens.access_token not in repr(rejection)
 
 
-def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
+def test_a_logout_while_others_wait_names_the_route(simulator, lock_wanted):
     old = signed_in_since(simulator, EXPIRED)
-    caplog.set_level("DEBUG", "filelock")
     found = []
 
     def ask_for_tokens():
@@ -177,13 +175,35 @@ def test_a_logout_while_others_wait_names_the_route(simulator, caplog):
         found.append(caught.value)
 
     with locked_store() as writer:
+        lock_wanted.clear()
         thread = threading.Thread(target=ask_for_tokens)
         thread.start()
-        wait_until(lambda: "not acquired" in caplog.text)
+        assert lock_wanted.wait(20)
         writer.save(read_store().without("official"))
     thread.join()
     assert len(found) == 1
     assert simulator.refreshes == []
+
+
+def test_a_login_that_another_program_has_ended_is_not_used(simulator, lock_wanted):
+    old = signed_in_since(simulator, EXPIRED)
+    found = []
+
+    def ask_for_tokens():
+        with pytest.raises(plugin.RefreshFailed, match="has ended") as caught:
+            plugin.get_tokens(rejected=old.access_token)
+        found.append(caught.value)
+
+    with locked_store() as writer:
+        lock_wanted.clear()
+        thread = threading.Thread(target=ask_for_tokens)
+        thread.start()
+        assert lock_wanted.wait(20)
+        refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
+        writer.save(read_store().put_failure("official", refused, ended=True))
+    thread.join()
+    assert found[0].permanent
+    assert simulator.requests == []
 
 
 def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):

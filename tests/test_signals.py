@@ -12,7 +12,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, start_llm
+from conftest import TELL_WAITING, expire, start_llm
 from llm_chatgpt.login.store import locked_store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -82,12 +82,12 @@ def test_a_signal_does_not_wait_for_ever(simulator, signed_in, waiting, number):
     assert plugin.load_tokens().refresh_token == signed_in.refresh_token
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in, run_llm, number):
     run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     expire()
     code = (
-        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
+        f"{TELL_WAITING}\n"
         "from llm.cli import cli; cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
     )
     with locked_store():
@@ -97,11 +97,11 @@ def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in
             stderr=subprocess.PIPE,
             text=True,
         )
-        while "not acquired" not in process.stderr.readline():
-            pass
+        assert process.stderr.readline() == "waiting for the lock\n"
         process.send_signal(number)
-        process.communicate(timeout=20)
-    assert process.returncode == -number
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == (1 if number == signal.SIGINT else -number)
+    assert "Traceback" not in err
     assert simulator.refreshes == []
 
 

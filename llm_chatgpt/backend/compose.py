@@ -1,14 +1,12 @@
-"""The requests of one prompt, each from everything that it depends on. Sends nothing."""
+"""Compose the requests of a prompt: body, headers and notes. Sends nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm.parts import Message
-
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import resend
+from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
 from llm_chatgpt.backend.compression import compress
@@ -19,7 +17,6 @@ from llm_chatgpt.backend.request import (
     check_options,
     output_limit,
     schema_of_chain,
-    sent_effort,
     session_id,
     takes_system_message,
 )
@@ -29,12 +26,12 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
 class Composed(NamedTuple):
-    """A request: the `arguments` of `http.SyncStream`, and what Exchange needs to know about it.
+    """A request: the `arguments` of `http.SyncStream`, and facts about it.
 
     `info` is the requested model, `models` the account's list of models (None if it is unknown).
-    `without` names what was left out, `items` is the input. `beside_messages` goes into the
-    answer's metadata (history.py), `tool_names` are llm's names of the tools by the service's.
-    `notes` are for the user.
+    `without` names the parts that were left out, `items` is the input. `beside_messages` goes into
+    the answer's metadata (history.py). `tool_names` maps the service's names of the tools to
+    llm's. `notes` are for the user.
     """
 
     info: ModelInfo
@@ -53,7 +50,7 @@ class Composed(NamedTuple):
 
 
 class Composer:
-    """Composes the requests of one prompt to `model`, which are parts of `turn`."""
+    """Composes the requests of one prompt to `model`, which belong to `turn`."""
 
     def __init__(self, model: Any, prompt: Any, conversation: Any, turn: Turn, memory: Memory):
         self._model = model
@@ -65,7 +62,7 @@ class Composer:
         self._schema = schema_of_chain(prompt, conversation)
 
     def compose(self, tokens: Tokens, without: frozenset[str], answer: Answer) -> Composed:
-        """The request for the next round of `answer`. Reads files and may fetch attachments.
+        """Compose the request for the next round of `answer`. May read files and fetch addresses.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
@@ -73,35 +70,40 @@ class Composer:
         info = model_to_use(self._model.info, models)
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         if not is_strict(self._schema):
-            without |= {resend.STRICT}
+            without |= {refusable.STRICT}
         # Only the login's own list counts; the built-in one may be out of date.
         check_options(info, self._options, listed=models is not None and info in models.models)
-        builder = self._input(info, tokens, without, answer.messages)
+        builder = InputBuilder(info, tokens, self._options, without)
+        builder.attachments.encoded = self._turn.encoded
+        builder.build(self._prompt.messages, self._prompt.system, answer.messages)
         session = session_id(
             self._conversation,
             builder.instructions,
             builder.items,
             self._options.get("prompt_cache_key"),
         )
-        body, tool_names = self._body(info, tokens, without, builder, session)
-        content = builder.attachments.encode(body)
-        headers = self._headers(tokens, without, session)
-        if resend.COMPRESSION not in without:
-            content, compressed = compress(content)
-            headers |= compressed
-        arguments = {
-            "method": "POST",
-            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
-            "content": content,
-            "headers": headers,
-            "timeout": http.library().Timeout(
-                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-            ),
-        }
+        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
+        if refusable.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
+            builder.begin_with_system_message()
+            instructions = None
+        body = build_body(
+            info,
+            self._options,
+            instructions=instructions,
+            effort=builder.effort,
+            session=session,
+            schema=self._schema,
+            hide_reasoning=self._prompt.hide_reasoning,
+            without=without,
+        )
+        tool_names = add_tools(body, self._model, chosen_tools(self._prompt, self._model))
+        place_tools(body, builder.items, tokens.route)
+        # Last, so that the unchanged fields come first.
+        body["input"] = builder.items
         return Composed(
             info=info,
             models=models,
-            arguments=arguments,
+            arguments=self._arguments(tokens, without, session, builder.attachments.encode(body)),
             without=without,
             items=builder.items,
             beside_messages=builder.request,
@@ -110,61 +112,31 @@ class Composer:
             notes=[*self._ignored(without), *builder.notes],
         )
 
-    def _input(
-        self, info: ModelInfo, tokens: Tokens, without: frozenset[str], said: Sequence[Message]
-    ) -> InputBuilder:
-        builder = InputBuilder(
-            account_key=tokens.account_key,
-            slug=info.slug,
-            image_detail=self._options.get("image_detail"),
-            takes_images=info.takes_images,
-            effort=sent_effort(self._options),
-            default_effort=info.default_effort,
-            effort_updates=info.effort_updates and tokens.route.effort_updates,
-            without=without,
-        )
-        builder.attachments.encoded = self._turn.encoded
-        builder.build(self._prompt.messages, self._prompt.system, said)
-        return builder
-
-    def _body(
-        self,
-        info: ModelInfo,
-        tokens: Tokens,
-        without: frozenset[str],
-        builder: InputBuilder,
-        session: str,
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """The request's JSON, and llm's names of the tools by the service's."""
-        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
-        if resend.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
-            builder.begin_with_system_message()
-            instructions = None
-        limit = output_limit(self._options)
-        body = build_body(
-            info,
-            self._options,
-            instructions=instructions,
-            session=session,
-            schema=self._schema,
-            strict=resend.STRICT not in without,
-            effort=builder.effort,
-            summarize=not self._prompt.hide_reasoning and resend.SUMMARY not in without,
-            limit=limit[1] if limit and resend.OUTPUT_LIMIT not in without else None,
-        )
-        tool_names = add_tools(body, self._model, chosen_tools(self._prompt, self._model))
-        place_tools(body, builder.items, tokens.route)
-        # Last, so that what stays the same comes first.
-        body["input"] = builder.items
-        return body, tool_names
+    def _arguments(
+        self, tokens: Tokens, without: frozenset[str], session: str, content: bytes
+    ) -> dict[str, Any]:
+        """Return the arguments of `http.SyncStream` for a request with this content."""
+        headers = self._headers(tokens, without, session)
+        if refusable.COMPRESSION not in without:
+            content, compressed = compress(content)
+            headers |= compressed
+        return {
+            "method": "POST",
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "content": content,
+            "headers": headers,
+            "timeout": http.library().Timeout(
+                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
+            ),
+        }
 
     def _headers(self, tokens: Tokens, without: frozenset[str], session: str) -> dict[str, str]:
-        second_residency = resend.FIRST_RESIDENCY in without
+        second_residency = refusable.FIRST_RESIDENCY in without
         headers = backend_headers(tokens, second_residency=second_residency) | {
             "Accept": "text/event-stream",
             "Content-Type": "application/json",
         }
-        if resend.SESSION_HEADER not in without:
+        if refusable.SESSION_HEADER not in without:
             headers["session-id"] = session
         state = self._turn.states.get(tokens.account_key)
         if tokens.route.names_account and state:
@@ -172,10 +144,10 @@ class Composer:
         return headers
 
     def _ignored(self, without: frozenset[str]) -> list[str]:
-        """A note that names the options that are not sent; none if all are."""
+        """Return the note that names the options that are not sent, if there are any."""
         limit = output_limit(self._options)
         names: list[str] = self._prompt.options.ignored
-        if limit and resend.OUTPUT_LIMIT in without:
+        if limit and refusable.OUTPUT_LIMIT in without:
             names = [limit[0], *names]
         them = "it" if len(names) == 1 else "them"
         note = f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
@@ -183,7 +155,7 @@ class Composer:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """The values of the scopes of a refusal (`resend.OptionalPart`)."""
+    """Return the value of each scope in which a part can be refused (`refusable.SCOPES`)."""
     return {
         "model": info.slug,
         "account": tokens.account_key,

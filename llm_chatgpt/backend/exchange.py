@@ -172,7 +172,7 @@ class Exchange:
         )
         if self._sent.is_compressed and resend.gives_no_reason(error):
             # How the service refuses compressed requests, if it does, is not known.
-            error.param = resend.COMPRESSION
+            error.param = refusable.COMPRESSION
         return error
 
     def end_round(self) -> Iterator[StreamEvent]:

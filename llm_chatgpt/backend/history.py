@@ -1,9 +1,9 @@
-"""What earlier requests of a conversation had beside its messages, read from its answers.
+"""Read from a conversation's answers how their requests were made.
 
-An answer stores with its first part what its request had beside the messages: a system prompt
-of its own, the effort, and what it went without because the service had refused it. Later
-requests repeat that, so that they begin with the same bytes, whether llm has kept the messages in
-memory, in its logs or as JSON.
+An answer stores with its first part the state of its request that the messages do not tell: a
+system prompt of its own, the effort, and the parts that the service had refused. Later requests
+repeat it, so that they begin with the same bytes, whether llm has kept the messages in memory, in
+its logs or as JSON.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from llm_chatgpt import config
 from llm_chatgpt.backend import refusable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
-# The key of an answer's request in our metadata, and its fields.
+# The key of an answer's request in the plugin's metadata, and its fields.
 REQUEST, SYSTEM, EFFORT, WITHOUT = "request", "system", "effort", "without"
 
 
 class History(NamedTuple):
-    """Places are indexes of messages.
+    """The state of a conversation's earlier requests. Places are indexes of messages.
 
-    `efforts` are those that the answers at these places were given with, None for the model's
-    own. `systems` are the system prompts that stood before the message at a place, beside those
-    among the messages, and `own_place` is the place of a new one. `without` names what the
-    service has refused (refusable.py); the messages before `reasoning_from` go without their
-    reasoning. An attachment that cannot be sent is an error in the messages from `new_from` on.
+    `efforts` maps the places of answers to the efforts of their requests, None for the model's
+    own. `systems` holds the system prompts that stood before the message at a place and are not
+    among the messages; `own_place` is the place of a new one. `without` names the parts of the
+    input that the service has refused (refusable.py); the messages before `reasoning_from` are
+    sent without their reasoning. From `new_from` on, an attachment that cannot be sent is an
+    error.
     """
 
     efforts: Mapping[int, str | None]
@@ -40,22 +41,22 @@ class History(NamedTuple):
 
 
 def read_history(messages: Sequence[Message]) -> History:
-    """Read what earlier requests had beside their messages."""
+    """Read the state of the earlier requests from their answers."""
     starts = _turn_starts(messages)
     efforts: dict[int, str | None] = {}
     systems: dict[int, list[str]] = {}
     without: frozenset[str] = frozenset()
     reasoning_from = 0
-    # Other programs give the same system prompt beside the messages each time. It belongs to the
-    # beginning, unless a request is known to have gone without it.
+    # Some programs repeat the system prompt with each request. It stands at the beginning, unless
+    # an earlier request is known not to have had it.
     begun = False
     for number, message in enumerate(messages):
         request = _request(message)
-        if is_ours(message):
+        if is_own_answer(message):
             efforts[number] = as_text(request.get(EFFORT))
         if text := as_text(request.get(SYSTEM)):
             systems.setdefault(starts[number] if begun else 0, []).append(text)
-        begun = begun or message.role == "system" or is_ours(message)
+        begun = begun or message.role == "system" or is_own_answer(message)
         refused = frozenset(map(str, as_list(request.get(WITHOUT))))
         without |= refused
         if refusable.REASONING in refused:
@@ -65,42 +66,44 @@ def read_history(messages: Sequence[Message]) -> History:
 
 
 def answered_calls(messages: Sequence[Message]) -> list[object]:
-    """The ids of the tool calls whose results the model has not seen yet."""
+    """Return the ids of the tool calls whose results the model has not seen yet."""
     new = messages[_after_last_answer(messages) :]
     parts = (part for message in new for part in message.parts)
     return [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]
 
 
-def our_metadata(part: Any) -> Mapping[str, Any]:
-    """What this plugin has stored with a part."""
+def plugin_metadata(part: Any) -> Mapping[str, Any]:
+    """Return the metadata that this plugin has stored with a part."""
     return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
 
 
-def is_ours(message: Message) -> bool:
-    """Whether a message is known to be an answer that this plugin has received."""
-    return message.role == "assistant" and any(map(our_metadata, message.parts))
+def is_own_answer(message: Message) -> bool:
+    """Check whether a message is an answer that this plugin has received."""
+    return message.role == "assistant" and any(map(plugin_metadata, message.parts))
 
 
 def system_text(message: Message) -> str | None:
-    """The text of a system prompt; None for other messages."""
+    """Return the text of a system prompt; None for other messages."""
     if message.role != "system":
         return None
     return "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
 def _request(message: Message) -> Mapping[str, Any]:
-    """What an answer has stored of its request."""
-    stored = (as_mapping(our_metadata(part).get(REQUEST)) for part in message.parts)
+    """Return what an answer has stored of its request."""
+    stored = (as_mapping(plugin_metadata(part).get(REQUEST)) for part in message.parts)
     return next(filter(None, stored), {})
 
 
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    """For each number of messages, the place where the turn that they ask for begins: at the
-    user's own message, or after the last answer if there is none yet."""
+    """Return, for each number of messages, where the turn that follows them begins.
+
+    That is at the user's own message, or after the last answer if there is none yet.
+    """
     starts, start, before = [0], 0, "system"
     for number, message in enumerate(messages):
         role = message.role
-        # llm puts what a tool has attached into a message of the user.
+        # llm puts the attachments of a tool's result into a message of the user.
         attached = all(isinstance(part, AttachmentPart) for part in message.parts)
         asks = role not in ("assistant", "tool", "system")
         if asks and (before in ("assistant", "system") or (before == "tool" and not attached)):
@@ -111,10 +114,13 @@ def _turn_starts(messages: Sequence[Message]) -> list[int]:
 
 
 def _new_from(messages: Sequence[Message]) -> int:
-    """The place after the last answer. After a tool has run, the end: its work would be lost."""
+    """Return the place after the last answer; the end if a tool has run since then.
+
+    An error would lose the tool's work.
+    """
     place = _after_last_answer(messages)
-    ran = any(message.role == "tool" for message in messages[place:])
-    return len(messages) if ran else place
+    tool_ran = any(message.role == "tool" for message in messages[place:])
+    return len(messages) if tool_ran else place
 
 
 def _after_last_answer(messages: Sequence[Message]) -> int:

@@ -1,4 +1,4 @@
-"""llm's messages -> the request's `instructions` and `input`."""
+"""Translate llm's messages to the request's `instructions` and `input`."""
 
 from __future__ import annotations
 
@@ -20,87 +20,81 @@ from llm_chatgpt.backend.attachments import (
     CannotSend,
     is_data_url,
 )
+from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.history import (
     EFFORT,
     SYSTEM,
     WITHOUT,
-    is_ours,
-    our_metadata,
+    is_own_answer,
+    plugin_metadata,
     read_history,
     system_text,
 )
 from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
-# What a web search can do that the service takes back (docs/protocol.md).
+# The actions of web searches that the service accepts in the input (docs/protocol.md).
 _SEARCH_ACTIONS = ("search", "open_page", "find_in_page")
 
 
 class InputBuilder:
-    """Collects `instructions` and `items`; `build` fills them.
+    """Builds `instructions` and `items` from the messages of a conversation.
 
     The same messages always give the same items, and a longer conversation begins with the
-    bytes of the shorter one: the service caches them, and reasoning may be bound to them. What
-    a request has beside its messages is in `request`, which its answer must store (history.py).
+    bytes of the shorter one: the service caches them, and reasoning may be bound to them. `request`
+    holds what the messages do not tell; the answer must store it (history.py).
 
-    Reasoning is sent back only to the account and the model that it came from, and ids only if
-    the service insists on them, because it stores nothing (docs/protocol.md).
+    Reasoning is sent back only to the account and the model that it came from. Ids are sent back
+    only if the service insists on them, because it stores nothing (docs/protocol.md).
 
-    Every call gets an output, every output a call, and every pair an id of its own: the service
-    refuses one without the other, and a history may have either: an answer that was cut short,
-    or another model's ids, which may be missing or begin anew in every turn.
+    Every call gets an output, every output a call, and every pair its own id, because the service
+    refuses unpaired ones. A history can have those: an answer that was cut short, or another
+    model's ids, which may be missing or repeat in every turn.
     """
 
     def __init__(
         self,
-        *,
-        account_key: str,
-        slug: str,
-        image_detail: str | None,
-        takes_images: bool,
-        effort: str | None = None,
-        default_effort: str | None = None,
-        effort_updates: bool = False,
+        info: ModelInfo,
+        tokens: Tokens,
+        options: Mapping[str, Any],
         without: frozenset[str] = frozenset(),
     ):
-        """`effort` is the one that the user wants; None stands for the model's own, which is
-        `default_effort` if it is known. With `effort_updates`, the model accepts items that
-        change the effort. `without` names what the service has refused, as in `resend.Attempt`.
-        """
-        self.account_key = account_key
-        self.slug = slug
-        self.attachments = Attachments(image_detail=image_detail, takes_images=takes_images)
+        """`without` names the parts that the service has refused, as in `resend.Attempt`."""
+        self.attachments = Attachments(
+            image_detail=options.get("image_detail"), takes_images=info.takes_images
+        )
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
-        # What the user should know about the attachments.
+        # Warnings about attachments that cannot be sent.
         self.notes: list[str] = []
-        # What this request has beside its messages (history.py).
+        # The request's state that its messages do not tell (history.py).
         self.request: dict[str, Any] = {}
         if refused := sorted(refusable.parts_of_input(without)):
             self.request[WITHOUT] = refused
-        # The effort for the request's own field. With `effort_updates` it stays that of the
-        # conversation's first request, because another one would miss the cache.
-        self.effort = effort
-        self._default_effort = default_effort
-        self._effort_updates = effort_updates
-        self._takes_images = takes_images
+        # The effort in the request's own field; None for the model's own. If efforts can be
+        # updated, this stays that of the first request, because another one would miss the cache.
+        self.effort = _sent_effort(options)
+        self._info = info
+        self._account_key = tokens.account_key
+        self._updates_effort = info.effort_updates and tokens.route.effort_updates
         self._without = without
-        # The system prompts that hold at this place of the conversation.
-        self._said = {""}
+        # The system prompts in force at this place of the conversation.
+        self._system_prompts = {""}
         # The last item's role if it is a message to which content can be added; else None.
         self._role: str | None = None
         # Calls that wait for their output, oldest first: the original id and the one sent.
         self._waiting: list[tuple[object, str]] = []
         self._call_ids: set[str] = set()
-        # The id of the last call that drew a picture, and the pictures not shown to the model yet.
+        # The id of the last image generation call, and the pictures not yet sent.
         self._drawing: str | None = None
         self._drawn: list[llm.Attachment] = []
 
     def build(
         self, messages: Iterable[Message], system: str, answer: Iterable[Message] = ()
     ) -> None:
-        """`answer` is the model's answer to these messages so far, if it is to go on.
+        """Fill `items`. `answer` is the beginning of the model's answer, if it wants to go on.
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
@@ -111,11 +105,11 @@ class InputBuilder:
             reasoning_from = len(messages)
         self._without |= history.without
         self.attachments.unreachable = self._without
-        wanted = in_force = self.effort
-        self._effort_updates &= refusable.EFFORT_UPDATES not in self._without
-        if self._effort_updates:
-            self.effort = in_force = next(iter(history.efforts.values()), wanted)
-            self.request |= {EFFORT: wanted} if wanted else {}
+        requested = in_force = self.effort
+        self._updates_effort &= refusable.EFFORT_UPDATES not in self._without
+        if self._updates_effort:
+            self.effort = in_force = next(iter(history.efforts.values()), requested)
+            self.request |= {EFFORT: requested} if requested else {}
         for place in range(len(messages) + 1):
             for text in history.systems.get(place, ()):
                 self._add_system(text, first=not self.instructions)
@@ -128,17 +122,21 @@ class InputBuilder:
         self._add_missing_outputs()
         if not self.items:
             self._add_blank()
-        self._change_effort(in_force, wanted)
+        self._change_effort(in_force, requested)
         for message in answer:
             self._add_message(message, new=False, reasoning=True)
 
     def _change_effort(self, old: str | None, new: str | None) -> str | None:
-        """Add an item if the next answer has another effort. Returns the effort now in force."""
-        named = new or self._default_effort
-        if not self._effort_updates or named in (None, old or self._default_effort):
+        """Add an item if the next answer has another effort. Returns the effort now in force.
+
+        None stands for the model's own effort.
+        """
+        default = self._info.default_effort
+        effort = new or default
+        if not self._updates_effort or effort in (None, old or default):
             return old
         self._add_missing_outputs()
-        self._add_item("configuration_update", reasoning={"effort": named})
+        self._add_item("configuration_update", reasoning={"effort": effort})
         return new
 
     def begin_with_system_message(self) -> None:
@@ -148,25 +146,28 @@ class InputBuilder:
             self.items.insert(0, {"type": "message", "role": "developer", "content": content})
 
     def _add_own_system(self, system: str, turn: list[Message]) -> None:
-        """Add the prompt's own system prompt unless it is there already: `llm -c -s`, and
-        messages= with system=, leave it out of the messages. `turn` are this turn's messages."""
-        if system not in self._said and system not in map(system_text, turn):
+        """Add the prompt's own system prompt unless the messages have it.
+
+        `llm -c -s`, and `messages=` with `system=`, leave it out of them. `turn` holds this
+        turn's messages.
+        """
+        if system not in self._system_prompts and system not in map(system_text, turn):
             self._add_system(system, first=not self.instructions)
             self.request[SYSTEM] = system
 
     def _add_system(self, text: str, *, first: bool) -> None:
-        """`first` is whether it can be part of the instructions."""
+        """Add a system prompt. `first` says that it can be part of the instructions."""
         if first and not self.items:
-            self._said.add(text)
+            self._system_prompts.add(text)
             self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
         else:
-            self._said = {text}
+            self._system_prompts = {text}
             self._role = None
             # The service refuses the role system (docs/protocol.md).
             self._add_text("developer", text)
 
     def _add_blank(self) -> None:
-        """Add a message without text: the service insists on one beside a system prompt."""
+        """Add an empty message: the service refuses an `input` without any."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
 
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
@@ -175,8 +176,8 @@ class InputBuilder:
             self._add_system(system, first=True)
             return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
-        if not self.items and is_ours(message):
-            # It was the answer to a system prompt alone.
+        if not self.items and is_own_answer(message):
+            # This answer was to a system prompt alone.
             self._add_blank()
         self._role = None
         if message.role == "user":
@@ -184,23 +185,23 @@ class InputBuilder:
                 self._add_content(role, self._attachment(picture, new=False))
             self._drawn = []
         for part in message.parts:
-            ours = our_metadata(part)
-            if ours.get("replay") is False:
+            metadata = plugin_metadata(part)
+            if metadata.get("replay") is False:
                 continue
             # A commentary is a message to the service, though llm records it as reasoning.
             if isinstance(part, TextPart) or (
-                isinstance(part, ReasoningPart) and ours.get("type") == "message"
+                isinstance(part, ReasoningPart) and metadata.get("type") == "message"
             ):
-                self._add_text(role, part.text, as_text(ours.get("phase")))
+                self._add_text(role, part.text, as_text(metadata.get("phase")))
             elif isinstance(part, AttachmentPart):
-                # The service takes them from the user only.
+                # The assistant's messages cannot have attachments.
                 owner = "user" if role == "assistant" else role
                 self._add_content(owner, self._attachment(part.attachment, new=new))
             else:
                 self._role = None
                 if isinstance(part, ReasoningPart):
                     if reasoning:
-                        self._add_reasoning(ours)
+                        self._add_reasoning(metadata)
                 elif isinstance(part, ToolCallPart):
                     self._add_tool_call(part)
                 elif isinstance(part, ToolResultPart):
@@ -229,19 +230,18 @@ class InputBuilder:
         self.items.append({"type": kind, **fields})
         self._role = None
 
-    def _add_reasoning(self, ours: Mapping[str, Any]) -> None:
-        encrypted = as_text(ours.get("encrypted_content"))
-        # Versions before this one did not store the model.
-        ours_alone = (ours.get("account"), ours.get("model", self.slug))
-        if encrypted and ours_alone == (self.account_key, self.slug):
-            summary = as_list(ours.get("summary"))
+    def _add_reasoning(self, metadata: Mapping[str, Any]) -> None:
+        encrypted = as_text(metadata.get("encrypted_content"))
+        origin = (metadata.get("account"), metadata.get("model"))
+        if encrypted and origin == (self._account_key, self._info.slug):
+            summary = as_list(metadata.get("summary"))
             self._add_item("reasoning", summary=summary, encrypted_content=encrypted)
 
     def _add_tool_call(self, part: ToolCallPart) -> None:
         if not part.server_executed:
             self._add_call(part.tool_call_id, part.name, _arguments(part))
             return
-        kind = our_metadata(part).get("type")
+        kind = plugin_metadata(part).get("type")
         if kind == "web_search_call":
             self._add_search(part)
         elif kind == "image_generation_call":
@@ -255,13 +255,13 @@ class InputBuilder:
         action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
         if refusable.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
             return
-        identity = {}
+        item_id = {}
         if refusable.SEARCHES_WITHOUT_ID in self._without:
-            # The translator makes up an id where the service has sent none.
+            # The translator invents such an id if the service has sent none.
             if not part.tool_call_id or part.tool_call_id.startswith("web_search_"):
                 return
-            identity = {"id": part.tool_call_id}
-        self._add_item("web_search_call", **identity, status="completed", action=action)
+            item_id = {"id": part.tool_call_id}
+        self._add_item("web_search_call", **item_id, status="completed", action=action)
 
     def _add_tool_result(self, part: ToolResultPart) -> None:
         if part.server_executed:
@@ -270,16 +270,16 @@ class InputBuilder:
         output: Any = part.output
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
-            output += [self._attachment(found, new=False) for found in part.attachments]
+            output += [self._attachment(each, new=False) for each in part.attachments]
         if not any(original == part.tool_call_id for original, _ in self._waiting):
             self._add_call(part.tool_call_id, part.name, "{}")
         self._add_output(part.tool_call_id, output)
 
     def _note_picture(self, part: ToolResultPart) -> None:
-        """Keep a picture that the model has drawn for the next message of the user."""
+        """Remember a generated picture, to send it with the user's next message."""
         suffix = os.path.splitext(part.output)[1]
         drawn = self._drawing is not None and part.tool_call_id == self._drawing
-        if drawn and suffix in PICTURE_SUFFIXES and self._takes_images:
+        if drawn and suffix in PICTURE_SUFFIXES and self._info.takes_images:
             self._drawn.append(llm.Attachment(type=PICTURE_SUFFIXES[suffix], path=part.output))
         self._drawing = None
 
@@ -316,14 +316,20 @@ class InputBuilder:
             return _note(f"attachment left out: it {problem}")
 
 
+def _sent_effort(options: Mapping[str, Any]) -> str | None:
+    """Return the effort to send: the official client sends its highest step, ultra, as max."""
+    effort: str | None = options.get("reasoning_effort")
+    return "max" if effort == "ultra" else effort
+
+
 def _arguments(part: ToolCallPart) -> str:
-    """The arguments of a call, as the model wrote them if that still says the same."""
+    """Return the arguments of a call as JSON: the model's own text if it has the same value."""
     arguments = part.arguments
-    # llm stores arguments that are no JSON so.
+    # llm stores arguments that are not JSON under this name.
     unread = arguments.get("_raw") if list(as_mapping(arguments)) == ["_raw"] else None
     if isinstance(unread, str):
         return unread
-    written = as_text(our_metadata(part).get("arguments"))
+    written = as_text(plugin_metadata(part).get("arguments"))
     with contextlib.suppress(ValueError, RecursionError):
         if written and _sorted_json(json.loads(written)) == _sorted_json(arguments):
             return written
@@ -331,7 +337,7 @@ def _arguments(part: ToolCallPart) -> str:
 
 
 def _sorted_json(value: object) -> str:
-    # Tells 1, 1.0 and true apart, which are equal in Python.
+    # 1, 1.0 and True are equal in Python, but not as JSON.
     return json.dumps(value, sort_keys=True)
 
 
@@ -340,11 +346,12 @@ def _note(text: str) -> dict[str, Any]:
 
 
 def tool_name(name: str) -> str:
-    """A name that the service accepts; other models' tools may be called anything."""
+    """Replace what the service does not accept in a name of a function."""
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name or "")[:128] or "tool"
 
 
 def _unused(call_id: object, used: set[str]) -> str:
+    """Return the id, or another one if it is missing, too long or used already."""
     new = call_id if isinstance(call_id, str) and call_id else f"call_{len(used) + 1}"
     while new in used or len(new) > 64:
         new = f"call_{hashlib.sha256(f'{len(used)} {new}'.encode()).hexdigest()[:40]}"

@@ -1,7 +1,6 @@
-"""What this process remembers from one request to the next.
+"""Remember in this process the turns whose tools run, and what the service has refused.
 
-Two things outlast a prompt: the state of a turn, which is all requests that a chain of tools
-makes for one message of the user (docs/protocol.md), and what the service has refused.
+A turn is all requests that a chain of tools makes for one message of the user (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -9,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from llm_chatgpt.backend.attachments import Encoded
-from llm_chatgpt.backend.resend import OPTIONAL_PARTS
+from llm_chatgpt.backend.refusable import SCOPES
 
 TURNS_KEPT = 256
 
 
 class Turn:
-    """What the requests of one turn share.
+    """The state that the requests of one turn share.
 
-    `states` are the server's turn states by the `account_key` of the account that got them.
-    `without` is what the server has refused in this turn, as in `resend.Attempt`. `encoded` are
-    the attachments that were sent.
+    `states` holds the server's turn states by the `account_key` of the account that got them.
+    `without` names the parts that the service has refused in this turn, as in `resend.Attempt`.
+    `encoded` are the attachments that were sent.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,7 @@ class Turn:
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
-        """The lines of those notes, pairs of a subject and a line, that are new in this turn."""
+        """Return the lines of those notes, pairs of a subject and a line, that are new."""
         lines = []
         for subject, line in notes:
             if subject not in self._told:
@@ -41,23 +40,23 @@ class Turn:
 class Memory:
     """Turns whose tools are running, and what the service has refused.
 
-    It has no lock, which a fork could leave locked forever: each step on a dict or a set is
-    atomic, and a lost entry costs one more request.
+    It has no lock, because a fork could leave that locked forever: each step on a dict or a set
+    is atomic, and a lost entry costs one more request.
     """
 
     def __init__(self) -> None:
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
-        # Names of parts, each with its scope and the scope's value.
-        self._refused: set[tuple[str, str, str]] = set()
+        # Names of parts, each with the value of its scope.
+        self._refused: set[tuple[str, str]] = set()
 
     def turn_of(self, call_ids: Iterable[object]) -> Turn:
-        """The turn that made one of these tool calls, or a new one."""
-        known = (self._turns.get(call_id) for call_id in call_ids if isinstance(call_id, str))
-        return next(filter(None, known), None) or Turn()
+        """Find the turn that made one of these tool calls, or begin a new one."""
+        turns = (self._turns.get(call_id) for call_id in call_ids if isinstance(call_id, str))
+        return next(filter(None, turns), None) or Turn()
 
     def calls_made(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
-        """Remember the turn for the request that brings the results of these tool calls."""
+        """Keep the turn for the request that brings the results of these tool calls."""
         waiting = list(filter(None, call_ids))
         for call_id in waiting:
             self._turns.pop(call_id, None)
@@ -70,16 +69,18 @@ class Memory:
                 other.encoded = []
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
-        """Names of the parts that the service has refused in these scopes. `scopes` maps a scope
-        to its value, such as "model" to a slug."""
+        """Return the names of the parts that the service has refused in these scopes.
+
+        `scopes` maps a scope to its value, such as "model" to a slug (refusable.py).
+        """
         refused = self._refused.copy()
-        return frozenset(name for name, scope, value in refused if scopes.get(scope) == value)
+        return frozenset(name for name, value in refused if scopes.get(SCOPES[name]) == value)
 
     def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
         """Leave these parts out of every later request in the same scope."""
-        for part in OPTIONAL_PARTS:
-            if part.name in without and part.scope in scopes:
-                self._refused.add((part.name, part.scope, scopes[part.scope]))
+        for name in without:
+            if value := scopes.get(SCOPES.get(name, "")):
+                self._refused.add((name, value))
 
 
 memory = Memory()

@@ -1,4 +1,4 @@
-"""Options, schema and input -> the request's body. Nothing here imports llm."""
+"""Build the request's body from the options and the schema. Nothing here imports llm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config
+from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.schemas import check_json
 from llm_chatgpt.errors import ChatGPTError
@@ -19,8 +20,8 @@ from llm_chatgpt.text import printable
 def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) -> None:
     """Raise ChatGPTError for options that the model does not have.
 
-    `listed` says that the service lists the model for this login: only then are its efforts
-    known.
+    `listed` says that the service lists the model for this login. Otherwise its efforts are
+    unknown.
     """
     model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
     if options.get("image_detail") == "original" and not info.original_detail:
@@ -36,17 +37,17 @@ def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) 
 
 
 def takes_system_message(slug: str) -> bool:
-    """Whether a model caches a system prompt only as a message, not as `instructions`.
+    """Check whether a model caches a system prompt only as a message, not as `instructions`.
 
-    So do the models after gpt-5.5; the older ones refuse a request without `instructions`
-    (docs/protocol.md).
+    That holds for the models after gpt-5.5; the older ones refuse a request without
+    `instructions` (docs/protocol.md, "Request body").
     """
     version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
     return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
 
 
 def output_limit(options: Mapping[str, Any]) -> tuple[str, int] | None:
-    """The option that limits the answer, by the name that the user gave it; None without."""
+    """Return the name and the value of the option that limits the answer; None without one."""
     given = ((name, options.get(name)) for name in ("max_output_tokens", "max_tokens"))
     return next(((name, value) for name, value in given if value is not None), None)
 
@@ -54,10 +55,10 @@ def output_limit(options: Mapping[str, Any]) -> tuple[str, int] | None:
 def session_id(
     conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
 ) -> str:
-    """The UUID that routes a conversation's requests to one cache (docs/protocol.md).
+    """Derive the UUID that routes a conversation's requests to one cache (docs/protocol.md).
 
-    It is the same in every process. It comes from the user's `key` if there is one, else
-    from the conversation, else from how the input begins.
+    It is the same in every process. Its source is the user's `key`, otherwise the conversation,
+    otherwise the beginning of the input.
     """
     if key:
         name = f"prompt_cache_key {key}"
@@ -70,10 +71,10 @@ def session_id(
 
 
 def schema_of_chain(prompt: Any, conversation: Any) -> Any:
-    """The schema for the answer to an llm prompt; None if there is none.
+    """Return the schema for the answer to an llm prompt; None if there is none.
 
-    llm gives only the first prompt of a chain of tools the schema that the chain's last
-    answer must fit.
+    The last answer of a chain of tools must fit the schema, but llm gives it to the first prompt
+    of the chain only.
     """
     earlier = list(conversation.responses) if conversation is not None else []
     while prompt.tool_results and not prompt.schema and earlier:
@@ -81,28 +82,25 @@ def schema_of_chain(prompt: Any, conversation: Any) -> Any:
     return prompt.schema
 
 
-def sent_effort(options: Mapping[str, Any]) -> str | None:
-    """The effort in the service's words; the official client sends its highest step as "max"."""
-    effort: str | None = options.get("reasoning_effort")
-    return "max" if effort == "ultra" else effort
-
-
 def build_body(
     info: ModelInfo,
     options: Mapping[str, Any],
     *,
     instructions: str | None,
+    effort: str | None,
     session: str,
     schema: Any,
-    strict: bool,
-    effort: str | None,
-    summarize: bool,
-    limit: int | None,
+    hide_reasoning: bool,
+    without: frozenset[str],
 ) -> dict[str, Any]:
-    """The request's JSON without `tools` and `input`.
+    """Build the request's JSON without `tools` and `input`.
 
-    The caller adds `input` last, so that what stays the same comes first.
+    The caller adds `input` last, so that the unchanged fields come first. `without` names the
+    parts to leave out (refusable.py).
     """
+    summary = options.get("reasoning_summary") or "auto"
+    has_summary = info.summaries and not hide_reasoning and refusable.SUMMARY not in without
+    limit = output_limit(options)
     tier = options.get("service_tier")
     body: dict[str, Any] = {
         "model": info.slug,
@@ -111,9 +109,14 @@ def build_body(
         "stream": True,
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": session,
-        "max_output_tokens": limit,
-        "reasoning": _reasoning(info, options, effort, summarize),
-        "text": _text(options, schema, strict),
+        "max_output_tokens": limit[1] if limit and refusable.OUTPUT_LIMIT not in without else None,
+        "reasoning": _given(
+            effort=effort, summary=summary if has_summary and summary != "none" else None
+        ),
+        "text": _given(
+            verbosity=options.get("verbosity"),
+            format=_text_format(options, schema, refusable.STRICT not in without),
+        ),
         # fast is the official client's name for priority.
         "service_tier": "priority" if tier == "fast" else tier,
         "parallel_tool_calls": options.get("parallel_tool_calls"),
@@ -121,24 +124,12 @@ def build_body(
     return {name: value for name, value in body.items() if value not in (None, {})}
 
 
-def _reasoning(
-    info: ModelInfo, options: Mapping[str, Any], effort: str | None, summarize: bool
-) -> dict[str, Any]:
-    reasoning = {"effort": effort} if effort else {}
-    summary = options.get("reasoning_summary") or "auto"
-    if summary != "none" and info.summaries and summarize:
-        reasoning["summary"] = summary
-    return reasoning
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
 
 
-def _text(options: Mapping[str, Any], schema: Any, strict: bool) -> dict[str, Any]:
-    text: dict[str, Any] = {}
-    if options.get("verbosity"):
-        text["verbosity"] = options["verbosity"]
+def _text_format(options: Mapping[str, Any], schema: Any, strict: bool) -> dict[str, Any] | None:
     if schema:
         check_json(schema, "The schema")
-        described = {"name": "output", "schema": schema, "strict": strict}
-        text["format"] = {"type": "json_schema", **described}
-    elif options.get("json_object"):
-        text["format"] = {"type": "json_object"}
-    return text
+        return {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
+    return {"type": "json_object"} if options.get("json_object") else None

@@ -1,4 +1,4 @@
-"""JSON schemas: which ones strict mode takes, and parameters that the service accepts.
+"""Check whether strict mode takes a JSON schema, and repair the schemas of tools.
 
 The service's rules are in docs/protocol.md, "Schemas". Nothing here knows llm.
 """
@@ -14,21 +14,14 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.values import as_list, as_mapping
 
 _TYPES = frozenset(("string", "number", "integer", "boolean", "object", "array", "null"))
-_STRICT_KEYWORDS = frozenset(
-    (
-        *("type", "properties", "required", "additionalProperties", "items", "enum", "const"),
-        *("anyOf", "$ref", "$defs", "title", "description"),
-    )
-)
+_STRICT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "anyOf"}
+_STRICT_KEYWORDS |= {"enum", "const", "$ref", "$defs", "title", "description"}
 _STRICT_LEVELS = 10
-# More than any tool has, and few enough for a function that calls itself.
+# More than any tool has, and few enough for a recursive function.
 _REPAIRED_LEVELS = 100
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf")
-_ONE_SCHEMA = (
-    *("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else"),
-    *("unevaluatedItems", "unevaluatedProperties"),
-)
+_ONE_SCHEMA = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
 # Keywords that the root of a tool's parameters may not have.
 _NOT_AT_ROOT = ("anyOf", "oneOf", "allOf", "enum", "const", "not", "$ref")
 
@@ -51,17 +44,21 @@ def check_json(schema: Any, name: str) -> None:
 
 
 def is_strict(schema: Any) -> bool:
-    """Whether strict mode takes a schema. Where the rules are not known, it does not."""
-    kind = as_mapping(schema).get("type")
-    return kind == "object" and _is_strict_part(schema, schema, 1)
+    """Check whether strict mode takes a schema; False where the rules are not known."""
+    if as_mapping(schema).get("type") != "object":
+        return False
+    is_well_formed = _repaired(schema, _REPAIRED_LEVELS) == schema
+    return is_well_formed and _is_strict_part(schema, schema, 1)
 
 
 def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
-    if not isinstance(part, dict) or level > _STRICT_LEVELS or not _has_strict_form(part):
+    if not isinstance(part, dict) or level > _STRICT_LEVELS or part.keys() - _STRICT_KEYWORDS:
         return False
     if "$ref" in part:
         target = _resolve(part["$ref"], root)
         return len(part) == 1 and isinstance(target, dict) and "$ref" not in target
+    if ("type" in part) == ("anyOf" in part):
+        return False
     properties = part.get("properties", {})
     if "properties" in part or "object" in _types(part):
         required = sorted(map(str, part.get("required", [])))
@@ -69,33 +66,18 @@ def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
             return False
     inner = [*properties.values(), *part.get("$defs", {}).values(), *part.get("anyOf", [])]
     inner += [part["items"]] if "items" in part else []
-    return all(_is_strict_part(one, root, level + 1) for one in inner)
-
-
-def _has_strict_form(part: dict[str, Any]) -> bool:
-    """Whether all keywords of a schema are known to strict mode and well-formed."""
-    shapes = {"properties": dict, "$defs": dict, "anyOf": list, "required": list, "enum": list}
-    if not _STRICT_KEYWORDS.issuperset(part):
-        return False
-    if not all(isinstance(part.get(name, shape()), shape) for name, shape in shapes.items()):
-        return False
-    if not all(part.get(name, True) for name in ("type", "anyOf", "enum")):
-        return False
-    kinds = _types(part)
-    says_what = sum(("type" in part, "anyOf" in part, "$ref" in part)) == 1
-    known = all(str(kind) in _TYPES for kind in kinds)
-    return says_what and known and ("array" not in kinds or "items" in part)
+    return all(_is_strict_part(schema, root, level + 1) for schema in inner)
 
 
 # The parameters of a tool -------------------------------------------------------------
 
 
 def tool_parameters(schema: Any, name: str) -> dict[str, Any]:
-    """A tool's input schema in a form that the service accepts.
+    """Return a tool's input schema in a form that the service accepts.
 
-    Unions at the root become optional properties, tuples become lists, and keywords whose
-    values have the wrong form go. `schema` is not changed. Raises ChatGPTError for one that
-    is not JSON; `name` is the tool's.
+    Unions at the root become optional properties, tuples become lists, and malformed keywords
+    are dropped. `schema` stays as it is; `name` is the tool's. Raises ChatGPTError if the schema
+    is not JSON.
     """
     check_json(schema, f"The input schema of the tool {name}")
     root = _repaired(schema or {}, _REPAIRED_LEVELS)
@@ -103,8 +85,10 @@ def tool_parameters(schema: Any, name: str) -> dict[str, Any]:
 
 
 def _repaired(schema: Any, levels: int) -> Any:
-    """A schema whose arrays have `items`, down to this many levels, without keywords whose
-    values have the wrong form. Deeper schemas allow anything."""
+    """Add `items` to arrays and drop malformed keywords, down to this many levels.
+
+    Deeper schemas are replaced by {}, which allows anything.
+    """
     if not isinstance(schema, dict) or not levels:
         return schema if isinstance(schema, bool) else {}
     repaired = {}
@@ -118,7 +102,7 @@ def _repaired(schema: Any, levels: int) -> Any:
 
 
 def _repaired_value(name: str, value: Any, levels: int) -> Any:
-    """The value of one keyword; None if it has the wrong form."""
+    """Repair the value of one keyword; None if it is malformed."""
     if name in _SCHEMAS_BY_NAME:
         named = {key: _repaired(inner, levels) for key, inner in as_mapping(value).items()}
         return named if isinstance(value, dict) else None
@@ -129,14 +113,14 @@ def _repaired_value(name: str, value: Any, levels: int) -> Any:
     if name == "type" and isinstance(value, str):
         return value if value in _TYPES else None
     if name in ("type", "enum"):
-        return [one for one in as_list(value) if name == "enum" or str(one) in _TYPES] or None
+        return [v for v in as_list(value) if name == "enum" or str(v) in _TYPES] or None
     if name == "required":
         return value if isinstance(value, list) else None
     return value
 
 
 def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with one schema for all items of an array instead of one for each place."""
+    """Replace a list of schemas, one for each item of an array, by one schema for all items."""
     items = schema.get("items")
     if "prefixItems" not in schema and not isinstance(items, list):
         return schema
@@ -149,10 +133,10 @@ def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
 def _as_object(
     schema: Mapping[str, Any], root: Mapping[str, Any], seen: tuple[Any, ...]
 ) -> dict[str, Any]:
-    """The schema of an object without unions and references at its root.
+    """Build an object's schema without unions and references at its root.
 
-    It has the properties of all alternatives. One is required if every alternative requires
-    it. `seen` are the references that led here, so that none is followed in a circle.
+    It has the properties of all alternatives. A property is required if every alternative
+    requires it. `seen` holds the references that led here: following one again would never end.
     """
     groups = [[part] for part in schema.get("allOf", [])]
     groups += [schema.get(union, []) for union in ("anyOf", "oneOf")]
@@ -171,23 +155,22 @@ def _as_object(
             choices.setdefault(name, []).append(part)
         always = objects[0].get("required", []) if objects else []
         required += [n for n in always if all(n in one.get("required", []) for one in objects)]
-    kept = {name: value for name, value in schema.items() if name not in _NOT_AT_ROOT}
-    merged = {"type": "object", "properties": {}, **kept}
-    merged["type"] = "object"
-    merged["properties"] = {name: _any_of(parts) for name, parts in choices.items()}
+    others = {name: value for name, value in schema.items() if name not in _NOT_AT_ROOT}
+    properties = {name: _any_of(parts) for name, parts in choices.items()}
+    merged = others | {"type": "object", "properties": properties}
     if required:
         merged["required"] = _distinct(required)
     return merged
 
 
 def _any_of(schemas: Iterable[Any]) -> Any:
-    """A schema that allows what any of these allows."""
+    """Build a schema that allows whatever one of these allows."""
     choices = _distinct(schemas)
     return {"anyOf": choices} if len(choices) > 1 else next(iter(choices), {})
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    # As JSON, because for Python 1 and True are equal.
+    # Compared as JSON, because 1 == True in Python.
     return list({json.dumps(value): value for value in values}.values())
 
 
@@ -197,7 +180,7 @@ def _types(schema: dict[str, Any]) -> list[Any]:
 
 
 def _resolve(ref: Any, root: Mapping[str, Any]) -> Any:
-    """The schema that a reference within the same document leads to; None without one."""
+    """Follow a reference within the same document; None if it leads nowhere."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return None
     found: Any = root

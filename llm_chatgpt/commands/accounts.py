@@ -18,7 +18,7 @@ from llm_chatgpt.login import current
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.accounts import CODEX_ACCOUNT, Store
 from llm_chatgpt.login.borrowed import read_codex_login
-from llm_chatgpt.login.current import Credential, choose_credential, present_tokens
+from llm_chatgpt.login.current import Credential, choose_credential, stored_tokens
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -50,7 +50,7 @@ def status(account: str | None, json_: bool) -> None:
             click.echo(error.message)
             _warn_if_unwritable()
         sys.exit(1)
-    tokens = present_tokens(credential, store)
+    tokens = stored_tokens(credential, store)
     ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
@@ -114,7 +114,7 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, broken = [], bool(store.unreadable)
+    entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
         ended, problem = group.problems(credential, tokens, store)
@@ -128,11 +128,10 @@ def accounts(json_: bool) -> None:
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
         broken = broken or bool(ended)
-    what = {"damaged": "damaged, sign in again", "newer_version": "needs a newer version"}
-    rows += [("", name, "?", "?", "?", what[code]) for name, code in store.unreadable.items()]
+    rows += [("", name, "?", "?", "?", "damaged or newer") for name in store.unusable]
     if json_:
         group.echo_json(entries)
-    elif not store.accounts and not store.unreadable:
+    elif not store.accounts and not store.unusable:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         group.echo_table(rows)

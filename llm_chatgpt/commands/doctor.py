@@ -17,7 +17,7 @@ from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
-from llm_chatgpt.login.current import choose_credential, present_tokens
+from llm_chatgpt.login.current import choose_credential, stored_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
@@ -141,7 +141,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         credential = choose_credential(account, store)
     except ChatGPTError as error:
         return None, "", Finding("login", "broken", "not signed in", error.message)
-    known = present_tokens(credential, store)
+    known = stored_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
     ended, problem = group.problems(credential, tokens, store)
     text = group.credential_words(credential, store)

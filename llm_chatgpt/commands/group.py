@@ -19,7 +19,7 @@ from llm_chatgpt.login.current import (
     Rejection,
     check_usable,
     choose_credential,
-    present_tokens,
+    stored_tokens,
 )
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -95,7 +95,7 @@ def problems(
     except RefreshFailed as error:
         return error.message, error.message
     failure = store.failure(credential.account)
-    return "", failure.message if failure and failure.permanent else ""
+    return "", failure.message if failure else ""
 
 
 def storage_problem() -> StoreError | None:
@@ -141,4 +141,4 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
 def present_login(account: str | None) -> Tokens | None:
     """What is known of a login without asking anybody; None if nothing is."""
     store = read_store()
-    return present_tokens(choose_credential(account, store), store)
+    return stored_tokens(choose_credential(account, store), store)

@@ -7,10 +7,9 @@ this version does not understand, be it damaged or written by a newer version, i
 from __future__ import annotations
 
 import json
-import time
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed, StoreError
@@ -22,24 +21,6 @@ from llm_chatgpt.values import as_mapping, as_number, as_text
 STORE_VERSION = 1
 DEFAULT_ACCOUNT = CODEX.account
 CODEX_ACCOUNT = "codex"
-
-
-class Failure(NamedTuple):
-    """A refresh that failed. `at` is Unix seconds. `permanent` means that only a new login
-    helps, `rejected` that a prompt's 401 has refused the access token, too."""
-
-    message: str
-    code: str | None
-    permanent: bool
-    rejected: bool
-    at: float
-
-    @classmethod
-    def of(cls, error: RefreshFailed, *, rejected: bool = False) -> Failure:
-        return cls(error.message, error.code, error.permanent, rejected, time.time())
-
-    def to_error(self) -> RefreshFailed:
-        return RefreshFailed(self.message, permanent=self.permanent, code=self.code)
 
 
 # How each field of `Tokens` is read from JSON, by its type. None counts as missing.
@@ -54,11 +35,11 @@ _FIELDS = {name: _READERS[kind] for name, kind in typing.get_type_hints(Tokens).
 
 
 def tokens_from_store(value: object) -> Tokens | None:
-    """A login as the file has it; None if it cannot be one, or is of an unknown kind."""
+    """Read a login from its entry in the file; None if this version cannot use it."""
     entry = as_mapping(value)
-    ended = entry.get("kind") == "official" and entry.get("access_token") == ""
-    usable = ended or header_safe(entry.get("access_token")) is not None
-    if not usable or entry.get("kind", "login") not in KINDS:
+    token = entry.get("access_token")
+    # OpenAI has ended a login with an empty token.
+    if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
     read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
     if not is_workspace_origin(read["origin"]):
@@ -70,11 +51,10 @@ class Store:
     """The content of the login file. It never changes: a change returns another Store.
 
     `accounts` are the logins by account name, `default` names the one that prompts use (empty
-    when one of several must be chosen first). `unreadable` are the names of entries that
-    cannot be used, each with the code of its StoreError. `unsaved` names the logins that this
-    process has renewed and could not write. `registrations` are the client ids that the
-    official route has issued, by account name, each with its issuer and owner; they outlive
-    logouts.
+    when one of several must be chosen first). `unusable` are the names of the entries that this
+    version does not understand. `unsaved` names the logins that this process has renewed and
+    could not write. `registrations` are the client ids that the official route has issued, by
+    account name, each with its issuer and owner; they outlive logouts.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):
@@ -82,32 +62,24 @@ class Store:
         self._entries: Mapping[str, Any] = self._data["accounts"]
         self.default: str = self._data["default"]
         self.registrations = as_mapping(self._data.get("registrations"))
-        self.accounts: dict[str, Tokens] = {}
-        self.unreadable: dict[str, str] = {}
+        read = {name: tokens_from_store(entry) for name, entry in self._entries.items()}
+        self.accounts = {name: tokens for name, tokens in read.items() if tokens}
+        self.unusable = [name for name, tokens in read.items() if not tokens]
         self.unsaved: frozenset[str] = frozenset()
-        for name, entry in self._entries.items():
-            tokens = tokens_from_store(entry)
-            if tokens:
-                self.accounts[name] = tokens
-            else:
-                newer = as_text(as_mapping(entry).get("kind")) not in (None, *KINDS)
-                self.unreadable[name] = "newer_version" if newer else "damaged"
 
     def get(self, account: str | None = None) -> Tokens | None:
-        """An account's login (None: the default account's), None if it has none.
+        """Return an account's login (None: the default account's), None if it has none.
 
-        Raises StoreError (code "damaged" or "newer_version") if its entry cannot be used.
+        Raises StoreError (code "damaged") if this version cannot use its entry.
         """
         name = account or self.default
-        code = self.unreadable.get(name)
-        if code:
-            what = f"The stored login '{printable(name, 60)}'"
+        if name in self.unusable:
             raise StoreError(
-                f"{what} is damaged. Run '{self.login_command(name)}' to replace it."
-                if code == "damaged"
-                else f"{what} was written by a newer llm-chatgpt-oauth. Update with 'llm install "
-                "-U llm-chatgpt-oauth'.",
-                code=code,
+                f"The stored login '{printable(name, 60)}' is damaged, or was written by a newer "
+                "llm-chatgpt-oauth.",
+                f"Run '{self.login_command(name)}' to replace it, or update with 'llm install -U "
+                "llm-chatgpt-oauth'.",
+                code="damaged",
             )
         return self.accounts.get(name)
 
@@ -167,23 +139,25 @@ class Store:
         signed_out = OFFICIAL if self.registration(name or "") else CODEX
         return (tokens.route if tokens else signed_out).login_command(name)
 
-    def failure(self, name: str | None) -> Failure | None:
-        """What the last refresh of an account's login ended in, if it failed."""
+    def failure(self, name: str | None) -> RefreshFailed | None:
+        """Return the error with which OpenAI has refused to renew an account's login for good."""
         entry = as_mapping(as_mapping(self._entries.get(name or "")).get("failure"))
-        message, at = as_text(entry.get("message")), as_number(entry.get("at"))
-        if message is None or at is None:
+        message = as_text(entry.get("message"))
+        # An older version stored failures that had passed as well.
+        if message is None or entry.get("permanent") is not True:
             return None
-        permanent, rejected = entry.get("permanent") is True, entry.get("rejected") is True
-        return Failure(message, as_text(entry.get("code")), permanent, rejected, at)
+        return RefreshFailed(message, permanent=True, code=as_text(entry.get("code")))
 
-    def put_failure(self, name: str, failure: Failure) -> Store:
-        """With a failure remembered. Tokens that OpenAI wants dropped after it are dropped."""
-        tokens = self.accounts[name]
-        if failure.permanent and failure.rejected and tokens.route.drops_refused_tokens:
-            tokens = tokens.ended()
-        store = self._put_entry(name, **tokens._asdict(), failure=failure._asdict())
+    def put_failure(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
+        """Remember a failed refresh, if it is permanent. `ended` says that the access token was
+        refused, too: then all tokens are dropped."""
+        store = self
+        if error.permanent:
+            tokens = self.accounts[name].ended() if ended else self.accounts[name]
+            failure = {"message": error.message, "code": error.code, "permanent": True}
+            store = self._put_entry(name, **tokens._asdict(), failure=failure)
         # The next sign-in registers anew.
-        return store.register(name, client_id=None) if failure.code == "invalid_client" else store
+        return store.register(name, client_id=None) if error.code == "invalid_client" else store
 
     def to_bytes(self) -> bytes:
         data = {"version": STORE_VERSION, **self._data}

@@ -15,7 +15,7 @@ from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreError
 from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.accounts import Failure, Store
+from llm_chatgpt.login.accounts import Store
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import (
     Tokens,
@@ -26,7 +26,7 @@ from llm_chatgpt.login.tokens import (
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.login.worker import Future, Renewed, Worker
+from llm_chatgpt.login.worker import Future, Worker
 from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, local_time, notice, printable
 
@@ -127,31 +127,34 @@ def name_list(names: Iterable[str]) -> str:
     return ", ".join(printable(name, 60) for name in names)
 
 
-# Owners of personal access tokens that this process has asked for, by a hash of the token.
-identified_owners: dict[str, Tokens] = {}
-# Look-ups of an owner that have failed, for those who wait for the same one.
-_failed_lookups: dict[str, Failure] = {}
-# What the user has been warned of.
-warned: dict[str, object] = {}
+# The owners of personal access tokens, by the login file's path and a hash of the token: the login
+# file may not be writable.
+_owners: dict[tuple[str, str], Tokens] = {}
+# The warnings that this process has printed, by the login file's path and their text.
+_warned: dict[tuple[str, str], object] = {}
+_worker = Worker()
 
 
-def present_tokens(credential: Credential, store: Store) -> Tokens | None:
-    """What is known of a credential without asking anybody; None if nothing is.
+def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
+    """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Raises NotSignedIn if the account was signed out, or is another user's, since it was chosen.
+    Sends nothing. Raises NotSignedIn if the account was signed out, or is another user's, since it
+    was chosen.
     """
-    if not credential.access_token:
-        return _account_tokens(credential, store)
-    known = identified_owners.get(token_hash(credential.access_token))
-    return known or store.identify(credential.access_token)
+    if credential.access_token:
+        key = (str(logins.store_path()), token_hash(credential.access_token))
+        return _owners.get(key) or store.identify(credential.access_token)
+    return _account_tokens(credential, store)
 
 
 def _account_tokens(credential: Credential, store: Store) -> Tokens:
-    tokens, chosen, name = store.get(credential.account), credential.owner, credential.account
+    name = credential.account
+    tokens = store.get(name)
     if tokens is None:
-        command = store.login_command(name)
-        raise NotSignedIn("The account was signed out.", f"Run '{command}' first.")
-    if chosen and is_somebody_else(chosen, tokens):
+        raise NotSignedIn(
+            "The account was signed out.", f"Run '{store.login_command(name)}' first."
+        )
+    if credential.owner and is_somebody_else(credential.owner, tokens):
         raise NotSignedIn(
             f"Another user has signed in to the account '{printable(name, 60)}' meanwhile.",
             "Send the prompt again to use that login.",
@@ -162,13 +165,10 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
 def check_usable(
     credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None = None
 ) -> None:
-    """Raises RefreshFailed for a login that can be neither used nor renewed any more.
+    """Raise RefreshFailed for a login that can be neither used nor renewed any more.
 
-    Sends nothing: it decides by the expiry date and by what earlier refreshes have ended in.
+    Sends nothing: it decides by the expiry date, and by OpenAI's refusal of an earlier refresh.
     """
-    failure = store.failure(credential.account)
-    if failure and failure.permanent and failure.rejected:
-        raise failure.to_error()
     if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
         _check_renewable(credential, tokens, store, rejection)
 
@@ -180,10 +180,10 @@ def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
 def _check_renewable(
     credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None
 ) -> None:
-    """Raises RefreshFailed if the refresh token is known to be of no use now."""
-    failure, command = store.failure(credential.account), store.login_command(credential.account)
-    if failure and failure.permanent:
-        raise failure.to_error()
+    """Raise RefreshFailed if a refresh is known to fail now."""
+    command = store.login_command(credential.account)
+    if failure := store.failure(credential.account):
+        raise failure
     if tokens.kind == "access_token":
         raise borrowed.access_token_rejected()
     if tokens.kind == "codex":
@@ -200,9 +200,6 @@ def _check_renewable(
         )
 
 
-_worker = Worker()
-
-
 @atexit.register
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
@@ -212,13 +209,11 @@ def _finish() -> None:
                 writer.save(read_store())
 
 
-def _refresh(credential: Credential, rejection: Rejection | None, asked: float) -> Tokens:
-    """Refresh a login under the store's lock, unless the stored one is good now. A new pair is
-    written before anything else happens.
+def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -> Tokens:
+    """Refresh a login under the store's lock. Store the new tokens before anything else.
 
-    `asked` is when the caller began to wait, in Unix seconds. What another thread or process
-    has brought about since then, a new pair or a failure, is this caller's result, too.
-    Raises NotSignedIn, RefreshFailed, StoreError.
+    `old` are the tokens as they were when the caller asked. If the store has others by now, from
+    another thread or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
     with locked_store() as writer:
@@ -226,16 +221,15 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
         if store.unsaved:
             writer.save(store)
         tokens = _account_tokens(credential, store)
-        refused, now = _is_refused(tokens, rejection), time.time()
-        if not refused and (asked <= tokens.refreshed_at <= now or not needs_refresh(tokens, now)):
+        refused = _is_refused(tokens, rejection)
+        if tokens != old or not (refused or needs_refresh(tokens, time.time())):
+            check_usable(credential, tokens, store)
             return tokens
-        final = refused and rejection is not None and rejection.final
+        ends = refused and rejection is not None and rejection.final
         failure = store.failure(name)
-        if failure and failure.permanent and final:
+        if failure and ends:
             with contextlib.suppress(StoreError):
-                writer.save(store.put_failure(name, failure._replace(rejected=True)))
-        if failure and asked <= failure.at <= now:
-            raise failure.to_error()
+                writer.save(store.put_failure(name, failure, ended=True))
         _check_renewable(credential, tokens, store, rejection)
         writer.probe()
         with _worker.sending():
@@ -246,95 +240,92 @@ def _refresh(credential: Credential, rejection: Rejection | None, asked: float) 
                     store = read_store()
                     # A program that ignores our lock may have been faster.
                     if store.accounts.get(name) == tokens:
-                        failure = Failure.of(error, rejected=final)
-                        writer.save(store.put_failure(name, failure))
+                        writer.save(store.put_failure(name, error, ended=ends))
                 raise
             logins.unsaved[str(writer.path), tokens.refresh_token] = new
             writer.save(store.put(name, new))
             return new
 
 
-def _renewed(credential: Credential, rejection: Rejection | None, asked: float) -> Renewed:
-    """`_refresh`; if that fails, the stored login as long as it works, with a warning.
+def _renew(credential: Credential, old: Tokens, rejection: Rejection | None) -> Tokens:
+    """`_refresh`; if that fails, return the stored tokens with a warning while they still work.
 
-    That one may be newer than the one that failed, or one that could not be written.
+    These may be newer than `old`, or have been renewed but not written.
     """
     try:
-        return _refresh(credential, rejection, asked), ""
+        return _refresh(credential, old, rejection)
     except (RefreshFailed, StoreError) as error:
         store = read_store()
         tokens, now = _account_tokens(credential, store), time.time()
         if _is_refused(tokens, rejection) or not still_works(tokens, now):
             raise
         if credential.account in store.unsaved:
-            return tokens, f"Warning: the login was renewed but not stored. {error.message}"
-        return tokens, _old_token_warning(error, tokens) if needs_refresh(tokens, now) else ""
+            _warn(f"Warning: the login was renewed but not stored. {error.message}")
+        elif needs_refresh(tokens, now):
+            _warn_of_old_token(error, tokens)
+        return tokens
 
 
-def _old_token_warning(error: ChatGPTError, tokens: Tokens) -> str:
+def _warn_of_old_token(error: ChatGPTError, tokens: Tokens) -> None:
     until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
-    return f"Warning: {error.message} The old token works{until}."
+    _warn(f"Warning: {error.message} The old token works{until}.")
 
 
-def _identified(access_token: str, asked: float) -> Renewed:
-    """A personal access token with its owner, who is looked up once for all programs.
+def _warn(text: str) -> None:
+    """Print a warning, once in a process."""
+    mine = object()
+    if _warned.setdefault((str(logins.store_path()), text), mine) is mine:
+        notice(text)
 
-    Where nothing can be stored, this process remembers it. Raises RefreshFailed.
+
+def _identify(access_token: str) -> Tokens:
+    """Look up the owner of a personal access token, once for all programs.
+
+    If the owner cannot be stored, this process remembers it. Raises RefreshFailed.
     """
-    name = token_hash(access_token)
-    tokens, failure = identified_owners.get(name), _failed_lookups.get(name)
-    if tokens is None and failure and asked <= failure.at:
-        raise failure.to_error()
-    if tokens is None:
-        try:
-            with locked_store() as writer:
-                store = read_store()
-                tokens = store.identify(access_token) or _look_up_owner(access_token)
-                writer.save(store.put_identity(tokens))
-        except StoreError as error:
-            log.info("The access token's owner is not stored: %s", error)
-        identified_owners[name] = tokens = tokens or _look_up_owner(access_token)
-    return tokens, ""
-
-
-def _look_up_owner(access_token: str) -> Tokens:
+    tokens = None
     try:
-        tokens = borrowed.request_owner(access_token)
-    except RefreshFailed as error:
-        _failed_lookups[token_hash(access_token)] = Failure.of(error)
-        raise
-    return fetch_workspace(tokens)
+        with locked_store() as writer:
+            store = read_store()
+            tokens = store.identify(access_token) or _request_owner(access_token)
+            writer.save(store.put_identity(tokens))
+    except StoreError as error:
+        log.info("The access token's owner is not stored: %s", error)
+        tokens = tokens or _request_owner(access_token)
+        _owners[str(logins.store_path()), token_hash(access_token)] = tokens
+    return tokens
 
 
-def _good_tokens(
+def _request_owner(access_token: str) -> Tokens:
+    return fetch_workspace(borrowed.request_owner(access_token))
+
+
+def _tokens_or_job(
     key: str | Credential | None, rejected: str | Rejection | None
-) -> Renewed | Future:
-    """The tokens that `key` stands for if they are good as they are, else the worker's job
-    that brings good ones. Raises NotSignedIn, RefreshFailed, StoreError."""
+) -> Tokens | Future:
+    """Return the tokens that `key` stands for if they can be used as they are, else the worker's
+    job that renews them. Raises NotSignedIn, RefreshFailed, StoreError."""
     rejection = Rejection(rejected) if isinstance(rejected, str) else rejected
-    store, now = read_store(), time.time()
+    store = read_store()
     credential = key if isinstance(key, Credential) else choose_credential(key, store)
-    if token := credential.access_token:
-        owner = present_tokens(credential, store)
-        if owner is None:
-            return _worker.submit(lambda: _identified(token, now))
-        check_usable(credential, owner, store, rejection)
-        return owner, ""
-    tokens = _account_tokens(credential, store)
-    check_usable(credential, tokens, store)
-    refused, failure = _is_refused(tokens, rejection), store.failure(credential.account)
-    if not refused and credential.account not in store.unsaved:
-        if failure and failure.permanent:
-            return tokens, _old_token_warning(failure.to_error(), tokens)
-        if not needs_refresh(tokens, now):
-            return tokens, ""
-    return _worker.submit(lambda: _renewed(credential, rejection, now))
+    tokens = stored_tokens(credential, store)
+    if tokens is None:
+        token = credential.access_token or ""
+        return _worker.submit(token, lambda: _identify(token))
+    if not tokens.renewable or not _is_refused(tokens, rejection):
+        check_usable(credential, tokens, store, rejection)
+        if failure := store.failure(credential.account):
+            _warn_of_old_token(failure, tokens)
+            return tokens
+        if credential.account not in store.unsaved and not needs_refresh(tokens, time.time()):
+            return tokens
+    return _worker.submit((tokens, rejection), lambda: _renew(credential, tokens, rejection))
 
 
 def get_tokens(
     key: str | Credential | None = None, *, rejected: str | Rejection | None = None
 ) -> Tokens:
-    """A login that is good now, refreshed first if it expires within five minutes.
+    """Return a login that is valid now, refreshed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token;
     `choose_credential` defines what None means. To stay with one user over several calls, pass
@@ -345,23 +336,15 @@ def get_tokens(
     different one in the store, which another program has put there, is returned as it is;
     otherwise the login is refreshed. A login of the official route is returned as it is
     stored, although it may have expired by this machine's clock: only `rejected` renews it.
-    Reading a good token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
+    Reading a valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
-    good = _good_tokens(key, rejected)
-    return _told(*(good if isinstance(good, tuple) else _worker.result(good)))
+    found = _tokens_or_job(key, rejected)
+    return found if isinstance(found, Tokens) else _worker.result(found)
 
 
 async def get_tokens_async(
     key: str | Credential | None = None, *, rejected: str | Rejection | None = None
 ) -> Tokens:
     """`get_tokens` for an event loop, which it never blocks."""
-    good = _good_tokens(key, rejected)
-    return _told(*(good if isinstance(good, tuple) else await _worker.result_async(good)))
-
-
-def _told(tokens: Tokens, warning: str) -> Tokens:
-    """The login, after its warning was shown; each once in a process."""
-    mine = object()
-    if warning and warned.setdefault(warning, mine) is mine:
-        notice(warning)
-    return tokens
+    found = _tokens_or_job(key, rejected)
+    return found if isinstance(found, Tokens) else await _worker.result_async(found)

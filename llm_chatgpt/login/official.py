@@ -15,9 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_chatgpt import config, files, http
-from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, StoreError
+from llm_chatgpt.errors import (
+    AccountTaken,
+    LoginDenied,
+    LoginFailed,
+    RefreshFailed,
+    StoreError,
+)
 from llm_chatgpt.login import oauth
-from llm_chatgpt.login.accounts import Failure
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import check_writable, locked_store, read_store
@@ -139,7 +144,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
     """
     command = OFFICIAL.login_command(name)
     with locked_store() as writer:
-        store = writer.mended()
+        store = writer.read_to_add()
         known = store.registration(name)
         stored = as_text(known.get("client_id"))
         # Another sign-in under this name may have registered meanwhile.
@@ -195,16 +200,15 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
 def _end_older_login(name: str, client_id: str, why: str) -> None:
     """Drop the older login: the user declined to renew its permission."""
     with locked_store() as writer:
-        store = writer.mended()
+        store = writer.read_to_add()
         old = store.accounts.get(name)
         if old and old.client_id == client_id:
-            failure = Failure(why, None, permanent=True, rejected=True, at=time.time())
-            writer.save(store.put_failure(name, failure))
+            writer.save(store.put_failure(name, RefreshFailed(why, permanent=True), ended=True))
 
 
 def _remember(name: str, **fields: Any) -> None:
     with locked_store() as writer:
-        writer.save(writer.mended().register(name, **fields))
+        writer.save(writer.read_to_add().register(name, **fields))
 
 
 def _id_token_problem(

@@ -46,7 +46,6 @@ class Route(NamedTuple):
     # the API has refused it.
     refresh_leeway: float | None = 5 * 60
     final_refusals: Mapping[str | int, str] = {**FINAL_REFUSALS, 401: "is no longer accepted"}
-    drops_refused_tokens: bool = False
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
     own_session: bool = False
     # Prompts and models. `base_url` takes the origin of the account's workspace.
@@ -95,7 +94,6 @@ OFFICIAL = Route(
         "invalid_refresh_token": "is no longer accepted",
         "token_expired": "has expired",
     },
-    drops_refused_tokens=True,
     own_session=True,
     base_url=lambda origin: config.api_url(),
     responses_path="/responses",

@@ -18,51 +18,57 @@ from llm_chatgpt.text import in_words, notice, short_path
 
 # How much a sign-in or a refresh may add to the file.
 SPARE_BYTES = 16384
+WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
 # Renewed logins that could not be written, by the login file's path and the spent refresh token.
 # `read_store` returns them in place of the spent ones.
 unsaved: dict[tuple[str, str | None], Tokens] = {}
-
-
 # Stands for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
+@contextlib.contextmanager
+def _translated(
+    failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
+) -> Iterator[None]:
+    """Raise StoreError in place of OSError: the failure, why it happened, and the advice."""
+    try:
+        yield
+    # filelock raises NotImplementedError on a file system without locks.
+    except (OSError, NotImplementedError) as error:
+        reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
+        raise StoreError(f"{failure} ({reason}).", advice, code=code) from error
+
+
 def store_path() -> pathlib.Path:
-    """The login file, beside llm's keys.json.
+    """Return the path of the login file, beside llm's keys.json.
 
     Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
     """
     try:
         return files.user_dir() / "chatgpt-oauth.json"
     except OSError as error:
-        taken = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "a file is in its place" if taken else files.os_reason(error)
         raise StoreError(
-            f"Could not create the folder {error.filename} ({reason}).",
+            f"Could not create the folder {error.filename} ({files.os_reason(error)}).",
             "Set LLM_USER_PATH to a folder that you can write to.",
             code="unwritable",
         ) from error
 
 
 def read_store() -> Store:
-    """The store as it is on disk, with the logins that this process could not write; empty when
-    there is no file. Takes no lock.
+    """Read the login file, and put in the logins that this process could not write. Return an
+    empty store if there is no file. Takes no lock.
 
-    An entry that cannot be used does not stop the other accounts (`Store.unreadable`). Raises
-    StoreError; its code is "damaged" for a file that is not a store at all, "newer_version"
-    for one that a later version of this plugin has written.
+    An entry that this version cannot use does not stop the other accounts (`Store.unusable`).
+    Raises StoreError; its code is "damaged" for a file that is not a store at all,
+    "newer_version" for one that a later version of this plugin has written.
     """
     path = store_path()
     shown = short_path(path)
-    try:
+    advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
+    with _translated(f"Could not read the login file {shown}", advice, code=None):
+        if not path.exists():
+            return Store()
         raw = files.read_file(path)
-    except FileNotFoundError:
-        return Store()
-    except OSError as error:
-        raise StoreError(
-            f"Could not read the login file {shown} ({files.os_reason(error)}).",
-            "Give yourself read access to it, or move it away and run 'llm chatgpt login'.",
-        ) from error
     try:
         data = json.loads(raw)
         if data["version"] > STORE_VERSION:
@@ -89,7 +95,7 @@ def read_store() -> Store:
 
 
 class StoreWriter:
-    """The store while this process holds its lock. Made by `locked_store` alone."""
+    """Writes the login file while this process holds its lock. Made by `locked_store` alone."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -123,50 +129,35 @@ class StoreWriter:
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with self._writing():
+        with _translated(f"Could not write the login file {self.shown}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Raise StoreError in place of OSError."""
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"Could not write the login file {self.shown} ({files.os_reason(error)}).",
-                "Make the folder writable, or choose another with LLM_USER_PATH.",
-                code="unwritable",
-            ) from error
 
     def probe(self) -> None:
         """Raise StoreError unless a new login could be written now.
 
-        Before a code is shown or a refresh token is sent, because both work once.
+        Call it before a code is shown or a refresh token is sent, because both work once.
         """
         size = self.path.stat().st_size if self.path.exists() else 0
         probe = self.path.with_name(f"{self.path.name}.probe.tmp")
         self.write(probe, b" " * (size + SPARE_BYTES))
         files.remove_leftovers(self.path)
 
-    def mended(self, name: str | None = None) -> Store:
-        """The store, for a new login under an account's name.
-
-        A file that is damaged, or whose entry of that name cannot be used, is copied first.
-        Raises StoreError.
-        """
+    def read_to_add(self) -> Store:
+        """Read the store that a new login is added to. A file that is damaged as a whole is
+        copied, and counts as empty. Raises StoreError."""
         store = read_any()
-        if store is not _DAMAGED and name not in store.unreadable:
+        if store is not _DAMAGED:
             return store
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
         self.write(copy, self.path.read_bytes())
         notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
-        return Store() if store is _DAMAGED else store
+        return Store()
 
-    def remove_damaged(self) -> None:
-        """Delete the copies that `mended` has made. Raises StoreError."""
-        with self._writing():
-            for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+    def remove_copies(self) -> None:
+        """Delete the copies that `read_to_add` has made. Raises StoreError."""
+        for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+            with _translated(f"Could not delete {short_path(copy)}"):
                 copy.unlink()
 
 
@@ -193,20 +184,14 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise StoreError(
-            f"Another program has held {shown} for {in_words(limit)}.",
-            "Wait for it or end it, then try again.",
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
-        raise StoreError(
-            f"Could not lock {shown} ({reason}).",
-            "Make the folder writable, or choose another with LLM_USER_PATH.",
-            code="unwritable",
-        ) from error
+    with _translated(f"Could not lock {shown}"):
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"Another program has held {shown} for {in_words(limit)}.",
+                "Wait for it or end it, then try again.",
+            ) from error
     try:
         yield StoreWriter(path)
     finally:
@@ -214,14 +199,14 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 
 
 def check_writable() -> None:
-    """Raises StoreError unless a login could be stored now. Leaves no trace but the lock."""
+    """Raise StoreError unless a login could be stored now. Leaves no trace but the lock."""
     with locked_store() as writer:
         read_any()
         writer.probe()
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
-    """The stored login of an account (None: the default one) as it is, without refreshing.
+    """Return the stored login of an account (None: the default one) as it is, without refreshing.
 
     None when there is none. Raises StoreError.
     """
@@ -235,8 +220,9 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> str:
     the new one. Raises StoreError.
     """
     with locked_store() as writer:
-        name = account or read_any().default or DEFAULT_ACCOUNT
-        writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
+        store = writer.read_to_add()
+        name = account or store.default or DEFAULT_ACCOUNT
+        writer.save(store.add(name, tokens, as_default=account is None))
     return name
 
 
@@ -245,26 +231,26 @@ def delete_tokens(
 ) -> dict[str, Tokens | None]:
     """Delete an account's login from this machine; return what was deleted, by account name.
 
-    With `everything` all accounts, what is known of access tokens' owners, and the damaged
-    files that were kept. A file that is damaged as a whole is emptied. None stands for an
-    entry that cannot be used. Raises StoreError.
+    With `everything` all accounts, the stored owners of access tokens, and the copies of damaged
+    files. A file that is damaged as a whole is emptied. None stands for an entry that this version
+    cannot use. Raises StoreError.
     """
     with locked_store() as writer:
         store = read_any()
-        names = [*store.accounts, *store.unreadable]
-        if not everything:
-            chosen = store.default if account is None else account
-            names = [name for name in names if name == chosen]
+        names = [*store.accounts, *store.unusable]
         if everything:
             writer.save_shorter(store.only_registrations())
-            writer.remove_damaged()
-        elif names:
-            writer.save_shorter(store.without(names[0]))
+            writer.remove_copies()
+        else:
+            chosen = store.default if account is None else account
+            names = [name for name in names if name == chosen]
+            for name in names:
+                writer.save_shorter(store.without(name))
     return {name: store.accounts.get(name) for name in names}
 
 
 def read_any() -> Store:
-    """The store; of a file that is damaged as a whole, a damaged default account."""
+    """Read the store. Of a file that is damaged as a whole, return a damaged default account."""
     try:
         return read_store()
     except StoreError as error:

@@ -16,11 +16,10 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.text import in_this_context
 from llm_chatgpt.waiting import in_command
 
-# A login, and what the user should be told about it.
-Renewed = tuple[Tokens, str]
-Future = concurrent.futures.Future[Renewed]
+Future = concurrent.futures.Future[Tokens]
 
 
 class Worker:
@@ -40,33 +39,44 @@ class Worker:
     def start_afresh(self) -> None:
         """Forget thread and locks. A forked child has none of its parent's threads, and perhaps
         a lock that nobody holds."""
-        self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Renewed]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[object, Callable[[], Tokens]]] = queue.SimpleQueue()
+        self._futures: dict[object, Future] = {}
         self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
-        self._starting, self._sending = threading.Lock(), threading.Lock()
+        self._submitting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
         # How long the end of the program waits for a refresh that is out, by the monotonic clock.
         self._deadline: float | None = None
 
-    def submit(self, job: Callable[[], Renewed]) -> Future:
-        future: Future = Future()
-        self._jobs.put((future, job))
-        with self._starting:
-            if not self._thread.ident:
-                self._thread.start()
+    def submit(self, key: object, job: Callable[[], Tokens]) -> Future:
+        """Start a job. While one with an equal key is unfinished, return that one's future."""
+        with self._submitting:
+            future = self._futures.get(key)
+            if future is None:
+                future = self._futures[key] = Future()
+                # From here on, a task that is cancelled does not cancel it for others.
+                future.set_running_or_notify_cancel()
+                self._jobs.put((key, in_this_context(job)))
+                if not self._thread.ident:
+                    self._thread.start()
         return future
 
     def _work(self) -> None:
         while True:
-            future, job = self._jobs.get()
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(job())
-                except BaseException as error:
-                    future.set_exception(error)
-            # Else they would stay alive until the next job, with an error and its frames.
-            del future, job
+            key, job = self._jobs.get()
+            try:
+                tokens = job()
+            except BaseException as error:
+                self._take(key).set_exception(error)
+            else:
+                self._take(key).set_result(tokens)
+            # Otherwise they would stay alive until the next job, with all that they refer to.
+            del key, job
 
-    def result(self, future: Future) -> Renewed:
+    def _take(self, key: object) -> Future:
+        with self._submitting:
+            return self._futures.pop(key)
+
+    def result(self, future: Future) -> Tokens:
         """Wait for a job's result."""
         with self._signals_held():
             try:
@@ -78,7 +88,7 @@ class Worker:
                 raise
         return future.result()
 
-    async def result_async(self, future: Future) -> Renewed:
+    async def result_async(self, future: Future) -> Tokens:
         """`result` for an event loop, which it does not block."""
         with self._signals_held():
             try:

@@ -59,7 +59,7 @@ def keep_login(
             ):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
-                writer.save(writer.mended(name).add(name, tokens, as_default=account is None))
+                writer.save(writer.read_to_add().add(name, tokens, as_default=account is None))
                 break
         # Without the lock, which prompts in other programs wait for.
         if old.email == tokens.email:
