@@ -174,6 +174,13 @@ def base_url(origin: str | None = None) -> str:
     return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
 
 
+def is_workspace_origin(value: object) -> bool:
+    """Whether tokens may be sent to this origin: https, and chatgpt.com or a host below it."""
+    return isinstance(value, str) and bool(
+        re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
+    )
+
+
 def api_url() -> str:
     """The API of the official route: LLM_CHATGPT_API_URL, else https://api.openai.com/v1."""
     return _service_url("API_URL", DEFAULT_API_URL)

@@ -144,6 +144,6 @@ def sync_folder(folder: pathlib.Path) -> None:
             os.close(handle)
 
 
-def os_reason(error: OSError) -> str:
+def os_reason(error: Exception) -> str:
     """Why the system refused something, without a path."""
-    return error.strerror or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

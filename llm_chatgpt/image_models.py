@@ -64,7 +64,7 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
     ) -> Iterator[str]:
         from llm_chatgpt.backend import image_prompt
         from llm_chatgpt.backend.pictures import request_picture
-        from llm_chatgpt.login.renewing import with_login
+        from llm_chatgpt.login.current import with_login
 
         body = image_prompt.build_body(prompt, self.info.slug)
         answer = with_login(key, lambda tokens, login: request_picture(tokens, login, body))
@@ -84,7 +84,7 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
     ) -> AsyncGenerator[str, None]:
         from llm_chatgpt.backend import image_prompt
         from llm_chatgpt.backend.pictures import request_picture_async
-        from llm_chatgpt.login.renewing import with_login_async
+        from llm_chatgpt.login.current import with_login_async
 
         body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
         answer = await with_login_async(

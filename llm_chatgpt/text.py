@@ -7,13 +7,15 @@ import contextlib
 import datetime
 import logging
 import os
+import re
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from llm_chatgpt.waiting import beside_line, in_command
+from llm_chatgpt.waiting import beside_line, in_command, stderr_is_terminal, width
 
 T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -26,13 +28,30 @@ def printable(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def wrapped(text: str, indent: int = 0) -> str:
+    """Break long lines between words, at the terminal's width; indent what is broken off.
+
+    A command in quotes and a picture's path stay on one line, so that they can be copied.
+    """
+    whole = re.sub(r"'llm [^']+'|^Picture: .*", lambda m: m[0].replace(" ", "\0"), text, flags=re.M)
+    wrapper = textwrap.TextWrapper(
+        width() - 1,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # A single word, such as an address, keeps its indentation.
+    lines = [wrapper.fill(line) if " " in line.strip() else line for line in whole.split("\n")]
+    return "\n".join(lines).replace("\0", " ")
+
+
 def notice(text: str) -> None:
     """Say something beside the answer: on stderr while a command runs, else to `logging`."""
-    if in_command():
-        with beside_line():
-            click.echo(text, err=True)
-    else:
+    if not in_command():
         log.warning("%s", text)
+        return
+    with beside_line():
+        click.echo(wrapped(text) if stderr_is_terminal() else text, err=True)
 
 
 def in_this_context(function: Callable[..., T]) -> Callable[..., T]:

@@ -333,14 +333,13 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, monkeypatch):
     assert status == 400
     assert "authorize_hydra_invalid_request" in page
     advice = "Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=localhost and retry.\n"
-    # Before the browser is asked to open.
-    assert refused.said.startswith(advice)
+    assert f"  {refused.url}\n\n{advice}" in refused.said
     refused.process.kill()
     refused.end()
 
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
     login = Login("--no-open")
-    assert login.said.startswith("Error instead of a sign-in? Unset LLM_CHATGPT_REDIRECT_HOST")
+    assert "\nError instead of a sign-in? Unset LLM_CHATGPT_REDIRECT_HOST" in login.said
     assert fetch(login.url)[0] == 200
     assert login.end()[0] == 0
     assert plugin.load_tokens().email == "ada@example.com"

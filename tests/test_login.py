@@ -293,7 +293,7 @@ def test_the_command_shows_what_a_person_needs(simulator, run_llm):
     assert "Only continue if you started this" in result.stderr
     assert "Settings > Security" in result.stderr
     code = simulator.seen("/deviceauth/token")[0].body["user_code"]
-    assert f"(expires in 15 minutes): {code}" in result.stderr
+    assert f"(expires in 15 minutes):\n\n     {code}\n\n" in result.stderr
     account = simulator.account
     assert f"Signed in as {account.email} (Plus plan)" in result.stdout
     assert account.account_id not in result.stdout

@@ -82,7 +82,7 @@ PERMANENT = [
     (error_answer(400, "REFRESH_TOKEN_EXPIRED"), "has expired"),
     (Answer(401, {"error": "refresh_token_expired"}), "has expired"),
     (Answer(401, {"code": "refresh_token_reused"}), "renewed elsewhere, probably by a copy"),
-    (error_answer(401, "token_expired"), "no longer accepted"),
+    (error_answer(401, "token_expired"), "has expired"),
     (error_answer(401, "something_new"), "no longer accepted"),
     (Answer(400, {"error": "invalid_grant"}), "no longer accepted"),
 ]

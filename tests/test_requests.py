@@ -378,7 +378,7 @@ def test_the_wait_on_a_terminal(simulator, signed_in, monkeypatch, arguments):
     if arguments == ["chat"]:
         terminal.wait_for("> ")
         terminal.type("hi")
-    terminal.wait_for(r"\. Waiting, because LLM_CHATGPT_WAIT is set\.\.\.\r\n")
+    terminal.wait_for(r"\. Waiting, because\s+LLM_CHATGPT_WAIT is set\.\.\.\r\n")
     terminal.wait_for(r"\rWaiting to try again, 4:00:0\d left \r")
     terminal.wait_for(r"\rWaiting to try again, 3:59:59 left \r")
     terminal.process.send_signal(signal.SIGINT)

@@ -128,7 +128,7 @@ def test_a_large_upload(simulator, signed_in, tmp_path):
     (tmp_path / "a.pdf").write_bytes(os.urandom(3_000_000))
     simulator.script("responses", lambda request: time.sleep(1.2))
     terminal = Terminal(*LUNA, "hi", "--at", str(tmp_path / "a.pdf"), "application/pdf")
-    terminal.wait_for(r"\rUploading 4 MB, 0:0\d ")
+    terminal.wait_for(r"\rUploading 3 MB, 0:0\d ")
     assert terminal.end() == 0
 
 

@@ -14,14 +14,14 @@ import click
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
-from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, stored_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_words, printable, short_path
+from llm_chatgpt.text import in_words, printable, short_path, wrapped
 from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
@@ -68,7 +68,7 @@ def _echo(finding: Finding) -> None:
     if finding.advice:
         lines.append(f"{'':<8} -> {printable(finding.advice, 1000)}")
     if terminal.is_terminal(sys.stdout):
-        lines = [terminal.wrapped(line, 12) for line in lines]
+        lines = [wrapped(line, 12) for line in lines]
     state = terminal.styled(finding.state, fg=COLOURS[finding.state])
     click.echo("\n".join(lines).replace(finding.state, state, 1))
 
@@ -200,7 +200,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
         advice = if_rejected or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply, tokens).message
+        advice = explain_refusal(reply, RefusedRequest(tokens)).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 

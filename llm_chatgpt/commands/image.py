@@ -9,7 +9,7 @@ import click
 
 from llm_chatgpt.backend import pictures
 from llm_chatgpt.commands import chatgpt, group, terminal
-from llm_chatgpt.login.renewing import with_login
+from llm_chatgpt.login.current import with_login
 from llm_chatgpt.login.tokens import Tokens
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed, StoreError
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
-from llm_chatgpt.login.tokens import KINDS, Tokens, header_safe, is_workspace_origin, token_hash
+from llm_chatgpt.login.tokens import KINDS, Tokens, header_safe, token_hash
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
@@ -42,7 +42,7 @@ def tokens_from_store(value: object) -> Tokens | None:
     if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
     read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
-    if not is_workspace_origin(read["origin"]):
+    if not config.is_workspace_origin(read["origin"]):
         del read["origin"]
     return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
 

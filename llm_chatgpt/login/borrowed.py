@@ -13,7 +13,9 @@ from llm_chatgpt.files import os_reason, read_file
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.tokens import (
     AUTH_CLAIM,
+    FEDRAMP_CLAIM,
     Tokens,
+    first_text,
     parse_jwt_claims,
     still_works,
     tokens_from_reply,
@@ -93,26 +95,10 @@ def _parse_codex_login(data: object, shown: str) -> Tokens:
     return tokens
 
 
-def codex_login_expired() -> RefreshFailed:
-    return RefreshFailed(
-        "The login imported from Codex CLI has expired.",
-        "Renew it with Codex CLI, then run 'llm chatgpt import'; or run 'llm chatgpt login'.",
-        permanent=True,
-    )
-
-
 def access_token_in(value: object) -> str | None:
     """The personal access token (at-...) that a setting holds, None if it holds none."""
     text = value.strip() if isinstance(value, str) else ""
     return text if re.fullmatch(r"at-[!-~]+", text) else None
-
-
-def access_token_rejected() -> RefreshFailed:
-    return RefreshFailed(
-        "OpenAI rejected this access token.",
-        "Create a new one in your workspace's settings and run 'llm keys set chatgpt'.",
-        permanent=True,
-    )
 
 
 def request_owner(access_token: str) -> Tokens:
@@ -127,20 +113,16 @@ def request_owner(access_token: str) -> Tokens:
         headers={"Authorization": f"Bearer {access_token}"},
     )
     if reply.status == 401:
-        raise access_token_rejected()
+        raise oauth.access_token_rejected()
     if reply.status != 200 or not isinstance(reply.data, dict):
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
     # Names vary between the issuer's endpoints, and none of these is sure.
-    fields = {**reply.data, **as_mapping(reply.data.get(AUTH_CLAIM))}
-
-    def first(*names: str) -> str | None:
-        return next((text for name in names if (text := as_text(fields.get(name)))), None)
-
+    holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]
     return Tokens(
         access_token,
-        account_id=first("chatgpt_account_id", "account_id"),
-        email=first("email"),
-        plan=first("chatgpt_plan_type", "plan_type", "plan"),
-        fedramp=fields.get("chatgpt_account_is_fedramp") is True,
+        account_id=first_text(holders, "chatgpt_account_id", "account_id"),
+        email=first_text(holders, "email"),
+        plan=first_text(holders, "chatgpt_plan_type", "plan_type", "plan"),
+        fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         kind="access_token",
     )

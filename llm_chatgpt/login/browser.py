@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections.abc import Callable
 
 from llm_chatgpt import config
-from llm_chatgpt.errors import LoginFailed
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import check_writable
@@ -30,13 +28,6 @@ class BrowserLogin(oauth.AuthorizeRequest):
         if workspace is not None:
             own["allowed_workspace_id"] = workspace
         super().__init__(CODEX, config.redirect_host(), port, COMMAND, own)
-
-    def read_pasted(self, line: str) -> oauth.AuthorizationCode | LoginFailed | str:
-        """The same as for all routes; a code alone will do, too."""
-        text = line.strip().strip("'\"<>")
-        if re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
-            return self.approve(text, {})
-        return super().read_pasted(line)
 
 
 def login_with_browser(
@@ -66,6 +57,5 @@ def login_with_browser(
         show=show,
         read_lines=read_lines,
     )
-    return keep_login(
-        oauth.exchange_authorization_code(approved, COMMAND), account, replace, workspace
-    )
+    tokens = oauth.exchange_authorization_code(approved)
+    return keep_login(tokens, account, replace, workspace)

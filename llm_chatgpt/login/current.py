@@ -8,11 +8,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from llm_chatgpt import config, files
-from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, StoreError
+from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, RequestRefused, StoreError
 from llm_chatgpt.login import borrowed, oauth
 from llm_chatgpt.login import store as logins
 from llm_chatgpt.login.accounts import Store
@@ -87,7 +87,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     if store.accounts:
         raise NotSignedIn(
             "No default account.",
-            f"Choose one with 'llm chatgpt use NAME': {name_list(store.accounts)}.",
+            f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
     known = filter(store.registration, store.registrations)
@@ -101,10 +101,7 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
     if name and (owner := store.get(name)):
         return Credential(name, reason, owner=owner)
     if store.registration(name):
-        raise NotSignedIn(
-            f"The account '{printable(name, 60)}' is signed out.",
-            f"Run '{store.login_command(name)}' to sign in.",
-        )
+        raise _signed_out(name, store)
     token = borrowed.access_token_in(files.llm_key(name) or name)
     if token:
         return Credential(None, reason, token)
@@ -113,18 +110,21 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
     raise no_such_account(name, [*store.accounts, *tokens])
 
 
+def _signed_out(name: str | None, store: Store) -> NotSignedIn:
+    return NotSignedIn(
+        f"The account '{printable(name or '', 60)}' is signed out.",
+        f"Run '{store.login_command(name)}' to sign in.",
+    )
+
+
 def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
     """The error for an unknown account name, which it shows unless it may be a token."""
     shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
     what = f"No account named '{name}'." if shown else "No account has this name."
-    known = name_list(names)
-    if known:
-        return NotSignedIn(f"{what} Accounts: {known}.")
-    return NotSignedIn(f"{what} Run 'llm chatgpt login' to sign in.")
-
-
-def name_list(names: Iterable[str]) -> str:
-    return ", ".join(printable(name, 60) for name in names)
+    accounts = printable(", ".join(names))
+    return NotSignedIn(
+        what, f"Accounts: {accounts}." if accounts else "Run 'llm chatgpt login' to sign in."
+    )
 
 
 # The owners of personal access tokens, by the login file's path and a hash of the token: the login
@@ -151,9 +151,7 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     name = credential.account
     tokens = store.get(name)
     if tokens is None:
-        raise NotSignedIn(
-            "The account was signed out.", f"Run '{store.login_command(name)}' first."
-        )
+        raise _signed_out(name, store)
     if credential.owner and is_somebody_else(credential.owner, tokens):
         raise NotSignedIn(
             f"Another user has signed in to the account '{printable(name, 60)}' meanwhile.",
@@ -181,16 +179,10 @@ def _check_renewable(
     credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None
 ) -> None:
     """Raise RefreshFailed if a refresh is known to fail now."""
-    command = store.login_command(credential.account)
     if failure := store.failure(credential.account):
         raise failure
-    if tokens.kind == "access_token":
-        raise borrowed.access_token_rejected()
-    if tokens.kind == "codex":
-        raise borrowed.codex_login_expired()
-    if tokens.refresh_token is None:
-        raise oauth.sign_in_again("cannot be renewed", command)
-    oauth.check_issuer(tokens, RefreshFailed, command)
+    command = tokens.route.login_command(credential.account)
+    oauth.check_renewable(tokens, command)
     now = time.time()
     delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
     if delay:
@@ -234,7 +226,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
         writer.probe()
         with _worker.sending():
             try:
-                new = oauth.refresh_tokens(tokens, login_command=store.login_command(name))
+                new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
             except RefreshFailed as error:
                 with contextlib.suppress(StoreError):
                     store = read_store()
@@ -287,7 +279,9 @@ def _identify(access_token: str) -> Tokens:
     try:
         with locked_store() as writer:
             store = read_store()
-            tokens = store.identify(access_token) or _request_owner(access_token)
+            tokens = store.identify(access_token) or fetch_workspace(
+                borrowed.request_owner(access_token)
+            )
             writer.save(store.put_identity(tokens))
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
@@ -348,3 +342,43 @@ async def get_tokens_async(
     """`get_tokens` for an event loop, which it never blocks."""
     found = _tokens_or_job(key, rejected)
     return found if isinstance(found, Tokens) else await _worker.result_async(found)
+
+
+Result = TypeVar("Result")
+
+
+def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Result:
+    """Return `action(tokens, login_command)`; after a 401 try it again with a renewed login.
+
+    `key` is as for `get_tokens`. `login_command` is the command that signs in again, which errors
+    name.
+    """
+    credential = choose_credential(key, read_store())
+    tokens = get_tokens(credential)
+    command = tokens.route.login_command(credential.account)
+    try:
+        return action(tokens, command)
+    except RequestRefused as error:
+        rejection = _rejection(tokens, error)
+        return action(get_tokens(credential, rejected=rejection), command)
+
+
+async def with_login_async(
+    key: str | None, action: Callable[[Tokens, str], Awaitable[Result]]
+) -> Result:
+    """`with_login` for an event loop."""
+    credential = choose_credential(key, read_store())
+    tokens = await get_tokens_async(credential)
+    command = tokens.route.login_command(credential.account)
+    try:
+        return await action(tokens, command)
+    except RequestRefused as error:
+        rejection = _rejection(tokens, error)
+        return await action(await get_tokens_async(credential, rejected=rejection), command)
+
+
+def _rejection(tokens: Tokens, error: RequestRefused) -> Rejection:
+    """Describe a 401 for the renewal. Raises any other error."""
+    if not error.tokens_refused:
+        raise error
+    return Rejection(tokens.access_token, error.date, final=False)

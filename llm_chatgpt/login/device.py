@@ -72,14 +72,6 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 
-PENDING_CODES = (
-    "deviceauth_authorization_pending",
-    "deviceauth_authorization_unknown",
-    "authorization_pending",
-)
-SLOW_DOWN_CODES = ("slow_down", "deviceauth_slow_down")
-
-
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     """Ask once whether the user has approved the login; None while they have not.
 
@@ -100,13 +92,13 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
         if isinstance(approved, str) and isinstance(verifier, str):
             return oauth.AuthorizationCode(approved, verifier)
         raise LoginFailed(*oauth.explain(reply, "hand over the approved sign-in"))
-    if error in PENDING_CODES:
+    if "pending" in error or error == "deviceauth_authorization_unknown":
         return None
     if "expired" in error or error == "deviceauth_not_found":
         raise _code_expired()
     if "denied" in error or "declined" in error:
         raise oauth.sign_in_declined()
-    if error in SLOW_DOWN_CODES or reply.status == 429:
+    if "slow_down" in error or reply.status == 429:
         raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
         raise SlowDown(f"OpenAI server error ({reply.status}).", "Still trying.")
@@ -138,15 +130,13 @@ def poll_for_token(
     told = False
     while True:
         try:
-            approved = poll_device_code(code)
+            if approved := poll_device_code(code):
+                return oauth.exchange_authorization_code(approved)
         except SlowDown as trouble:
-            approved = None
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
             if trouble.code != "slow_down" and not told:
                 notify(trouble.message)
                 told = True
-        if approved is not None:
-            return oauth.exchange_authorization_code(approved)
         left = end - clock()
         if left <= 0:
             raise _code_expired()

@@ -17,23 +17,25 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from llm_chatgpt import config, errors, http
 from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
-from llm_chatgpt.login.routes import CODEX, Route
+from llm_chatgpt.login.routes import CODEX, FINAL_REFUSALS, Route
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.text import in_this_context, notice, printable
 from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
     """What an approved sign-in turns into. Most of it is secret, and works once.
 
-    `redirect_uri` is where the browser came back to; None means the device code's. The official
-    route adds the client id that was issued, the granted scope, and the nonce that the ID token
-    must repeat.
+    `redirect_uri` is where the browser came back to; None means the device code's. `command` is
+    the command that starts such a sign-in. The official route adds the client id that was issued,
+    the granted scope, and the nonce that the ID token must repeat.
     """
 
     authorization_code: str
     code_verifier: str
     redirect_uri: str | None = None
+    route: Route = CODEX
+    command: str = "llm chatgpt login"
     client_id: str = config.CLIENT_ID
     scope: str | None = None
     nonce: str = ""
@@ -42,7 +44,7 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
-UNREGISTERED = "OpenAI no longer knows this installation's registration (invalid_client)."
+FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
 # The one suffix that the issuer is known to add to the state (docs/protocol.md).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 
@@ -54,10 +56,11 @@ class AuthorizeRequest:
     `own` the parameters that only one route has. The state and the verifier are secret.
     """
 
-    # Whether a pasted query will do, and the address may have another host.
-    takes_partial_address = True
+    # Whether the user may also paste a query or a code alone, or an address with another host.
+    takes_parts = True
 
     def __init__(self, route: Route, host: str, port: int, command: str, own: Mapping[str, str]):
+        self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
         self.command = command
         self.state = secrets.token_urlsafe(32)
@@ -77,8 +80,13 @@ class AuthorizeRequest:
     def approve(
         self, code: str, fields: Mapping[str, list[str]]
     ) -> AuthorizationCode | LoginFailed:
-        """The approval in a redirect with this code and these parameters."""
-        return AuthorizationCode(code, self.code_verifier, self.redirect_uri)
+        """Return the approval in a redirect with this code and these parameters, or its failure."""
+        return self.approval(code)
+
+    def approval(self, code: str, **more: Any) -> AuthorizationCode:
+        return AuthorizationCode(
+            code, self.code_verifier, self.redirect_uri, self.route, self.command, **more
+        )
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
         """Parse a redirect's query: the approval or why it failed; None if `state` belongs to
@@ -99,10 +107,12 @@ class AuthorizeRequest:
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
         """`read` for what the user has pasted; a sentence (str) if they must paste again."""
         text = line.strip().strip("'\"<>")
+        if self.takes_parts and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
+            return self.approve(text, {})
         address, _, query = text.partition("#")[0].partition("?")
         fields = parse_qs(query or address)
         whole = not re.search(r"\s", text)
-        if whole and (self.takes_partial_address or address == self.redirect_uri):
+        if whole and (self.takes_parts or address == self.redirect_uri):
             result = self.read(query or address)
             # Without an error of OpenAI's, what is missing was not pasted.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
@@ -197,48 +207,43 @@ def _sign_in_refused(error: str, description: str, command: str) -> LoginFailed:
     return LoginFailed(f"OpenAI ended the sign-in ({message}).", f"Run '{command}' again.")
 
 
-def exchange(
-    approved: AuthorizationCode,
-    route: Route = CODEX,
-    login_command: str = "llm chatgpt login",
-) -> http.Reply:
+def exchange(approved: AuthorizationCode) -> http.Reply:
     """Trade an approved code for a token reply (docs/protocol.md).
 
     Sent once: after a lost answer the code may be spent. Raises LoginFailed.
     """
+    again = f"Run '{approved.command}' again"
     reply = ask_issuer(
         "POST",
-        route.token_path,
+        approved.route.token_path,
         LoginFailed,
-        f"You approved the sign-in, but it did not finish: run '{login_command}' again.",
+        f"You approved the sign-in, but it did not finish: run '{approved.command}' again.",
         data={
             "grant_type": "authorization_code",
             "client_id": approved.client_id,
             "code": approved.authorization_code,
             "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
             "code_verifier": approved.code_verifier,
-            **route.token_fields,
+            **approved.route.token_fields,
         },
     )
     if reply.status == 200:
         return reply
+    problem = explain(reply, "complete the sign-in")
     if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
-        raise LoginFailed(
+        problem = (
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
             "used before, or is from an earlier attempt.",
-            f"Run '{login_command}' again.",
+            f"{again}.",
         )
-    problem = explain(reply, "complete the sign-in")
-    if reply.error_code == "invalid_client" and route is not CODEX:
-        problem = UNREGISTERED, f"Run '{login_command}' again to register anew."
+    if reply.error_code == "invalid_client" and approved.route is not CODEX:
+        problem = FORGOTTEN, f"{again} to register anew."
     raise LoginFailed(*problem, code=reply.error_code)
 
 
-def exchange_authorization_code(
-    approved: AuthorizationCode, login_command: str = "llm chatgpt login"
-) -> Tokens:
-    """The login that an approved code of the Codex route brings. Raises LoginFailed."""
-    reply = exchange(approved, login_command=login_command)
+def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
+    """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
+    reply = exchange(approved)
     owner = Tokens("", issuer=config.issuer())
     tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
@@ -246,12 +251,14 @@ def exchange_authorization_code(
     return tokens
 
 
-def check_issuer(tokens: Tokens, failed: Callable[[str, str], ChatGPTError], command: str) -> None:
-    """Raise `failed(reason, advice)` unless the tokens may be sent to the issuer in use, which only
-    the one that issued them is. `command` signs in again."""
+def check_issuer(tokens: Tokens, command: str) -> None:
+    """Raise RefreshFailed unless the tokens come from the issuer in use: no other may get them.
+
+    `command` signs in again.
+    """
     issuer = tokens.issuer or config.DEFAULT_ISSUER
     if issuer != config.issuer():
-        raise failed(
+        raise RefreshFailed(
             f"This login comes from {urlsplit(issuer).netloc}, not from "
             f"{urlsplit(config.issuer()).netloc}.",
             f"Correct LLM_CHATGPT_ISSUER, or run '{command}'.",
@@ -259,57 +266,53 @@ def check_issuer(tokens: Tokens, failed: Callable[[str, str], ChatGPTError], com
 
 
 def revoke(tokens: Tokens) -> None:
-    """End a login's session at OpenAI (docs/protocol.md), within 10 seconds. Raises LoginFailed
+    """End a login's session at OpenAI (docs/protocol.md), within 10 seconds. Raises ChatGPTError
     if OpenAI has not confirmed it."""
     route = tokens.route
-    check_issuer(tokens, LoginFailed, route.login_command())
-    body = {"token": tokens.access_token, "token_type_hint": "access_token"}
+    check_issuer(tokens, route.login_command())
+    name = "refresh_token" if tokens.refresh_token else "access_token"
+    body = {"token": getattr(tokens, name), "token_type_hint": name}
     if tokens.refresh_token:
-        body = {
-            "token": tokens.refresh_token,
-            "token_type_hint": "refresh_token",
-            "client_id": tokens.client_id or config.CLIENT_ID,
-        }
+        body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
     # A session that is this plugin's alone is worth a second attempt.
-    for last in (False, True) if route.own_session else (True,):
+    for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
             reply = _post(
                 route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
             )
-        except ChatGPTError:
-            if last:
-                raise
+        except ChatGPTError as error:
+            failure = error
             continue
-        if 200 <= reply.status < 300:
+        if reply.status < 300:
             return
-        if last or reply.status < 500:
-            raise LoginFailed(*explain(reply, "end the session"))
+        failure = LoginFailed(*explain(reply, "end the session"))
+        if reply.status < 500:
+            break
+    raise failure
 
 
 def revoke_all(logins: Iterable[Tokens]) -> None:
     """End several sessions at once, within 10 seconds in all; warn of those that go on."""
-    errors: list[ChatGPTError] = []
 
     def end(tokens: Tokens) -> None:
         try:
             revoke(tokens)
         except ChatGPTError as error:
-            errors.append(error)
+            notice(
+                f"Warning: Could not end the session at OpenAI ({error.message.rstrip('.')}). End "
+                "it in ChatGPT under Settings > Security."
+            )
 
-    threads = [threading.Thread(target=end, args=[tokens], daemon=True) for tokens in logins]
+    run = in_this_context(end)
+    threads = [threading.Thread(target=run, args=[tokens], daemon=True) for tokens in logins]
     for thread in threads:
         thread.start()
     for thread in threads:
         # Poll: Ctrl-C cannot interrupt a long wait on Windows.
         while thread.is_alive():
             thread.join(0.25)
-    for error in errors:
-        notice(
-            f"Warning: Could not end the session at OpenAI ({error.message.rstrip('.')}). End it "
-            "in ChatGPT under Settings > Security."
-        )
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
@@ -322,20 +325,41 @@ def sign_in_again(reason: str, command: str, code: str | None = None) -> Refresh
     )
 
 
+def access_token_rejected() -> RefreshFailed:
+    return RefreshFailed(
+        "OpenAI rejected this access token.",
+        "Create a new one in your workspace's settings and run 'llm keys set chatgpt'.",
+        permanent=True,
+    )
+
+
+def check_renewable(tokens: Tokens, command: str) -> None:
+    """Raise RefreshFailed for a login that cannot be renewed here. `command` signs in again."""
+    if tokens.kind == "access_token":
+        raise access_token_rejected()
+    if tokens.kind == "codex":
+        raise RefreshFailed(
+            "The login imported from Codex CLI has expired.",
+            "Renew it with Codex CLI, then run 'llm chatgpt import'; or run 'llm chatgpt login'.",
+            permanent=True,
+        )
+    if not tokens.refresh_token:
+        raise sign_in_again("cannot be renewed", command)
+    check_issuer(tokens, command)
+
+
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
     """Trade a refresh token, which works once, for a new pair. Stores nothing.
 
     For a token that is stored and fresh use `get_tokens`. Raises RefreshFailed, which names
     `login_command` where only a new login helps.
     """
-    if not tokens.refresh_token:
-        raise sign_in_again("cannot be renewed", login_command)
-    check_issuer(tokens, RefreshFailed, login_command)
+    check_renewable(tokens, login_command)
     route = tokens.route
     body = {
         "client_id": tokens.client_id or config.CLIENT_ID,
         "grant_type": "refresh_token",
-        "refresh_token": tokens.refresh_token,
+        "refresh_token": tokens.refresh_token or "",
         **route.token_fields,
     }
     seconds = config.REFRESH_TIMEOUT_SECONDS
@@ -348,12 +372,15 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
             raise sign_in_again("came back as another user's", login_command)
         if new is not None:
             return new
-    # A web page or a bare 401 comes from a proxy, and says nothing about the login.
-    code, final = reply.error_code, route.final_refusals
+    code = reply.error_code
     if code == "invalid_client" and route is not CODEX:
-        raise RefreshFailed(
-            f"{UNREGISTERED} Run '{login_command} --new' to sign in again.", code=code
-        )
-    if code and reply.status < 500 and (reason := final.get(code) or final.get(reply.status)):
+        raise RefreshFailed(f"{FORGOTTEN} Run '{login_command} --new' to sign in again.", code=code)
+    # A web page or a bare 401 comes from a proxy, and says nothing about the login.
+    if (
+        code
+        and reply.status < 500
+        and (code in FINAL_REFUSALS or reply.status == route.final_status)
+    ):
+        reason = FINAL_REFUSALS.get(code, "is no longer accepted")
         raise sign_in_again(reason, login_command, code)
     raise RefreshFailed(*explain(reply, "renew the login"), code=code)

@@ -15,13 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_chatgpt import config, files, http
-from llm_chatgpt.errors import (
-    AccountTaken,
-    LoginDenied,
-    LoginFailed,
-    RefreshFailed,
-    StoreError,
-)
+from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, RefreshFailed, StoreError
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
@@ -39,7 +33,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route. Its nonce is secret, too."""
 
     # A code alone lacks the client id that was issued with it.
-    takes_partial_address = False
+    takes_parts = False
 
     def __init__(self, port: int, known: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
@@ -66,10 +60,8 @@ class OfficialLogin(oauth.AuthorizeRequest):
                 "The browser came back with an incomplete address: OpenAI has not registered this "
                 "installation."
             )
-        scope, verifier = fields.get("scope", [None])[0], self.code_verifier
-        return AuthorizationCode(
-            code, verifier, self.redirect_uri, client_ids[0], scope, self.nonce
-        )
+        scope = fields.get("scope", [None])[0]
+        return self.approval(code, client_id=client_ids[0], scope=scope, nonce=self.nonce)
 
 
 def login_officially(
@@ -156,7 +148,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             known = {"client_id": approved.client_id, "subject": None, "declined": False}
         writer.save(store.register(name, **known))
     try:
-        reply = oauth.exchange(approved, OFFICIAL, command)
+        reply = oauth.exchange(approved)
     except LoginFailed as error:
         if error.code == "invalid_client":
             _remember(name, client_id=None)
@@ -192,18 +184,15 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             f"Allow it when you run '{command}' again.",
         )
         if not permitted:
-            _end_older_login(name, approved.client_id, denied.message)
+            with locked_store() as writer:
+                store = writer.read_to_add()
+                old = store.accounts.get(name)
+                # Drop the older login: the user declined to renew its permission.
+                if old and old.client_id == approved.client_id:
+                    failure = RefreshFailed(denied.message, permanent=True)
+                    writer.save(store.put_failure(name, failure, ended=True))
         raise denied
     return tokens
-
-
-def _end_older_login(name: str, client_id: str, why: str) -> None:
-    """Drop the older login: the user declined to renew its permission."""
-    with locked_store() as writer:
-        store = writer.read_to_add()
-        old = store.accounts.get(name)
-        if old and old.client_id == client_id:
-            writer.save(store.put_failure(name, RefreshFailed(why, permanent=True), ended=True))
 
 
 def _remember(name: str, **fields: Any) -> None:

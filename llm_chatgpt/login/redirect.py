@@ -16,7 +16,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from llm_chatgpt import config
@@ -34,13 +34,11 @@ PAGE = (
 )
 PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
-    "Connection": "close",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
 }
-Request = TypeVar("Request", bound=AuthorizeRequest)
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -162,11 +160,11 @@ def _has_ipv6() -> bool:
 
 
 def wait_for_approval(
-    start: Callable[[int], Request],
+    start: Callable[[int], AuthorizeRequest],
     *,
     hosts: Sequence[str],
     ports: Sequence[int],
-    show: Callable[[Request], None],
+    show: Callable[[Any], None],
     read_lines: Callable[[Callable[[str], None], threading.Event], None] | None,
 ) -> AuthorizationCode:
     """What the user has approved, from a browser that comes back to one of `ports` on all

@@ -12,10 +12,12 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-# Refusals for good that both routes share.
-FINAL_REFUSALS: Mapping[str | int, str] = {
+# The error codes with which OpenAI refuses a refresh token for good, and what each says of a login.
+FINAL_REFUSALS: Mapping[str, str] = {
     "invalid_grant": "is no longer accepted",
+    "invalid_refresh_token": "is no longer accepted",
     "refresh_token_expired": "has expired",
+    "token_expired": "has expired",
     "refresh_token_invalidated": "was ended by OpenAI",
     "refresh_token_reused": "was renewed elsewhere, probably by a copy of the login file, or a "
     "renewal's answer was lost",
@@ -25,11 +27,10 @@ FINAL_REFUSALS: Mapping[str | int, str] = {
 class Route(NamedTuple):
     """How logins of one kind are made, renewed and used. The defaults are the Codex login's.
 
-    `account` is the name of a login that was given none, `plan` what stands for a plan that the
-    tokens do not tell. `form` says that the token endpoint takes forms for everything,
-    `token_fields` what each of them has besides. A refresh is refused for good with one of
-    `final_refusals`: an error code, or a status that comes with another code. Its text says what
-    happened to the login.
+    `account` is the account name used when the user gives none, `plan` is shown in place of the
+    plan if the tokens do not name it. With `form`, the token endpoint takes forms for everything.
+    Every form also has the `token_fields`. A refresh is refused for good with a code of
+    FINAL_REFUSALS, or with an error in JSON that has the status `final_status`.
     """
 
     # Signing in, renewing and signing out.
@@ -45,7 +46,7 @@ class Route(NamedTuple):
     # How many seconds before the end of its access token a login is renewed; None if only after
     # the API has refused it.
     refresh_leeway: float | None = 5 * 60
-    final_refusals: Mapping[str | int, str] = {**FINAL_REFUSALS, 401: "is no longer accepted"}
+    final_status: int | None = 401
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
     own_session: bool = False
     # Prompts and models. `base_url` takes the origin of the account's workspace.
@@ -89,11 +90,7 @@ OFFICIAL = Route(
     form=True,
     token_fields={"resource": config.DEFAULT_API_URL},
     refresh_leeway=None,
-    final_refusals={
-        **FINAL_REFUSALS,
-        "invalid_refresh_token": "is no longer accepted",
-        "token_expired": "has expired",
-    },
+    final_status=None,
     own_session=True,
     base_url=lambda origin: config.api_url(),
     responses_path="/responses",

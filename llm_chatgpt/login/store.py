@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Iterator
 
@@ -35,8 +35,7 @@ def _translated(
         yield
     # filelock raises NotImplementedError on a file system without locks.
     except (OSError, NotImplementedError) as error:
-        reason = files.os_reason(error) if isinstance(error, OSError) else "not supported"
-        raise StoreError(f"{failure} ({reason}).", advice, code=code) from error
+        raise StoreError(f"{failure} ({files.os_reason(error)}).", advice, code=code) from error
 
 
 def store_path() -> pathlib.Path:
@@ -54,13 +53,14 @@ def store_path() -> pathlib.Path:
         ) from error
 
 
-def read_store() -> Store:
+def read_store(*, if_damaged: Store | None = None) -> Store:
     """Read the login file, and put in the logins that this process could not write. Return an
     empty store if there is no file. Takes no lock.
 
     An entry that this version cannot use does not stop the other accounts (`Store.unusable`).
-    Raises StoreError; its code is "damaged" for a file that is not a store at all,
-    "newer_version" for one that a later version of this plugin has written.
+    Raises StoreError; its code is "damaged" for a file that is not a store at all (unless
+    `if_damaged` is given, which is returned), "newer_version" for one that a later version of this
+    plugin has written.
     """
     path = store_path()
     shown = short_path(path)
@@ -80,6 +80,8 @@ def read_store() -> Store:
         if not isinstance(data["default"], str) or not isinstance(data["accounts"], dict):
             raise ValueError("not a store")
     except (ValueError, RecursionError, KeyError, TypeError) as error:
+        if if_damaged:
+            return if_damaged
         raise StoreError(
             f"The login file {shown} is damaged.",
             "Run 'llm chatgpt login' to replace it.",
@@ -99,7 +101,6 @@ class StoreWriter:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        self.shown = short_path(path)
 
     def save(self, store: Store) -> None:
         """Write a store that was read under this lock. Raises StoreError."""
@@ -123,13 +124,14 @@ class StoreWriter:
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
         """Write the login file, or one beside it, whole. Raises StoreError."""
+        shown = short_path(self.path)
         if self.path.is_symlink():
             raise StoreError(
-                f"{self.shown} is a symbolic link, which this plugin never writes through.",
+                f"{shown} is a symbolic link, which this plugin never writes through.",
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _translated(f"Could not write the login file {self.shown}"):
+        with _translated(f"Could not write the login file {shown}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
@@ -146,7 +148,7 @@ class StoreWriter:
     def read_to_add(self) -> Store:
         """Read the store that a new login is added to. A file that is damaged as a whole is
         copied, and counts as empty. Raises StoreError."""
-        store = read_any()
+        store = read_store(if_damaged=_DAMAGED)
         if store is not _DAMAGED:
             return store
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
@@ -161,14 +163,9 @@ class StoreWriter:
                 copy.unlink()
 
 
-# A fork waits for it, because a child would find the module half imported.
-_importing = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
-    )
+    # A fork waits for an import that is under way: the child would find the module half imported.
+    os.register_at_fork(before=lambda: importlib.import_module("filelock"))
 
 
 @contextlib.contextmanager
@@ -178,8 +175,8 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     The operating system drops the lock of a process that dies. Raises StoreError after so
     many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
     """
-    with _importing:
-        import filelock
+    import filelock
+
     path = store_path()
     shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
@@ -201,7 +198,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 def check_writable() -> None:
     """Raise StoreError unless a login could be stored now. Leaves no trace but the lock."""
     with locked_store() as writer:
-        read_any()
+        read_store(if_damaged=_DAMAGED)
         writer.probe()
 
 
@@ -236,7 +233,7 @@ def delete_tokens(
     cannot use. Raises StoreError.
     """
     with locked_store() as writer:
-        store = read_any()
+        store = read_store(if_damaged=_DAMAGED)
         names = [*store.accounts, *store.unusable]
         if everything:
             writer.save_shorter(store.only_registrations())
@@ -247,13 +244,3 @@ def delete_tokens(
             for name in names:
                 writer.save_shorter(store.without(name))
     return {name: store.accounts.get(name) for name in names}
-
-
-def read_any() -> Store:
-    """Read the store. Of a file that is damaged as a whole, return a damaged default account."""
-    try:
-        return read_store()
-    except StoreError as error:
-        if error.code != "damaged":
-            raise
-        return _DAMAGED

@@ -16,6 +16,7 @@ from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_
 # The keys under which OpenAI puts its own claims (docs/protocol.md).
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
+FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
 # A sign-in of our own, one by OpenAI's official route, an access token imported from Codex CLI,
 # and a personal access token (at-...).
 KINDS = ("login", "official", "codex", "access_token")
@@ -68,7 +69,7 @@ class Tokens(NamedTuple):
         """A short hash that names the account without revealing its id."""
         official = (self.issuer, self.client_id, self.subject)
         name = " ".join(map(str, official)) if self.kind == "official" else self.account_id or ""
-        return hashlib.sha256(name.encode()).hexdigest()[:12]
+        return token_hash(name)[:12]
 
     @property
     def route(self) -> Route:
@@ -89,9 +90,7 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 
     A JWT has three non-empty base64url parts, and the second one is a JSON object.
     """
-    if not isinstance(token, str):
-        return None
-    parts = token.split(".")
+    parts = token.split(".") if isinstance(token, str) else []
     if len(parts) != 3 or not all(parts):
         return None
     try:
@@ -103,28 +102,30 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 
 
 def extract_account_id(id_token: object, access_token: object = None) -> str | None:
-    """The account id that requests carry, from the tokens' claims; None if they have none.
+    """Return the account id that requests carry, from the tokens' claims; None if they have none.
 
     Looks for `chatgpt_account_id` at the top level, then in the auth object, then for the id
     of the first organization; each of these in the id_token first, then in the access token.
     An organization's id (`org-...`) identifies the login but is never sent.
     """
-    both = _claims_of(id_token, access_token)
-    auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
-    holders = [holder for pair in zip(both, auths, strict=True) for holder in pair]
-    return _first_text(
-        [claims.get("chatgpt_account_id") for claims in both]
-        + [auth.get("chatgpt_account_id") for auth in auths]
-        + [first_mapping(holder.get("organizations")).get("id") for holder in holders]
-    )
+    holders = _claim_holders(id_token, access_token)
+    organizations = [first_mapping(holder.get("organizations")) for holder in holders]
+    return first_text(holders, "chatgpt_account_id") or first_text(organizations, "id")
 
 
-def _claims_of(*tokens: object) -> list[dict[str, Any]]:
-    return [parse_jwt_claims(token) or {} for token in tokens]
+def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
+    """Return the objects that claims are looked for in: the JWTs' payloads, then the objects
+    that OpenAI puts into these."""
+    payloads = [parse_jwt_claims(token) or {} for token in tokens]
+    names = (AUTH_CLAIM, PROFILE_CLAIM)
+    return [*payloads, *(as_mapping(payload.get(name)) for name in names for payload in payloads)]
 
 
-def _first_text(values: Iterable[object]) -> str | None:
-    return next(filter(None, map(as_text, values)), None)
+def first_text(holders: Iterable[Mapping[str, Any]], *names: str) -> str | None:
+    """Return the first text that one of the holders has under one of the names."""
+    holders = list(holders)
+    found = (as_text(holder.get(name)) for name in names for holder in holders)
+    return next(filter(None, found), None)
 
 
 def header_safe(value: object) -> str | None:
@@ -145,18 +146,10 @@ def tokens_from_reply(
     if access_token is None:
         return None
     id_token = as_text(reply.get("id_token")) or old.id_token
-    both = _claims_of(id_token, access_token)
-    auths = [as_mapping(claims.get(AUTH_CLAIM)) for claims in both]
-    emails = [
-        holder.get("email")
-        for claims in both
-        for holder in (claims, as_mapping(claims.get(PROFILE_CLAIM)))
-    ]
-    fedramp = (auth.get("chatgpt_account_is_fedramp") for auth in auths)
-    if access_token == old.access_token:
-        expires_at = old.expires_at
-    else:
-        expires_at = _expiry(both[1], reply.get("expires_in"), now)
+    holders = _claim_holders(id_token, access_token)
+    expires_at = old.expires_at
+    if access_token != old.access_token:
+        expires_at = _expiry(parse_jwt_claims(access_token) or {}, reply.get("expires_in"), now)
     account_id = old.account_id
     # An official login's tokens name an account to nobody.
     if old.route.names_account:
@@ -168,9 +161,9 @@ def tokens_from_reply(
         expires_at=expires_at,
         refreshed_at=now,
         account_id=account_id,
-        email=_first_text(emails) or old.email,
-        plan=_first_text(auth.get("chatgpt_plan_type") for auth in auths) or old.plan,
-        fedramp=next((value for value in fedramp if value is not None), None) is True,
+        email=first_text(holders, "email") or old.email,
+        plan=first_text(holders, "chatgpt_plan_type") or old.plan,
+        fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         earliest_refresh_at=as_moment(reply.get("earliest_refresh_at")),
     )
 
@@ -225,13 +218,6 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
-def is_workspace_origin(value: object) -> bool:
-    """Whether tokens may be sent to this origin: https, and chatgpt.com or a host below it."""
-    return isinstance(value, str) and bool(
-        re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
-    )
-
-
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
     # OpenAI may name one user differently to each client.
@@ -251,8 +237,10 @@ def residencies(tokens: Tokens) -> list[str]:
     """The regions that may serve a workspace with data residency, the likeliest first
     (docs/protocol.md). Mostly empty."""
     chosen = config.residency()
-    if chosen or not tokens.route.names_account:
-        return [chosen] if chosen and chosen != "off" and tokens.route.names_account else []
+    if not tokens.route.names_account or chosen == "off":
+        return []
+    if chosen:
+        return [chosen]
     auth = as_mapping((parse_jwt_claims(tokens.access_token) or {}).get(AUTH_CLAIM))
     claims = (auth.get("chatgpt_compute_residency"), auth.get("chatgpt_data_residency"))
     named = (claim for claim in map(header_safe, claims) if claim not in (None, "no_constraint"))

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_chatgpt import config, http
-from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed, StoreError
+from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed
 from llm_chatgpt.login import oauth
-from llm_chatgpt.login.store import locked_store, read_any, read_store
+from llm_chatgpt.login.store import locked_store
 from llm_chatgpt.login.tokens import (
     Tokens,
     backend_headers,
     header_safe,
     is_somebody_else,
-    is_workspace_origin,
     sent_account_id,
 )
 from llm_chatgpt.text import printable
@@ -30,68 +29,56 @@ def keep_login(
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
-    """Store a new login under an account's name, then ask about its workspace.
+    """Ask for a new login's workspace, then store the login under an account's name.
 
     Without a name it is stored under its route's (`default` or `official`), and prompts use it
     from now on. Raises LoginFailed if the login is not for the workspace with that id (None:
     any); AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
     """
     name = account or tokens.route.account
-    if workspace is not None and tokens.account_id != workspace:
-        tokens = fetch_workspace(tokens)
-        if tokens.account_id != workspace:
-            raise LoginFailed(
-                f"OpenAI signed you in to the workspace {workspace_words(tokens)}, not to "
-                f"{printable(workspace, 60)}.",
-                "Nothing was stored. Sign in again and choose the other workspace on OpenAI's "
-                "page.",
-            )
+    tokens = fetch_workspace(tokens)
+    if workspace not in (None, tokens.account_id):
+        raise LoginFailed(
+            f"OpenAI signed you in to the workspace {workspace_words(tokens)}, not to "
+            f"{printable(workspace, 60)}.",
+            "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page.",
+        )
     # Whose login may be replaced, besides this user's own.
     agreed = tokens
     while True:
         with locked_store() as writer:
             # Read here, because another program may just have signed in under this name.
-            old = read_any().accounts.get(name)
-            if (
-                not (replace and old and is_somebody_else(old, tokens))
-                # Once more, if yet another user has signed in during the question.
-                or not is_somebody_else(old, agreed)
+            store = writer.read_to_add()
+            old = store.accounts.get(name)
+            if not (
+                (old and replace and is_somebody_else(old, tokens))
+                # Ask again if yet another user has signed in during the question.
+                and is_somebody_else(old, agreed)
             ):
                 if old and old.account_id == tokens.account_id:
-                    tokens = tokens._replace(origin=old.origin, workspace=old.workspace)
-                writer.save(writer.read_to_add().add(name, tokens, as_default=account is None))
+                    tokens = tokens._replace(
+                        origin=tokens.origin or old.origin,
+                        workspace=tokens.workspace or old.workspace,
+                    )
+                writer.save(store.add(name, tokens, as_default=account is None))
                 break
         # Without the lock, which prompts in other programs wait for.
-        if old.email == tokens.email:
-            # Only its workspace tells the new login from the old one.
-            tokens = fetch_workspace(tokens)
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
         agreed = old
-    # The login is safe from here on: what follows may fail or be interrupted.
     if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
         oauth.revoke_all([old])
-    told = fetch_workspace(tokens)
-    if told == tokens:
-        return tokens
-    try:
-        with locked_store() as writer:
-            store = read_store()
-            if store.accounts.get(name) == tokens:
-                writer.save(store.put(name, told))
-    except StoreError as error:
-        log.info("What the service says of the workspace was not stored: %s", error)
-    return told
+    return tokens
 
 
 def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
-    kept, other = printable(old.email or "the old login"), printable(new.email or "the new")
-    if old.email == new.email:
-        kept += f" in {printable(old.workspace or old.account_id, 60)}"
-        other += f" in {printable(new.workspace or new.account_id, 60)}"
+    def name(tokens: Tokens) -> str:
+        workspace = f" in {printable(tokens.workspace or tokens.account_id, 60)}"
+        return printable(tokens.email or "?") + (workspace if old.email == new.email else "")
+
     return AccountTaken(
-        f"Kept {kept}.",
-        f"To add {other} as well, use --account NAME; to replace {kept}, use --yes.",
+        f"Kept {name(old)}.",
+        f"To add {name(new)} as well, use --account NAME; to replace {name(old)}, use --yes.",
     )
 
 
@@ -133,7 +120,7 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
     routed = mine[0].get("account_routing_override") in ROUTING_OVERRIDES
     return tokens._replace(
         account_id=account_id,
-        origin=origin if routed and is_workspace_origin(origin) else tokens.origin,
+        origin=origin if routed and config.is_workspace_origin(origin) else tokens.origin,
         workspace=as_text(mine[0].get("name")) or tokens.workspace,
     )
 
