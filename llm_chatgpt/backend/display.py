@@ -28,9 +28,12 @@ class Display:
 
     def __init__(self, prompt: Any, stream: bool, doing: Callable[[], str]):
         self._waiting = Waiting(doing)
-        self._context = click.get_current_context(silent=True)
+        context = click.get_current_context(silent=True)
+        command = context.command.name if context else None
+        # Of other commands, nobody knows what they print when.
+        self._context = context if command in ("prompt", "chat") else None
         # `llm chat` prints an answer as it arrives even with --no-stream.
-        self._streams = stream or bool(self._context and self._context.command.name == "chat")
+        self._streams = stream or command == "chat"
         self._shows_reasoning = self._streams and not prompt.hide_reasoning
         self._has_one_output = bool(self._context) and _has_one_output()
         self._follows_tools = bool(prompt.tool_results)
@@ -38,10 +41,11 @@ class Display:
         self._held: list[StreamEvent] = []
 
     def __enter__(self) -> None:
-        self._waiting.__enter__()
-        # llm ends the line of an answer, but not before its tools run.
-        if not self._follows_tools:
-            self._waiting.restart(mid_line=False)
+        if self._context:
+            self._waiting.__enter__()
+            # llm ends the line of an answer, but not before its tools run.
+            if not self._follows_tools:
+                self._waiting.restart(mid_line=False)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._waiting.__exit__()
