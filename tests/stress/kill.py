@@ -2,9 +2,9 @@
 
 python tests/stress/kill.py [--full]
 
-160 kills of each kind and route with --full, else 5. A child process does the work over and over; it is
-killed after a random time, which falls everywhere between its first step and its last. Afterwards
-the store must read, and hold the old or the new pair (after a logout: none).
+160 kills of each kind and route with --full, else 5. A child process does the work over and over;
+it is killed after a random time, which falls everywhere between its first step and its last.
+Afterwards the store must read, and hold the old or the new pair (after a logout: none).
 
 One loss cannot be ruled out: a kill after a refresh was sent and before the new pair is written.
 It is counted, with the simulator near and 100 ms away, and the length of that window is measured.
@@ -34,7 +34,7 @@ from simulator.replies import Refusal
 KILLS = 160 if "--full" in sys.argv else 5
 NETWORK_SECONDS = (0.0, 0.1)
 
-IMPORTS = f"""
+IMPORTS = """
 import threading, urllib.request
 # So that no kill meets a program that is still importing.
 import filelock, http.server, httpx
@@ -43,7 +43,7 @@ from llm_chatgpt.login.store import delete_tokens
 
 def approve(login):
     # Cloudflare turns the name of Python's own client away.
-    request = urllib.request.Request(login.url, headers={{"User-Agent": "Mozilla/5.0"}})
+    request = urllib.request.Request(login.url, headers={"User-Agent": "Mozilla/5.0"})
     threading.Thread(target=urllib.request.urlopen, args=(request,), daemon=True).start()
 
 print("go", flush=True)
