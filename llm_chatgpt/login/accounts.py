@@ -32,6 +32,7 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     bool: lambda value: value is True,
 }
 _FIELDS = {name: _READERS[kind] for name, kind in typing.get_type_hints(Tokens).items()}
+_FIELDS["origin"] = lambda value: value if config.is_workspace_origin(value) else None
 
 
 def tokens_from_store(value: object) -> Tokens | None:
@@ -42,8 +43,6 @@ def tokens_from_store(value: object) -> Tokens | None:
     if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
     read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
-    if not config.is_workspace_origin(read["origin"]):
-        del read["origin"]
     return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
 
 

@@ -44,6 +44,8 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
+# The parameters of a redirect, each with all its values.
+Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
 # The one suffix that the issuer is known to add to the state (docs/protocol.md).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
@@ -77,9 +79,7 @@ class AuthorizeRequest:
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
-    def approve(
-        self, code: str, fields: Mapping[str, list[str]]
-    ) -> AuthorizationCode | LoginFailed:
+    def approve(self, code: str, fields: Fields) -> AuthorizationCode | LoginFailed:
         """Return the approval in a redirect with this code and these parameters, or its failure."""
         return self.approval(code)
 
@@ -99,7 +99,7 @@ class AuthorizeRequest:
             return None
         if fields.get("error"):
             description = fields.get("error_description", [""])[0]
-            return _sign_in_refused(fields["error"][0], description, self.command)
+            return self._refused(fields["error"][0], description)
         if len(codes) != 1 or not codes[0]:
             return self.failed("The browser came back with an incomplete address, without a code.")
         return self.approve(codes[0], fields)
@@ -125,6 +125,18 @@ class AuthorizeRequest:
             )
         root = self.redirect_uri.removesuffix("auth/callback")
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
+
+    def _refused(self, error: str, description: str) -> LoginFailed:
+        """Return the failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
+        if "missing_codex_entitlement" in description:
+            reason, advice = (
+                "Codex is not enabled for this workspace.",
+                "Ask its admin, or sign in to another one.",
+            )
+            return errors.LoginDenied(reason, advice)
+        if error == "access_denied":
+            return sign_in_declined(self.command)
+        return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
 
     def failed(self, what: str) -> LoginFailed:
         return LoginFailed(what, f"Run '{self.command}' again.")
@@ -195,57 +207,46 @@ def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     )
 
 
-def _sign_in_refused(error: str, description: str, command: str) -> LoginFailed:
-    """The failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
-    if "missing_codex_entitlement" in description:
-        return errors.LoginDenied(
-            "Codex is not enabled for this workspace.", "Ask its admin, or sign in to another one."
-        )
-    if error == "access_denied":
-        return sign_in_declined(command)
-    message = printable(description or error, 200)
-    return LoginFailed(f"OpenAI ended the sign-in ({message}).", f"Run '{command}' again.")
+def exchange(approved: AuthorizationCode) -> tuple[http.Reply, Tokens | None]:
+    """Trade an approved code for a login (docs/protocol.md): the token reply, and what it holds.
 
-
-def exchange(approved: AuthorizationCode) -> http.Reply:
-    """Trade an approved code for a token reply (docs/protocol.md).
-
-    Sent once: after a lost answer the code may be spent. Raises LoginFailed.
+    The login is None if the reply has no access token. Sent once: after a lost answer the code may
+    be spent. Raises LoginFailed.
     """
-    again = f"Run '{approved.command}' again"
+    route, command = approved.route, approved.command
     reply = ask_issuer(
         "POST",
-        approved.route.token_path,
+        route.token_path,
         LoginFailed,
-        f"You approved the sign-in, but it did not finish: run '{approved.command}' again.",
+        f"You approved the sign-in, but it did not finish: run '{command}' again.",
         data={
             "grant_type": "authorization_code",
             "client_id": approved.client_id,
             "code": approved.authorization_code,
             "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
             "code_verifier": approved.code_verifier,
-            **approved.route.token_fields,
+            **route.token_fields,
         },
     )
     if reply.status == 200:
-        return reply
+        client_id = approved.client_id
+        owner = Tokens("", kind=route.kind, issuer=config.issuer(), client_id=client_id)
+        return reply, tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     problem = explain(reply, "complete the sign-in")
     if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
         problem = (
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
             "used before, or is from an earlier attempt.",
-            f"{again}.",
+            f"Run '{command}' again.",
         )
-    if reply.error_code == "invalid_client" and approved.route is not CODEX:
-        problem = FORGOTTEN, f"{again} to register anew."
+    if reply.error_code == "invalid_client" and route is not CODEX:
+        problem = FORGOTTEN, f"Run '{command}' again to register anew."
     raise LoginFailed(*problem, code=reply.error_code)
 
 
 def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
     """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
-    reply = exchange(approved)
-    owner = Tokens("", issuer=config.issuer())
-    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
+    reply, tokens = exchange(approved)
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
@@ -376,11 +377,8 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     if code == "invalid_client" and route is not CODEX:
         raise RefreshFailed(f"{FORGOTTEN} Run '{login_command} --new' to sign in again.", code=code)
     # A web page or a bare 401 comes from a proxy, and says nothing about the login.
-    if (
-        code
-        and reply.status < 500
-        and (code in FINAL_REFUSALS or reply.status == route.final_status)
-    ):
+    final = code in FINAL_REFUSALS or (code and reply.status == route.final_status)
+    if code and final and reply.status < 500:
         reason = FINAL_REFUSALS.get(code, "is no longer accepted")
         raise sign_in_again(reason, login_command, code)
     raise RefreshFailed(*explain(reply, "renew the login"), code=code)

@@ -20,7 +20,7 @@ from llm_chatgpt.login import oauth
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import check_writable, locked_store, read_store
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
@@ -49,9 +49,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
         }
         super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
 
-    def approve(
-        self, code: str, fields: Mapping[str, list[str]]
-    ) -> AuthorizationCode | LoginFailed:
+    def approve(self, code: str, fields: oauth.Fields) -> AuthorizationCode | LoginFailed:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self.failed("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
@@ -148,7 +146,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             known = {"client_id": approved.client_id, "subject": None, "declined": False}
         writer.save(store.register(name, **known))
     try:
-        reply = oauth.exchange(approved)
+        reply, tokens = oauth.exchange(approved)
     except LoginFailed as error:
         if error.code == "invalid_client":
             _remember(name, client_id=None)
@@ -169,14 +167,6 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
         )
     _remember(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
-    owner = Tokens(
-        "",
-        kind="official",
-        issuer=config.issuer(),
-        client_id=approved.client_id,
-        subject=claims["sub"],
-    )
-    tokens = tokens_from_reply(data, old=owner, now=time.time())
     permitted = config.PLAN_SCOPE in granted.split()
     if not permitted or tokens is None or not tokens.refresh_token:
         denied = LoginDenied(
@@ -192,7 +182,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
                     failure = RefreshFailed(denied.message, permanent=True)
                     writer.save(store.put_failure(name, failure, ended=True))
         raise denied
-    return tokens
+    return tokens._replace(subject=claims["sub"])
 
 
 def _remember(name: str, **fields: Any) -> None:

@@ -33,6 +33,8 @@ class Route(NamedTuple):
     FINAL_REFUSALS, or with an error in JSON that has the status `final_status`.
     """
 
+    # Which logins take this route, by their `kind`.
+    kind: str = "login"
     # Signing in, renewing and signing out.
     authorize_path: str = "/oauth/authorize"
     token_path: str = "/oauth/token"  # noqa: S105 - an address
@@ -80,6 +82,7 @@ class Route(NamedTuple):
 
 CODEX = Route()
 OFFICIAL = Route(
+    kind="official",
     authorize_path="/api/accounts/authorize",
     token_path="/api/accounts/oauth/token",  # noqa: S106 - an address
     revoke_path="/api/accounts/oauth/revoke",

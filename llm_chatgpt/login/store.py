@@ -234,13 +234,12 @@ def delete_tokens(
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)
+        chosen = store.default if account is None else account
         names = [*store.accounts, *store.unusable]
+        names = [name for name in names if everything or name == chosen]
         if everything:
             writer.save_shorter(store.only_registrations())
             writer.remove_copies()
-        else:
-            chosen = store.default if account is None else account
-            names = [name for name in names if name == chosen]
-            for name in names:
-                writer.save_shorter(store.without(name))
+        elif names:
+            writer.save_shorter(store.without(chosen))
     return {name: store.accounts.get(name) for name in names}

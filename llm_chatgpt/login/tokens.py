@@ -19,7 +19,7 @@ PROFILE_CLAIM = "https://api.openai.com/profile"
 FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
 # A sign-in of our own, one by OpenAI's official route, an access token imported from Codex CLI,
 # and a personal access token (at-...).
-KINDS = ("login", "official", "codex", "access_token")
+KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
 def without_secrets(value: Any, *shown: str) -> str:
@@ -53,8 +53,9 @@ class Tokens(NamedTuple):
     kind: str = "login"
     # Who issued the tokens; None for a login that an older version has stored.
     issuer: str | None = None
-    # Only an official login has these: for which client, and who it is.
+    # The client that the tokens were issued to; None for a login that an older version has stored.
     client_id: str | None = None
+    # The user, as the official route names them to this client.
     subject: str | None = None
     # The earliest moment of a refresh, by the server's clock.
     earliest_refresh_at: float | None = None
@@ -68,12 +69,12 @@ class Tokens(NamedTuple):
     def account_key(self) -> str:
         """A short hash that names the account without revealing its id."""
         official = (self.issuer, self.client_id, self.subject)
-        name = " ".join(map(str, official)) if self.kind == "official" else self.account_id or ""
+        name = " ".join(map(str, official)) if self.route is OFFICIAL else self.account_id or ""
         return token_hash(name)[:12]
 
     @property
     def route(self) -> Route:
-        return OFFICIAL if self.kind == "official" else CODEX
+        return OFFICIAL if self.kind == OFFICIAL.kind else CODEX
 
     def ended(self) -> Tokens:
         """Without what OpenAI no longer accepts; who it was stays known."""
@@ -82,7 +83,7 @@ class Tokens(NamedTuple):
     @property
     def renewable(self) -> bool:
         """Whether it is a sign-in of our own."""
-        return self.kind in ("login", "official")
+        return self.kind == self.route.kind
 
 
 def parse_jwt_claims(token: object) -> dict[str, Any] | None:
@@ -265,7 +266,6 @@ def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[s
         headers["X-OpenAI-Fedramp"] = "true"
     if regions := residencies(tokens)[second_residency:]:
         headers["x-openai-internal-codex-residency"] = regions[0]
-    version = config.setting("CLIENT_VERSION")
-    if version:
+    if version := config.setting("CLIENT_VERSION"):
         headers["version"] = version
     return headers
