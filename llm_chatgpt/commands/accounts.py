@@ -51,7 +51,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
-    ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
+    ended, problem = group.problems(credential, tokens) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
@@ -117,7 +117,7 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        ended, problem = group.problems(credential, tokens, store)
+        ended, problem = group.problems(credential, tokens)
         default = name == store.default
         known = _account_json(tokens, ended, problem)
         entries.append({"name": name, "default": default, **known})

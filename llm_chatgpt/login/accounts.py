@@ -1,7 +1,7 @@
-"""What the login file holds: accounts, with what is remembered of each. No file is touched here.
+"""The content of the login file: accounts, and what is remembered beside them. No file is touched.
 
-An account's entry has the fields of `Tokens` and, after a refresh that failed, `failure`. What
-this version does not understand, be it damaged or written by a newer version, is kept verbatim.
+An account's entry has the fields of `Tokens`. Entries and fields that this version does not
+understand, because they are damaged or of a newer version, are kept verbatim.
 """
 
 from __future__ import annotations
@@ -83,12 +83,9 @@ class Store:
         return self.accounts.get(name)
 
     def put(self, name: str, tokens: Tokens) -> Store:
-        """With an account's tokens replaced and its failure forgotten, and nothing else changed."""
-        return self._put_entry(name, **tokens._asdict())
-
-    def _put_entry(self, name: str, **fields: Any) -> Store:
-        entry = {k: v for k, v in as_mapping(self._entries.get(name)).items() if k != "failure"}
-        return self._with(accounts={**self._entries, name: {**entry, **fields}})
+        """With an account's tokens replaced, and nothing else changed."""
+        entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
+        return self._with(accounts={**self._entries, name: entry})
 
     def _with(self, **fields: Any) -> Store:
         return Store({**self._data, **fields})
@@ -138,23 +135,13 @@ class Store:
         signed_out = OFFICIAL if self.registration(name or "") else CODEX
         return (tokens.route if tokens else signed_out).login_command(name)
 
-    def failure(self, name: str | None) -> RefreshFailed | None:
-        """Return the error with which OpenAI has refused to renew an account's login for good."""
-        entry = as_mapping(as_mapping(self._entries.get(name or "")).get("failure"))
-        message = as_text(entry.get("message"))
-        # An older version stored failures that had passed as well.
-        if message is None or entry.get("permanent") is not True:
-            return None
-        return RefreshFailed(message, permanent=True, code=as_text(entry.get("code")))
-
-    def put_failure(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
-        """Remember a failed refresh, if it is permanent. `ended` says that the access token was
-        refused, too: then all tokens are dropped."""
+    def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
+        """With the refusal of a refresh remembered, if it is for good. `ended` says that the access
+        token was refused, too: then all tokens are dropped."""
         store = self
         if error.permanent:
-            tokens = self.accounts[name].ended() if ended else self.accounts[name]
-            failure = {"message": error.message, "code": error.code, "permanent": True}
-            store = self._put_entry(name, **tokens._asdict(), failure=failure)
+            tokens = self.accounts[name]._replace(refusal=error.message)
+            store = self.put(name, tokens.ended() if ended else tokens)
         # The next sign-in registers anew.
         return store.register(name, client_id=None) if error.code == "invalid_client" else store
 

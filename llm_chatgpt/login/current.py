@@ -161,26 +161,22 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
 
 
 def check_usable(
-    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None = None
+    credential: Credential, tokens: Tokens, rejection: Rejection | None = None
 ) -> None:
     """Raise RefreshFailed for a login that can be neither used nor renewed any more.
 
     Sends nothing: it decides by the expiry date, and by OpenAI's refusal of an earlier refresh.
     """
     if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
-        _check_renewable(credential, tokens, store, rejection)
+        _check_renewable(credential, tokens, rejection)
 
 
 def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
     return rejection is not None and tokens.access_token == rejection.access_token
 
 
-def _check_renewable(
-    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None
-) -> None:
+def _check_renewable(credential: Credential, tokens: Tokens, rejection: Rejection | None) -> None:
     """Raise RefreshFailed if a refresh is known to fail now."""
-    if failure := store.failure(credential.account):
-        raise failure
     command = tokens.route.login_command(credential.account)
     oauth.check_renewable(tokens, command)
     now = time.time()
@@ -215,14 +211,13 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
         tokens = _account_tokens(credential, store)
         refused = _is_refused(tokens, rejection)
         if tokens != old or not (refused or needs_refresh(tokens, time.time())):
-            check_usable(credential, tokens, store)
+            check_usable(credential, tokens)
             return tokens
         ends = refused and rejection is not None and rejection.final
-        failure = store.failure(name)
-        if failure and ends:
+        if tokens.refusal and ends:
             with contextlib.suppress(StoreError):
-                writer.save(store.put_failure(name, failure, ended=True))
-        _check_renewable(credential, tokens, store, rejection)
+                writer.save(store.put(name, tokens.ended()))
+        _check_renewable(credential, tokens, rejection)
         writer.probe()
         with _worker.sending():
             try:
@@ -232,7 +227,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
                     store = read_store()
                     # A program that ignores our lock may have been faster.
                     if store.accounts.get(name) == tokens:
-                        writer.save(store.put_failure(name, error, ended=ends))
+                        writer.save(store.put_refusal(name, error, ended=ends))
                 raise
             logins.unsaved[str(writer.path), tokens.refresh_token] = new
             writer.save(store.put(name, new))
@@ -254,13 +249,13 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection | None) -> 
         if credential.account in store.unsaved:
             _warn(f"Warning: the login was renewed but not stored. {error.message}")
         elif needs_refresh(tokens, now):
-            _warn_of_old_token(error, tokens)
+            _warn_of_old_token(error.message, tokens)
         return tokens
 
 
-def _warn_of_old_token(error: ChatGPTError, tokens: Tokens) -> None:
+def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
     until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
-    _warn(f"Warning: {error.message} The old token works{until}.")
+    _warn(f"Warning: {reason} The old token works{until}.")
 
 
 def _warn(text: str) -> None:
@@ -279,9 +274,7 @@ def _identify(access_token: str) -> Tokens:
     try:
         with locked_store() as writer:
             store = read_store()
-            tokens = store.identify(access_token) or fetch_workspace(
-                borrowed.request_owner(access_token)
-            )
+            tokens = store.identify(access_token) or _request_owner(access_token)
             writer.save(store.put_identity(tokens))
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
@@ -307,9 +300,9 @@ def _tokens_or_job(
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
     if not tokens.renewable or not _is_refused(tokens, rejection):
-        check_usable(credential, tokens, store, rejection)
-        if failure := store.failure(credential.account):
-            _warn_of_old_token(failure, tokens)
+        check_usable(credential, tokens, rejection)
+        if tokens.refusal:
+            _warn_of_old_token(tokens.refusal, tokens)
             return tokens
         if credential.account not in store.unsaved and not needs_refresh(tokens, time.time()):
             return tokens

@@ -336,6 +336,8 @@ def access_token_rejected() -> RefreshFailed:
 
 def check_renewable(tokens: Tokens, command: str) -> None:
     """Raise RefreshFailed for a login that cannot be renewed here. `command` signs in again."""
+    if tokens.refusal:
+        raise RefreshFailed(tokens.refusal, permanent=True)
     if tokens.kind == "access_token":
         raise access_token_rejected()
     if tokens.kind == "codex":

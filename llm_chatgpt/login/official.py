@@ -180,7 +180,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
                 # Drop the older login: the user declined to renew its permission.
                 if old and old.client_id == approved.client_id:
                     failure = RefreshFailed(denied.message, permanent=True)
-                    writer.save(store.put_failure(name, failure, ended=True))
+                    writer.save(store.put_refusal(name, failure, ended=True))
         raise denied
     return tokens._replace(subject=claims["sub"])
 

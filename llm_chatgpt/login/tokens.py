@@ -59,6 +59,8 @@ class Tokens(NamedTuple):
     subject: str | None = None
     # The earliest moment of a refresh, by the server's clock.
     earliest_refresh_at: float | None = None
+    # Why OpenAI has refused to renew the login for good; None if it has not.
+    refusal: str | None = None
 
     def __repr__(self) -> str:
         return without_secrets(
@@ -166,6 +168,7 @@ def tokens_from_reply(
         plan=first_text(holders, "chatgpt_plan_type") or old.plan,
         fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         earliest_refresh_at=as_moment(reply.get("earliest_refresh_at")),
+        refusal=None,
     )
 
 
