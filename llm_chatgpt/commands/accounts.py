@@ -22,7 +22,7 @@ from llm_chatgpt.login.current import Credential, choose_credential, stored_toke
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import keep_login, workspace_words
+from llm_chatgpt.login.workspace import store_new_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
@@ -190,7 +190,7 @@ def import_command(path: str | None, yes: bool) -> None:
                 f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
+    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     click.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:

@@ -47,7 +47,7 @@ def tokens_from_store(value: object) -> Tokens | None:
 
 
 class Store:
-    """The content of the login file. It never changes: a change returns another Store.
+    """The content of the login file. Immutable: methods that change something return a new Store.
 
     `accounts` are the logins by account name, `default` names the one that prompts use (empty
     when one of several must be chosen first). `unusable` are the names of the entries that this
@@ -83,7 +83,7 @@ class Store:
         return self.accounts.get(name)
 
     def put(self, name: str, tokens: Tokens) -> Store:
-        """With an account's tokens replaced, and nothing else changed."""
+        """Replace an account's tokens, and change nothing else."""
         entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
         return self._with(accounts={**self._entries, name: entry})
 
@@ -91,7 +91,7 @@ class Store:
         return Store({**self._data, **fields})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """With a new login. The only account is the default in any case."""
+        """Add a new login. The only account is the default in any case."""
         others = {other: entry for other, entry in self._entries.items() if other != name}
         added = self._with(accounts=others).put(name, tokens)
         return added.with_default(name) if as_default or len(added.accounts) == 1 else added
@@ -100,17 +100,17 @@ class Store:
         return self._with(default=name)
 
     def without(self, name: str) -> Store:
-        """With an account left out. The last one left becomes the default."""
+        """Remove an account. The last one left becomes the default."""
         rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
         default = "" if name == self.default else self.default
         return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
 
     def only_registrations(self) -> Store:
-        """With no login left."""
+        """Remove all logins, and keep the registrations."""
         return Store()._with(registrations=self.registrations)
 
     def identify(self, access_token: str) -> Tokens | None:
-        """A personal access token with its owner; None if the owner is not known."""
+        """Return a personal access token with its stored owner; None if that is unknown."""
         identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
         own = {"access_token": access_token, "kind": "access_token"}
         return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
@@ -120,24 +120,24 @@ class Store:
         return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
     def registration(self, name: str) -> Mapping[str, Any]:
-        """What the issuer in use has registered under an account's name; empty if nothing."""
+        """Return the registration with the issuer in use under an account's name; empty if none."""
         found = as_mapping(self.registrations.get(name))
         return found if found.get("issuer") == config.issuer() else {}
 
     def register(self, name: str, **fields: Any) -> Store:
-        """With what is known of a registration; `fields` are those of official Tokens."""
+        """Change fields of a registration: `client_id`, `subject`, `declined`."""
         entry = {**self.registration(name), "issuer": config.issuer(), **fields}
         return self._with(registrations={**self.registrations, name: entry})
 
     def login_command(self, name: str | None) -> str:
-        """The command that signs in again under an account's name, by the same route."""
+        """Build the command that signs in again under an account's name, by the same route."""
         tokens = self.accounts.get(name or "")
         signed_out = OFFICIAL if self.registration(name or "") else CODEX
         return (tokens.route if tokens else signed_out).login_command(name)
 
     def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
-        """With the refusal of a refresh remembered, if it is for good. `ended` says that the access
-        token was refused, too: then all tokens are dropped."""
+        """Remember the refusal of a refresh, if it is for good. `ended` says that the access token
+        was refused, too: then drop all tokens."""
         store = self
         if error.permanent:
             tokens = self.accounts[name]._replace(refusal=error.message)

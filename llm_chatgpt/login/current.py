@@ -1,4 +1,4 @@
-"""Which credential is used, and a token that is good now."""
+"""Choose a login, return a token that is valid now, and retry a request with a renewed one."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Rejection(NamedTuple):
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
-    """Whose login to use: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default account,
-    llm's key "chatgpt", CODEX_ACCESS_TOKEN. The first of these that is there.
+    """Return the first login that exists of: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default
+    account, llm's key "chatgpt", CODEX_ACCESS_TOKEN.
 
     A key is an account's name, else the name of one of llm's keys, else a token (at-...).
     Raises NotSignedIn, which names the accounts that exist; StoreError for a damaged one.
@@ -90,8 +90,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
-    known = filter(store.registration, store.registrations)
-    advice = f"Run '{next(map(store.login_command, known), 'llm chatgpt login')}' first"
+    registered = filter(store.registration, store.registrations)
+    advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
     if borrowed.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
     raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
@@ -118,7 +118,7 @@ def _signed_out(name: str | None, store: Store) -> NotSignedIn:
 
 
 def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
-    """The error for an unknown account name, which it shows unless it may be a token."""
+    """Build the error for an unknown account name. Shows the name unless it may be a token."""
     shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
     what = f"No account named '{name}'." if shown else "No account has this name."
     accounts = printable(", ".join(names))
@@ -260,8 +260,8 @@ def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
 
 def _warn(text: str) -> None:
     """Print a warning, once in a process."""
-    mine = object()
-    if _warned.setdefault((str(logins.store_path()), text), mine) is mine:
+    first = object()
+    if _warned.setdefault((str(logins.store_path()), text), first) is first:
         notice(text)
 
 

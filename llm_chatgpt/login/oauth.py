@@ -24,7 +24,7 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
-    """What an approved sign-in turns into. Most of it is secret, and works once.
+    """An approved sign-in, which `exchange` trades for a login. It is secret and works once.
 
     `redirect_uri` is where the browser came back to; None means the device code's. `command` is
     the command that starts such a sign-in. The official route adds the client id that was issued,
@@ -55,13 +55,13 @@ class AuthorizeRequest:
     """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
 
     `url` is the page to show to the user, `command` the command that starts such a sign-in, and
-    `own` the parameters that only one route has. The state and the verifier are secret.
+    `more` the parameters that only its route has. The state and the verifier are secret.
     """
 
     # Whether the user may also paste a query or a code alone, or an address with another host.
     takes_parts = True
 
-    def __init__(self, route: Route, host: str, port: int, command: str, own: Mapping[str, str]):
+    def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
         self.command = command
@@ -75,7 +75,7 @@ class AuthorizeRequest:
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "state": self.state,
-            **own,
+            **more,
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
@@ -89,8 +89,8 @@ class AuthorizeRequest:
         )
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
-        """Parse a redirect's query: the approval or why it failed; None if `state` belongs to
-        another sign-in."""
+        """Parse a redirect's query. Return the approval or a LoginFailed; None if `state` belongs
+        to another sign-in."""
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
         state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
@@ -105,7 +105,7 @@ class AuthorizeRequest:
         return self.approve(codes[0], fields)
 
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` for what the user has pasted; a sentence (str) if they must paste again."""
+        """`read` a pasted line. Return a sentence (str) if the user must paste again."""
         text = line.strip().strip("'\"<>")
         if self.takes_parts and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
             return self.approve(text, {})
@@ -114,7 +114,7 @@ class AuthorizeRequest:
         whole = not re.search(r"\s", text)
         if whole and (self.takes_parts or address == self.redirect_uri):
             result = self.read(query or address)
-            # Without an error of OpenAI's, what is missing was not pasted.
+            # An incomplete address was not copied whole, unless it has an error of OpenAI's.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
         # A part of our own state comes from an address that was cut off.
@@ -145,35 +145,35 @@ class AuthorizeRequest:
 def ask_issuer(
     method: str,
     path: str,
-    failed: Callable[[str, str], ChatGPTError],
+    error_class: Callable[[str, str], ChatGPTError],
     next_step: str = "Check the network and try again.",
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """One request to the issuer. Raises `failed(reason, advice)` when no answer comes."""
+    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes."""
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise failed(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
+        raise error_class(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
 
 
 def _post(
     route: Route,
     path: str,
-    failed: Callable[[str, str], ChatGPTError],
+    error_class: Callable[[str, str], ChatGPTError],
     body: dict[str, str],
     **more: Any,
 ) -> http.Reply:
-    """A refresh or a revocation, as a form or as JSON."""
+    """Send a refresh or a revocation, as a form or as JSON."""
     headers = {"originator": config.originator()} if route.names_account else {}
     encoded: dict[str, Any] = {"data" if route.form else "json": body}
-    return ask_issuer("POST", path, failed, headers=headers, **encoded, **more)
+    return ask_issuer("POST", path, error_class, headers=headers, **encoded, **more)
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Why the issuer did not do what was expected, and what to do: an error's two sentences."""
+    """Explain an answer that is not the expected one: an error's reason and advice."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -191,7 +191,7 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 
 
 def _description(reply: http.Reply) -> str:
-    """The issuer's own words after a colon, without the long words that may be secrets."""
+    """Return the issuer's own words after a colon, without long words, which may be secrets."""
     data = as_mapping(reply.data)
     words = as_text(data.get("error_description")) or as_text(
         as_mapping(data.get("error")).get("message")
@@ -317,7 +317,7 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
-    """The failure that only a new login, by this command, can end."""
+    """Build the error of a login that only a new sign-in, by this command, can repair."""
     return RefreshFailed(
         f"Your ChatGPT login {reason}.",
         f"Run '{command}' to sign in again.",

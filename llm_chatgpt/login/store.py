@@ -1,4 +1,4 @@
-"""chatgpt-oauth.json: read, lock, write."""
+"""Read, lock and write the login file, chatgpt-oauth.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_chatgpt.login.accounts import DEFAULT_ACCOUNT, STORE_VERSION, Store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, short_path
 
-# How much a sign-in or a refresh may add to the file.
+# The most that a sign-in or a refresh may add to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
 # Renewed logins that could not be written, by the login file's path and the spent refresh token.

@@ -31,19 +31,19 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self.start_afresh()
+        self.reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.start_afresh)
+            os.register_at_fork(after_in_child=self.reset)
 
-    def start_afresh(self) -> None:
-        """Forget thread and locks. A forked child has none of its parent's threads, and perhaps
-        a lock that nobody holds."""
+    def reset(self) -> None:
+        """Start with a new thread and new locks. A forked child has none of its parent's threads,
+        and may have a lock that nobody will release."""
         self._jobs: queue.SimpleQueue[tuple[object, Callable[[], Tokens]]] = queue.SimpleQueue()
         self._futures: dict[object, Future] = {}
         self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
         self._submitting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
-        # How long the end of the program waits for a refresh that is out, by the monotonic clock.
+        # Until when the end of the program waits for a refresh that was sent (monotonic clock).
         self._deadline: float | None = None
 
     def submit(self, key: object, job: Callable[[], Tokens]) -> Future:
@@ -106,8 +106,8 @@ class Worker:
             yield
 
     def settle(self, *, ending: bool = False) -> None:
-        """Wait for a refresh that is out, up to 8 seconds from the first call. With `ending`
-        none follows it."""
+        """Wait for a refresh that was sent, up to 8 seconds from the first call. With `ending`,
+        allow no further refresh."""
         now = time.monotonic()
         self._deadline = self._deadline or now + config.REFRESH_GRACE_SECONDS
         if self._sending.acquire(timeout=max(0.0, self._deadline - now)):
@@ -117,10 +117,10 @@ class Worker:
 
     @contextlib.contextmanager
     def _signals_held(self) -> Iterator[None]:
-        """Hold back the signals that would end the program while a refresh token is out.
+        """Hold back the signals that would end the program between a refresh and its write.
 
-        Only at the command line, and only where Python handles them as it does by default:
-        another program has its own plans for its signals.
+        Only at the command line, and only if Python's default handlers are in place: other
+        programs keep their signals.
         """
         replaced: dict[int, Any] = {}
 
