@@ -1,6 +1,7 @@
-"""The Python API: what other programs import from `llm_chatgpt_oauth` (docs/reference.md).
+"""The Python API for other programs (docs/reference.md).
 
-The modules behind it may change.
+Its names can also be imported from `llm_chatgpt_oauth`, and all but `login` from `llm_chatgpt`.
+The modules that define them may change.
 """
 
 from llm_chatgpt.backend.tools import ImageGeneration

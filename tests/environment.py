@@ -10,6 +10,8 @@ import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+# What pip installs to develop the plugin.
+DEVELOPMENT = ["--editable", ".", "--group", "dev"]
 
 
 def prepare(name: str, *installs: list[str]) -> pathlib.Path:

@@ -2,7 +2,7 @@
 
 python tests/run.py [--oldest] [arguments for pytest]
 
---oldest tests with the oldest llm that pyproject.toml allows, instead of the newest.
+--oldest tests with the oldest versions that pyproject.toml allows, instead of the newest.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import re
 import subprocess
 import sys
 
-from environment import ROOT, prepare
+from environment import DEVELOPMENT, ROOT, prepare
 
 
 def main() -> int:
     arguments = sys.argv[1:]
-    installs = [["--editable", ".", "--group", "dev"]]
+    installs = [DEVELOPMENT]
     name = ".venv"
     if "--oldest" in arguments:
         arguments.remove("--oldest")
-        oldest = re.search(r'"llm>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
-        assert oldest
-        installs.append([f"llm=={oldest[1]}"])
+        text = (ROOT / "pyproject.toml").read_text()
+        listed = text.partition("\ndependencies = [")[2].partition("\n]")[0]
+        pairs = re.findall(r'^ +"([\w-]+)>=([\d.]+)', listed, re.MULTILINE)
+        installs.append([f"{package}=={version}" for package, version in pairs])
         name = ".venv-oldest"
     scripts = prepare(name, *installs)
     pytest = [

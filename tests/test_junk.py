@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.http import Reply
 from llm_chatgpt.login import tokens
 from llm_chatgpt.login.store import store_path
@@ -52,7 +52,9 @@ JSON = st.recursive(
     ),
 )
 def test_any_answer_is_a_sentence(status, body, headers):
-    error = explain_refusal(Reply(status, headers, body), tokens.Tokens(""), slug="gpt-6-luna")
+    error = explain_refusal(
+        Reply(status, headers, body), RefusedRequest(tokens.Tokens(""), slug="gpt-6-luna")
+    )
     text = str(error)
     assert isinstance(error, llm.ModelError)
     assert text

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 HEAVY = {"httpx", "httpx2", "filelock", "http.server", "webbrowser", "ssl", "truststore"}
 # What only prompts, `llm chatgpt` or other programs need.
 LATER = {
@@ -45,16 +47,21 @@ def test_the_plugin_imports_nothing_heavy():
     assert not (HEAVY | LATER).intersection(loaded)
 
 
-def test_the_python_api_is_there_when_it_is_used():
-    loaded = run(
+@pytest.mark.parametrize("package", ["llm_chatgpt_oauth", "llm_chatgpt"])
+def test_the_python_api_is_there_when_it_is_used(package):
+    # `llm_chatgpt.login` is a package.
+    missing = run(
         "import json, sys\n"
-        "from llm_chatgpt_oauth import Tokens, UsageLimitReached, get_tokens, login\n"
-        "from llm_chatgpt.api import __all__ as names\n"
-        "import llm_chatgpt_oauth; [getattr(llm_chatgpt_oauth, name) for name in names]\n"
-        "print(json.dumps(hasattr(llm_chatgpt_oauth, 'nothing')))",
+        f"import {package} as package\n"
+        f"assert 'llm_chatgpt.api' not in sys.modules\n"
+        f"from {package} import Tokens, UsageLimitReached, get_tokens, login\n"
+        "from llm_chatgpt import api\n"
+        "names = [*api.__all__, 'nothing']\n"
+        "print(json.dumps([name for name in names\n"
+        "    if getattr(package, name, None) is not getattr(api, name, '')]))",
         LLM_LOAD_PLUGINS="",
     )
-    assert loaded is False
+    assert missing == (["login"] if package == "llm_chatgpt" else []) + ["nothing"]
 
 
 def test_registration_reads_one_file_and_sends_nothing(signed_in):

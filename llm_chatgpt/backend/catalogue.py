@@ -210,6 +210,19 @@ def model_to_use(asked: ModelInfo, models: ModelList | None) -> ModelInfo:
     return (models.find(asked.slug) if models else None) or asked
 
 
+def successor(slug: str, models: ModelList | None) -> str:
+    """Choose another model to try: the successor that a list names, otherwise the first model.
+
+    It is on the account's list; without such a list, it is a built-in model.
+    """
+    available = [model.slug for model in models.listed] if models else []
+    available = available or list(BUILT_IN_MODELS)
+    entries = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
+    upgrades = [entry.upgrade for entry in entries if entry and entry.upgrade in available]
+    candidates = [*upgrades, *available, *BUILT_IN_MODELS]
+    return next(printable(c, 100) for c in candidates if c and c != slug)
+
+
 def remember_attempt(tokens: Tokens, now: float) -> None:
     """Store when the list could not be fetched, in Unix seconds. Raises OSError."""
     accounts = as_mapping(read_models_file().get("accounts"))

@@ -132,15 +132,8 @@ class Exchange:
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
         """The error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
-        whole = http.Reply(status, headers, content, host)
-        error = refusals.explain_refusal(
-            whole,
-            self._tokens,
-            slug=self._sent.info.slug,
-            models=self._sent.models,
-            files=self._sent.has_files,
-            **self._login_facts(),
-        )
+        reply = http.Reply(status, headers, content, host)
+        error = refusals.explain_refusal(reply, self._refused_request())
         if self._sent.is_compressed and resend.gives_no_reason(error):
             # How the service refuses compressed requests, if it does, is not known.
             error.param = refusable.COMPRESSION
@@ -157,12 +150,7 @@ class Exchange:
         yield from self.translator.finish()
         if self.translator.ended in ("failed", "error"):
             raise refusals.explain_stream_error(
-                self.translator.error,
-                self._headers,
-                self._tokens,
-                slug=self._sent.info.slug,
-                models=self._sent.models,
-                **self._login_facts(),
+                self.translator.error, self._headers, self._refused_request()
             )
         if self.translator.ended is None and self.translator.page:
             raise self.refusal(200, self._headers, self.translator.page)
@@ -273,13 +261,16 @@ class Exchange:
         key = self._key_name()
         return f" {name} {shlex.quote(printable(key, 60))}" if key else ""
 
-    def _login_facts(self) -> dict[str, Any]:
-        """What the text of a refusal says about the login."""
-        return {
-            "login": self._tokens.route.login_command(self.credential.account),
-            "key_option": self._option("--key"),
-            "both_regions": True,
-        }
+    def _refused_request(self) -> refusals.RefusedRequest:
+        return refusals.RefusedRequest(
+            self._tokens,
+            login=self._tokens.route.login_command(self.credential.account),
+            key_option=self._option("--key"),
+            both_regions=True,
+            slug=self._sent.info.slug,
+            models=self._sent.models,
+            has_files=self._sent.has_files,
+        )
 
     # Afterwards
 

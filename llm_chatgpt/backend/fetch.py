@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.backend.usage import BankedResets, resets_of_list
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.files import os_reason
@@ -129,7 +129,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             code = as_text(as_mapping(reply.data).get("code"))
             # An attempt before, whose answer was lost, has spent it.
             return "reset" if resends and code == "already_redeemed" else code
-        failure = explain_refusal(reply, tokens, login=login)
+        failure = explain_refusal(reply, RefusedRequest(tokens, login))
         if reply.status < 500:
             raise failure
     raise ChatGPTError(
@@ -145,5 +145,5 @@ def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http
     except ConnectionFailed as error:
         raise ChatGPTError(f"{error.message} Check the network and try again.") from error
     if reply.status != 200:
-        raise explain_refusal(reply, tokens, login=login)
+        raise explain_refusal(reply, RefusedRequest(tokens, login))
     return reply

@@ -196,7 +196,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
 
 
 def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
-    error = refusals.explain_refusal(reply, tokens, login=login)
+    error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.

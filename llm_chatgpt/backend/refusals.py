@@ -1,4 +1,9 @@
-"""What the service's errors mean, in one sentence with the next step."""
+"""Explain the service's errors: what happened, and the next step.
+
+`_TEXTS` has a text for every kind of error. A reply's code, words or status choose it; the facts
+are in docs/protocol.md, "Errors" and "Official errors". Nothing here sends or decides to send
+again: callers go by the error's class and fields.
+"""
 
 from __future__ import annotations
 
@@ -6,293 +11,300 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import limits
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelList
+from llm_chatgpt.backend.catalogue import ModelList, successor
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens, residencies
 from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 
-POLICY_CODES = frozenset(
-    {
-        *("cyber_policy", "bio_policy", "misalignment_policy_violation"),
-        *("invalid_prompt", "moderation_blocked"),
-    }
-)
-# What the codes of the official route begin with.
-_SHARING = "subscription_sharing_"
-# Codes of our own, for what the service marks with none.
+POLICY_CODES = frozenset(("cyber_policy", "bio_policy", "invalid_prompt", "moderation_blocked"))
+POLICY_CODES |= {"misalignment_policy_violation"}
+# Codes for errors that the service marks with none.
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
 # The service's own code for the schema of an answer, which not every such refusal has.
 SCHEMA = "invalid_json_schema"
-# Four tables: a reply's code, words or status choose its text. Facts: docs/protocol.md.
-_BY_CODE = {
-    "usage_limit_reached": "limit",
-    "insufficient_quota": "limit",
-    "organization_usage_limit_exceeded": "organization_limit",
-    "organization_spend_limit_exceeded": "organization_limit",
-    "policy_capacity_unavailable": "policy_capacity",
-    "access_program_not_enabled": "access_program",
-    "inference_hook_denied": "hook",
-    "tool_collision": "tool_names",
-    SCHEMA: SCHEMA,
-    "invalid_image_request": "image",
-    "usage_not_included": "not_included",
-    "deactivated_workspace": "deactivated",
-    "context_length_exceeded": "context",
-    "server_is_overloaded": "capacity",
-    "slow_down": "capacity",
-    "rate_limit_exceeded": "too_many",
-    "rate_limit_reset_ineligible": "ineligible",
-    **dict.fromkeys(POLICY_CODES, "policy"),
-    # The official route's. Some have had "v2_" in the middle.
-    f"{_SHARING}usage_limit_exceeded": "app_limit",
-    f"{_SHARING}workplace_individual_usage_limit_exceeded": "workplace_limit",
-    f"{_SHARING}usage_unavailable": "unavailable",
-    f"{_SHARING}user_unavailable": "unavailable",
-    f"{_SHARING}user_not_eligible": "not_eligible",
-    f"{_SHARING}unsupported_capability": "unsupported",
-    f"{_SHARING}route_not_supported": "wrong_route",
-    f"{_SHARING}invalid_user": "login",
-    "chatpass_scope_not_authorized": "not_granted",
-    "chatpass_invalid_authorization_context": "not_granted",
-}
-_BY_WORDS = {
-    "is not supported when using Codex": MODEL_NOT_FOUND,
-    "Model not found": MODEL_NOT_FOUND,
-    "requires a newer version": "too_old",
-    "not authorized in this region": WRONG_REGION,
-}
-# Words about the schema of an answer, not about that of a tool.
-_OF_SCHEMA = re.compile(r"(?!.*\b(function|tool))(.*[^a-z])?schema\b", re.IGNORECASE | re.DOTALL)
-# How the service speaks of a file: by its kind, a field, or its place in a message.
-_OF_FILES = re.compile(
-    r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
-    re.IGNORECASE,
-)
-_BY_STATUS = {401: "login", 403: "forbidden", 413: "too_large", 429: "too_many"}
-# Inside a stream, too, these are not sent again as they are.
-_FINAL = (
-    *("login", "not_eligible", "unsupported", "wrong_route", "not_granted", "policy_capacity"),
-    *("access_program", "hook", "tool_names", "image"),
-)
-_LIMITS = ("limit", "not_included", "organization_limit", "app_limit", "workplace_limit")
-# For each text, the reason and the next step. {words} are the server's own words after a
-# colon, {first} only their first sentence, {more} the others; the first two are a full stop if
-# it said nothing. {wait} is how long to wait.
-_TEXTS: dict[str, tuple[str, str]] = {
-    "limit": (
+_PLAN_LIMIT = "usage_limit_reached"
+
+
+class _Text(NamedTuple):
+    """The text of an error, and its kind.
+
+    {words} are the server's own words after a colon, {first} only their first sentence, {more} the
+    others; the first two are a full stop if it said nothing. {wait} is how long to wait. A limit
+    becomes a UsageLimitReached, a passing error inside a stream a StreamFailed.
+    """
+
+    reason: str
+    advice: str = ""
+    is_limit: bool = False
+    is_passing: bool = False
+
+
+# By the service's codes; texts that no code chooses have names with a space.
+_TEXTS = {
+    _PLAN_LIMIT: _Text(
         "The {window}usage limit of your ChatGPT {plan}plan is reached{words}{reset}",
         f"{{options}} {config.USAGE_PAGE}",
+        is_limit=True,
     ),
-    "organization_limit": (
+    "organization_usage_limit_exceeded": _Text(
         "Your organization has used up its limit{words}",
         f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
+        is_limit=True,
     ),
-    "ineligible": (
-        "This account cannot use a banked reset{first}",
-        "Wait until its limits reset.",
+    "rate_limit_reset_ineligible": _Text(
+        "This account cannot use a banked reset{first}", "Wait until its limits reset."
     ),
-    "not_included": (
+    "usage_not_included": _Text(
         "Your ChatGPT plan does not include Codex, which this login needs.",
         "Upgrade at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
+        is_limit=True,
     ),
-    "deactivated": (
+    "deactivated_workspace": _Text(
         "The workspace of this login was deactivated.",
         "Run 'llm chatgpt login' with another account.",
     ),
-    WEB_PAGE: ("{web_page}", "{web_page_advice}"),
-    MODEL_NOT_FOUND: ("{sentence}", 'Run: llm -m chatgpt-{successor}{key_option} "prompt"'),
-    "too_old": (
+    WEB_PAGE: _Text("{web_page}", "{web_page_advice}"),
+    MODEL_NOT_FOUND: _Text("{sentence}", 'Run: llm -m chatgpt-{successor}{key_option} "prompt"'),
+    "old version": _Text(
         "{sentence}",
         "Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version.",
     ),
-    "context": (
+    "context_length_exceeded": _Text(
         "The conversation is longer than the model's context{size}{words}",
         "Start a new one, or send less.",
     ),
-    "policy": ("OpenAI's policies refuse this prompt{words}", "Rephrase it."),
-    "capacity": (
+    "refused by policy": _Text("OpenAI's policies refuse this prompt{words}", "Rephrase it."),
+    "server_is_overloaded": _Text(
         "The model is at capacity{first}",
         "Try again in {wait}, or choose another model.",
+        is_passing=True,
     ),
-    "policy_capacity": (
+    "policy_capacity_unavailable": _Text(
         "OpenAI has no capacity for this prompt{first}",
         "Try again in {wait}, or choose another model.",
     ),
-    "access_program": (
+    "access_program_not_enabled": _Text(
         "Your organization has not been admitted to an OpenAI access program{words}",
         "Ask its admin, or choose another model.",
     ),
-    "hook": (
+    "inference_hook_denied": _Text(
         "A rule of your workspace refuses this prompt{words}",
         "Rephrase it, or ask your workspace's admin.",
     ),
-    "tool_names": (
-        "OpenAI cannot tell two tools apart{words}",
-        "Leave one of them out, or rename it.",
+    "tool_collision": _Text(
+        "OpenAI cannot tell two tools apart{words}", "Leave one of them out, or rename it."
     ),
-    "image": (
-        "OpenAI cannot read an image{words}",
-        "Leave it out, or convert it to PNG or JPEG.",
+    "invalid_image_request": _Text(
+        "OpenAI cannot read an image{words}", "Leave it out, or convert it to PNG or JPEG."
     ),
-    SCHEMA: ("OpenAI refused the schema{words}", "Change it, or leave it out."),
-    WRONG_REGION: (
+    SCHEMA: _Text("OpenAI refused the schema{words}", "Change it, or leave it out."),
+    WRONG_REGION: _Text(
         "{sentence}",
         "Set LLM_CHATGPT_RESIDENCY to your workspace's region (sent: {regions}), or ask its admin.",
     ),
-    "login": (
-        "OpenAI no longer accepts this login{first}",
-        "Run '{login}' to sign in again.",
+    "refused login": _Text(
+        "OpenAI no longer accepts this login{first}", "Run '{login}' to sign in again."
     ),
-    "forbidden": (
+    "refused account": _Text(
         "OpenAI refuses this account's request{first}",
         "{ask} or run '{login}' with another account.",
     ),
-    "too_large": (
-        "The prompt is too large for the server.",
-        "Send less text or smaller attachments.",
+    "large prompt": _Text(
+        "The prompt is too large for the server.", "Send less text or smaller attachments."
     ),
-    "too_many": ("Too many requests{first}", "Wait {wait} and try again."),
-    "server": ("OpenAI server error ({status}){first}", "Try again in {wait}."),
-    "file": (
+    "rate_limit_exceeded": _Text(
+        "Too many requests{first}", "Wait {wait} and try again.", is_passing=True
+    ),
+    "server error": _Text("OpenAI server error ({status}){first}", "Try again in {wait}."),
+    "refused file": _Text(
         "OpenAI refused the attached file{first}",
         "Files may not work with a ChatGPT login. Send the text with -f instead; for a PDF, run "
         "'llm install llm-fragments-pdf' and use -f pdf:FILE.",
     ),
-    "effort": ("{sentence}", "Choose one with -o reasoning_effort."),
-    "app_limit": (
+    "unknown effort": _Text("{sentence}", "Choose one with -o reasoning_effort."),
+    # The official route's.
+    "usage_limit_exceeded": _Text(
         "Your ChatGPT plan, or this app's share of it, is used up{words}",
         f"Manage usage: {config.USAGE_PAGE}",
+        is_limit=True,
     ),
-    "workplace_limit": (
+    "workplace_individual_usage_limit_exceeded": _Text(
         "You have reached the limit that your workspace set for you{words}",
         f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
+        is_limit=True,
     ),
-    "unavailable": (
+    "usage_unavailable": _Text(
         "OpenAI cannot check your plan at the moment{first}",
         "Try again in {wait}.",
+        is_passing=True,
     ),
-    "not_eligible": (
+    "user_not_eligible": _Text(
         "OpenAI does not offer its official sign-in to this ChatGPT account{words}",
         f"See {config.OFFICIAL_PAGE}",
     ),
-    "unsupported": (
-        "OpenAI's official sign-in does not support {param}{words}",
-        "Leave it out.",
+    "unsupported_capability": _Text(
+        "OpenAI's official sign-in does not support {param}{words}", "Leave it out."
     ),
-    "wrong_route": (
+    "route_not_supported": _Text(
         "OpenAI does not serve this address with its official sign-in{words}",
         "Unset LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'.",
     ),
-    "not_granted": (
+    "chatpass_scope_not_authorized": _Text(
         "This sign-in does not permit the use of your ChatGPT plan{words}",
         "Run '{login}' and allow it.",
     ),
-    "stream": ("OpenAI could not finish the answer{first}", "{more}Send the prompt again."),
-    "refused": ("OpenAI refused the request{words}", ""),
-    "unexplained": ("OpenAI refused the request (status {status}).", "Try again later."),
+    "broken stream": _Text(
+        "OpenAI could not finish the answer{first}",
+        "{more}Send the prompt again.",
+        is_passing=True,
+    ),
+    "refused request": _Text("OpenAI refused the request{words}"),
+    "unexplained refusal": _Text(
+        "OpenAI refused the request (status {status}).", "Try again later."
+    ),
 }
+# Codes that share a text with another one.
+_SAME_TEXT = {
+    "insufficient_quota": _PLAN_LIMIT,
+    "organization_spend_limit_exceeded": "organization_usage_limit_exceeded",
+    "slow_down": "server_is_overloaded",
+    "user_unavailable": "usage_unavailable",
+    "invalid_user": "refused login",
+    "chatpass_invalid_authorization_context": "chatpass_scope_not_authorized",
+    **dict.fromkeys(POLICY_CODES, "refused by policy"),
+}
+# The prefix of the official route's codes. Some have had "v2_" after it.
+_SHARING = "subscription_sharing_"
+_BY_WORDS = {
+    "is not supported when using Codex": MODEL_NOT_FOUND,
+    "Model not found": MODEL_NOT_FOUND,
+    "requires a newer version": "old version",
+    "not authorized in this region": WRONG_REGION,
+}
+_BY_STATUS = {
+    401: "refused login",
+    403: "refused account",
+    413: "large prompt",
+    429: "rate_limit_exceeded",
+}
+# Words about the schema of an answer, not of a tool.
+_OF_SCHEMA = re.compile(r"(?!.*\b(function|tool))(.*[^a-z])?schema\b", re.IGNORECASE | re.DOTALL)
+# Words about a file: its kind, a field, or its place in a message.
+_OF_FILES = re.compile(
+    r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
+    re.IGNORECASE,
+)
 
 
-def explain_refusal(
-    reply: http.Reply,
-    tokens: Tokens,
-    *,
-    login: str | None = None,
-    key_option: str = "",
-    both_regions: bool = False,
-    slug: str = "",
-    models: ModelList | None = None,
-    files: bool = False,
-    in_stream: bool = False,
-) -> ChatGPTError:
-    """The error for a reply that is no answer, or with `in_stream` for one that a stream reported.
+class RefusedRequest(NamedTuple):
+    """The facts about a refused request that the text of its error tells.
 
     `tokens` were sent. `login` is the command that signs in again (None: without an account's
     name), `key_option` the option of llm that names the login. `both_regions` says that the
-    login's second region was tried, too. `slug` is the model that was asked, `models` what the
-    account has, `files` whether the prompt had any.
+    login's second region was tried, too. `slug` is the requested model, `models` are those of the
+    account. `has_files` says that the prompt had files attached.
     """
+
+    tokens: Tokens
+    login: str | None = None
+    key_option: str = ""
+    both_regions: bool = False
+    slug: str = ""
+    models: ModelList | None = None
+    has_files: bool = False
+
+
+def explain_refusal(
+    reply: http.Reply, request: RefusedRequest, *, in_stream: bool = False
+) -> ChatGPTError:
+    """Build the error for a reply that is no answer, or that a stream reported."""
     error = as_mapping(as_mapping(reply.data).get("error"))
-    said = error_message(reply) or ""
+    message = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
-    param = _refused_param(error, said)
-    text = _choose_text(reply, codes, said, param, files)
-    if in_stream and text in ("refused", "unexplained"):
-        text = "stream"
-    wait = retry_after(reply, said)
-    regions = residencies(tokens)[: 2 if both_regions else 1]
-    facts = _words(reply, said) | {
+    param = _refused_param(error, message)
+    name = _choose_text(reply, codes, message, param, request.has_files)
+    if in_stream and name in ("refused request", "unexplained refusal"):
+        name = "broken stream"
+    text = _TEXTS[name]
+    wait = retry_after(reply, message)
+    resets_at = limits.moment_of_reset(error, reply.headers if name == _PLAN_LIMIT else {})
+    facts = _server_words(reply, message) | _request_facts(request)
+    facts |= {
         "status": str(reply.status),
-        "login": login or tokens.route.login_command(),
         "wait": in_words(wait) if wait else "a minute",
         "param": param or "this",
-        "regions": ", ".join(map(printable, regions)) or "none",
-        "key_option": key_option,
-        "ask": "Try again later,"
-        if tokens.plan in limits.PERSONAL_PLANS
-        else "Ask your workspace's admin,",
     }
-    resets_at = limits.moment_of_reset(error, reply.headers if text == "limit" else {})
-    if text == "limit":
-        facts |= limits.describe(reply.headers, error, said, resets_at)
-    elif text == MODEL_NOT_FOUND:
-        facts["successor"] = _successor(slug, models)
-    elif text == "context":
-        model = models.find(slug) if models else None
-        size = model.context_window if model else None
-        facts["size"] = f" of {size:,} tokens" if size else ""
-    reason, advice = (sentence.format(**facts) for sentence in _TEXTS[text])
-    request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    broken = in_stream and text not in _FINAL
-    kind: type[ChatGPTError] = StreamFailed if broken else RequestRefused
-    if text in _LIMITS:
+    if name == _PLAN_LIMIT:
+        facts |= limits.describe(reply.headers, error, message, resets_at)
+    kind: type[ChatGPTError] = RequestRefused
+    if text.is_limit:
         kind = UsageLimitReached
-    ours = text if text in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA) else None
+    elif in_stream and text.is_passing:
+        kind = StreamFailed
+    request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
+    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA)
     refusal = kind(
-        reason,
-        advice,
-        code=ours or next(iter(codes), None),
+        text.reason.format(**facts),
+        text.advice.format(**facts),
+        code=name if has_own_code else next(iter(codes), None),
         param=param,
         status=None if in_stream else reply.status,
         retry_after=wait,
         date=as_http_date(reply.headers.get("date")),
         request_id=printable(request_id, 80) if request_id else None,
-        tokens_refused=text == "login" or (reply.status == 401 and text != WRONG_REGION),
+        tokens_refused=name == "refused login" or (reply.status == 401 and name != WRONG_REGION),
     )
     if isinstance(refusal, UsageLimitReached):
-        of_plan = "usage_limit_reached" in codes
+        of_plan = _PLAN_LIMIT in codes
         refusal.resettable = of_plan and not limits.of_workspace(reply.headers)
         refusal.resets_at = resets_at
     return refusal
 
 
-def _words(reply: http.Reply, said: str) -> dict[str, str]:
-    """The server's words in the forms that the texts take them in."""
-    first, *more = re.split(r"(?<=[.!?]) ", said, maxsplit=1)
+def _request_facts(request: RefusedRequest) -> dict[str, str]:
+    """Return the facts that the texts tell about the request and its login."""
+    tokens, slug, models = request.tokens, request.slug, request.models
+    model = models.find(slug) if models else None
+    size = model.context_window if model else None
+    regions = residencies(tokens)[: 2 if request.both_regions else 1]
+    is_personal = tokens.plan in limits.PERSONAL_PLANS
+    return {
+        "login": request.login or tokens.route.login_command(),
+        "key_option": request.key_option,
+        "regions": ", ".join(map(printable, regions)) or "none",
+        "ask": "Try again later," if is_personal else "Ask your workspace's admin,",
+        "successor": successor(slug, models),
+        "size": f" of {size:,} tokens" if size else "",
+    }
+
+
+def _server_words(reply: http.Reply, message: str) -> dict[str, str]:
+    """Return the server's words in each form that the texts use."""
+    first, *more = re.split(r"(?<=[.!?]) ", message, maxsplit=1)
     web_page, web_page_advice = reply.web_page_advice
     return {
-        "sentence": _colon(said)[2:],
-        "words": _colon(said),
-        "first": _colon(first),
+        "sentence": _after_colon(message)[2:],
+        "words": _after_colon(message),
+        "first": _after_colon(first),
         "more": "".join(f"{words} " for words in more),
         "web_page": web_page,
         "web_page_advice": web_page_advice,
     }
 
 
-def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
-    """The part of the request that the service refuses: `param`, or as its words name it."""
+def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
+    """Return the part of the request that is refused: `param`, or as the message names it."""
     named = re.match(
         r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required",
-        said,
+        message,
     )
     words = (named[1] or named[2].lower()) if named else None
     param = as_text(error.get("param")) or words
@@ -300,9 +312,9 @@ def _refused_param(error: Mapping[str, Any], said: str) -> str | None:
 
 
 def explain_stream_error(
-    error: Mapping[str, Any], headers: Mapping[str, str], tokens: Tokens, **known: Any
+    error: Mapping[str, Any], headers: Mapping[str, str], request: RefusedRequest
 ) -> ChatGPTError:
-    """`explain_refusal` for an error that was reported inside a stream."""
+    """Build the error that was reported inside a stream."""
     # A flat event's own type is not the error's.
     fields = {
         name: value
@@ -310,35 +322,38 @@ def explain_stream_error(
         if isinstance(value, (str, int, float)) and (name, value) != ("type", "error")
     }
     content = json.dumps({"error": fields}).encode()
-    return explain_refusal(http.Reply(200, headers, content), tokens, **known, in_stream=True)
+    return explain_refusal(http.Reply(200, headers, content), request, in_stream=True)
 
 
 def _choose_text(
-    reply: http.Reply, codes: list[str], said: str, param: str | None, files: bool
+    reply: http.Reply, codes: list[str], message: str, param: str | None, has_files: bool
 ) -> str:
-    """Which of the texts fits; what is more specific comes first."""
+    """Choose the name of the text; the more specific ones come first."""
     if limits.of_workspace(reply.headers):
-        return "limit"
-    if found := next((_BY_CODE[code] for code in codes if code in _BY_CODE), None):
-        return found
+        return _PLAN_LIMIT
+    for code in (code.removeprefix(_SHARING) for code in codes):
+        if (name := _SAME_TEXT.get(code, code)) in _TEXTS:
+            return name
     if reply.is_web_page and reply.status < 500:
         return WEB_PAGE
-    if found := next((text for words, text in _BY_WORDS.items() if words in said), None):
-        return found
+    for words, name in _BY_WORDS.items():
+        if words in message:
+            return name
     if reply.status >= 500:
-        return "server"
-    if reply.status == 400 and param == "reasoning.effort" and said:
-        return "effort"
+        return "server error"
+    if reply.status == 400 and param == "reasoning.effort" and message:
+        return "unknown effort"
     about_format = (param or "").startswith(("text.format", "response_format"))
-    if reply.status == 400 and (about_format or _OF_SCHEMA.match(said)):
+    if reply.status == 400 and (about_format or _OF_SCHEMA.match(message)):
         return SCHEMA
-    if reply.status == 400 and files and _OF_FILES.search(" ".join([said, param or "", *codes])):
-        return "file"
-    return _BY_STATUS.get(reply.status) or ("refused" if said else "unexplained")
+    words = " ".join([message, param or "", *codes])
+    if reply.status == 400 and has_files and _OF_FILES.search(words):
+        return "refused file"
+    return _BY_STATUS.get(reply.status) or ("refused request" if message else "unexplained refusal")
 
 
 def error_message(reply: http.Reply) -> str | None:
-    """The server's own words, made printable: `error`, `detail` or `message` in all forms."""
+    """Return the server's own words, made printable: `error`, `detail` or `message`."""
     data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
     entries = (
@@ -358,17 +373,17 @@ def error_message(reply: http.Reply) -> str | None:
     return next((printable(t) for t in places if isinstance(t, str) and t.strip()), None)
 
 
-def _colon(words: str) -> str:
-    """Words as the end of a sentence: ': It failed.', or only '.' without any."""
+def _after_colon(words: str) -> str:
+    """End a sentence with these words: ': It failed.', or only '.' if there are none."""
     if not words:
         return "."
     return f": {words}" if words.endswith((".", "!", "?")) else f": {words}."
 
 
-def retry_after(reply: http.Reply, said: str) -> float | None:
-    """The seconds that the server asks to wait: Retry-After, or inside a stream its words."""
+def retry_after(reply: http.Reply, message: str) -> float | None:
+    """Return how many seconds the server asks to wait: Retry-After, or a stream's message."""
     header = reply.headers.get("retry-after", "").strip()
-    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", said, re.IGNORECASE)
+    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", message, re.IGNORECASE)
     seconds = None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
         seconds = float(header)
@@ -378,16 +393,3 @@ def retry_after(reply: http.Reply, said: str) -> float | None:
     if reply.status == 200 and words:
         seconds = float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
     return None if seconds is None else max(0.0, seconds)
-
-
-def _successor(slug: str, models: ModelList | None) -> str:
-    """Another model to try: the one that a list names for this one, else the first choice.
-
-    Only one that the account's list has; without a list, one that is built in.
-    """
-    known = [model.slug for model in models.listed] if models else []
-    known = known or list(BUILT_IN_MODELS)
-    named = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
-    upgrades = [model.upgrade for model in named if model and model.upgrade in known]
-    candidates = [*upgrades, *known, *BUILT_IN_MODELS]
-    return next(printable(c, 100) for c in candidates if c and c != slug)

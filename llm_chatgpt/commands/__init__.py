@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
+from typing import Any
 
 import click
+
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import stderr_is_terminal, wrapped
 
 MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
@@ -22,6 +27,15 @@ class _Group(click.Group):
         _import_commands()
         return super().get_command(ctx, cmd_name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ChatGPTError as error:
+            if os.environ.get("LLM_RAISE_ERRORS") or not stderr_is_terminal():
+                raise
+            click.echo(wrapped(f"Error: {error.message}"), err=True)
+            ctx.exit(error.exit_code)
+
 
 def _import_commands() -> None:
     for module in MODULES:
@@ -29,6 +43,7 @@ def _import_commands() -> None:
 
 
 @click.group(cls=_Group)
+@click.version_option(package_name="llm-chatgpt-oauth", prog_name="llm-chatgpt-oauth")
 def chatgpt() -> None:
     """Use OpenAI's models with your ChatGPT subscription"""
     # Characters that an old code page lacks become a ?, instead of an error.

@@ -14,14 +14,14 @@ import click
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
-from llm_chatgpt.backend.refusals import explain_refusal
+from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.current import choose_credential, stored_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_words, printable, short_path
+from llm_chatgpt.text import in_words, printable, short_path, wrapped
 from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
@@ -40,17 +40,40 @@ class Finding(NamedTuple):
 
 @chatgpt.command()
 @group.account_option()
+@click.option("--live", is_flag=True, help="Check with small prompts that the plugin works")
+@click.option("all_", "--all", is_flag=True, help="With --live: also an image and a renewal")
+@click.option("--yes", is_flag=True, help="With --live: do not ask first")
+@click.option(
+    "folder",
+    "--record",
+    type=click.Path(file_okay=False),
+    help="With --live: write recordings without secrets",
+)
 @group.json_option
-def doctor(account: str | None, json_: bool) -> None:
+def doctor(
+    account: str | None, live: bool, all_: bool, yes: bool, folder: str | None, json_: bool
+) -> None:
     """Diagnose problems and suggest fixes
 
     Sends one request to each of OpenAI's hosts and changes nothing. The output contains no
     secrets. Exits with 1 if something is broken.
 
+    With --live, sends small prompts to the cheapest model instead, which count against your
+    plan's limits, and reports how the service differs from what the plugin expects. You can
+    paste the report into a public issue.
+
     \b
         llm chatgpt doctor
         llm chatgpt doctor --json
+        llm chatgpt doctor --live
     """
+    if live:
+        from llm_chatgpt.commands.live import check_live
+
+        check_live(account, all_=all_, yes=yes, folder=folder, json_=json_)
+        return
+    if all_ or yes or folder:
+        raise click.UsageError("--all, --yes and --record need --live.")
     findings = []
     for finding in _examine(account):
         findings.append(finding)
@@ -68,7 +91,7 @@ def _echo(finding: Finding) -> None:
     if finding.advice:
         lines.append(f"{'':<8} -> {printable(finding.advice, 1000)}")
     if terminal.is_terminal(sys.stdout):
-        lines = [terminal.wrapped(line, 12) for line in lines]
+        lines = [wrapped(line, 12) for line in lines]
     state = terminal.styled(finding.state, fg=COLOURS[finding.state])
     click.echo("\n".join(lines).replace(finding.state, state, 1))
 
@@ -200,7 +223,7 @@ def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str)
         advice = if_rejected or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply, tokens).message
+        advice = explain_refusal(reply, RefusedRequest(tokens)).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 
 from llm_chatgpt import config
@@ -34,7 +33,7 @@ def login_with_browser(
     account: str | None = None,
     *,
     show: Callable[[BrowserLogin], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    read_lines: oauth.ReadLines | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import pathlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -129,9 +130,9 @@ def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
 
 # The owners of personal access tokens, by the login file's path and a hash of the token: the login
 # file may not be writable.
-_owners: dict[tuple[str, str], Tokens] = {}
+_owners: dict[tuple[pathlib.Path, str], Tokens] = {}
 # The warnings that this process has printed, by the login file's path and their text.
-_warned: dict[tuple[str, str], object] = {}
+_warned: dict[tuple[pathlib.Path, str], object] = {}
 _worker = Worker()
 
 
@@ -142,7 +143,7 @@ def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     was chosen.
     """
     if credential.access_token:
-        key = (str(logins.store_path()), token_hash(credential.access_token))
+        key = (logins.store_path(), token_hash(credential.access_token))
         return _owners.get(key) or store.identify(credential.access_token)
     return _account_tokens(credential, store)
 
@@ -160,24 +161,22 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     return tokens
 
 
-def check_usable(
-    credential: Credential, tokens: Tokens, rejection: Rejection | None = None
-) -> None:
+def check_usable(account: str | None, tokens: Tokens, rejection: Rejection | None = None) -> None:
     """Raise RefreshFailed for a login that can be neither used nor renewed any more.
 
     Sends nothing: it decides by the expiry date, and by OpenAI's refusal of an earlier refresh.
     """
     if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
-        _check_renewable(credential, tokens, rejection)
+        _check_renewable(account, tokens, rejection)
 
 
 def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
     return rejection is not None and tokens.access_token == rejection.access_token
 
 
-def _check_renewable(credential: Credential, tokens: Tokens, rejection: Rejection | None) -> None:
+def _check_renewable(account: str | None, tokens: Tokens, rejection: Rejection | None) -> None:
     """Raise RefreshFailed if a refresh is known to fail now."""
-    command = tokens.route.login_command(credential.account)
+    command = tokens.route.login_command(account)
     oauth.check_renewable(tokens, command)
     now = time.time()
     delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
@@ -211,13 +210,13 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
         tokens = _account_tokens(credential, store)
         refused = _is_refused(tokens, rejection)
         if tokens != old or not (refused or needs_refresh(tokens, time.time())):
-            check_usable(credential, tokens)
+            check_usable(name, tokens)
             return tokens
         ends = refused and rejection is not None and rejection.final
         if tokens.refusal and ends:
             with contextlib.suppress(StoreError):
                 writer.save(store.put(name, tokens.ended()))
-        _check_renewable(credential, tokens, rejection)
+        _check_renewable(name, tokens, rejection)
         writer.probe()
         with _worker.sending():
             try:
@@ -229,7 +228,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
                     if store.accounts.get(name) == tokens:
                         writer.save(store.put_refusal(name, error, ended=ends))
                 raise
-            logins.unsaved[str(writer.path), tokens.refresh_token] = new
+            logins.unsaved[writer.path, tokens.refresh_token] = new
             writer.save(store.put(name, new))
             return new
 
@@ -261,7 +260,7 @@ def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
 def _warn(text: str) -> None:
     """Print a warning, once in a process."""
     first = object()
-    if _warned.setdefault((str(logins.store_path()), text), first) is first:
+    if _warned.setdefault((logins.store_path(), text), first) is first:
         notice(text)
 
 
@@ -279,7 +278,7 @@ def _identify(access_token: str) -> Tokens:
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
         tokens = tokens or _request_owner(access_token)
-        _owners[str(logins.store_path()), token_hash(access_token)] = tokens
+        _owners[logins.store_path(), token_hash(access_token)] = tokens
     return tokens
 
 
@@ -300,7 +299,7 @@ def _tokens_or_job(
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
     if not tokens.renewable or not _is_refused(tokens, rejection):
-        check_usable(credential, tokens, rejection)
+        check_usable(credential.account, tokens, rejection)
         if tokens.refusal:
             _warn_of_old_token(tokens.refusal, tokens)
             return tokens

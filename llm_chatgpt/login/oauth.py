@@ -44,6 +44,8 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
+# Reads what the user pastes, in a thread. Calls the function with each line until the event is set.
+ReadLines = Callable[[Callable[[str], None], threading.Event], None]
 # The parameters of a redirect, each with all its values.
 Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."

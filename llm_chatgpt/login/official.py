@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -66,7 +65,7 @@ def login_officially(
     account: str | None = None,
     *,
     show: Callable[[OfficialLogin], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    read_lines: oauth.ReadLines | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     new: bool = False,
 ) -> Tokens:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from llm_chatgpt import config
 from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest
+from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest, ReadLines
 from llm_chatgpt.text import in_words, notice
 
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -164,7 +164,7 @@ def wait_for_approval(
     hosts: Sequence[str],
     ports: Sequence[int],
     show: Callable[[Any], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None,
+    read_lines: ReadLines | None,
 ) -> AuthorizationCode:
     """Wait for an approval: for a redirect to one of `ports` on all `hosts`, or a pasted address.
 
