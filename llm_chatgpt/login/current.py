@@ -35,10 +35,10 @@ log = logging.getLogger("llm_chatgpt_oauth")
 
 
 class Credential(NamedTuple):
-    """Which login a request uses: an account of the store, or a personal access token.
+    """The login that a request uses: an account of the store, or a personal access token.
 
-    `reason` tells the user why it is this one. `owner` is the account's login when it was
-    chosen: another user's is not used in its place.
+    `reason` says why it was chosen. `owner` is the account's login at that time: a login of another
+    user that has replaced it since then is not used.
     """
 
     account: str | None
@@ -54,8 +54,8 @@ class Rejection(NamedTuple):
     """A 401 from the backend: the access token that it refused, and the answer's Date in Unix
     seconds (None: this machine's clock counts).
 
-    `final` says that the login has ended if it cannot be renewed, either. It is False for side
-    requests and for what a proxy has answered.
+    `final` says that the login ends if it cannot be renewed. It is False for requests other than
+    prompts, and for a proxy's answer.
     """
 
     access_token: str
@@ -139,8 +139,8 @@ _worker = Worker()
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account was signed out, or is another user's, since it
-    was chosen.
+    Sends nothing. Raises NotSignedIn if the account was signed out or has become another user's
+    since it was chosen.
     """
     if credential.access_token:
         key = (logins.store_path(), token_hash(credential.access_token))
