@@ -272,14 +272,14 @@ def measure_long(model_id: str, size: str) -> dict:
     """The first text of a long prompt on a new connection: the median of some."""
     import llm
 
-    from llm_chatgpt import http
+    from llm_chatgpt.clients import close_clients
 
     docs = sorted(pathlib.Path(__file__).parent.parent.glob("docs/*.md"))
     text = "".join(path.read_text() for path in docs)[: int(size)]
     model = llm.get_model(model_id)
     times = []
     for _ in range(11):
-        http.close_clients()
+        close_clients()
         start = time.perf_counter()
         next(iter(model.prompt(text)))
         times.append((time.perf_counter() - start) * 1000)

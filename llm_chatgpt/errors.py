@@ -60,12 +60,18 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came. Mostly without advice: the next step depends on the request.
+    """No readable answer came.
 
     `stalled` says that the server kept the connection open and sent nothing in time.
     """
 
-    def __init__(self, reason: str, advice: str = "", *, stalled: bool = False):
+    def __init__(
+        self,
+        reason: str,
+        advice: str = "Check the network and try again.",
+        *,
+        stalled: bool = False,
+    ):
         super().__init__(reason, advice, code="connection")
         self.stalled = stalled
 

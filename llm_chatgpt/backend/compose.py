@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
@@ -125,7 +125,7 @@ class Composer:
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": content,
             "headers": headers,
-            "timeout": http.library().Timeout(
+            "timeout": clients.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
         }

@@ -301,5 +301,4 @@ def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
         return StreamFailed(reason, "Send the prompt again.", code=code)
     if error.stalled:
         return StreamFailed(f"No answer from OpenAI: {reason}.", "Try again later.", code=code)
-    advice = error.advice or "Check the network and try again."
-    return StreamFailed(f"{reason}.", advice, code=code)
+    return StreamFailed(f"{reason}.", error.advice, code=code)

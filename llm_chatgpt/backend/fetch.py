@@ -140,10 +140,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
 
 def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http.Reply:
     url = tokens.route.base_url(tokens.origin) + path
-    try:
-        reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
-    except ConnectionFailed as error:
-        raise ChatGPTError(f"{error.message} Check the network and try again.") from error
+    reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     if reply.status != 200:
         raise explain_refusal(reply, RefusedRequest(tokens, login))
     return reply

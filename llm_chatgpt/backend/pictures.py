@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import os
 import pathlib
 import secrets
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend import refusals
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
+from llm_chatgpt.errors import ChatGPTError, RequestRefused
 from llm_chatgpt.files import os_reason, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
@@ -135,15 +134,14 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
     error status.
     """
     url = _url(tokens, body)
-    with _network_advice():
-        reply = http.send(
-            "POST",
-            url,
-            headers=backend_headers(tokens),
-            json=body,
-            seconds=config.PICTURE_TIMEOUT_SECONDS,
-            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
-        )
+    reply = http.send(
+        "POST",
+        url,
+        headers=backend_headers(tokens),
+        json=body,
+        seconds=config.PICTURE_TIMEOUT_SECONDS,
+        max_bytes=config.MAX_PICTURE_REPLY_BYTES,
+    )
     return _read_answer(reply, tokens, login)
 
 
@@ -156,11 +154,10 @@ async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, A
         "url": url,
         "headers": backend_headers(tokens),
         "json": body,
-        "timeout": http.library().Timeout(seconds, connect=connect, pool=None),
+        "timeout": clients.library().Timeout(seconds, connect=connect, pool=None),
     }
-    with _network_advice():
-        async with http.AsyncStream(request) as stream:
-            content = await stream.read()
+    async with http.AsyncStream(request) as stream:
+        content = await stream.read()
     reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
     return await in_thread(_read_answer, reply, tokens, login)
 
@@ -174,15 +171,6 @@ def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
         )
     action = "edits" if "images" in body else "generations"
     return f"{route.base_url(tokens.origin)}{route.images_path}/{action}"
-
-
-@contextlib.contextmanager
-def _network_advice() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionFailed as error:
-        advice = error.advice or "Check the network and try again."
-        raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
 
 
 def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:

@@ -134,17 +134,19 @@ def ask_issuer(
     method: str,
     path: str,
     failed: Callable[[str, str], ChatGPTError],
-    next_step: str = "Check the network and try again.",
+    next_step: str | None = None,
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """One request to the issuer. Raises `failed(reason, advice)` when no answer comes."""
+    """Send one request to the issuer. Raises `failed(reason, advice)` when no answer comes."""
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise failed(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
+        raise failed(
+            f"{error.reason}.", error.advice if next_step is None else next_step
+        ) from error
 
 
 def _post(
