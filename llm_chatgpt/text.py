@@ -7,7 +7,9 @@ import contextlib
 import datetime
 import logging
 import os
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -45,6 +47,23 @@ def width() -> int:
     return 80
 
 
+def wrapped(text: str, indent: int = 0) -> str:
+    """Break long lines between words, at the terminal's width; indent what is broken off.
+
+    A command in quotes and a picture's path stay on one line, so that they can be copied.
+    """
+    whole = re.sub(r"'llm [^']+'|^Picture: .*", lambda m: m[0].replace(" ", "\0"), text, flags=re.M)
+    wrapper = textwrap.TextWrapper(
+        width() - 1,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # A single word, such as an address, keeps its indentation.
+    lines = [wrapper.fill(line) if " " in line.strip() else line for line in whole.split("\n")]
+    return "\n".join(lines).replace("\0", " ")
+
+
 def notice(text: str, *, mid_line: bool = False) -> None:
     """Say something beside the answer: on stderr while a command runs, else to `logging`.
 
@@ -53,8 +72,8 @@ def notice(text: str, *, mid_line: bool = False) -> None:
     if not in_command():
         log.warning("%s", text)
         return
-    if mid_line and stderr_is_terminal():
-        click.echo("", err=True)
+    if stderr_is_terminal():
+        text = "\n" * mid_line + wrapped(text)
     click.echo(text, err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -98,13 +99,12 @@ def visit(url):
 def test_enter_opens_the_page(simulator, start, browser):
     simulator.interval = "1"
     terminal = start("chatgpt", "login")
-    terminal.wait_for(
-        r"Press Enter to open the page in your browser;\s+"
-        r"type b and Enter to sign in without a code"
-    )
+    terminal.wait_for("type b and Enter to sign in through the browser")
+    terminal.wait_for("Press Enter to open the page")
     terminal.wait_for("14:5")
     assert browser() == []
     terminal.type("")
+    terminal.wait_for("Opened the page in your browser")
     wait_until(browser)
     assert browser() == [f"{simulator.issuer}/codex/device"]
     approve(simulator)
@@ -163,7 +163,7 @@ def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
 def test_device_stays_with_the_code(simulator, start, browser):
     simulator.interval = "1"
     terminal = start("chatgpt", "login", "--device")
-    terminal.wait_for(r"Press Enter to open the page in your browser\.")
+    terminal.wait_for("Press Enter to open the page")
     terminal.wait_for("14:5")
     assert "type b" not in terminal.screen
     terminal.type("b")
@@ -241,19 +241,124 @@ def test_the_countdown_stays_on_its_line(simulator, start, columns):
     simulator.interval = "1"
     terminal = start("chatgpt", "login", columns=columns)
     terminal.wait_for("14:5[0-6]")
-    counted = terminal.screen.rpartition("browser.")[2]
+    counted = terminal.screen.rpartition("code.")[2]
     assert "\n" not in counted.lstrip("\r\n")
     assert max(map(len, counted.split("\r"))) < columns
     assert ("Waiting for you" in counted) == (columns == 80)
 
 
 @needs_pty
-def test_no_line_of_a_login_is_broken_at_80_columns(simulator, start, browser):
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_screen_of_a_login_fits(simulator, start, browser, columns):
+    """The address and the code stand alone, so that a double click selects them."""
     sign_in(simulator)
-    terminal = start("chatgpt", "login")
+    terminal = start("chatgpt", "login", columns=columns)
     terminal.wait_for("14:5")
     lines = re.split(r"[\r\n]+", terminal.screen)
-    assert max(map(len, lines)) < 80
+    assert max(map(len, lines)) < columns
+    user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
+    assert {f"     {simulator.issuer}/codex/device", f"     {user_code}"} < set(lines)
+
+
+@pytest.fixture
+def clipboard(tmp_path, monkeypatch, start):
+    """The file that a `pbcopy` of this test copies to; it is the only command on the PATH."""
+    folder, copied = tmp_path / "bin", tmp_path / "copied"
+    folder.mkdir()
+    (folder / "pbcopy").write_text(f"#!/bin/sh\n/bin/cat > {copied}\n")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("TERM", "xterm")
+    return copied
+
+
+def copy_code(simulator, start):
+    """What the login says after c and Enter, and the code."""
+    simulator.interval = "1"
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("ype c and Enter to copy the code")
+    terminal.wait_for("14:5")
+    terminal.type("c")
+    said = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
+    user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    return said, user_code, terminal.raw
+
+
+@needs_pty
+def test_c_copies_the_code(simulator, start, clipboard):
+    (clipboard.parent / "bin" / "pbcopy").chmod(0o755)
+    said, user_code, raw = copy_code(simulator, start)
+    assert said == "Copied the code."
+    assert clipboard.read_text() == user_code
+    assert "]52;" not in raw
+
+
+@needs_pty
+@pytest.mark.parametrize("where", ["no command", "it fails", "over SSH"])
+def test_without_a_command_the_terminal_is_asked_to_copy(
+    simulator, start, clipboard, monkeypatch, where
+):
+    command = clipboard.parent / "bin" / "pbcopy"
+    if where != "no command":
+        command.chmod(0o755)
+    if where == "it fails":
+        command.write_text("#!/bin/sh\nexit 1\n")
+    if where == "over SSH":
+        monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
+    said, user_code, raw = copy_code(simulator, start)
+    assert said == "Asked your terminal to copy the code; not every terminal does."
+    assert f"\x1b]52;c;{base64.b64encode(user_code.encode()).decode()}\a" in raw
+    assert not clipboard.exists()
+
+
+@needs_pty
+def test_where_nothing_can_copy_it_is_not_offered(simulator, start, clipboard, monkeypatch):
+    monkeypatch.setenv("TERM", "linux")
+    terminal = start("chatgpt", "login")
+    terminal.wait_for("14:5")
+    assert "copy" not in terminal.screen
+
+
+@needs_pty
+def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
+    terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
+    terminal.wait_for("fails to load:")
+    before, _, after = terminal.screen.partition(address_on(terminal))
+    assert before == "Open this page in a browser:\r\n\r\n  "
+    assert "LLM_CHATGPT_REDIRECT_HOST=localhost" in after
+    assert max(map(len, re.split(r"[\r\n]+", after))) < 60
+
+
+LONG = "ada.lovelace-byron@engineering.example.com"
+
+
+@needs_pty
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize(
+    "command", ["accounts", "status", "usage", "models", "models --all", "use nobody"]
+)
+def test_answers_and_errors_fit_the_terminal(simulator, run_llm, start, columns, command):
+    sign_in(simulator, email=LONG, workspace="Analytical Engines Ltd")
+    simulator.bank_reset()
+    run_llm("chatgpt", "refresh")
+    terminal = start("chatgpt", *command.split(), columns=columns)
+    assert terminal.end() == ("nobody" in command)
+    # A path is a long word.
+    lines = [line for line in terminal.screen.split("\r\n") if "/" not in line]
+    assert max(map(len, lines)) < columns
+    # Only columns are shortened, and no names in them.
+    assert ("\u2026" in terminal.screen) <= (command.split()[0] in ("accounts", "models"))
+    if command.startswith("models"):
+        assert "\nchatgpt-gpt-6.2-sol " in terminal.screen
+
+
+@pytest.mark.parametrize("command", ["accounts", "models --all"])
+def test_nothing_is_shortened_in_a_pipe(simulator, run_llm, command):
+    sign_in(simulator, email=LONG, workspace="Analytical Engines Ltd")
+    stdout = run_llm("chatgpt", *command.split()).stdout
+    assert "\u2026" not in stdout
+    assert max(map(len, stdout.splitlines())) > 80
 
 
 def test_who_is_signed_in_already_is_said(simulator, run_llm):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
+from typing import Any
 
 import click
+
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import stderr_is_terminal, wrapped
 
 MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
@@ -21,6 +26,15 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         _import_commands()
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ChatGPTError as error:
+            if os.environ.get("LLM_RAISE_ERRORS") or not stderr_is_terminal():
+                raise
+            click.echo(wrapped(f"Error: {error.message}"), err=True)
+            ctx.exit(error.exit_code)
 
 
 def _import_commands() -> None:

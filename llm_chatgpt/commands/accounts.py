@@ -47,7 +47,7 @@ def status(account: str | None, json_: bool) -> None:
         if json_:
             group.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
         else:
-            click.echo(error.message)
+            group.echo(error.message)
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
@@ -57,16 +57,16 @@ def status(account: str | None, json_: bool) -> None:
         known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
         group.echo_json({"signed_in": not ended, "path": str(path), **chosen, **known})
     else:
-        click.echo(_status_line(credential, tokens, store, ended))
-        click.echo(f"Account: {group.credential_words(credential, store)}")
+        group.echo(_status_line(credential, tokens, store, ended))
+        group.echo(f"Account: {group.credential_words(credential, store)}")
         if tokens and tokens.account_id:
-            click.echo(f"Workspace: {workspace_words(tokens)}")
-        click.echo(f"Access token: {group.lifetime_words(tokens, ended, problem)}")
+            group.echo(f"Workspace: {workspace_words(tokens)}")
+        group.echo(f"Access token: {group.lifetime_words(tokens, ended, problem)}")
         if credential.account:
-            click.echo(f"Stored in: {short_path(path)}")
+            group.echo(f"Stored in: {short_path(path)}")
             _warn_if_unwritable()
         if problem:
-            click.echo(problem)
+            group.echo(problem)
     if ended:
         sys.exit(1)
 
@@ -147,7 +147,7 @@ def _workspace_cell(tokens: Tokens, store: Store) -> str:
     if tokens.workspace is None:
         return beginning
     named = [other for other in store.accounts.values() if other.workspace == tokens.workspace]
-    name = printable(tokens.workspace, 20)
+    name = printable(tokens.workspace, 60)
     return name if len(named) == 1 else f"{name} ({beginning})"
 
 
@@ -164,7 +164,7 @@ def use(name: str) -> None:
         if not name or store.get(name) is None:
             raise current.no_such_account(name, store.accounts)
         writer.save(store.with_default(name))
-    click.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
+    group.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
 
@@ -191,10 +191,10 @@ def import_command(path: str | None, yes: bool) -> None:
             )
         yes = True
     tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
-    click.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
-    click.echo(f"Access token: {group.lifetime_words(tokens)}")
+    group.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
+    group.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
-        click.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
+        group.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
 
 
 @chatgpt.command()
@@ -219,11 +219,11 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     deleted = logins.delete_tokens(name, everything=all_)
     if deleted:
         for each in deleted:
-            click.echo(f"Signed out of account {printable(each, 60)}.")
+            group.echo(f"Signed out of account {printable(each, 60)}.")
         _say_what_is_left()
         _end_sessions(filter(None, deleted.values()), asked=revoke_)
     elif name is None or all_:
-        click.echo("Not signed in.")
+        group.echo("Not signed in.")
     else:
         choose_credential(name, read_store())
         raise ChatGPTError(
@@ -247,9 +247,9 @@ def _say_what_is_left() -> None:
         left = choose_credential(None, store)
     except NotSignedIn as error:
         if store.accounts:
-            click.echo(error.message)
+            group.echo(error.message)
         return
     if len(store.accounts) == 1:
-        click.echo(f"The default account is now '{printable(store.default, 60)}'.")
+        group.echo(f"The default account is now '{printable(store.default, 60)}'.")
     else:
-        click.echo(f"Now in use: {group.credential_words(left, store)}")
+        group.echo(f"Now in use: {group.credential_words(left, store)}")

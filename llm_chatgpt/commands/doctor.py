@@ -21,7 +21,7 @@ from llm_chatgpt.login.current import choose_credential, stored_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_words, printable, short_path
+from llm_chatgpt.text import in_words, printable, short_path, wrapped
 from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
@@ -68,7 +68,7 @@ def _echo(finding: Finding) -> None:
     if finding.advice:
         lines.append(f"{'':<8} -> {printable(finding.advice, 1000)}")
     if terminal.is_terminal(sys.stdout):
-        lines = [terminal.wrapped(line, 12) for line in lines]
+        lines = [wrapped(line, 12) for line in lines]
     state = terminal.styled(finding.state, fg=COLOURS[finding.state])
     click.echo("\n".join(lines).replace(finding.state, state, 1))
 

@@ -24,7 +24,7 @@ from llm_chatgpt.login.current import (
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
-from llm_chatgpt.text import from_now, notice, printable
+from llm_chatgpt.text import from_now, notice, printable, width, wrapped
 
 
 def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -50,14 +50,31 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def echo(text: str) -> None:
+    """Print an answer; a terminal gets lines that fit it."""
+    click.echo(wrapped(text, 2) if terminal.is_terminal(sys.stdout) else text)
+
+
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
-    """Print aligned columns. Each of `notes` is a line to print below the row at its index."""
+    """Print aligned columns. Each of `notes` is a line to print below the row at its index.
+
+    On a terminal that is too narrow, the widest columns are shortened. Names stay whole, because
+    users copy them.
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    note_width = 500
+    if terminal.is_terminal(sys.stdout):
+        note_width = width() - 3
+        others = [n for n, title in enumerate(rows[0]) if title not in ("NAME", "MODEL")]
+        for _ in range(sum(widths) + 2 * len(widths) - width() - 1):
+            widest = max(others, key=widths.__getitem__)
+            widths[widest] = max(widths[widest] - 1, 6)
     for row, note in itertools.zip_longest(cells, notes):
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        shown = [printable(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)]
+        click.echo("  ".join(shown).rstrip())
         if note:
-            click.echo(f"  {printable(note, 78)}")
+            click.echo(f"  {printable(note, note_width)}")
 
 
 def who_is(tokens: Tokens) -> str:

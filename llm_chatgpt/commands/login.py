@@ -92,7 +92,7 @@ def login_command(
         tokens = _login_in_browser(wanted)
     else:
         tokens = _login_with_code(wanted, device)
-    click.echo(f"Signed in as {group.who_is(tokens)}")
+    group.echo(f"Signed in as {group.who_is(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
     _suggest_next_steps(name, tokens)
@@ -123,8 +123,8 @@ def _say_what_happens(name: str) -> None:
         notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
-            f"You are signed in as {group.who_is(old)}. A new login replaces this\n"
-            "one; to keep both, use --account NAME.\n"
+            f"You are signed in as {group.who_is(old)}. A new login replaces this one; to keep "
+            "both, use --account NAME.\n"
         )
     elif store.accounts:
         others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
@@ -154,9 +154,13 @@ class _WithoutCode(Exception):
 
 def _login_with_code(wanted: _Login, device: bool) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
-    local = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr) and not over_ssh
-    may_open = local and not wanted.no_open and terminal.has_browser()
-    code_page = _CodePage(may_open=may_open, may_switch=local and not device)
+    on_terminal = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr)
+    local = on_terminal and not over_ssh
+    code_page = _CodePage(
+        may_open=local and not wanted.no_open and terminal.has_browser(),
+        may_switch=local and not device,
+        clipboard=terminal.Clipboard(local=local) if on_terminal else None,
+    )
     wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(
@@ -182,33 +186,37 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
 class _CodePage:
     """Shows a one-time code, and waits with a countdown until it has been entered.
 
-    Meanwhile Enter opens the page where the code is entered (`may_open`), and b goes over to
-    the browser login (`may_switch`).
+    Meanwhile Enter opens the page where the code is entered (`may_open`), c copies the code
+    (`clipboard`), and b goes over to the browser login (`may_switch`).
     """
 
-    def __init__(self, *, may_open: bool, may_switch: bool):
+    def __init__(self, *, may_open: bool, may_switch: bool, clipboard: terminal.Clipboard | None):
         self._may_open = may_open
         self._may_switch = may_switch
-        self._keyboard = terminal.Keyboard() if may_open or may_switch else None
-        self._url = ""
+        self._clipboard = clipboard if clipboard and clipboard.available else None
+        reads = may_open or may_switch or self._clipboard
+        self._keyboard = terminal.Keyboard() if reads else None
+        self._url = self._user_code = ""
 
     def show(self, code: DeviceCode) -> None:
-        self._url = code.verification_url
+        self._url, self._user_code = code.verification_url, printable(code.user_code, 40)
         other_way = "run 'llm chatgpt login --browser'"
         if self._may_switch:
             other_way = "type b and Enter to sign in through the browser"
         lines = [
-            f"  1. Open this page and sign in: {terminal.styled(printable(self._url), bold=True)}",
-            f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}): "
-            + terminal.styled(printable(code.user_code, 40), bold=True),
-            "",
+            "  1. Open this page and sign in:",
+            f"\n     {terminal.styled(printable(self._url), bold=True)}\n",
+            f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}):",
+            f"\n     {terminal.styled(self._user_code, bold=True)}\n",
             "Only continue if you started this sign-in. If someone sent you this code, stop.",
-            "Page says device codes are off? Turn them on in ChatGPT under",
-            f"Settings > Security, or {other_way}.",
+            "Page says device codes are off? Turn them on in ChatGPT under Settings > Security, or "
+            f"{other_way}.",
         ]
-        if self._may_open:
-            end = ";\ntype b and Enter to sign in without a code." if self._may_switch else "."
-            lines += ["", f"Press Enter to open the page in your browser{end}"]
+        keys = ["press Enter to open the page"] if self._may_open else []
+        keys += ["type c and Enter to copy the code"] if self._clipboard else []
+        if keys:
+            text = ", or ".join(keys)
+            lines.append(f"\n{text[0].upper()}{text[1:]}.")
         if not terminal.is_terminal(sys.stderr):
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
@@ -237,12 +245,14 @@ class _CodePage:
         except (EOFError, OSError, ValueError):
             self._keyboard = None
             return
-        if typed is None:
-            return
-        if self._may_switch and typed.strip().lower() == "b":
+        key = None if typed is None else typed.strip().lower()
+        if self._may_switch and key == "b":
             raise _WithoutCode
-        if self._may_open and not typed.strip() and not terminal.open_in_browser(self._url):
-            notice("Could not open a browser. Open the page yourself.")
+        if self._clipboard and key == "c":
+            notice(self._clipboard.copy(self._user_code))
+        if self._may_open and key == "":
+            opened = terminal.open_in_browser(self._url)
+            notice("Opened the page in your browser." if opened else "Could not open a browser.")
 
 
 # With a browser ------------------------------------------------------------------------
@@ -252,10 +262,10 @@ def _login_in_browser(wanted: _Login) -> Tokens:
     # Only the browser shows an error page of OpenAI's, so the terminal says what to do then.
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
-    advice = f"Error instead of a sign-in? {change} and retry."
+    hint = f"Error instead of a sign-in? {change} and retry."
     return login_with_browser(
         wanted.account,
-        show=functools.partial(_show_address, advice, wanted.no_open),
+        show=functools.partial(_show_address, hint, wanted.no_open),
         read_lines=_reader(),
         replace=wanted.replace,
         workspace=wanted.workspace,
@@ -263,37 +273,41 @@ def _login_in_browser(wanted: _Login) -> Tokens:
 
 
 def _login_officially(wanted: _Login, new: bool) -> Tokens:
-    terms = (
-        "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in\n"
-        f"for apps, a preview with terms of its own: {config.OFFICIAL_PAGE}"
+    notice(
+        "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in for apps, "
+        f"a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
     )
+    hint = ""
     if registration(wanted.name).get("client_id") and not new:
-        terms += (
-            "\nError instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run\n"
+        hint = (
+            "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run "
             f"'{OFFICIAL.login_command(wanted.name)} --new'."
         )
     return login_officially(
         wanted.account,
-        show=functools.partial(_show_address, terms, wanted.no_open),
+        show=functools.partial(_show_address, hint, wanted.no_open),
         read_lines=_reader(),
         replace=wanted.replace,
         new=new,
     )
 
 
-def _show_address(first: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
-    notice(f"{first}\n")
-    if not no_open and terminal.open_in_browser(request.url):
-        said = "Opening your browser. If nothing happens, visit:"
-    else:
-        said = "Open this page in a browser:"
-    limit = in_words(config.BROWSER_LOGIN_SECONDS)
-    url = terminal.styled(request.url, bold=True)
-    notice(f"{said}\n\n  {url}\n\nWaiting for the browser (up to {limit})...")
+def _show_address(hint: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
+    """Open the address of a sign-in, and show it with the advice for when something goes wrong."""
+    opened = not no_open and terminal.open_in_browser(request.url)
+    notice(
+        "Opening your browser. If nothing happens, visit:"
+        if opened
+        else "Open this page in a browser:"
+    )
+    notice(f"\n  {terminal.styled(request.url, bold=True)}\n")
+    if hint:
+        notice(hint)
+    notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
     if _reader():
         notice(
-            "Browser on another machine? Sign in there, then paste the address of the page\n"
-            "that fails to load:"
+            "Browser on another machine? Sign in there, then paste the address of the page that "
+            "fails to load:"
         )
 
 

@@ -36,9 +36,10 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     if json_:
         group.echo_json([_model_json(model) for model in shown])
     else:
-        header = ("MODEL", "CONTEXT", "REASONING EFFORTS", "SERVICE TIERS")
+        header = ("MODEL", "CONTEXT", "EFFORTS", "TIERS")
         rows = [header, *map(_model_row, shown)]
-        group.echo_table(rows, ["", *(model.description for model in shown)])
+        notes = ["(hidden) " * model.hidden + model.description for model in shown]
+        group.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.tells_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
@@ -46,7 +47,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
     return (
-        model.model_id + (" (hidden)" if model.hidden else ""),
+        model.model_id,
         f"{model.context_window:,}" if model.context_window else "?",
         " ".join(model.efforts),
         " ".join(model.service_tiers),

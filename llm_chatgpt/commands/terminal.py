@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,22 +24,6 @@ from llm_chatgpt.text import width
 def is_terminal(stream: Any) -> bool:
     # A stream that was closed before the program began is None.
     return stream is not None and stream.isatty()
-
-
-def wrapped(text: str, indent: int) -> str:
-    """Text in lines that fit the terminal; all but the first are indented.
-
-    A command in quotes stays on one line, so that it can be copied.
-    """
-    whole = re.sub(r"'llm [^']+'", lambda quoted: quoted[0].replace(" ", "\0"), text)
-    lines = textwrap.wrap(
-        whole,
-        width() - 1,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return "\n".join(lines).replace("\0", " ")
 
 
 def styled(text: str, **styles: Any) -> str:
@@ -159,3 +142,56 @@ def open_in_browser(url: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+class Clipboard:
+    """The user's clipboard, reached by a command of this machine or through the terminal."""
+
+    def __init__(self, *, local: bool):
+        # Over SSH, a command would fill the clipboard of the wrong machine.
+        self._command = _clipboard_command() if local else []
+        self._through_terminal = not config.WINDOWS and os.environ.get("TERM", "dumb") not in (
+            "dumb",
+            "linux",
+        )
+
+    @property
+    def available(self) -> bool:
+        return bool(self._command) or self._through_terminal
+
+    def copy(self, text: str) -> str:
+        """Copy a text, and return a sentence that says whether it succeeded."""
+        if self._command:
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(  # noqa: S603 - the user's own clipboard
+                    self._command,
+                    input=text.encode(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=5,
+                    check=True,
+                )
+                return "Copied the code."
+        if not self._through_terminal:
+            return "Could not copy the code."
+        # "OSC 52". No terminal answers whether it did it.
+        encoded = base64.b64encode(text.encode()).decode()
+        click.echo(f"\x1b]52;c;{encoded}\a", nl=False, err=True)
+        return "Asked your terminal to copy the code; not every terminal does."
+
+
+def _clipboard_command() -> list[str]:
+    """The command that copies its input to the clipboard; empty if there is none."""
+    if config.WINDOWS:
+        # Not by its name: a program in the current folder could be run in its place.
+        return [os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]
+    for words, display in (
+        ("pbcopy", None),
+        ("wl-copy", "WAYLAND_DISPLAY"),
+        ("xclip -selection clipboard", "DISPLAY"),
+        ("clip.exe", "WSL_DISTRO_NAME"),
+    ):
+        command = words.split()
+        if (display is None or os.environ.get(display)) and shutil.which(command[0]):
+            return command
+    return []

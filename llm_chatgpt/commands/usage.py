@@ -61,8 +61,8 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
     if json_:
         group.echo_json(reports if all_ else reports[0])
     else:
-        click.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
-        click.echo(f"Details: {config.USAGE_PAGE}")
+        group.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
+        group.echo(f"Details: {config.USAGE_PAGE}")
     problems = [_too_little(report, min_left) for report in reports if min_left is not None]
     for problem in filter(None, problems):
         notice(problem)
@@ -225,4 +225,4 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         group.echo_json({"reset": True, "usage": after})
     else:
         shown = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
-        click.echo("\n".join(["The limits were reset.", *shown]))
+        group.echo("\n".join(["The limits were reset.", *shown]))
