@@ -20,6 +20,7 @@ from llm_chatgpt.files import os_reason, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
+from llm_chatgpt.waiting import Waiting
 
 
 class Format(NamedTuple):
@@ -134,14 +135,15 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
     error status.
     """
     url = _url(tokens, body)
-    reply = http.send(
-        "POST",
-        url,
-        headers=backend_headers(tokens),
-        json=body,
-        seconds=config.PICTURE_TIMEOUT_SECONDS,
-        max_bytes=config.MAX_PICTURE_REPLY_BYTES,
-    )
+    with Waiting("Creating the image", hint="takes a minute or two"):
+        reply = http.send(
+            "POST",
+            url,
+            headers=backend_headers(tokens),
+            json=body,
+            seconds=config.PICTURE_TIMEOUT_SECONDS,
+            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
+        )
     return _read_answer(reply, tokens, login)
 
 
@@ -156,8 +158,9 @@ async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, A
         "json": body,
         "timeout": clients.library().Timeout(seconds, connect=connect, pool=None),
     }
-    async with http.AsyncStream(request) as stream:
-        content = await stream.read()
+    with Waiting("Creating the image", hint="takes a minute or two"):
+        async with http.AsyncStream(request) as stream:
+            content = await stream.read()
     reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
     return await in_thread(_read_answer, reply, tokens, login)
 
@@ -244,11 +247,11 @@ def picture_folder() -> pathlib.Path:
     return folder
 
 
-def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: bool = False) -> str:
+def save_picture(picture: bytes, suffix: str, chosen: str | None) -> str:
     """Write an image to a new file and return its path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
-    used. Raises ChatGPTError if that fails, too. `mid_line` is as for `notice`.
+    used. Raises ChatGPTError if that fails, too.
     """
     if chosen:
         try:
@@ -259,7 +262,7 @@ def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: b
         # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
         except (OSError, RuntimeError, ValueError) as error:
             problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
-            notice(f"Warning: {problem}; using the default folder.", mid_line=mid_line)
+            notice(f"Warning: {problem}; using the default folder.")
     try:
         path = picture_folder() / picture_name(suffix)
         write_new(path, picture)

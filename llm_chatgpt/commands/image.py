@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import BinaryIO
 
@@ -58,17 +57,10 @@ def image(
     body = pictures.build_body(_prompt(prompt), model, options, images)
     pictures.check_place(output)
 
-    with contextlib.ExitStack() as stack:
-        started = False
+    def draw(tokens: Tokens, login: str) -> pictures.Answer:
+        return pictures.request_picture(tokens, login, body)
 
-        def draw(tokens: Tokens, login: str) -> pictures.Answer:
-            nonlocal started
-            if not started:
-                started = True
-                stack.enter_context(terminal.ticking("Creating the image", "takes a minute or two"))
-            return pictures.request_picture(tokens, login, body)
-
-        answer: pictures.Answer = with_login(account, draw)
+    answer: pictures.Answer = with_login(account, draw)
     saved = pictures.save_answer(answer, body, output)
     if json_:
         group.echo_json({**saved._asdict(), "model": model})
