@@ -221,18 +221,6 @@ def measure_image() -> dict:
     return {"ratio": peak / size}
 
 
-def measure_steps() -> dict:
-    """A request with 10 MB of images, and the next one of the same chain."""
-    import llm
-    from llm.models import Prompt
-
-    model = llm.get_model("chatgpt-gpt-6-luna")
-    images = [llm.Attachment(type="image/png", content=PNG + os.urandom(10_000_000))]
-    prompt = Prompt("What?", model, attachments=images)
-    first = best(lambda: exchange_for(prompt, model)())
-    return {"first_ms": first, "next_ms": best(exchange_for(prompt, model))}
-
-
 def measure_history(items: str) -> dict:
     import llm
     from llm.models import Prompt

@@ -133,19 +133,11 @@ class UsageLimitReached(RequestRefused):
     resettable = False
     resets_at: float | None = None
 
-    def advised(self, *steps: str) -> UsageLimitReached:
-        """The same error with these sentences before its advice."""
-        error = UsageLimitReached(
-            f"{self.reason}.",
-            f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}",
-            code=self.code,
-            param=self.param,
-            status=self.status,
-            retry_after=self.retry_after,
-            request_id=self.request_id,
-        )
-        error.resettable, error.resets_at = self.resettable, self.resets_at
-        return error
+    def add_advice(self, *steps: str) -> None:
+        """Put these sentences before the advice."""
+        advice = f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}"
+        self.message = self.message.replace(self.advice, advice)  # type: ignore[misc]
+        self.advice = advice
 
 
 class StreamFailed(ChatGPTError):
