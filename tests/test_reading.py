@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llm.parts import ReasoningPart, TextPart, ToolCallPart
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.backend.passage import Passage, without_citations
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
 from llm_chatgpt.backend.translate import EventTranslator
 from simulator import (
     Answer,
@@ -365,6 +365,19 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
     passage = Passage()
     shown = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     assert "".join(shown) + passage.held == without_citations(text)
+
+
+@given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())
+def test_annotations_keep_their_words(pieces, data):
+    text = "".join(pieces)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    part = readable_part({"text": text, "annotations": [{"start_index": start, "end_index": end}]})
+    (found,) = part["annotations"]
+    words = part["text"][found["start_index"] : found["end_index"]]
+    if "\ue200" not in text[start:end] and "\ue201" not in text[start:end]:
+        inside = text[:start].rpartition("\ue200")[2]
+        assert words in (text[start:end], "") or inside
 
 
 # Tools that the service carries out -------------------------------------------------------------

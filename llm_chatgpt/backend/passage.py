@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from llm_chatgpt.values import as_list
 
 # The service's markup for a citation (docs/protocol.md, "Stream"), such as U+E200 cite U+E202
 # turn0search0 U+E201. Without an end within 1,000 characters it is text. The group is empty if the
@@ -44,3 +48,24 @@ class Passage:
 def without_citations(text: str) -> str:
     """Remove the citations from a whole text, as `Passage` does."""
     return _CITATION.sub(lambda citation: "" if citation[1] else citation[0], text)
+
+
+def readable_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove citations from a message's part, and move the places of its annotations."""
+    text = part.get("text")
+    if not isinstance(text, str) or "\ue200" not in text:
+        return dict(part)
+    gaps = [citation.span() for citation in _CITATION.finditer(text) if citation[1]]
+
+    def moved(place: Any) -> Any:
+        if not isinstance(place, int):
+            return place
+        return place - sum(min(place, end) - start for start, end in gaps if start < place)
+
+    annotations = [
+        {k: moved(v) if k in ("start_index", "end_index") else v for k, v in annotation.items()}
+        if isinstance(annotation, dict)
+        else annotation
+        for annotation in as_list(part.get("annotations"))
+    ]
+    return {**part, "text": without_citations(text), "annotations": annotations}

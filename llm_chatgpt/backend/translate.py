@@ -15,7 +15,7 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item
-from llm_chatgpt.backend.passage import Passage, without_citations
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
 from llm_chatgpt.backend.pictures import decode_picture
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth
@@ -203,7 +203,9 @@ class EventTranslator:
 
     def _message_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         text = "".join(self._texts_done(item, fields))
-        parts = map(as_mapping, as_list(fields.get("content")))
+        parts = [readable_part(as_mapping(part)) for part in as_list(fields.get("content"))]
+        if item.finished and parts:
+            item.finished["content"] = parts
         annotations = [one for part in parts for one in as_list(part.get("annotations"))]
         for annotation in annotations:
             self._cite(annotation)
