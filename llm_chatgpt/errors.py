@@ -1,4 +1,4 @@
-"""The errors that a login or a prompt can end in."""
+"""The errors that end a login or a prompt."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
 
 
 class LoginFailed(ChatGPTError):
-    """The sign-in failed; what was stored before is untouched."""
+    """The sign-in failed; the stored login is unchanged."""
 
 
 class LoginExpired(LoginFailed):
-    """The code was not entered in time, or is no longer known."""
+    """The code was not entered in time, or OpenAI no longer knows it."""
 
 
 class LoginDenied(LoginFailed):
@@ -105,7 +105,7 @@ class StoreError(ChatGPTError):
 
 
 class RefreshFailed(ChatGPTError):
-    """No new tokens. `permanent` means that only a new login helps."""
+    """The tokens were not renewed. `permanent` means that only a new login helps."""
 
     def __init__(
         self,
