@@ -167,7 +167,8 @@ class _ChatGPTModel:
         self.slug = info.slug
         self.model_id = info.model_id
         images = config.IMAGE_TYPES if info.takes_images else frozenset()
-        self.attachment_types = images | config.FILE_TYPES.keys()
+        files = config.FILE_TYPES.keys() | config.TEXT_TYPES.keys()
+        self.attachment_types = config.AttachmentTypes(images | files)
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:
