@@ -8,18 +8,15 @@ Either way tokens, codes, ids and emails are replaced before anything is written
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -31,114 +28,26 @@ import llm_chatgpt_oauth as plugin
 from conftest import models_updated, new_login, redirect_of
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.live.scrub import SCRUBBED_CLIENT_ID, Scrubber
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
 
 # Scrubbing ----------------------------------------------------------------------------
 
-SECRET_FIELDS = [
-    *("access_token", "refresh_token", "id_token", "device_auth_id", "user_code", "code"),
-    *("authorization_code", "code_verifier", "code_challenge", "encrypted_content"),
-    *("obfuscation", "account_id", "user_id", "chatgpt_account_id", "chatgpt_user_id"),
-    *("chatgpt_account_user_id", "safety_identifier", "sub", "jti", "session_id", "sid"),
-    *("at_hash", "id", "call_id", "item_id", "prompt_cache_key"),
-    *("profile_picture_url", "sso_connection_name", "per_user_salt", "encrypted_auth_metadata"),
-]
-SECRET_HEADERS = {
-    *("authorization", "cookie", "set-cookie", "chatgpt-account-id", "session-id"),
-    *("x-codex-turn-state", "cf-ray", "x-request-id", "x-oai-request-id", "openai-organization"),
-    *("openai-processing-ms", "report-to", "nel"),
-}
-_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
-_FIELD = re.compile(r'"(' + "|".join(SECRET_FIELDS) + r')"(\s*:\s*)"((?:[^"\\]|\\.)+)"')
-_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-# A client id of the official route belongs to one user.
-_CLIENT_ID = re.compile(r"oaiapp_\w+")
-_MARK = "scrubbed-"
-# What stands for such a client id, and for the port that a browser comes back to.
-SCRUBBED_CLIENT_ID = "oaiapp_scrubbed"
-_PORT = re.compile(r"127\.0\.0\.1:\d+")
 
-
-class Scrubber:
-    """Replaces each secret by a name that stays the same within one recording."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, str] = {}
-
-    def name(self, field: str, value: str) -> str:
-        # What was scrubbed before stays; error codes and models are no secrets.
-        if _MARK in value or (field == "code" and re.fullmatch(r"[a-z_]{4,60}", value)):
-            return value
-        if value in self._names:
-            return self._names[value]
-        secret_id = re.match(r"(resp|msg|rs|fc|ws|ig|user|org)[_-]", value) or _UUID.match(value)
-        if field == "id" and not secret_id:
-            return value
-        if value not in self._names:
-            same = sum(1 for name in self._names.values() if name.startswith(f"{_MARK}{field}-"))
-            self._names[value] = f"{_MARK}{field}-{same + 1}"
-        return self._names[value]
-
-    def jwt(self, token: str) -> str:
-        header, payload, signature = token.split(".")
-        if signature == "scrubbed":
-            return token
-        claims = plugin.parse_jwt_claims(token)
-        if claims is None:
-            return self.name("token", token)
-        claims.pop("name", None)
-        plain = self.text(json.dumps(claims))
-        payload = base64.urlsafe_b64encode(plain.encode()).rstrip(b"=").decode()
-        return f"{header}.{payload}.scrubbed"
-
-    def text(self, text: str) -> str:
-        """JSON, or a stream of events with JSON in them."""
-        text = _JWT.sub(lambda match: self.jwt(match[0]), text)
-
-        def field(match: re.Match[str]) -> str:
-            value = match[3]
-            scrubbed = value if _JWT.fullmatch(value) else self.name(match[1], value)
-            return f'"{match[1]}"{match[2]}"{scrubbed}"'
-
-        text = _FIELD.sub(field, text)
-        # Accounts are also listed without a field's name.
-        text = _UUID.sub(lambda match: self._names.get(match[0], match[0]), text)
-        text = _CLIENT_ID.sub(SCRUBBED_CLIENT_ID, text)
-        return _EMAIL.sub("ada@example.com", text)
-
-    def body(self, body: bytes | str | None, content_type: str) -> bytes:
-        if not body:
-            return b""
-        text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-        if "x-www-form-urlencoded" in content_type:
-            pairs = [
-                (k, _PORT.sub("127.0.0.1:1", _CLIENT_ID.sub(SCRUBBED_CLIENT_ID, v)))
-                for k, v in urllib.parse.parse_qsl(text)
-            ]
-            # A form's `code` is never an error's.
-            fields = {"code": "authorization_code"}
-            named = [
-                (k, self.name(fields.get(k, k), v) if k in SECRET_FIELDS else v) for k, v in pairs
-            ]
-            return urllib.parse.urlencode(named).encode()
-        return self.text(text).encode()
+class CassetteScrubber(Scrubber):
+    """The scrubber as vcrpy calls it."""
 
     def request(self, request: Any) -> Any:
-        kind = request.headers.get("content-type", "")
-        request.body = self.body(request.body, kind)
-        for header in list(request.headers):
-            if header.lower() in SECRET_HEADERS | {"content-length"}:
-                del request.headers[header]
+        request.body = self.body(request.body, request.headers.get("content-type", ""))
+        request.headers = self.headers(request.headers)
         return request
 
     def response(self, response: dict[str, Any]) -> dict[str, Any]:
-        headers = response["headers"]
-        for header in list(headers):
-            if header.lower() in SECRET_HEADERS | {"content-length"}:
-                del headers[header]
+        single = {name: values[0] for name, values in response["headers"].items()}
+        kept = self.headers(single)
+        response["headers"] = {n: v for n, v in response["headers"].items() if n in kept}
         response["body"]["string"] = self.body(response["body"]["string"], "")
         return response
 
@@ -155,20 +64,25 @@ def _same_body(ours: Any, theirs: Any) -> None:
 
 
 @contextlib.contextmanager
-def cassette(name: str, record_mode: str = "none") -> Iterator[Any]:
-    """The cassette, matched on method, address and body."""
-    scrubber = Scrubber()
+def replayed(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
+    """A cassette, matched on method, address and body."""
+    scrubber = CassetteScrubber()
     recorder = vcr.VCR(
         record_mode=record_mode,
         match_on=["method", "scheme", "host", "port", "path", "query", "body"],
-        before_record_request=lambda r: None if r.host == "127.0.0.1" else scrubber.request(r),
+        before_record_request=scrubber.request,
         before_record_response=scrubber.response,
         decode_compressed_response=True,
     )
     recorder.register_matcher("body", _same_body)
-    with recorder.use_cassette(str(FOLDER / f"{name}.yaml")) as played:
+    with recorder.use_cassette(str(path)) as played:
         yield played
         models_updated()
+
+
+def cassette(name: str, record_mode: str = "none") -> Any:
+    """The cassette of a scenario."""
+    return replayed(FOLDER / f"{name}.yaml", record_mode)
 
 
 # Scenarios ----------------------------------------------------------------------------

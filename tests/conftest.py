@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -26,8 +27,10 @@ from typing import Any
 import filelock
 import llm
 import pytest
+import sqlite_utils
 from click.testing import CliRunner, Result
 from llm.cli import cli
+from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import http
@@ -307,11 +310,31 @@ def ask(request: pytest.FixtureRequest) -> Asker:
     return Asker(request.param)
 
 
+@functools.cache
+def empty_logs() -> bytes:
+    """llm's database without a log. To create it takes llm longer than most tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "logs.db"
+        database = sqlite_utils.Database(path)
+        migrate(database)
+        database.close()
+        return path.read_bytes()
+
+
+def make_logs() -> None:
+    """Create llm's database, as an earlier prompt would have done."""
+    path = llm.user_dir() / "logs.db"
+    if not path.exists():
+        path.write_bytes(empty_logs())
+
+
 @pytest.fixture
 def run_llm() -> Callable[..., Result]:
     """`llm ...` in this process; stdout and stderr apart."""
 
     def run(*args: str, **kwargs: Any) -> Result:
+        if args[0] != "chatgpt":
+            make_logs()
         result = CliRunner().invoke(cli, list(args), **kwargs)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -380,6 +403,8 @@ def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
     """The real `llm` in a process of its own."""
+    if args[0] != "chatgpt":
+        make_logs()
     return subprocess.Popen(
         [sys.executable, "-m", "llm", *args],
         stdin=subprocess.DEVNULL,

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import json
+import ssl
 
 import httpx
+
+# Shared, because httpx reads all trusted certificates for a new client, and without connections
+# that outlive their simulator.
+client = httpx.Client(
+    verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+    limits=httpx.Limits(max_keepalive_connections=0),
+    trust_env=False,
+)
 
 BODY = {
     "model": "gpt-6-luna",
@@ -18,11 +27,11 @@ BODY = {
 
 def post(simulator, headers, **changes):
     body = {k: v for k, v in {**BODY, **changes}.items() if v is not None}
-    return httpx.post(f"{simulator.base_url}/codex/responses", json=body, headers=headers)
+    return client.post(f"{simulator.base_url}/codex/responses", json=body, headers=headers)
 
 
 def get(simulator, headers, path):
-    return httpx.get(f"{simulator.base_url}/wham/{path}", headers=headers)
+    return client.get(f"{simulator.base_url}/wham/{path}", headers=headers)
 
 
 def events_of(answer):

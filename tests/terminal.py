@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+from conftest import make_logs
+
 
 class Terminal:
     """`llm ...` with a terminal of so many columns as its stdin, stdout and stderr.
@@ -20,6 +22,8 @@ class Terminal:
     """
 
     def __init__(self, *arguments: str, columns: int = 80, **options: Any):
+        if arguments[0] != "chatgpt":
+            make_logs()
         import fcntl
         import pty
         import termios

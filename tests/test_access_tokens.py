@@ -17,6 +17,7 @@ from conftest import (
     sign_in,
     start_llm,
 )
+from disk import fill_disk
 from llm_chatgpt.login.store import locked_store, store_path
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Answer, make_jwt, web_page
@@ -33,7 +34,6 @@ def test_an_access_token_by_key(simulator, at, ask):
 
 def test_the_owner_is_asked_for_once_by_all_programs(simulator, at, run_llm):
     sign_in(simulator)
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     run_llm("chatgpt", "logout")
     keep_key("chatgpt", at)
     processes = [start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log") for _ in range(4)]
@@ -86,11 +86,9 @@ def test_where_nothing_can_be_kept_it_still_works(simulator, at, ask, monkeypatc
 
 
 def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(simulator, at, ask, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
+    refused = fill_disk(monkeypatch)
     ask("hello", key=at)
+    assert refused
     assert len(simulator.seen("/whoami")) == 1
 
 

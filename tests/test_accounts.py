@@ -22,9 +22,9 @@ from conftest import (
     secrets_watch,
     sign_in,
 )
-from llm_chatgpt import files
+from disk import fill_disk
 from llm_chatgpt.backend.catalogue import models_path
-from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
+from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
 from simulator import Answer
 
 # Names
@@ -353,15 +353,8 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
 
 def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulator, monkeypatch):
     expire()
-    replace = files.replace_file
-
-    def full(source, target):
-        if target == store_path():
-            raise OSError(28, "No space left on device")
-        replace(source, target)
-
     with monkeypatch.context() as context:
-        context.setattr("llm_chatgpt.files.replace_file", full)
+        fill_disk(context, "chatgpt-oauth.json")
         renewed = plugin.get_tokens()
     plugin.store_tokens(two[1], "work")
     assert plugin.get_tokens() == renewed == plugin.load_tokens()

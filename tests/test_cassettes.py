@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import llm_chatgpt_oauth as plugin
-from cassettes import FOLDER, SCENARIOS, SIGN_INS, Scrubber, cassette, prompt_sync
+from cassettes import FOLDER, SCENARIOS, SIGN_INS, CassetteScrubber, cassette, prompt_sync
 from llm_chatgpt import http
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, make_jwt
@@ -172,7 +172,7 @@ def test_everything_a_real_answer_could_hold_is_scrubbed():
         }
     )
     text = json.dumps({"access_token": secret, "refresh_token": "rt_real", "expires_in": 9})
-    scrubbed = json.loads(Scrubber().text(text))
+    scrubbed = json.loads(CassetteScrubber().text(text))
     claims = plugin.parse_jwt_claims(scrubbed["access_token"])
     assert claims["email"] == "ada@example.com"
     assert claims["exp"] == 2
@@ -194,7 +194,7 @@ def test_everything_a_real_answer_could_hold_is_scrubbed():
     ],
 )
 def test_bodies_are_scrubbed(kind, body):
-    scrubber = Scrubber()
+    scrubber = CassetteScrubber()
     once = scrubber.body(body, kind)
     assert b"real" not in once.lower()
     # Scrubbing twice changes nothing, and the same secret has the same name.
@@ -211,17 +211,17 @@ def test_headers_are_scrubbed():
         b"{}",
         {"Authorization": "Bearer real", "ChatGPT-Account-ID": "real", "originator": "llm"},
     )
-    scrubbed = Scrubber().request(request)
+    scrubbed = CassetteScrubber().request(request)
     assert dict(scrubbed.headers) == {"originator": "llm"}
     response = {"headers": {"Set-Cookie": ["real"], "CF-RAY": ["x"]}, "body": {"string": b""}}
-    assert Scrubber().response(response)["headers"] == {}
+    assert CassetteScrubber().response(response)["headers"] == {}
 
 
 def test_a_token_that_is_no_jwt_is_scrubbed():
     text = json.dumps({"access_token": "at-real-token"})
-    assert "real" not in Scrubber().text(text)
+    assert "real" not in CassetteScrubber().text(text)
     fake = f"eyJhbGciOiJ9.{base64.urlsafe_b64encode(b'no json!!').decode().rstrip('=')}.sig"
-    assert fake not in Scrubber().text(f"x {fake}")
+    assert fake not in CassetteScrubber().text(f"x {fake}")
 
 
 def test_the_recorder_needs_no_network(tmp_path, monkeypatch):

@@ -198,16 +198,15 @@ def naps(monkeypatch):
     """The pauses that the models make, which take no time."""
     seconds = []
 
-    async def sleep(pause):
-        note(pause)
-
     def note(pause):
         if pause:
             seconds.append(pause)
 
-    fakes = types.SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread)
-    monkeypatch.setattr("llm_chatgpt_oauth.asyncio", fakes)
-    monkeypatch.setattr("llm_chatgpt_oauth.time", types.SimpleNamespace(sleep=note))
+    async def sleep(pause):
+        note(pause)
+
+    monkeypatch.setattr(time, "sleep", note)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     return seconds
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import secrets_watch, sign_in, start_llm
+from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.store import store_path
 from simulator import Account, Answer, error_answer, web_page
@@ -534,14 +535,7 @@ def test_a_folder_that_is_read_only(simulator, run_llm):
 
 
 def test_a_full_disk_is_told_before_a_code_is_shown(simulator, run_llm, monkeypatch):
-    real = os.open
-
-    def full(path, flags, *rest, **more):
-        if str(path).endswith(".tmp"):
-            raise OSError(28, "No space left on device")
-        return real(path, flags, *rest, **more)
-
-    monkeypatch.setattr(os, "open", full)
+    fill_disk(monkeypatch)
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 
@@ -11,6 +10,7 @@ import llm
 import pytest
 
 from conftest import models_updated
+from disk import fill_disk
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
 from llm_chatgpt.backend.fetch import fetch_models
@@ -154,10 +154,7 @@ def test_an_unreadable_model_list(simulator, signed_in, run_llm):
 
 
 def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    fill_disk(monkeypatch)
     assert fetch_models(signed_in).listed
     assert "could not save the model list" in caplog.text
     assert not list(catalogue.models_path().parent.glob("*.tmp"))

@@ -18,7 +18,7 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, start_llm
+from conftest import secrets_watch, sign_in, start_llm, wait_until
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.fetch import fetch_models
 from simulator import (
@@ -612,15 +612,12 @@ def test_a_hundred_prompts_at_once(simulator, signed_in, recwarn):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])
-def test_ctrl_c_during_an_answer(simulator, signed_in, run_llm, options):
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_ctrl_c_during_an_answer(simulator, signed_in, options):
     frames = list(simulator.frames([Say("Some text that comes slowly")]))[:-4]
     simulator.script("responses", Stream(frames, end="open"))
     process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", *options)
     if "--no-stream" in options:
-        from conftest import wait_until
-
-        wait_until(lambda: len(simulator.prompts) == 2)
+        wait_until(lambda: simulator.prompts)
     else:
         assert process.stdout.read(4) == "Some"
     process.send_signal(signal.SIGINT)

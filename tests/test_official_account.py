@@ -18,7 +18,7 @@ from conftest import (
     sign_in,
     sign_in_officially,
 )
-from llm_chatgpt import files
+from disk import fill_disk
 from llm_chatgpt.login.current import Rejection
 from llm_chatgpt.login.store import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
@@ -299,16 +299,8 @@ def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     simulator, ask, monkeypatch, caplog
 ):
     old = signed_in_since(simulator, EXPIRED)
-
-    replace = files.replace_file
-
-    def refuse(source, target):
-        if target == store_path():
-            raise OSError(28, "No space left on device")
-        replace(source, target)
-
     with monkeypatch.context() as context:
-        context.setattr(files, "replace_file", refuse)
+        fill_disk(context, "chatgpt-oauth.json")
         assert ask("hi").text
         assert "renewed but not stored" in caplog.text
         assert entry_on_disk("official")["refresh_token"] == old.refresh_token
@@ -317,9 +309,8 @@ def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     assert entry_on_disk("official")["refresh_token"] != old.refresh_token
 
 
-def test_twelve_processes_refresh_once(simulator, run_llm):
+def test_twelve_processes_refresh_once(simulator):
     signed_in_since(simulator)
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
     prompt_in_twelve_processes()

@@ -11,7 +11,6 @@ import socket
 import stat
 import threading
 import time
-import types
 import urllib.parse
 
 import pytest
@@ -709,10 +708,9 @@ def test_no_port_is_free(simulator, login, monkeypatch):
 
 
 def test_ten_minutes_are_the_limit(simulator, monkeypatch):
-    moments = iter([0.0, 599.0, 600.0])
-    clock = types.SimpleNamespace(monotonic=lambda: next(moments))
-    monkeypatch.setattr("llm_chatgpt.login.redirect.time", clock)
-    with pytest.raises(plugin.LoginExpired, match=r"10 minutes.*'llm chatgpt login --official'"):
+    assert config.BROWSER_LOGIN_SECONDS == 600
+    monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 0.1)
+    with pytest.raises(plugin.LoginExpired, match=r"within 0\.1.*'llm chatgpt login --official'"):
         plugin.login_officially(show=lambda request: None)
     assert not simulator.requests
 

@@ -27,6 +27,7 @@ from conftest import (
     sign_in,
     start_llm,
 )
+from disk import fill_disk
 from llm_chatgpt import config, files
 from llm_chatgpt.login.current import check_usable, choose_credential
 from llm_chatgpt.login.store import locked_store, read_store, store_path
@@ -236,20 +237,9 @@ def no_writing(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
 
 
-def refuse_to_open(monkeypatch, errno=28, reason="No space left on device"):
-    real = os.open
-
-    def no_room(path, flags, *rest, **more):
-        if str(path).endswith(".tmp"):
-            raise OSError(errno, reason)
-        return real(path, flags, *rest, **more)
-
-    monkeypatch.setattr(os, "open", no_room)
-
-
 def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
     expire()
-    refuse_to_open(monkeypatch)
+    fill_disk(monkeypatch)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
         plugin.get_tokens()
     assert simulator.refreshes == []
@@ -257,7 +247,7 @@ def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
 
 def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monkeypatch, caplog):
     old = expire(100)
-    refuse_to_open(monkeypatch)
+    fill_disk(monkeypatch)
     assert plugin.get_tokens() == old
     assert "No space left on device" in caplog.text
 
@@ -282,20 +272,13 @@ def test_a_pair_that_could_not_be_stored_is_used_and_told(
 
 def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_in, monkeypatch):
     expire()
-    replace, clock, written = files.replace_file, time.time, []
+    clock = time.time
     with monkeypatch.context() as context:
         no_writing(context)
         first = plugin.get_tokens()
     monkeypatch.setattr(time, "time", lambda: clock() + 20 * 86400)
-
-    def full_after_one(source, target):
-        if written and target == store_path():
-            raise OSError(28, "No space left on device")
-        written.extend([target] * (target == store_path()))
-        replace(source, target)
-
     with monkeypatch.context() as context:
-        context.setattr("llm_chatgpt.files.replace_file", full_after_one)
+        fill_disk(context, "chatgpt-oauth.json", after=1)
         second = plugin.get_tokens()
     assert entry_on_disk()["refresh_token"] == first.refresh_token
     assert plugin.get_tokens() == second == plugin.load_tokens()
@@ -383,9 +366,7 @@ def test_tasks_refresh_once_and_the_loop_goes_on(simulator, signed_in):
     assert ticks > 15
 
 
-def test_twelve_processes_refresh_once(simulator, signed_in, run_llm):
-    run_llm("logs", "path")
-    run_llm("-m", "chatgpt-gpt-6-luna", "makes logs.db")
+def test_twelve_processes_refresh_once(simulator, signed_in):
     expire()
     simulator.script("token", lambda request: time.sleep(0.3))
     prompt_in_twelve_processes()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import json
 
-import httpx
 import pytest
 import zstandard
 
-from plain_requests import BODY, events_of, post
+from plain_requests import BODY, client, events_of, post
 from simulator import Say, Think
 
 
@@ -256,7 +255,7 @@ def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers)
     }
     body = {**BODY, "input": [developer, *BODY["input"]]}
     del body["instructions"]
-    answer = httpx.post(
+    answer = client.post(
         f"{simulator.base_url}/codex/responses",
         content=zstandard.compress(json.dumps(body).encode()),
         headers={**headers, "Content-Encoding": "zstd", "Content-Type": "application/json"},

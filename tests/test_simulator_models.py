@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
-from plain_requests import BODY, events_of, post
+from plain_requests import BODY, client, events_of, post
 from simulator import Account
 
 NEWEST = {"gpt-6.2-sol", "gpt-6.2-astra"}
@@ -14,18 +13,18 @@ NEWEST = {"gpt-6.2-sol", "gpt-6.2-astra"}
 def listed(simulator, headers, client_version="1.0.0"):
     """The models that a client of this version is shown, by slug."""
     url = f"{simulator.base_url}/codex/models"
-    answer = httpx.get(url, params={"client_version": client_version}, headers=headers)
+    answer = client.get(url, params={"client_version": client_version}, headers=headers)
     return {model["slug"]: model for model in answer.json()["models"]}
 
 
 def test_the_list_depends_on_the_clients_version(simulator, headers):
     url = f"{simulator.base_url}/codex/models"
-    assert httpx.get(url, headers=headers).status_code == 400
+    assert client.get(url, headers=headers).status_code == 400
     versions = ("0.150.0", "0.153.0", "0.155.0", "0.166.0", "0.200.0")
     counts = [len(listed(simulator, headers, version)) for version in versions]
     assert counts == sorted(counts)
     assert len(set(counts)) == 4
-    answer = httpx.get(url, params={"client_version": "0.200.0"}, headers=headers)
+    answer = client.get(url, params={"client_version": "0.200.0"}, headers=headers)
     assert answer.headers["etag"] == simulator.models_etag
 
 
@@ -143,4 +142,4 @@ def test_a_workspace_may_demand_its_region(simulator, sent):
     assert listed(simulator, headers)
     simulator.regional_paths = ("/backend-api/",)
     url = f"{simulator.base_url}/wham/usage"
-    assert httpx.get(url, headers=headers).status_code == answer.status_code
+    assert client.get(url, headers=headers).status_code == answer.status_code

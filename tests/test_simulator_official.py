@@ -9,11 +9,11 @@ import time
 import urllib.parse
 import uuid
 
-import httpx
 import openai
 import pytest
 
 from conftest import fetch, redirect_of, with_query
+from plain_requests import client
 from simulator import (
     CLIENT_ID,
     OFFICIAL_SCOPE,
@@ -73,7 +73,7 @@ def callback_of(url):
 
 def post_form(simulator, endpoint, **fields):
     fields = {k: v for k, v in fields.items() if v is not None}
-    return httpx.post(f"{simulator.issuer}/api/accounts/oauth/{endpoint}", data=fields)
+    return client.post(f"{simulator.issuer}/api/accounts/oauth/{endpoint}", data=fields)
 
 
 def exchange(simulator, callback, **changes):
@@ -106,7 +106,7 @@ def claims(token):
 def post(simulator, token, headers=None, **changes):
     body = {k: v for k, v in {**BODY, **changes}.items() if v is not None}
     headers = {"Authorization": f"Bearer {token}", **(headers or {})}
-    return httpx.post(f"{simulator.api_url}/responses", json=body, headers=headers)
+    return client.post(f"{simulator.api_url}/responses", json=body, headers=headers)
 
 
 @pytest.fixture
@@ -171,11 +171,11 @@ def test_the_official_package_reads_the_answer(simulator, token):
 
 
 def test_the_issuer_describes_itself(simulator):
-    told = httpx.get(f"{simulator.issuer}/.well-known/openid-configuration").json()
+    told = client.get(f"{simulator.issuer}/.well-known/openid-configuration").json()
     assert told["grant_types_supported"] == ["authorization_code", "refresh_token"]
     assert told["token_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/token"
     assert told["revocation_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/revoke"
-    assert httpx.get(told["jwks_uri"]).json()["keys"][0]["kty"] == "RSA"
+    assert client.get(told["jwks_uri"]).json()["keys"][0]["kty"] == "RSA"
 
 
 def test_every_parameter_of_the_address_is_checked(simulator):
@@ -291,8 +291,8 @@ def test_a_refresh_rotates_and_a_spent_token_is_told(simulator):
         "refresh_token"
     ]
     url = f"{simulator.issuer}/api/accounts/oauth/token"
-    assert httpx.post(url, json=fields).json() == {"error": "invalid_request"}
-    assert httpx.post(url, data=fields).status_code == 200
+    assert client.post(url, json=fields).json() == {"error": "invalid_request"}
+    assert client.post(url, data=fields).status_code == 200
     month = 31 * 24 * 3600
     old = simulator.sign_in_officially(ago=month)
     assert refresh(simulator, old).json() == {"error": "refresh_token_expired"}
@@ -347,15 +347,15 @@ def test_the_routes_refuse_each_others_tokens(simulator):
     official, codex = simulator.sign_in_officially(), simulator.sign_in()
     bearer = {"Authorization": f"Bearer {official['access_token']}"}
     for path in ("codex/models?client_version=1.0.0", "wham/usage"):
-        assert httpx.get(f"{simulator.base_url}/{path}", headers=bearer).status_code == 401
+        assert client.get(f"{simulator.base_url}/{path}", headers=bearer).status_code == 401
     url = f"{simulator.base_url}/codex/responses"
-    assert httpx.post(url, json=BODY, headers=bearer).status_code == 401
+    assert client.post(url, json=BODY, headers=bearer).status_code == 401
     assert post(simulator, codex["access_token"]).status_code == 401
     fields = {"client_id": CLIENT_ID, "refresh_token": official["refresh_token"]}
     asked = {"grant_type": "refresh_token", **fields}
-    assert httpx.post(f"{simulator.issuer}/oauth/token", json=asked).status_code == 401
+    assert client.post(f"{simulator.issuer}/oauth/token", json=asked).status_code == 401
     ended = {"client_id": CLIENT_ID, "token": official["refresh_token"]}
-    assert httpx.post(f"{simulator.issuer}/oauth/revoke", json=ended).status_code == 401
+    assert client.post(f"{simulator.issuer}/oauth/revoke", json=ended).status_code == 401
     mixed = refresh(simulator, official, refresh_token=codex["refresh_token"])
     assert mixed.json() == {"error": "invalid_grant"}
 
@@ -389,7 +389,7 @@ def test_models_are_filtered_and_in_an_order_of_their_own(simulator, token):
         query = {"client_version": version} if version else {}
         headers = {"Authorization": f"Bearer {token}"}
         url = f"{simulator.api_url}/models"
-        return httpx.get(url, params=query, headers=headers).json()["models"]
+        return client.get(url, params=query, headers=headers).json()["models"]
 
     models = listed("999.0.0")
     priorities = [model["priority"] for model in models]
@@ -427,7 +427,7 @@ def test_bodies_are_refused_as_documented(simulator, token):
     assert post(simulator, token, input=audio).status_code == 400
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{simulator.api_url}/responses"
-    assert httpx.post(url, content=json.dumps(BODY), headers=headers).status_code == 400
+    assert client.post(url, content=json.dumps(BODY), headers=headers).status_code == 400
     more = {"instructions": "Be brief.", "service_tier": "priority", "prompt_cache_key": "k"}
     assert post(simulator, token, **more).status_code == 200
 
@@ -486,7 +486,7 @@ def test_reasoning_belongs_to_client_user_and_route(simulator, token):
         "ChatGPT-Account-ID": simulator.account.account_id,
     }
     url = f"{simulator.base_url}/codex/responses"
-    assert httpx.post(url, json={**BODY, "input": again}, headers=headers).status_code == 400
+    assert client.post(url, json={**BODY, "input": again}, headers=headers).status_code == 400
 
 
 def test_phases_must_come_back(simulator, token):

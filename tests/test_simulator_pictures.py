@@ -6,10 +6,9 @@ import base64
 import struct
 import zlib
 
-import httpx
 import pytest
 
-from plain_requests import post
+from plain_requests import client, post
 from simulator import PNG
 
 PICTURE = {
@@ -24,7 +23,7 @@ INPUT = {"images": [{"image_url": "data:image/png;base64," + base64.b64encode(PN
 
 def draw(simulator, headers, endpoint="generations", **changes):
     body = {k: v for k, v in {**PICTURE, **changes}.items() if v is not None}
-    return httpx.post(f"{simulator.base_url}/codex/images/{endpoint}", json=body, headers=headers)
+    return client.post(f"{simulator.base_url}/codex/images/{endpoint}", json=body, headers=headers)
 
 
 def pixels(answer):
@@ -116,7 +115,7 @@ def test_only_an_edit_has_pictures_and_needs_them(simulator, headers, images):
 @pytest.mark.parametrize("endpoint", ["generations", "edits"])
 def test_pictures_are_for_json_of_users(simulator, headers, endpoint):
     url = f"{simulator.base_url}/codex/images/{endpoint}"
-    assert httpx.post(url, data=PICTURE, headers=headers).status_code == 400
+    assert client.post(url, data=PICTURE, headers=headers).status_code == 400
     for name in ("Authorization", "ChatGPT-Account-ID"):
         assert draw(simulator, {**headers, name: "x"}, endpoint, **INPUT).status_code == 401
 

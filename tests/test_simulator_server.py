@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from plain_requests import post
+from plain_requests import client, post
 from simulator import Answer, Stream, error_answer
 
 ENDPOINTS = [
@@ -24,7 +24,7 @@ def test_only_known_script_names_meet_cloudflare(simulator, headers, method, pat
     def send(agent):
         body = {"json": {}} if method == "POST" else {}
         headers["User-Agent"] = agent
-        return httpx.request(method, simulator.issuer + path, headers=headers, **body)
+        return client.request(method, simulator.issuer + path, headers=headers, **body)
 
     blocked = send("Python-urllib/3.11")
     assert blocked.status_code == 403
@@ -37,7 +37,7 @@ def test_a_body_that_is_not_encoded_as_its_header_says(simulator, headers):
     junk = Answer(200, b"no gzip", {"Content-Encoding": "gzip"})
     simulator.script("models", junk)
     with pytest.raises(httpx.DecodingError):
-        httpx.get(f"{simulator.base_url}/codex/models", headers=headers)
+        client.get(f"{simulator.base_url}/codex/models", headers=headers)
     simulator.script("responses", Stream([b"no gzip"], headers={"Content-Encoding": "gzip"}))
     with pytest.raises(httpx.DecodingError):
         post(simulator, headers)
@@ -54,7 +54,7 @@ def test_a_body_that_is_not_encoded_as_its_header_says(simulator, headers):
 def test_an_answer_can_trickle(simulator, endpoint, method, path):
     simulator.script(endpoint, Answer(200, {"a": 1}, trickle=0.02))
     pieces = []
-    with httpx.stream(method, simulator.issuer + path) as answer:
+    with client.stream(method, simulator.issuer + path) as answer:
         for piece in answer.iter_raw():
             pieces.append((time.monotonic(), piece))
     assert answer.headers["content-length"] == "8"
@@ -80,8 +80,8 @@ def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
 @pytest.mark.parametrize("path", ["/backend-api/codex/responses", "/v1/responses"])
 def test_no_websocket_is_offered(simulator, path):
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    assert httpx.get(simulator.issuer + path, headers=upgrade).status_code == 426
-    assert httpx.get(simulator.issuer + path).status_code == 405
+    assert client.get(simulator.issuer + path, headers=upgrade).status_code == 426
+    assert client.get(simulator.issuer + path).status_code == 405
     assert simulator.prompts == simulator.official_prompts == []
     simulator.script("websocket", error_answer(429, "slow_down"))
-    assert httpx.get(simulator.issuer + path, headers=upgrade).status_code == 429
+    assert client.get(simulator.issuer + path, headers=upgrade).status_code == 429

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.login.tokens import AUTH_CLAIM, PROFILE_CLAIM
-from plain_requests import get
+from plain_requests import client, get
 from simulator import CLIENT_ID, Account
 
 VERIFIER = secrets.token_urlsafe(64)
@@ -34,7 +34,7 @@ QUERY = {
 
 
 def authorize(simulator, **changes):
-    return httpx.get(f"{simulator.issuer}/oauth/authorize", params={**QUERY, **changes})
+    return client.get(f"{simulator.issuer}/oauth/authorize", params={**QUERY, **changes})
 
 
 def exchange(simulator, answer, redirect_uri):
@@ -45,7 +45,7 @@ def exchange(simulator, answer, redirect_uri):
         "redirect_uri": redirect_uri,
         "code_verifier": VERIFIER,
     }
-    return httpx.post(f"{simulator.issuer}/oauth/token", data=form)
+    return client.post(f"{simulator.issuer}/oauth/token", data=form)
 
 
 def test_the_browser_flow(simulator):
@@ -119,7 +119,7 @@ def test_organizations_are_named_on_request(simulator, add, organizations, named
     simulator.account.organizations = organizations
     query = {k: v for k, v in QUERY.items() if k != "id_token_add_organizations"}
     query |= {"id_token_add_organizations": add} if add else {}
-    answer = httpx.get(f"{simulator.issuer}/oauth/authorize", params=query)
+    answer = client.get(f"{simulator.issuer}/oauth/authorize", params=query)
     tokens = exchange(simulator, answer, QUERY["redirect_uri"]).json()
     claims = plugin.parse_jwt_claims(tokens["id_token"])[AUTH_CLAIM]
     assert ("chatgpt_account_id" in claims) == named
@@ -128,7 +128,7 @@ def test_organizations_are_named_on_request(simulator, add, organizations, named
 
 
 def test_tokens_are_signed_with_the_published_key(simulator):
-    (key,) = httpx.get(f"{simulator.issuer}/.well-known/jwks.json").json()["keys"]
+    (key,) = client.get(f"{simulator.issuer}/.well-known/jwks.json").json()["keys"]
     assert (key["kty"], key["alg"], key["use"]) == ("RSA", "RS256", "sig")
     number = {name: int.from_bytes(decoded(key[name]), "big") for name in ("n", "e")}
     public = rsa.RSAPublicNumbers(number["e"], number["n"]).public_key()
@@ -149,11 +149,11 @@ def test_a_refresh_token_works_once(simulator):
     token = simulator.sign_in()["refresh_token"]
     body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
     url = f"{simulator.issuer}/oauth/token"
-    new = httpx.post(url, json=body).json()
-    again = httpx.post(url, json=body)
+    new = client.post(url, json=body).json()
+    again = client.post(url, json=body)
     assert again.status_code == 401
     assert again.json()["error"]["code"] == "refresh_token_reused"
-    assert httpx.post(url, json={**body, "refresh_token": new["refresh_token"]}).status_code == 200
+    assert client.post(url, json={**body, "refresh_token": new["refresh_token"]}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_what_a_refresh_may_say(simulator, changes, status):
     token = simulator.sign_in()["refresh_token"]
     body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
     body = {k: v for k, v in {**body, **changes}.items() if v is not None}
-    answer = httpx.post(f"{simulator.issuer}/oauth/token", json=body)
+    answer = client.post(f"{simulator.issuer}/oauth/token", json=body)
     assert answer.status_code == status
     # A refusal does not use the token up.
     assert simulator.refresh_tokens[token]["state"] == (
@@ -184,41 +184,41 @@ def test_a_reused_token_can_end_the_whole_family(simulator):
     token = simulator.sign_in()["refresh_token"]
     body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
     url = f"{simulator.issuer}/oauth/token"
-    new = httpx.post(url, json=body).json()
-    httpx.post(url, json=body)
-    answer = httpx.post(url, json={**body, "refresh_token": new["refresh_token"]})
+    new = client.post(url, json=body).json()
+    client.post(url, json=body)
+    answer = client.post(url, json={**body, "refresh_token": new["refresh_token"]})
     assert answer.json()["error"]["code"] == "refresh_token_invalidated"
 
 
 def test_revoking_ends_the_session(simulator):
     token = simulator.sign_in()["refresh_token"]
     body = {"token": token, "token_type_hint": "refresh_token", "client_id": CLIENT_ID}
-    assert httpx.post(f"{simulator.issuer}/oauth/revoke", json=body).status_code == 200
+    assert client.post(f"{simulator.issuer}/oauth/revoke", json=body).status_code == 200
     refresh = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
-    answer = httpx.post(f"{simulator.issuer}/oauth/token", json=refresh)
+    answer = client.post(f"{simulator.issuer}/oauth/token", json=refresh)
     assert answer.json()["error"]["code"] == "refresh_token_invalidated"
 
 
 def test_form_encoded_starts_are_refused(simulator):
     url = f"{simulator.issuer}/api/accounts/deviceauth/usercode"
-    assert httpx.post(url, data={"client_id": CLIENT_ID}).status_code == 400
-    assert httpx.post(url, json={"client_id": CLIENT_ID, "scope": "x"}).status_code == 400
+    assert client.post(url, data={"client_id": CLIENT_ID}).status_code == 400
+    assert client.post(url, json={"client_id": CLIENT_ID, "scope": "x"}).status_code == 400
 
 
 def test_a_device_code_works_once(simulator):
-    start = httpx.post(
+    start = client.post(
         f"{simulator.issuer}/api/accounts/deviceauth/usercode", json={"client_id": CLIENT_ID}
     ).json()
     assert isinstance(start["interval"], str)
     body = {k: start[k] for k in ("device_auth_id", "user_code")}
     url = f"{simulator.issuer}/api/accounts/deviceauth/token"
-    pending = httpx.post(url, json=body)
+    pending = client.post(url, json=body)
     assert pending.status_code == 403
     assert pending.json()["error"]["code"] == "deviceauth_authorization_pending"
     simulator.approve(start["user_code"])
     # Extra fields are tolerated.
-    assert httpx.post(url, json={**body, "client_id": CLIENT_ID}).status_code == 200
-    assert httpx.post(url, json=body).json()["error"]["code"] == "deviceauth_not_found"
+    assert client.post(url, json={**body, "client_id": CLIENT_ID}).status_code == 200
+    assert client.post(url, json=body).json()["error"]["code"] == "deviceauth_not_found"
 
 
 def test_its_jwts_have_the_real_layout(simulator):

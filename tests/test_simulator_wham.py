@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import uuid
 
-import httpx
 import pytest
 
-from plain_requests import get
+from plain_requests import client, get
 from simulator import Account, Answer, error_answer
 
 
 def redeem(simulator, headers, key=None, **more):
     body = {"redeem_request_id": key or str(uuid.uuid4()), **more}
     url = f"{simulator.base_url}/wham/rate-limit-reset-credits/consume"
-    return httpx.post(url, json=body, headers=headers)
+    return client.post(url, json=body, headers=headers)
 
 
 def test_banked_resets_are_listed_and_counted(simulator, headers):

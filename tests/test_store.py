@@ -16,6 +16,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import edit_login, sign_in, wait_until
+from disk import fill_disk
 from llm_chatgpt import files
 from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import token_hash
@@ -106,10 +107,7 @@ def test_readers_never_see_half_a_file():
 def test_a_failed_write_leaves_the_old_file(monkeypatch):
     plugin.store_tokens(TOKENS)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("llm_chatgpt.files.replace_file", full)
+    fill_disk(monkeypatch)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
         plugin.store_tokens(plugin.Tokens("new"))
     assert plugin.load_tokens() == TOKENS

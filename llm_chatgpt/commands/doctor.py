@@ -40,17 +40,40 @@ class Finding(NamedTuple):
 
 @chatgpt.command()
 @group.account_option()
+@click.option("--live", is_flag=True, help="Check with small prompts that the plugin works")
+@click.option("all_", "--all", is_flag=True, help="With --live: also an image and a renewal")
+@click.option("--yes", is_flag=True, help="With --live: do not ask first")
+@click.option(
+    "folder",
+    "--record",
+    type=click.Path(file_okay=False),
+    help="With --live: write recordings without secrets",
+)
 @group.json_option
-def doctor(account: str | None, json_: bool) -> None:
+def doctor(
+    account: str | None, live: bool, all_: bool, yes: bool, folder: str | None, json_: bool
+) -> None:
     """Diagnose problems and suggest fixes
 
     Sends one request to each of OpenAI's hosts and changes nothing. The output contains no
     secrets. Exits with 1 if something is broken.
 
+    With --live, sends small prompts to the cheapest model instead, which count against your
+    plan's limits, and reports how the service differs from what the plugin expects. You can
+    paste the report into a public issue.
+
     \b
         llm chatgpt doctor
         llm chatgpt doctor --json
+        llm chatgpt doctor --live
     """
+    if live:
+        from llm_chatgpt.commands.live import check_live
+
+        check_live(account, all_=all_, yes=yes, folder=folder, json_=json_)
+        return
+    if all_ or yes or folder:
+        raise click.UsageError("--all, --yes and --record need --live.")
     findings = []
     for finding in _examine(account):
         findings.append(finding)

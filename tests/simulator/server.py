@@ -73,7 +73,7 @@ class Simulator(Plan):
         self.api_url = f"{self.issuer}/v1"
 
     def __enter__(self) -> Simulator:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.002,), daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from typing import Any
 
-_P = int(
-    "ce5a268b39985c25227311c96f1acf964baceeb45dbde2b0a59450160de12af7"
-    "5f5a06bdcb28534a8b79758f8e7cec7eb3187eda83af5778eecc4ae11871933e"
-    "8eb7f55a7976d362b54fc1031c178c01aa786cd2e5b87abd1704b9b9e5499cf2"
-    "945549bf10f1a3d2625ff8a91203fe0e409c2e77fbca31421347de0b895d66cd",
-    16,
-)
-_Q = int(
-    "fde4168028e6111a0b8f3f6078d443bbd29fcec32910d9e97e72628d1557195d"
-    "1c95b0cd9f6b0ed68bb8ff7be2a23e940f6225f53d71acfa52606b33092b60c7"
-    "da17fba129e002c4e432002a652f9b739ed8357c2b2d4494a37704112227284f"
-    "0baf33320df6c34f56a071b58c256aa5d316080954e0250926701993242d3a45",
-    16,
-)
-_MODULUS, _EXPONENT = _P * _Q, 65537
-_PRIVATE = pow(_EXPONENT, -1, (_P - 1) * (_Q - 1))
-_PRIVATE_P, _PRIVATE_Q, _INVERSE = _PRIVATE % (_P - 1), _PRIVATE % (_Q - 1), pow(_Q, -1, _P)
+# Eight primes instead of two (RFC 8017, section 3.1), because that signs seven times as fast, and
+# almost every test signs tokens.
+_PRIMES = [
+    0xE6B96C40A9EBCCC59F7059383E2A03A8B3D9D68E178586A25D60F0685656ED45,
+    0xFB6BFDCBE0A95717801D8DEADA3EFD0DEA5C2D707156E2CA6F07009E5D1F7F95,
+    0xFE22D599E5B2BEE5EF2E1A2367F68A5E5F412F1E4E555E4B13375D87BD0BBAFD,
+    0xEDB9260A9D4166D21C2BDC7BE48E72082E4AE1F405065CBC4491D88F83A0F825,
+    0xFE832EA85E94BCB5B3968421BF2B77360997558C5C7CFA3E87E7EBCE6255D84D,
+    0xDE72839BFD0DDA7F8C105AD8986EE01D7019444F7D27E147F8FEE33E1BD27525,
+    0xE7FDFE810D9C1A29078AD402A48A5F533DB95A3EC918B8E52E799785E5674EE1,
+    0xCEAAF1571E74B33FA8D17D63DC7C4ED89E1F65E309A6EAEA7EE0E48A7DCD4717,
+]
+_MODULUS, _EXPONENT = math.prod(_PRIMES), 65537
+_PRIVATE = pow(_EXPONENT, -1, math.prod(prime - 1 for prime in _PRIMES))
+# For each prime: the exponent, and what is 1 modulo this prime and 0 modulo the others.
+_PARTS = [
+    (prime, _PRIVATE % (prime - 1), others * pow(others, -1, prime))
+    for prime in _PRIMES
+    for others in [_MODULUS // prime]
+]
 _LENGTH = 256
 # The DER encoding that says that a SHA-256 digest follows (RFC 8017, section 9.2).
 _SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -42,9 +46,9 @@ def rs256(data: bytes) -> bytes:
     digest = _SHA256 + hashlib.sha256(data).digest()
     padded = b"\x00\x01" + b"\xff" * (_LENGTH - len(digest) - 3) + b"\x00" + digest
     number = int.from_bytes(padded, "big")
-    # Modulo each prime, which is four times as fast (RFC 8017, section 5.1.2).
-    one, two = pow(number, _PRIVATE_P, _P), pow(number, _PRIVATE_Q, _Q)
-    return (two + _Q * ((one - two) * _INVERSE % _P)).to_bytes(_LENGTH, "big")
+    # The Chinese remainder theorem (RFC 8017, section 5.1.2).
+    signature = sum(pow(number, exponent, prime) * one for prime, exponent, one in _PARTS)
+    return (signature % _MODULUS).to_bytes(_LENGTH, "big")
 
 
 def public_key() -> dict[str, Any]:

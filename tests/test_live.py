@@ -1,0 +1,519 @@
+"""`llm chatgpt doctor --live`: all is well, and each way in which a service can differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import pytest
+
+from cassettes import replayed
+from conftest import secrets_watch, sign_in, sign_in_officially
+from llm_chatgpt.live import checks, facts
+from llm_chatgpt.live.checks import CHECKS
+from llm_chatgpt.live.scrub import secrets_in
+from simulator import Answer, Stream, error_answer, sse
+from simulator.replies import Refusal
+
+EVERY = [check.name for check in CHECKS]
+PROMPTS = [name for name in EVERY if name not in ("model list", "usage", "picture", "refresh")]
+
+
+@pytest.fixture(params=["codex", "official"])
+def route(request, simulator):
+    """A login of each route."""
+    simulator.uses_tools = True
+    (sign_in if request.param == "codex" else sign_in_officially)(simulator)
+    return request.param
+
+
+@pytest.fixture
+def codex(simulator):
+    simulator.uses_tools = True
+    return sign_in(simulator)
+
+
+@pytest.fixture
+def check(run_llm):
+    """Run it; the report."""
+
+    def run(*arguments):
+        result = run_llm("chatgpt", "doctor", "--live", "--yes", "--json", *arguments)
+        report = json.loads(result.stdout)
+        states = {line["name"]: line["state"] for line in report["lines"]}
+        assert len(states) == len(report["lines"])
+        assert report["ok"] == (set(states.values()) == {"ok"}) == (result.exit_code == 0)
+        return report
+
+    return run
+
+
+def wrong(report):
+    """The lines that are not ok, with their states."""
+    lines = report["lines"]
+    return {line["name"]: line["state"] for line in lines if line["state"] != "ok"}
+
+
+def found(report):
+    return [
+        (line["name"], each["fact"], each["text"])
+        for line in report["lines"]
+        for each in line["differences"]
+    ]
+
+
+def always(simulator, change):
+    """Answer every prompt with what `change` makes of the body and the normal answer."""
+
+    def endpoint(name, serve):
+        def answer(request):
+            refused = change(request.body, None)
+            if refused is not None:
+                return refused
+            try:
+                normal = serve(request)
+            except Refusal as refusal:
+                return refusal.answer
+            return change(request.body, normal) or normal
+
+        simulator.always[name] = answer
+
+    endpoint("responses", simulator.serve_responses)
+    endpoint("official_responses", simulator.serve_official_responses)
+
+
+def refuse_if(condition, answer):
+    """The change that refuses the prompts whose body meets a condition."""
+    return lambda body, normal: answer if normal is None and condition(body) else None
+
+
+def parts(body):
+    return [part.get("type") for item in body["input"] for part in item.get("content") or []]
+
+
+def test_all_is_well(simulator, route, check):
+    report = check("--all")
+    assert wrong(report) == {}
+    assert found(report) == []
+    names = [line["name"] for line in report["lines"]]
+    missing = ["output limit", "usage", "picture", "refresh"] if route == "official" else []
+    assert names == [name for name in EVERY if name not in missing]
+    assert report["route"] == ("Codex" if route == "codex" else "official")
+    assert all(line["facts"] for line in report["lines"])
+
+
+def test_as_many_requests_as_it_says(simulator, route, run_llm):
+    refused = run_llm("chatgpt", "doctor", "--live")
+    assert refused.exit_code == 1
+    said = re.fullmatch(
+        r"Error: The live check sends up to (\d+) small requests, which count against your plan's "
+        r"limits\. Confirm that with --yes\.\n",
+        refused.output,
+    )
+    assert not simulator.requests
+    assert run_llm("chatgpt", "doctor", "--live", "--yes").exit_code == 0
+    assert len(simulator.requests) == int(said[1])
+    assert int(said[1]) < 20
+
+
+def test_the_report_names_nobody(simulator, route, run_llm, tmp_path):
+    name, plan = simulator.account.name, simulator.account.plan
+    result = run_llm("chatgpt", "doctor", "--live", "--yes", "--all")
+    assert result.exit_code == 0
+    with secrets_watch(simulator) as watch:
+        watch(result.output)
+    for secret in (simulator.account.email, simulator.account.account_id, name, str(tmp_path)):
+        assert not secret or secret not in result.output
+    assert not secrets_in(result.stdout)
+    begin, lines, end = result.stdout.split("\n\n")
+    assert f"plan: {plan if route == 'codex' else 'not told'}" in begin
+    assert "llm-chatgpt-oauth/" in begin
+    assert "httpx" in begin
+    assert lines.splitlines()[0].startswith("ok       model list: 10 listed")
+    assert end.startswith("1")
+    assert "confirmed: P" in end
+    assert "contradicted" not in end
+
+
+def no_cache(simulator):
+    simulator.cache.count = lambda body, session: (2000, 0)
+
+
+def changed_end(simulator, **changes):
+    frames = simulator.frames
+    simulator.frames = lambda *args, **more: frames(*args, **{**more, **changes})
+
+
+def unknown_event(simulator):
+    def change(body, normal):
+        if isinstance(normal, Stream):
+            normal.pieces = [sse({"type": "response.mood", "mood": "good"}), *normal.pieces]
+        return normal
+
+    always(simulator, change)
+
+
+BOTH_ROUTES = {
+    "no cached tokens": (no_cache, {"second turn": "differs"}),
+    "unknown event": (unknown_event, {"one-word prompt": "differs"}),
+    "unknown field": (lambda s: changed_end(s, mood="good"), {"one-word prompt": "differs"}),
+    "one call at a time": (
+        lambda s: setattr(s, "uses_tools", False),
+        {"tool turn": "differs"},
+    ),
+    "instructions demanded": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: not b.get("instructions"),
+                Answer(400, {"detail": "Instructions are required"}),
+            ),
+        ),
+        {"system prompt": "differs"},
+    ),
+    "files refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: "input_file" in parts(b), error_answer(400, "invalid_value", "No files.")
+            ),
+        ),
+        {"text file": "failed", "PDF": "failed"},
+    ),
+    "image refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: "input_image" in parts(b), error_answer(400, "invalid_image_request")
+            ),
+        ),
+        {"image": "failed"},
+    ),
+    "other error body": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: "input_image" in parts(b), Answer(400, {"problems": ["No images."]})
+            ),
+        ),
+        {"image": "failed"},
+    ),
+    "web search refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: any(t["type"] == "web_search" for t in b.get("tools") or []),
+                error_answer(400, "invalid_value", "No search.", param="tools"),
+            ),
+        ),
+        {"web search": "failed"},
+    ),
+    "strict schema refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: (b.get("text") or {}).get("format", {}).get("strict"),
+                error_answer(400, "invalid_json_schema", param="text.format.schema"),
+            ),
+        ),
+        {"strict schema": "differs"},
+    ),
+    "reasoning refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: any(item.get("type") == "reasoning" for item in b["input"]),
+                error_answer(400, "invalid_encrypted_content"),
+            ),
+        ),
+        {"reasoning sent back": "differs"},
+    ),
+    "reasoning left out": (
+        lambda s: changed_end(
+            s,
+            input_transformations=[
+                {"type": "reasoning", "action": "removed", "reason": "prefix_mismatch"}
+            ],
+        ),
+        {"reasoning sent back": "differs"},
+    ),
+    "summary refused": (
+        lambda s: always(
+            s,
+            refuse_if(
+                lambda b: "summary" in b.get("reasoning", {}),
+                error_answer(400, None, param="reasoning.summary"),
+            ),
+        ),
+        {"reasoning sent back": "differs"},
+    ),
+    "a failure that passes": (
+        lambda s: s.script("responses", Answer(500)) or s.script("official_responses", Answer(500)),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BOTH_ROUTES)
+def test_a_service_that_differs(simulator, route, check, fault):
+    change, expected = BOTH_ROUTES[fault]
+    change(simulator)
+    report = check()
+    assert wrong(report) == expected
+    told = {name for name, *_ in found(report)}
+    assert told >= {name for name, state in expected.items() if state == "differs"}
+
+
+CODEX_ONLY = {
+    "output limit refused": (
+        lambda s: s.refused_parameters.add("max_output_tokens"),
+        {"output limit": "differs"},
+        "P95",
+    ),
+    "unknown header": (
+        lambda s: s.response_headers.update({"x-mood": "good"}),
+        {"one-word prompt": "differs"},
+        "P274",
+    ),
+    "a stream with a type": (
+        lambda s: s.response_headers.update({"Content-Type": "text/event-stream"}),
+        {"streaming": "differs"},
+        "P154",
+    ),
+    "other limits": (
+        lambda s: s.always.update(usage=lambda request: Answer(200, {"rate_limit": {}})),
+        {"usage": "differs"},
+        "P203",
+    ),
+    "no usage": (
+        lambda s: s.always.update(usage=lambda request: Answer(404, {"detail": "Not Found"})),
+        {"usage": "failed"},
+        None,
+    ),
+    "no list": (
+        lambda s: s.always.update(models=lambda request: Answer(403, {"detail": "No."})),
+        {"model list": "failed"},
+        None,
+    ),
+    "region refused": (
+        lambda s: setattr(s.account, "region", "eu"),
+        dict.fromkeys(PROMPTS, "failed"),
+        None,
+    ),
+    "a reached limit": (
+        lambda s: setattr(s, "limit_reached", True),
+        dict.fromkeys(PROMPTS, "failed"),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", CODEX_ONLY)
+def test_a_codex_backend_that_differs(simulator, codex, check, fault):
+    change, expected, fact = CODEX_ONLY[fault]
+    change(simulator)
+    report = check()
+    assert wrong(report) == {n: s for n, s in expected.items() if n != "another model"}
+    assert {each[1] for each in found(report)} == ({fact} if fact else set())
+
+
+@pytest.mark.parametrize(
+    ("capability", "lines"),
+    [
+        ("web_search", ["web search"]),
+        ("text.format", ["strict schema", "loose schema"]),
+        ("input_image", ["image"]),
+        ("input_file", ["text file", "PDF"]),
+    ],
+)
+def test_a_plan_that_lacks_something(simulator, check, capability, lines):
+    simulator.uses_tools = True
+    sign_in_officially(simulator)
+    simulator.official.refused_capabilities.add(capability)
+    assert wrong(check()) == dict.fromkeys(lines, "failed")
+
+
+def test_what_the_service_said_is_told(simulator, codex, check):
+    image = error_answer(400, "invalid_image_request", "It is a bad picture.", param="input[0]")
+    always(simulator, refuse_if(lambda body: "input_image" in parts(body), image))
+    line = next(line for line in check()["lines"] if line["name"] == "image")
+    assert "It is a bad picture" in line["text"]
+    assert "(400, invalid_image_request, input[0])" in line["text"]
+
+
+def test_secrets_in_what_the_service_says_are_removed(simulator, codex, run_llm):
+    account, token = simulator.account, next(iter(simulator.access_tokens))
+    words = f"bad: {account.email} {account.account_id} org-{'a1' * 12} {token}"
+    image = error_answer(400, "invalid_image_request", words)
+    always(simulator, refuse_if(lambda body: "input_image" in parts(body), image))
+    result = run_llm("chatgpt", "doctor", "--live", "--yes")
+    assert result.exit_code == 1
+    with secrets_watch(simulator) as watch:
+        watch(result.output)
+    assert account.email not in result.output
+    assert account.account_id not in result.output
+    assert "bad: [removed] [removed] [removed] [removed]" in result.stdout
+
+
+def test_unknown_bodies_of_errors_are_listed(simulator, codex, check):
+    answer = Answer(400, {"problems": ["No images."]})
+    always(simulator, refuse_if(lambda body: "input_image" in parts(body), answer))
+    [(line, fact, text)] = found(check())
+    assert (line, fact) == ("image", "P174")
+    assert "No images." in text
+
+
+def test_not_signed_in(simulator, run_llm):
+    result = run_llm("chatgpt", "doctor", "--live", "--yes")
+    assert result.exit_code == 1
+    assert result.output == "Error: Not signed in to ChatGPT. Run 'llm chatgpt login' first.\n"
+
+
+def test_the_options_that_need_live(run_llm):
+    for option in (["--yes"], ["--all"], ["--record", "x"]):
+        result = run_llm("chatgpt", "doctor", *option)
+        assert result.exit_code == 2
+        assert "--all, --yes and --record need --live." in result.output
+
+
+def test_another_account(simulator, codex, check):
+    simulator.account = dataclasses.replace(simulator.account, account_id="other", plan="free")
+    sign_in(simulator, "work")
+    assert check("--account", "work")["plan"] == "free"
+    assert {r.headers["chatgpt-account-id"] for r in simulator.requests} == {"other"}
+
+
+def test_ctrl_c_shows_what_is_known(simulator, codex, run_llm, monkeypatch):
+    def last(live):
+        raise KeyboardInterrupt
+
+    third = checks.CHECKS[2]._replace(run=last)
+    monkeypatch.setattr(checks, "CHECKS", (*checks.CHECKS[:2], third, *checks.CHECKS[3:]))
+    result = run_llm("chatgpt", "doctor", "--live", "--yes")
+    assert result.exit_code == 1
+    assert "ok       one-word prompt" in result.stdout
+    assert "system prompt" not in result.stdout
+    assert "2 ok, 0 differs, 0 failed, 14 not run" in result.stdout
+    assert "Stopped after 2 of 16 checks." in result.stderr
+    result = run_llm("chatgpt", "doctor", "--live", "--yes", "--json")
+    report = json.loads(result.stdout)
+    assert (report["complete"], report["ok"], len(report["lines"])) == (False, False, 2)
+
+
+def test_nothing_of_it_is_logged(simulator, codex, check, tmp_path):
+    check()
+    assert not (tmp_path / "llm" / "logs.db").exists()
+
+
+# Recordings ---------------------------------------------------------------------------
+
+
+def test_a_recording_has_no_secret_and_can_be_replayed(
+    simulator, route, check, run_llm, tmp_path, monkeypatch
+):
+    folder = tmp_path / "recorded"
+    first = check("--record", str(folder))
+    [path] = folder.glob("*.yaml")
+    assert path.name == f"live_{route}.yaml"
+    text = path.read_text()
+    assert secrets_in(text) == []
+    with secrets_watch(simulator) as watch:
+        watch(text)
+    for secret in (simulator.account.account_id, simulator.account.user_id, "authorization"):
+        assert secret not in text
+    seen = len(simulator.requests)
+    with replayed(path) as played:
+        again = check()
+    assert len(simulator.requests) == seen
+    assert (wrong(again), wrong(first)) == ({}, {})
+    assert len(again["lines"]) == len(first["lines"])
+    assert played.all_played
+
+
+def test_a_recording_that_holds_a_secret_is_not_written(simulator, codex, run_llm, tmp_path):
+    changed_end(simulator, mood="at-1234567890abcdef")
+    result = run_llm("chatgpt", "doctor", "--live", "--yes", "--record", str(tmp_path / "r"))
+    assert "The recording was not written" in result.stderr
+    assert not list((tmp_path / "r").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "rt_0123456789abcdef",
+        "at-0123456789abcdef",
+        "Bearer abc.def.ghi",
+        "eyJhbGciOiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
+        "grace@navy.mil",
+        "0a1b2c3d-0a1b-4c2d-8e3f-0a1b2c3d4e5f",
+        "org-AbC123dEf456",
+        "user-AbC123dEf456",
+        "resp_0a1b2c3d4e5f",
+        "Cookie: session=abcdef",
+        '"set-cookie": ["__cf_bm=abcdef"]',
+        "gAAAAABm1234567",
+        "oaiapp_1234567",
+    ],
+)
+def test_what_looks_like_a_secret(secret):
+    assert secrets_in(f"one {secret} two")
+    assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
+
+
+# Facts --------------------------------------------------------------------------------
+
+PROTOCOL = (pathlib.Path(__file__).parent.parent / "docs/protocol.md").read_text()
+NUMBERED, SETTLED = PROTOCOL.split("## What settles these facts\n")
+NUMBERED = NUMBERED[NUMBERED.index("## Addresses") :]
+
+
+def numbers(text):
+    """The ids in a list such as "P1, P3 to P5"."""
+    spans = re.findall(r"P(\d+)(?:\u2013P(\d+))?", text)
+    return [n for begin, end in spans for n in range(int(begin), int(end or begin) + 1)]
+
+
+def test_every_fact_has_a_number_of_its_own():
+    ids = re.findall(r"\*\*P(\d+)\*\*", NUMBERED)
+    assert sorted(map(int, ids)) == list(range(1, len(ids) + 1))
+    for line in NUMBERED.splitlines():
+        if line.startswith("| ") and re.search(r"\((seen|client|other|reported|kit)\)", line):
+            assert line.startswith("| **P"), line
+
+
+def test_the_table_of_lines_is_that_of_the_live_check():
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", SETTLED, re.MULTILINE))
+    assert rows.pop("line") == "facts"
+    unsettled = numbers(rows.pop("not settled by the live check"))
+    always = numbers(rows.pop("any line that says `differs` or `failed`"))
+    assert {name: set(numbers(ids)) for name, ids in rows.items()} == {
+        check.name: set(numbers(f"{check.codex} {check.official}")) for check in CHECKS
+    }
+    settled = {n for ids in rows.values() for n in numbers(ids)} | set(always)
+    assert not settled & set(unsettled)
+    assert sorted(settled | set(unsettled)) == sorted(numbers(" ".join(ids_in(NUMBERED))))
+    # What a difference can name.
+    source = "".join(path.read_text() for path in pathlib.Path(checks.__file__).parent.glob("*.py"))
+    assert set(numbers(" ".join(re.findall(r'"(P\d+)"', source)))) <= settled
+
+
+def ids_in(text):
+    return re.findall(r"\*\*(P\d+)\*\*", text)
+
+
+def test_the_known_names_are_those_of_the_protocol():
+    section = NUMBERED.split("### Known names\n")[1].split("\n## ")[0]
+    events, headers, fields = (re.findall(r"`([^`]+)`", item) for item in section.split("\n- ")[1:])
+    events = {n if n in ("error", "keepalive") or "codex" in n else f"response.{n}" for n in events}
+    assert events - {"response.response."} == facts.KNOWN_EVENTS
+    assert set(headers) - {"*"} == facts.KNOWN_HEADERS | facts.KNOWN_TRANSPORT_HEADERS
+    assert set(fields) == facts.KNOWN_EVENT_FIELDS | facts.KNOWN_FIELDS | facts.KNOWN_USAGE
+
+
+def test_the_documented_lines_are_those_of_the_live_check():
+    reference = (pathlib.Path(__file__).parent.parent / "docs/reference.md").read_text()
+    table = reference.split("| line | what it checks |\n|---|---|\n")[1].split("\n\n")[0]
+    rows = [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()]
+    assert [name for row in rows for name in row.split(", ")] == EVERY
