@@ -406,7 +406,7 @@ def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, t
     assert second.startswith(first.removesuffix(b"]}"))
     assert files_of(last_body(simulator)) == [
         ("a.pdf", "application/pdf", PDF),
-        ("attachment.txt", "text/plain", PDF),
+        ("attachment.pdf", "application/pdf", PDF),
         ("a.pdf", "application/pdf", PDF),
     ]
 
