@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.commands import chatgpt, group
 from llm_chatgpt.commands.group import who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
@@ -124,7 +125,7 @@ def accounts(json_: bool) -> None:
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
             lifetime = group.lifetime_words(tokens, ended, problem)
-        plan = tokens.route.plan or group.plan_name(tokens.plan)
+        plan = tokens.route.plan or plan_name(tokens.plan)
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
         broken = broken or bool(ended)

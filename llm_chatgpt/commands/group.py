@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.accounts import Store
@@ -85,11 +86,6 @@ def who_is(tokens: Tokens) -> str:
         plan = f"ChatGPT plan, {tokens.route.plan}"
     known = ", ".join(filter(None, (plan, printable(tokens.workspace or "", 60))))
     return f"{email} ({known})" if known else email
-
-
-def plan_name(plan: object) -> str:
-    """'Plus'; ? for a plan that is not known."""
-    return printable(plan or "?", 40).replace("_", " ").capitalize()
 
 
 def credential_words(credential: Credential, store: Store) -> str:

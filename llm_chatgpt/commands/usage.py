@@ -14,6 +14,7 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.backend.usage import (
     RESERVE_LIMIT,
     BankedResets,
@@ -127,7 +128,7 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
     if "error" in report or "details" in report:
         return [*lines, report.get("error", _UNREPORTED)]
-    lines.append(f"Plan: {group.plan_name(report.get('plan_type'))}")
+    lines.append(f"Plan: {plan_name(report.get('plan_type'))}")
     for limit in limits_of_usage(report):
         if limit.name == RESERVE_LIMIT:
             lines.append("Luna Reserve, for when these limits are used up:")
