@@ -193,24 +193,25 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         from llm_chatgpt.backend.exchange import Exchange
         from llm_chatgpt.login.current import get_tokens
 
-        exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            try:
-                for seconds in exchange.pauses():
-                    time.sleep(seconds)
-                tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
-                with http.SyncStream(exchange.request(tokens)) as reply:
-                    if reply.status != 200:
-                        raise exchange.refusal(reply.status, reply.headers, reply.read())
-                    exchange.opened(reply.headers)
-                    for chunk in reply:
-                        yield from exchange.translator.feed(chunk)
-                        if exchange.translator.ended:
-                            break
-                yield from exchange.end_round()
-            except ChatGPTError as error:
-                exchange.failed(exchange.detailed(error))
-        yield from exchange.finish()
+        exchange = Exchange(self, prompt, response, conversation, key, stream)
+        with exchange.display:
+            while not exchange.complete:
+                try:
+                    for seconds in exchange.pauses():
+                        time.sleep(seconds)
+                    tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
+                    with http.SyncStream(exchange.request(tokens)) as reply:
+                        if reply.status != 200:
+                            raise exchange.refusal(reply.status, reply.headers, reply.read())
+                        exchange.opened(reply.headers)
+                        for chunk in reply:
+                            yield from exchange.display.pass_on(exchange.translator.feed(chunk))
+                            if exchange.translator.ended:
+                                break
+                    yield from exchange.end_round()
+                except ChatGPTError as error:
+                    exchange.failed(exchange.detailed(error))
+            yield from exchange.finish()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -228,31 +229,33 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         from llm_chatgpt.backend.exchange import Exchange
         from llm_chatgpt.login.current import get_tokens_async
 
-        exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            try:
-                for seconds in exchange.pauses():
-                    await asyncio.sleep(seconds)
-                tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
-                request = await asyncio.to_thread(exchange.request, tokens)
-                async with http.AsyncStream(request) as reply:
-                    if reply.status != 200:
-                        content = await reply.read()
-                        raise exchange.refusal(reply.status, reply.headers, content)
-                    exchange.opened(reply.headers)
-                    async for chunk in reply:
-                        feed = exchange.translator.feed
-                        long = exchange.translator.takes_long(chunk)
-                        for event in await in_thread(feed, chunk) if long else feed(chunk):
-                            yield event
-                        if exchange.translator.ended:
-                            break
-                for event in exchange.end_round():
-                    yield event
-            except ChatGPTError as error:
-                exchange.failed(await in_thread(exchange.detailed, error))
-        for event in exchange.finish():
-            yield event
+        exchange = Exchange(self, prompt, response, conversation, key, stream)
+        with exchange.display:
+            while not exchange.complete:
+                try:
+                    for seconds in exchange.pauses():
+                        await asyncio.sleep(seconds)
+                    tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
+                    request = await asyncio.to_thread(exchange.request, tokens)
+                    async with http.AsyncStream(request) as reply:
+                        if reply.status != 200:
+                            content = await reply.read()
+                            raise exchange.refusal(reply.status, reply.headers, content)
+                        exchange.opened(reply.headers)
+                        async for chunk in reply:
+                            feed = exchange.translator.feed
+                            long = exchange.translator.takes_long(chunk)
+                            events = await in_thread(feed, chunk) if long else feed(chunk)
+                            for event in exchange.display.pass_on(events):
+                                yield event
+                            if exchange.translator.ended:
+                                break
+                    for event in exchange.end_round():
+                        yield event
+                except ChatGPTError as error:
+                    exchange.failed(await in_thread(exchange.detailed, error))
+            for event in exchange.finish():
+                yield event
 
 
 @llm.hookimpl

@@ -54,7 +54,6 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
         from llm_chatgpt.login.current import with_login
 
         body = image_prompt.build_body(prompt, self.info.slug)
-        image_prompt.announce()
         answer = with_login(key, lambda tokens, login: request_picture(tokens, login, body))
         yield image_prompt.finish(answer, body, prompt, response)
 
@@ -75,7 +74,6 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         from llm_chatgpt.login.current import with_login_async
 
         body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
-        image_prompt.announce()
         answer = await with_login_async(
             key, lambda tokens, login: request_picture_async(tokens, login, body)
         )

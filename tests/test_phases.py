@@ -322,7 +322,7 @@ def test_rounds_are_one_record_in_the_logs(simulator, signed_in, run_llm, option
     result = run_llm("-m", MODEL, "hi", "-o", "temperature", "1", *options)
     assert result.stdout == "Forty-two.\n"
     note = "Note: ignoring temperature; a ChatGPT login does not accept it.\n"
-    assert result.stderr == f"{note}Looking.\n"
+    assert result.stderr == f"Looking.\n{note}"
     (row,) = logged(run_llm, 9)
     assert (row["response"], row["reasoning"]) == ("Forty-two.", "Looking.")
     assert run_llm("-c", "on", *options).exit_code == 0

@@ -21,6 +21,7 @@ from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
+from llm_chatgpt.waiting import Waiting
 
 
 class Format(NamedTuple):
@@ -135,7 +136,7 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
     error status.
     """
     url = _url(tokens, body)
-    with _network_advice():
+    with _sending():
         reply = http.send(
             "POST",
             url,
@@ -158,7 +159,7 @@ async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, A
         "json": body,
         "timeout": http.library().Timeout(seconds, connect=connect, pool=None),
     }
-    with _network_advice():
+    with _sending():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
     reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
@@ -177,9 +178,10 @@ def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _network_advice() -> Iterator[None]:
+def _sending() -> Iterator[None]:
     try:
-        yield
+        with Waiting("Creating the image", hint="takes a minute or two"):
+            yield
     except ConnectionFailed as error:
         advice = error.advice or "Check the network and try again."
         raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
@@ -270,18 +272,11 @@ def picture_folder() -> pathlib.Path:
     return folder
 
 
-def save_picture(
-    picture: bytes,
-    suffix: str,
-    chosen: str | None,
-    *,
-    replace: bool = False,
-    mid_line: bool = False,
-) -> str:
+def save_picture(picture: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
     """Write an image to a new file, or `replace` an old one, and return its path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
-    used. Raises ChatGPTError if that fails, too. `mid_line` is as for `notice`.
+    used. Raises ChatGPTError if that fails, too.
     """
     if chosen:
         try:
@@ -297,7 +292,7 @@ def save_picture(
         # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
         except (OSError, RuntimeError, ValueError) as error:
             problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
-            notice(f"Warning: {problem}; using the default folder.", mid_line=mid_line)
+            notice(f"Warning: {problem}; using the default folder.")
     try:
         path = picture_folder() / picture_name(suffix)
         write_new(path, picture)

@@ -161,9 +161,9 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
     chosen = f"{folder}/{picture_name(suffix)}" if folder else None
     try:
         # Later turns read the file again, perhaps in another folder.
-        path = os.path.abspath(save_picture(picture, suffix, chosen, mid_line=True))
+        path = os.path.abspath(save_picture(picture, suffix, chosen))
     except ChatGPTError as error:
-        notice(f"Warning: {error.message}", mid_line=True)
+        notice(f"Warning: {error.message}")
         return error.message
-    notice(f"Picture: {path}", mid_line=True)
+    notice(f"Picture: {path}")
     return path

@@ -25,7 +25,8 @@ from llm_chatgpt.login.current import (
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
-from llm_chatgpt.text import from_now, notice, printable, width, wrapped
+from llm_chatgpt.text import from_now, notice, printable, wrapped
+from llm_chatgpt.waiting import width
 
 
 def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

@@ -96,20 +96,13 @@ def image(
     if not to_stdout:
         pictures.check_place(output, replace=force)
 
-    with contextlib.ExitStack() as stack:
-        started = False
+    def draw(tokens: Tokens, login: str) -> pictures.Answer:
+        return pictures.request_picture(tokens, login, body)
 
-        def draw(tokens: Tokens, login: str) -> pictures.Answer:
-            nonlocal started
-            if not started:
-                started = True
-                stack.enter_context(terminal.ticking("Creating the image", "takes a minute or two"))
-            return pictures.request_picture(tokens, login, body)
-
-        try:
-            answer: pictures.Answer = with_login(account, draw)
-        except UsageLimitReached as error:
-            raise _with_resets(error, account) from error
+    try:
+        answer: pictures.Answer = with_login(account, draw)
+    except UsageLimitReached as error:
+        raise _with_resets(error, account) from error
     if to_stdout and _write_to_stdout(answer.picture):
         return
     saved = pictures.save_answer(answer, body, None if to_stdout else output, replace=force)

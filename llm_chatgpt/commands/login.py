@@ -25,7 +25,8 @@ from llm_chatgpt.login.official import OfficialLogin, login_officially, registra
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_words, notice, printable, width
+from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.waiting import beside_line, shows_waiting
 
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
@@ -161,12 +162,11 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
         may_switch=local and not device,
         clipboard=terminal.Clipboard(local=local) if on_terminal else None,
     )
-    wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(
             wanted.account,
             show=code_page.show,
-            wait=wait,
+            wait=code_page.wait,
             replace=wanted.replace,
             workspace=wanted.workspace,
         )
@@ -184,7 +184,7 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
 
 
 class _CodePage:
-    """Shows a one-time code, and waits with a countdown until it has been entered.
+    """Shows a one-time code, and reads the keyboard until it has been entered.
 
     Meanwhile Enter opens the page where the code is entered (`may_open`), c copies the code
     (`clipboard`), and b goes over to the browser login (`may_switch`).
@@ -217,24 +217,15 @@ class _CodePage:
         if keys:
             text = ", or ".join(keys)
             lines.append(f"\n{text[0].upper()}{text[1:]}.")
-        if not terminal.is_terminal(sys.stderr):
+        if not shows_waiting():
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Count down for so many seconds; `left` is how many the code is still valid."""
+        """Read the keyboard for so many seconds."""
         end = time.monotonic() + seconds
-        columns = width()
-        try:
-            while (rest := end - time.monotonic()) > 0:
-                minutes, second = divmod(round(left - seconds + rest), 60)
-                clock = f"{minutes}:{second:02} left"
-                line = f"Waiting for you to enter the code, {clock} "
-                # A longer line would begin a new one each second.
-                click.echo(f"\r{line if len(line) < columns else clock}", nl=False, err=True)
-                self._pause(min(1.0, rest))
-        finally:
-            click.echo(f"\r{' ' * min(columns - 1, 60)}\r", nl=False, err=True)
+        while (rest := end - time.monotonic()) > 0:
+            self._pause(rest)
 
     def _pause(self, seconds: float) -> None:
         if self._keyboard is None:
@@ -303,7 +294,8 @@ def _show_address(hint: str, no_open: bool, request: BrowserLogin | OfficialLogi
     notice(f"\n  {terminal.styled(request.url, bold=True)}\n")
     if hint:
         notice(hint)
-    notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
+    if not shows_waiting():
+        notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
     if _reader():
         notice(
             "Browser on another machine? Sign in there, then paste the address of the page that "
@@ -329,4 +321,5 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     except EOFError:
         pass
     except (OSError, ValueError):
-        click.echo("Pasting does not work here. Use a browser on this machine.", err=True)
+        with beside_line():
+            click.echo("Pasting does not work here. Use a browser on this machine.", err=True)

@@ -14,6 +14,7 @@ from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.login.workspace import keep_login
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
+from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
@@ -162,5 +163,6 @@ def login(
     check_writable()
     code = request_device_code()
     show(code)
-    tokens = poll_for_token(code, wait=wait, notify=notify)
+    with Waiting("Waiting for you to enter the code", seconds=code.expires_in):
+        tokens = poll_for_token(code, wait=wait, notify=notify)
     return keep_login(tokens, account, replace, workspace)

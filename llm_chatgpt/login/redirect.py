@@ -24,6 +24,7 @@ from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest
 from llm_chatgpt.text import in_words, notice
+from llm_chatgpt.waiting import Waiting
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -190,7 +191,9 @@ def wait_for_approval(
             # Otherwise it may take the answer to a question that is asked later.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
-        end = time.monotonic() + config.BROWSER_LOGIN_SECONDS
+        limit = config.BROWSER_LOGIN_SECONDS
+        stack.enter_context(Waiting("Waiting for the browser", seconds=limit))
+        end = time.monotonic() + limit
         while time.monotonic() < end:
             try:
                 # Poll: Ctrl-C cannot interrupt a long wait on Windows.

@@ -16,7 +16,8 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_command, in_this_context
+from llm_chatgpt.text import in_this_context
+from llm_chatgpt.waiting import in_command
 
 Future = concurrent.futures.Future[Tokens]
 
