@@ -51,7 +51,7 @@ TABLE = [
     (limit("enterprise_cbp_trial"), "ask your workspace's admin for more: https"),
     (limit("enterprise"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
     (limit("edu"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
-    (limit("something_new"), "of your ChatGPT Something new plan is reached. It resets in"),
+    (limit("something_new"), "of your ChatGPT Something New plan is reached. It resets in"),
     (
         limit(
             "plus",

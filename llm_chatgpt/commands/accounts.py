@@ -143,7 +143,7 @@ def accounts(json_: bool) -> None:
 
 
 def _workspace_cell(tokens: Tokens, store: Store) -> str:
-    """A workspace's name if no other has it, else the beginning of its id, too."""
+    """Name a workspace, with the beginning of its id if another has the same name."""
     beginning = (tokens.account_id or "?")[:8]
     if tokens.workspace is None:
         return beginning
