@@ -154,7 +154,7 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
 
 
-def present_login(account: str | None) -> Tokens | None:
-    """What is known of a login without asking anybody; None if nothing is."""
+def stored_login(account: str | None) -> Tokens | None:
+    """Read a login's tokens without a request; None for an access token not used yet."""
     store = read_store()
     return stored_tokens(choose_credential(account, store), store)
