@@ -239,7 +239,7 @@ def test_a_suffix_of_another_format_becomes_png(
     result = image("A pelican", "-o", str(tmp_path / name))
     path = tmp_path / "a.png"
     assert result.stdout == f"{path}\n"
-    assert f"Note: the image is a PNG file, so it is saved as {path}.\n" in result.stderr
+    assert f"Note: images are PNG files, so this one will be saved as {path}.\n" in result.stderr
     assert path.read_bytes() == png(1024, 1024)
     path.unlink()
     options = ["-o", "output", str(tmp_path / name)]

@@ -235,7 +235,7 @@ def check_place(output: str | None, *, replace: bool = False) -> None:
             "Choose another place with -o.",
         ) from error
     if output and path and not path.endswith(os.path.splitext(output)[1]):
-        notice(f"Note: the image is a PNG file, so it is saved as {printable(path, 200)}.")
+        notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 
 
 class SavedPicture(NamedTuple):
