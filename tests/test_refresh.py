@@ -23,7 +23,7 @@ from conftest import (
     entry_on_disk,
     expire,
     new_login,
-    prompt_in_twelve_processes,
+    prompt_in_five_processes,
     sign_in,
     start_llm,
 )
@@ -366,10 +366,10 @@ def test_tasks_refresh_once_and_the_loop_goes_on(simulator, signed_in):
     assert ticks > 15
 
 
-def test_twelve_processes_refresh_once(simulator, signed_in):
+def test_five_processes_refresh_once(simulator, signed_in):
     expire()
     simulator.script("token", lambda request: time.sleep(0.3))
-    prompt_in_twelve_processes()
+    prompt_in_five_processes()
     assert len(simulator.refreshes) == 1
 
 
