@@ -23,7 +23,7 @@ from llm_chatgpt.login.current import Credential, choose_credential, stored_toke
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import keep_login, workspace_words
+from llm_chatgpt.login.workspace import store_new_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
@@ -52,7 +52,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
-    unusable, problem = group.problems(credential, tokens, store) if tokens else ("", "")
+    unusable, problem = group.problems(credential, tokens) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         details = _account_json(tokens, unusable, problem) if tokens else {"kind": "access_token"}
@@ -118,7 +118,7 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        unusable, problem = group.problems(credential, tokens, store)
+        unusable, problem = group.problems(credential, tokens)
         default = name == store.default
         details = _account_json(tokens, unusable, problem)
         entries.append({"name": name, "default": default, **details})
@@ -191,7 +191,7 @@ def import_command(path: str | None, yes: bool) -> None:
                 f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
+    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     group.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     group.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:

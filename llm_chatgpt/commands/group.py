@@ -97,7 +97,7 @@ def credential_words(credential: Credential, store: Store) -> str:
 
 
 def problems(
-    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+    credential: Credential, tokens: Tokens, rejected: str | None = None
 ) -> tuple[str, str]:
     """Explain why a login no longer works, and why it cannot be renewed.
 
@@ -106,11 +106,10 @@ def problems(
     refuses.
     """
     try:
-        check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
+        check_usable(credential.account, tokens, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
         return error.message, error.message
-    failure = store.failure(credential.account)
-    return "", failure.message if failure else ""
+    return "", tokens.refusal or ""
 
 
 def storage_problem() -> StoreError | None:
