@@ -22,7 +22,7 @@ from llm_chatgpt.login.current import Credential, choose_credential, stored_toke
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import keep_login, workspace_words
+from llm_chatgpt.login.workspace import store_new_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
@@ -51,7 +51,7 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
-    ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
+    ended, problem = group.problems(credential, tokens) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
@@ -117,7 +117,7 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        ended, problem = group.problems(credential, tokens, store)
+        ended, problem = group.problems(credential, tokens)
         default = name == store.default
         known = _account_json(tokens, ended, problem)
         entries.append({"name": name, "default": default, **known})
@@ -190,7 +190,7 @@ def import_command(path: str | None, yes: bool) -> None:
                 f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
+    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     group.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     group.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:

@@ -166,7 +166,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = stored_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    ended, problem = group.problems(credential, tokens, store)
+    ended, problem = group.problems(credential, tokens)
     text = group.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
@@ -178,7 +178,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
     else:
         text += ", owner not checked yet"
     state = "broken" if ended else "warning" if problem else "ok"
-    if_rejected, _ = group.problems(credential, tokens, store, rejected=tokens.access_token)
+    if_rejected, _ = group.problems(credential, tokens, rejected=tokens.access_token)
     return tokens, if_rejected, Finding("login", state, text, problem)
 
 

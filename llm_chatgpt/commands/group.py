@@ -101,7 +101,7 @@ def credential_words(credential: Credential, store: Store) -> str:
 
 
 def problems(
-    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+    credential: Credential, tokens: Tokens, rejected: str | None = None
 ) -> tuple[str, str]:
     """Why a login can be used no longer; and the same, or else why it cannot be renewed. Each
     says what to do, and is empty if there is no such problem.
@@ -109,11 +109,10 @@ def problems(
     `rejected` is an access token that the backend refuses.
     """
     try:
-        check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
+        check_usable(credential.account, tokens, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
         return error.message, error.message
-    failure = store.failure(credential.account)
-    return "", failure.message if failure else ""
+    return "", tokens.refusal or ""
 
 
 def storage_problem() -> StoreError | None:

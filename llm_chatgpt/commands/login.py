@@ -120,7 +120,7 @@ def _say_what_happens(name: str) -> None:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old and group.problems(Credential(name, ""), old, store)[0]:
+    if old and group.problems(Credential(name, ""), old)[0]:
         notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
