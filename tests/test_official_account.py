@@ -200,7 +200,7 @@ def test_a_login_that_another_program_has_ended_is_not_used(simulator, lock_want
         thread.start()
         assert lock_wanted.wait(20)
         refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
-        writer.save(read_store().put_failure("official", refused, ended=True))
+        writer.save(read_store().put_refusal("official", refused, ended=True))
     thread.join()
     assert found[0].permanent
     assert simulator.requests == []

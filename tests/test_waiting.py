@@ -110,6 +110,21 @@ def test_a_program_that_is_no_command(simulator, signed_in):
     assert (terminal.end(), terminal.screen) == (0, "So.\r\n")
 
 
+def test_while_llm_prints_nothing_is_written(simulator, signed_in):
+    """However long that takes."""
+    simulator.answer(Say("One two.", deltas=["One", " two."]))
+    code = (
+        "import click, llm, time\n"
+        "def prompt():\n"
+        "    for chunk in llm.get_model('chatgpt-gpt-6-luna').prompt('hi'):\n"
+        "        time.sleep(1.2)\n"
+        "        click.echo(chunk, nl=False)\n"
+        "click.command('prompt')(prompt)()\n"
+    )
+    terminal = Terminal("-c", code, program=())
+    assert (terminal.end(), terminal.screen) == (0, "One two.")
+
+
 def test_what_the_service_does(simulator, signed_in):
     simulator.answer(
         Slow(Search("pelicans"), "searching"),

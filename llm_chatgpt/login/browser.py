@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 
 from llm_chatgpt import config
@@ -11,30 +10,30 @@ from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.workspace import store_new_login
 
 COMMAND = "llm chatgpt login --browser"
 
 
 class BrowserLogin(oauth.AuthorizeRequest):
-    """An AuthorizeRequest of the Codex route."""
+    """An AuthorizeRequest of the Codex route, optionally for one workspace."""
 
     def __init__(self, port: int, workspace: str | None = None):
-        own = {
+        parameters = {
             "client_id": config.CLIENT_ID,
             "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
         }
         if workspace is not None:
-            own["allowed_workspace_id"] = workspace
-        super().__init__(CODEX, config.redirect_host(), port, COMMAND, own)
+            parameters["allowed_workspace_id"] = workspace
+        super().__init__(CODEX, config.redirect_host(), port, COMMAND, parameters)
 
 
 def login_with_browser(
     account: str | None = None,
     *,
     show: Callable[[BrowserLogin], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    read_lines: oauth.ReadLines | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
@@ -58,4 +57,4 @@ def login_with_browser(
         read_lines=read_lines,
     )
     tokens = oauth.exchange_authorization_code(approved)
-    return keep_login(tokens, account, replace, workspace)
+    return store_new_login(tokens, account, replace, workspace)

@@ -1,4 +1,4 @@
-"""Sign in with a code."""
+"""Sign in with a device code: show it, and poll until the user has entered it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, S
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.workspace import store_new_login
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
 from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
-    """A login that waits for the user. `interval` and `expires_in` are seconds."""
+    """A code for the user to enter. `interval` (between two polls) and `expires_in` are seconds."""
 
     user_code: str
     device_auth_id: str
@@ -31,7 +31,7 @@ class DeviceCode(NamedTuple):
 
 
 def request_device_code() -> DeviceCode:
-    """Start a device login: the code to show, and where to enter it (docs/protocol.md).
+    """Request a code to show, and the address to enter it at (docs/protocol.md).
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
@@ -67,7 +67,7 @@ def _poll_interval(value: Any) -> float:
 
 
 def _code_lifetime(expires_at: object, date: str | None) -> float:
-    """How many seconds the code lasts, by the server's own clock where it tells it."""
+    """Return how many seconds the code lasts, by the server's own clock if the reply has it."""
     seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
@@ -127,16 +127,16 @@ def poll_for_token(
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
     interval = code.interval
-    told = False
+    notified = False
     while True:
         try:
             if approved := poll_device_code(code):
                 return oauth.exchange_authorization_code(approved)
         except SlowDown as trouble:
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
-            if trouble.code != "slow_down" and not told:
+            if trouble.code != "slow_down" and not notified:
                 notify(trouble.message)
-                told = True
+                notified = True
         left = end - clock()
         if left <= 0:
             raise _code_expired()
@@ -165,4 +165,4 @@ def login(
     show(code)
     with Waiting("Waiting for you to enter the code", seconds=code.expires_in):
         tokens = poll_for_token(code, wait=wait, notify=notify)
-    return keep_login(tokens, account, replace, workspace)
+    return store_new_login(tokens, account, replace, workspace)
