@@ -20,9 +20,9 @@ from llm_chatgpt.values import as_mapping
 class ImageGeneration(llm.ServerSideTool):
     """Let the model create images. Each is written to a file, whose path is the result.
 
-    ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
-    ``output_format`` is png, jpeg or webp. ``size`` ("1024x1536"), ``quality`` (low, medium,
-    high) and ``background`` (opaque, transparent) are requests, which the service may ignore.
+    Settings: folder for the files (default: chatgpt-images in llm's user directory) and
+    output_format (png, jpeg or webp). The service may ignore size ("1024x1536"), quality (low,
+    medium, high) and background (opaque, transparent).
     """
 
     name = "image_generation"

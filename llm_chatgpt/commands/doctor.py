@@ -14,6 +14,7 @@ import click
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
@@ -171,7 +172,7 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
     if known:
         name, _, host = (known.email or "").partition("@")
         email = f"{name[:1]}...@{host}" if host else "no email"
-        plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
+        plan = f"{plan_name(known.plan)} plan" if known.plan else "unknown plan"
         if known.route.plan:
             plan = f"{known.route.plan} sign-in"
         text += f": {email}, {plan}, access token {group.lifetime_words(known, ended, problem)}"
