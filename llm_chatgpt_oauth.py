@@ -31,9 +31,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
+from llm_chatgpt.base import AccountModel, BaseOptions
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
-from llm_chatgpt.options import BaseOptions
 from llm_chatgpt.text import in_thread
 
 if TYPE_CHECKING:
@@ -116,20 +116,20 @@ class Options(BaseOptions):
     @field_validator("reasoning_effort")
     @classmethod
     def _one_word(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
-            raise ValueError("must be one word such as low, medium or high")
-        return value
+        effort = value and value.strip().lower()
+        if effort is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", effort):
+            raise ChatGPTError(
+                "The option reasoning_effort must be one word such as low, medium or high."
+            )
+        return effort
 
 
-class _ChatGPTModel:
+class _ChatGPTModel(AccountModel):
     """What the sync and the async model have in common."""
 
     can_stream = True
     supports_schema = True
     supports_tools = True
-    # `--key` names an account, so llm must not look for an API key.
-    needs_key = None
-    key: str | None = None
     Options = Options
 
     # What recurs in every logged answer. NEVER change or remove an entry, only add:
@@ -163,11 +163,11 @@ class _ChatGPTModel:
     }
 
     def __init__(self, info: ModelInfo):
-        self.info = info
+        super().__init__(info)
         self.slug = info.slug
-        self.model_id = info.model_id
         images = config.IMAGE_TYPES if info.takes_images else frozenset()
-        self.attachment_types = images | config.FILE_TYPES.keys()
+        files = config.FILE_TYPES.keys() | config.TEXT_TYPES.keys()
+        self.attachment_types = config.AttachmentTypes(images | files)
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:
@@ -176,12 +176,6 @@ class _ChatGPTModel:
         from llm_chatgpt.backend.tools import ImageGeneration
 
         return (WebSearch, ImageGeneration, llm.ServerSideTool)
-
-    def get_key(self, explicit_key: str | None = None) -> str | None:
-        return explicit_key or self.key
-
-    def __str__(self) -> str:
-        return f"ChatGPT: {self.model_id}"
 
 
 class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
@@ -216,7 +210,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                                 break
                     yield from exchange.end_round()
                 except ChatGPTError as error:
-                    exchange.failed(exchange.detailed(error))
+                    exchange.failed(error)
             yield from exchange.finish()
 
 
@@ -259,7 +253,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                     for event in exchange.end_round():
                         yield event
                 except ChatGPTError as error:
-                    exchange.failed(await in_thread(exchange.detailed, error))
+                    await in_thread(exchange.failed, error)
             for event in exchange.finish():
                 yield event
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from llm_chatgpt.errors import ChatGPTError
@@ -56,10 +57,10 @@ LOCK_TIMEOUT_SECONDS = 180.0
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# The most that is read of a side request's answer; the largest pictures take more.
+# The largest answer to a side request; pictures can be larger.
 MAX_REPLY_BYTES = 16 * 2**20
 MAX_PICTURE_REPLY_BYTES = 128 * 2**20
-# Without data for this long an answer counts as stalled, as in the official client.
+# An answer without data for this long counts as stalled, as in the official client.
 IDLE_TIMEOUT_SECONDS = 300.0
 # How long to wait for the end of a stream after its last event, so that its connection can
 # be reused.
@@ -72,7 +73,7 @@ GZIP_UP_TO_BYTES = 1_000_000
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
 
-# Reading an event of this size, such as a picture, is no work for an event loop.
+# An event of this size, such as a picture, is read in a thread instead of the event loop.
 LARGE_EVENT_BYTES = 100_000
 
 # How often a model may go on after a complete answer.
@@ -80,9 +81,9 @@ MAX_FURTHER_ROUNDS = 5
 
 # Sending a prompt again.
 MAX_RESENDS = 4
-# The longest wait that the server can ask for, and all waits of a prompt together.
+# The longest single wait that the server can ask for; below, all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
-# How long after its announced end a limit is tried again.
+# How long after the announced reset a prompt is sent again.
 AFTER_RESET_SECONDS = 5.0
 MAX_RESEND_WAIT_SECONDS = 90.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
@@ -96,14 +97,17 @@ LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-# The files that a prompt may have, with the suffix of a name that has none. How sure it is
-# that the service takes them: docs/protocol.md.
+# Types that are sent as files, and the suffix of each. How sure it is that the service takes
+# them: docs/protocol.md.
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 FILE_TYPES = {
     "application/pdf": ".pdf",
     f"{_OFFICE}.wordprocessingml.document": ".docx",
     f"{_OFFICE}.presentationml.presentation": ".pptx",
     f"{_OFFICE}.spreadsheetml.sheet": ".xlsx",
+}
+# Types that are sent as text. Files of other types are, too, if their content is UTF-8.
+TEXT_TYPES = {
     "text/plain": ".txt",
     "text/markdown": ".md",
     "text/csv": ".csv",
@@ -112,7 +116,28 @@ FILE_TYPES = {
     "application/xml": ".xml",
 }
 MAX_FILE_MIB = 20
-# The key of our metadata on llm's parts, which keeps it apart from other plugins'.
+
+
+class AttachmentTypes(frozenset[str]):
+    """The types of attachments that a model takes: those listed, and all that may be text.
+
+    llm asks with `in`, and lists the types in its messages.
+    """
+
+    def __contains__(self, kind: object) -> bool:
+        return super().__contains__(kind) or may_be_text(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(super().__iter__()))
+
+
+def may_be_text(kind: object) -> bool:
+    """Whether only the content tells if an attachment is text, as with source code."""
+    family = str(kind).partition("/")[0]
+    return kind == "image/svg+xml" or family not in ("image", "audio", "video", "font")
+
+
+# The key of the plugin's metadata on llm's parts.
 METADATA_KEY = "chatgpt"
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 

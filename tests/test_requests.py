@@ -156,7 +156,7 @@ def test_the_official_route_takes_no_output_limit(simulator, ask, caplog):
 def test_a_limit_below_one(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-o", "max_tokens", "0")
     assert result.exit_code == 1
-    assert "max_tokens must be greater than or equal to 1" in result.stderr
+    assert "max_tokens must be a whole number above 0." in result.stderr
 
 
 # Web search as an option -------------------------------------------------------------------

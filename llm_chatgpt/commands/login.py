@@ -32,7 +32,7 @@ REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
 
 class _Login(NamedTuple):
-    """What the user wants to sign in to, and how it may be done."""
+    """The options of the command, for each way to sign in."""
 
     account: str | None
     name: str
@@ -84,15 +84,15 @@ def login_command(
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     name = account or (OFFICIAL if official else CODEX).account
-    wanted = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
-    _say_what_happens(name)
+    options = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
+    _announce_login(name)
     first_time = official and not registration(name).get("subject")
     if official:
-        tokens = _login_officially(wanted, new)
+        tokens = _login_officially(options, new)
     elif browser:
-        tokens = _login_in_browser(wanted)
+        tokens = _login_in_browser(options)
     else:
-        tokens = _login_with_code(wanted, device)
+        tokens = _login_with_code(options, device)
     group.echo(f"Signed in as {group.who_is(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
@@ -100,7 +100,7 @@ def login_command(
 
 
 def _new_account_name(name: str | None) -> str | None:
-    """The name to sign in under: as given, else LLM_CHATGPT_ACCOUNT's if that is a name."""
+    """Choose the account name: the given one, else LLM_CHATGPT_ACCOUNT unless that is a token."""
     chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
@@ -112,8 +112,8 @@ def _new_account_name(name: str | None) -> str | None:
     )
 
 
-def _say_what_happens(name: str) -> None:
-    """Who is signed in already, and what a new login does to that."""
+def _announce_login(name: str) -> None:
+    """Tell who is signed in already, and whether the new login replaces that one."""
     try:
         store = read_store()
     except StoreError:
@@ -153,22 +153,22 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(wanted: _Login, device: bool) -> Tokens:
+def _login_with_code(options: _Login, device: bool) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     on_terminal = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr)
     local = on_terminal and not over_ssh
     code_page = _CodePage(
-        may_open=local and not wanted.no_open and terminal.has_browser(),
+        may_open=local and not options.no_open and terminal.has_browser(),
         may_switch=local and not device,
         clipboard=terminal.Clipboard(local=local) if on_terminal else None,
     )
     try:
         return login(
-            wanted.account,
+            options.account,
             show=code_page.show,
             wait=code_page.wait,
-            replace=wanted.replace,
-            workspace=wanted.workspace,
+            replace=options.replace,
+            workspace=options.workspace,
         )
     except _WithoutCode:
         pass
@@ -180,14 +180,14 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
         else:
             notice(error.message)
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
-    return _login_in_browser(wanted)
+    return _login_in_browser(options)
 
 
 class _CodePage:
     """Shows a one-time code, and reads the keyboard until it has been entered.
 
     Meanwhile Enter opens the page where the code is entered (`may_open`), c copies the code
-    (`clipboard`), and b goes over to the browser login (`may_switch`).
+    (`clipboard`), and b switches to the browser login (`may_switch`).
     """
 
     def __init__(self, *, may_open: bool, may_switch: bool, clipboard: terminal.Clipboard | None):
@@ -249,36 +249,36 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(wanted: _Login) -> Tokens:
+def _login_in_browser(options: _Login) -> Tokens:
     # Only the browser shows an error page of OpenAI's, so the terminal says what to do then.
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
     hint = f"Error instead of a sign-in? {change} and retry."
     return login_with_browser(
-        wanted.account,
-        show=functools.partial(_show_address, hint, wanted.no_open),
+        options.account,
+        show=functools.partial(_show_address, hint, options.no_open),
         read_lines=_reader(),
-        replace=wanted.replace,
-        workspace=wanted.workspace,
+        replace=options.replace,
+        workspace=options.workspace,
     )
 
 
-def _login_officially(wanted: _Login, new: bool) -> Tokens:
+def _login_officially(options: _Login, new: bool) -> Tokens:
     notice(
         "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in for apps, "
         f"a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
     )
     hint = ""
-    if registration(wanted.name).get("client_id") and not new:
+    if registration(options.name).get("client_id") and not new:
         hint = (
             "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run "
-            f"'{OFFICIAL.login_command(wanted.name)} --new'."
+            f"'{OFFICIAL.login_command(options.name)} --new'."
         )
     return login_officially(
-        wanted.account,
-        show=functools.partial(_show_address, hint, wanted.no_open),
+        options.account,
+        show=functools.partial(_show_address, hint, options.no_open),
         read_lines=_reader(),
-        replace=wanted.replace,
+        replace=options.replace,
         new=new,
     )
 

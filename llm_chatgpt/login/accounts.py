@@ -1,4 +1,4 @@
-"""The content of the login file: accounts, and what is remembered beside them. No file is touched.
+"""The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
 An account's entry has the fields of `Tokens`. Entries and fields that this version does not
 understand, because they are damaged or of a newer version, are kept verbatim.
@@ -39,7 +39,7 @@ def tokens_from_store(value: object) -> Tokens | None:
     """Read a login from its entry in the file; None if this version cannot use it."""
     entry = as_mapping(value)
     token = entry.get("access_token")
-    # OpenAI has ended a login with an empty token.
+    # An empty token marks a login that OpenAI has ended.
     if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
     read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
@@ -147,6 +147,6 @@ class Store:
 
     def to_bytes(self) -> bytes:
         data = {"version": STORE_VERSION, **self._data}
-        # Failures of all accounts, by a hash of the refresh token, as an older version had them.
+        # An older version stored the failures of all accounts here, by a hash of the refresh token.
         data.pop("failures", None)
         return json.dumps(data, indent=2).encode() + b"\n"

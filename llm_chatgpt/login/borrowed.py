@@ -55,7 +55,7 @@ def read_codex_login(location: str | None = None) -> Tokens:
     except OSError as error:
         raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", SIGN_IN_AGAIN) from error
     except (ValueError, RecursionError):
-        # Without its cause, which would show what the file holds.
+        # Without the cause, which would show the content of the file.
         raise LoginFailed(f"{shown} is not valid JSON.", SIGN_IN_AGAIN) from None
 
 

@@ -42,15 +42,15 @@ def login_with_browser(
     `show` presents the address; `read_lines(line, stop)`, if given, runs in a thread and
     calls `line` with what the user pastes until `stop` is set. OpenAI is asked for the
     `workspace` with that id; it, `account` and `replace` are as for `login`. Raises LoginFailed
-    and its kinds, StoreError.
+    and its subclasses, StoreError.
     """
-    # Only here, because http.server takes time to load.
+    # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
     check_writable()
     approved = redirect.wait_for_approval(
         functools.partial(BrowserLogin, workspace=workspace),
-        # A browser may take localhost for either of these.
+        # A browser may resolve localhost to either of these.
         hosts=("127.0.0.1", "::1") if config.redirect_host() == "localhost" else ("127.0.0.1",),
         ports=config.REDIRECT_PORTS,
         show=show,

@@ -122,7 +122,7 @@ def poll_for_token(
 
     `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code
     still lasts, and what `wait` raises ends the login and reaches the caller. `notify` hears
-    once of a server in trouble. Raises LoginFailed and its kinds.
+    once of a server in trouble. Raises LoginFailed and its subclasses.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
@@ -140,7 +140,7 @@ def poll_for_token(
         left = end - clock()
         if left <= 0:
             raise _code_expired()
-        # With a margin: a clock that runs fast, as WSL's can, would poll too early.
+        # With a margin, because a clock that runs fast, as in WSL, would poll too early.
         wait(min(interval * config.POLL_MARGIN, left), left)
 
 
@@ -158,7 +158,7 @@ def login(
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
     login that was stored before is replaced at the end, and only by a success; if it is
     another user's, `replace(old, new)` is asked first. With the id of a `workspace`, a login for
-    another one is not stored. Raises LoginFailed and its kinds, StoreError.
+    another one is not stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
     code = request_device_code()

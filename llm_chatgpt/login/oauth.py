@@ -96,7 +96,7 @@ class AuthorizeRequest:
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
         state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
-        # Compared as bytes, because compare_digest takes only ASCII text.
+        # As bytes, because compare_digest takes only ASCII text.
         if not secrets.compare_digest(state.encode(), self.state.encode()):
             return None
         if fields.get("error"):
@@ -119,7 +119,7 @@ class AuthorizeRequest:
             # An incomplete address was not copied whole, unless it has an error of OpenAI's.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
-        # A part of our own state comes from an address that was cut off.
+        # The beginning of this state comes from an address that was cut off.
         if whole and not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
@@ -148,7 +148,7 @@ def ask_issuer(
     method: str,
     path: str,
     error_class: Callable[[str, str], ChatGPTError],
-    next_step: str = "Check the network and try again.",
+    next_step: str | None = None,
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
@@ -158,7 +158,8 @@ def ask_issuer(
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise error_class(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
+        advice = error.advice if next_step is None else next_step
+        raise error_class(f"{error.reason}.", advice) from error
 
 
 def _post(
@@ -278,7 +279,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # A session that is this plugin's alone is worth a second attempt.
+    # OpenAI's rules for the official route ask for a second attempt.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:

@@ -31,7 +31,7 @@ UNREGISTERED = "dynamic_agent_client"
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route. Its nonce is secret, too."""
 
-    # A code alone lacks the client id that was issued with it.
+    # A code alone would lack the client id that OpenAI has issued with it.
     takes_parts = False
 
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
@@ -40,7 +40,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
         parameters = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
-            # Otherwise OpenAI would not ask a user again who has declined.
+            # Otherwise OpenAI would not ask again after the user has declined once.
             **({"prompt": "consent"} if client_id and registered.get("declined") is True else {}),
             "ext_agent_host_id": host_id(),
             **OFFICIAL.token_fields,
@@ -73,9 +73,9 @@ def login_officially(
 
     `new` registers with OpenAI anew, which any ChatGPT user may do, and ends the session of
     the login that is replaced. The other arguments are those of `login_with_browser`. Raises
-    LoginFailed and its kinds, StoreError.
+    LoginFailed and its subclasses, StoreError.
     """
-    # Only here, because http.server takes time to load.
+    # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
     check_writable()
@@ -98,7 +98,7 @@ def login_officially(
         raise
     except AccountTaken:
         if new and registered:
-            # The login that was kept needs its own registration.
+            # The old login stays, and needs its own registration.
             _save_registration(name, **registered)
         raise
 

@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        # A page elsewhere can give this machine a name of its own and send requests to that.
+        # A web page can resolve a name of its own to this machine and send requests to it.
         if self.headers.get_all("Host") not in self.server.own_hosts:
             self.send_error(400)
         elif path != "/auth/callback":
@@ -96,7 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 400, "This page belongs to another sign-in. Start again from your terminal."
             )
         else:
-            # First, because the program may end soon after it has the result.
+            # Answer first, because the program may end soon after it has the result.
             try:
                 self._answer(200, "Go back to the terminal. You can close this page.")
             finally:
@@ -130,7 +130,7 @@ def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]
         listeners: list[Listener] = []
         try:
             for host in hosts:
-                # Port 0 has become a real one after the first host.
+                # After the first host, port 0 stands for the port that the system has chosen.
                 same = listeners[0].port if listeners else port
                 listeners.append(Listener(host, same))
         except OSError as error:
@@ -187,7 +187,7 @@ def wait_for_approval(
             lines = (results.put, stop)
             reader = threading.Thread(target=read_lines, args=lines, daemon=True)
             reader.start()
-            # Otherwise it may take the answer to a question that is asked later.
+            # Otherwise it may read the answer to a later question.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
         limit = config.BROWSER_LOGIN_SECONDS

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-# The error codes with which OpenAI refuses a refresh token for good, and what each says of a login.
+# Error codes with which OpenAI refuses a refresh token for good, and what to say of the login.
 FINAL_REFUSALS: Mapping[str, str] = {
     "invalid_grant": "is no longer accepted",
     "invalid_refresh_token": "is no longer accepted",
@@ -47,8 +47,8 @@ class Route(NamedTuple):
     plan: str = ""
     form: bool = False
     token_fields: Mapping[str, str] = {}
-    # How many seconds before the end of its access token a login is renewed; None if only after
-    # the API has refused it.
+    # A login is renewed so many seconds before its access token expires; None: only after the API
+    # has refused the token.
     refresh_leeway: float | None = 5 * 60
     final_status: int | None = 401
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
@@ -57,7 +57,7 @@ class Route(NamedTuple):
     base_url: Callable[[str | None], str] = config.base_url
     responses_path: str = "/codex/responses"
     models_path: str = "/codex/models"
-    # Empty where pictures cannot be drawn on their own.
+    # Empty if the route cannot create images outside a conversation.
     images_path: str = "/codex/images"
     # Whether requests name the account and this client.
     names_account: bool = True

@@ -21,9 +21,9 @@ from llm_chatgpt.text import in_words, notice, short_path
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
 # Renewed logins that could not be written, by the login file's path and the spent refresh token.
-# `read_store` returns them in place of the spent ones.
+# `read_store` puts them in place of the old ones.
 unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
-# Stands for a file that is damaged as a whole: its only login is a damaged one.
+# Returned for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
@@ -170,7 +170,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
-    """Hold the store's lock, against every thread and process of this machine.
+    """Hold the store's lock, which excludes all other threads and processes of this machine.
 
     The operating system drops the lock of a process that dies. Raises StoreError after so
     many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.

@@ -17,8 +17,8 @@ from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
-# A sign-in of our own, one by OpenAI's official route, an access token imported from Codex CLI,
-# and a personal access token (at-...).
+# Logins of the two routes, an access token imported from Codex CLI, and a personal access token
+# (at-...).
 KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
     Times are Unix seconds by this machine's clock, unless a field says otherwise.
     """
 
-    # Empty after OpenAI has ended an official login.
+    # Empty after OpenAI has ended the login.
     access_token: str
     refresh_token: str | None = None
     id_token: str | None = None
@@ -105,7 +105,7 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 
 
 def extract_account_id(id_token: object, access_token: object = None) -> str | None:
-    """Return the account id that requests carry, from the tokens' claims; None if they have none.
+    """Find the account id in the tokens' claims; None if they have none.
 
     Looks for `chatgpt_account_id` at the top level, then in the auth object, then for the id
     of the first organization; each of these in the id_token first, then in the access token.
@@ -117,8 +117,8 @@ def extract_account_id(id_token: object, access_token: object = None) -> str | N
 
 
 def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
-    """Return the objects that claims are looked for in: the JWTs' payloads, then the objects
-    that OpenAI puts into these."""
+    """Return the objects that may have claims: the JWTs' payloads, then OpenAI's own objects in
+    these."""
     payloads = [parse_jwt_claims(token) or {} for token in tokens]
     names = (AUTH_CLAIM, PROFILE_CLAIM)
     return [*payloads, *(as_mapping(payload.get(name)) for name in names for payload in payloads)]
@@ -224,7 +224,7 @@ def token_hash(token: str) -> str:
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Whether two logins differ in user, workspace or route. Unknown values count as equal."""
-    # OpenAI may name one user differently to each client.
+    # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     values = [(getattr(old, name), getattr(new, name)) for name in names]
     return old.route is not new.route or any(a and b and a != b for a, b in values)
@@ -233,7 +233,7 @@ def is_somebody_else(old: Tokens, new: Tokens) -> bool:
 def sent_account_id(tokens: Tokens) -> str | None:
     """Return the account id to send; None if the login has none that the backend accepts."""
     account_id = header_safe(tokens.account_id)
-    # An organization's id is a platform id, which this backend refuses.
+    # The backend refuses an organization's id, which is an id of OpenAI's API platform.
     return None if account_id is None or account_id.startswith("org-") else account_id
 
 

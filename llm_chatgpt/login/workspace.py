@@ -62,7 +62,7 @@ def store_new_login(
                     )
                 writer.save(store.add(name, tokens, as_default=account is None))
                 break
-        # Without the lock, which prompts in other programs wait for.
+        # Ask without the lock, for which prompts in other programs may wait.
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
         replaceable = old

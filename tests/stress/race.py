@@ -163,7 +163,7 @@ def race(route: Codex, simulator: Simulator) -> int:
             print(f"{who} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}")
             for line in wrong[:3]:
                 print(f"    {line}")
-        # Failing once: all who wait for it report it. Who needs it later refreshes.
+        # Failing once: all threads and tasks that wait report it. Who needs it later refreshes.
         route.expire()
         simulator.script(route.endpoint, lambda request: time.sleep(1.0) or Answer(500))
         before = len(simulator.refreshes)
