@@ -6,6 +6,7 @@ recording, because the plugin itself copes with most differences.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import struct
@@ -46,8 +47,7 @@ _USAGE_TOLERANCE = 3
 
 def _model_list(live: Live) -> str:
     live.models = models = with_login(live.key, fetch_models)
-    live.info = cheapest(models.listed)
-    live.short, live.thoughtful = live.conversation(), live.conversation()
+    live.use(cheapest(models.listed))
     return f"{len(models.listed)} listed; the checks use {live.info.model_id}"
 
 
@@ -78,7 +78,8 @@ def _tools(live: Live) -> str:
         key=live.key,
         options={"parallel_tool_calls": True},
     )
-    calls = [len(response.tool_calls()) for response in chain.responses()]
+    # Not the whole chain: a model may go on calling tools.
+    calls = [len(response.tool_calls()) for response in itertools.islice(chain.responses(), 2)]
     if "x-codex-turn-state" not in live.last.request_headers:
         live.unsettled.add("P80")
     if calls[0] < 2:
