@@ -31,9 +31,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
+from llm_chatgpt.base import AccountModel, BaseOptions
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
-from llm_chatgpt.options import BaseOptions
 from llm_chatgpt.text import in_thread
 
 if TYPE_CHECKING:
@@ -116,20 +116,20 @@ class Options(BaseOptions):
     @field_validator("reasoning_effort")
     @classmethod
     def _one_word(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", value):
-            raise ValueError("must be one word such as low, medium or high")
-        return value
+        effort = value and value.strip().lower()
+        if effort is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", effort):
+            raise ChatGPTError(
+                "The option reasoning_effort must be one word such as low, medium or high."
+            )
+        return effort
 
 
-class _ChatGPTModel:
+class _ChatGPTModel(AccountModel):
     """What the sync and the async model have in common."""
 
     can_stream = True
     supports_schema = True
     supports_tools = True
-    # `--key` names an account, so llm must not look for an API key.
-    needs_key = None
-    key: str | None = None
     Options = Options
 
     # What recurs in every logged answer. NEVER change or remove an entry, only add:
@@ -163,11 +163,11 @@ class _ChatGPTModel:
     }
 
     def __init__(self, info: ModelInfo):
-        self.info = info
+        super().__init__(info)
         self.slug = info.slug
-        self.model_id = info.model_id
         images = config.IMAGE_TYPES if info.takes_images else frozenset()
-        self.attachment_types = images | config.FILE_TYPES.keys()
+        files = config.FILE_TYPES.keys() | config.TEXT_TYPES.keys()
+        self.attachment_types = config.AttachmentTypes(images | files)
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:
@@ -176,12 +176,6 @@ class _ChatGPTModel:
         from llm_chatgpt.backend.tools import ImageGeneration
 
         return (WebSearch, ImageGeneration, llm.ServerSideTool)
-
-    def get_key(self, explicit_key: str | None = None) -> str | None:
-        return explicit_key or self.key
-
-    def __str__(self) -> str:
-        return f"ChatGPT: {self.model_id}"
 
 
 class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
@@ -199,24 +193,25 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         from llm_chatgpt.backend.exchange import Exchange
         from llm_chatgpt.login.current import get_tokens
 
-        exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            try:
-                for seconds in exchange.pauses():
-                    time.sleep(seconds)
-                tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
-                with http.SyncStream(exchange.request(tokens)) as reply:
-                    if reply.status != 200:
-                        raise exchange.refusal(reply.status, reply.headers, reply.read())
-                    exchange.opened(reply.headers)
-                    for chunk in reply:
-                        yield from exchange.translator.feed(chunk)
-                        if exchange.translator.ended:
-                            break
-                yield from exchange.end_round()
-            except ChatGPTError as error:
-                exchange.failed(exchange.detailed(error))
-        yield from exchange.finish()
+        exchange = Exchange(self, prompt, response, conversation, key, stream)
+        with exchange.display:
+            while not exchange.complete:
+                try:
+                    for seconds in exchange.pauses():
+                        time.sleep(seconds)
+                    tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
+                    with http.SyncStream(exchange.request(tokens)) as reply:
+                        if reply.status != 200:
+                            raise exchange.refusal(reply.status, reply.headers, reply.read())
+                        exchange.opened(reply.headers)
+                        for chunk in reply:
+                            yield from exchange.display.pass_on(exchange.translator.feed(chunk))
+                            if exchange.translator.ended:
+                                break
+                    yield from exchange.end_round()
+                except ChatGPTError as error:
+                    exchange.failed(exchange.detailed(error))
+            yield from exchange.finish()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -234,31 +229,33 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         from llm_chatgpt.backend.exchange import Exchange
         from llm_chatgpt.login.current import get_tokens_async
 
-        exchange = Exchange(self, prompt, response, conversation, key)
-        while not exchange.complete:
-            try:
-                for seconds in exchange.pauses():
-                    await asyncio.sleep(seconds)
-                tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
-                request = await asyncio.to_thread(exchange.request, tokens)
-                async with http.AsyncStream(request) as reply:
-                    if reply.status != 200:
-                        content = await reply.read()
-                        raise exchange.refusal(reply.status, reply.headers, content)
-                    exchange.opened(reply.headers)
-                    async for chunk in reply:
-                        feed = exchange.translator.feed
-                        long = exchange.translator.takes_long(chunk)
-                        for event in await in_thread(feed, chunk) if long else feed(chunk):
-                            yield event
-                        if exchange.translator.ended:
-                            break
-                for event in exchange.end_round():
-                    yield event
-            except ChatGPTError as error:
-                exchange.failed(await in_thread(exchange.detailed, error))
-        for event in exchange.finish():
-            yield event
+        exchange = Exchange(self, prompt, response, conversation, key, stream)
+        with exchange.display:
+            while not exchange.complete:
+                try:
+                    for seconds in exchange.pauses():
+                        await asyncio.sleep(seconds)
+                    tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
+                    request = await asyncio.to_thread(exchange.request, tokens)
+                    async with http.AsyncStream(request) as reply:
+                        if reply.status != 200:
+                            content = await reply.read()
+                            raise exchange.refusal(reply.status, reply.headers, content)
+                        exchange.opened(reply.headers)
+                        async for chunk in reply:
+                            feed = exchange.translator.feed
+                            long = exchange.translator.takes_long(chunk)
+                            events = await in_thread(feed, chunk) if long else feed(chunk)
+                            for event in exchange.display.pass_on(events):
+                                yield event
+                            if exchange.translator.ended:
+                                break
+                    for event in exchange.end_round():
+                        yield event
+                except ChatGPTError as error:
+                    exchange.failed(await in_thread(exchange.detailed, error))
+            for event in exchange.finish():
+                yield event
 
 
 @llm.hookimpl

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import uuid
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from llm_chatgpt.errors import ChatGPTError
@@ -96,14 +97,17 @@ LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-# The files that a prompt may have, with the suffix of a name that has none. How sure it is
-# that the service takes them: docs/protocol.md.
+# Types that are sent as files, and the suffix of each. How sure it is that the service takes
+# them: docs/protocol.md.
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 FILE_TYPES = {
     "application/pdf": ".pdf",
     f"{_OFFICE}.wordprocessingml.document": ".docx",
     f"{_OFFICE}.presentationml.presentation": ".pptx",
     f"{_OFFICE}.spreadsheetml.sheet": ".xlsx",
+}
+# Types that are sent as text. Files of other types are, too, if their content is UTF-8.
+TEXT_TYPES = {
     "text/plain": ".txt",
     "text/markdown": ".md",
     "text/csv": ".csv",
@@ -112,6 +116,27 @@ FILE_TYPES = {
     "application/xml": ".xml",
 }
 MAX_FILE_MIB = 20
+
+
+class AttachmentTypes(frozenset[str]):
+    """The types of attachments that a model takes: those listed, and all that may be text.
+
+    llm asks with `in`, and lists the types in its messages.
+    """
+
+    def __contains__(self, kind: object) -> bool:
+        return super().__contains__(kind) or may_be_text(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(super().__iter__()))
+
+
+def may_be_text(kind: object) -> bool:
+    """Whether only the content tells if an attachment is text, as with source code."""
+    family = str(kind).partition("/")[0]
+    return kind == "image/svg+xml" or family not in ("image", "audio", "video", "font")
+
+
 # The key of our metadata on llm's parts, which keeps it apart from other plugins'.
 METADATA_KEY = "chatgpt"
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")

@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 import llm
 from pydantic import Field
 
-from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.options import BaseOptions
+from llm_chatgpt.base import AccountModel, BaseOptions
 from llm_chatgpt.text import in_thread
 
 
@@ -30,25 +29,13 @@ class ImageOptions(BaseOptions):
     )
 
 
-class _ImageModel:
+class _ImageModel(AccountModel):
     """What the sync and the async image model have in common."""
 
     attachment_types = frozenset({"image/png", "image/jpeg", "image/webp"})
     # Each image is a request of its own.
     supports_conversation = False
-    needs_key = None
-    key: str | None = None
     Options = ImageOptions
-
-    def __init__(self, info: ModelInfo):
-        self.info = info
-        self.model_id = info.model_id
-
-    def get_key(self, explicit_key: str | None = None) -> str | None:
-        return explicit_key or self.key
-
-    def __str__(self) -> str:
-        return f"ChatGPT: {self.model_id}"
 
 
 class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
@@ -67,7 +54,6 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
         from llm_chatgpt.login.current import with_login
 
         body = image_prompt.build_body(prompt, self.info.slug)
-        image_prompt.announce()
         answer = with_login(key, lambda tokens, login: request_picture(tokens, login, body))
         yield image_prompt.finish(answer, body, prompt, response)
 
@@ -88,7 +74,6 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         from llm_chatgpt.login.current import with_login_async
 
         body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
-        image_prompt.announce()
         answer = await with_login_async(
             key, lambda tokens, login: request_picture_async(tokens, login, body)
         )

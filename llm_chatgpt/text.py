@@ -8,13 +8,14 @@ import datetime
 import logging
 import os
 import re
-import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from llm_chatgpt.waiting import beside_line, in_command, stderr_is_terminal, width
 
 T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -25,26 +26,6 @@ def printable(text: object, limit: int = 500) -> str:
     line = " ".join(str(text)[: limit * 4].split())
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def in_command() -> bool:
-    """Whether a command runs, as opposed to another program that uses the plugin."""
-    return click.get_current_context(silent=True) is not None
-
-
-def stderr_is_terminal() -> bool:
-    """Whether a command runs whose notices somebody reads as they come."""
-    # A stream that was closed before the program began is None.
-    return in_command() and sys.stderr is not None and sys.stderr.isatty()
-
-
-def width() -> int:
-    """The columns of the user's terminal."""
-    for stream in (sys.stderr, sys.stdout):
-        # A stream may be closed, or no terminal.
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            return os.get_terminal_size(stream.fileno()).columns or 80
-    return 80
 
 
 def wrapped(text: str, indent: int = 0) -> str:
@@ -64,17 +45,13 @@ def wrapped(text: str, indent: int = 0) -> str:
     return "\n".join(lines).replace("\0", " ")
 
 
-def notice(text: str, *, mid_line: bool = False) -> None:
-    """Say something beside the answer: on stderr while a command runs, else to `logging`.
-
-    `mid_line` says that the last output on the terminal did not end its line.
-    """
+def notice(text: str) -> None:
+    """Say something beside the answer: on stderr while a command runs, else to `logging`."""
     if not in_command():
         log.warning("%s", text)
         return
-    if stderr_is_terminal():
-        text = "\n" * mid_line + wrapped(text)
-    click.echo(text, err=True)
+    with beside_line():
+        click.echo(wrapped(text) if stderr_is_terminal() else text, err=True)
 
 
 def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
@@ -112,42 +89,6 @@ def in_words(seconds: float) -> str:
         if count:
             words.append(f"{count} {name}{'s' * (count != 1)}")
     return " ".join(words[:2])
-
-
-@contextlib.contextmanager
-def shown_meanwhile(text: str) -> Iterator[None]:
-    """Show a line on a terminal while the block runs, and erase it afterwards."""
-    line = printable(text, width() - 1) if stderr_is_terminal() else ""
-    if line:
-        click.echo(line, nl=False, err=True)
-    try:
-        yield
-    finally:
-        if line:
-            click.echo(f"\r{' ' * len(line)}\r", nl=False, err=True)
-
-
-def counted_down(seconds: float, what: str) -> Iterator[float]:
-    """Pieces of a pause, to sleep one after another: the whole of a short one. A long one is
-    counted down on a terminal, by the clock, so that a machine may sleep meanwhile."""
-    if seconds <= 60:
-        yield seconds
-        return
-    end = time.time() + seconds
-    on_terminal = stderr_is_terminal()
-    try:
-        while (left := end - time.time()) > 0:
-            if on_terminal:
-                minutes, second = divmod(round(left), 60)
-                hours, minutes = divmod(minutes, 60)
-                line = f"{what}, {hours}:{minutes:02}:{second:02} left "
-                # A longer line would begin a new one each second.
-                line = line[: width() - 1]
-                click.echo(f"\r{line}", nl=False, err=True)
-            yield min(left, 1.0 if on_terminal else 60.0)
-    finally:
-        if on_terminal:
-            click.echo(f"\r{' ' * len(line)}\r", nl=False, err=True)
 
 
 def local_time(epoch: float) -> str:

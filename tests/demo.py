@@ -71,7 +71,9 @@ def show(environment: dict[str, str]) -> list[int]:
     for command in COMMANDS:
         signing_in = command == ["chatgpt", "login"]
         if signing_in:
-            print("\n(The simulator approves the code by itself after a moment.)", flush=True)
+            print("\n(The simulator approves the code after a moment.)", flush=True)
+        if command is COMMANDS[-1]:
+            print("\n(Nobody is signed in now, so the next prompt is refused.)", flush=True)
         code, printed = run(
             [model if word == "MODEL" else word for word in command], environment, keep=signing_in
         )
@@ -106,9 +108,8 @@ def main() -> int:
     finally:
         simulator.terminate()
         simulator.wait()
-    # The last one is refused, because nobody is signed in any more.
     if codes == [0] * (len(codes) - 1) + [1]:
-        print("\nAll of it worked.", flush=True)
+        print("\nAll of it worked, and the last error was expected.", flush=True)
         return 0
     print(f"\nExit codes: {codes}; only the last should be 1.", flush=True)
     return 1

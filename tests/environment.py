@@ -25,12 +25,15 @@ def prepare(name: str, *installs: list[str]) -> pathlib.Path:
     ).hexdigest()
     stamp = folder / "made-from"
     if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"Setting up {folder} ...", file=sys.stderr, flush=True)
+        print(f"Setting up {folder} (about a minute) ...", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
         pip.append("--disable-pip-version-check")
         # Older pips know no dependency groups.
         for arguments in (["--upgrade", "pip>=25.1"], *installs):
-            subprocess.run([*pip, *arguments], cwd=ROOT, check=True)
+            # Its warnings matter only when it fails.
+            done = subprocess.run([*pip, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit(f"{done.stderr}Could not set up {folder}.")
         stamp.write_text(wanted)
     return scripts

@@ -27,6 +27,8 @@ def main() -> int:
         installs.append([f"{package}=={version}" for package, version in pairs])
         name = ".venv-oldest"
     scripts = prepare(name, *installs)
+    if not arguments:
+        print("Running all tests takes a few minutes, on slow machines up to 15.", flush=True)
     pytest = [
         str(scripts / "python"),
         "-m",

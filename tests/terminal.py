@@ -21,7 +21,13 @@ class Terminal:
     `screen` is all that it has printed so far, without colours and weights.
     """
 
-    def __init__(self, *arguments: str, columns: int = 80, **options: Any):
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 80,
+        program: tuple[str, ...] = ("-m", "llm"),
+        **options: Any,
+    ):
         if arguments[0] != "chatgpt":
             make_logs()
         import fcntl
@@ -32,7 +38,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         streams = {"stdin": slave, "stdout": slave, "stderr": slave, **options}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llm", *arguments], start_new_session=True, **streams
+            [sys.executable, *program, *arguments], start_new_session=True, **streams
         )
         os.close(slave)
         self.raw = ""
@@ -40,6 +46,21 @@ class Terminal:
     @property
     def screen(self) -> str:
         return re.sub(r"\x1b\[[\d;]*m", "", self.raw)
+
+    @property
+    def rows(self) -> list[str]:
+        """The lines that are on the screen, without the spaces at their ends."""
+        rows: list[list[str]] = [[]]
+        column = 0
+        for character in self.screen:
+            if character == "\r":
+                column = 0
+            elif character == "\n":
+                rows.append([])
+            else:
+                rows[-1][column : column + 1] = character
+                column += 1
+        return ["".join(row).rstrip() for row in rows]
 
     def wait_for(self, pattern: str, seconds: float = 20) -> re.Match[str]:
         end = time.monotonic() + seconds

@@ -297,11 +297,6 @@ FILES = [
     ("a.docx", office("word"), OFFICE + KINDS["word"]),
     ("a.pptx", office("ppt"), OFFICE + KINDS["ppt"]),
     ("a.xlsx", office("xl"), OFFICE + KINDS["xl"]),
-    ("notes.txt", b"Buy fish.\n", "text/plain"),
-    ("notes.md", b"# Fish\n", "text/plain"),
-    ("a.html", b"<!DOCTYPE html><html></html>", "text/html"),
-    ("a.json", b'{"fish": 2}', "application/json"),
-    ("a.xml", b'<?xml version="1.0"?><a/>', "application/xml"),
 ]
 
 
@@ -313,13 +308,79 @@ def test_a_file_that_llm_recognises(simulator, signed_in, run_llm, tmp_path, nam
     assert files_of(last_body(simulator)) == [(name, kind, data)]
 
 
-def test_a_file_that_is_given_its_type(simulator, signed_in, run_llm, tmp_path):
+TEXTS = [
+    ("notes.txt", "Buy fish.\n"),
+    ("notes.md", "# F\xecsh\n"),
+    ("a.html", "<!DOCTYPE html><html></html>"),
+    ("a.json", '{"fish": 2}'),
+    ("a.xml", '<?xml version="1.0"?><a/>'),
+    ("a.py", "import os\nprint(1)\n"),
+    ("a.c", "int main() {}\n"),
+    ("a.toml", "[a]\nb = 1\n"),
+    ("a.yaml", "a: 1\n"),
+    ("a.log", "2026-11-26 hi\n"),
+    ("a.svg", '<svg xmlns="http://www.w3.org/2000/svg"></svg>'),
+]
+
+
+def text_of(simulator):
+    """The last part of the last message, which is text."""
+    part = last_body(simulator)["input"][-1]["content"][-1]
+    assert part["type"] == "input_text"
+    return part["text"]
+
+
+@pytest.mark.parametrize(("name", "text"), TEXTS, ids=[name for name, _ in TEXTS])
+def test_text_of_any_type_is_sent_as_text(simulator, signed_in, run_llm, tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", str(tmp_path / name))
+    assert result.exit_code == 0, result.stderr
+    assert text_of(simulator) == f"{name}:\n\n{text}"
+    first = simulator.prompts[0]["input"]
+    run_llm("-c", "And?")
+    assert last_body(simulator)["input"][: len(first)] == first
+
+
+def test_text_that_is_given_its_type(simulator, signed_in, run_llm, tmp_path):
     (tmp_path / "fish.csv").write_bytes(b"fish,2\n")
     table = str(tmp_path / "fish.csv")
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", table)
     assert "Could not determine mimetype" in result.stderr
     run_llm("-m", "chatgpt-gpt-6-luna", "Read", "--at", table, "text/csv")
-    assert files_of(last_body(simulator)) == [("fish.csv", "text/csv", b"fish,2\n")]
+    assert text_of(simulator) == "fish.csv:\n\nfish,2\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "problem"),
+    [
+        ("application/zip", b"PK\x03\x04\x00\xff", "is application/zip. Convert it to PNG, JPEG, "),
+        (
+            "application/x-it",
+            b"\0\1",
+            "is application/x-it. Convert it to PNG, JPEG, WebP, GIF, PDF ",
+        ),
+        ("text/csv", b"f\xeate", "is not UTF-8 text. Convert it or leave it out."),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_what_is_no_text_gets_one_sentence(
+    simulator, signed_in, run_llm, tmp_path, kind, content, problem, options
+):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "--at", str(path), kind, *options)
+    assert f"Error: Could not send the attachment file: it {problem}" in result.stderr
+    assert len(result.stderr) < 160
+    assert simulator.prompts == []
+
+
+def test_llm_lists_types_in_one_order(simulator, signed_in):
+    types = llm.get_model("chatgpt-gpt-6-luna").attachment_types
+    assert list(types) == sorted(types)
+    assert all(
+        kind in types for kind in ("text/x-python", "application/toml", "image/svg+xml", None)
+    )
+    assert not any(kind in types for kind in ("audio/wav", "video/mp4", "image/heic"))
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -331,7 +392,7 @@ def test_files_by_stdin_and_later(simulator, signed_in, run_llm, options):
     first, second = (request.raw for request in simulator.seen("/codex/responses"))
     assert second.startswith(first.removesuffix(b"]}"))
     run_llm(*model, "Read", "--at", "-", "text/markdown", input=b"# Fish")
-    assert files_of(last_body(simulator)) == [("attachment.md", "text/markdown", b"# Fish")]
+    assert text_of(simulator) == "# Fish"
 
 
 def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, tmp_path):
@@ -345,7 +406,7 @@ def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, t
     assert second.startswith(first.removesuffix(b"]}"))
     assert files_of(last_body(simulator)) == [
         ("a.pdf", "application/pdf", PDF),
-        ("attachment.txt", "text/plain", PDF),
+        ("attachment.pdf", "application/pdf", PDF),
         ("a.pdf", "application/pdf", PDF),
     ]
 
@@ -363,23 +424,15 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
     [
         ({"path": "/nowhere/report.PDF"}, "application/pdf", "report.PDF"),
         ({"path": "/nowhere/2301.12345v2"}, "application/pdf", "2301.12345v2.pdf"),
-        ({"path": "/nowhere/main.rs"}, "text/plain", "main.rs"),
-        ({"path": "/nowhere/fish"}, "text/csv", "fish.csv"),
         ({"url": "https://a.example/a%20b/c%2Fd%20e.pdf?f=/g.txt"}, "application/pdf", "d e.pdf"),
         ({"url": "https://a.example/c.pdf"}, None, "c.pdf"),
-        ({"url": "https://a.example"}, "text/html", "attachment.html"),
+        ({"url": "https://a.example"}, "application/pdf", "attachment.pdf"),
         # A suffix that says something else than the type.
         ({"path": "/nowhere/report.docx"}, "application/pdf", "report.docx.pdf"),
-        ({"path": "/nowhere/report.PDF"}, "text/plain", "report.PDF.txt"),
-        ({"path": "/nowhere/photo.jpg"}, "text/plain", "photo.jpg.txt"),
-        ({"path": "/nowhere/page.json"}, "text/html", "page.json.html"),
-        ({"path": "/nowhere/page.htm"}, "text/html", "page.htm"),
-        ({"path": "/nowhere/notes.md"}, "text/plain", "notes.md"),
-        ({"path": "/nowhere/notes.txt"}, "text/markdown", "notes.txt.md"),
     ],
 )
 def test_a_file_always_has_a_name(where, kind, name):
-    attachment = llm.Attachment(type=kind, content=b"x", **where)
+    attachment = llm.Attachment(type=kind, content=PDF, **where)
     attachments = Attachments(image_detail=None, takes_images=False)
     assert attachments.part(attachment)["filename"] == name
 
@@ -392,8 +445,9 @@ CHANGED = [
     ("image/png", PDF, "data:application/pdf;"),
     ("application/pdf", PNG, "data:image/png;"),
     ("image/png", b"text", None),
-    # Whatever bytes a text has.
-    ("text/plain", PNG, "data:text/plain;"),
+    # Text may begin with any bytes.
+    ("text/plain", b"GIF89a is a format", "file:\n\nGIF89a"),
+    ("text/plain", PNG, "data:image/png;"),
 ]
 
 
@@ -408,7 +462,8 @@ def test_a_file_that_has_another_type_since_it_was_sent(
     assert run_llm("-c", "And?").exit_code == 0
     part = last_body(simulator)["input"][0]["content"][1]
     if sent:
-        assert part.get("image_url", part.get("file_data")).startswith(sent)
+        found = part.get("image_url") or part.get("file_data") or part["text"]
+        assert found.startswith(sent)
     else:
         words = "it is no PNG, JPEG, WebP or GIF image"
         assert part["text"] == f"[attachment left out: {words}]"
@@ -417,8 +472,8 @@ def test_a_file_that_has_another_type_since_it_was_sent(
 DATA_URLS = [
     (f"data:image/png;base64,{base64.b64encode(PNG).decode()}", None, "image/png", PNG),
     (f"DATA:;BASE64,{base64.b64encode(PNG).decode()}", "image/png", "image/png", PNG),
-    ("data:text/plain;charset=utf-8,Buy%20fish", None, "text/plain", b"Buy fish"),
-    ("data:,Buy fish", "text/markdown", "text/markdown", b"Buy fish"),
+    ("data:text/plain;charset=utf-8,Buy%20fish", None, None, b"Buy fish"),
+    ("data:,Buy fish", "text/markdown", None, b"Buy fish"),
 ]
 
 
@@ -428,8 +483,10 @@ def test_an_address_that_is_its_content(simulator, signed_in, ask, url, kind, se
     ask(messages=[llm.user("Look", llm.Attachment(url=url, type=kind))])
     part = last_body(simulator)["input"][0]["content"][1]
     encoded = base64.b64encode(data).decode()
-    assert part.get("image_url", part.get("file_data")) == f"data:{sent};base64,{encoded}"
-    assert part.get("filename", "attachment").startswith("attachment")
+    if sent is None:
+        assert part == {"type": "input_text", "text": data.decode()}
+    else:
+        assert part["image_url"] == f"data:{sent};base64,{encoded}"
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,A", "data:image/png;base64,", "data:"])
@@ -460,7 +517,8 @@ def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_
     path.write_bytes(PDF.ljust(MIB))
     by_path = llm.Attachment(type="application/pdf", path=str(path))
     ask("Read", attachments=[by_path, llm.Attachment(type="text/plain", content=b"x" * MIB)])
-    assert [len(data) for _, _, data in files_of(last_body(simulator))] == [MIB, MIB]
+    assert [len(data) for _, _, data in files_of(last_body(simulator))] == [MIB]
+    assert text_of(simulator) == "x" * MIB
     path.write_bytes(PDF.ljust(MIB + 1))
     by_content = llm.Attachment(type="text/plain", content=b"x" * (MIB + 1))
     for attachment, name in ((by_path, "large.pdf"), (by_content, "without a name")):
@@ -591,7 +649,7 @@ def test_every_model_takes_files(simulator, signed_in):
     for get in (llm.get_model, llm.get_async_model):
         assert "application/pdf" in get("chatgpt-gpt-6-luna").attachment_types
         assert "image/png" in get("chatgpt-gpt-6-luna").attachment_types
-        assert get("chatgpt-gpt-blind").attachment_types == set(config.FILE_TYPES)
+        assert get("chatgpt-gpt-blind").attachment_types == {*config.FILE_TYPES, *config.TEXT_TYPES}
 
 
 def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(

@@ -16,13 +16,17 @@ import time
 
 import llm
 import pytest
+from click.shell_completion import ShellComplete
+from llm.cli import cli
 
 from conftest import sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
 from llm_chatgpt.backend.pictures import read_format
+from llm_chatgpt.commands import terminal as terminal_module
 from simulator import Answer, error_answer, png, usage_limit, web_page
 from terminal import Terminal
 
+needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc000110801000200031100")
 LOSSY = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 320, 240)
 LOSSLESS = b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f" + struct.pack("<I", 319 | 239 << 14 | 1 << 28)
@@ -64,7 +68,7 @@ def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
     path = tmp_path / "pelican.png"
     result = image("A pelican", "-o", str(path))
     assert result.stdout == f"{path}\n"
-    assert result.stderr == "Creating the image (takes a minute or two)...\n"
+    assert result.stderr == ""
     assert path.read_bytes() == png(1024, 1024)
     assert drawn(simulator) == [USUAL]
 
@@ -158,7 +162,7 @@ def test_another_size_is_told(simulator, signed_in, image, repeats):
     simulator.picture_size = "1312x1199"
     simulator.picture_repeats_options = repeats
     result = image("A pelican", "--size", "1664x2496")
-    assert result.stderr.endswith("\nNote: the image is 1312x1199, not 1664x2496.\n")
+    assert result.stderr == "Note: the image is 1312x1199, not 1664x2496.\n"
     assert "Note" not in image("A pelican", "--size", "auto").stderr
     assert "Note" not in image("A pelican").stderr
 
@@ -207,15 +211,120 @@ def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_
     (tmp_path / "old.png").write_bytes(b"old")
     said = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
     assert said.endswith("old.png already exists. Choose another name.")
-    for name in ("no/a.png", "old.png/a.png"):
-        said = error_of(image("A pelican", "-o", str(tmp_path / name)))
-        assert said.startswith("Error: Could not save the image as ")
-        assert said.endswith("Choose another place with -o.")
+    said = error_of(image("A pelican", "-o", str(tmp_path / "old.png" / "a.png")))
+    assert said.startswith("Error: Could not save the image as ")
+    assert said.endswith("Choose another place with -o.")
+    # It would be saved as old.png.
+    said = error_of(image("A pelican", "-o", str(tmp_path / "old.jpg")))
+    assert said.endswith("old.png already exists. Choose another name.")
     assert image("A pelican", "-o", str(tmp_path)).exit_code == 2
     (llm.user_dir() / "chatgpt-images").touch()
     assert "in chatgpt-images in llm's folder (" in error_of(image("A pelican"))
     assert simulator.requests == []
     assert (tmp_path / "old.png").read_bytes() == b"old"
+
+
+def test_a_missing_folder_and_the_home_folder(simulator, signed_in, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = tmp_path / "new" / "folder" / "a.png"
+    assert image("A pelican", "-o", "~/new/folder/a.png").stdout == f"{path}\n"
+    assert path.read_bytes() == png(1024, 1024)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.WEBP"])
+def test_a_suffix_of_another_format_becomes_png(
+    simulator, signed_in, image, run_llm, tmp_path, name
+):
+    result = image("A pelican", "-o", str(tmp_path / name))
+    path = tmp_path / "a.png"
+    assert result.stdout == f"{path}\n"
+    assert f"Note: images are PNG files, so this one will be saved as {path}.\n" in result.stderr
+    assert path.read_bytes() == png(1024, 1024)
+    path.unlink()
+    options = ["-o", "output", str(tmp_path / name)]
+    assert run_llm("-m", "chatgpt-gpt-image-2", "A pelican", *options).stdout == f"{path}\n"
+
+
+def test_force_replaces_a_file(simulator, signed_in, image, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    assert image("A pelican", "-o", str(path), "--force").stdout == f"{path}\n"
+    assert path.read_bytes() == png(1024, 1024)
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_a_picture_on_stdout(simulator, signed_in, image):
+    result = image("A pelican", "-o", "-")
+    assert result.stdout_bytes == png(1024, 1024)
+    assert not (llm.user_dir() / "chatgpt-images").exists()
+    for option in ("--json", "--open"):
+        assert image("A pelican", "-o", "-", option).exit_code == 2
+
+
+@needs_pty
+def test_a_picture_is_not_written_to_a_terminal(simulator, signed_in):
+    terminal = Terminal("chatgpt", "image", "A pelican", "-o", "-")
+    assert terminal.end() == 2
+    assert "must not be a terminal" in terminal.screen
+    assert simulator.requests == []
+
+
+def test_a_picture_whose_reader_has_gone_is_saved(simulator, signed_in):
+    process = start_llm("chatgpt", "image", "A pelican", "-o", "-")
+    process.stdout.close()
+    process.stdout = None
+    stderr = process.communicate(timeout=30)[1]
+    (path,) = pictures()
+    assert stderr.splitlines()[-2:] == [
+        "Warning: could not write the image to stdout (Broken pipe).",
+        f"Picture: {path}",
+    ]
+    assert path.read_bytes() == png(1024, 1024)
+
+
+def test_open_opens_the_picture(simulator, signed_in, image, monkeypatch):
+    opened = []
+    monkeypatch.setattr(terminal_module, "open_in_browser", lambda url: opened.append(url) or True)
+    path = image("A pelican", "--open").stdout.strip()
+    assert opened == [pathlib.Path(path).as_uri()]
+    monkeypatch.setattr(terminal_module, "open_in_browser", lambda url: False)
+    assert "Could not open the image." in image("A pelican", "--open").stderr
+
+
+@pytest.mark.parametrize("account", [None, "work"])
+def test_a_limit_names_banked_resets(simulator, signed_in, image, account):
+    sign_in(simulator, "work")
+    simulator.bank_reset()
+    simulator.script("draw", usage_limit())
+    option = ["--account", account] if account else []
+    said = error_of(image("A pelican", *option))
+    command = "llm chatgpt reset --account work" if account else "llm chatgpt reset"
+    assert f"You have 1 banked reset: run '{command}'. Or wait" in said
+    assert len(simulator.seen("/images/generations")) == 1
+
+
+def test_a_wrong_quality_is_refused_before_anything_is_sent(simulator, signed_in, image):
+    for option in ("--quality", "--background"):
+        assert image("A pelican", option, "superb").exit_code == 2
+    assert simulator.requests == []
+    assert image("A pelican", "--quality", "High").exit_code == 0
+    assert drawn(simulator)[0]["quality"] == "high"
+
+
+@pytest.mark.parametrize(
+    ("option", "typed", "offered"),
+    [
+        ("--quality", "m", ["max", "medium"]),
+        ("--background", "", ["opaque", "transparent"]),
+        ("--size", "102", ["1024x1024", "1024x1536"]),
+    ],
+)
+def test_a_shell_completes_options(option, typed, offered):
+    command = cli.commands["chatgpt"].get_command(None, "image")
+    completer = ShellComplete(command, {}, "image", "_IMAGE_COMPLETE")
+    found = completer.get_completions([option], typed)
+    assert sorted(item.value for item in found) == offered
 
 
 def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_path):
@@ -339,7 +448,7 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
     ("prompt", "words"),
     [
         ({"prompt": " "}, "The prompt is empty. Say what to create or change."),
-        ({"prompt": "x", "size": 7}, "The option size must be a valid string."),
+        ({"prompt": "x", "size": 7}, "The option size must be text."),
         ({"prompt": "x", "shape": "round"}, "No option named 'shape'. Options: size, quality, "),
         (
             {"prompt": "x", "attachments": [llm.Attachment(type="image/png", content=b"GIF89a")]},
@@ -349,7 +458,10 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
             {"prompt": "x", "attachments": [llm.Attachment(type="image/png", path="gone.png")]},
             "Could not send gone.png: it cannot be read. Check it or leave it out.",
         ),
-        ({"prompt": "x", "output": "/no/such/folder/a.png"}, "Could not save the image as /no/"),
+        (
+            {"prompt": "x", "output": f"{__file__}/a.png"},
+            f"Could not save the image as {__file__}/a",
+        ),
     ],
 )
 def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, words):
@@ -393,10 +505,13 @@ def test_an_async_image_can_be_cancelled(simulator, signed_in):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_is_told_that_an_image_takes_a_while(simulator, signed_in):
-    terminal = Terminal("-m", "chatgpt-gpt-image-2", "A pelican", columns=80)
+@pytest.mark.parametrize("options", [[], ["--async"]])
+def test_a_terminal_is_told_that_an_image_takes_a_while(simulator, signed_in, options):
+    simulator.script("draw", lambda request: time.sleep(1.5))
+    terminal = Terminal("-m", "chatgpt-gpt-image-2", "A pelican", *options, columns=80)
+    terminal.wait_for(r"\rCreating the image, 0:01 \(takes a minute or two\)")
     assert terminal.end() == 0
-    assert terminal.screen.startswith("Creating the image (takes a minute or two)...\r\n")
+    assert terminal.rows == [str(pictures()[0]), ""]
 
 
 # What can go wrong -------------------------------------------------------------------------
@@ -408,7 +523,7 @@ def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
     result = image(*asked, input=png(16, 16))
     assert result.exit_code == 0
     assert len(simulator.refreshes) == 1
-    assert result.stderr == "Creating the image (takes a minute or two)...\n"
+    assert result.stderr == ""
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
     said = error_of(image(*asked, input=png(16, 16)))
     assert said.startswith("Error: OpenAI no longer accepts this login: No.")
@@ -449,13 +564,13 @@ def test_a_refusal_is_one_sentence_and_nothing_is_sent_again(
 ):
     simulator.script("draw", answer)
     assert words in error_of(image("A pelican"))
-    assert len(simulator.requests) == 1
+    assert len(simulator.seen("/images/generations")) == 1
     assert pictures() == []
 
 
 def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
-    said = error_of(image("A pelican", "--quality", "best"))
-    assert said.startswith("Error: OpenAI refused the request: Invalid value: 'best'. Supported")
+    said = error_of(image("A pelican", "--size", "best"))
+    assert said.startswith("Error: OpenAI refused the request: Invalid size 'best'.")
 
 
 def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
@@ -512,10 +627,10 @@ def test_a_model_without_a_stderr(simulator, signed_in):
 def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
     simulator.script("draw", Answer(delay=60.0))
     terminal = Terminal("chatgpt", "image", "A pelican", columns=30)
-    terminal.wait_for(r"\rCreating the image, 0:01 \(tak\r")
+    terminal.wait_for(r"\rCreating the image, 0:01 \r")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1
-    assert terminal.screen.endswith("\r" + " " * 29 + "\r\r\nAborted!\r\n")
+    assert terminal.rows == ["", "Aborted!", ""]
     assert "Traceback" not in terminal.screen
     assert pictures() == []
 

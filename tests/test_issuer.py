@@ -40,7 +40,7 @@ def test_no_login_is_renewed_elsewhere(simulator, elsewhere, ask, run_llm, route
     assert other.requests == []
     assert simulator.refreshes == []
     # Nothing is remembered against the login.
-    assert "failure" not in entry_on_disk()
+    assert entry_on_disk()["refusal"] is None
     assert plugin.load_tokens() == old
     with pytest.raises(plugin.RefreshFailed, match="LLM_CHATGPT_ISSUER"):
         plugin.refresh_tokens(old)

@@ -455,7 +455,7 @@ def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm)
 def test_hidden_models_can_be_used_but_do_not_fill_the_list(simulator, signed_in, run_llm, ask):
     fetch_models(signed_in)
     shown = run_llm("chatgpt", "models", "--all").stdout
-    hidden = re.findall(r"^chatgpt-(\S+) \(hidden\)", shown, re.MULTILINE)
+    hidden = re.findall(r"^chatgpt-(\S+) .*\n  \(hidden\)", shown, re.MULTILINE)
     assert "codex-auto-review" in hidden
     for command in (["models"], ["models", "list"], ["models", "list", "--options", "--async"]):
         listed = run_llm(*command).stdout

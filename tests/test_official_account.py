@@ -13,7 +13,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import (
     edit_login,
     entry_on_disk,
-    prompt_in_twelve_processes,
+    prompt_in_five_processes,
     secrets_watch,
     sign_in,
     sign_in_officially,
@@ -200,7 +200,7 @@ def test_a_login_that_another_program_has_ended_is_not_used(simulator, lock_want
         thread.start()
         assert lock_wanted.wait(20)
         refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
-        writer.save(read_store().put_failure("official", refused, ended=True))
+        writer.save(read_store().put_refusal("official", refused, ended=True))
     thread.join()
     assert found[0].permanent
     assert simulator.requests == []
@@ -309,11 +309,11 @@ def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
     assert entry_on_disk("official")["refresh_token"] != old.refresh_token
 
 
-def test_twelve_processes_refresh_once(simulator):
+def test_five_processes_refresh_once(simulator):
     signed_in_since(simulator)
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
-    prompt_in_twelve_processes()
+    prompt_in_five_processes()
     assert len(simulator.refreshes) == 1
 
 

@@ -26,6 +26,13 @@ def test_options_in_the_request(simulator, signed_in, ask, options, expected):
     assert {name: body[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("effort", ["High", " HIGH ", "high"])
+def test_the_effort_may_have_capitals(simulator, signed_in, run_llm, ask, effort):
+    ask("hi", reasoning_effort=effort)
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-o", "reasoning_effort", effort)
+    assert [body["reasoning"]["effort"] for body in simulator.prompts] == ["high", "high"]
+
+
 def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
     ask("hi")
     for name in ("text", "service_tier", "parallel_tool_calls", "tools", "tool_choice"):
@@ -38,20 +45,20 @@ def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
         (("verbostiy", "low"), "No option named 'verbostiy'. Options: reasoning_effort, "),
         (
             ("service_tier", "flex"),
-            "The option service_tier must be 'fast', 'priority', 'ultrafast' or 'default'.",
+            "The option service_tier must be fast, priority, ultrafast or default.",
         ),
-        (("verbosity", "loud"), "The option verbosity must be 'low', 'medium' or 'high'."),
+        (("verbosity", "loud"), "The option verbosity must be low, medium or high."),
         (
             ("reasoning_effort", "very high"),
             "The option reasoning_effort must be one word such as low, medium or high.",
         ),
         (
             ("image_detail", "best"),
-            "The option image_detail must be 'auto', 'low', 'high' or 'original'.",
+            "The option image_detail must be auto, low, high or original.",
         ),
         (
             ("parallel_tool_calls", "perhaps"),
-            "The option parallel_tool_calls must be a valid boolean, unable to interpret input.",
+            "The option parallel_tool_calls must be true or false.",
         ),
     ],
 )

@@ -75,7 +75,7 @@ def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask
     fetch_models(signed_in)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="huge")
-    assert "Choose one of: low, medium, high, xhigh, max." in str(caught.value)
+    assert "Choose one of: none, low, medium, high, xhigh, max." in str(caught.value)
     assert simulator.prompts == []
 
 
@@ -98,5 +98,5 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
     fetch_models(signed_in)
     ask("hi", slug="gpt-9", reasoning_effort="xhigh")
     assert simulator.prompts[-1]["reasoning"]["effort"] == "xhigh"
-    with pytest.raises(llm.ModelError, match=r"Choose one of: low, xhigh\."):
+    with pytest.raises(llm.ModelError, match=r"Choose one of: none, low, xhigh\."):
         ask("hi", slug="gpt-9", reasoning_effort="medium")

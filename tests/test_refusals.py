@@ -9,6 +9,7 @@ import pytest
 
 from conftest import sign_in
 from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.limits import plan_name
 from simulator import (
     Account,
     Answer,
@@ -50,7 +51,7 @@ TABLE = [
     (limit("enterprise_cbp_trial"), "ask your workspace's admin for more: https"),
     (limit("enterprise"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
     (limit("edu"), "). Wait for the reset, or see https://chatgpt.com/settings/usage"),
-    (limit("something_new"), "of your ChatGPT Something new plan is reached. It resets in"),
+    (limit("something_new"), "of your ChatGPT Something New plan is reached. It resets in"),
     (
         limit(
             "plus",
@@ -325,3 +326,19 @@ def test_errors_of_the_server_about_the_history(simulator, signed_in, ask):
     simulator.script("responses", refusal)
     with pytest.raises(llm.ModelError, match="No tool output found for function call X"):
         ask("hi")
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ("plus", "Plus"),
+        ("prolite", "Pro Lite"),
+        ("self_serve_business_usage_based", "Business"),
+        ("enterprise_cbp_trial", "Enterprise"),
+        ("edu_plus", "Edu Plus"),
+        ("free_workspace", "Free Workspace"),
+        (None, "?"),
+    ],
+)
+def test_plans_have_readable_names(plan, name):
+    assert plan_name(plan) == name

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
-import subprocess
-import sys
 import traceback
 
 import llm
@@ -95,19 +92,6 @@ def test_no_token_on_any_output(simulator, signed_in, run_llm):
         outputs.append(run_llm(*command).output)
     with secrets_watch(simulator) as check:
         check("\n".join(outputs))
-
-
-@pytest.mark.parametrize("command", [["status"], ["models"], ["usage"], ["login"]])
-def test_output_fits_into_a_pipe_of_code_page_1252(simulator, signed_in, command):
-    simulator.approve_after_polls = 0
-    done = subprocess.run(
-        [sys.executable, "-m", "llm", "chatgpt", *command],
-        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    done.stdout.decode("ascii")
 
 
 def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):

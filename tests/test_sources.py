@@ -58,8 +58,8 @@ def test_sources_follow_the_answer(simulator, ask_on_terminal, options):
     simulator.answer(Search("x"), Say("It is so.", annotations=cited))
     stdout, stderr = ask_on_terminal("-T", "WebSearch", "-R", *options)
     assert stdout == "It is so.\n"
-    assert stderr.lstrip("\n") == (
-        "Sources:\n"
+    assert stderr == (
+        "\nSources:\n"
         "1. A title 1: https://example.com/1\n"
         "2. A title 2: https://example.com/2\n"
         "3. https://example.com/3\n"
@@ -71,7 +71,8 @@ def test_a_long_list_is_cut(simulator, ask_on_terminal):
     simulator.answer(Search("x"), Say("So.", annotations=cited))
     _, stderr = ask_on_terminal("-T", "WebSearch", "-R")
     lines = stderr.strip("\n").split("\n")
-    assert (len(lines), lines[-1]) == (12, "and 4 more")
+    assert sum(line[:1].isdigit() for line in lines) == 10
+    assert lines[-1] == "and 4 more"
     assert "\x1b" not in stderr
 
 

@@ -1,4 +1,4 @@
-"""llm's attachments -> `input_image` and `input_file`, the parts of a message."""
+"""llm's attachments -> `input_image`, `input_file` and `input_text`, the parts of a message."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ _STAND_IN = re.compile(
     rb'("(?:image_url|file_data)":"data:[a-z]+/[a-z.+-]+;base64,)sha256:([0-9a-f]{64})'
 )
 
-# File suffixes and their types.
 PICTURE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
-_SUFFIXES = {suffix: kind for kind, suffix in config.FILE_TYPES.items()} | PICTURE_SUFFIXES
-_SUFFIXES |= {".jpg": "image/jpeg", ".htm": "text/html"}
-_TEXT_TYPES = {kind for kind in config.FILE_TYPES if kind.startswith("text/")}
-_TEXT_TYPES |= {"application/json", "application/xml"}
 
 
 class CannotSend(Exception):
@@ -77,11 +72,17 @@ class Attachments:
             raise CannotSend("cannot be read", "Check it") from error
         kind = _actual_kind(kind, content)
         self._check_type(kind)
+        if kind in config.TEXT_TYPES:
+            name = printable(_filename(attachment), 200)
+            text = content.decode("utf-8-sig")
+            return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
         data = self._data_url(kind, content)
         if kind in config.IMAGE_TYPES:
             return self._image(data)
         self.has_files = True
-        return {"type": "input_file", "filename": _filename(attachment, kind), "file_data": data}
+        name, suffix = _filename(attachment) or "attachment", config.FILE_TYPES[kind]
+        name = name if name.lower().endswith(suffix) else name + suffix
+        return {"type": "input_file", "filename": name, "file_data": data}
 
     def _can_be_downloaded(self, url: str) -> bool:
         """Whether to send an image's address: the service downloads it, unless that has failed."""
@@ -91,9 +92,8 @@ class Attachments:
         if kind in config.IMAGE_TYPES:
             if not self._takes_images:
                 raise CannotSend("cannot be read by this model", "Use another model")
-        elif kind not in config.FILE_TYPES:
-            named = printable(kind, 60) if kind else "of an unknown type"
-            raise CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF or PDF,")
+        elif kind not in config.FILE_TYPES and not config.may_be_text(kind):
+            raise _unknown(kind)
 
     def _image(self, url: str) -> dict[str, Any]:
         detail = {"detail": self._image_detail} if self._image_detail else {}
@@ -144,8 +144,8 @@ def _kind(attachment: llm.Attachment) -> str:
         return "image/jpeg" if kind == "image/jpg" else kind
     # llm would ask the server at every turn, and another answer would change the replayed bytes.
     path = urlsplit(str(attachment.url)).path.lower()
-    files = (kind for kind, suffix in config.FILE_TYPES.items() if path.endswith(suffix))
-    return next(files, "image/png")
+    suffixes = (config.FILE_TYPES | config.TEXT_TYPES).items()
+    return next((kind for kind, suffix in suffixes if path.endswith(suffix)), "image/png")
 
 
 def _content(attachment: llm.Attachment, kind: str) -> bytes:
@@ -165,10 +165,14 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 
 
 def _actual_kind(kind: str, content: bytes) -> str:
-    """The type that the first bytes tell: a file may have changed since llm looked at it, and an
-    address may bring anything. Text can begin with any bytes. Raises CannotSend."""
-    if kind in _TEXT_TYPES:
-        return kind
+    """The type that the content tells; "text/plain" for any text. Raises CannotSend.
+
+    A file may have changed since llm looked at it, and an address may bring anything. Text can
+    begin with any bytes.
+    """
+    named_text = kind.startswith("text/") or kind in config.TEXT_TYPES
+    if named_text and _is_text(content):
+        return "text/plain"
     picture = read_format(content)
     if picture:
         return f"image/{picture.kind}"
@@ -176,17 +180,30 @@ def _actual_kind(kind: str, content: bytes) -> str:
         return "image/gif"
     if content.startswith(b"%PDF-"):
         return "application/pdf"
+    if kind in config.FILE_TYPES:
+        return kind
     if kind in config.IMAGE_TYPES:
         raise CannotSend("is no PNG, JPEG, WebP or GIF image", "Check it")
-    return kind
+    if named_text:
+        raise CannotSend("is not UTF-8 text", "Convert it")
+    if not _is_text(content):
+        raise _unknown(kind)
+    return "text/plain"
 
 
-def _filename(attachment: llm.Attachment, kind: str) -> str:
-    """The file name to send; its suffix matches the type."""
-    path = attachment.path or unquote(urlsplit(attachment.url or "").path)
-    name = os.path.basename(path) or "attachment"
-    suffix = re.search(r"\.[a-z]\w{0,9}$", name.lower())
-    named = _SUFFIXES.get(suffix[0], kind) if suffix else None
-    # Any text is plain text.
-    fits = named == kind or (kind == "text/plain" and named in _TEXT_TYPES)
-    return name if fits else name + config.FILE_TYPES[kind]
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except ValueError:
+        return False
+    return b"\0" not in content
+
+
+def _unknown(kind: str) -> CannotSend:
+    named = printable(kind, 60) if kind else "of an unknown type"
+    return CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF, PDF or UTF-8 text,")
+
+
+def _filename(attachment: llm.Attachment) -> str:
+    """The name of the attachment's file; empty if it has none."""
+    return os.path.basename(attachment.path or unquote(urlsplit(attachment.url or "").path))

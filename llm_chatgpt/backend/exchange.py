@@ -22,6 +22,7 @@ from llm_chatgpt.backend import fetch, limits, outcome, refusable, refusals, res
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT
 from llm_chatgpt.backend.compose import Composed, Composer, scopes
+from llm_chatgpt.backend.display import Display
 from llm_chatgpt.backend.history import answered_calls
 from llm_chatgpt.backend.memory import memory
 from llm_chatgpt.backend.tools import save_image
@@ -37,7 +38,8 @@ from llm_chatgpt.login.borrowed import access_token_in
 from llm_chatgpt.login.current import Credential, Rejection, choose_credential
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import counted_down, in_words, notice, printable, shown_meanwhile
+from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.waiting import Waiting
 
 # The numbers of the parts that llm's responses get. A response that is asked again after a failure
 # keeps the parts from before, and none of them may get events of another kind.
@@ -52,13 +54,24 @@ class Exchange:
     `finish` once.
     """
 
-    def __init__(self, model: Any, prompt: Any, response: Any, conversation: Any, key: str | None):
+    def __init__(
+        self,
+        model: Any,
+        prompt: Any,
+        response: Any,
+        conversation: Any,
+        key: str | None,
+        stream: bool = True,
+    ):
         self._model = model
         self._prompt = prompt
         self._response = response
         self._key = key
         self._turn = memory.turn_of(answered_calls(prompt.messages))
         self._composer = Composer(model, prompt, conversation, self._turn, memory)
+        self.display = Display(prompt, stream, self._doing)
+        # What the user is told of the requests.
+        self._notes: list[str] = []
         # The request that was sent last.
         self._sent = Composed(model.info)
         self.attempt = resend.Attempt(without=self._turn.without)
@@ -70,6 +83,8 @@ class Exchange:
         self._tried_again = False
         # Why the answer ends before the model wanted it to.
         self._stopped: list[str] = []
+        # Whether the last request has no answer yet.
+        self._is_sending = False
         self._tokens = Tokens("")
         self._headers: Mapping[str, str] = {}
         # The server's last 401, after which other tokens may be accepted.
@@ -93,8 +108,23 @@ class Exchange:
         return Rejection(self._tokens.access_token, error.date, final=not page)
 
     def pauses(self) -> Iterator[float]:
-        """The seconds to sleep before this attempt, in pieces."""
-        return counted_down(self.attempt.pause, "Waiting for the limit to reset")
+        """The seconds to sleep before this attempt: the whole of a short pause. A long one is in
+        pieces, by the clock, so that the machine may sleep meanwhile."""
+        seconds = self.attempt.pause
+        with Waiting("Waiting to try again", seconds):
+            if seconds <= config.MAX_RETRY_AFTER_SECONDS:
+                yield seconds
+                return
+            end = time.time() + seconds
+            while (left := end - time.time()) > 0:
+                yield min(left, 60.0)
+
+    def _doing(self) -> str:
+        """What the user is told while nothing arrives."""
+        size = len(self._sent.arguments.get("content", b"")) / 1e6
+        if self._is_sending and size >= 1:
+            return f"Uploading {size:.0f} MB"
+        return self.translator.activity or "Thinking"
 
     def request(self, tokens: Tokens) -> Mapping[str, Any]:
         """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
@@ -113,20 +143,19 @@ class Exchange:
             save_image=functools.partial(save_image, self._prompt),
             tool_names=sent.tool_names,
         )
+        self._is_sending = True
         return sent.arguments
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """Note the headers of an answer that begins, and print the request's notes."""
-        self._headers = headers
+        """Note the headers of an answer that begins, and what the user is told of the request."""
+        self._headers, self._is_sending = headers, False
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
         # The names of parts of the input are stored with the answer.
         self._turn.without = self.attempt.without - refusable.parts_of_input(self.attempt.without)
         memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
-        # `request` cannot print them: it may run in a thread, which has no terminal.
-        for line in self._turn.news((note, note) for note in self._sent.notes):
-            notice(line)
+        self._notes += self._sent.notes
         fetch.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
@@ -147,7 +176,7 @@ class Exchange:
 
         Raises the error that the stream has reported; StreamFailed if it was cut off.
         """
-        yield from self.translator.finish()
+        yield from self.display.pass_on(self.translator.finish())
         if self.translator.ended in ("failed", "error"):
             raise refusals.explain_stream_error(
                 self.translator.error, self._headers, self._refused_request()
@@ -195,18 +224,14 @@ class Exchange:
             return
         self.attempt = again
         if isinstance(error, UsageLimitReached):
-            notice(
-                f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...",
-                mid_line=self._answer.mid_line,
-            )
+            notice(f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...")
         if again.other_tokens:
             self._rejection = error
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             allowed = resend.resends_allowed(error, self._tokens)
             count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
-            notice(f"{error.reason}; retrying{wait}{count}...", mid_line=self._answer.mid_line)
-            self._answer.mid_line = False
+            notice(f"{error.reason}; retrying{wait}{count}...")
 
     def _next_attempt(self, error: ChatGPTError) -> resend.Attempt | None:
         """How the prompt is sent again; None if the error is final, or something was shown."""
@@ -242,10 +267,7 @@ class Exchange:
         if self._next_attempt(error):
             return error
         usage: Mapping[str, Any] = {}
-        # The reason is on the screen at once; the whole message follows. To erase it after an
-        # unfinished line of the answer would erase that, too.
-        reason = "" if self.translator.answer.mid_line else f"{error.reason}..."
-        with contextlib.suppress(ChatGPTError), shown_meanwhile(reason):
+        with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
         left = limits.what_is_left(usage, self._sent.info.slug, account, key)
@@ -279,16 +301,18 @@ class Exchange:
         answer = self._answer
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
         answer.repeat_commentary()
-        yield from answer.events
+        events = list(answer.events)
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
-        yield from outcome.record(answer, self._headers, self._response)
+        events += outcome.record(answer, self._headers, self._response)
+        yield from self.display.pass_on(events, all_=True)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
+            own = [(line, line) for line in (*self._stopped, *self._notes)]
             notes = outcome.notes(answer, self._headers, self._sent.info.slug)
-            if lines := [*self._stopped, *self._turn.news(notes)]:
-                notice("\n".join(lines), mid_line=answer.mid_line)
+            if lines := self._turn.news([*outcome.sources(answer), *own, *notes]):
+                self.display.note("\n".join(lines))
 
 
 def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import click
 from llm.parts import AttachmentPart, Message, TextPart
 
 from llm_chatgpt import http
 from llm_chatgpt.backend import pictures
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import printable, stderr_is_terminal
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number
 
 
@@ -53,12 +52,6 @@ def _data_url(attachment: Any) -> str:
             "Check it or leave it out.",
         ) from error
     return pictures.data_url(data or b"", name)
-
-
-def announce() -> None:
-    """Say on a terminal that the answer takes a while."""
-    if stderr_is_terminal():
-        click.echo("Creating the image (takes a minute or two)...", err=True)
 
 
 def finish(answer: pictures.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:

@@ -23,7 +23,23 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
     **dict.fromkeys(("team", "business", "ent26"), _ASK_ADMIN),
 }
+# Names of plans that are not their id in other words; the beginning of an id is enough.
+_PLAN_NAMES = {
+    "prolite": "Pro Lite",
+    "promax": "Pro Max",
+    "self_serve_business": "Business",
+    "enterprise": "Enterprise",
+    "ent26": "Enterprise",
+    "k12": "K-12",
+}
 PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ASK_ADMIN)
+
+
+def plan_name(plan: object) -> str:
+    """The plan's name, such as 'Plus' for `plus`; '?' if there is none."""
+    text = printable(plan or "?", 40).lower()
+    known = (name for start, name in _PLAN_NAMES.items() if text.startswith(start))
+    return next(known, " ".join(word.capitalize() for word in text.split("_")))
 
 
 def of_workspace(headers: Mapping[str, str]) -> bool:
@@ -60,7 +76,7 @@ def describe(
     advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
     facts = {
         "window": f"{full[-1].name} " if full else "",
-        "plan": f"{printable(plan, 40).replace('_', ' ').capitalize()} " if plan else "",
+        "plan": f"{plan_name(plan)} " if plan else "",
         "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
         "options": advice,
     }

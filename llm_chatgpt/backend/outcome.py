@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from llm.parts import StreamEvent
@@ -13,8 +13,9 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import RESERVE, known_models
 from llm_chatgpt.backend.usage import windows_of_headers
-from llm_chatgpt.text import printable, stderr_is_terminal
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
+from llm_chatgpt.waiting import stderr_is_terminal
 
 # Left out of the logs: what the request said already, and who asked.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
@@ -95,8 +96,6 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
             for window in windows_of_headers(headers)
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT
         ]
-    if stderr_is_terminal() and not config.is_off("SOURCES"):
-        lines += [(line, line) for line in _source_list(answer.sources)]
     return lines
 
 
@@ -105,15 +104,18 @@ def _served_model(answer: Answer, headers: Mapping[str, str]) -> str | None:
     return printable(model, 100) if model else None
 
 
-def _source_list(sources: Sequence[tuple[str, str]]) -> list[str]:
-    """The pages that an answer rests on, a line each."""
+def sources(answer: Answer) -> list[tuple[str, str]]:
+    """The pages that an answer rests on, as a note of several lines; none without a terminal."""
+    if not stderr_is_terminal() or config.is_off("SOURCES"):
+        return []
     lines = dict.fromkeys(
         f"{printable(title, 70)}: {printable(url)}" if title else printable(url)
-        for title, url in sources
+        for title, url in answer.sources
     )
     shown = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
     more = [f"and {len(shown) - _SOURCES_SHOWN} more"] if len(shown) > _SOURCES_SHOWN else []
-    return ["Sources:", *shown[:_SOURCES_SHOWN], *more] if shown else []
+    note = "\n".join(["\nSources:", *shown[:_SOURCES_SHOWN], *more])
+    return [(note, note)] if shown else []
 
 
 def _added(one: Any, other: Any) -> Any:

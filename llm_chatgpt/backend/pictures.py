@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
-from llm_chatgpt.files import os_reason, user_dir, write_new
+from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
+from llm_chatgpt.waiting import Waiting
 
 
 class Format(NamedTuple):
@@ -135,7 +136,7 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
     error status.
     """
     url = _url(tokens, body)
-    with _network_advice():
+    with _sending():
         reply = http.send(
             "POST",
             url,
@@ -158,7 +159,7 @@ async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, A
         "json": body,
         "timeout": http.library().Timeout(seconds, connect=connect, pool=None),
     }
-    with _network_advice():
+    with _sending():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
     reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
@@ -177,9 +178,10 @@ def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _network_advice() -> Iterator[None]:
+def _sending() -> Iterator[None]:
     try:
-        yield
+        with Waiting("Creating the image", hint="takes a minute or two"):
+            yield
     except ConnectionFailed as error:
         advice = error.advice or "Check the network and try again."
         raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
@@ -206,23 +208,34 @@ def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
     )
 
 
-def check_place(output: str | None) -> None:
-    """Raise ChatGPTError if no new file can be written there.
+def output_path(output: str) -> str:
+    """The file to write: ~ stands for the home folder, and .png for the suffix of another image
+    format, because nothing converts the image."""
+    stem, suffix = os.path.splitext(os.path.expanduser(output))
+    other_format = suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+    return stem + (".png" if other_format else suffix)
 
-    An image that cannot be saved would be paid for in vain.
+
+def check_place(output: str | None, *, replace: bool = False) -> None:
+    """Make the folder of the new file. Raises ChatGPTError if the file could not be written.
+
+    An image that cannot be saved would count against the limits for nothing.
     """
-    output = os.path.expanduser(output) if output else None
-    if output and os.path.lexists(output):
-        raise ChatGPTError(f"{printable(output, 200)} already exists.", "Choose another name.")
+    path = output_path(output) if output else None
+    if path and os.path.lexists(path) and not replace:
+        raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
     try:
-        folder = os.path.dirname(output) or "." if output else picture_folder()
+        folder = os.path.dirname(path) or "." if path else picture_folder()
+        os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
+        where = f"as {printable(path, 200)}" if path else "in chatgpt-images in llm's folder"
         raise ChatGPTError(
             f"Could not save the image {where} ({os_reason(error)}).",
             "Choose another place with -o.",
         ) from error
+    if output and path and not path.endswith(os.path.splitext(output)[1]):
+        notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 
 
 class SavedPicture(NamedTuple):
@@ -233,11 +246,14 @@ class SavedPicture(NamedTuple):
     height: int | None
 
 
-def save_answer(answer: Answer, body: Mapping[str, Any], output: str | None) -> SavedPicture:
-    """Write the image to a new file, as `save_picture` does, and say if it has another size than
+def save_answer(
+    answer: Answer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
+) -> SavedPicture:
+    """Write the image to a file, as `save_picture` does, and say if it has another size than
     `body` asks for."""
     form = read_format(answer.picture) or Format("png")
-    path = os.path.abspath(save_picture(answer.picture, form.kind, output))
+    chosen = output_path(output) if output else None
+    path = os.path.abspath(save_picture(answer.picture, form.kind, chosen, replace=replace))
     size = f"{form.width}x{form.height}"
     if form.width and body["size"] not in ("auto", size):
         notice(f"Note: the image is {size}, not {printable(body['size'], 40)}.")
@@ -256,22 +272,27 @@ def picture_folder() -> pathlib.Path:
     return folder
 
 
-def save_picture(picture: bytes, suffix: str, chosen: str | None, *, mid_line: bool = False) -> str:
-    """Write an image to a new file and return its path.
+def save_picture(picture: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
+    """Write an image to a new file, or `replace` an old one, and return its path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
-    used. Raises ChatGPTError if that fails, too. `mid_line` is as for `notice`.
+    used. Raises ChatGPTError if that fails, too.
     """
     if chosen:
         try:
             path = pathlib.Path(chosen).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_new(path, picture)
+            if replace:
+                temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+                write_new(temporary, picture)
+                replace_file(temporary, path)
+            else:
+                write_new(path, picture)
             return str(path)
         # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
         except (OSError, RuntimeError, ValueError) as error:
             problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
-            notice(f"Warning: {problem}; using the default folder.", mid_line=mid_line)
+            notice(f"Warning: {problem}; using the default folder.")
     try:
         path = picture_folder() / picture_name(suffix)
         write_new(path, picture)

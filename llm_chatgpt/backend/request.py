@@ -32,7 +32,7 @@ def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) 
     if efforts and sent not in (None, "none", *efforts):
         raise ChatGPTError(
             f"{model_id} has no reasoning effort '{effort}'.",
-            f"Choose one of: {', '.join(map(printable, efforts))}.",
+            f"Choose one of: {', '.join(map(printable, dict.fromkeys(['none', *efforts])))}.",
         )
 
 

@@ -20,9 +20,9 @@ from llm_chatgpt.values import as_mapping
 class ImageGeneration(llm.ServerSideTool):
     """Let the model create images. Each is written to a file, whose path is the result.
 
-    ``folder`` is where files go (default: ``chatgpt-images`` in llm's user directory),
-    ``output_format`` is png, jpeg or webp. ``size`` ("1024x1536"), ``quality`` (low, medium,
-    high) and ``background`` (opaque, transparent) are requests, which the service may ignore.
+    Settings: folder for the files (default: chatgpt-images in llm's user directory) and
+    output_format (png, jpeg or webp). The service may ignore size ("1024x1536"), quality (low,
+    medium, high) and background (opaque, transparent).
     """
 
     name = "image_generation"
@@ -161,9 +161,9 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
     chosen = f"{folder}/{picture_name(suffix)}" if folder else None
     try:
         # Later turns read the file again, perhaps in another folder.
-        path = os.path.abspath(save_picture(picture, suffix, chosen, mid_line=True))
+        path = os.path.abspath(save_picture(picture, suffix, chosen))
     except ChatGPTError as error:
-        notice(f"Warning: {error.message}", mid_line=True)
+        notice(f"Warning: {error.message}")
         return error.message
-    notice(f"Picture: {path}", mid_line=True)
+    notice(f"Picture: {path}")
     return path

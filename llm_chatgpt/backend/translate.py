@@ -35,6 +35,8 @@ _ENDS = {
     "response.incomplete": "incomplete",
     "response.failed": "failed",
 }
+# What the user is told while the service runs one of its tools.
+_ACTIVITIES = {"web_search_call": "Searching the web", "image_generation_call": "Drawing"}
 # Arguments that are nested deeper are no object for llm, which parses them again.
 _ARGUMENT_LEVELS = 200
 
@@ -68,6 +70,8 @@ class EventTranslator:
         # Whether the user has seen anything of this request's answer, or the service has called a
         # tool that does something. From then on the request is not sent again.
         self.started = False
+        # What a tool of the service does, for the user; empty while none runs.
+        self.activity = ""
         # The reply's Content-Type; the service's streams have none.
         self.content_type = ""
         self._is_stream: bool | None = None
@@ -328,6 +332,7 @@ class EventTranslator:
         if not isinstance(kind, str):
             return
         item = self._item(event, kind)
+        self.activity = _ACTIVITIES.get(kind, "")
         if kind == "function_call":
             self._name_call(item, fields)
         elif kind == "image_generation_call":
@@ -343,6 +348,7 @@ class EventTranslator:
         if not isinstance(kind, str):
             return
         item = self._item(event, kind)
+        self.activity = ""
         if item.finished is not None:
             return
         large = ("encrypted_content", "result")

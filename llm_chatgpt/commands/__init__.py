@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import stderr_is_terminal, wrapped
+from llm_chatgpt.text import wrapped
+from llm_chatgpt.waiting import stderr_is_terminal
 
 MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 

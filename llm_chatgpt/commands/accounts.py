@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.commands import chatgpt, group
 from llm_chatgpt.commands.group import who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
@@ -22,7 +23,7 @@ from llm_chatgpt.login.current import Credential, choose_credential, stored_toke
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import keep_login, workspace_words
+from llm_chatgpt.login.workspace import store_new_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
@@ -51,31 +52,31 @@ def status(account: str | None, json_: bool) -> None:
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
-    ended, problem = group.problems(credential, tokens, store) if tokens else ("", "")
+    unusable, problem = group.problems(credential, tokens) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
-        known = _account_json(tokens, ended, problem) if tokens else {"kind": "access_token"}
-        group.echo_json({"signed_in": not ended, "path": str(path), **chosen, **known})
+        details = _account_json(tokens, unusable, problem) if tokens else {"kind": "access_token"}
+        group.echo_json({"signed_in": not unusable, "path": str(path), **chosen, **details})
     else:
-        group.echo(_status_line(credential, tokens, store, ended))
+        group.echo(_status_line(credential, tokens, store, unusable))
         group.echo(f"Account: {group.credential_words(credential, store)}")
         if tokens and tokens.account_id:
             group.echo(f"Workspace: {workspace_words(tokens)}")
-        group.echo(f"Access token: {group.lifetime_words(tokens, ended, problem)}")
+        group.echo(f"Access token: {group.lifetime_words(tokens, unusable, problem)}")
         if credential.account:
             group.echo(f"Stored in: {short_path(path)}")
             _warn_if_unwritable()
         if problem:
             group.echo(problem)
-    if ended:
+    if unusable:
         sys.exit(1)
 
 
-def _status_line(credential: Credential, tokens: Tokens | None, store: Store, ended: str) -> str:
+def _status_line(credential: Credential, tokens: Tokens | None, store: Store, unusable: str) -> str:
     if tokens is None:
         # The first prompt looks up who owns an access token.
         return "Using an access token (not checked yet)"
-    if not ended:
+    if not unusable:
         return f"Signed in as {who_is(tokens)}"
     again = store.login_command(credential.account) if tokens.renewable else "llm chatgpt import"
     return f"Your login as {who_is(tokens)} has ended. Run '{again}'."
@@ -87,7 +88,7 @@ def _warn_if_unwritable() -> None:
         notice(f"Warning: {error.message}")
 
 
-def _account_json(tokens: Tokens, ended: str, problem: str) -> dict[str, Any]:
+def _account_json(tokens: Tokens, unusable: str, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
@@ -95,7 +96,7 @@ def _account_json(tokens: Tokens, ended: str, problem: str) -> dict[str, Any]:
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
-        "expired": bool(ended) or not still_works(tokens, time.time()),
+        "expired": bool(unusable) or not still_works(tokens, time.time()),
         "problem": problem or None,
     }
 
@@ -117,17 +118,17 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        ended, problem = group.problems(credential, tokens, store)
+        unusable, problem = group.problems(credential, tokens)
         default = name == store.default
-        known = _account_json(tokens, ended, problem)
-        entries.append({"name": name, "default": default, **known})
+        details = _account_json(tokens, unusable, problem)
+        entries.append({"name": name, "default": default, **details})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = group.lifetime_words(tokens, ended, problem)
-        plan = tokens.route.plan or group.plan_name(tokens.plan)
+            lifetime = group.lifetime_words(tokens, unusable, problem)
+        plan = tokens.route.plan or plan_name(tokens.plan)
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
-        broken = broken or bool(ended)
+        broken = broken or bool(unusable)
     rows += [("", name, "?", "?", "?", "damaged or newer") for name in store.unusable]
     if json_:
         group.echo_json(entries)
@@ -142,7 +143,7 @@ def accounts(json_: bool) -> None:
 
 
 def _workspace_cell(tokens: Tokens, store: Store) -> str:
-    """A workspace's name if no other has it, else the beginning of its id, too."""
+    """Name a workspace, with the beginning of its id if another has the same name."""
     beginning = (tokens.account_id or "?")[:8]
     if tokens.workspace is None:
         return beginning
@@ -190,7 +191,7 @@ def import_command(path: str | None, yes: bool) -> None:
                 f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = keep_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
+    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
     group.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
     group.echo(f"Access token: {group.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
@@ -220,8 +221,8 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if deleted:
         for each in deleted:
             group.echo(f"Signed out of account {printable(each, 60)}.")
-        _say_what_is_left()
-        _end_sessions(filter(None, deleted.values()), asked=revoke_)
+        _show_account_in_use()
+        _end_sessions(filter(None, deleted.values()), requested=revoke_)
     elif name is None or all_:
         group.echo("Not signed in.")
     else:
@@ -233,15 +234,15 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
         )
 
 
-def _end_sessions(deleted: Iterable[Tokens], *, asked: bool) -> None:
+def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
     # An official session is this plugin's alone; after an end by OpenAI there is none.
-    ending = [t for t in deleted if (asked or t.route.own_session) and t.access_token]
+    ending = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
     revoke_all(tokens for tokens in ending if tokens.renewable)
     if not all(tokens.renewable for tokens in ending):
-        notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
+        notice("The session was not unusable at OpenAI, because it belongs to Codex CLI.")
 
 
-def _say_what_is_left() -> None:
+def _show_account_in_use() -> None:
     store = read_store()
     try:
         left = choose_credential(None, store)

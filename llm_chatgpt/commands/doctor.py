@@ -14,6 +14,7 @@ import click
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.commands import chatgpt, group, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
@@ -166,19 +167,19 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = stored_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    ended, problem = group.problems(credential, tokens, store)
+    ended, problem = group.problems(credential, tokens)
     text = group.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
         email = f"{name[:1]}...@{host}" if host else "no email"
-        plan = f"{group.plan_name(known.plan)} plan" if known.plan else "unknown plan"
+        plan = f"{plan_name(known.plan)} plan" if known.plan else "unknown plan"
         if known.route.plan:
             plan = f"{known.route.plan} sign-in"
         text += f": {email}, {plan}, access token {group.lifetime_words(known, ended, problem)}"
     else:
         text += ", owner not checked yet"
     state = "broken" if ended else "warning" if problem else "ok"
-    if_rejected, _ = group.problems(credential, tokens, store, rejected=tokens.access_token)
+    if_rejected, _ = group.problems(credential, tokens, rejected=tokens.access_token)
     return tokens, if_rejected, Finding("login", state, text, problem)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.accounts import Store
@@ -24,11 +25,12 @@ from llm_chatgpt.login.current import (
 from llm_chatgpt.login.store import locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.login.workspace import workspace_words
-from llm_chatgpt.text import from_now, notice, printable, width, wrapped
+from llm_chatgpt.text import from_now, notice, printable, wrapped
+from llm_chatgpt.waiting import width
 
 
 def complete_account(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """The names of accounts that a shell offers for what has been typed."""
+    """List the accounts whose names begin with the text typed so far."""
     try:
         return [name for name in read_store().accounts if name.startswith(incomplete)]
     except ChatGPTError:
@@ -78,7 +80,7 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
 
 
 def who_is(tokens: Tokens) -> str:
-    """'ada@example.com (Plus plan)', with the workspace's name after the plan if it is known."""
+    """Describe a login: 'ada@example.com (Plus plan)', with the workspace's name if known."""
     email = printable(tokens.email, 100) if tokens.email else "an account without an email"
     plan = f"{plan_name(tokens.plan)} plan" if tokens.plan else ""
     if tokens.route.plan:
@@ -87,36 +89,32 @@ def who_is(tokens: Tokens) -> str:
     return f"{email} ({known})" if known else email
 
 
-def plan_name(plan: object) -> str:
-    """'Plus'; ? for a plan that is not known."""
-    return printable(plan or "?", 40).replace("_", " ").capitalize()
-
-
 def credential_words(credential: Credential, store: Store) -> str:
-    """The account in use; why, unless it is the default one."""
+    """Name the account in use and, unless it is the default, why it is used."""
     if credential.account and credential.account == store.default:
         return printable(credential.account)
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
 
 
 def problems(
-    credential: Credential, tokens: Tokens, store: Store, rejected: str | None = None
+    credential: Credential, tokens: Tokens, rejected: str | None = None
 ) -> tuple[str, str]:
-    """Why a login can be used no longer; and the same, or else why it cannot be renewed. Each
-    says what to do, and is empty if there is no such problem.
+    """Explain why a login no longer works, and why it cannot be renewed.
 
-    `rejected` is an access token that the backend refuses.
+    Each sentence names the next step and is empty if there is no such problem; a login that no
+    longer works has the same sentence twice. `rejected` is an access token that the backend
+    refuses.
     """
     try:
-        check_usable(credential, tokens, store, Rejection(rejected) if rejected else None)
+        check_usable(credential.account, tokens, Rejection(rejected) if rejected else None)
     except RefreshFailed as error:
         return error.message, error.message
-    failure = store.failure(credential.account)
-    return "", failure.message if failure else ""
+    return "", tokens.refusal or ""
 
 
 def storage_problem() -> StoreError | None:
-    """Why no login can be stored now (code "unwritable", or the lock is held)."""
+    """Check whether a login could be stored now. The error has the code "unwritable", unless
+    another program holds the lock."""
     try:
         with locked_store(0) as writer:
             writer.probe()
@@ -126,7 +124,7 @@ def storage_problem() -> StoreError | None:
 
 
 def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: str = "") -> str:
-    """When an access token expires, and how it can be renewed."""
+    """Say when an access token expires and how it is renewed."""
     if tokens is None or tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
     if problem and tokens.renewable:
@@ -146,7 +144,7 @@ def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: st
 
 
 def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
-    """Whether a new login may replace another user's: with --yes, or if the user says so."""
+    """Ask whether a new login may replace another user's; --yes answers it."""
     if yes:
         return True
     notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
@@ -155,7 +153,7 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
 
 
-def present_login(account: str | None) -> Tokens | None:
-    """What is known of a login without asking anybody; None if nothing is."""
+def stored_login(account: str | None) -> Tokens | None:
+    """Read a login's tokens without a request; None for an access token not used yet."""
     store = read_store()
     return stored_tokens(choose_credential(account, store), store)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pathlib
+import shlex
 import sys
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 import click
 
 from llm_chatgpt.backend import pictures
+from llm_chatgpt.backend.catalogue import RESERVE
+from llm_chatgpt.backend.fetch import fetch_usage
+from llm_chatgpt.backend.limits import what_is_left
 from llm_chatgpt.commands import chatgpt, group, terminal
+from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
+from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.current import with_login
 from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.text import notice
+
+# The usual sizes, for completion; the service takes others, too.
+SIZES = ("auto", "1024x1024", "1536x1024", "1024x1536")
+QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
 
 
 @chatgpt.command()
@@ -26,10 +40,26 @@ from llm_chatgpt.login.tokens import Tokens
     help="PNG, JPEG or WebP image to edit; - for stdin",
 )
 @click.option("-m", "--model", default="gpt-image-2", show_default=True, help="Image model")
-@click.option("--size", help="Width and height in pixels, such as 1024x1536")
-@click.option("--quality", help="Quality: low, medium or high")
-@click.option("--background", help="Background: opaque or transparent")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="New file for the image")
+@click.option(
+    "--size",
+    metavar="WIDTHxHEIGHT",
+    shell_complete=lambda _, __, typed: [size for size in SIZES if size.startswith(typed)],
+    help="Width and height in pixels, such as 1024x1536",
+)
+@click.option("--quality", type=click.Choice(QUALITIES, case_sensitive=False), help="Quality")
+@click.option(
+    "--background",
+    type=click.Choice(["opaque", "transparent"], case_sensitive=False),
+    help="Background",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="New PNG file for the image; - for stdout",
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file")
+@click.option("--open", "open_", is_flag=True, help="Open the image")
 @group.account_option()
 @group.json_option
 def image(
@@ -37,6 +67,8 @@ def image(
     attachments: tuple[BinaryIO, ...],
     model: str,
     output: str | None,
+    force: bool,
+    open_: bool,
     account: str | None,
     json_: bool,
     **options: str,
@@ -50,30 +82,63 @@ def image(
         llm chatgpt image "A pelican riding a bicycle" -o pelican.png
         llm chatgpt image "Make it night" -a pelican.png --size 1536x1024
     """
+    to_stdout = output == "-"
+    if to_stdout and (json_ or open_):
+        raise click.UsageError("-o - cannot be combined with --json or --open.")
+    if to_stdout and terminal.is_terminal(sys.stdout):
+        raise click.UsageError("-o - writes the image to stdout, which must not be a terminal.")
     model = model.removeprefix("chatgpt-")
     # Before the prompt, which must not be read from an image on stdin.
     images = [
         pictures.data_url(file.read(), getattr(file, "name", "stdin")) for file in attachments
     ]
     body = pictures.build_body(_prompt(prompt), model, options, images)
-    pictures.check_place(output)
+    if not to_stdout:
+        pictures.check_place(output, replace=force)
 
-    with contextlib.ExitStack() as stack:
-        started = False
+    def draw(tokens: Tokens, login: str) -> pictures.Answer:
+        return pictures.request_picture(tokens, login, body)
 
-        def draw(tokens: Tokens, login: str) -> pictures.Answer:
-            nonlocal started
-            if not started:
-                started = True
-                stack.enter_context(terminal.ticking("Creating the image", "takes a minute or two"))
-            return pictures.request_picture(tokens, login, body)
-
+    try:
         answer: pictures.Answer = with_login(account, draw)
-    saved = pictures.save_answer(answer, body, output)
-    if json_:
+    except UsageLimitReached as error:
+        raise _with_resets(error, account) from error
+    if to_stdout and _write_to_stdout(answer.picture):
+        return
+    saved = pictures.save_answer(answer, body, None if to_stdout else output, replace=force)
+    if open_ and not terminal.open_in_browser(pathlib.Path(saved.path).as_uri()):
+        notice("Could not open the image.")
+    if to_stdout:
+        notice(f"Picture: {saved.path}")
+    elif json_:
         group.echo_json({**saved._asdict(), "model": model})
     else:
         click.echo(saved.path)
+
+
+def _with_resets(error: UsageLimitReached, account: str | None) -> ChatGPTError:
+    """The error, which names the banked resets if there are any."""
+    usage: Mapping[str, Any] = {}
+    if error.resettable:
+        with contextlib.suppress(ChatGPTError):
+            usage = with_login(account, fetch_usage)
+    option = f" --account {shlex.quote(account)}" if account else ""
+    # The models of Luna Reserve create no images.
+    left = what_is_left(usage, RESERVE.slug, option, "")
+    return error.advised(*left) if left else error
+
+
+def _write_to_stdout(picture: bytes) -> bool:
+    """Whether it succeeded; otherwise the image is saved like any other."""
+    try:
+        sys.stdout.buffer.write(picture)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        notice(f"Warning: could not write the image to stdout ({os_reason(error)}).")
+        return False
+    return True
 
 
 def _prompt(given: str | None) -> str:

@@ -22,6 +22,7 @@ from llm_chatgpt.login.current import get_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice, printable
+from llm_chatgpt.waiting import Waiting
 
 COLOURS = {"ok": "green", "differs": "yellow", "failed": "red"}
 
@@ -42,7 +43,7 @@ def check_live(
         live = Live(account, tokens, recorded)
         try:
             for number, check in enumerate(checks, 1):
-                with terminal.ticking(f"Checking: {check.name}", f"{number} of {len(checks)}"):
+                with Waiting(f"Check {number} of {len(checks)}: {check.name}"):
                     lines.append(run_check(live, check))
                 if not json_:
                     _echo(lines[-1])

@@ -25,13 +25,14 @@ from llm_chatgpt.login.official import OfficialLogin, login_officially, registra
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_words, notice, printable, width
+from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.waiting import beside_line, shows_waiting
 
 REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
 
 
 class _Login(NamedTuple):
-    """What the user wants to sign in to, and how it may be done."""
+    """The options of the command, for each way to sign in."""
 
     account: str | None
     name: str
@@ -83,15 +84,15 @@ def login_command(
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     name = account or (OFFICIAL if official else CODEX).account
-    wanted = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
-    _say_what_happens(name)
+    options = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
+    _announce_login(name)
     first_time = official and not registration(name).get("subject")
     if official:
-        tokens = _login_officially(wanted, new)
+        tokens = _login_officially(options, new)
     elif browser:
-        tokens = _login_in_browser(wanted)
+        tokens = _login_in_browser(options)
     else:
-        tokens = _login_with_code(wanted, device)
+        tokens = _login_with_code(options, device)
     group.echo(f"Signed in as {group.who_is(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
@@ -99,7 +100,7 @@ def login_command(
 
 
 def _new_account_name(name: str | None) -> str | None:
-    """The name to sign in under: as given, else LLM_CHATGPT_ACCOUNT's if that is a name."""
+    """Choose the account name: the given one, else LLM_CHATGPT_ACCOUNT unless that is a token."""
     chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
@@ -111,15 +112,15 @@ def _new_account_name(name: str | None) -> str | None:
     )
 
 
-def _say_what_happens(name: str) -> None:
-    """Who is signed in already, and what a new login does to that."""
+def _announce_login(name: str) -> None:
+    """Tell who is signed in already, and whether the new login replaces that one."""
     try:
         store = read_store()
     except StoreError:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old and group.problems(Credential(name, ""), old, store)[0]:
+    if old and group.problems(Credential(name, ""), old)[0]:
         notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
@@ -152,23 +153,22 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(wanted: _Login, device: bool) -> Tokens:
+def _login_with_code(options: _Login, device: bool) -> Tokens:
     over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
     on_terminal = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr)
     local = on_terminal and not over_ssh
     code_page = _CodePage(
-        may_open=local and not wanted.no_open and terminal.has_browser(),
+        may_open=local and not options.no_open and terminal.has_browser(),
         may_switch=local and not device,
         clipboard=terminal.Clipboard(local=local) if on_terminal else None,
     )
-    wait = code_page.wait if terminal.is_terminal(sys.stderr) else None
     try:
         return login(
-            wanted.account,
+            options.account,
             show=code_page.show,
-            wait=wait,
-            replace=wanted.replace,
-            workspace=wanted.workspace,
+            wait=code_page.wait,
+            replace=options.replace,
+            workspace=options.workspace,
         )
     except _WithoutCode:
         pass
@@ -180,14 +180,14 @@ def _login_with_code(wanted: _Login, device: bool) -> Tokens:
         else:
             notice(error.message)
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
-    return _login_in_browser(wanted)
+    return _login_in_browser(options)
 
 
 class _CodePage:
-    """Shows a one-time code, and waits with a countdown until it has been entered.
+    """Shows a one-time code, and reads the keyboard until it has been entered.
 
     Meanwhile Enter opens the page where the code is entered (`may_open`), c copies the code
-    (`clipboard`), and b goes over to the browser login (`may_switch`).
+    (`clipboard`), and b switches to the browser login (`may_switch`).
     """
 
     def __init__(self, *, may_open: bool, may_switch: bool, clipboard: terminal.Clipboard | None):
@@ -217,24 +217,15 @@ class _CodePage:
         if keys:
             text = ", or ".join(keys)
             lines.append(f"\n{text[0].upper()}{text[1:]}.")
-        if not terminal.is_terminal(sys.stderr):
+        if not shows_waiting():
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Count down for so many seconds; `left` is how many the code is still valid."""
+        """Read the keyboard for so many seconds."""
         end = time.monotonic() + seconds
-        columns = width()
-        try:
-            while (rest := end - time.monotonic()) > 0:
-                minutes, second = divmod(round(left - seconds + rest), 60)
-                clock = f"{minutes}:{second:02} left"
-                line = f"Waiting for you to enter the code, {clock} "
-                # A longer line would begin a new one each second.
-                click.echo(f"\r{line if len(line) < columns else clock}", nl=False, err=True)
-                self._pause(min(1.0, rest))
-        finally:
-            click.echo(f"\r{' ' * min(columns - 1, 60)}\r", nl=False, err=True)
+        while (rest := end - time.monotonic()) > 0:
+            self._pause(rest)
 
     def _pause(self, seconds: float) -> None:
         if self._keyboard is None:
@@ -258,36 +249,36 @@ class _CodePage:
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(wanted: _Login) -> Tokens:
+def _login_in_browser(options: _Login) -> Tokens:
     # Only the browser shows an error page of OpenAI's, so the terminal says what to do then.
     local = config.redirect_host() == "localhost"
     change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
     hint = f"Error instead of a sign-in? {change} and retry."
     return login_with_browser(
-        wanted.account,
-        show=functools.partial(_show_address, hint, wanted.no_open),
+        options.account,
+        show=functools.partial(_show_address, hint, options.no_open),
         read_lines=_reader(),
-        replace=wanted.replace,
-        workspace=wanted.workspace,
+        replace=options.replace,
+        workspace=options.workspace,
     )
 
 
-def _login_officially(wanted: _Login, new: bool) -> Tokens:
+def _login_officially(options: _Login, new: bool) -> Tokens:
     notice(
         "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in for apps, "
         f"a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
     )
     hint = ""
-    if registration(wanted.name).get("client_id") and not new:
+    if registration(options.name).get("client_id") and not new:
         hint = (
             "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run "
-            f"'{OFFICIAL.login_command(wanted.name)} --new'."
+            f"'{OFFICIAL.login_command(options.name)} --new'."
         )
     return login_officially(
-        wanted.account,
-        show=functools.partial(_show_address, hint, wanted.no_open),
+        options.account,
+        show=functools.partial(_show_address, hint, options.no_open),
         read_lines=_reader(),
-        replace=wanted.replace,
+        replace=options.replace,
         new=new,
     )
 
@@ -303,7 +294,8 @@ def _show_address(hint: str, no_open: bool, request: BrowserLogin | OfficialLogi
     notice(f"\n  {terminal.styled(request.url, bold=True)}\n")
     if hint:
         notice(hint)
-    notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
+    if not shows_waiting():
+        notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
     if _reader():
         notice(
             "Browser on another machine? Sign in there, then paste the address of the page that "
@@ -329,4 +321,5 @@ def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
     except EOFError:
         pass
     except (OSError, ValueError):
-        click.echo("Pasting does not work here. Use a browser on this machine.", err=True)
+        with beside_line():
+            click.echo("Pasting does not work here. Use a browser on this machine.", err=True)

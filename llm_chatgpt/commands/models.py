@@ -28,7 +28,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = group.present_login(account)
+    tokens = group.stored_login(account)
     models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
         models = with_login(account, fetch_models)
@@ -78,7 +78,7 @@ def refresh(account: str | None) -> None:
     \b
         llm chatgpt refresh
     """
-    tokens = group.present_login(account)
+    tokens = group.stored_login(account)
     before = remembered_models(tokens) if tokens else None
     models = with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()

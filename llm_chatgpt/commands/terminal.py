@@ -10,15 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.text import width
 
 
 def is_terminal(stream: Any) -> bool:
@@ -29,34 +27,6 @@ def is_terminal(stream: Any) -> bool:
 def styled(text: str, **styles: Any) -> str:
     """Text with a colour or weight, which click shows on terminals only."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **styles)
-
-
-@contextlib.contextmanager
-def ticking(said: str, limit: str) -> Iterator[None]:
-    """On a terminal, count the seconds until the block ends; elsewhere say it once."""
-    if not is_terminal(sys.stderr):
-        click.echo(f"{said} ({limit})...", err=True)
-        yield
-        return
-    begin, done = time.monotonic(), threading.Event()
-
-    def tick() -> None:
-        waiting = True
-        while waiting:
-            minutes, second = divmod(int(time.monotonic() - begin), 60)
-            line = f"{said}, {minutes}:{second:02} ({limit}) "
-            # A longer line would begin a new one each second.
-            click.echo(f"\r{line[: width() - 1]}", nl=False, err=True)
-            waiting = not done.wait(1.0)
-        click.echo(f"\r{' ' * min(width() - 1, 60)}\r", nl=False, err=True)
-
-    ticker = threading.Thread(target=tick, name="chatgpt-progress", daemon=True)
-    ticker.start()
-    try:
-        yield
-    finally:
-        done.set()
-        ticker.join()
 
 
 class Keyboard:

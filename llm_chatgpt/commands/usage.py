@@ -14,6 +14,7 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
+from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.backend.usage import (
     RESERVE_LIMIT,
     BankedResets,
@@ -71,7 +72,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
 
 
 def _report_or_error(account: str) -> dict[str, Any]:
-    """An account's usage with its name, or why it could not be fetched."""
+    """Fetch an account's usage; an error takes its place in the report."""
     try:
         return {"account": account, **_report(account)}
     except ChatGPTError as error:
@@ -79,8 +80,8 @@ def _report_or_error(account: str) -> dict[str, Any]:
 
 
 def _report(account: str | None) -> dict[str, Any]:
-    """The usage of an account; where the service does not report it, only the login's kind."""
-    tokens = group.present_login(account)
+    """Fetch the usage of an account; the official route reports none."""
+    tokens = group.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
     report: dict[str, Any] = with_login(account, _fetch_report)
@@ -91,7 +92,7 @@ _UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
 
 
 def _too_little(report: Mapping[str, Any], min_left: float) -> str:
-    """Why a report does not meet --min-left; empty if it does, or is an error."""
+    """Say which limits are below --min-left; empty if none is, or for an error."""
     if "details" in report:
         return _UNREPORTED
     left = {}
@@ -107,7 +108,7 @@ def _too_little(report: Mapping[str, Any], min_left: float) -> str:
 
 
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
-    """The server's figures, and under `banked_resets` the resets that are banked."""
+    """Fetch the server's figures; `banked_resets` is added to them."""
     answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
@@ -123,11 +124,11 @@ def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
 
 
 def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
-    """A report for a terminal. `account` is the one that the user chose."""
+    """Word a report, a line for each fact. `account` is the user's --account."""
     lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
     if "error" in report or "details" in report:
         return [*lines, report.get("error", _UNREPORTED)]
-    lines.append(f"Plan: {group.plan_name(report.get('plan_type'))}")
+    lines.append(f"Plan: {plan_name(report.get('plan_type'))}")
     for limit in limits_of_usage(report):
         if limit.name == RESERVE_LIMIT:
             lines.append("Luna Reserve, for when these limits are used up:")
@@ -195,7 +196,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         )
     option = f" --account {shlex.quote(account)}" if account else ""
     see = f"See 'llm chatgpt usage{option}'."
-    tokens = group.present_login(account)
+    tokens = group.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",

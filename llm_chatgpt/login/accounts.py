@@ -1,7 +1,7 @@
-"""What the login file holds: accounts, with what is remembered of each. No file is touched here.
+"""The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
-An account's entry has the fields of `Tokens` and, after a refresh that failed, `failure`. What
-this version does not understand, be it damaged or written by a newer version, is kept verbatim.
+An account's entry has the fields of `Tokens`. Entries and fields that this version does not
+understand, because they are damaged or of a newer version, are kept verbatim.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ _READERS: dict[Any, Callable[[object], Any]] = {
     bool: lambda value: value is True,
 }
 _FIELDS = {name: _READERS[kind] for name, kind in typing.get_type_hints(Tokens).items()}
+_FIELDS["origin"] = lambda value: value if config.is_workspace_origin(value) else None
 
 
 def tokens_from_store(value: object) -> Tokens | None:
     """Read a login from its entry in the file; None if this version cannot use it."""
     entry = as_mapping(value)
     token = entry.get("access_token")
-    # OpenAI has ended a login with an empty token.
+    # An empty token marks a login that OpenAI has ended.
     if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
     read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
-    if not config.is_workspace_origin(read["origin"]):
-        del read["origin"]
     return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
 
 
 class Store:
-    """The content of the login file. It never changes: a change returns another Store.
+    """The content of the login file. Immutable: methods that change something return a new Store.
 
     `accounts` are the logins by account name, `default` names the one that prompts use (empty
     when one of several must be chosen first). `unusable` are the names of the entries that this
@@ -84,18 +83,15 @@ class Store:
         return self.accounts.get(name)
 
     def put(self, name: str, tokens: Tokens) -> Store:
-        """With an account's tokens replaced and its failure forgotten, and nothing else changed."""
-        return self._put_entry(name, **tokens._asdict())
-
-    def _put_entry(self, name: str, **fields: Any) -> Store:
-        entry = {k: v for k, v in as_mapping(self._entries.get(name)).items() if k != "failure"}
-        return self._with(accounts={**self._entries, name: {**entry, **fields}})
+        """Replace an account's tokens, and change nothing else."""
+        entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
+        return self._with(accounts={**self._entries, name: entry})
 
     def _with(self, **fields: Any) -> Store:
         return Store({**self._data, **fields})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """With a new login. The only account is the default in any case."""
+        """Add a new login. The only account is the default in any case."""
         others = {other: entry for other, entry in self._entries.items() if other != name}
         added = self._with(accounts=others).put(name, tokens)
         return added.with_default(name) if as_default or len(added.accounts) == 1 else added
@@ -104,17 +100,17 @@ class Store:
         return self._with(default=name)
 
     def without(self, name: str) -> Store:
-        """With an account left out. The last one left becomes the default."""
+        """Remove an account. The last one left becomes the default."""
         rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
         default = "" if name == self.default else self.default
         return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
 
     def only_registrations(self) -> Store:
-        """With no login left."""
+        """Remove all logins, and keep the registrations."""
         return Store()._with(registrations=self.registrations)
 
     def identify(self, access_token: str) -> Tokens | None:
-        """A personal access token with its owner; None if the owner is not known."""
+        """Return a personal access token with its stored owner; None if that is unknown."""
         identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
         own = {"access_token": access_token, "kind": "access_token"}
         return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
@@ -124,43 +120,33 @@ class Store:
         return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
     def registration(self, name: str) -> Mapping[str, Any]:
-        """What the issuer in use has registered under an account's name; empty if nothing."""
+        """Return the registration with the issuer in use under an account's name; empty if none."""
         found = as_mapping(self.registrations.get(name))
         return found if found.get("issuer") == config.issuer() else {}
 
     def register(self, name: str, **fields: Any) -> Store:
-        """With what is known of a registration; `fields` are those of official Tokens."""
+        """Change fields of a registration: `client_id`, `subject`, `declined`."""
         entry = {**self.registration(name), "issuer": config.issuer(), **fields}
         return self._with(registrations={**self.registrations, name: entry})
 
     def login_command(self, name: str | None) -> str:
-        """The command that signs in again under an account's name, by the same route."""
+        """Build the command that signs in again under an account's name, by the same route."""
         tokens = self.accounts.get(name or "")
         signed_out = OFFICIAL if self.registration(name or "") else CODEX
         return (tokens.route if tokens else signed_out).login_command(name)
 
-    def failure(self, name: str | None) -> RefreshFailed | None:
-        """Return the error with which OpenAI has refused to renew an account's login for good."""
-        entry = as_mapping(as_mapping(self._entries.get(name or "")).get("failure"))
-        message = as_text(entry.get("message"))
-        # An older version stored failures that had passed as well.
-        if message is None or entry.get("permanent") is not True:
-            return None
-        return RefreshFailed(message, permanent=True, code=as_text(entry.get("code")))
-
-    def put_failure(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
-        """Remember a failed refresh, if it is permanent. `ended` says that the access token was
-        refused, too: then all tokens are dropped."""
+    def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
+        """Remember the refusal of a refresh, if it is for good. `ended` says that the access token
+        was refused, too: then drop all tokens."""
         store = self
         if error.permanent:
-            tokens = self.accounts[name].ended() if ended else self.accounts[name]
-            failure = {"message": error.message, "code": error.code, "permanent": True}
-            store = self._put_entry(name, **tokens._asdict(), failure=failure)
+            tokens = self.accounts[name]._replace(refusal=error.message)
+            store = self.put(name, tokens.ended() if ended else tokens)
         # The next sign-in registers anew.
         return store.register(name, client_id=None) if error.code == "invalid_client" else store
 
     def to_bytes(self) -> bytes:
         data = {"version": STORE_VERSION, **self._data}
-        # Failures of all accounts, by a hash of the refresh token, as an older version had them.
+        # An older version stored the failures of all accounts here, by a hash of the refresh token.
         data.pop("failures", None)
         return json.dumps(data, indent=2).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Access tokens (at-...) and Codex CLI's login."""
+"""Logins that others made: personal access tokens (at-...) and Codex CLI's login."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from llm_chatgpt.login.tokens import (
 from llm_chatgpt.text import local_time, printable, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
-AGAIN = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
+SIGN_IN_AGAIN = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
 
 
-def read_codex_login(named: str | None = None) -> Tokens:
-    """The access token in Codex CLI's login file, and its owner (docs/protocol.md).
+def read_codex_login(location: str | None = None) -> Tokens:
+    """Read the access token and its owner from Codex CLI's login file (docs/protocol.md).
 
-    `named` is that file or its folder (None: $CODEX_HOME, else ~/.codex). Never returns its
+    `location` is that file or its folder (None: $CODEX_HOME, else ~/.codex). Never returns the
     refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
     """
     home = os.environ.get("CODEX_HOME") or "~/.codex"
-    text = os.path.expanduser(named or home)
+    text = os.path.expanduser(location or home)
     if text.startswith("~"):
         raise LoginFailed(
             f"Could not find the home folder in {printable(text)}.", "Name Codex CLI's auth.json."
         )
     path = pathlib.Path(text)
-    in_folder = not named or os.path.isdir(path)
+    in_folder = not location or os.path.isdir(path)
     path = path / "auth.json" if in_folder else path
     shown = short_path(printable(path, 300))
     try:
@@ -53,10 +53,10 @@ def read_codex_login(named: str | None = None) -> Tokens:
         advice = elsewhere if in_folder else "Name Codex CLI's auth.json or its folder."
         raise LoginFailed(f"There is no {shown}.", advice) from error
     except OSError as error:
-        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", AGAIN) from error
+        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", SIGN_IN_AGAIN) from error
     except (ValueError, RecursionError):
-        # Without its cause, which would show what the file holds.
-        raise LoginFailed(f"{shown} is not valid JSON.", AGAIN) from None
+        # Without the cause, which would show the content of the file.
+        raise LoginFailed(f"{shown} is not valid JSON.", SIGN_IN_AGAIN) from None
 
 
 def has_codex_login() -> bool:
@@ -69,22 +69,22 @@ def has_codex_login() -> bool:
 
 def _parse_codex_login(data: object, shown: str) -> Tokens:
     fields = as_mapping(data)
-    held = as_mapping(fields.get("tokens"))
+    stored = as_mapping(fields.get("tokens"))
     mode = fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
             f"{shown} holds a personal access token.", "Store it with 'llm keys set chatgpt'."
         )
-    reply = {name: held.get(name) for name in ("access_token", "id_token")}
+    reply = {name: stored.get(name) for name in ("access_token", "id_token")}
     tokens = tokens_from_reply(reply, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
-        raise LoginFailed(f"{shown} holds no ChatGPT login.", AGAIN)
+        raise LoginFailed(f"{shown} holds no ChatGPT login.", SIGN_IN_AGAIN)
     claims = parse_jwt_claims(tokens.access_token) or {}
     tokens = tokens._replace(
         id_token=None,
         # The token was issued some time ago, so its lifetime does not count from now.
         expires_at=as_number(claims.get("exp")),
-        account_id=as_text(held.get("account_id")) or tokens.account_id,
+        account_id=as_text(stored.get("account_id")) or tokens.account_id,
         kind="codex",
     )
     if not still_works(tokens, time.time()):
@@ -96,13 +96,13 @@ def _parse_codex_login(data: object, shown: str) -> Tokens:
 
 
 def access_token_in(value: object) -> str | None:
-    """The personal access token (at-...) that a setting holds, None if it holds none."""
+    """Return the personal access token (at-...) in a setting; None if it has none."""
     text = value.strip() if isinstance(value, str) else ""
     return text if re.fullmatch(r"at-[!-~]+", text) else None
 
 
 def request_owner(access_token: str) -> Tokens:
-    """A personal access token with its owner, as the issuer tells it (docs/protocol.md).
+    """Ask the issuer for the owner of a personal access token (docs/protocol.md).
 
     Raises RefreshFailed.
     """
@@ -116,7 +116,7 @@ def request_owner(access_token: str) -> Tokens:
         raise oauth.access_token_rejected()
     if reply.status != 200 or not isinstance(reply.data, dict):
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
-    # Names vary between the issuer's endpoints, and none of these is sure.
+    # The issuer's endpoints use different names, and it is not known which this one uses.
     holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]
     return Tokens(
         access_token,

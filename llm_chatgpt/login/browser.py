@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 
 from llm_chatgpt import config
@@ -11,30 +10,30 @@ from llm_chatgpt.login import oauth
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.workspace import store_new_login
 
 COMMAND = "llm chatgpt login --browser"
 
 
 class BrowserLogin(oauth.AuthorizeRequest):
-    """An AuthorizeRequest of the Codex route."""
+    """An AuthorizeRequest of the Codex route, optionally for one workspace."""
 
     def __init__(self, port: int, workspace: str | None = None):
-        own = {
+        parameters = {
             "client_id": config.CLIENT_ID,
             "id_token_add_organizations": "true",
             "codex_cli_simplified_flow": "true",
         }
         if workspace is not None:
-            own["allowed_workspace_id"] = workspace
-        super().__init__(CODEX, config.redirect_host(), port, COMMAND, own)
+            parameters["allowed_workspace_id"] = workspace
+        super().__init__(CODEX, config.redirect_host(), port, COMMAND, parameters)
 
 
 def login_with_browser(
     account: str | None = None,
     *,
     show: Callable[[BrowserLogin], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    read_lines: oauth.ReadLines | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
@@ -43,19 +42,19 @@ def login_with_browser(
     `show` presents the address; `read_lines(line, stop)`, if given, runs in a thread and
     calls `line` with what the user pastes until `stop` is set. OpenAI is asked for the
     `workspace` with that id; it, `account` and `replace` are as for `login`. Raises LoginFailed
-    and its kinds, StoreError.
+    and its subclasses, StoreError.
     """
-    # Only here, because http.server takes time to load.
+    # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
     check_writable()
     approved = redirect.wait_for_approval(
         functools.partial(BrowserLogin, workspace=workspace),
-        # A browser may take localhost for either of these.
+        # A browser may resolve localhost to either of these.
         hosts=("127.0.0.1", "::1") if config.redirect_host() == "localhost" else ("127.0.0.1",),
         ports=config.REDIRECT_PORTS,
         show=show,
         read_lines=read_lines,
     )
     tokens = oauth.exchange_authorization_code(approved)
-    return keep_login(tokens, account, replace, workspace)
+    return store_new_login(tokens, account, replace, workspace)

@@ -1,4 +1,4 @@
-"""Which credential is used, and a token that is good now."""
+"""Choose a login, return a token that is valid now, and retry a request with a renewed one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import pathlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -34,10 +35,10 @@ log = logging.getLogger("llm_chatgpt_oauth")
 
 
 class Credential(NamedTuple):
-    """Which login a request uses: an account of the store, or a personal access token.
+    """The login that a request uses: an account of the store, or a personal access token.
 
-    `reason` tells the user why it is this one. `owner` is the account's login when it was
-    chosen: another user's is not used in its place.
+    `reason` says why it was chosen. `owner` is the account's login at that time: a login of another
+    user that has replaced it since then is not used.
     """
 
     account: str | None
@@ -53,8 +54,8 @@ class Rejection(NamedTuple):
     """A 401 from the backend: the access token that it refused, and the answer's Date in Unix
     seconds (None: this machine's clock counts).
 
-    `final` says that the login has ended if it cannot be renewed, either. It is False for side
-    requests and for what a proxy has answered.
+    `final` says that the login ends if it cannot be renewed. It is False for requests other than
+    prompts, and for a proxy's answer.
     """
 
     access_token: str
@@ -66,8 +67,8 @@ class Rejection(NamedTuple):
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
-    """Whose login to use: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default account,
-    llm's key "chatgpt", CODEX_ACCESS_TOKEN. The first of these that is there.
+    """Return the first login that exists of: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default
+    account, llm's key "chatgpt", CODEX_ACCESS_TOKEN.
 
     A key is an account's name, else the name of one of llm's keys, else a token (at-...).
     Raises NotSignedIn, which names the accounts that exist; StoreError for a damaged one.
@@ -90,8 +91,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
-    known = filter(store.registration, store.registrations)
-    advice = f"Run '{next(map(store.login_command, known), 'llm chatgpt login')}' first"
+    registered = filter(store.registration, store.registrations)
+    advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
     if borrowed.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
     raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
@@ -118,7 +119,7 @@ def _signed_out(name: str | None, store: Store) -> NotSignedIn:
 
 
 def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
-    """The error for an unknown account name, which it shows unless it may be a token."""
+    """Build the error for an unknown account name. Shows the name unless it may be a token."""
     shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
     what = f"No account named '{name}'." if shown else "No account has this name."
     accounts = printable(", ".join(names))
@@ -129,20 +130,20 @@ def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
 
 # The owners of personal access tokens, by the login file's path and a hash of the token: the login
 # file may not be writable.
-_owners: dict[tuple[str, str], Tokens] = {}
+_owners: dict[tuple[pathlib.Path, str], Tokens] = {}
 # The warnings that this process has printed, by the login file's path and their text.
-_warned: dict[tuple[str, str], object] = {}
+_warned: dict[tuple[pathlib.Path, str], object] = {}
 _worker = Worker()
 
 
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account was signed out, or is another user's, since it
-    was chosen.
+    Sends nothing. Raises NotSignedIn if the account was signed out or has become another user's
+    since it was chosen.
     """
     if credential.access_token:
-        key = (str(logins.store_path()), token_hash(credential.access_token))
+        key = (logins.store_path(), token_hash(credential.access_token))
         return _owners.get(key) or store.identify(credential.access_token)
     return _account_tokens(credential, store)
 
@@ -160,28 +161,22 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     return tokens
 
 
-def check_usable(
-    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None = None
-) -> None:
+def check_usable(account: str | None, tokens: Tokens, rejection: Rejection | None = None) -> None:
     """Raise RefreshFailed for a login that can be neither used nor renewed any more.
 
     Sends nothing: it decides by the expiry date, and by OpenAI's refusal of an earlier refresh.
     """
     if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
-        _check_renewable(credential, tokens, store, rejection)
+        _check_renewable(account, tokens, rejection)
 
 
 def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
     return rejection is not None and tokens.access_token == rejection.access_token
 
 
-def _check_renewable(
-    credential: Credential, tokens: Tokens, store: Store, rejection: Rejection | None
-) -> None:
+def _check_renewable(account: str | None, tokens: Tokens, rejection: Rejection | None) -> None:
     """Raise RefreshFailed if a refresh is known to fail now."""
-    if failure := store.failure(credential.account):
-        raise failure
-    command = tokens.route.login_command(credential.account)
+    command = tokens.route.login_command(account)
     oauth.check_renewable(tokens, command)
     now = time.time()
     delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
@@ -215,14 +210,13 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
         tokens = _account_tokens(credential, store)
         refused = _is_refused(tokens, rejection)
         if tokens != old or not (refused or needs_refresh(tokens, time.time())):
-            check_usable(credential, tokens, store)
+            check_usable(name, tokens)
             return tokens
         ends = refused and rejection is not None and rejection.final
-        failure = store.failure(name)
-        if failure and ends:
+        if tokens.refusal and ends:
             with contextlib.suppress(StoreError):
-                writer.save(store.put_failure(name, failure, ended=True))
-        _check_renewable(credential, tokens, store, rejection)
+                writer.save(store.put(name, tokens.ended()))
+        _check_renewable(name, tokens, rejection)
         writer.probe()
         with _worker.sending():
             try:
@@ -232,9 +226,9 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
                     store = read_store()
                     # A program that ignores our lock may have been faster.
                     if store.accounts.get(name) == tokens:
-                        writer.save(store.put_failure(name, error, ended=ends))
+                        writer.save(store.put_refusal(name, error, ended=ends))
                 raise
-            logins.unsaved[str(writer.path), tokens.refresh_token] = new
+            logins.unsaved[writer.path, tokens.refresh_token] = new
             writer.save(store.put(name, new))
             return new
 
@@ -254,19 +248,19 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection | None) -> 
         if credential.account in store.unsaved:
             _warn(f"Warning: the login was renewed but not stored. {error.message}")
         elif needs_refresh(tokens, now):
-            _warn_of_old_token(error, tokens)
+            _warn_of_old_token(error.message, tokens)
         return tokens
 
 
-def _warn_of_old_token(error: ChatGPTError, tokens: Tokens) -> None:
+def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
     until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
-    _warn(f"Warning: {error.message} The old token works{until}.")
+    _warn(f"Warning: {reason} The old token works{until}.")
 
 
 def _warn(text: str) -> None:
     """Print a warning, once in a process."""
-    mine = object()
-    if _warned.setdefault((str(logins.store_path()), text), mine) is mine:
+    first = object()
+    if _warned.setdefault((logins.store_path(), text), first) is first:
         notice(text)
 
 
@@ -279,14 +273,12 @@ def _identify(access_token: str) -> Tokens:
     try:
         with locked_store() as writer:
             store = read_store()
-            tokens = store.identify(access_token) or fetch_workspace(
-                borrowed.request_owner(access_token)
-            )
+            tokens = store.identify(access_token) or _request_owner(access_token)
             writer.save(store.put_identity(tokens))
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
         tokens = tokens or _request_owner(access_token)
-        _owners[str(logins.store_path()), token_hash(access_token)] = tokens
+        _owners[logins.store_path(), token_hash(access_token)] = tokens
     return tokens
 
 
@@ -307,9 +299,9 @@ def _tokens_or_job(
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
     if not tokens.renewable or not _is_refused(tokens, rejection):
-        check_usable(credential, tokens, store, rejection)
-        if failure := store.failure(credential.account):
-            _warn_of_old_token(failure, tokens)
+        check_usable(credential.account, tokens, rejection)
+        if tokens.refusal:
+            _warn_of_old_token(tokens.refusal, tokens)
             return tokens
         if credential.account not in store.unsaved and not needs_refresh(tokens, time.time()):
             return tokens

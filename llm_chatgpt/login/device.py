@@ -1,4 +1,4 @@
-"""Sign in with a code."""
+"""Sign in with a device code: show it, and poll until the user has entered it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, S
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens, without_secrets
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.workspace import store_new_login
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
+from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
-    """A login that waits for the user. `interval` and `expires_in` are seconds."""
+    """A code for the user to enter. `interval` (between two polls) and `expires_in` are seconds."""
 
     user_code: str
     device_auth_id: str
@@ -30,7 +31,7 @@ class DeviceCode(NamedTuple):
 
 
 def request_device_code() -> DeviceCode:
-    """Start a device login: the code to show, and where to enter it (docs/protocol.md).
+    """Request a code to show, and the address to enter it at (docs/protocol.md).
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
@@ -66,7 +67,7 @@ def _poll_interval(value: Any) -> float:
 
 
 def _code_lifetime(expires_at: object, date: str | None) -> float:
-    """How many seconds the code lasts, by the server's own clock where it tells it."""
+    """Return how many seconds the code lasts, by the server's own clock if the reply has it."""
     seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
@@ -121,25 +122,25 @@ def poll_for_token(
 
     `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code
     still lasts, and what `wait` raises ends the login and reaches the caller. `notify` hears
-    once of a server in trouble. Raises LoginFailed and its kinds.
+    once of a server in trouble. Raises LoginFailed and its subclasses.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
     interval = code.interval
-    told = False
+    notified = False
     while True:
         try:
             if approved := poll_device_code(code):
                 return oauth.exchange_authorization_code(approved)
         except SlowDown as trouble:
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
-            if trouble.code != "slow_down" and not told:
+            if trouble.code != "slow_down" and not notified:
                 notify(trouble.message)
-                told = True
+                notified = True
         left = end - clock()
         if left <= 0:
             raise _code_expired()
-        # With a margin: a clock that runs fast, as WSL's can, would poll too early.
+        # With a margin, because a clock that runs fast, as in WSL, would poll too early.
         wait(min(interval * config.POLL_MARGIN, left), left)
 
 
@@ -157,10 +158,11 @@ def login(
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
     login that was stored before is replaced at the end, and only by a success; if it is
     another user's, `replace(old, new)` is asked first. With the id of a `workspace`, a login for
-    another one is not stored. Raises LoginFailed and its kinds, StoreError.
+    another one is not stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
     code = request_device_code()
     show(code)
-    tokens = poll_for_token(code, wait=wait, notify=notify)
-    return keep_login(tokens, account, replace, workspace)
+    with Waiting("Waiting for you to enter the code", seconds=code.expires_in):
+        tokens = poll_for_token(code, wait=wait, notify=notify)
+    return store_new_login(tokens, account, replace, workspace)

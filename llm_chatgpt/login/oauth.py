@@ -24,7 +24,7 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
-    """What an approved sign-in turns into. Most of it is secret, and works once.
+    """An approved sign-in, which `exchange` trades for a login. It is secret and works once.
 
     `redirect_uri` is where the browser came back to; None means the device code's. `command` is
     the command that starts such a sign-in. The official route adds the client id that was issued,
@@ -44,6 +44,10 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
+# Reads what the user pastes, in a thread. Calls the function with each line until the event is set.
+ReadLines = Callable[[Callable[[str], None], threading.Event], None]
+# The parameters of a redirect, each with all its values.
+Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
 # The one suffix that the issuer is known to add to the state (docs/protocol.md).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
@@ -53,13 +57,13 @@ class AuthorizeRequest:
     """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
 
     `url` is the page to show to the user, `command` the command that starts such a sign-in, and
-    `own` the parameters that only one route has. The state and the verifier are secret.
+    `more` the parameters that only its route has. The state and the verifier are secret.
     """
 
     # Whether the user may also paste a query or a code alone, or an address with another host.
     takes_parts = True
 
-    def __init__(self, route: Route, host: str, port: int, command: str, own: Mapping[str, str]):
+    def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
         self.command = command
@@ -73,13 +77,11 @@ class AuthorizeRequest:
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "state": self.state,
-            **own,
+            **more,
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
-    def approve(
-        self, code: str, fields: Mapping[str, list[str]]
-    ) -> AuthorizationCode | LoginFailed:
+    def approve(self, code: str, fields: Fields) -> AuthorizationCode | LoginFailed:
         """Return the approval in a redirect with this code and these parameters, or its failure."""
         return self.approval(code)
 
@@ -89,23 +91,23 @@ class AuthorizeRequest:
         )
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
-        """Parse a redirect's query: the approval or why it failed; None if `state` belongs to
-        another sign-in."""
+        """Parse a redirect's query. Return the approval or a LoginFailed; None if `state` belongs
+        to another sign-in."""
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
         state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
-        # Compared as bytes, because compare_digest takes only ASCII text.
+        # As bytes, because compare_digest takes only ASCII text.
         if not secrets.compare_digest(state.encode(), self.state.encode()):
             return None
         if fields.get("error"):
             description = fields.get("error_description", [""])[0]
-            return _sign_in_refused(fields["error"][0], description, self.command)
+            return self._refused(fields["error"][0], description)
         if len(codes) != 1 or not codes[0]:
             return self.failed("The browser came back with an incomplete address, without a code.")
         return self.approve(codes[0], fields)
 
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` for what the user has pasted; a sentence (str) if they must paste again."""
+        """`read` a pasted line. Return a sentence (str) if the user must paste again."""
         text = line.strip().strip("'\"<>")
         if self.takes_parts and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
             return self.approve(text, {})
@@ -114,10 +116,10 @@ class AuthorizeRequest:
         whole = not re.search(r"\s", text)
         if whole and (self.takes_parts or address == self.redirect_uri):
             result = self.read(query or address)
-            # Without an error of OpenAI's, what is missing was not pasted.
+            # An incomplete address was not copied whole, unless it has an error of OpenAI's.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
-        # A part of our own state comes from an address that was cut off.
+        # The beginning of this state comes from an address that was cut off.
         if whole and not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
@@ -126,6 +128,18 @@ class AuthorizeRequest:
         root = self.redirect_uri.removesuffix("auth/callback")
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
 
+    def _refused(self, error: str, description: str) -> LoginFailed:
+        """Return the failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
+        if "missing_codex_entitlement" in description:
+            reason, advice = (
+                "Codex is not enabled for this workspace.",
+                "Ask its admin, or sign in to another one.",
+            )
+            return errors.LoginDenied(reason, advice)
+        if error == "access_denied":
+            return sign_in_declined(self.command)
+        return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
+
     def failed(self, what: str) -> LoginFailed:
         return LoginFailed(what, f"Run '{self.command}' again.")
 
@@ -133,35 +147,35 @@ class AuthorizeRequest:
 def ask_issuer(
     method: str,
     path: str,
-    failed: Callable[[str, str], ChatGPTError],
+    error_class: Callable[[str, str], ChatGPTError],
     next_step: str = "Check the network and try again.",
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """One request to the issuer. Raises `failed(reason, advice)` when no answer comes."""
+    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes."""
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise failed(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
+        raise error_class(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
 
 
 def _post(
     route: Route,
     path: str,
-    failed: Callable[[str, str], ChatGPTError],
+    error_class: Callable[[str, str], ChatGPTError],
     body: dict[str, str],
     **more: Any,
 ) -> http.Reply:
-    """A refresh or a revocation, as a form or as JSON."""
+    """Send a refresh or a revocation, as a form or as JSON."""
     headers = {"originator": config.originator()} if route.names_account else {}
     encoded: dict[str, Any] = {"data" if route.form else "json": body}
-    return ask_issuer("POST", path, failed, headers=headers, **encoded, **more)
+    return ask_issuer("POST", path, error_class, headers=headers, **encoded, **more)
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Why the issuer did not do what was expected, and what to do: an error's two sentences."""
+    """Explain an answer that is not the expected one: an error's reason and advice."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -179,7 +193,7 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 
 
 def _description(reply: http.Reply) -> str:
-    """The issuer's own words after a colon, without the long words that may be secrets."""
+    """Return the issuer's own words after a colon, without long words, which may be secrets."""
     data = as_mapping(reply.data)
     words = as_text(data.get("error_description")) or as_text(
         as_mapping(data.get("error")).get("message")
@@ -195,57 +209,46 @@ def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     )
 
 
-def _sign_in_refused(error: str, description: str, command: str) -> LoginFailed:
-    """The failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
-    if "missing_codex_entitlement" in description:
-        return errors.LoginDenied(
-            "Codex is not enabled for this workspace.", "Ask its admin, or sign in to another one."
-        )
-    if error == "access_denied":
-        return sign_in_declined(command)
-    message = printable(description or error, 200)
-    return LoginFailed(f"OpenAI ended the sign-in ({message}).", f"Run '{command}' again.")
+def exchange(approved: AuthorizationCode) -> tuple[http.Reply, Tokens | None]:
+    """Trade an approved code for a login (docs/protocol.md): the token reply, and what it holds.
 
-
-def exchange(approved: AuthorizationCode) -> http.Reply:
-    """Trade an approved code for a token reply (docs/protocol.md).
-
-    Sent once: after a lost answer the code may be spent. Raises LoginFailed.
+    The login is None if the reply has no access token. Sent once: after a lost answer the code may
+    be spent. Raises LoginFailed.
     """
-    again = f"Run '{approved.command}' again"
+    route, command = approved.route, approved.command
     reply = ask_issuer(
         "POST",
-        approved.route.token_path,
+        route.token_path,
         LoginFailed,
-        f"You approved the sign-in, but it did not finish: run '{approved.command}' again.",
+        f"You approved the sign-in, but it did not finish: run '{command}' again.",
         data={
             "grant_type": "authorization_code",
             "client_id": approved.client_id,
             "code": approved.authorization_code,
             "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
             "code_verifier": approved.code_verifier,
-            **approved.route.token_fields,
+            **route.token_fields,
         },
     )
     if reply.status == 200:
-        return reply
+        client_id = approved.client_id
+        owner = Tokens("", kind=route.kind, issuer=config.issuer(), client_id=client_id)
+        return reply, tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     problem = explain(reply, "complete the sign-in")
     if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
         problem = (
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
             "used before, or is from an earlier attempt.",
-            f"{again}.",
+            f"Run '{command}' again.",
         )
-    if reply.error_code == "invalid_client" and approved.route is not CODEX:
-        problem = FORGOTTEN, f"{again} to register anew."
+    if reply.error_code == "invalid_client" and route is not CODEX:
+        problem = FORGOTTEN, f"Run '{command}' again to register anew."
     raise LoginFailed(*problem, code=reply.error_code)
 
 
 def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
     """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
-    reply = exchange(approved)
-    owner = Tokens("", issuer=config.issuer())
-    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
+    reply, tokens = exchange(approved)
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
@@ -275,7 +278,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # A session that is this plugin's alone is worth a second attempt.
+    # OpenAI's rules for the official route ask for a second attempt.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
@@ -316,7 +319,7 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
-    """The failure that only a new login, by this command, can end."""
+    """Build the error of a login that only a new sign-in, by this command, can repair."""
     return RefreshFailed(
         f"Your ChatGPT login {reason}.",
         f"Run '{command}' to sign in again.",
@@ -335,6 +338,8 @@ def access_token_rejected() -> RefreshFailed:
 
 def check_renewable(tokens: Tokens, command: str) -> None:
     """Raise RefreshFailed for a login that cannot be renewed here. `command` signs in again."""
+    if tokens.refusal:
+        raise RefreshFailed(tokens.refusal, permanent=True)
     if tokens.kind == "access_token":
         raise access_token_rejected()
     if tokens.kind == "codex":
@@ -376,11 +381,8 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     if code == "invalid_client" and route is not CODEX:
         raise RefreshFailed(f"{FORGOTTEN} Run '{login_command} --new' to sign in again.", code=code)
     # A web page or a bare 401 comes from a proxy, and says nothing about the login.
-    if (
-        code
-        and reply.status < 500
-        and (code in FINAL_REFUSALS or reply.status == route.final_status)
-    ):
+    final = code in FINAL_REFUSALS or (code and reply.status == route.final_status)
+    if code and final and reply.status < 500:
         reason = FINAL_REFUSALS.get(code, "is no longer accepted")
         raise sign_in_again(reason, login_command, code)
     raise RefreshFailed(*explain(reply, "renew the login"), code=code)

@@ -1,14 +1,13 @@
 """Sign in by OpenAI's official route, "Sign in with ChatGPT".
 
-The first sign-in registers this installation: OpenAI issues a client id, which later ones name
-again. What OpenAI asks of such a sign-in is in docs/protocol.md, "The official route".
+The first sign-in registers this installation: OpenAI issues a client id, which later sign-ins send.
+OpenAI's rules for such a sign-in are in docs/protocol.md, "The official route".
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,8 +19,8 @@ from llm_chatgpt.login import oauth
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.store import check_writable, locked_store, read_store
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
-from llm_chatgpt.login.workspace import keep_login
+from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
+from llm_chatgpt.login.workspace import store_new_login
 from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
@@ -32,26 +31,24 @@ UNREGISTERED = "dynamic_agent_client"
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route. Its nonce is secret, too."""
 
-    # A code alone lacks the client id that was issued with it.
+    # A code alone would lack the client id that OpenAI has issued with it.
     takes_parts = False
 
-    def __init__(self, port: int, known: Mapping[str, Any], command: str):
+    def __init__(self, port: int, registered: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
-        self._client_id = client_id = as_text(known.get("client_id")) or ""
-        own = {
+        self._client_id = client_id = as_text(registered.get("client_id")) or ""
+        parameters = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
-            # Otherwise OpenAI would not ask a user again who has declined.
-            **({"prompt": "consent"} if client_id and known.get("declined") is True else {}),
+            # Otherwise OpenAI would not ask again after the user has declined once.
+            **({"prompt": "consent"} if client_id and registered.get("declined") is True else {}),
             "ext_agent_host_id": host_id(),
             **OFFICIAL.token_fields,
             "nonce": self.nonce,
         }
-        super().__init__(OFFICIAL, "127.0.0.1", port, command, own)
+        super().__init__(OFFICIAL, "127.0.0.1", port, command, parameters)
 
-    def approve(
-        self, code: str, fields: Mapping[str, list[str]]
-    ) -> AuthorizationCode | LoginFailed:
+    def approve(self, code: str, fields: oauth.Fields) -> AuthorizationCode | LoginFailed:
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             return self.failed("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
@@ -68,53 +65,53 @@ def login_officially(
     account: str | None = None,
     *,
     show: Callable[[OfficialLogin], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None = None,
+    read_lines: oauth.ReadLines | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     new: bool = False,
 ) -> Tokens:
     """Sign in by the official route and store the login under `account` (None: `official`).
 
-    `new` registers with OpenAI anew, which any ChatGPT user may do; the session of the login
-    that is replaced then ends. The other arguments are those of `login_with_browser`. Raises
-    LoginFailed and its kinds, StoreError.
+    `new` registers with OpenAI anew, which any ChatGPT user may do, and ends the session of
+    the login that is replaced. The other arguments are those of `login_with_browser`. Raises
+    LoginFailed and its subclasses, StoreError.
     """
-    # Only here, because http.server takes time to load.
+    # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import redirect
 
     check_writable()
     name = account or OFFICIAL.account
-    known = registration(name)
+    registered = registration(name)
     command = OFFICIAL.login_command(name)
     try:
         approved = redirect.wait_for_approval(
-            lambda port: OfficialLogin(port, {} if new else known, command),
+            lambda port: OfficialLogin(port, {} if new else registered, command),
             hosts=("127.0.0.1",),
             ports=(0,),
             show=show,
             read_lines=read_lines,
         )
-        replaced = as_text(known.get("client_id")) if new else None
-        return keep_login(_exchange(approved, name, replaced), account, replace)
+        replaced = as_text(registered.get("client_id")) if new else None
+        return store_new_login(_exchange(approved, name, replaced), account, replace)
     except LoginDenied:
         if registration(name):
-            _remember(name, declined=True)
+            _save_registration(name, declined=True)
         raise
     except AccountTaken:
-        if new and known:
-            # The login that was kept needs its own registration.
-            _remember(name, **known)
+        if new and registered:
+            # The old login stays, and needs its own registration.
+            _save_registration(name, **registered)
         raise
 
 
 def registration(name: str) -> Mapping[str, Any]:
-    """What is registered under an account's name; empty if nothing is, or it cannot be read."""
+    """Return the registration under an account's name; empty if none can be read."""
     with contextlib.suppress(StoreError):
         return read_store().registration(name)
     return {}
 
 
 def host_id() -> str:
-    """This installation's name for OpenAI: made once, no secret, kept over all logouts.
+    """Return the id of this installation: made once, not secret, kept over all logouts.
 
     Raises StoreError.
     """
@@ -129,29 +126,29 @@ def host_id() -> str:
 
 
 def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> Tokens:
-    """The login that an approval brings. Raises LoginFailed, StoreError.
+    """Trade an approval for a login. Raises LoginFailed, StoreError.
 
-    The client id is stored before anything else can fail: without it, the next sign-in would
-    register a second time. It may replace the client id `replaced`, and no other.
+    Stores the client id before anything else can fail: without it, the next sign-in would register
+    a second time. The client id may replace `replaced`, and no other.
     """
     command = OFFICIAL.login_command(name)
     with locked_store() as writer:
         store = writer.read_to_add()
-        known = store.registration(name)
-        stored = as_text(known.get("client_id"))
+        registered = store.registration(name)
+        stored = as_text(registered.get("client_id"))
         # Another sign-in under this name may have registered meanwhile.
         if stored not in (None, replaced, approved.client_id):
             raise LoginFailed(
                 "OpenAI has answered for another registration.", f"Run '{command}' again."
             )
         if stored != approved.client_id:
-            known = {"client_id": approved.client_id, "subject": None, "declined": False}
-        writer.save(store.register(name, **known))
+            registered = {"client_id": approved.client_id, "subject": None, "declined": False}
+        writer.save(store.register(name, **registered))
     try:
-        reply = oauth.exchange(approved)
+        reply, tokens = oauth.exchange(approved)
     except LoginFailed as error:
         if error.code == "invalid_client":
-            _remember(name, client_id=None)
+            _save_registration(name, client_id=None)
         raise
     data = as_mapping(reply.data)
     claims = parse_jwt_claims(data.get("id_token")) or {}
@@ -161,22 +158,14 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             f"OpenAI's answer does not belong to this sign-in ({problem}).",
             f"Nothing was stored. Run '{command}' again.",
         )
-    if as_text(known.get("subject")) not in (None, claims["sub"]):
+    if as_text(registered.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
             "This is another ChatGPT user than before under this name.",
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
             f"run '{command} --new'.",
         )
-    _remember(name, subject=claims["sub"], declined=False)
+    _save_registration(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
-    owner = Tokens(
-        "",
-        kind="official",
-        issuer=config.issuer(),
-        client_id=approved.client_id,
-        subject=claims["sub"],
-    )
-    tokens = tokens_from_reply(data, old=owner, now=time.time())
     permitted = config.PLAN_SCOPE in granted.split()
     if not permitted or tokens is None or not tokens.refresh_token:
         denied = LoginDenied(
@@ -190,12 +179,12 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
                 # Drop the older login: the user declined to renew its permission.
                 if old and old.client_id == approved.client_id:
                     failure = RefreshFailed(denied.message, permanent=True)
-                    writer.save(store.put_failure(name, failure, ended=True))
+                    writer.save(store.put_refusal(name, failure, ended=True))
         raise denied
-    return tokens
+    return tokens._replace(subject=claims["sub"])
 
 
-def _remember(name: str, **fields: Any) -> None:
+def _save_registration(name: str, **fields: Any) -> None:
     with locked_store() as writer:
         writer.save(writer.read_to_add().register(name, **fields))
 
@@ -203,11 +192,11 @@ def _remember(name: str, **fields: Any) -> None:
 def _id_token_problem(
     claims: Mapping[str, Any], reply: http.Reply, approved: AuthorizationCode
 ) -> str:
-    """What is wrong with an ID token; empty if nothing is (docs/protocol.md).
+    """Name the check that an ID token fails; empty if it passes (docs/protocol.md).
 
-    Its signature is not checked: the token comes straight from the issuer over TLS, which
-    OpenID Connect accepts instead (Core 3.1.3.7), and every well-kept library for it brings a
-    compiled cryptography package along.
+    Does not check the signature: the token comes from the issuer over TLS, which OpenID Connect
+    accepts instead (Core 3.1.3.7), and the maintained libraries for it depend on a compiled
+    cryptography package.
     """
     # The issuer's own clock, because this machine's may be wrong.
     now = as_http_date(reply.headers.get("date")) or time.time()

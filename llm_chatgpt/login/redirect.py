@@ -1,7 +1,7 @@
-"""Wait for the browser: listen on this machine's loopback, and read what the user pastes.
+"""Wait for the browser: listen on this machine's loopback, and read pasted addresses.
 
-Both routes wait here for the user's approval; what each asks for and accepts stands in its
-AuthorizeRequest. Imported when a sign-in begins, because http.server takes time to load.
+For both routes. The parameters that each sends and accepts stand in its AuthorizeRequest.
+Imported when a sign-in begins, because http.server takes time to load.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 from llm_chatgpt import config
 from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest
+from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest, ReadLines
 from llm_chatgpt.text import in_words, notice
+from llm_chatgpt.waiting import Waiting
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -41,7 +42,7 @@ PAGE_HEADERS = {
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on one address of this machine's loopback. It does not serve before `serve`."""
+    """A server on one address of this machine's loopback. It answers once `serve` is called."""
 
     daemon_threads = True
 
@@ -57,7 +58,7 @@ class Listener(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
-        """Answer redirects in threads until `shutdown`; `deliver` gets the result of each one
+        """Answer redirects in threads until `shutdown`. Call `deliver` with the result of each
         that belongs to `request`."""
         self.request, self.deliver = request, deliver
         host = str(self.server_address[0])
@@ -85,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        # A page elsewhere can give this machine a name of its own and send requests to that.
+        # A web page can resolve a name of its own to this machine and send requests to it.
         if self.headers.get_all("Host") not in self.server.own_hosts:
             self.send_error(400)
         elif path != "/auth/callback":
@@ -95,14 +96,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 400, "This page belongs to another sign-in. Start again from your terminal."
             )
         else:
-            # First, because the program may end soon after it has the result.
+            # Answer first, because the program may end soon after it has the result.
             try:
                 self._answer(200, "Go back to the terminal. You can close this page.")
             finally:
                 self.server.deliver(result)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer without repeating anything of the request, as the original does."""
+        """Answer without repeating anything of the request, as the inherited method does."""
         self._answer(code, "There is nothing here.")
 
     def _answer(self, status: int, sentence: str) -> None:
@@ -118,9 +119,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]:
-    """A listener on each host, on the first port that is free on all of them.
+    """Listen on each host, on the first port that is free on all of them.
 
-    Port 0 stands for any free one. An IPv6 host is left out on a machine without IPv6. Raises
+    Port 0 stands for any free port. Leaves out an IPv6 host on a machine without IPv6. Raises
     LoginFailed if no port can be used.
     """
     hosts = [host for host in hosts if ":" not in host or _has_ipv6()]
@@ -129,7 +130,7 @@ def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]
         listeners: list[Listener] = []
         try:
             for host in hosts:
-                # Port 0 has become a real one after the first host.
+                # After the first host, port 0 stands for the port that the system has chosen.
                 same = listeners[0].port if listeners else port
                 listeners.append(Listener(host, same))
         except OSError as error:
@@ -164,37 +165,38 @@ def wait_for_approval(
     hosts: Sequence[str],
     ports: Sequence[int],
     show: Callable[[Any], None],
-    read_lines: Callable[[Callable[[str], None], threading.Event], None] | None,
+    read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """What the user has approved, from a browser that comes back to one of `ports` on all
-    `hosts`, or from a pasted address.
+    """Wait for an approval: for a redirect to one of `ports` on all `hosts`, or a pasted address.
 
     `start(port)` makes the request that `show` presents. `read_lines(line, stop)`, if given,
-    runs in a thread and calls `line` with what the user pastes until `stop` is set. Raises
-    LoginFailed and its kinds.
+    runs in a thread and calls `line` with each line that the user pastes until `stop` is set.
+    Raises LoginFailed and its subclasses.
     """
     # Results from the listeners' threads, and lines from the terminal's.
-    arrivals: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
+    results: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(each) for each in open_listeners(hosts, ports)]
         request = start(listeners[0].port)
         for listener in listeners:
-            listener.serve(request, arrivals.put)
+            listener.serve(request, results.put)
             stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
-            lines = (arrivals.put, stop)
+            lines = (results.put, stop)
             reader = threading.Thread(target=read_lines, args=lines, daemon=True)
             reader.start()
-            # Otherwise it may take the answer to a question that is asked later.
+            # Otherwise it may read the answer to a later question.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
-        end = time.monotonic() + config.BROWSER_LOGIN_SECONDS
+        limit = config.BROWSER_LOGIN_SECONDS
+        stack.enter_context(Waiting("Waiting for the browser", seconds=limit))
+        end = time.monotonic() + limit
         while time.monotonic() < end:
             try:
                 # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-                result = arrivals.get(timeout=0.25)
+                result = results.get(timeout=0.25)
             except queue.Empty:
                 continue
             if isinstance(result, str):

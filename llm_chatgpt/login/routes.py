@@ -1,7 +1,9 @@
-"""The two routes to a ChatGPT plan, and all that differs between them.
+"""The two routes to a ChatGPT plan: a table of what differs between them.
 
-The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT",
-a preview: what may change about it stands in this table (facts: docs/protocol.md).
+The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
+preview (facts: docs/protocol.md). The table has all differences in the use of a login. The
+sign-ins themselves stand in device.py, browser.py and official.py, the registrations of the
+official route in accounts.py, the Codex route's client id and all default addresses in config.py.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-# The error codes with which OpenAI refuses a refresh token for good, and what each says of a login.
+# Error codes with which OpenAI refuses a refresh token for good, and what to say of the login.
 FINAL_REFUSALS: Mapping[str, str] = {
     "invalid_grant": "is no longer accepted",
     "invalid_refresh_token": "is no longer accepted",
@@ -33,6 +35,8 @@ class Route(NamedTuple):
     FINAL_REFUSALS, or with an error in JSON that has the status `final_status`.
     """
 
+    # Which logins take this route, by their `kind`.
+    kind: str = "login"
     # Signing in, renewing and signing out.
     authorize_path: str = "/oauth/authorize"
     token_path: str = "/oauth/token"  # noqa: S105 - an address
@@ -43,8 +47,8 @@ class Route(NamedTuple):
     plan: str = ""
     form: bool = False
     token_fields: Mapping[str, str] = {}
-    # How many seconds before the end of its access token a login is renewed; None if only after
-    # the API has refused it.
+    # A login is renewed so many seconds before its access token expires; None: only after the API
+    # has refused the token.
     refresh_leeway: float | None = 5 * 60
     final_status: int | None = 401
     # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
@@ -53,13 +57,13 @@ class Route(NamedTuple):
     base_url: Callable[[str | None], str] = config.base_url
     responses_path: str = "/codex/responses"
     models_path: str = "/codex/models"
-    # Empty where pictures cannot be drawn on their own.
+    # Empty if the route cannot create images outside a conversation.
     images_path: str = "/codex/images"
     # Whether requests name the account and this client.
     names_account: bool = True
     # Whether an effort can change within a conversation (docs/protocol.md, "Prompt cache").
     effort_updates: bool = True
-    # What requests never have, by the names of `OPTIONAL_PARTS` in backend/resend.py.
+    # Parts that requests never have, by the names of `OPTIONAL_PARTS` in the backend.
     without: frozenset[str] = frozenset()
     # Whether functions are the first input item, and which tools are refused.
     tools_in_input: bool = False
@@ -71,7 +75,7 @@ class Route(NamedTuple):
     max_resends: int = 4
 
     def login_command(self, account: str | None = None) -> str:
-        """The command that signs in under an account's name by this route."""
+        """Build the command that signs in under an account's name by this route."""
         named = account and account != self.account
         return f"llm chatgpt login{self.login_option}" + (
             f" --account {printable(account, 60)}" if named else ""
@@ -80,6 +84,7 @@ class Route(NamedTuple):
 
 CODEX = Route()
 OFFICIAL = Route(
+    kind="official",
     authorize_path="/api/accounts/authorize",
     token_path="/api/accounts/oauth/token",  # noqa: S106 - an address
     revoke_path="/api/accounts/oauth/revoke",

@@ -1,4 +1,4 @@
-"""chatgpt-oauth.json: read, lock, write."""
+"""Read, lock and write the login file, chatgpt-oauth.json."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import StoreError
@@ -16,13 +17,13 @@ from llm_chatgpt.login.accounts import DEFAULT_ACCOUNT, STORE_VERSION, Store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, short_path
 
-# How much a sign-in or a refresh may add to the file.
+# The most that a sign-in or a refresh may add to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
 # Renewed logins that could not be written, by the login file's path and the spent refresh token.
-# `read_store` returns them in place of the spent ones.
-unsaved: dict[tuple[str, str | None], Tokens] = {}
-# Stands for a file that is damaged as a whole: its only login is a damaged one.
+# `read_store` puts them in place of the old ones.
+unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
+# Returned for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
@@ -88,7 +89,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
             code="damaged",
         ) from error
     store = Store(data)
-    keys = {name: (str(path), tokens.refresh_token) for name, tokens in store.accounts.items()}
+    keys = {name: (path, tokens.refresh_token) for name, tokens in store.accounts.items()}
     renewed = {name: unsaved[key] for name, key in keys.items() if key in unsaved}
     for name, tokens in renewed.items():
         store = store.put(name, tokens)
@@ -96,16 +97,15 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
     return store
 
 
-class StoreWriter:
+class StoreWriter(NamedTuple):
     """Writes the login file while this process holds its lock. Made by `locked_store` alone."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    path: pathlib.Path
 
     def save(self, store: Store) -> None:
         """Write a store that was read under this lock. Raises StoreError."""
         self.write(self.path, store.to_bytes())
-        for key in [key for key in unsaved if key[0] == str(self.path)]:
+        for key in [key for key in unsaved if key[0] == self.path]:
             del unsaved[key]
 
     def save_shorter(self, store: Store) -> None:
@@ -170,7 +170,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
-    """Hold the store's lock, against every thread and process of this machine.
+    """Hold the store's lock, which excludes all other threads and processes of this machine.
 
     The operating system drops the lock of a process that dies. Raises StoreError after so
     many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
@@ -234,13 +234,12 @@ def delete_tokens(
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)
+        chosen = store.default if account is None else account
         names = [*store.accounts, *store.unusable]
+        names = [name for name in names if everything or name == chosen]
         if everything:
             writer.save_shorter(store.only_registrations())
             writer.remove_copies()
-        else:
-            chosen = store.default if account is None else account
-            names = [name for name in names if name == chosen]
-            for name in names:
-                writer.save_shorter(store.without(name))
+        elif names:
+            writer.save_shorter(store.without(chosen))
     return {name: store.accounts.get(name) for name in names}

@@ -1,4 +1,4 @@
-"""A login, and what its JWTs say. Pure functions of values."""
+"""A login as a value, and the claims in its JWTs. Pure functions: nothing is read or sent here."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
-# A sign-in of our own, one by OpenAI's official route, an access token imported from Codex CLI,
-# and a personal access token (at-...).
-KINDS = ("login", "official", "codex", "access_token")
+# Logins of the two routes, an access token imported from Codex CLI, and a personal access token
+# (at-...).
+KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
 def without_secrets(value: Any, *shown: str) -> str:
-    """The repr of a value that holds secrets: only the fields named in `shown`."""
+    """Build a repr that shows only these fields of a value with secrets."""
     fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in shown)
     return f"{type(value).__name__}({fields})"
 
 
 class Tokens(NamedTuple):
-    """One login. Its repr shows no secret. The login file holds these fields (login/store.py).
+    """One login. Its repr shows no secret. The login file has an entry with these fields for each.
 
     Times are Unix seconds by this machine's clock, unless a field says otherwise.
     """
 
-    # Empty after OpenAI has ended an official login.
+    # Empty after OpenAI has ended the login.
     access_token: str
     refresh_token: str | None = None
     id_token: str | None = None
@@ -53,11 +53,14 @@ class Tokens(NamedTuple):
     kind: str = "login"
     # Who issued the tokens; None for a login that an older version has stored.
     issuer: str | None = None
-    # Only an official login has these: for which client, and who it is.
+    # The client that the tokens were issued to; None for a login that an older version has stored.
     client_id: str | None = None
+    # The user, as the official route names them to this client.
     subject: str | None = None
     # The earliest moment of a refresh, by the server's clock.
     earliest_refresh_at: float | None = None
+    # Why OpenAI has refused to renew the login for good; None if it has not.
+    refusal: str | None = None
 
     def __repr__(self) -> str:
         return without_secrets(
@@ -66,27 +69,27 @@ class Tokens(NamedTuple):
 
     @property
     def account_key(self) -> str:
-        """A short hash that names the account without revealing its id."""
+        """Hash that identifies the account without revealing its id."""
         official = (self.issuer, self.client_id, self.subject)
-        name = " ".join(map(str, official)) if self.kind == "official" else self.account_id or ""
+        name = " ".join(map(str, official)) if self.route is OFFICIAL else self.account_id or ""
         return token_hash(name)[:12]
 
     @property
     def route(self) -> Route:
-        return OFFICIAL if self.kind == "official" else CODEX
+        return OFFICIAL if self.kind == OFFICIAL.kind else CODEX
 
     def ended(self) -> Tokens:
-        """Without what OpenAI no longer accepts; who it was stays known."""
+        """Drop all tokens, which OpenAI no longer accepts. Keep who the user is."""
         return self._replace(access_token="", refresh_token=None, id_token=None, expires_at=0.0)
 
     @property
     def renewable(self) -> bool:
-        """Whether it is a sign-in of our own."""
-        return self.kind in ("login", "official")
+        """Whether this plugin signed in: nobody else may renew or end the session."""
+        return self.kind == self.route.kind
 
 
 def parse_jwt_claims(token: object) -> dict[str, Any] | None:
-    """The claims of a JWT, its signature unchecked; None if the token is not a JWT.
+    """Return the claims of a JWT without checking its signature; None if it is not a JWT.
 
     A JWT has three non-empty base64url parts, and the second one is a JSON object.
     """
@@ -102,7 +105,7 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 
 
 def extract_account_id(id_token: object, access_token: object = None) -> str | None:
-    """Return the account id that requests carry, from the tokens' claims; None if they have none.
+    """Find the account id in the tokens' claims; None if they have none.
 
     Looks for `chatgpt_account_id` at the top level, then in the auth object, then for the id
     of the first organization; each of these in the id_token first, then in the access token.
@@ -114,8 +117,8 @@ def extract_account_id(id_token: object, access_token: object = None) -> str | N
 
 
 def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
-    """Return the objects that claims are looked for in: the JWTs' payloads, then the objects
-    that OpenAI puts into these."""
+    """Return the objects that may have claims: the JWTs' payloads, then OpenAI's own objects in
+    these."""
     payloads = [parse_jwt_claims(token) or {} for token in tokens]
     names = (AUTH_CLAIM, PROFILE_CLAIM)
     return [*payloads, *(as_mapping(payload.get(name)) for name in names for payload in payloads)]
@@ -129,16 +132,16 @@ def first_text(holders: Iterable[Mapping[str, Any]], *names: str) -> str | None:
 
 
 def header_safe(value: object) -> str | None:
-    """A token or an id that can stand in an HTTP header; None for anything else."""
+    """Return a token or an id if an HTTP header can hold it, otherwise None."""
     return value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else None
 
 
 def tokens_from_reply(
     reply: Mapping[str, Any], *, old: Tokens | None = None, now: float
 ) -> Tokens | None:
-    """The login that a token reply describes; None if it holds no access token.
+    """Read a login from a token reply; None if the reply has no access token.
 
-    What a refresh leaves out keeps its old value, and a refresh never changes the account
+    A field that a refresh leaves out keeps its old value, and a refresh never changes the account
     (docs/protocol.md). `now` is Unix seconds by this machine's clock.
     """
     old = old or Tokens("")
@@ -151,7 +154,7 @@ def tokens_from_reply(
     if access_token != old.access_token:
         expires_at = _expiry(parse_jwt_claims(access_token) or {}, reply.get("expires_in"), now)
     account_id = old.account_id
-    # An official login's tokens name an account to nobody.
+    # The API of the official route knows no account ids.
     if old.route.names_account:
         account_id = account_id or extract_account_id(id_token, access_token)
     return old._replace(
@@ -165,13 +168,14 @@ def tokens_from_reply(
         plan=first_text(holders, "chatgpt_plan_type") or old.plan,
         fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         earliest_refresh_at=as_moment(reply.get("earliest_refresh_at")),
+        refusal=None,
     )
 
 
 def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float | None:
-    """When a token that has just arrived expires, in Unix seconds; None if nothing tells.
+    """Return when a new access token expires, in Unix seconds; None if the reply does not say.
 
-    Counted from `now` by the token's own lifetime, so that a wrong clock here does no harm.
+    Adds the token's lifetime to `now`, so that a wrong clock on this machine does no harm.
     """
     exp, iat = as_number(claims.get("exp")), as_number(claims.get("iat"))
     lifetime = exp - iat if exp is not None and iat is not None else as_number(expires_in)
@@ -182,8 +186,8 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
     """Whether to renew a login now: its access token expires within five minutes, or has no
     expiry date and is eight days old.
 
-    Always False for what cannot be refreshed, and for an official login, which is renewed when
-    the API no longer accepts its access token.
+    Always False for a login that cannot be refreshed, and for an official login, which is renewed
+    after the API has refused its access token.
     """
     if not tokens.renewable or tokens.route.refresh_leeway is None:
         return False
@@ -193,9 +197,9 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
 
 
 def seconds_until_refresh(tokens: Tokens, now: float) -> float:
-    """How long OpenAI still refuses to renew an official login; `now` is by OpenAI's clock.
+    """Return how long OpenAI refuses to renew an official login. `now` is by OpenAI's clock.
 
-    A moment after the access token's end cannot be meant; it is ignored.
+    Ignores an earliest moment after the access token's expiry, which would be nonsense.
     """
     claims = parse_jwt_claims(tokens.access_token) or {}
     earliest = tokens.earliest_refresh_at or 0.0
@@ -214,28 +218,28 @@ def still_works(tokens: Tokens, now: float) -> bool:
 
 
 def token_hash(token: str) -> str:
-    """A short hash that names a token without revealing it."""
+    """Hash that identifies a token without revealing it."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Whether two logins belong to different users, workspaces or routes, as far as they tell."""
-    # OpenAI may name one user differently to each client.
+    """Whether two logins differ in user, workspace or route. Unknown values count as equal."""
+    # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
-    pairs = [(getattr(old, name), getattr(new, name)) for name in names]
-    return old.route is not new.route or any(one and other and one != other for one, other in pairs)
+    values = [(getattr(old, name), getattr(new, name)) for name in names]
+    return old.route is not new.route or any(a and b and a != b for a, b in values)
 
 
 def sent_account_id(tokens: Tokens) -> str | None:
-    """The account id that requests carry; None if the login has none that the backend takes."""
+    """Return the account id to send; None if the login has none that the backend accepts."""
     account_id = header_safe(tokens.account_id)
-    # An organization's id is a platform id, which this backend refuses.
+    # The backend refuses an organization's id, which is an id of OpenAI's API platform.
     return None if account_id is None or account_id.startswith("org-") else account_id
 
 
 def residencies(tokens: Tokens) -> list[str]:
-    """The regions that may serve a workspace with data residency, the likeliest first
-    (docs/protocol.md). Mostly empty."""
+    """Return the regions that may serve a workspace with data residency, the likeliest first
+    (docs/protocol.md). Most logins have none."""
     chosen = config.residency()
     if not tokens.route.names_account or chosen == "off":
         return []
@@ -248,7 +252,7 @@ def residencies(tokens: Tokens) -> list[str]:
 
 
 def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[str, str]:
-    """The headers that every request with these tokens carries (docs/protocol.md).
+    """Build the headers of every request to the backend (docs/protocol.md).
 
     `second_residency` says that the service has refused the first of the `residencies`.
     """
@@ -265,7 +269,6 @@ def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[s
         headers["X-OpenAI-Fedramp"] = "true"
     if regions := residencies(tokens)[second_residency:]:
         headers["x-openai-internal-codex-residency"] = regions[0]
-    version = config.setting("CLIENT_VERSION")
-    if version:
+    if version := config.setting("CLIENT_VERSION"):
         headers["version"] = version
     return headers

@@ -1,4 +1,4 @@
-"""The thread that renews logins, and the signals that wait while it sends a refresh token."""
+"""Run renewals in threads, and hold back signals while one sends a refresh token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-import queue
 import signal
 import threading
 import time
@@ -16,34 +15,33 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_command, in_this_context
+from llm_chatgpt.text import in_this_context
+from llm_chatgpt.waiting import in_command
 
 Future = concurrent.futures.Future[Tokens]
 
 
 class Worker:
-    """The one thread of this process that renews logins, one after another.
+    """Runs the renewals of this process, each in a thread of its own.
 
-    Neither Ctrl-C nor a cancelled task can stop it between the request, which spends the
-    refresh token, and the write. Callers wait for it, and it waits for other processes at
-    the store's lock. It is not a ThreadPoolExecutor because Python waits for that one's threads
+    Neither Ctrl-C nor a cancelled task can stop such a thread between the request, which spends the
+    refresh token, and the write. Callers wait for it, and it waits for other threads and processes
+    at the store's lock. It is not a ThreadPoolExecutor because Python waits for that one's threads
     at exit, here perhaps for another program's lock.
     """
 
     def __init__(self) -> None:
-        self.start_afresh()
+        self.reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.start_afresh)
+            os.register_at_fork(after_in_child=self.reset)
 
-    def start_afresh(self) -> None:
-        """Forget thread and locks. A forked child has none of its parent's threads, and perhaps
-        a lock that nobody holds."""
-        self._jobs: queue.SimpleQueue[tuple[object, Callable[[], Tokens]]] = queue.SimpleQueue()
+    def reset(self) -> None:
+        """Forget all jobs, and make new locks. A forked child has none of its parent's threads, and
+        may have a lock that nobody will release."""
         self._futures: dict[object, Future] = {}
-        self._thread = threading.Thread(target=self._work, name="chatgpt-refresh", daemon=True)
         self._submitting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
-        # How long the end of the program waits for a refresh that is out, by the monotonic clock.
+        # Until when the end of the program waits for a refresh that was sent (monotonic clock).
         self._deadline: float | None = None
 
     def submit(self, key: object, job: Callable[[], Tokens]) -> Future:
@@ -54,22 +52,17 @@ class Worker:
                 future = self._futures[key] = Future()
                 # From here on, a task that is cancelled does not cancel it for others.
                 future.set_running_or_notify_cancel()
-                self._jobs.put((key, in_this_context(job)))
-                if not self._thread.ident:
-                    self._thread.start()
+                run = in_this_context(self._run)
+                threading.Thread(target=run, args=(key, job), daemon=True).start()
         return future
 
-    def _work(self) -> None:
-        while True:
-            key, job = self._jobs.get()
-            try:
-                tokens = job()
-            except BaseException as error:
-                self._take(key).set_exception(error)
-            else:
-                self._take(key).set_result(tokens)
-            # Otherwise they would stay alive until the next job, with all that they refer to.
-            del key, job
+    def _run(self, key: object, job: Callable[[], Tokens]) -> None:
+        try:
+            tokens = job()
+        except BaseException as error:
+            self._take(key).set_exception(error)
+        else:
+            self._take(key).set_result(tokens)
 
     def _take(self, key: object) -> Future:
         with self._submitting:
@@ -106,8 +99,8 @@ class Worker:
             yield
 
     def settle(self, *, ending: bool = False) -> None:
-        """Wait for a refresh that is out, up to 8 seconds from the first call. With `ending`
-        none follows it."""
+        """Wait for a refresh that was sent, up to 8 seconds from the first call. With `ending`,
+        allow no further refresh."""
         now = time.monotonic()
         self._deadline = self._deadline or now + config.REFRESH_GRACE_SECONDS
         if self._sending.acquire(timeout=max(0.0, self._deadline - now)):
@@ -117,10 +110,10 @@ class Worker:
 
     @contextlib.contextmanager
     def _signals_held(self) -> Iterator[None]:
-        """Hold back the signals that would end the program while a refresh token is out.
+        """Hold back the signals that would end the program between a refresh and its write.
 
-        Only at the command line, and only where Python handles them as it does by default:
-        another program has its own plans for its signals.
+        Only at the command line, and only if Python's default handlers are in place: other
+        programs keep their signals.
         """
         replaced: dict[int, Any] = {}
 

@@ -1,4 +1,4 @@
-"""An account's workspace: its name, where it is served; and the storing of a new login."""
+"""Store a new login, and ask the service for its workspace: name and host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_text
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
-def keep_login(
+def store_new_login(
     tokens: Tokens,
     account: str | None = None,
     replace: Callable[[Tokens, Tokens], bool] | None = None,
@@ -43,8 +43,8 @@ def keep_login(
             f"{printable(workspace, 60)}.",
             "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page.",
         )
-    # Whose login may be replaced, besides this user's own.
-    agreed = tokens
+    # The owner of a login that may be replaced: this user, then the one that `replace` has allowed.
+    replaceable = tokens
     while True:
         with locked_store() as writer:
             # Read here, because another program may just have signed in under this name.
@@ -53,7 +53,7 @@ def keep_login(
             if not (
                 (old and replace and is_somebody_else(old, tokens))
                 # Ask again if yet another user has signed in during the question.
-                and is_somebody_else(old, agreed)
+                and is_somebody_else(old, replaceable)
             ):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(
@@ -62,10 +62,10 @@ def keep_login(
                     )
                 writer.save(store.add(name, tokens, as_default=account is None))
                 break
-        # Without the lock, which prompts in other programs wait for.
+        # Ask without the lock, for which prompts in other programs may wait.
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
-        agreed = old
+        replaceable = old
     if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
         oauth.revoke_all([old])
     return tokens
@@ -83,20 +83,20 @@ def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
 
 
 def workspace_words(tokens: Tokens) -> str:
-    """'Acme (5e1f7a3c-...)': a workspace's name, where it is known, and its id."""
+    """Describe a workspace by its name, if that is known, and its id: 'Acme (5e1f7a3c-...)'."""
     account_id = printable(tokens.account_id or "?", 60)
     return f"{printable(tokens.workspace, 60)} ({account_id})" if tokens.workspace else account_id
 
 
-# The values of `account_routing_override` under which the origin holds (docs/protocol.md).
+# The origin counts if `account_routing_override` has one of these values (docs/protocol.md).
 ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 
 def fetch_workspace(tokens: Tokens) -> Tokens:
-    """The login with its workspace's name and host (docs/protocol.md), as far as the service
-    tells them, and with the workspace's id if the tokens have none.
+    """Add the workspace's name and host to a login, and its id if the tokens have none
+    (docs/protocol.md).
 
-    Raises nothing: without an answer the default host serves the account as before.
+    Raises nothing: without an answer the login stays as it is, and the default host serves it.
     """
     if not tokens.route.names_account:
         return tokens
@@ -112,21 +112,21 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
         return tokens
     entries = [as_mapping(entry) for entry in as_list(as_mapping(reply.data).get("accounts"))]
     account_id = sent_account_id(tokens) or _default_account(as_mapping(reply.data), entries)
-    mine = [entry for entry in entries if entry.get("id") == account_id]
-    if reply.status != 200 or len(mine) != 1:
+    matching = [entry for entry in entries if entry.get("id") == account_id]
+    if reply.status != 200 or len(matching) != 1:
         log.info("The workspace is unknown: status %s", reply.status)
         return tokens
-    origin = mine[0].get("workspace_backend_origin")
-    routed = mine[0].get("account_routing_override") in ROUTING_OVERRIDES
+    origin = matching[0].get("workspace_backend_origin")
+    routed = matching[0].get("account_routing_override") in ROUTING_OVERRIDES
     return tokens._replace(
         account_id=account_id,
         origin=origin if routed and config.is_workspace_origin(origin) else tokens.origin,
-        workspace=as_text(mine[0].get("name")) or tokens.workspace,
+        workspace=as_text(matching[0].get("name")) or tokens.workspace,
     )
 
 
 def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
-    """The workspace of a user whose tokens name none: the first in use, in the service's order."""
+    """Return the first workspace in use, in the service's order, for tokens that name none."""
     in_use = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
     ordered = [name for name in as_list(answer.get("account_ordering")) if name in in_use]
     return next(filter(None, map(header_safe, [*ordered, *in_use])), None)

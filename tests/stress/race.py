@@ -5,7 +5,7 @@ python tests/stress/race.py [--full]
 32 processes (the real `llm`), 32 threads and 200 coroutines, all with a token that has expired or,
 on the official route, that the API refuses: with the refresh quick, slow, failing once, and with
 a process killed while it holds the lock.
-Without --full fewer rounds. Prints the figures; exit code 1 if anything went wrong.
+Without --full fewer rounds and processes. Prints the figures; exit code 1 if anything went wrong.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, sign_in_officially
+from conftest import make_logs, sign_in, sign_in_officially
 from llm_chatgpt.backend.fetch import fetch_models
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
-ROUNDS = 20 if FULL else 2
-PROCESSES = 32 if FULL else 8
+ROUNDS = 20 if FULL else 1
+PROCESSES = 32 if FULL else 5
 THREADS, TASKS = 32, 200
 
 
@@ -137,12 +137,8 @@ def race(route: Codex, simulator: Simulator) -> int:
     failures = 0
     name_of_route = type(route).__name__.lower()
     fetch_models(route.tokens)
-    # A migrated logs.db, because llm's own migrations race.
-    subprocess.run(
-        [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi"],
-        check=True,
-        capture_output=True,
-    )
+    # Beforehand, because llm's own migrations race.
+    make_logs()
     kinds = {"processes": (processes, PROCESSES), "threads": (threads, THREADS)}
     kinds["coroutines"] = (tasks, TASKS)
     refreshes_of = {
@@ -167,7 +163,7 @@ def race(route: Codex, simulator: Simulator) -> int:
             print(f"{who} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}")
             for line in wrong[:3]:
                 print(f"    {line}")
-        # Failing once: all who wait for it report it. Who needs it later refreshes.
+        # Failing once: all threads and tasks that wait report it. Who needs it later refreshes.
         route.expire()
         simulator.script(route.endpoint, lambda request: time.sleep(1.0) or Answer(500))
         before = len(simulator.refreshes)
