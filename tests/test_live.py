@@ -180,7 +180,7 @@ BOTH_ROUTES = {
                 lambda b: "input_file" in parts(b), error_answer(400, "invalid_value", "No files.")
             ),
         ),
-        {"text file": "failed", "PDF": "failed"},
+        {"PDF": "failed"},
     ),
     "image refused": (
         lambda s: always(
@@ -325,7 +325,7 @@ def test_a_codex_backend_that_differs(simulator, codex, check, fault):
         ("web_search", ["web search"]),
         ("text.format", ["strict schema", "loose schema"]),
         ("input_image", ["image"]),
-        ("input_file", ["text file", "PDF"]),
+        ("input_file", ["PDF"]),
     ],
 )
 def test_a_plan_that_lacks_something(simulator, check, capability, lines):

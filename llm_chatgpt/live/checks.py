@@ -363,8 +363,8 @@ CHECKS = (
     Check(
         "text file",
         _attachment("text/plain", lambda: _FILE, _READ),
-        "P115 P126",
-        "P253",
+        "P113",
+        "P248",
     ),
     Check("PDF", _attachment("application/pdf", _pdf, _READ), "P115 P126", "P253"),
     Check("output limit", _output_limit, "P95 P165", ""),
