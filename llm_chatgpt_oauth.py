@@ -210,7 +210,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                                 break
                     yield from exchange.end_round()
                 except ChatGPTError as error:
-                    exchange.failed(exchange.detailed(error))
+                    exchange.failed(error)
             yield from exchange.finish()
 
 
@@ -253,7 +253,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                     for event in exchange.end_round():
                         yield event
                 except ChatGPTError as error:
-                    exchange.failed(await in_thread(exchange.detailed, error))
+                    await in_thread(exchange.failed, error)
             for event in exchange.finish():
                 yield event
 

@@ -221,18 +221,6 @@ def measure_image() -> dict:
     return {"ratio": peak / size}
 
 
-def measure_steps() -> dict:
-    """A request with 10 MB of images, and the next one of the same chain."""
-    import llm
-    from llm.models import Prompt
-
-    model = llm.get_model("chatgpt-gpt-6-luna")
-    images = [llm.Attachment(type="image/png", content=PNG + os.urandom(10_000_000))]
-    prompt = Prompt("What?", model, attachments=images)
-    first = best(lambda: exchange_for(prompt, model)())
-    return {"first_ms": first, "next_ms": best(exchange_for(prompt, model))}
-
-
 def measure_history(items: str) -> dict:
     import llm
     from llm.models import Prompt
@@ -272,14 +260,14 @@ def measure_long(model_id: str, size: str) -> dict:
     """The first text of a long prompt on a new connection: the median of some."""
     import llm
 
-    from llm_chatgpt import http
+    from llm_chatgpt.clients import close_clients
 
     docs = sorted(pathlib.Path(__file__).parent.parent.glob("docs/*.md"))
     text = "".join(path.read_text() for path in docs)[: int(size)]
     model = llm.get_model(model_id)
     times = []
     for _ in range(11):
-        http.close_clients()
+        close_clients()
         start = time.perf_counter()
         next(iter(model.prompt(text)))
         times.append((time.perf_counter() - start) * 1000)

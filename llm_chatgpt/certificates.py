@@ -1,4 +1,4 @@
-"""TLS: which certificates are trusted. They are read once in a process."""
+"""Choose the certificates that TLS connections trust. They are read once in a process."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def tls_context() -> ssl.SSLContext:
-    """The context of every TLS connection: trusts the system's certificates, and those that
-    the environment names.
+    """Return the context of every TLS connection.
+
+    It trusts the system's certificates, and those that the environment names.
 
     Raises ChatGPTError for a file that cannot be read or holds no certificate.
     """
@@ -68,8 +69,8 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
 def _trust_system(context: ssl.SSLContext) -> None:
     """Trust the system's folder of certificates, and its file where the folder lacks some.
 
-    OpenSSL finds a certificate in the folder by its name when it needs it; reading the file
-    takes about 15 ms.
+    OpenSSL finds a certificate in the folder by its name when needed. Reading the file takes about
+    15 ms (docs/benchmarks.md).
     """
     defaults = ssl.get_default_verify_paths()
     in_folder: set[int] = set()

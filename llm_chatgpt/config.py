@@ -57,10 +57,10 @@ LOCK_TIMEOUT_SECONDS = 180.0
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# The most that is read of a side request's answer; the largest pictures take more.
+# The largest answer to a side request; pictures can be larger.
 MAX_REPLY_BYTES = 16 * 2**20
 MAX_PICTURE_REPLY_BYTES = 128 * 2**20
-# Without data for this long an answer counts as stalled, as in the official client.
+# An answer without data for this long counts as stalled, as in the official client.
 IDLE_TIMEOUT_SECONDS = 300.0
 # How long to wait for the end of a stream after its last event, so that its connection can
 # be reused.
@@ -73,7 +73,7 @@ GZIP_UP_TO_BYTES = 1_000_000
 # A picture takes 40 to 120 seconds.
 PICTURE_TIMEOUT_SECONDS = 300.0
 
-# Reading an event of this size, such as a picture, is no work for an event loop.
+# An event of this size, such as a picture, is read in a thread instead of the event loop.
 LARGE_EVENT_BYTES = 100_000
 
 # How often a model may go on after a complete answer.
@@ -81,9 +81,9 @@ MAX_FURTHER_ROUNDS = 5
 
 # Sending a prompt again.
 MAX_RESENDS = 4
-# The longest wait that the server can ask for, and all waits of a prompt together.
+# The longest single wait that the server can ask for; below, all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
-# How long after its announced end a limit is tried again.
+# How long after the announced reset a prompt is sent again.
 AFTER_RESET_SECONDS = 5.0
 MAX_RESEND_WAIT_SECONDS = 90.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
@@ -137,7 +137,7 @@ def may_be_text(kind: object) -> bool:
     return kind == "image/svg+xml" or family not in ("image", "audio", "video", "font")
 
 
-# The key of our metadata on llm's parts, which keeps it apart from other plugins'.
+# The key of the plugin's metadata on llm's parts.
 METADATA_KEY = "chatgpt"
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 

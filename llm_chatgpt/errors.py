@@ -1,4 +1,4 @@
-"""The errors that a login or a prompt can end in."""
+"""The errors that end a login or a prompt."""
 
 from __future__ import annotations
 
@@ -60,12 +60,18 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came. Mostly without advice: the next step depends on the request.
+    """No readable answer came.
 
     `stalled` says that the server kept the connection open and sent nothing in time.
     """
 
-    def __init__(self, reason: str, advice: str = "", *, stalled: bool = False):
+    def __init__(
+        self,
+        reason: str,
+        advice: str = "Check the network and try again.",
+        *,
+        stalled: bool = False,
+    ):
         super().__init__(reason, advice, code="connection")
         self.stalled = stalled
 
@@ -75,11 +81,11 @@ class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
 
 
 class LoginFailed(ChatGPTError):
-    """The sign-in failed; what was stored before is untouched."""
+    """The sign-in failed; the stored login is unchanged."""
 
 
 class LoginExpired(LoginFailed):
-    """The code was not entered in time, or is no longer known."""
+    """The code was not entered in time, or OpenAI no longer knows it."""
 
 
 class LoginDenied(LoginFailed):
@@ -99,7 +105,7 @@ class StoreError(ChatGPTError):
 
 
 class RefreshFailed(ChatGPTError):
-    """No new tokens. `permanent` means that only a new login helps."""
+    """The tokens were not renewed. `permanent` means that only a new login helps."""
 
     def __init__(
         self,
@@ -127,19 +133,11 @@ class UsageLimitReached(RequestRefused):
     resettable = False
     resets_at: float | None = None
 
-    def advised(self, *steps: str) -> UsageLimitReached:
-        """The same error with these sentences before its advice."""
-        error = UsageLimitReached(
-            f"{self.reason}.",
-            f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}",
-            code=self.code,
-            param=self.param,
-            status=self.status,
-            retry_after=self.retry_after,
-            request_id=self.request_id,
-        )
-        error.resettable, error.resets_at = self.resettable, self.resets_at
-        return error
+    def add_advice(self, *steps: str) -> None:
+        """Put these sentences before the advice."""
+        advice = f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}"
+        self.message = self.message.replace(self.advice, advice)  # type: ignore[misc]
+        self.advice = advice
 
 
 class StreamFailed(ChatGPTError):

@@ -1,4 +1,4 @@
-"""HTTP: the clients, one side request, the stream of a prompt, and why one failed.
+"""Send requests: a side request with its whole answer, or a prompt with a stream.
 
 Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
 """
@@ -6,13 +6,10 @@ Every failure of the HTTP library becomes a ConnectionFailed in this file and no
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextlib
 import functools
-import importlib
 import json
-import os
 import re
 import socket
 import sys
@@ -22,111 +19,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_chatgpt import config
+from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_mapping
 
 
-def library() -> Any:
-    """httpx2 where llm has loaded it already, else httpx; only what both have is used."""
-    return sys.modules.get("httpx2") or importlib.import_module("httpx")
-
-
 def fetch_errors() -> tuple[type[Exception], ...]:
-    """What reading or fetching an attachment can raise: llm may use either library for it."""
+    """Return what fetching an attachment can raise: llm may use either library for it."""
     loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    of_libraries = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
-    return (OSError, ValueError, *of_libraries)
-
-
-# Clients ---------------------------------------------------------------------------
-
-
-def _new_client(kind: str, secure: bool) -> Any:
-    """A `Client` or an `AsyncClient`. Raises ChatGPTError for settings that it cannot use."""
-    import ssl
-
-    from llm_chatgpt.certificates import tls_context
-
-    http = library()
-    try:
-        return getattr(http, kind)(
-            limits=http.Limits(keepalive_expiry=config.KEEPALIVE_SECONDS),
-            # Loopback needs neither certificates nor a proxy. This context trusts nobody,
-            # so an https address that came this way would fail.
-            verify=tls_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            trust_env=secure,
-        )
-    except ImportError as error:
-        raise ChatGPTError(
-            "A SOCKS proxy needs one more package.",
-            "Run 'llm install socksio', or set another proxy in HTTPS_PROXY.",
-        ) from error
-    except (ValueError, http.InvalidURL) as error:
-        raise ChatGPTError(
-            "The proxy address in HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY) is not valid.",
-            "Correct or unset it; it looks like http://host:3128.",
-        ) from error
-
-
-class _LoopClients:
-    """An event loop's clients, by whether they are for https, and the generators that close
-    them with the loop."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.clients: dict[bool, Any] = {}
-        self.keepers: list[Any] = []
-
-
-_sync_clients: dict[tuple[int, str, bool], Any] = {}
-_async_clients: dict[Any, _LoopClients] = {}
-
-
-def sync_client(url: str) -> Any:
-    """This process's HTTP client: one pool of connections, shared by all threads."""
-    secure = url.startswith("https:")
-    # A forked child must not write into its parent's connections.
-    key = (os.getpid(), library().__name__, secure)
-    # Without a lock, which a fork could leave taken: of two new clients the first one stays.
-    return _sync_clients.get(key) or _sync_clients.setdefault(key, _new_client("Client", secure))
-
-
-async def async_client(url: str) -> Any:
-    """The running event loop's HTTP client, closed when the loop shuts down."""
-    secure = url.startswith("https:")
-    for old in [loop for loop in _async_clients if loop.is_closed()]:
-        _async_clients.pop(old, None)
-    loop = asyncio.get_running_loop()
-    of_loop = _async_clients.setdefault(loop, _LoopClients())
-    # One prompt makes the client; others that begin at the same time wait for it.
-    async with of_loop.lock:
-        if secure not in of_loop.clients:
-            # In a thread, because it may read the system's certificates.
-            client = await asyncio.to_thread(_new_client, "AsyncClient", secure)
-            of_loop.clients[secure] = client
-            of_loop.keepers.append(keeper := _keep_open(loop, client))
-            # From its first step on, the loop closes the generator when it shuts down.
-            await anext(keeper)
-        return of_loop.clients[secure]
-
-
-async def _keep_open(loop: Any, client: Any) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        _async_clients.pop(loop, None)
-        await client.aclose()
-
-
-@atexit.register
-def close_clients() -> None:
-    """Close the connections that threads share. A later request opens new ones."""
-    for key in list(_sync_clients):
-        client = _sync_clients.pop(key)
-        if key[0] == os.getpid():
-            client.close()
+    library_errors = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
+    return (OSError, ValueError, *library_errors)
 
 
 # Failures --------------------------------------------------------------------------
@@ -134,7 +37,7 @@ def close_clients() -> None:
 
 @contextlib.contextmanager
 def _failures_of(url: str) -> Iterator[None]:
-    """Raise ConnectionFailed in place of everything that the HTTP library raises."""
+    """Turn the HTTP library's errors into ConnectionFailed."""
     try:
         yield
     except Exception as error:
@@ -144,8 +47,8 @@ def _failures_of(url: str) -> Iterator[None]:
 
 
 def _failure(error: BaseException | None, url: str) -> ConnectionFailed | None:
-    """The ConnectionFailed for an exception of the HTTP library; None for any other."""
-    http = library()
+    """Return the ConnectionFailed for an error of the HTTP library; None for any other."""
+    http = clients.library()
     if isinstance(error, http.RequestError):
         return _explain(error, urlsplit(url).netloc)
     if isinstance(error, http.InvalidURL):
@@ -154,15 +57,15 @@ def _failure(error: BaseException | None, url: str) -> ConnectionFailed | None:
 
 
 def _explain(error: Exception, host: str) -> ConnectionFailed:
-    """One sentence on a failed request, with no address or header in it."""
-    http = library()
-    words = str(error)
+    """Explain a failed request in one sentence, without its address and headers."""
+    http = clients.library()
+    message = str(error)
     if isinstance(error, http.TimeoutException):
         return ConnectionFailed(
             f"{host} did not answer in time.", stalled=isinstance(error, http.ReadTimeout)
         )
     if isinstance(error, http.ProxyError):
-        status = re.search(r"\b[45]\d\d\b", words)
+        status = re.search(r"\b[45]\d\d\b", message)
         return ConnectionFailed(
             f"The proxy refused the connection to {host}"
             + (f" (status {status[0]})." if status else ".")
@@ -171,22 +74,22 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
         return ConnectionFailed(f"{host} sent an answer that could not be decoded.")
     if not isinstance(error, http.ConnectError):
         return ConnectionFailed(f"The connection to {host} broke off.")
-    if "certificate" in words.lower():
-        why = re.search(r"verify failed: ([^(\n]+)", words)
+    if "certificate" in message.lower():
+        why = re.search(r"verify failed: ([^(\n]+)", message)
         return ConnectionFailed(
             f"The certificate of {host} was not accepted "
-            f"({printable(why[1] if why else words, 200).rstrip('.')}).",
+            f"({printable(why[1] if why else message, 200).rstrip('.')}).",
             "If a company's proxy intercepts TLS, set CODEX_CA_CERTIFICATE to its root "
             "certificate; otherwise check this machine's clock.",
         )
-    if "ssl" in words.lower():
+    if "ssl" in message.lower():
         return ConnectionFailed(f"Could not open a TLS connection to {host}.")
     way = " through the proxy" if proxy_settings() else ""
     return ConnectionFailed(f"Could not reach {host}{way}.")
 
 
 def proxy_settings() -> dict[str, str]:
-    """The proxies that the environment (or the system) names, by scheme, as httpx sees them."""
+    """Return the proxies that the environment or the system names, by scheme, as httpx does."""
     import urllib.request
 
     found = urllib.request.getproxies()
@@ -194,7 +97,7 @@ def proxy_settings() -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ChatGPTError for a value that no header may hold; the value may be a token."""
+    """Raise ChatGPTError for a value that no header can hold. The value may be a token."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
             raise ChatGPTError(
@@ -207,8 +110,8 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 
 class Reply:
-    """A whole answer. `headers` have lower-case names; `certificate` is the peer's, as the
-    ssl module tells it (None without TLS)."""
+    """A whole answer. `headers` have lower-case names. `certificate` is the peer's certificate in
+    the form of the ssl module; None without TLS."""
 
     def __init__(
         self,
@@ -226,7 +129,7 @@ class Reply:
 
     @functools.cached_property
     def data(self) -> Any:
-        """The body as JSON, None if it is not."""
+        """The body as JSON; None if it is not JSON."""
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
@@ -234,8 +137,8 @@ class Reply:
 
     @property
     def error_code(self) -> str | None:
-        """`error` as a string, else `error.code`, `code`, `detail.code` or `detail.error_code`,
-        in lower case."""
+        """The first code among `error`, `error.code`, `code`, `detail.code` and
+        `detail.error_code`, in lower case (docs/protocol.md, "Errors")."""
         data = as_mapping(self.data)
         error, detail = data.get("error"), data.get("detail")
         places = (
@@ -249,7 +152,7 @@ class Reply:
 
     @property
     def is_web_page(self) -> bool:
-        """HTML in place of an answer: Cloudflare, a proxy, a captive portal."""
+        """Whether the body is HTML: from Cloudflare, a proxy or a captive portal."""
         return (
             "cf-mitigated" in self.headers
             or "text/html" in self.headers.get("content-type", "").lower()
@@ -258,7 +161,7 @@ class Reply:
 
     @property
     def web_page_advice(self) -> tuple[str, str]:
-        """What to tell the user about such a page: the reason and the next step."""
+        """The reason and the next step to tell the user about such a page."""
         ray = self.headers.get("cf-ray")
         return (
             f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network.",
@@ -281,9 +184,9 @@ def send(
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
-    `seconds` limits the whole exchange, or without `whole` each wait of it, so that an answer
-    counts whenever it comes; `max_bytes` limits the body. Raises ConnectionFailed when no
-    readable answer came, ChatGPTError for a setting that cannot be used.
+    `seconds` limits the whole exchange, or without `whole` each single wait, so that a late
+    answer is still used. `max_bytes` limits the body. Raises ConnectionFailed when no readable
+    answer came, ChatGPTError for a setting that cannot be used.
     """
     _check_headers(headers or {})
     outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
@@ -298,12 +201,12 @@ def send(
         except BaseException as error:
             outcome.set_exception(error)
 
-    # In a thread, because the library's own limits are for single socket operations.
+    # In a thread, because the library limits only single socket operations.
     threading.Thread(target=run, name="chatgpt-request", daemon=True).start()
     end = time.monotonic() + seconds
     try:
         while (left := end - time.monotonic()) > 0:
-            # In short waits, because Windows cannot interrupt a long one.
+            # In short waits: Ctrl-C cannot interrupt a long one on Windows.
             if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
                 return outcome.result()
     finally:
@@ -320,28 +223,22 @@ def _fetch(
     max_bytes: int,
     given_up: threading.Event,
 ) -> Reply:
-    http = library()
+    http = clients.library()
     connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
     timeout = http.Timeout(seconds, connect=connect, pool=None)
     with (
         _failures_of(url),
-        sync_client(url).stream(method, url, timeout=timeout, **arguments) as response,
+        clients.sync_client(url).stream(method, url, timeout=timeout, **arguments) as response,
     ):
         certificate = _certificate(response)
         content = bytearray()
-        try:
-            for chunk in response.iter_bytes():
-                content += chunk
-                if given_up.is_set():
-                    break
-                if len(content) > max_bytes:
-                    host = urlsplit(url).netloc
-                    size = max_bytes // 2**20
-                    raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
-        except http.DecodingError:
-            # An error's status says enough.
-            if response.status_code < 400:
-                raise
+        for chunk in response.iter_bytes():
+            content += chunk
+            if given_up.is_set():
+                break
+            if len(content) > max_bytes:
+                host, size = urlsplit(url).netloc, max_bytes // 2**20
+                raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
         return Reply(
             response.status_code,
             lower_names(response.headers),
@@ -352,77 +249,85 @@ def _fetch(
 
 
 def lower_names(headers: Any) -> dict[str, str]:
-    """An answer's headers by lower-case name, whichever library brought them."""
+    """Return an answer's headers by lower-case name."""
     return {name.lower(): value for name, value in headers.items()}
 
 
 def _certificate(response: Any) -> Mapping[str, Any] | None:
     stream = response.extensions.get("network_stream")
     connection = stream and stream.get_extra_info("ssl_object")
-    # Where the system itself checks certificates, it may not show them.
+    # A system that checks certificates itself may not show them.
     return connection and (connection.getpeercert() or {})
 
 
 # The stream of a prompt --------------------------------------------------------------
 #
-# Classes, because a generator that is a context manager cannot be closed while it waits: an
-# async answer that is abandoned would end in a RuntimeError of contextlib's.
+# These are classes, because a generator-based context manager cannot be closed while it waits: an
+# async answer that is abandoned would end in contextlib's RuntimeError.
 
 
-# `drain` is the thread that reads the rest of this thread's last answer. Nobody waits for it but
-# the next request: a program that ends after its last prompt does not.
-_of_thread = threading.local()
+class _Stream:
+    """The answer to a prompt while it arrives: its `status`, its `headers`, and its body.
 
-
-class SyncStream:
-    """The answer to a prompt while it arrives: its status, its headers, and its body.
-
-    `request` holds the arguments of the library's `build_request`. Use it in a `with` block,
-    which sends the request. Raises ConnectionFailed, also at the end of a block in which
-    reading failed. Leaving the block without an exception counts as having read all that
-    matters.
+    `request` holds the arguments of the library's `build_request`; entering the `with` block sends
+    it. Raises ConnectionFailed, also for an error of the library inside the block. A block that
+    ends without an exception has read all that matters: the rest of the stream is read for a
+    moment, so that the connection can be used again.
     """
 
     def __init__(self, request: Mapping[str, Any]):
         _check_headers(request["headers"])
         self._request = request
 
+    def _opened(self, response: Any) -> None:
+        self._response = response
+        self.status: int = response.status_code
+        self.headers = lower_names(response.headers)
+
+    def _has_rest(self, error: BaseException | None) -> bool:
+        return error is None and not self._response.is_closed
+
+    def _raise_failure(self, error: BaseException | None) -> None:
+        if failure := _failure(error, self._request["url"]):
+            raise failure from error
+
+
+# `drain` is the thread that reads the rest of this thread's last answer. Only the next request
+# waits for it: a program can end without the rest.
+_of_thread = threading.local()
+
+
+class SyncStream(_Stream):
     def __enter__(self) -> SyncStream:
         url = self._request["url"]
-        client = sync_client(url)
-        # The next request of a chain is to find the last one's connection free.
+        client = clients.sync_client(url)
+        # The next request of a chain needs the connection of the last one.
         if drain := getattr(_of_thread, "drain", None):
             drain.join(config.DRAIN_SECONDS)
         with _failures_of(url):
-            self._response = client.send(client.build_request(**self._request), stream=True)
-        self.status: int = self._response.status_code
-        self.headers = lower_names(self._response.headers)
+            self._opened(client.send(client.build_request(**self._request), stream=True))
         self._chunks = self._response.iter_bytes()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is None and not self._response.is_closed:
-            _of_thread.drain = self._drain()
+        if self._has_rest(error):
+            _of_thread.drain = threading.Thread(
+                target=self._drain, name="chatgpt-drain", daemon=True
+            )
+            _of_thread.drain.start()
             return
         self._response.close()
-        if failure := _failure(error, self._request["url"]):
-            raise failure from error
+        self._raise_failure(error)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._chunks)
 
     def read(self) -> bytes:
-        """The body of an error; empty if it cannot be decoded, for the status says enough."""
-        with contextlib.suppress(library().DecodingError):
-            return b"".join(self._chunks)
-        return b""
+        return b"".join(self._chunks)
 
-    def _drain(self) -> threading.Thread:
-        """Read to the end in a thread, so that the connection can be used again.
-
-        If the end does not come in time, the connection is shut, because a blocking read
-        cannot be given a new time limit.
-        """
+    def _drain(self) -> None:
+        """Read to the end. The connection is shut if that takes too long: nothing can give a
+        blocking read another time limit."""
 
         def shut() -> None:
             stream = self._response.extensions.get("network_stream")
@@ -431,51 +336,35 @@ class SyncStream:
                 with contextlib.suppress(OSError):
                     raw.shutdown(socket.SHUT_RDWR)
 
-        def read_on() -> None:
-            limit = threading.Timer(config.DRAIN_SECONDS, shut)
-            limit.daemon = True
-            limit.start()
-            with contextlib.suppress(Exception):
-                self.read()
-            limit.cancel()
-            self._response.close()
-
-        reader = threading.Thread(target=read_on, name="chatgpt-drain", daemon=True)
-        reader.start()
-        return reader
+        limit = threading.Timer(config.DRAIN_SECONDS, shut)
+        limit.daemon = True
+        limit.start()
+        with contextlib.suppress(Exception):
+            self.read()
+        limit.cancel()
+        self._response.close()
 
 
-class AsyncStream:
-    """`SyncStream` for an event loop."""
-
-    def __init__(self, request: Mapping[str, Any]):
-        _check_headers(request["headers"])
-        self._request = request
-
+class AsyncStream(_Stream):
     async def __aenter__(self) -> AsyncStream:
         url = self._request["url"]
-        client = await async_client(url)
+        client = await clients.async_client(url)
         with _failures_of(url):
-            self._response = await client.send(client.build_request(**self._request), stream=True)
-        self.status: int = self._response.status_code
-        self.headers = lower_names(self._response.headers)
+            self._opened(await client.send(client.build_request(**self._request), stream=True))
         self._chunks = self._response.aiter_bytes()
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
-            if error is None and not self._response.is_closed:
+            if self._has_rest(error):
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
         finally:
             await self._response.aclose()
-        if failure := _failure(error, self._request["url"]):
-            raise failure from error
+        self._raise_failure(error)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._chunks)
 
     async def read(self) -> bytes:
-        with contextlib.suppress(library().DecodingError):
-            return b"".join([chunk async for chunk in self._chunks])
-        return b""
+        return b"".join([chunk async for chunk in self._chunks])

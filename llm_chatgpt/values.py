@@ -1,4 +1,4 @@
-"""Small readers for JSON from elsewhere: what has another type counts as missing."""
+"""Read and clean JSON from elsewhere. A value of the wrong type counts as missing."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from typing import Any
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
-    """An object; empty for anything else."""
+    """Return an object; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[Any]:
-    """An array; empty for anything else."""
+    """Return an array; empty for anything else."""
     return value if isinstance(value, list) else []
 
 
 def first_mapping(value: object) -> Mapping[str, Any]:
-    """The object that an array begins with; empty for anything else."""
+    """Return the first object of an array; empty for anything else."""
     return as_mapping(next(iter(as_list(value)), None))
 
 
 def as_text(value: object) -> str | None:
-    """A string that is not empty, `without_halves`."""
+    """Return a string `without_halves`; None if it is empty or anything else."""
     return without_halves(value) if isinstance(value, str) and value else None
 
 
 def without_halves(text: str) -> str:
-    """Text with U+FFFD for each half of a surrogate pair, which JSON can hold (`\\ud83d`) and
-    no terminal, file or database takes."""
+    """Replace each half of a surrogate pair by U+FFFD.
+
+    JSON can hold halves (`\\ud83d`), but no terminal, file or database can.
+    """
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def cleaned(value: Any, levels: int = 50) -> Any:
-    """JSON that can be shown and stored: `without_halves`, and with arrays and objects emptied
-    that are nested deeper than `levels`: llm's own code that logs JSON fails at some hundred."""
+    """Make JSON printable and storable: `without_halves`, and empty below `levels`.
+
+    llm's code that logs JSON fails at some hundred levels.
+    """
     if isinstance(value, str):
         return without_halves(value)
     if isinstance(value, dict):
@@ -51,22 +55,21 @@ def cleaned(value: Any, levels: int = 50) -> Any:
 
 
 def depth(value: object) -> int:
-    """How many levels of arrays and objects there are. Raises RecursionError beyond hundreds."""
+    """Count the levels of arrays and objects. Raises RecursionError beyond some hundred."""
     if isinstance(value, (dict, list)):
         return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
     return 0
 
 
 def as_number(value: object) -> float | None:
-    """A finite number of ordinary size; a boolean is none."""
+    """Return a number below 1e15; None for anything else. bool does not count."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < 1e15 else None
 
 
 def as_moment(value: object) -> float | None:
-    """A moment in Unix seconds, from such a number or from an ISO text (UTC if it says no
-    zone)."""
+    """Return a moment in Unix seconds, from a number or ISO text (UTC without a zone)."""
     if not isinstance(value, str):
         return as_number(value)
     try:
@@ -79,7 +82,7 @@ def as_moment(value: object) -> float | None:
 
 
 def as_http_date(value: object) -> float | None:
-    """A moment in Unix seconds, from the text of an HTTP header such as Date."""
+    """Return a moment in Unix seconds, from the text of an HTTP header such as Date."""
     try:
         return email.utils.parsedate_to_datetime(str(value)).timestamp()
     except (TypeError, ValueError, OverflowError):

@@ -26,7 +26,7 @@ import vcr
 
 import llm_chatgpt_oauth as plugin
 from conftest import models_updated, new_login, redirect_of
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend.fetch import fetch_models
 from llm_chatgpt.live.scrub import SCRUBBED_CLIENT_ID, Scrubber
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
@@ -206,7 +206,7 @@ SIGN_INS = ("login", "official")
 @contextlib.contextmanager
 def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
     """What goes to OpenAI's hosts arrives at the simulator."""
-    library, sync_client = http.library(), http.sync_client
+    library, sync_client = clients.library(), clients.sync_client
 
     def forward(request: Any) -> Any:
         with library.Client() as inner:
@@ -221,11 +221,11 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
 
     simulator.public_issuer = config.DEFAULT_ISSUER
     with library.Client(transport=library.MockTransport(forward)) as client:
-        http.sync_client = lambda url: client
+        clients.sync_client = lambda url: client
         try:
             yield
         finally:
-            http.sync_client = sync_client
+            clients.sync_client = sync_client
 
 
 HEADER = """# Recorded from the project's own simulator under the service's real addresses, because

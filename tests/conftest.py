@@ -33,7 +33,7 @@ from llm.cli import cli
 from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt import http
+from llm_chatgpt import clients
 from llm_chatgpt.backend import exchange
 from llm_chatgpt.backend.memory import Memory
 from llm_chatgpt.login import store
@@ -60,7 +60,7 @@ def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     name = request.config.getoption("--http")
     if name:
         module = importlib.import_module(name)
-        monkeypatch.setattr(http, "library", lambda: module)
+        monkeypatch.setattr(clients, "library", lambda: module)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
     monkeypatch.setattr(exchange, "memory", Memory())
     yield
-    http.close_clients()
+    clients.close_clients()
     models_updated()
 
 

@@ -16,7 +16,7 @@ import yaml
 
 import llm_chatgpt_oauth as plugin
 from cassettes import FOLDER, SCENARIOS, SIGN_INS, CassetteScrubber, cassette, prompt_sync
-from llm_chatgpt import http
+from llm_chatgpt import clients
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, make_jwt
 
@@ -36,7 +36,7 @@ def prompt_async(*args, slug="gpt-6-luna", **kwargs):
 def library(request, monkeypatch):
     """One cassette serves both clients."""
     module = pytest.importorskip(request.param)
-    monkeypatch.setattr(http, "library", lambda: module)
+    monkeypatch.setattr(clients, "library", lambda: module)
     return module
 
 

@@ -47,20 +47,14 @@ def test_an_answer_that_cannot_be_decoded(simulator, encoding):
         ask_models(simulator)
 
 
-def test_an_error_that_cannot_be_decoded_is_still_that_error(simulator):
-    simulator.script("models", Answer(503, b"no such thing", {"Content-Encoding": "gzip"}))
-    reply = ask_models(simulator)
-    assert (reply.status, reply.content) == (503, b"")
-
-
 def test_nobody_listens():
-    with pytest.raises(ConnectionFailed, match=r"^Could not reach 127\.0\.0\.1:9\.$"):
+    with pytest.raises(ConnectionFailed, match=r"^Could not reach 127\.0\.0\.1:9\. Check the"):
         http.send("GET", "http://127.0.0.1:9/")
 
 
 def test_a_connection_that_drops(simulator):
     simulator.script("models", Answer(drop=True))
-    with pytest.raises(ConnectionFailed, match=r"^The connection to .* broke off\.$"):
+    with pytest.raises(ConnectionFailed, match=r"^The connection to .* broke off\. Check the"):
         ask_models(simulator)
 
 

@@ -21,7 +21,7 @@ from llm.cli import cli
 
 from conftest import sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
-from llm_chatgpt.backend.pictures import read_format
+from llm_chatgpt.backend.pictures import png_size
 from llm_chatgpt.commands import terminal as terminal_module
 from simulator import Answer, error_answer, png, usage_limit, web_page
 from terminal import Terminal
@@ -29,8 +29,6 @@ from terminal import Terminal
 needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc000110801000200031100")
 LOSSY = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 320, 240)
-LOSSLESS = b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2f" + struct.pack("<I", 319 | 239 << 14 | 1 << 28)
-EXTENDED = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\x3f\x01\0\xef\0\1"
 USUAL = {
     "prompt": "A pelican",
     "model": "gpt-image-2",
@@ -170,23 +168,14 @@ def test_another_size_is_told(simulator, signed_in, image, repeats):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (png(32, 16), ("png", 32, 16)),
-        (JPEG, ("jpeg", 512, 256)),
-        # Tables that look like a frame's header come first.
-        (JPEG[:20] + b"\xff\xc4\0\4\1\2\xff\xcc\0\2" + JPEG[20:], ("jpeg", 512, 256)),
-        (LOSSY, ("webp", 320, 240)),
-        (LOSSLESS, ("webp", 320, 240)),
-        (EXTENDED, ("webp", 320, 0x10000 + 240)),
-        (png(32, 16)[:20], ("png", None, None)),
-        (JPEG[:20] + b"\xff" * 5 + JPEG[20:], ("jpeg", 512, 256)),
-        (JPEG[:21], ("jpeg", None, None)),
-        (LOSSY[:28], ("webp", None, None)),
-        (b"GIF89a", None),
+        (png(32, 16), (32, 16)),
+        (png(32, 16)[:20], None),
+        (JPEG, None),
         (b"", None),
     ],
 )
 def test_the_size_is_read_from_the_picture(data, expected):
-    assert read_format(data) == expected
+    assert png_size(data) == expected
 
 
 def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):

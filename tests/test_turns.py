@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
-import json
 
 import llm
 import pytest
@@ -27,34 +25,6 @@ def take_photo() -> llm.ToolOutput:
 def states_sent(simulator):
     requests = simulator.seen("/codex/responses")
     return [request.headers.get("x-codex-turn-state") for request in requests]
-
-
-# Attachments ------------------------------------------------------------------------
-
-
-def test_an_attachment_is_encoded_once_in_a_turn(simulator, signed_in, ask, tmp_path, monkeypatch):
-    encoded = []
-
-    def encode(content, b64encode=base64.b64encode):
-        encoded.append(content)
-        return b64encode(content)
-
-    monkeypatch.setattr("llm_chatgpt.backend.attachments.base64.b64encode", encode)
-    path = tmp_path / "a.png"
-    path.write_bytes(PNG)
-    pictures = [
-        llm.Attachment(path=str(path)),
-        llm.Attachment(type="image/png", content=PNG + b"x"),
-    ]
-    for prompt in (1, 2):
-        for _ in range(2):
-            simulator.answer(Call("multiply", {"a": 1, "b": 2}))
-        simulator.answer(Say("2"))
-        ask.chain(ask.model(), "Look", attachments=pictures, tools=[multiply])
-        assert [content for content in encoded if content.startswith(PNG)] == (
-            [PNG, PNG + b"x"] * prompt
-        )
-    assert [json.dumps(body).count("input_image") for body in simulator.prompts] == [2] * 6
 
 
 # Turn states --------------------------------------------------------------------------

@@ -1,25 +1,18 @@
-"""llm's attachments -> `input_image`, `input_file` and `input_text`, the parts of a message."""
+"""Translate llm's attachments to `input_image`, `input_file` and `input_text`."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import os
-import re
-from collections.abc import Container, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Container
+from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import llm
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.pictures import read_format
+from llm_chatgpt.backend.pictures import image_kind
 from llm_chatgpt.text import printable
-
-_STAND_IN = re.compile(
-    rb'("(?:image_url|file_data)":"data:[a-z]+/[a-z.+-]+;base64,)sha256:([0-9a-f]{64})'
-)
 
 PICTURE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
 
@@ -28,20 +21,8 @@ class CannotSend(Exception):
     """Why an attachment cannot be sent, and what the user can do about it (its `args`)."""
 
 
-class Encoded(NamedTuple):
-    """The content of an attachment, its SHA-256, and the content in base64."""
-
-    content: bytes
-    digest: str
-    data: bytes
-
-
 class Attachments:
-    """The images and files of one request.
-
-    Their parts have stand-ins in place of the data, which `encode` puts in. `encoded` is what
-    earlier requests of the same turn have encoded.
-    """
+    """Turns the attachments of one request into parts of its messages."""
 
     def __init__(self, *, image_detail: str | None, takes_images: bool):
         self.has_files = False
@@ -49,12 +30,9 @@ class Attachments:
         self.unreachable: Container[str] = ()
         self._image_detail = image_detail
         self._takes_images = takes_images
-        self.encoded: list[Encoded] = []
-        # SHA-256 of the data -> the data in base64.
-        self._data: dict[bytes, bytes] = {}
 
     def part(self, attachment: llm.Attachment) -> dict[str, Any]:
-        """An attachment as part of a message. Reads the file or fetches the address.
+        """Return an attachment as part of a message. Reads the file or fetches the address.
 
         Raises CannotSend.
         """
@@ -76,7 +54,7 @@ class Attachments:
             name = printable(_filename(attachment), 200)
             text = content.decode("utf-8-sig")
             return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
-        data = self._data_url(kind, content)
+        data = f"data:{kind};base64,{base64.b64encode(content).decode()}"
         if kind in config.IMAGE_TYPES:
             return self._image(data)
         self.has_files = True
@@ -85,7 +63,7 @@ class Attachments:
         return {"type": "input_file", "filename": name, "file_data": data}
 
     def _can_be_downloaded(self, url: str) -> bool:
-        """Whether to send an image's address: the service downloads it, unless that has failed."""
+        """Check whether the service can download an image itself: that has not failed yet."""
         return url.startswith("https://") and url not in self.unreachable
 
     def _check_type(self, kind: str) -> None:
@@ -99,34 +77,14 @@ class Attachments:
         detail = {"detail": self._image_detail} if self._image_detail else {}
         return {"type": "input_image", "image_url": url, **detail}
 
-    def _data_url(self, kind: str, content: bytes) -> str:
-        known = next((known for known in self.encoded if known.content == content), None)
-        if known is None:
-            digest = hashlib.sha256(content).hexdigest()
-            self.encoded.append(known := Encoded(content, digest, base64.b64encode(content)))
-        self._data[known.digest.encode()] = known.data
-        return f"data:{kind};base64,sha256:{known.digest}"
-
-    def encode(self, body: Mapping[str, Any]) -> bytes:
-        """The request's bytes, with the attachments in their places.
-
-        They are put in last, because JSON's encoder alone would take four times their size
-        in memory. What users type cannot be taken for a stand-in: JSON escapes its quotes.
-        """
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        # In turn: text, the beginning of a data: URL, a digest.
-        pieces = _STAND_IN.split(text.encode("utf-8", "replace"))
-        pieces[2::3] = [self._data.get(digest, b"sha256:" + digest) for digest in pieces[2::3]]
-        return b"".join(pieces)
-
 
 def is_data_url(attachment: llm.Attachment) -> bool:
-    """Whether the attachment's address is its content."""
+    """Check whether the attachment's address is its content."""
     return (attachment.url or "")[:5].lower() == "data:"
 
 
 def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
-    """The same attachment with its content and type. Raises ValueError."""
+    """Return the same attachment with its content and type. Raises ValueError."""
     header, _, data = str(attachment.url)[5:].partition(",")
     content = unquote_to_bytes(data)
     if header.lower().endswith(";base64"):
@@ -135,14 +93,14 @@ def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
 
 
 def _kind(attachment: llm.Attachment) -> str:
-    """The MIME type without parameters; empty if it is unknown.
+    """Return the MIME type without parameters; empty if it is unknown.
 
-    An https address without a type is the file that its suffix names, else an image.
+    An https address without a type is the file that its suffix names, otherwise an image.
     """
     if attachment.type or not (attachment.url or "").startswith("https://"):
         kind = (attachment.resolve_type() or "").partition(";")[0].strip().lower()
         return "image/jpeg" if kind == "image/jpg" else kind
-    # llm would ask the server at every turn, and another answer would change the replayed bytes.
+    # llm would ask the server in every turn, and another answer would change the earlier messages.
     path = urlsplit(str(attachment.url)).path.lower()
     suffixes = (config.FILE_TYPES | config.TEXT_TYPES).items()
     return next((kind for kind, suffix in suffixes if path.endswith(suffix)), "image/png")
@@ -152,7 +110,7 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
     """Read a file or fetch an address. Raises CannotSend."""
     limit = None if kind in config.IMAGE_TYPES else config.MAX_FILE_MIB * 2**20
     too_large = CannotSend(f"is larger than {config.MAX_FILE_MIB} MiB", "Shorten or split it,")
-    # What is too large for the service may be too large for the memory, too.
+    # Before reading: such a file may be too large for the memory, too.
     path = None if attachment.content else attachment.path
     if limit and path and os.path.getsize(path) > limit:
         raise too_large
@@ -165,17 +123,16 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 
 
 def _actual_kind(kind: str, content: bytes) -> str:
-    """The type that the content tells; "text/plain" for any text. Raises CannotSend.
+    """Return the type that the content tells; "text/plain" for any text. Raises CannotSend.
 
-    A file may have changed since llm looked at it, and an address may bring anything. Text can
+    A file may have changed since llm looked at it, and an address may return anything. Text can
     begin with any bytes.
     """
     named_text = kind.startswith("text/") or kind in config.TEXT_TYPES
     if named_text and _is_text(content):
         return "text/plain"
-    picture = read_format(content)
-    if picture:
-        return f"image/{picture.kind}"
+    if suffix := image_kind(content):
+        return f"image/{suffix}"
     if content.startswith(b"GIF8"):
         return "image/gif"
     if content.startswith(b"%PDF-"):
@@ -205,5 +162,5 @@ def _unknown(kind: str) -> CannotSend:
 
 
 def _filename(attachment: llm.Attachment) -> str:
-    """The name of the attachment's file; empty if it has none."""
+    """Return the name of the attachment's file; empty if it has none."""
     return os.path.basename(attachment.path or unquote(urlsplit(attachment.url or "").path))

@@ -1,4 +1,4 @@
-"""The models: built in, as the service lists them, and as last fetched."""
+"""Know the models: the built-in ones, and those of the last fetched lists. Sends nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 
 class ModelInfo(NamedTuple):
-    """What is known about a model. `efforts` is empty if the list does not say."""
+    """The facts about a model. `efforts` is empty if the list does not name them."""
 
     slug: str
     display_name: str = ""
@@ -40,7 +40,7 @@ class ModelInfo(NamedTuple):
 
     @property
     def makes_images(self) -> bool:
-        """Whether the model answers with an image file instead of text."""
+        """Whether the answer is an image file instead of text."""
         return self.slug.startswith("gpt-image-")
 
 
@@ -76,17 +76,15 @@ IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
 # Stands for the first model of the account's list when a prompt runs.
 DEFAULT = ModelInfo("default", "The first model of your account's list")
 # The fields of a fetched entry that are stored; the others are large (base instructions...).
-KEPT_MODEL_FIELDS = (
-    *("slug", "display_name", "description", "visibility", "priority", "upgrade"),
-    "context_window",
-    *("default_reasoning_level", "supported_reasoning_levels", "service_tiers"),
-    *("input_modalities", "supports_image_detail_original"),
-    *("supports_reasoning_summary_parameter", "supports_reasoning_effort_updates"),
-)
+STORED_MODEL_FIELDS = {"slug", "display_name", "description", "visibility", "priority", "upgrade"}
+STORED_MODEL_FIELDS |= {"context_window", "default_reasoning_level", "supported_reasoning_levels"}
+STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities", "supports_image_detail_original"}
+STORED_MODEL_FIELDS |= {"supports_reasoning_summary_parameter"}
+STORED_MODEL_FIELDS |= {"supports_reasoning_effort_updates"}
 
 
 def parse_model(entry: object) -> ModelInfo | None:
-    """A model from an entry of the service's list, in which only the slug is certain.
+    """Read an entry of the service's list, in which only the slug is certain.
 
     None if the entry has no usable slug.
     """
@@ -152,7 +150,7 @@ def models_path() -> pathlib.Path:
 
 
 def read_models_file() -> Mapping[str, Any]:
-    """The file's content, {} if it is missing or damaged: llm must start all the same."""
+    """Read the file; {} if it is missing or damaged, because llm must start all the same."""
     try:
         return as_mapping(json.loads(read_file(models_path())))
     except (OSError, ValueError, RecursionError):
@@ -160,7 +158,7 @@ def read_models_file() -> Mapping[str, Any]:
 
 
 def parse_model_list(value: object) -> ModelList | None:
-    """A stored list, or None if it is none."""
+    """Read a stored list; None if the value is not a list."""
     fields = as_mapping(value)
     if not isinstance(fields.get("models"), list):
         return None
@@ -174,16 +172,16 @@ def parse_model_list(value: object) -> ModelList | None:
 
 
 def remembered_models(tokens: Tokens) -> ModelList | None:
-    """The list last fetched for this account, or None. Sends nothing."""
+    """Return the list last fetched for this account; None if there is none."""
     return parse_model_list(as_mapping(read_models_file().get("accounts")).get(tokens.account_key))
 
 
 def known_models() -> dict[str, ModelInfo]:
-    """Every model to register, by slug. Sends nothing.
+    """Return every model to register, by slug.
 
-    Fetched ones come first, then the built-in ones, then those that an earlier list had, so
-    that old conversations can go on, and those that LLM_CHATGPT_MODELS names. A model is `hidden`
-    if every list that has it hides it.
+    Fetched models come first, then the built-in ones, then those of earlier lists, which old
+    conversations may need, and those that LLM_CHATGPT_MODELS names. A model is `hidden` if every
+    list that has it hides it.
     """
     data = read_models_file()
     lists = map(parse_model_list, as_mapping(data.get("accounts")).values())
@@ -193,21 +191,21 @@ def known_models() -> dict[str, ModelInfo]:
     found += filter(None, (parse_model({"slug": slug}) for slug in named))
     found += [DEFAULT, *map(ModelInfo, IMAGE_MODELS), RESERVE]
     listed = {model.slug for model in found if not model.hidden}
-    known: dict[str, ModelInfo] = {}
+    by_slug: dict[str, ModelInfo] = {}
     for model in found:
-        known.setdefault(model.slug, model._replace(hidden=model.slug not in listed))
-    return known
+        by_slug.setdefault(model.slug, model._replace(hidden=model.slug not in listed))
+    return by_slug
 
 
-def model_to_use(asked: ModelInfo, models: ModelList | None) -> ModelInfo:
-    """The model that a prompt to `asked` goes to, as the account's list describes it if it can.
+def model_to_use(requested: ModelInfo, models: ModelList | None) -> ModelInfo:
+    """Return the requested model, as the account's list describes it if it has it.
 
     For DEFAULT that is the list's first model; without a list, the first built-in one.
     """
-    if asked.slug == DEFAULT.slug:
+    if requested.slug == DEFAULT.slug:
         listed = models.listed if models else []
         return next(iter([*listed, *BUILT_IN_MODELS.values()]))
-    return (models.find(asked.slug) if models else None) or asked
+    return (models.find(requested.slug) if models else None) or requested
 
 
 def successor(slug: str, models: ModelList | None) -> str:
@@ -226,8 +224,8 @@ def successor(slug: str, models: ModelList | None) -> str:
 def remember_attempt(tokens: Tokens, now: float) -> None:
     """Store when the list could not be fetched, in Unix seconds. Raises OSError."""
     accounts = as_mapping(read_models_file().get("accounts"))
-    known = as_mapping(accounts.get(tokens.account_key))
-    remember_models(tokens, {"models": [], **known, "tried_at": now})
+    record = as_mapping(accounts.get(tokens.account_key))
+    remember_models(tokens, {"models": [], **record, "tried_at": now})
 
 
 def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
@@ -74,7 +75,6 @@ class Composer:
         # Only the login's own list counts; the built-in one may be out of date.
         check_options(info, self._options, listed=models is not None and info in models.models)
         builder = InputBuilder(info, tokens, self._options, without)
-        builder.attachments.encoded = self._turn.encoded
         builder.build(self._prompt.messages, self._prompt.system, answer.messages)
         session = session_id(
             self._conversation,
@@ -103,7 +103,7 @@ class Composer:
         return Composed(
             info=info,
             models=models,
-            arguments=self._arguments(tokens, without, session, builder.attachments.encode(body)),
+            arguments=self._arguments(tokens, without, session, body),
             without=without,
             items=builder.items,
             beside_messages=builder.request,
@@ -113,9 +113,11 @@ class Composer:
         )
 
     def _arguments(
-        self, tokens: Tokens, without: frozenset[str], session: str, content: bytes
+        self, tokens: Tokens, without: frozenset[str], session: str, body: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the arguments of `http.SyncStream` for a request with this content."""
+        """Return the arguments of `http.SyncStream` for a request with this body."""
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        content = text.encode("utf-8", "replace")
         headers = self._headers(tokens, without, session)
         if refusable.COMPRESSION not in without:
             content, compressed = compress(content)
@@ -125,7 +127,7 @@ class Composer:
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": content,
             "headers": headers,
-            "timeout": http.library().Timeout(
+            "timeout": clients.library().Timeout(
                 config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
             ),
         }

@@ -11,7 +11,7 @@ from llm_chatgpt import config
 def compress(content: bytes) -> tuple[bytes, dict[str, str]]:
     """Compress a request's body. Returns what to send, and the header that says how.
 
-    Without a header it is best sent as it is.
+    Without that header, the content is unchanged.
 
     Codex CLI sends zstd (docs/protocol.md); Python has it from 3.14 on, or with the package
     zstandard.

@@ -214,11 +214,14 @@ class Exchange:
     def failed(self, error: ChatGPTError) -> None:
         """Prepare another attempt after an error, or end the answer after its complete rounds.
 
-        Raises the error if neither is possible.
+        Raises the error if neither is possible. At a usage limit it may ask the server what is
+        left, so an event loop calls it in a thread.
         """
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
-        last, again = self.attempt, self._next_attempt(error)
+        last, again = self.attempt, None
+        if not self.translator.started:
+            again = resend.next_attempt(last, error, self._sent.items, self._tokens, time.time())
         if again is None:
             self._end_early(error)
             return
@@ -233,17 +236,14 @@ class Exchange:
             count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
             notice(f"{error.reason}; retrying{wait}{count}...")
 
-    def _next_attempt(self, error: ChatGPTError) -> resend.Attempt | None:
-        """How the prompt is sent again; None if the error is final, or something was shown."""
-        if self.translator.started:
-            return None
-        return resend.next_attempt(self.attempt, error, self._sent.items, self._tokens, time.time())
-
     def _end_early(self, error: ChatGPTError) -> None:
-        said = self._rejection
-        if isinstance(error, RefreshFailed) and said and self._tokens.earliest_refresh_at:
+        """Raise the error, or keep the rounds that were complete before it."""
+        if isinstance(error, UsageLimitReached):
+            self._name_what_is_left(error)
+        rejection = self._rejection
+        if isinstance(error, RefreshFailed) and rejection and self._tokens.earliest_refresh_at:
             # The user should learn what the server said, too.
-            reason = f"{said.reason}. {error.reason}."
+            reason = f"{rejection.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._answer.rounds:
             raise error
@@ -254,24 +254,21 @@ class Exchange:
         self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
         self.complete = True
 
-    def detailed(self, error: ChatGPTError) -> ChatGPTError:
-        """The error; for a reached limit that ends the prompt, its advice names what the account
-        has left.
+    def _name_what_is_left(self, error: UsageLimitReached) -> None:
+        """Add the account's banked resets and Luna Reserve to the advice.
 
         Waits for the server for 2 seconds at most.
         """
         # No command can name an access token.
-        nameless = self._key and not self._key_name()
-        if not isinstance(error, UsageLimitReached) or not error.resettable or nameless:
-            return error
-        if self._next_attempt(error):
-            return error
+        is_token = self._key and not self._key_name()
+        if not error.resettable or is_token:
+            return
         usage: Mapping[str, Any] = {}
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
-        left = limits.what_is_left(usage, self._sent.info.slug, account, key)
-        return error.advised(*left) if left else error
+        if left := limits.what_is_left(usage, self._sent.info.slug, account, key):
+            error.add_advice(*left)
 
     def _key_name(self) -> str:
         """The account or llm key that the user chose with --key; empty for a token itself."""
@@ -325,5 +322,4 @@ def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
         return StreamFailed(reason, "Send the prompt again.", code=code)
     if error.stalled:
         return StreamFailed(f"No answer from OpenAI: {reason}.", "Try again later.", code=code)
-    advice = error.advice or "Check the network and try again."
-    return StreamFailed(f"{reason}.", advice, code=code)
+    return StreamFailed(f"{reason}.", error.advice, code=code)

@@ -1,4 +1,8 @@
-"""What the backend is asked beside prompts: models, usage, and the resets that are banked."""
+"""Fetch the model list, the usage and the banked resets; spend a reset.
+
+Only prompts and images are requested elsewhere. Every function raises ChatGPTError if there is no
+answer, and RequestRefused for an error status.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,7 @@ def fetch_models(
 ) -> catalogue.ModelList:
     """Fetch the list of this account's models, within `seconds`, and remember it.
 
-    `login` is the command that signs in again (None: without an account's name). Raises
-    ChatGPTError, as RequestRefused for an error status.
+    `login` is the command that signs in again (None: without an account's name).
     """
     version, route = config.models_client_version(), tokens.route
     params = {"client_version": version}
@@ -42,7 +45,7 @@ def fetch_models(
         "tried_at": now,
         "etag": reply.headers.get("etag"),
         "models": [
-            {name: entry[name] for name in catalogue.KEPT_MODEL_FIELDS if name in entry}
+            {name: entry[name] for name in catalogue.STORED_MODEL_FIELDS if name in entry}
             for entry in entries
             if catalogue.parse_model(entry)
         ],
@@ -59,40 +62,39 @@ def fetch_models(
 _updating = threading.Lock()
 
 
-def update_models(tokens: Tokens, known: catalogue.ModelList | None, etag: str | None) -> None:
-    """Fetch the list again, in a thread that nobody waits for, if the server's `etag` says that
-    it has changed. At most once an hour."""
+def update_models(tokens: Tokens, models: catalogue.ModelList | None, etag: str | None) -> None:
+    """Fetch the list in the background if the server's `etag` differs from that of `models`.
+
+    At most once an hour.
+    """
 
     def update() -> None:
-        # Whatever fails here, the old list goes on being used.
+        # If anything fails, the old list stays in use.
         with contextlib.suppress(Exception):
             try:
                 # Another thread or process may have fetched it meanwhile.
                 if _is_outdated(catalogue.remembered_models(tokens), etag):
-                    # First, so that others do not fetch it as well.
+                    # First, so that no other process fetches it as well.
                     catalogue.remember_attempt(tokens, time.time())
                     fetch_models(tokens)
             finally:
                 _updating.release()
 
-    if _is_outdated(known, etag) and _updating.acquire(blocking=False):
+    if _is_outdated(models, etag) and _updating.acquire(blocking=False):
         threading.Thread(target=update, name="chatgpt-models", daemon=True).start()
 
 
-def _is_outdated(known: catalogue.ModelList | None, etag: str | None) -> bool:
-    if etag is None or known is None:
+def _is_outdated(models: catalogue.ModelList | None, etag: str | None) -> bool:
+    if etag is None or models is None:
         return etag is not None
-    waited = 0 <= time.time() - known.tried_at < config.MODELS_UPDATE_SECONDS
-    return known.etag != etag and not waited
+    is_recent = 0 <= time.time() - models.tried_at < config.MODELS_UPDATE_SECONDS
+    return models.etag != etag and not is_recent
 
 
 def fetch_usage(
     tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> Mapping[str, Any]:
-    """What the account has used of its limits, as the server reports it within `seconds`.
-
-    Raises ChatGPTError, as RequestRefused for an error status.
-    """
+    """Fetch the use of the account's limits within `seconds`."""
     return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
 
 
@@ -100,20 +102,15 @@ RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
 def fetch_resets(tokens: Tokens, login: str | None = None) -> BankedResets:
-    """The resets that are banked, and when the first of them expires.
-
-    Raises ChatGPTError, as RequestRefused for an error status.
-    """
+    """Fetch the number of banked resets, and when the first of them expires."""
     return resets_of_list(as_mapping(_get(RESETS_PATH, tokens, login).data))
 
 
 def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
-    """Spend a banked reset; what the server says of it: "reset", "nothing_to_reset" or
-    "no_credit" (docs/protocol.md).
+    """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit".
 
-    After a server error or a lost answer the request is sent again; the server spends only
-    one reset for one `request_id`, a UUID. Raises ChatGPTError, as RequestRefused for an error
-    status that is no server error.
+    After a server error or a lost answer the request is sent again. The server spends only one
+    reset for one `request_id`, a UUID (docs/protocol.md, "Banked resets").
     """
     url = f"{tokens.route.base_url(tokens.origin)}{RESETS_PATH}/consume"
     body = {"redeem_request_id": request_id}
@@ -127,7 +124,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             continue
         if reply.status == 200:
             code = as_text(as_mapping(reply.data).get("code"))
-            # An attempt before, whose answer was lost, has spent it.
+            # An earlier attempt has spent it, but its answer was lost.
             return "reset" if resends and code == "already_redeemed" else code
         failure = explain_refusal(reply, RefusedRequest(tokens, login))
         if reply.status < 500:
@@ -140,10 +137,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
 
 def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http.Reply:
     url = tokens.route.base_url(tokens.origin) + path
-    try:
-        reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
-    except ConnectionFailed as error:
-        raise ChatGPTError(f"{error.message} Check the network and try again.") from error
+    reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     if reply.status != 200:
         raise explain_refusal(reply, RefusedRequest(tokens, login))
     return reply

@@ -1,4 +1,4 @@
-"""llm's prompt to an image model -> the request's body; the answer -> llm's record of it."""
+"""Translate llm's prompt to an image model to a request, and its answer to llm's record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_chatgpt.values import as_mapping, as_number
 
 
 def build_body(prompt: Any, model: str) -> dict[str, Any]:
-    """The request's body: the prompt after the system prompt, and the attached images.
+    """Build the request's body: the system prompt, the prompt, and the attached images.
 
     Reads files and fetches addresses. Raises ChatGPTError, also if the image could not be saved.
     """
@@ -30,7 +30,7 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
 
 
 def _new_messages(messages: list[Message]) -> Iterator[Message]:
-    """The system prompt and what the user has said since the last answer.
+    """Yield the system prompt, and the user's messages since the last answer.
 
     An image model has no conversation, but a version of llm that does not know this may
     continue one.

@@ -1,4 +1,4 @@
-"""A reached limit in words: which one it is, when it resets, and what the user can do."""
+"""Describe a reached limit: which one it is, when it resets, and what the user can do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_chatgpt.backend.usage import (
 )
 from llm_chatgpt.text import from_now, printable
 
-# What the user of each plan can do, besides waiting.
+# The user's options on each plan, besides waiting.
 _ASK_ADMIN = ("ask your workspace's admin for more",)
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "plus": ("upgrade to Pro", "buy credits"),
@@ -43,15 +43,15 @@ def plan_name(plan: object) -> str:
 
 
 def of_workspace(headers: Mapping[str, str]) -> bool:
-    """Whether only the workspace's owner can raise the limit."""
+    """Check whether only the workspace's owner can raise the limit."""
     return headers.get("x-codex-rate-limit-reached-type", "").startswith("workspace_")
 
 
 def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """When a limit resets, in Unix seconds; None if neither the error nor the headers say."""
+    """Return when a limit resets, in Unix seconds; None if neither error nor headers tell."""
     moments = [window.resets_at for window in _full_windows(headers)]
-    told = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    return moments[-1] if told is None and moments else told
+    moment = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
+    return moments[-1] if moment is None and moments else moment
 
 
 def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
@@ -59,9 +59,9 @@ def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
 
 
 def describe(
-    headers: Mapping[str, str], error: Mapping[str, Any], said: str, resets_at: float | None
+    headers: Mapping[str, str], error: Mapping[str, Any], message: str, resets_at: float | None
 ) -> dict[str, str]:
-    """The facts that the text of a reached limit takes in."""
+    """Return the facts that the text of a reached limit needs."""
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
     full = _full_windows(headers)
     options = _OPTIONS.get(plan, ())
@@ -80,16 +80,15 @@ def describe(
         "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
         "options": advice,
     }
-    # The service's usual words say no more than the text.
-    usual = said.startswith("The usage limit has been reached")
+    # The service's usual message says no more than the text.
+    usual = message.startswith("The usage limit has been reached")
     return facts | ({"words": "."} if usual else {})
 
 
 def what_is_left(
     usage: Mapping[str, Any], slug: str, account_option: str, key_option: str
 ) -> list[str]:
-    """What the account can still use after the model `slug` has reached a limit: banked resets
-    and Luna Reserve, a sentence each.
+    """Name the banked resets and Luna Reserve that are left when `slug` has reached a limit.
 
     `usage` is the usage endpoint's answer. The options make the commands use the same login.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from llm_chatgpt.backend.attachments import Encoded
 from llm_chatgpt.backend.refusable import SCOPES
 
 TURNS_KEPT = 256
@@ -18,13 +17,11 @@ class Turn:
 
     `states` holds the server's turn states by the `account_key` of the account that got them.
     `without` names the parts that the service has refused in this turn, as in `resend.Attempt`.
-    `encoded` are the attachments that were sent.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.without: frozenset[str] = frozenset()
-        self.encoded: list[Encoded] = []
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
@@ -57,16 +54,11 @@ class Memory:
 
     def calls_made(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
         """Keep the turn for the request that brings the results of these tool calls."""
-        waiting = list(filter(None, call_ids))
-        for call_id in waiting:
+        for call_id in filter(None, call_ids):
             self._turns.pop(call_id, None)
             self._turns[call_id] = turn
         for oldest in list(self._turns)[:-TURNS_KEPT]:
             self._turns.pop(oldest, None)
-        # Attachments are large: only the turn that goes on keeps them.
-        for other in {turn, *self._turns.values()}:
-            if other is not turn or not waiting:
-                other.encoded = []
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """Return the names of the parts that the service has refused in these scopes.

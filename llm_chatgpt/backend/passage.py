@@ -1,4 +1,4 @@
-"""One text of an answer, which arrives in pieces: what of it readers see."""
+"""Assemble a text of an answer from its pieces, without citation markup."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from llm_chatgpt.values import as_list
 
-# The service's own markup for a citation, such as U+E200 cite U+E202 turn0search0 U+E201. One
-# that has no end within 1,000 characters is text. The group is empty if the end may yet come.
+# The service's markup for a citation (docs/protocol.md, "Stream"), such as U+E200 cite U+E202
+# turn0search0 U+E201. Without an end within 1,000 characters it is text. The group is empty if the
+# end may still come.
 _CITATION = re.compile("\ue200[^\ue201]{0,1000}(\ue201|\\Z)")
 
 
 class Passage:
-    """A text of a message's content, or of the summary or content of reasoning."""
+    """One text of a message's content, or of the summary or content of reasoning."""
 
     def __init__(self) -> None:
         # The pieces that have been shown.
@@ -26,7 +27,7 @@ class Passage:
         self._characters = codecs.getincrementaldecoder("utf-16-le")("replace")
 
     def add(self, delta: str) -> str:
-        """The text to show now that this piece has arrived."""
+        """Add a piece. Returns the text that can be shown now."""
         text = self._characters.decode(delta.encode("utf-16-le", "surrogatepass"))
         text, self.held = self.held + text, ""
         if "\ue200" not in text:
@@ -36,21 +37,21 @@ class Passage:
         return _CITATION.sub("", text)
 
     def rest(self, whole: str) -> str:
-        """The end of the whole text that has not been shown yet.
+        """Return the end of the whole text that has not been shown yet.
 
-        Empty if what was shown is not its beginning.
+        Empty if the shown text is not its beginning.
         """
         shown = "".join(self.shown)
         return whole[len(shown) :] if whole.startswith(shown) else ""
 
 
 def without_citations(text: str) -> str:
-    """A whole text as `Passage` shows it."""
+    """Remove the citations from a whole text, as `Passage` does."""
     return _CITATION.sub(lambda citation: "" if citation[1] else citation[0], text)
 
 
 def readable_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A message's part without citation markup; its annotations keep their places in the text."""
+    """Remove citations from a message's part, and move the places of its annotations."""
     text = part.get("text")
     if not isinstance(text, str) or "\ue200" not in text:
         return dict(part)

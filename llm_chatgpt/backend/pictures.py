@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import os
 import pathlib
 import secrets
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend import refusals
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, RequestRefused
+from llm_chatgpt.errors import ChatGPTError, RequestRefused
 from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
@@ -24,58 +23,27 @@ from llm_chatgpt.values import as_mapping, as_text, first_mapping
 from llm_chatgpt.waiting import Waiting
 
 
-class Format(NamedTuple):
-    """What an image's first bytes say: png, jpeg or webp, and its size in pixels, None if it
-    cannot be read."""
-
-    kind: str
-    width: int | None = None
-    height: int | None = None
-
-
-def read_format(data: bytes) -> Format | None:
-    """None if the data is no PNG, JPEG or WebP image."""
+def image_kind(data: bytes) -> str | None:
+    """Tell png, jpeg or webp by the first bytes; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind, read = "png", _png_size
-    elif data.startswith(b"\xff\xd8\xff"):
-        kind, read = "jpeg", _jpeg_size
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind, read = "webp", _webp_size
-    else:
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+class Size(NamedTuple):
+    """An image's width and height in pixels."""
+
+    width: int
+    height: int
+
+
+def png_size(data: bytes) -> Size | None:
+    """Read the size of a PNG image, which the service sends; None for other formats."""
+    if image_kind(data) != "png" or len(data) < 24:
         return None
-    try:
-        return Format(kind, *read(data))
-    except struct.error:
-        return Format(kind)
-
-
-def _png_size(data: bytes) -> tuple[int, ...]:
-    return struct.unpack_from(">II", data, 16)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, ...]:
-    place = 2
-    while True:
-        # Any number of fill bytes may stand before a marker's code.
-        while data[place : place + 2] == b"\xff\xff":
-            place += 1
-        marker, length = struct.unpack_from(">HH", data, place)
-        # The frame's header; the other numbers in this range are tables.
-        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
-            height, width = struct.unpack_from(">HH", data, place + 5)
-            return width, height
-        place += 2 + length
-
-
-def _webp_size(data: bytes) -> tuple[int, ...]:
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        low, high, low2, high2 = struct.unpack_from("<HBHB", data, 24)
-        return (high << 16) + low + 1, (high2 << 16) + low2 + 1
-    if chunk == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return bits % 2**14 + 1, (bits >> 14) % 2**14 + 1
-    return tuple(number % 2**14 for number in struct.unpack_from("<HH", data, 26))
+    return Size(*struct.unpack_from(">II", data, 16))
 
 
 def decode_picture(encoded: object) -> bytes:
@@ -119,13 +87,13 @@ def build_body(
 
 def data_url(data: bytes, name: str) -> str:
     """An image as a data URL. Raises ChatGPTError if it is no PNG, JPEG or WebP image."""
-    form = read_format(data)
-    if form is None:
+    kind = image_kind(data)
+    if kind is None:
         raise ChatGPTError(
             f"Could not send {printable(name, 100)}: it is not a PNG, JPEG or WebP image.",
             "Convert it or leave it out.",
         )
-    return f"data:image/{form.kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
@@ -136,7 +104,7 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
     error status.
     """
     url = _url(tokens, body)
-    with _sending():
+    with Waiting("Creating the image", hint="takes a minute or two"):
         reply = http.send(
             "POST",
             url,
@@ -157,9 +125,9 @@ async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, A
         "url": url,
         "headers": backend_headers(tokens),
         "json": body,
-        "timeout": http.library().Timeout(seconds, connect=connect, pool=None),
+        "timeout": clients.library().Timeout(seconds, connect=connect, pool=None),
     }
-    with _sending():
+    with Waiting("Creating the image", hint="takes a minute or two"):
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
     reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
@@ -175,16 +143,6 @@ def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
         )
     action = "edits" if "images" in body else "generations"
     return f"{route.base_url(tokens.origin)}{route.images_path}/{action}"
-
-
-@contextlib.contextmanager
-def _sending() -> Iterator[None]:
-    try:
-        with Waiting("Creating the image", hint="takes a minute or two"):
-            yield
-    except ConnectionFailed as error:
-        advice = error.advice or "Check the network and try again."
-        raise ChatGPTError(f"{error.reason}.", advice, code=error.code) from error
 
 
 def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
@@ -242,8 +200,8 @@ class SavedPicture(NamedTuple):
     """An image's absolute path, and its width and height in pixels (None: unknown)."""
 
     path: str
-    width: int | None
-    height: int | None
+    width: int | None = None
+    height: int | None = None
 
 
 def save_answer(
@@ -251,13 +209,16 @@ def save_answer(
 ) -> SavedPicture:
     """Write the image to a file, as `save_picture` does, and say if it has another size than
     `body` asks for."""
-    form = read_format(answer.picture) or Format("png")
+    kind = image_kind(answer.picture) or "png"
     chosen = output_path(output) if output else None
-    path = os.path.abspath(save_picture(answer.picture, form.kind, chosen, replace=replace))
-    size = f"{form.width}x{form.height}"
-    if form.width and body["size"] not in ("auto", size):
-        notice(f"Note: the image is {size}, not {printable(body['size'], 40)}.")
-    return SavedPicture(path, form.width, form.height)
+    path = os.path.abspath(save_picture(answer.picture, kind, chosen, replace=replace))
+    size = png_size(answer.picture)
+    if size is None:
+        return SavedPicture(path)
+    if body["size"] not in ("auto", f"{size.width}x{size.height}"):
+        requested = printable(body["size"], 40)
+        notice(f"Note: the image is {size.width}x{size.height}, not {requested}.")
+    return SavedPicture(path, *size)
 
 
 def picture_name(suffix: str) -> str:

@@ -1,10 +1,10 @@
-"""Bytes -> server-sent events."""
+"""Decode bytes to server-sent events."""
 
 from __future__ import annotations
 
 
 def is_event_stream(content_type: str, begin: bytes) -> bool:
-    """Whether a reply is a stream of events, judged by its type and its first byte.
+    """Check whether a reply is a stream of events, by its type and its first byte.
 
     The service's own streams have no type (docs/protocol.md). Anything but a stream has one, or
     begins like HTML or JSON.
@@ -17,7 +17,7 @@ def is_event_stream(content_type: str, begin: bytes) -> bool:
 
 
 class SSEDecoder:
-    """The data of each complete event, from bytes that may be cut anywhere.
+    """Decodes the data of each complete event from bytes that are cut anywhere.
 
     Works on bytes, so that U+2028 is no line end and a character may be cut in two. Comments
     and other fields are skipped. The response's headers do not matter: the service sends no
@@ -35,7 +35,7 @@ class SSEDecoder:
         self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that this chunk completes."""
+        """Return the events that this chunk completes."""
         # The line of a CR has ended already; its LF may come in the next chunk.
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
@@ -50,11 +50,11 @@ class SSEDecoder:
         return events
 
     def flush(self) -> list[bytes]:
-        """The event at the end of the stream that no blank line follows."""
+        """Return the event at the end of the stream that no blank line follows."""
         return self._end_line() + self._end_line()
 
     def _end_line(self) -> list[bytes]:
-        """The event that ends with this line, if there is one."""
+        """Return the event that ends with this line, if there is one."""
         line = b"".join(self._line)
         self._line, self.pending = [], 0
         if self._at_start:

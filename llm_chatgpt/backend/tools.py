@@ -1,4 +1,4 @@
-"""llm's tools -> the request's `tools`; the tool ImageGeneration."""
+"""Translate llm's tools to the request's `tools`; the tool ImageGeneration."""
 
 from __future__ import annotations
 
@@ -53,19 +53,15 @@ class ImageGeneration(llm.ServerSideTool):
 
 
 _SOURCES = "web_search_call.action.sources"
-# What the service's web_search takes (docs/protocol.md); llm's own class has more.
-_WEB_SEARCH_FIELDS = frozenset(
-    (
-        *("type", "external_web_access", "indexed_web_access", "filters", "user_location"),
-        *("search_context_size", "search_content_types"),
-    )
-)
+# The settings of the service's web_search (docs/protocol.md, "Tools"); llm's class has more.
+_WEB_SEARCH_FIELDS = {"type", "external_web_access", "indexed_web_access", "filters"}
+_WEB_SEARCH_FIELDS |= {"user_location", "search_context_size", "search_content_types"}
 
 
 def add_tools(body: dict[str, Any], model: Any, tools: Sequence[Any]) -> dict[str, str]:
     """Write llm's tools into the request's body. Raises ChatGPTError.
 
-    Returns llm's names of its tools, by the names that the service is told.
+    Returns llm's names of the tools, by their names in the request.
     """
     specs: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -97,7 +93,7 @@ def add_tools(body: dict[str, Any], model: Any, tools: Sequence[Any]) -> dict[st
 
 
 def chosen_tools(prompt: llm.Prompt, model: Any) -> list[Any]:
-    """The prompt's tools, and web search if the option asks for it and no tool does."""
+    """Return the prompt's tools, with web search if the option asks for it."""
     from llm.default_plugins.openai_models import WebSearch
 
     hosted = (tool for tool in prompt.tools if isinstance(tool, llm.ServerSideTool))
@@ -140,7 +136,7 @@ def _function(tool: llm.Tool) -> dict[str, Any]:
 
 def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
     spec: dict[str, Any] = tool.tool_spec(model)
-    # A raw specification is the user's own affair.
+    # A raw specification is sent unchecked.
     if spec.get("type") == "web_search" and type(tool) is not llm.ServerSideTool:
         refused = sorted(set(spec) - _WEB_SEARCH_FIELDS)
         refused += ["blocked_domains"] * ("blocked_domains" in as_mapping(spec.get("filters")))
@@ -155,7 +151,7 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
 
 
 def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
-    """Write a picture that the tool has drawn to a new file; its path, or why there is none."""
+    """Write a generated picture to a new file. Returns its path, or why there is none."""
     tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     folder = next((tool.folder for tool in tools if tool.folder), None)
     chosen = f"{folder}/{picture_name(suffix)}" if folder else None

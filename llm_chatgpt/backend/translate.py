@@ -1,7 +1,7 @@
-"""The service's events -> llm's StreamEvents.
+"""Translate the service's events to llm's StreamEvents.
 
-Bytes in, events out; nothing else is read or written, except that a drawn picture is
-handed to `save_image`. What the events mean is in docs/protocol.md.
+Bytes go in, events come out. Nothing else is read or written, except that a generated picture is
+passed to `save_image`. docs/protocol.md, "Stream", tells what each event means.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from llm_chatgpt.backend.pictures import decode_picture
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth
 
-# A family of events that bring text: the kind of item it belongs to, and the list in the
-# finished item that holds the same text once more.
+# For each family of text events, the kind of its item, and the list in the finished item that
+# holds the same text.
 _TEXTS = {
     "response.output_text": ("message", "content"),
     "response.refusal": ("message", "content"),
     "response.reasoning_summary_text": ("reasoning", "summary"),
     "response.reasoning_text": ("reasoning", "content"),
 }
-# The last event of a stream, and what it says of the answer unless its own `status` differs.
+# The last event of a stream, and how the answer ended unless its `status` differs.
 _ENDS = {
     "response.completed": "completed",
     "response.done": "completed",
@@ -37,16 +37,15 @@ _ENDS = {
 }
 # What the user is told while the service runs one of its tools.
 _ACTIVITIES = {"web_search_call": "Searching the web", "image_generation_call": "Drawing"}
-# Arguments that are nested deeper are no object for llm, which parses them again.
+# llm parses the arguments again, which fails at deeper nesting.
 _ARGUMENT_LEVELS = 200
 
 
 class EventTranslator:
     """Reads one request's answer: `feed` it bytes, then `finish`, and read the attributes.
 
-    It adds to `answer`, which holds the rounds before. Each item becomes one part. Unknown
-    events, junk and wrong types are ignored. A finished item has the last word on what its
-    deltas said.
+    It adds to `answer`, which holds the earlier rounds. Each item becomes one part. Unknown
+    events, junk and wrong types are ignored. A finished item overrides its deltas.
     """
 
     def __init__(
@@ -62,17 +61,17 @@ class EventTranslator:
         self.account_key = account_key
         self.slug = slug
         self.save_image = save_image
-        # llm's names of the tools, by the names that were sent to the service.
+        # llm's names of the tools, by the names in the request.
         self.tool_names = tool_names or {}
         # "completed", "incomplete", "failed" or "error" once the answer has ended.
         self.ended: str | None = None
         self.error: Mapping[str, Any] = {}
-        # Whether the user has seen anything of this request's answer, or the service has called a
-        # tool that does something. From then on the request is not sent again.
+        # Whether anything of this request's answer was shown, or a hosted tool with effects was
+        # called. From then on the request is not sent again.
         self.started = False
         # What a tool of the service does, for the user; empty while none runs.
         self.activity = ""
-        # The reply's Content-Type; the service's streams have none.
+        # The reply's Content-Type. The service's streams have none.
         self.content_type = ""
         self._is_stream: bool | None = None
         self._page: list[bytes] = []
@@ -80,11 +79,11 @@ class EventTranslator:
         self._items: dict[object, Item] = {}
 
     def takes_long(self, chunk: bytes) -> bool:
-        """Whether this chunk may complete a large event, such as a picture, which is also saved."""
+        """Check whether this chunk may complete a large event, such as a picture."""
         return self._decoder.pending + len(chunk) > config.LARGE_EVENT_BYTES and b"\n" in chunk
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        """llm's events for the next bytes of the answer."""
+        """Return llm's events for the next bytes of the answer."""
         if self._is_stream is None and chunk.strip():
             self._is_stream = is_event_stream(self.content_type, chunk)
         if self._is_stream is False:
@@ -93,16 +92,16 @@ class EventTranslator:
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
-        """llm's events for what the end of the stream completes."""
+        """Return llm's events for what the end of the stream completes."""
         response = cleaned(_read_json(self.page))
-        # A whole response, which a proxy may have made of a stream.
+        # A proxy can turn the stream into one whole response.
         if "output" in response or response.get("object") == "response":
             self._end("completed", response)
         return self._translate(self._decoder.flush())
 
     @property
     def page(self) -> bytes:
-        """The body of a reply that is no stream; empty for a stream."""
+        """The body of a reply that is not a stream; empty for a stream."""
         return b"".join(self._page)
 
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
@@ -111,10 +110,9 @@ class EventTranslator:
                 break
             event = _read_json(frame)
             if isinstance(kind := event.get("type"), str):
-                # Half a character at the end of a delta belongs to the next one.
+                # A delta can end in half a character, whose other half is in the next one.
                 self._handle(kind, event if kind.endswith(".delta") else cleaned(event))
-        # Until the user sees something, the prompt may be sent again, and nothing of this
-        # attempt may then have reached llm.
+        # Until something is shown, the prompt can be sent again, so llm gets no event yet.
         if not self.started:
             return []
         events, self.answer.events = self.answer.events, []
@@ -136,12 +134,15 @@ class EventTranslator:
             self._end(_ENDS[kind], as_mapping(event.get("response")))
         elif kind == "error":
             self.ended = kind
-            # In an object of its own, or flat in the event.
+            # The fields are in `error`, or in the event itself.
             error = event.get("error")
             self.error = error if isinstance(error, dict) else event
 
     def _end(self, ended: str, response: Mapping[str, Any]) -> None:
-        """Read the last event. Its `status` overrides its name; it alone may have the output."""
+        """Read the last event. Its `status` overrides its name.
+
+        If no item has come, it may have them in `output`.
+        """
         status, error = response.get("status"), response.get("error")
         if status in ("failed", "cancelled") or (
             error and status not in ("completed", "incomplete")
@@ -190,8 +191,8 @@ class EventTranslator:
         texts = {}
         for field in ("summary", "content"):
             for index, part in enumerate(map(as_mapping, as_list(fields.get(field)))):
-                said = as_text(part.get("text", part.get("refusal")))
-                if text := without_citations(said or ""):
+                whole = as_text(part.get("text", part.get("refusal")))
+                if text := without_citations(whole or ""):
                     texts[field, index] = text
                     passage = item.passages.setdefault((field, index), Passage())
                     self._show(item, (field, index), passage.rest(text))
@@ -206,14 +207,17 @@ class EventTranslator:
         parts = [readable_part(as_mapping(part)) for part in as_list(fields.get("content"))]
         if item.finished and parts:
             item.finished["content"] = parts
-        annotations = [found for part in parts for found in as_list(part.get("annotations"))]
+        annotations = [one for part in parts for one in as_list(part.get("annotations"))]
         for annotation in annotations:
             self._cite(annotation)
-        known = item.metadata
+        before = item.metadata
         phase = as_text(fields.get("phase"))
-        news = {"phase": phase} if phase else {}
-        item.metadata = {**known, **news, **({"annotations": annotations} if annotations else {})}
-        if item.passages and item.metadata != known:
+        item.metadata = {
+            **before,
+            **({"phase": phase} if phase else {}),
+            **({"annotations": annotations} if annotations else {}),
+        }
+        if item.passages and item.metadata != before:
             kind = "reasoning" if item.is_commentary else "text"
             self.answer.emit(kind, "", item, item.metadata)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
@@ -271,15 +275,15 @@ class EventTranslator:
                 event.chunk = ""
             self.answer.emit("tool_call_args", text, item)
         if written and text == written and written != json.dumps(arguments):
-            # llm keeps the object only; the text goes back to the service as it came.
+            # llm keeps only the object, but the service gets its own text back.
             self.answer.emit("tool_call_args", "", item, {"arguments": written})
-        # A call that was cut short is stored, but not carried out.
+        # A call that was cut short is recorded, but not run.
         if fields.get("status") == "incomplete":
             return
         call = llm.ToolCall(name=item.name, arguments=arguments, tool_call_id=item.call_id)
         self.answer.tool_calls.append(call)
 
-    # Tools that the service runs itself
+    # Hosted tools
 
     def _search_done(self, item: Item, fields: Mapping[str, Any]) -> None:
         action = as_mapping(fields.get("action"))
@@ -309,7 +313,7 @@ class EventTranslator:
         arguments: Mapping[str, Any],
         result: str,
     ) -> None:
-        """A call and its result, each a part, as llm's own OpenAI models have them."""
+        """Add a call and its result, each as a part, like llm's own OpenAI models."""
         item.call_id = as_text(fields.get("id")) or f"{name}_{item.part_index}"
         kind = {"type": item.kind}
         self.answer.emit("tool_call_name", name, item, kind, server_executed=True)
@@ -336,7 +340,7 @@ class EventTranslator:
         if kind == "function_call":
             self._name_call(item, fields)
         elif kind == "image_generation_call":
-            # The picture's path is printed on a line of its own.
+            # The picture's path needs a line of its own.
             self.answer.end_aside()
         elif kind == "message" and (phase := as_text(fields.get("phase"))) and not item.passages:
             item.is_commentary = phase == "commentary"
@@ -364,7 +368,7 @@ class EventTranslator:
             readers[kind](item, fields)
 
     def _item(self, event: Mapping[str, Any], kind: str) -> Item:
-        """The item that an event belongs to; created if it is new."""
+        """Find or create the item that an event belongs to."""
         index = event.get("output_index")
         names = (index, event.get("item_id"), as_mapping(event.get("item")).get("id"))
         key = (kind, next((name for name in names if isinstance(name, (int, str))), None))
@@ -376,7 +380,7 @@ class EventTranslator:
 
 
 def _read_json(data: bytes) -> Mapping[str, Any]:
-    """A JSON object; empty for anything else."""
+    """Parse a JSON object; empty for anything else."""
     try:
         return as_mapping(json.loads(data))
     except (ValueError, RecursionError):
@@ -384,9 +388,9 @@ def _read_json(data: bytes) -> Mapping[str, Any]:
 
 
 def _read_arguments(written: str) -> tuple[dict[str, Any], str]:
-    """The arguments of a call, and the JSON from which llm reads them again.
+    """Parse the arguments of a call. Returns them, and JSON from which llm parses them again.
 
-    What is no object, or nested too deep, is a text under `_raw`, as llm itself has it.
+    Anything but an object, or one that is nested too deep, becomes a text named `_raw`, as in llm.
     """
     try:
         parsed = json.loads(written or "{}")

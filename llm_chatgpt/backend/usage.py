@@ -1,4 +1,4 @@
-"""Usage limits, when they reset, and the resets that are banked."""
+"""Read usage limits and banked resets from headers and answers (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_moment, as_number
 
 
 class UsageWindow(NamedTuple):
-    """How much of a limit is used. `seconds` is its length, `resets_at` Unix seconds."""
+    """The use of one window of a limit: `seconds` long, it resets at `resets_at` (Unix seconds)."""
 
     seconds: float
     used_percent: float
@@ -19,7 +19,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """'5-hour' or 'weekly': by the length, because the order of the limits varies by plan."""
+        """The window by its length, such as '5-hour' or 'weekly': their order varies by plan."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"
@@ -37,15 +37,14 @@ class UsageWindow(NamedTuple):
 
 
 def reset_words(resets_at: float | None) -> str:
-    """', resets in 4 hours 10 minutes (17:30)'; empty if that is not known."""
+    """Say when a limit resets: ', resets in 4 hours 10 minutes (17:30)'; empty if unknown."""
     return "" if resets_at is None else f", resets {from_now(resets_at)}"
 
 
 def reset_moment(at: object, after_seconds: object) -> float | None:
-    """When a limit resets, in Unix seconds, from the server's moment and its distance.
+    """Choose the moment at which a limit resets, in Unix seconds; None if it is not in the future.
 
-    The distance comes first, because the server's clock may differ from this machine's. None
-    if neither tells of the future.
+    `after_seconds` is preferred, because this machine's clock may be wrong.
     """
     now = time.time()
     moment, seconds = as_number(at), as_number(after_seconds)
@@ -55,7 +54,7 @@ def reset_moment(at: object, after_seconds: object) -> float | None:
 
 
 def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
-    """The limits in an answer's x-codex-* headers (docs/protocol.md)."""
+    """Read the windows in an answer's x-codex-* headers."""
 
     def number(name: str) -> float | None:
         try:
@@ -75,7 +74,7 @@ def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
 
 
 def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
-    """The windows of one limit in the usage endpoint's answer (docs/protocol.md)."""
+    """Read the windows of one limit in the usage endpoint's answer."""
     windows = []
     for place in ("primary_window", "secondary_window"):
         fields = as_mapping(as_mapping(rate_limit).get(place))
@@ -99,12 +98,12 @@ class Limit(NamedTuple):
 
     @property
     def left_percent(self) -> float:
-        """What is left in the window that has the least."""
+        """The rest of the window that has the least left."""
         return 0.0 if self.reached else min((w.left_percent for w in self.windows), default=100.0)
 
 
 def limits_of_usage(usage: Mapping[str, Any]) -> list[Limit]:
-    """The plan's limit, then those of single models and Luna Reserve (docs/protocol.md)."""
+    """Read the plan's limit, then those of single models and Luna Reserve."""
     additional = map(as_mapping, as_list(usage.get("additional_rate_limits")))
     named = [(str(entry.get("limit_name") or "another limit"), entry) for entry in additional]
     limits = []
@@ -116,13 +115,13 @@ def limits_of_usage(usage: Mapping[str, Any]) -> list[Limit]:
 
 
 def reserve_is_left(usage: Mapping[str, Any]) -> bool:
-    """Whether the account has Luna Reserve, and some of it is left."""
+    """Check whether some of the account's Luna Reserve is left."""
     limits = limits_of_usage(usage)
     return any(limit.left_percent > 0 for limit in limits if limit.name == RESERVE_LIMIT)
 
 
 def spending_left(usage: Mapping[str, Any]) -> float:
-    """The percentage that is left of a spending limit; 100 if there is none."""
+    """Return the percentage left of a spending limit; 100 if there is none."""
     control = as_mapping(usage.get("spend_control"))
     if control.get("reached") is True:
         return 0.0
@@ -131,25 +130,24 @@ def spending_left(usage: Mapping[str, Any]) -> float:
         used, of = float(limit.get("used", 0)), float(limit.get("limit", 0))
     except (TypeError, ValueError):
         return 100.0
-    return UsageWindow(0, 100 * used / of).left_percent if of > 0 else 100.0
+    return UsageWindow(seconds=0, used_percent=100 * used / of).left_percent if of > 0 else 100.0
 
 
 class BankedResets(NamedTuple):
-    """How many resets the user can spend, and when the first of them expires, in Unix seconds
-    (None: unknown)."""
+    """The number of resets that can be spent, and when the first one expires (Unix seconds)."""
 
     available: int
     first_expires_at: float | None = None
 
 
 def resets_of_usage(usage: Mapping[str, Any]) -> BankedResets | None:
-    """How many resets the usage endpoint's answer tells of; None if it does not tell."""
+    """Read the number of resets from the usage endpoint's answer; None if it has none."""
     count = as_number(as_mapping(usage.get("rate_limit_reset_credits")).get("available_count"))
     return None if count is None else BankedResets(int(count))
 
 
 def resets_of_list(answer: Mapping[str, Any]) -> BankedResets:
-    """The resets in the answer of the endpoint that lists them (docs/protocol.md)."""
+    """Read the resets from the answer of the endpoint that lists them."""
     entries = map(as_mapping, as_list(answer.get("credits")))
     available = [entry for entry in entries if entry.get("status") == "available"]
     moments = [as_moment(entry.get("expires_at")) for entry in available]

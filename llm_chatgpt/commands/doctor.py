@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.limits import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
@@ -98,9 +98,11 @@ def _echo(finding: Finding) -> None:
 
 
 def _examine(account: str | None) -> Iterator[Finding]:
-    library = http.library()
+    library = clients.library()
     yield Finding(
-        "versions", "ok", f"{config.user_agent()} {library.__name__}/{library.__version__}"
+        "versions",
+        "ok",
+        f"{config.user_agent()} {library.__name__}/{library.__version__}",
     )
     yield from _storage()
     yield _proxies()
@@ -203,7 +205,7 @@ def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
         try:
             reply = ask()
         except ConnectionFailed as error:
-            yield Finding(name, "broken", error.message, "Check the network and the proxy.")
+            yield Finding(name, "broken", f"{error.reason}.", error.advice)
         except ChatGPTError as error:
             yield Finding(name, "broken", "not checked", error.message)
         else:

@@ -125,7 +125,9 @@ def _with_resets(error: UsageLimitReached, account: str | None) -> ChatGPTError:
     option = f" --account {shlex.quote(account)}" if account else ""
     # The models of Luna Reserve create no images.
     left = what_is_left(usage, RESERVE.slug, option, "")
-    return error.advised(*left) if left else error
+    if left:
+        error.add_advice(*left)
+    return error
 
 
 def _write_to_stdout(picture: bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llm_chatgpt import config, http
+from llm_chatgpt import clients, config
 from llm_chatgpt.commands import group, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, write_whole
@@ -73,7 +73,7 @@ def _ask(requests: int, yes: bool) -> None:
 
 def _about(tokens: Tokens) -> dict[str, str]:
     """What the report begins with."""
-    library = http.library()
+    library = clients.library()
     return {
         "versions": f"{config.user_agent()} {library.__name__}/{library.__version__} "
         f"Python/{platform.python_version()}",

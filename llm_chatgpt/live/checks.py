@@ -20,7 +20,7 @@ import llm
 
 from llm_chatgpt.backend import refusable
 from llm_chatgpt.backend.fetch import fetch_models, fetch_usage
-from llm_chatgpt.backend.pictures import read_format
+from llm_chatgpt.backend.pictures import png_size
 from llm_chatgpt.backend.usage import windows_of_headers, windows_of_usage
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
@@ -278,8 +278,8 @@ def _picture(live: Live) -> str:
         path = pathlib.Path(folder) / "picture.png"
         model = llm.get_model("chatgpt-gpt-image-2")
         saved = model.prompt("A red square", key=live.key, quality="low", output=str(path)).text()
-        made = read_format(pathlib.Path(saved).read_bytes())
-    return f"{made.width}x{made.height} {made.kind}" if made else "created"
+        size = png_size(pathlib.Path(saved).read_bytes())
+    return f"{size.width}x{size.height} png" if size else "created"
 
 
 def _refresh(live: Live) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_chatgpt import http
+from llm_chatgpt import clients, http
 from llm_chatgpt.backend.sse import SSEDecoder
 from llm_chatgpt.values import as_mapping
 
@@ -57,7 +57,7 @@ def _json(data: bytes) -> Mapping[str, Any]:
 
 def _decoded(headers: Mapping[str, str], content: bytes) -> bytes:
     """A body without its compression; empty if it was cut off."""
-    library = http.library()
+    library = clients.library()
     encoding = {"Content-Encoding": headers.get("content-encoding", "identity")}
     with contextlib.suppress(library.DecodingError):
         return bytes(library.Response(200, headers=encoding, content=content).content)
@@ -68,7 +68,7 @@ def _decoded(headers: Mapping[str, str], content: bytes) -> bytes:
 def recording(url: str) -> Iterator[list[Recorded]]:
     """Record what the client for `url` sends and receives; the list grows with each answer."""
     recorded: list[Recorded] = []
-    client = http.sync_client(url)
+    client = clients.sync_client(url)
     before = client.event_hooks
 
     def record(response: Any) -> None:
@@ -85,7 +85,7 @@ def recording(url: str) -> Iterator[list[Recorded]]:
 def _copying(stream: Any, pieces: list[bytes]) -> Any:
     """The stream of a body, which also puts what is read of it into `pieces`."""
 
-    class Copying(http.library().SyncByteStream):  # type: ignore[misc]
+    class Copying(clients.library().SyncByteStream):  # type: ignore[misc]
         def __iter__(self) -> Iterator[bytes]:
             for piece in stream:
                 pieces.append(piece)

@@ -148,7 +148,7 @@ def ask_issuer(
     method: str,
     path: str,
     error_class: Callable[[str, str], ChatGPTError],
-    next_step: str = "Check the network and try again.",
+    next_step: str | None = None,
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
@@ -158,7 +158,8 @@ def ask_issuer(
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
     except errors.ConnectionFailed as error:
-        raise error_class(f"{error.reason}.", f"{error.advice} {next_step}".strip()) from error
+        advice = error.advice if next_step is None else next_step
+        raise error_class(f"{error.reason}.", advice) from error
 
 
 def _post(
