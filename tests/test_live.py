@@ -101,6 +101,7 @@ def test_all_is_well(simulator, route, check):
     missing = ["output limit", "usage", "picture", "refresh"] if route == "official" else []
     assert names == [name for name in EVERY if name not in missing]
     assert report["route"] == ("Codex" if route == "codex" else "official")
+    assert report["model"] == ("chatgpt-gpt-6-luna" if route == "codex" else "chatgpt-gpt-5.6-luna")
     assert all(line["facts"] for line in report["lines"])
 
 

@@ -296,7 +296,7 @@ def _other_model(live: Live) -> str:
     listed = live.models.listed if live.models else []
     other = next((model for model in listed if model.slug != live.info.slug), None)
     if other is None:
-        live.unsettled |= {"P103"}
+        live.unsettled |= {"P200"}
         return "the account has no other model"
     live.short.model = llm.get_model(other.model_id)
     live.ask("Reply with one word: again.", live.short)
@@ -344,12 +344,12 @@ CHECKS = (
         "P256 P277",
         2,
     ),
-    Check("strict schema", _schema(_DOG, "P133"), "P90 P109 P133", "P252"),
+    Check("strict schema", _schema(_DOG, "P133"), "P90 P133", "P252"),
     Check("loose schema", _schema(_LOOSE, "P90"), "P90", "P252"),
     Check(
         "reasoning sent back",
         _reasoning,
-        "P88 P89 P100 P116 P124 P125 P155",
+        "P88 P89 P116 P124 P125 P155",
         "P116 P124 P125 P155 P249",
         2,
     ),
@@ -380,7 +380,7 @@ CHECKS = (
     Check("usage", _usage, "P12 P203", ""),
     Check("picture", _picture, "P145 P146 P151", "", 1, True),
     Check("refresh", _refresh, "P50 P51", "", 1, True),
-    Check("another model", _other_model, "P103", "P103", 1, True),
+    Check("another model", _other_model, "P200", "P200", 1, True),
 )
 
 
