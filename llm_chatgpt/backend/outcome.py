@@ -58,8 +58,10 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
 
 
 def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[str, str]]:
-    """What to tell the user after the answer of the model `slug`: a subject, under which a
-    chain of tools says it once, and a line each."""
+    """Return the notes after an answer of the model `slug`: pairs of a subject and a line.
+
+    A chain of tools prints each subject once.
+    """
     lines = []
     if answer.ended == "incomplete":
         details = as_mapping(answer.response.get("incomplete_details"))
@@ -119,7 +121,7 @@ def sources(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _added(one: Any, other: Any) -> Any:
-    """The usage of two rounds: numbers are added, objects field by field."""
+    """Add the usage of two rounds: numbers, and objects field by field."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
     if as_number(one) is not None and as_number(other) is not None:
@@ -128,7 +130,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """JSON without fields that are null, as it is logged."""
+    """Remove the fields that are null before the JSON is logged."""
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

@@ -73,7 +73,7 @@ class Answer(NamedTuple):
 def build_body(
     prompt: str, model: str, options: Mapping[str, str | None], images: Sequence[str]
 ) -> dict[str, Any]:
-    """The request's JSON. `images` are data URLs of the images to edit."""
+    """Build the request's JSON. `images` are data URLs of the images to edit."""
     body: dict[str, Any] = {
         # Arguments may hold bytes that are no text, which JSON cannot hold.
         "prompt": prompt.strip().encode("utf-8", "replace").decode(),
@@ -86,7 +86,7 @@ def build_body(
 
 
 def data_url(data: bytes, name: str) -> str:
-    """An image as a data URL. Raises ChatGPTError if it is no PNG, JPEG or WebP image."""
+    """Encode an image as a data URL. Raises ChatGPTError unless it is PNG, JPEG or WebP."""
     kind = image_kind(data)
     if kind is None:
         raise ChatGPTError(
