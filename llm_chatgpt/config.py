@@ -1,4 +1,7 @@
-"""Addresses, names, times, limits and the settings of the environment."""
+"""Addresses, names, times, limits and the settings of the environment.
+
+Facts about the service are in docs/protocol.md. Constants that end in _SECONDS are seconds.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,7 @@ class AttachmentTypes(frozenset[str]):
 
 
 def may_be_text(kind: object) -> bool:
-    """Whether only the content tells if an attachment is text, as with source code."""
+    """Check whether only the content tells if an attachment is text, as with source code."""
     family = str(kind).partition("/")[0]
     return kind == "image/svg+xml" or family not in ("image", "audio", "video", "font")
 
@@ -143,33 +146,33 @@ SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 
 
 def setting(name: str) -> str | None:
-    """The environment variable LLM_CHATGPT_<name>, None when unset or empty."""
+    """Return the environment variable LLM_CHATGPT_<name>; None if it is unset or empty."""
     return os.environ.get(f"LLM_CHATGPT_{name}") or None
 
 
 def is_off(name: str) -> bool:
-    """Whether the user has turned something off: LLM_CHATGPT_<name> is 0, no, off or false."""
+    """Check whether LLM_CHATGPT_<name> is 0, no, off or false."""
     return (setting(name) or "").lower() in ("0", "no", "off", "false")
 
 
 def originator() -> str:
-    """The client name for the service: LLM_CHATGPT_ORIGINATOR, else this plugin's own."""
+    """Return the client name: LLM_CHATGPT_ORIGINATOR, otherwise the plugin's own."""
     return setting("ORIGINATOR") or ORIGINATOR
 
 
 def models_client_version() -> str:
-    """The version to ask for models with: LLM_CHATGPT_CLIENT_VERSION, else 1.0.0."""
+    """Return the `client_version` of model lists: LLM_CHATGPT_CLIENT_VERSION, or 1.0.0."""
     return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
 
 
 def named_models() -> list[str]:
-    """The slugs in LLM_CHATGPT_MODELS, which separates them by commas."""
+    """Return the slugs in LLM_CHATGPT_MODELS, which are separated by commas."""
     names = (name.strip() for name in (setting("MODELS") or "").split(","))
     return [name.removeprefix("chatgpt-") for name in names if name]
 
 
 def redirect_host() -> str:
-    """Where OpenAI sends the browser back to: LLM_CHATGPT_REDIRECT_HOST, else 127.0.0.1.
+    """Return the host of the redirect URI: LLM_CHATGPT_REDIRECT_HOST, or 127.0.0.1.
 
     Raises ChatGPTError for a value other than 127.0.0.1 and localhost.
     """
@@ -184,30 +187,30 @@ def redirect_host() -> str:
 
 
 def residency() -> str | None:
-    """The region to name instead of the login's: LLM_CHATGPT_RESIDENCY; "off" names none."""
+    """Return the region to send instead of the login's: LLM_CHATGPT_RESIDENCY; "off" for none."""
     return setting("RESIDENCY")
 
 
 def issuer() -> str:
-    """Where logins happen: LLM_CHATGPT_ISSUER, else https://auth.openai.com."""
+    """Return the sign-in host: LLM_CHATGPT_ISSUER, or https://auth.openai.com."""
     return _service_url("ISSUER", DEFAULT_ISSUER)
 
 
 def base_url(origin: str | None = None) -> str:
-    """The backend: LLM_CHATGPT_BASE_URL, else below `origin`, where the account's workspace
-    is served, else https://chatgpt.com/backend-api."""
+    """Return the backend's address: LLM_CHATGPT_BASE_URL, or below `origin` (the host of the
+    account's workspace), or https://chatgpt.com/backend-api."""
     return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
 
 
 def is_workspace_origin(value: object) -> bool:
-    """Whether tokens may be sent to this origin: https, and chatgpt.com or a host below it."""
+    """Check whether tokens may be sent to this origin: https, and chatgpt.com or a subdomain."""
     return isinstance(value, str) and bool(
         re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
     )
 
 
 def api_url() -> str:
-    """The API of the official route: LLM_CHATGPT_API_URL, else https://api.openai.com/v1."""
+    """Return the official route's API: LLM_CHATGPT_API_URL, or https://api.openai.com/v1."""
     return _service_url("API_URL", DEFAULT_API_URL)
 
 
@@ -234,7 +237,7 @@ def _service_url(name: str, default: str) -> str:
 
 
 def longest_limit_wait() -> float:
-    """How many seconds a prompt may wait for a usage limit to reset: LLM_CHATGPT_WAIT.
+    """Return how many seconds a prompt may wait for a limit to reset: LLM_CHATGPT_WAIT.
 
     Unset and "0" are 0, "1" is without end; else a duration such as 90s, 30m or 6h. Raises
     ChatGPTError for anything else.
@@ -249,7 +252,7 @@ def longest_limit_wait() -> float:
 
 
 def idle_timeout() -> float:
-    """Seconds without data after which an answer counts as stalled: LLM_CHATGPT_TIMEOUT.
+    """Return after how many seconds without data an answer is stalled: LLM_CHATGPT_TIMEOUT.
 
     Raises ChatGPTError for a value that is no number above 0.
     """
@@ -267,7 +270,7 @@ def idle_timeout() -> float:
 
 @functools.cache
 def user_agent() -> str:
-    """The User-Agent: this plugin, its version, the system, and llm's version."""
+    """Build the User-Agent: this plugin, its version, the system, and llm's version."""
     from importlib import metadata
 
     def version(package: str) -> str:

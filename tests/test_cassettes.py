@@ -17,6 +17,7 @@ import yaml
 import llm_chatgpt_oauth as plugin
 from cassettes import FOLDER, SCENARIOS, SIGN_INS, CassetteScrubber, cassette, prompt_sync
 from llm_chatgpt import clients
+from llm_chatgpt.live.scrub import secrets_in
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Account, make_jwt
 
@@ -143,6 +144,7 @@ def test_no_cassette_holds_a_secret(path: pathlib.Path):
         r"oaiapp_[0-9a-f]",
     ):
         assert not re.search(pattern, text), pattern
+    assert secrets_in(text) == []
     tokens = re.findall(r"eyJ[\w-]+\.([\w-]+)\.([\w-]+)", text)
     assert bool(tokens) == (path.stem in ("login", "refresh", "official"))
     for payload, signature in tokens:

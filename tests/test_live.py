@@ -101,6 +101,7 @@ def test_all_is_well(simulator, route, check):
     missing = ["output limit", "usage", "picture", "refresh"] if route == "official" else []
     assert names == [name for name in EVERY if name not in missing]
     assert report["route"] == ("Codex" if route == "codex" else "official")
+    assert report["model"] == ("chatgpt-gpt-6-luna" if route == "codex" else "chatgpt-gpt-5.6-luna")
     assert all(line["facts"] for line in report["lines"])
 
 
@@ -180,7 +181,7 @@ BOTH_ROUTES = {
                 lambda b: "input_file" in parts(b), error_answer(400, "invalid_value", "No files.")
             ),
         ),
-        {"text file": "failed", "PDF": "failed"},
+        {"PDF": "failed"},
     ),
     "image refused": (
         lambda s: always(
@@ -325,7 +326,7 @@ def test_a_codex_backend_that_differs(simulator, codex, check, fault):
         ("web_search", ["web search"]),
         ("text.format", ["strict schema", "loose schema"]),
         ("input_image", ["image"]),
-        ("input_file", ["text file", "PDF"]),
+        ("input_file", ["PDF"]),
     ],
 )
 def test_a_plan_that_lacks_something(simulator, check, capability, lines):

@@ -149,9 +149,9 @@ def test_the_encrypted_content_is_that_of_the_finished_item():
     frames = answer(Think())
     done = next(f for f in frames if b"output_item.done" in f)
     item = json.loads(done.split(b"data: ")[1])["item"]
-    translator, _ = translate(*frames, account_key="k")
+    translator, _ = translate(*frames, account_key="k", slug="m")
     assert translator.answer.events[0].provider_metadata == {
-        "chatgpt": {"encrypted_content": item["encrypted_content"], "account": "k"}
+        "chatgpt": {"encrypted_content": item["encrypted_content"], "account": "k", "model": "m"}
     }
 
 

@@ -1,1 +1,1 @@
-"""What the service does."""
+"""Prompts, models, usage and images: everything that is requested with a login."""

@@ -145,7 +145,7 @@ class ModelList(NamedTuple):
 
 
 def models_path() -> pathlib.Path:
-    """Where the fetched lists are stored."""
+    """Return the file that stores the fetched lists."""
     return user_dir() / "chatgpt-models.json"
 
 

@@ -1,6 +1,6 @@
-"""One prompt: the request, what came back, and whether to send it again.
+"""Run one prompt: compose its requests, read the replies, decide whether to send again.
 
-Nothing is sent or read here: the models' `execute` methods do that, and call an Exchange.
+Nothing is sent or received here: the models' `execute` methods do that, and call an Exchange.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 from llm_chatgpt.waiting import Waiting
 
-# The numbers of the parts that llm's responses get. A response that is asked again after a failure
-# keeps the parts from before, and none of them may get events of another kind.
+# Counts the parts of each of llm's responses. A response that is run again after a failure keeps
+# its earlier parts, which must not get events of another kind.
 _part_numbers: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
 
 
@@ -72,16 +72,16 @@ class Exchange:
         self.display = Display(prompt, stream, self._doing)
         # What the user is told of the requests.
         self._notes: list[str] = []
-        # The request that was sent last.
+        # The last request.
         self._sent = Composed(model.info)
         self.attempt = resend.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
-        # What the complete rounds have brought.
+        # The content of the complete rounds.
         self._answer = Answer(_part_numbers.setdefault(response, itertools.count()))
-        # Whether an empty answer was tried again already.
+        # Whether an empty answer has been tried again.
         self._tried_again = False
-        # Why the answer ends before the model wanted it to.
+        # The reason if the answer ends before the model wanted it to.
         self._stopped: list[str] = []
         # Whether the last request has no answer yet.
         self._is_sending = False
@@ -94,18 +94,18 @@ class Exchange:
 
     @functools.cached_property
     def credential(self) -> Credential:
-        """The login to use, chosen once so that all attempts use the same account."""
+        """The login, chosen once so that all attempts use the same account."""
         return choose_credential(self._key, read_store())
 
     @property
     def rejected(self) -> Rejection | None:
-        """The access token that the server has just answered with 401."""
+        """The access token that the server has just refused with 401; None if there is none."""
         error = self._rejection
         if error is None or not self.attempt.other_tokens:
             return None
-        # A web page comes from a proxy, which knows nothing of the login.
-        page = error.code == refusals.WEB_PAGE
-        return Rejection(self._tokens.access_token, error.date, final=not page)
+        # A web page comes from a proxy, which cannot judge the login.
+        from_proxy = error.code == refusals.WEB_PAGE
+        return Rejection(self._tokens.access_token, error.date, final=not from_proxy)
 
     def pauses(self) -> Iterator[float]:
         """The seconds to sleep before this attempt: the whole of a short pause. A long one is in
@@ -127,7 +127,7 @@ class Exchange:
         return self.translator.activity or "Thinking"
 
     def request(self, tokens: Tokens) -> Mapping[str, Any]:
-        """The arguments of `http.SyncStream`. Reads files and may fetch attachments.
+        """Compose the arguments of `http.SyncStream`. May read files and fetch addresses.
 
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
@@ -159,12 +159,12 @@ class Exchange:
         fetch.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
-        """The error for a reply that is no answer."""
+        """Build the error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         reply = http.Reply(status, headers, content, host)
         error = refusals.explain_refusal(reply, self._refused_request())
         if self._sent.is_compressed and resend.gives_no_reason(error):
-            # How the service refuses compressed requests, if it does, is not known.
+            # It is unknown how the service refuses compressed requests, if it does.
             error.param = refusable.COMPRESSION
         return error
 
@@ -249,7 +249,7 @@ class Exchange:
             raise error
         if self.translator.started:
             self._answer = self.translator.answer
-            # A call of a round that failed is stored, but not carried out.
+            # A call of a round that failed is recorded, but not run.
             self._answer.tool_calls.clear()
         self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
         self.complete = True
@@ -271,12 +271,12 @@ class Exchange:
             error.add_advice(*left)
 
     def _key_name(self) -> str:
-        """The account or llm key that the user chose with --key; empty for a token itself."""
+        """Return the account or llm key that --key names; empty if it is a token."""
         key = self._key or ""
         return "" if access_token_in(key) else key
 
     def _option(self, name: str) -> str:
-        """The option that makes a command use the same login as this prompt."""
+        """Return the option that makes a command use the same login as this prompt."""
         key = self._key_name()
         return f" {name} {shlex.quote(printable(key, 60))}" if key else ""
 

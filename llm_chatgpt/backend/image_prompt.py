@@ -57,8 +57,8 @@ def _data_url(attachment: Any) -> str:
 def finish(answer: pictures.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
     """Save the image and record the answer; the path of the file."""
     saved = pictures.save_answer(answer, body, prompt.options.output)
-    known = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
-    response.response_json = {"model": body["model"], **known, **saved._asdict()}
+    fields = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
+    response.response_json = {"model": body["model"], **fields, **saved._asdict()}
     usage = as_mapping(answer.fields.get("usage"))
     if usage:
         response.set_usage(

@@ -1,4 +1,4 @@
-"""What a complete answer leaves behind: llm's record of it, and notes for the user."""
+"""Record a complete answer for llm, and write the notes after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 from llm_chatgpt.waiting import stderr_is_terminal
 
-# Left out of the logs: what the request said already, and who asked.
+# Not logged: the fields that repeat the request or identify the user.
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
 _SOURCES_SHOWN = 10
 
@@ -25,8 +25,8 @@ _SOURCES_SHOWN = 10
 def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
     """Give llm's response its tool calls, usage, model and raw JSON.
 
-    The JSON is that of the last round, with the items and the usage of all.
-    Returns the events that llm should still get: one for reasoning that stayed hidden.
+    The JSON is the last round's, with the items and the usage of all rounds. Returns the events
+    that llm still needs: one for reasoning that stayed hidden.
     """
     for call in answer.tool_calls:
         response.add_tool_call(call)
@@ -58,8 +58,10 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
 
 
 def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[str, str]]:
-    """What to tell the user after the answer of the model `slug`: a subject, under which a
-    chain of tools says it once, and a line each."""
+    """Return the notes after an answer of the model `slug`: pairs of a subject and a line.
+
+    A chain of tools prints each subject once.
+    """
     lines = []
     if answer.ended == "incomplete":
         details = as_mapping(answer.response.get("incomplete_details"))
@@ -79,12 +81,12 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         why = ", ".join(sorted(removed))
         lines.append(("removed", f"Note: OpenAI left out earlier reasoning ({why})."))
     model = _served_model(answer, headers)
-    # A dated snapshot of the model is the model; Luna Reserve is answered by whichever model it is.
+    # A dated snapshot counts as the model. Luna Reserve may be answered by any model.
     same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
     if model and slug != RESERVE.slug and not re.fullmatch(same, model):
         # With the prefix only if `-m` takes it.
-        known = known_models().get(model)
-        name = known.model_id if known else model
+        registered = known_models().get(model)
+        name = registered.model_id if registered else model
         lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
     if not config.is_off("USAGE_NOTE"):
         lines += [
@@ -119,7 +121,7 @@ def sources(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _added(one: Any, other: Any) -> Any:
-    """The usage of two rounds: numbers are added, objects field by field."""
+    """Add the usage of two rounds: numbers, and objects field by field."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
     if as_number(one) is not None and as_number(other) is not None:
@@ -128,7 +130,7 @@ def _added(one: Any, other: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """JSON without fields that are null, as it is logged."""
+    """Remove the fields that are null before the JSON is logged."""
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

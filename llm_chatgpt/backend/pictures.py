@@ -1,4 +1,4 @@
-"""Images created outside a conversation; the format, the size and the file of any image."""
+"""Create images outside a conversation; decode and save any image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def decode_picture(encoded: object) -> bytes:
         return b""
 
 
-# What the service is sent if the user chooses nothing else.
+# The options that are sent unless the user chooses others.
 DEFAULT_OPTIONS = {"size": "auto", "quality": "auto", "background": "opaque"}
 
 
@@ -73,7 +73,7 @@ class Answer(NamedTuple):
 def build_body(
     prompt: str, model: str, options: Mapping[str, str | None], images: Sequence[str]
 ) -> dict[str, Any]:
-    """The request's JSON. `images` are data URLs of the images to edit."""
+    """Build the request's JSON. `images` are data URLs of the images to edit."""
     body: dict[str, Any] = {
         # Arguments may hold bytes that are no text, which JSON cannot hold.
         "prompt": prompt.strip().encode("utf-8", "replace").decode(),
@@ -86,7 +86,7 @@ def build_body(
 
 
 def data_url(data: bytes, name: str) -> str:
-    """An image as a data URL. Raises ChatGPTError if it is no PNG, JPEG or WebP image."""
+    """Encode an image as a data URL. Raises ChatGPTError unless it is PNG, JPEG or WebP."""
     kind = image_kind(data)
     if kind is None:
         raise ChatGPTError(
@@ -97,7 +97,7 @@ def data_url(data: bytes, name: str) -> str:
 
 
 def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
-    """Have an image created, or with `images` have those edited. Takes a minute or two.
+    """Create an image, or edit the `images` of the body. Takes a minute or two.
 
     `login` is the command that signs in again. Nothing is sent twice, because a request may count
     against the limits even if its answer is lost. Raises ChatGPTError, as RequestRefused for an
@@ -160,10 +160,8 @@ def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
     if error.code != refusals.MODEL_NOT_FOUND:
         return error
     # The usual sentence names a model that answers prompts.
-    said = refusals.error_message(reply)
-    return RequestRefused(
-        f"{said}", "Choose another with -m.", code=error.code, status=error.status
-    )
+    message = refusals.error_message(reply) or error.reason
+    return RequestRefused(message, "Choose another with -m.", code=error.code, status=error.status)
 
 
 def output_path(output: str) -> str:
@@ -222,12 +220,12 @@ def save_answer(
 
 
 def picture_name(suffix: str) -> str:
-    """A file name that no other image has."""
+    """Make up a file name that no other image has."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
 
 
 def picture_folder() -> pathlib.Path:
-    """Where images go unless the user says otherwise. Raises OSError if it cannot be made."""
+    """Create and return the default folder for images. Raises OSError."""
     folder = user_dir() / "chatgpt-images"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -212,11 +212,8 @@ class EventTranslator:
             self._cite(annotation)
         before = item.metadata
         phase = as_text(fields.get("phase"))
-        item.metadata = {
-            **before,
-            **({"phase": phase} if phase else {}),
-            **({"annotations": annotations} if annotations else {}),
-        }
+        item.metadata = before | ({"phase": phase} if phase else {})
+        item.metadata |= {"annotations": annotations} if annotations else {}
         if item.passages and item.metadata != before:
             kind = "reasoning" if item.is_commentary else "text"
             self.answer.emit(kind, "", item, item.metadata)
@@ -235,9 +232,8 @@ class EventTranslator:
         self._texts_done(item, fields)
         encrypted = as_text(fields.get("encrypted_content"))
         if encrypted:
-            metadata: dict[str, Any] = {"account": self.account_key}
-            metadata |= {"model": self.slug} if self.slug else {}
-            metadata |= {"encrypted_content": encrypted}
+            metadata: dict[str, Any] = {"account": self.account_key, "model": self.slug}
+            metadata["encrypted_content"] = encrypted
             summary = [part for part in as_list(fields.get("summary")) if as_mapping(part)]
             metadata |= {"summary": summary} if summary else {}
             self.answer.emit("reasoning", "", item, metadata)

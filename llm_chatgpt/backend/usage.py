@@ -151,5 +151,5 @@ def resets_of_list(answer: Mapping[str, Any]) -> BankedResets:
     entries = map(as_mapping, as_list(answer.get("credits")))
     available = [entry for entry in entries if entry.get("status") == "available"]
     moments = [as_moment(entry.get("expires_at")) for entry in available]
-    known = [moment for moment in moments if moment is not None]
-    return BankedResets(len(available), min(known, default=None))
+    first = min((moment for moment in moments if moment is not None), default=None)
+    return BankedResets(len(available), first)

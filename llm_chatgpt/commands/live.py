@@ -52,6 +52,7 @@ def check_live(
     whole = len(lines) == len(checks)
     fine = whole and all(line.state == "ok" for line in lines)
     if json_:
+        report["model"] = live.info.model_id
         group.echo_json({"ok": fine, "complete": whole, **report, "lines": _plain(lines)})
     else:
         click.echo(f"\n{_summary(lines, checks)}")

@@ -63,6 +63,9 @@ KNOWN_FIELDS = {
     *("prompt", "prompt_cache_key", "prompt_cache_retention", "reasoning", "safety_identifier"),
     *("service_tier", "store", "temperature", "text", "tool_choice", "tool_usage", "tools"),
     *("top_logprobs", "top_p", "truncation", "user"),
+    # It repeats parameters of the request.
+    *("client_metadata", "context_management", "include", "prompt_cache_options", "stream"),
+    "stream_options",
 }
 KNOWN_USAGE = {
     *("input_tokens", "output_tokens", "total_tokens", "input_tokens_details"),

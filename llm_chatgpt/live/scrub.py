@@ -143,7 +143,7 @@ def _lists(headers: Mapping[str, str]) -> dict[str, list[str]]:
 
 _SECRETS = re.compile(
     # Tokens, keys and codes; emails; cookies; UUIDs; ids that are random.
-    r"(?<![\w-])(?:rt|at|ac|sk)[_.-](?=[\w-]*\d)[\w-]{6,}|deviceauth_\w{6,}|gAAAA[\w-]{6,}"
+    r"(?<![\w-])(?:rt|at|ac|sk)[_.-](?=[\w-]*\d)[\w-]{6,}|deviceauth_(?=\w*\d)\w{6,}|gAAAA[\w-]{6,}"
     r"|oaiapp_(?!scrubbed)\w+|Bearer [\w.-]{6,}|(?i:cookie)\W{2,6}\w+="
     r"|(?<![\w-])(?:resp|msg|rs|fc|ws|ig|cmp|user|org|acct|acc|call|ts|req|sess)[_-](?=[\w-]*\d)"
     r"[\w-]{8,}"

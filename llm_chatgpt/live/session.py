@@ -38,22 +38,27 @@ class Live:
     def __init__(self, key: str | None, tokens: Tokens, recorded: list[Recorded]):
         self.key, self.tokens = key, tokens
         self.models = remembered_models(tokens)
-        self.info = cheapest(self.models.listed if self.models else [])
+        self.use(cheapest(self.models.listed if self.models else []))
         self.differences: list[Difference] = []
         # What was found for the line of another check, by its name.
         self.postponed: dict[str, list[Difference]] = {}
         # Seconds until each answer's first text.
         self.first_texts: list[float] = []
-        self.short = self.conversation()
         self.short_at = time.monotonic()
-        self.thoughtful = self.conversation()
         self.recorded = recorded
         self._told: set[Difference] = set()
         # Facts of the current check that did not come into play.
         self.unsettled: set[str] = set()
 
+    def use(self, info: ModelInfo) -> None:
+        """Go on with this model, in new conversations."""
+        # Once for all checks: older versions of llm take a second for it.
+        self.info, self.model = info, llm.get_model(info.model_id)
+        # Those that several checks go on with.
+        self.short, self.thoughtful = self.conversation(), self.conversation()
+
     def conversation(self) -> llm.Conversation:
-        return llm.Conversation(llm.get_model(self.info.model_id))
+        return llm.Conversation(self.model)
 
     def ask(self, prompt: str, conversation: Any = None, **arguments: Any) -> str:
         """The text of the answer. Raises ChatGPTError if it is empty."""
