@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -64,7 +65,11 @@ def record() -> list[str]:
             ).stdout
             for pattern, fixed in REPLACED:
                 output = re.sub(pattern, fixed, output)
-            lines += [f"$ {command}", *output.rstrip().splitlines(), ""]
+            lines.append(f"$ {command}")
+            for line in output.rstrip().splitlines():
+                # In a pipe the plugin wraps nothing.
+                lines += textwrap.wrap(line, COLUMNS) or [""]
+            lines.append("")
     return lines[:-1]
 
 
