@@ -336,14 +336,15 @@ LONG = "ada.lovelace-byron@engineering.example.com"
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize(
-    "command", ["accounts", "status", "usage", "models", "models --all", f"use {LONG}"]
+    "command",
+    ["accounts", "status", "usage", "models", "models --all", "image x -m nonsense"],
 )
 def test_answers_and_errors_fit_the_terminal(simulator, run_llm, start, columns, command):
     sign_in(simulator, email=LONG, workspace="Analytical Engines Ltd")
     simulator.bank_reset()
     run_llm("chatgpt", "refresh")
     terminal = start("chatgpt", *command.split(), columns=columns)
-    assert terminal.end() == command.startswith("use ")
+    assert terminal.end() == command.startswith("image ")
     # A path is a long word.
     lines = [line for line in terminal.screen.split("\r\n") if "/" not in line]
     assert max(map(len, lines)) < columns
