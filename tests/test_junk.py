@@ -138,7 +138,7 @@ def test_any_store_file_is_read_or_named(tmp_path_factory):
 
 def test_any_model_list_is_read(tmp_path_factory):
     entry = st.dictionaries(
-        st.sampled_from(["slug", *catalogue.KEPT_MODEL_FIELDS]),
+        st.sampled_from(["slug", *catalogue.STORED_MODEL_FIELDS]),
         st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
     )
 
