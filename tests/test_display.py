@@ -79,6 +79,13 @@ def test_a_picture_after_hidden_reasoning(simulator, ask):
     assert [row.partition(" ")[0] for row in terminal.rows] == ["Picture:", "There.", ""]
 
 
+@pytest.mark.parametrize("options", [["--no-stream"], ["--no-stream", "--async"]])
+def test_a_picture_is_named_below_an_answer_that_does_not_stream(simulator, ask, options):
+    simulator.answer(Draw("A pelican"), Say("There."))
+    said = ask("-T", "ImageGeneration", *options)
+    assert [line.partition(" ")[0] for line in said.splitlines()] == ["There.", "Picture:"]
+
+
 def test_reasoning_without_a_summary_is_recorded(simulator, ask, run_llm):
     simulator.answer(Think(), Say("One."))
     ask()

@@ -140,7 +140,7 @@ class Exchange:
             answer,
             account_key=tokens.account_key,
             slug=sent.info.slug,
-            save_image=functools.partial(save_image, self._prompt),
+            save_image=functools.partial(save_image, self._prompt, self.display.note),
             tool_names=sent.tool_names,
         )
         self._is_sending = True

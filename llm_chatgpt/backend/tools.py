@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llm
@@ -13,7 +13,7 @@ from llm_chatgpt.backend.pictures import picture_name, save_picture
 from llm_chatgpt.backend.schemas import tool_parameters
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.routes import Route
-from llm_chatgpt.text import notice, printable
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping
 
 
@@ -150,8 +150,11 @@ def _server_side(tool: llm.ServerSideTool, model: Any) -> dict[str, Any]:
     return spec
 
 
-def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
-    """Write a generated picture to a new file. Returns its path, or why there is none."""
+def save_image(prompt: llm.Prompt, note: Callable[[str], None], picture: bytes, suffix: str) -> str:
+    """Write a generated picture to a new file. Returns its path, or why there is none.
+
+    Tells the user as well, through `note`.
+    """
     tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     folder = next((tool.folder for tool in tools if tool.folder), None)
     chosen = f"{folder}/{picture_name(suffix)}" if folder else None
@@ -159,7 +162,7 @@ def save_image(prompt: llm.Prompt, picture: bytes, suffix: str) -> str:
         # Later turns read the file again, perhaps in another folder.
         path = os.path.abspath(save_picture(picture, suffix, chosen))
     except ChatGPTError as error:
-        notice(f"Warning: {error.message}")
+        note(f"Warning: {error.message}")
         return error.message
-    notice(f"Picture: {path}")
+    note(f"Picture: {path}")
     return path
