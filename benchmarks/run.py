@@ -277,7 +277,7 @@ class Bench:
 
     def requests(self) -> None:
         found = self.inside("image")
-        self.row("peak memory of a 10 MB image : its size", "≤ 5", f"{found['ratio']:.2f}")
+        self.row("peak memory of a 10 MB image : its size", "≤ 4", f"{found['ratio']:.2f}")
         found = self.inside("history", "1000")
         self.row("building 1,000 items of history", "≤ 10 ms", f"{found['ms']:.1f} ms")
 
