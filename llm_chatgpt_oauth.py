@@ -8,7 +8,7 @@ two hooks. Everything else is in the package `llm_chatgpt`, one subject to a fil
     backend/    a prompt: the request, its answer as llm's events, errors, limits, models
     commands/   llm chatgpt ...
 
-A prompt runs from `execute` below through login/current.py, backend/exchange.py and http.py
+A prompt runs from `execute` below through login/credentials.py, backend/prompt_run.py and http.py
 to backend/translate.py. docs/development.md says which file to open for which change.
 
 Other programs import the Python API (docs/reference.md) from here. llm loads this file for every
@@ -190,28 +190,28 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         from llm_chatgpt import http
-        from llm_chatgpt.backend.exchange import Exchange
-        from llm_chatgpt.login.current import get_tokens
+        from llm_chatgpt.backend.prompt_run import PromptRun
+        from llm_chatgpt.login.credentials import get_tokens
 
-        exchange = Exchange(self, prompt, response, conversation, key, stream)
-        with exchange.display:
-            while not exchange.complete:
+        run = PromptRun(self, prompt, response, conversation, key, stream)
+        with run.display:
+            while not run.complete:
                 try:
-                    for seconds in exchange.pauses():
+                    for seconds in run.pauses():
                         time.sleep(seconds)
-                    tokens = get_tokens(exchange.credential, rejected=exchange.rejected)
-                    with http.SyncStream(exchange.request(tokens)) as reply:
+                    tokens = get_tokens(run.credential, rejected=run.rejected)
+                    with http.SyncStream(run.request(tokens)) as reply:
                         if reply.status != 200:
-                            raise exchange.refusal(reply.status, reply.headers, reply.read())
-                        exchange.opened(reply.headers)
+                            raise run.refusal(reply.status, reply.headers, reply.read())
+                        run.opened(reply.headers)
                         for chunk in reply:
-                            yield from exchange.display.pass_on(exchange.translator.feed(chunk))
-                            if exchange.translator.ended:
+                            yield from run.display.pass_on(run.translator.feed(chunk))
+                            if run.translator.ended:
                                 break
-                    yield from exchange.end_round()
+                    yield from run.end_round()
                 except ChatGPTError as error:
-                    exchange.failed(error)
-            yield from exchange.finish()
+                    run.failed(error)
+            yield from run.finish()
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -226,35 +226,35 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str | StreamEvent, None]:
         from llm_chatgpt import http
-        from llm_chatgpt.backend.exchange import Exchange
-        from llm_chatgpt.login.current import get_tokens_async
+        from llm_chatgpt.backend.prompt_run import PromptRun
+        from llm_chatgpt.login.credentials import get_tokens_async
 
-        exchange = Exchange(self, prompt, response, conversation, key, stream)
-        with exchange.display:
-            while not exchange.complete:
+        run = PromptRun(self, prompt, response, conversation, key, stream)
+        with run.display:
+            while not run.complete:
                 try:
-                    for seconds in exchange.pauses():
+                    for seconds in run.pauses():
                         await asyncio.sleep(seconds)
-                    tokens = await get_tokens_async(exchange.credential, rejected=exchange.rejected)
-                    request = await asyncio.to_thread(exchange.request, tokens)
+                    tokens = await get_tokens_async(run.credential, rejected=run.rejected)
+                    request = await asyncio.to_thread(run.request, tokens)
                     async with http.AsyncStream(request) as reply:
                         if reply.status != 200:
                             content = await reply.read()
-                            raise exchange.refusal(reply.status, reply.headers, content)
-                        exchange.opened(reply.headers)
+                            raise run.refusal(reply.status, reply.headers, content)
+                        run.opened(reply.headers)
                         async for chunk in reply:
-                            feed = exchange.translator.feed
-                            long = exchange.translator.takes_long(chunk)
+                            feed = run.translator.feed
+                            long = run.translator.takes_long(chunk)
                             events = await in_thread(feed, chunk) if long else feed(chunk)
-                            for event in exchange.display.pass_on(events):
+                            for event in run.display.pass_on(events):
                                 yield event
-                            if exchange.translator.ended:
+                            if run.translator.ended:
                                 break
-                    for event in exchange.end_round():
+                    for event in run.end_round():
                         yield event
                 except ChatGPTError as error:
-                    await in_thread(exchange.failed, error)
-            for event in exchange.finish():
+                    await in_thread(run.failed, error)
+            for event in run.finish():
                 yield event
 
 

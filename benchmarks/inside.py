@@ -198,12 +198,12 @@ def exchange_for(prompt, model):
     import llm
 
     import llm_chatgpt_oauth as plugin
-    from llm_chatgpt.backend.exchange import Exchange
+    from llm_chatgpt.backend.prompt_run import PromptRun
 
     response = llm.Response(prompt, model, stream=True)
-    exchange = Exchange(model, prompt, response, None, None)
+    run = PromptRun(model, prompt, response, None, None)
     tokens = plugin.load_tokens()
-    return lambda: exchange.request(tokens)
+    return lambda: run.request(tokens)
 
 
 def measure_image() -> dict:

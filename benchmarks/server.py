@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 from floor import TEXT
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Say, Simulator, Stream
 

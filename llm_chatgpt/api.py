@@ -21,11 +21,11 @@ from llm_chatgpt.errors import (
     UsageLimitReached,
 )
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
-from llm_chatgpt.login.current import get_tokens, get_tokens_async
+from llm_chatgpt.login.credentials import get_tokens, get_tokens_async
 from llm_chatgpt.login.device import DeviceCode, login, poll_for_token, request_device_code
+from llm_chatgpt.login.login_file import load_tokens, store_tokens
 from llm_chatgpt.login.oauth import refresh_tokens
 from llm_chatgpt.login.official import OfficialLogin, login_officially
-from llm_chatgpt.login.store import load_tokens, store_tokens
 from llm_chatgpt.login.tokens import Tokens, extract_account_id, parse_jwt_claims
 
 __all__ = [

@@ -62,7 +62,7 @@ CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
 # The largest answer to a side request; pictures can be larger.
 MAX_REPLY_BYTES = 16 * 2**20
-MAX_PICTURE_REPLY_BYTES = 128 * 2**20
+MAX_IMAGE_REPLY_BYTES = 128 * 2**20
 # An answer without data for this long counts as stalled, as in the official client.
 IDLE_TIMEOUT_SECONDS = 300.0
 # How long to wait for the end of a stream after its last event, so that its connection can
@@ -74,7 +74,7 @@ COMPRESS_ABOVE_BYTES = 14_000
 # Larger requests contain images, of which gzip saves little and takes long.
 GZIP_UP_TO_BYTES = 1_000_000
 # A picture takes 40 to 120 seconds.
-PICTURE_TIMEOUT_SECONDS = 300.0
+IMAGE_TIMEOUT_SECONDS = 300.0
 
 # An event of this size, such as a picture, is read in a thread instead of the event loop.
 LARGE_EVENT_BYTES = 100_000

@@ -50,11 +50,11 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> Iterator[str]:
         from llm_chatgpt.backend import image_prompt
-        from llm_chatgpt.backend.pictures import request_picture
-        from llm_chatgpt.login.current import with_login
+        from llm_chatgpt.backend.images import request_image
+        from llm_chatgpt.login.credentials import with_login
 
         body = image_prompt.build_body(prompt, self.info.slug)
-        answer = with_login(key, lambda tokens, login: request_picture(tokens, login, body))
+        answer = with_login(key, lambda tokens, login: request_image(tokens, login, body))
         yield image_prompt.finish(answer, body, prompt, response)
 
 
@@ -70,11 +70,11 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         key: str | None = None,
     ) -> AsyncGenerator[str, None]:
         from llm_chatgpt.backend import image_prompt
-        from llm_chatgpt.backend.pictures import request_picture_async
-        from llm_chatgpt.login.current import with_login_async
+        from llm_chatgpt.backend.images import request_image_async
+        from llm_chatgpt.login.credentials import with_login_async
 
         body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
         answer = await with_login_async(
-            key, lambda tokens, login: request_picture_async(tokens, login, body)
+            key, lambda tokens, login: request_image_async(tokens, login, body)
         )
         yield await in_thread(image_prompt.finish, answer, body, prompt, response)

@@ -27,7 +27,7 @@ import vcr
 import llm_chatgpt_oauth as plugin
 from conftest import models_updated, new_login, redirect_of
 from llm_chatgpt import clients, config
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.live.scrub import SCRUBBED_CLIENT_ID, Scrubber
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 

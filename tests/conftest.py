@@ -34,9 +34,9 @@ from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import clients
-from llm_chatgpt.backend import exchange
+from llm_chatgpt.backend import prompt_run
 from llm_chatgpt.backend.memory import Memory
-from llm_chatgpt.login import store
+from llm_chatgpt.login import login_file
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
 
@@ -87,7 +87,7 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
-    monkeypatch.setattr(exchange, "memory", Memory())
+    monkeypatch.setattr(prompt_run, "memory", Memory())
     yield
     clients.close_clients()
     models_updated()
@@ -199,12 +199,12 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
 
 def entry_on_disk(account: str = "default") -> Any:
     """An account's entry in the login file, whatever this process has not written yet."""
-    return json.loads(store.store_path().read_text())["accounts"].get(account)
+    return json.loads(login_file.store_path().read_text())["accounts"].get(account)
 
 
 def edit_login(account: str = "default", **fields: Any) -> None:
     """Change the fields of an account in the login file and leave the rest of it alone."""
-    path = store.store_path()
+    path = login_file.store_path()
     data = json.loads(path.read_text())
     data["accounts"][account].update(fields)
     path.write_text(json.dumps(data))

@@ -18,7 +18,7 @@ from conftest import (
     start_llm,
 )
 from disk import fill_disk
-from llm_chatgpt.login.store import locked_store, store_path
+from llm_chatgpt.login.login_file import locked_store, store_path
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Answer, make_jwt, web_page
 

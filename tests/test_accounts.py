@@ -24,7 +24,7 @@ from conftest import (
 )
 from disk import fill_disk
 from llm_chatgpt.backend.catalogue import models_path
-from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
+from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store
 from simulator import Answer
 
 # Names

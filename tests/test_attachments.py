@@ -12,7 +12,7 @@ from llm.parts import ToolCallPart, ToolResultPart
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.attachments import Attachments
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import PNG, Answer, Call, Say, error_answer
 
 MIB = 2**20

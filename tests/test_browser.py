@@ -32,7 +32,7 @@ from conftest import (
     with_query,
 )
 from llm_chatgpt import config
-from llm_chatgpt.login.redirect import open_listeners
+from llm_chatgpt.login.callback import open_listeners
 from simulator import Account, Answer, error_answer, web_page
 
 CHROMIUM = next(

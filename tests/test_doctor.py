@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from conftest import expire, secrets_watch, sign_in
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
 from proxy import Proxy
 from simulator import Account, Answer, error_answer, web_page
 

@@ -14,7 +14,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt.files import replace_file, write_whole
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
 
 
 def test_a_file_system_that_cannot_lock(simulator, signed_in, monkeypatch):

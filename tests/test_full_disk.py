@@ -14,8 +14,8 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import expire, sign_in, sign_in_officially
-from llm_chatgpt.login.accounts import Store
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
+from llm_chatgpt.login.store import Store
 
 LLM = [sys.executable, "-m", "llm"]
 # llm itself cannot open its logs on such a disk.

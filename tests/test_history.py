@@ -13,7 +13,7 @@ import pytest
 from llm.parts import ToolCallPart, ToolResultPart
 
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.login.tokens import Tokens
 from simulator import PNG, Call, Draw, Say, Search, Stream, Think, error_answer

@@ -21,7 +21,7 @@ from llm.cli import cli
 
 from conftest import sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
-from llm_chatgpt.backend.pictures import png_size
+from llm_chatgpt.backend.images import png_size
 from llm_chatgpt.commands import terminal as terminal_module
 from simulator import Answer, error_answer, png, usage_limit, web_page
 from terminal import Terminal
@@ -563,8 +563,8 @@ def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
 
 
 def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
-    assert config.PICTURE_TIMEOUT_SECONDS == 300
-    monkeypatch.setattr(config, "PICTURE_TIMEOUT_SECONDS", 0.3)
+    assert config.IMAGE_TIMEOUT_SECONDS == 300
+    monkeypatch.setattr(config, "IMAGE_TIMEOUT_SECONDS", 0.3)
     simulator.script("draw", Answer(delay=5.0))
     said = error_of(image("A pelican"))
     assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", said)

@@ -18,7 +18,7 @@ from conftest import (
     secrets_watch,
     sign_in,
 )
-from llm_chatgpt.login.store import read_store, store_path
+from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import make_jwt
 
 

@@ -14,7 +14,7 @@ from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.http import Reply
 from llm_chatgpt.login import tokens
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
 from simulator import make_jwt
 
 WORKSPACE = "x-codex-rate-limit-reached-type"

@@ -16,7 +16,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import secrets_watch, sign_in, start_llm
 from disk import fill_disk
 from llm_chatgpt import config
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
 from simulator import Account, Answer, error_answer, web_page
 
 

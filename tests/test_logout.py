@@ -15,7 +15,7 @@ from conftest import (
     start_llm,
 )
 from llm_chatgpt import config
-from llm_chatgpt.login.store import locked_store, read_store
+from llm_chatgpt.login.login_file import locked_store, read_store
 from simulator import Answer, error_answer
 
 

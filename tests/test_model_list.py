@@ -13,7 +13,7 @@ from conftest import models_updated
 from disk import fill_disk
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer
 
 

@@ -20,7 +20,7 @@ from llm.parts import AttachmentPart, ReasoningPart, TextPart
 import llm_chatgpt_oauth as plugin
 from conftest import secrets_watch, sign_in, start_llm, wait_until
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import (
     PNG,
     RETIRED,

@@ -19,8 +19,8 @@ from conftest import (
     sign_in_officially,
 )
 from disk import fill_disk
-from llm_chatgpt.login.current import Rejection
-from llm_chatgpt.login.store import locked_store, read_store, store_path
+from llm_chatgpt.login.credentials import Rejection
+from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import RESOURCE, Answer
 
 COMMAND = "'llm chatgpt login --official'"

@@ -20,7 +20,7 @@ import terminal
 from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with_query
 from llm_chatgpt import config
 from llm_chatgpt.commands import terminal as users_terminal
-from llm_chatgpt.login.store import locked_store, read_store, store_path
+from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import (
     OFFICIAL_SCOPE,
     PLAN_SCOPE,

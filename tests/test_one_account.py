@@ -6,7 +6,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import bearers, new_login, sign_in, sign_in_officially
-from llm_chatgpt.login.store import delete_tokens, locked_store, read_store
+from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store
 from simulator import Account, Answer
 
 # In ada's workspace, whose id both logins have.

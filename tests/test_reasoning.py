@@ -7,7 +7,7 @@ import pytest
 from llm.parts import ReasoningPart
 
 from conftest import kinds
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Say, Think
 
 

@@ -29,8 +29,8 @@ from conftest import (
 )
 from disk import fill_disk
 from llm_chatgpt import config, files
-from llm_chatgpt.login.current import check_usable
-from llm_chatgpt.login.store import locked_store, read_store, store_path
+from llm_chatgpt.login.credentials import check_usable
+from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import Answer, error_answer, web_page
 
 
@@ -291,7 +291,7 @@ def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_
 END_OF_PROCESS = """
 import sys, llm_chatgpt_oauth as plugin
 from llm_chatgpt import files
-from llm_chatgpt.login.store import delete_tokens
+from llm_chatgpt.login.login_file import delete_tokens
 
 def fails(source, target):
     if target.suffix == ".json":

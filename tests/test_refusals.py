@@ -8,8 +8,8 @@ import llm
 import pytest
 
 from conftest import sign_in
-from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.backend.limits import plan_name
+from llm_chatgpt.backend.endpoints import fetch_models
+from llm_chatgpt.backend.reached_limit import plan_name
 from simulator import (
     Account,
     Answer,

@@ -15,7 +15,7 @@ from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
 from conftest import expire, multiply, sign_in, sign_in_officially, start_llm, wait_until
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Call, Say, Stream, error_answer, sse, usage_limit
 from terminal import Terminal
 

@@ -12,7 +12,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import expire, secrets_watch
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer, Say, error_answer
 
 

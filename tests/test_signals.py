@@ -13,7 +13,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import TELL_WAITING, expire, make_logs, start_llm
-from llm_chatgpt.login.store import locked_store
+from llm_chatgpt.login.login_file import locked_store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 SIGNALS = {

@@ -16,8 +16,8 @@ HEAVY = {"httpx", "httpx2", "filelock", "http.server", "webbrowser", "ssl", "tru
 LATER = {
     "llm_chatgpt.api",
     "llm_chatgpt.http",
-    "llm_chatgpt.login.current",
-    "llm_chatgpt.backend.exchange",
+    "llm_chatgpt.login.credentials",
+    "llm_chatgpt.backend.prompt_run",
     "llm_chatgpt.commands.login",
 }
 

@@ -18,7 +18,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import edit_login, sign_in, wait_until
 from disk import fill_disk
 from llm_chatgpt import files
-from llm_chatgpt.login.store import delete_tokens, locked_store, read_store, store_path
+from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
 from llm_chatgpt.login.tokens import token_hash
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
@@ -409,7 +409,7 @@ def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
 def test_the_lock_of_a_killed_process_holds_nobody_up():
     code = (
         "import time\n"
-        "from llm_chatgpt.login.store import locked_store\n"
+        "from llm_chatgpt.login.login_file import locked_store\n"
         "with locked_store():\n"
         "    print('held', flush=True); time.sleep(60)"
     )
@@ -425,7 +425,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up():
 def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process():
     code = (
         "import os, time\n"
-        "from llm_chatgpt.login.store import locked_store\n"
+        "from llm_chatgpt.login.login_file import locked_store\n"
         "with locked_store():\n"
         "    child = os.fork()\n"
         "    if not child: os.close(1); time.sleep(20); os._exit(0)\n"

@@ -16,7 +16,7 @@ from conftest import (
     sign_in,
 )
 from llm_chatgpt import config
-from llm_chatgpt.login.store import read_store, store_path
+from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import Account, Answer
 
 ACME = Account(name="Acme", plan="team", account_id="aaaa1111-0000-4000-8000-00000000ac3e")

@@ -11,10 +11,10 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import llm
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.pictures import image_kind
+from llm_chatgpt.backend.images import image_kind
 from llm_chatgpt.text import printable
 
-PICTURE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
+IMAGE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
 
 
 class CannotSend(Exception):

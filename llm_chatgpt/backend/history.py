@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from llm.parts import AttachmentPart, Message, TextPart, ToolResultPart
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import refusable
+from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
 # The key of an answer's request in the plugin's metadata, and its fields.
@@ -27,7 +27,7 @@ class History(NamedTuple):
     `efforts` maps the places of answers to the efforts of their requests, None for the model's
     own. `systems` holds the system prompts that stood before the message at a place and are not
     among the messages; `own_place` is the place of a new one. `without` names the parts of the
-    input that the service has refused (refusable.py); the messages before `reasoning_from` are
+    input that the service has refused (optional_parts.py); the messages before `reasoning_from` are
     sent without their reasoning. From `new_from` on, an attachment that cannot be sent is an
     error.
     """
@@ -59,7 +59,7 @@ def read_history(messages: Sequence[Message]) -> History:
         begun = begun or message.role == "system" or is_own_answer(message)
         refused = frozenset(map(str, as_list(request.get(WITHOUT))))
         without |= refused
-        if refusable.REASONING in refused:
+        if optional_parts.REASONING in refused:
             reasoning_from = number
     own_place = starts[-1] if begun else 0
     return History(efforts, systems, own_place, without, reasoning_from, _new_from(messages))

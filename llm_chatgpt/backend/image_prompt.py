@@ -8,7 +8,7 @@ from typing import Any
 from llm.parts import AttachmentPart, Message, TextPart
 
 from llm_chatgpt import http
-from llm_chatgpt.backend import pictures
+from llm_chatgpt.backend import images
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number
@@ -20,13 +20,13 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
     Reads files and fetches addresses. Raises ChatGPTError, also if the image could not be saved.
     """
     options = dict(prompt.options)
-    pictures.check_place(options["output"])
+    images.check_place(options["output"])
     parts = [part for message in _new_messages(prompt.messages) for part in message.parts]
     text = "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
     if not text.strip():
         raise ChatGPTError("The prompt is empty.", "Say what to create or change.")
-    images = [_data_url(part.attachment) for part in parts if isinstance(part, AttachmentPart)]
-    return pictures.build_body(text, model, options, images)
+    data_urls = [_data_url(part.attachment) for part in parts if isinstance(part, AttachmentPart)]
+    return images.build_body(text, model, options, data_urls)
 
 
 def _new_messages(messages: list[Message]) -> Iterator[Message]:
@@ -51,12 +51,12 @@ def _data_url(attachment: Any) -> str:
             f"Could not send {printable(name, 100)}: it cannot be read.",
             "Check it or leave it out.",
         ) from error
-    return pictures.data_url(data or b"", name)
+    return images.data_url(data or b"", name)
 
 
-def finish(answer: pictures.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
+def finish(answer: images.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
     """Save the image and record the answer; the path of the file."""
-    saved = pictures.save_answer(answer, body, prompt.options.output)
+    saved = images.save_answer(answer, body, prompt.options.output)
     fields = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
     response.response_json = {"model": body["model"], **fields, **saved._asdict()}
     usage = as_mapping(answer.fields.get("usage"))

@@ -13,9 +13,9 @@ from typing import Any
 import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llm_chatgpt.backend import refusable
+from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.attachments import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     Attachments,
     CannotSend,
     is_data_url,
@@ -61,7 +61,7 @@ class InputBuilder:
         options: Mapping[str, Any],
         without: frozenset[str] = frozenset(),
     ):
-        """`without` names the parts that the service has refused, as in `resend.Attempt`."""
+        """`without` names the parts that the service has refused, as in `retry.Attempt`."""
         self.attachments = Attachments(
             image_detail=options.get("image_detail"), takes_images=info.takes_images
         )
@@ -71,7 +71,7 @@ class InputBuilder:
         self.notes: list[str] = []
         # The request's state that its messages do not tell (history.py).
         self.request: dict[str, Any] = {}
-        if refused := sorted(refusable.parts_of_input(without)):
+        if refused := sorted(optional_parts.parts_of_input(without)):
             self.request[WITHOUT] = refused
         # The effort in the request's own field; None for the model's own. If efforts can be
         # updated, this stays that of the first request, because another one would miss the cache.
@@ -101,12 +101,12 @@ class InputBuilder:
         messages = list(messages)
         history = read_history(messages)
         reasoning_from = history.reasoning_from
-        if refusable.REASONING in self._without:
+        if optional_parts.REASONING in self._without:
             reasoning_from = len(messages)
         self._without |= history.without
         self.attachments.unreachable = self._without
         requested = in_force = self.effort
-        self._updates_effort &= refusable.EFFORT_UPDATES not in self._without
+        self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
             self.effort = in_force = next(iter(history.efforts.values()), requested)
             self.request |= {EFFORT: requested} if requested else {}
@@ -253,10 +253,10 @@ class InputBuilder:
 
     def _add_search(self, part: ToolCallPart) -> None:
         action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
-        if refusable.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
+        if optional_parts.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
             return
         item_id = {}
-        if refusable.SEARCHES_WITHOUT_ID in self._without:
+        if optional_parts.SEARCHES_WITHOUT_ID in self._without:
             # The translator invents such an id if the service has sent none.
             if not part.tool_call_id or part.tool_call_id.startswith("web_search_"):
                 return
@@ -279,8 +279,8 @@ class InputBuilder:
         """Remember a generated picture, to send it with the user's next message."""
         suffix = os.path.splitext(part.output)[1]
         drawn = self._drawing is not None and part.tool_call_id == self._drawing
-        if drawn and suffix in PICTURE_SUFFIXES and self._info.takes_images:
-            self._drawn.append(llm.Attachment(type=PICTURE_SUFFIXES[suffix], path=part.output))
+        if drawn and suffix in IMAGE_SUFFIXES and self._info.takes_images:
+            self._drawn.append(llm.Attachment(type=IMAGE_SUFFIXES[suffix], path=part.output))
         self._drawing = None
 
     def _add_call(self, original: object, name: str, arguments: str) -> None:

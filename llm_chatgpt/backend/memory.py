@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from llm_chatgpt.backend.refusable import SCOPES
+from llm_chatgpt.backend.optional_parts import SCOPES
 
 TURNS_KEPT = 256
 
@@ -16,7 +16,7 @@ class Turn:
     """The state that the requests of one turn share.
 
     `states` holds the server's turn states by the `account_key` of the account that got them.
-    `without` names the parts that the service has refused in this turn, as in `resend.Attempt`.
+    `without` names the parts that the service has refused in this turn, as in `retry.Attempt`.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Memory:
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """Return the names of the parts that the service has refused in these scopes.
 
-        `scopes` maps a scope to its value, such as "model" to a slug (refusable.py).
+        `scopes` maps a scope to its value, such as "model" to a slug (optional_parts.py).
         """
         refused = self._refused.copy()
         return frozenset(name for name, value in refused if scopes.get(SCOPES[name]) == value)

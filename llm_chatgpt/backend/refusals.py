@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import limits
+from llm_chatgpt.backend import reached_limit
 from llm_chatgpt.backend.catalogue import ModelList, successor
 from llm_chatgpt.errors import ChatGPTError, RequestRefused, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens, residencies
@@ -235,7 +235,7 @@ def explain_refusal(
         name = "broken stream"
     text = _TEXTS[name]
     wait = retry_after(reply, message)
-    resets_at = limits.moment_of_reset(error, reply.headers if name == _PLAN_LIMIT else {})
+    resets_at = reached_limit.moment_of_reset(error, reply.headers if name == _PLAN_LIMIT else {})
     facts = _server_words(reply, message) | _request_facts(request)
     facts |= {
         "status": str(reply.status),
@@ -243,7 +243,7 @@ def explain_refusal(
         "param": param or "this",
     }
     if name == _PLAN_LIMIT:
-        facts |= limits.describe(reply.headers, error, message, resets_at)
+        facts |= reached_limit.describe(reply.headers, error, message, resets_at)
     kind: type[ChatGPTError] = RequestRefused
     if text.is_limit:
         kind = UsageLimitReached
@@ -264,7 +264,7 @@ def explain_refusal(
     )
     if isinstance(refusal, UsageLimitReached):
         of_plan = _PLAN_LIMIT in codes
-        refusal.resettable = of_plan and not limits.of_workspace(reply.headers)
+        refusal.resettable = of_plan and not reached_limit.of_workspace(reply.headers)
         refusal.resets_at = resets_at
     return refusal
 
@@ -275,7 +275,7 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
     model = models.find(slug) if models else None
     size = model.context_window if model else None
     regions = residencies(tokens)[: 2 if request.both_regions else 1]
-    is_personal = tokens.plan in limits.PERSONAL_PLANS
+    is_personal = tokens.plan in reached_limit.PERSONAL_PLANS
     return {
         "login": request.login or tokens.route.login_command(),
         "key_option": request.key_option,
@@ -329,7 +329,7 @@ def _choose_text(
     reply: http.Reply, codes: list[str], message: str, param: str | None, has_files: bool
 ) -> str:
     """Choose the name of the text; the more specific ones come first."""
-    if limits.of_workspace(reply.headers):
+    if reached_limit.of_workspace(reply.headers):
         return _PLAN_LIMIT
     for code in (code.removeprefix(_SHARING) for code in codes):
         if (name := _SAME_TEXT.get(code, code)) in _TEXTS:

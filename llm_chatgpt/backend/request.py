@@ -1,135 +1,165 @@
-"""Build the request's body from the options and the schema. Nothing here imports llm."""
+"""Build the requests of a prompt: body, headers and notes. Sends nothing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from llm_chatgpt import config
-from llm_chatgpt.backend import refusable
-from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.schemas import check_json
-from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import printable
+from llm_chatgpt import clients, config
+from llm_chatgpt.backend import optional_parts
+from llm_chatgpt.backend.answer import Answer
+from llm_chatgpt.backend.body import (
+    build_body,
+    check_options,
+    output_limit,
+    schema_of_chain,
+    session_id,
+    takes_system_message,
+)
+from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
+from llm_chatgpt.backend.compression import compress
+from llm_chatgpt.backend.input import InputBuilder
+from llm_chatgpt.backend.memory import Memory, Turn
+from llm_chatgpt.backend.schemas import is_strict
+from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools
+from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
-def check_options(info: ModelInfo, options: Mapping[str, Any], *, listed: bool) -> None:
-    """Raise ChatGPTError for options that the model does not have.
+class Request(NamedTuple):
+    """A request: the `arguments` of `http.SyncStream`, and facts about it.
 
-    `listed` says that the service lists the model for this login. Otherwise its efforts are
-    unknown.
+    `info` is the requested model, `models` the account's list of models (None if it is unknown).
+    `without` names the parts that were left out, `items` is the input. `beside_messages` goes into
+    the answer's metadata (history.py). `tool_names` maps the service's names of the tools to
+    llm's. `notes` are for the user.
     """
-    model_id, effort = f"chatgpt-{info.slug}", options.get("reasoning_effort")
-    if options.get("image_detail") == "original" and not info.original_detail:
-        raise ChatGPTError(f"{model_id} has no image_detail original.", "Choose auto, low or high.")
-    efforts = info.efforts if listed else ()
-    # "ultra" is sent as "max".
-    sent = "max" if effort == "ultra" and "ultra" not in efforts else effort
-    if efforts and sent not in (None, "none", *efforts):
-        raise ChatGPTError(
-            f"{model_id} has no reasoning effort '{effort}'.",
-            f"Choose one of: {', '.join(map(printable, dict.fromkeys(['none', *efforts])))}.",
+
+    info: ModelInfo
+    models: ModelList | None = None
+    arguments: Mapping[str, Any] = {}
+    without: frozenset[str] = frozenset()
+    items: Sequence[Mapping[str, Any]] = ()
+    beside_messages: Mapping[str, Any] = {}
+    tool_names: Mapping[str, str] = {}
+    has_files: bool = False
+    notes: Sequence[str] = ()
+
+    @property
+    def is_compressed(self) -> bool:
+        return "Content-Encoding" in self.arguments.get("headers", {})
+
+
+class RequestBuilder:
+    """Builds the requests of one prompt to `model`, which belong to `turn`."""
+
+    def __init__(self, model: Any, prompt: Any, conversation: Any, turn: Turn, memory: Memory):
+        self._model = model
+        self._prompt = prompt
+        self._options: dict[str, Any] = dict(prompt.options)
+        self._conversation = conversation
+        self._turn = turn
+        self._memory = memory
+        self._schema = schema_of_chain(prompt, conversation)
+
+    def build(self, tokens: Tokens, without: frozenset[str], answer: Answer) -> Request:
+        """Build the request for the next round of `answer`. May read files and fetch addresses.
+
+        Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
+        """
+        models = remembered_models(tokens)
+        info = model_to_use(self._model.info, models)
+        without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
+        if not is_strict(self._schema):
+            without |= {optional_parts.STRICT}
+        # Only the login's own list counts; the built-in one may be out of date.
+        check_options(info, self._options, listed=models is not None and info in models.models)
+        builder = InputBuilder(info, tokens, self._options, without)
+        builder.build(self._prompt.messages, self._prompt.system, answer.messages)
+        session = session_id(
+            self._conversation,
+            builder.instructions,
+            builder.items,
+            self._options.get("prompt_cache_key"),
+        )
+        instructions: str | None = builder.instructions or config.DEFAULT_INSTRUCTIONS
+        if optional_parts.SYSTEM_MESSAGE not in without and takes_system_message(info.slug):
+            builder.begin_with_system_message()
+            instructions = None
+        body = build_body(
+            info,
+            self._options,
+            instructions=instructions,
+            effort=builder.effort,
+            session=session,
+            schema=self._schema,
+            hide_reasoning=self._prompt.hide_reasoning,
+            without=without,
+        )
+        tool_names = add_tools(body, self._model, chosen_tools(self._prompt, self._model))
+        place_tools(body, builder.items, tokens.route)
+        # Last, so that the unchanged fields come first.
+        body["input"] = builder.items
+        return Request(
+            info=info,
+            models=models,
+            arguments=self._arguments(tokens, without, session, body),
+            without=without,
+            items=builder.items,
+            beside_messages=builder.request,
+            tool_names=tool_names,
+            has_files=builder.attachments.has_files,
+            notes=[*self._ignored(without), *builder.notes],
         )
 
+    def _arguments(
+        self, tokens: Tokens, without: frozenset[str], session: str, body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments of `http.SyncStream` for a request with this body."""
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        content = text.encode("utf-8", "replace")
+        headers = self._headers(tokens, without, session)
+        if optional_parts.COMPRESSION not in without:
+            content, compressed = compress(content)
+            headers |= compressed
+        return {
+            "method": "POST",
+            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "content": content,
+            "headers": headers,
+            "timeout": clients.library().Timeout(
+                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
+            ),
+        }
 
-def takes_system_message(slug: str) -> bool:
-    """Check whether a model caches a system prompt only as a message, not as `instructions`.
+    def _headers(self, tokens: Tokens, without: frozenset[str], session: str) -> dict[str, str]:
+        second_residency = optional_parts.FIRST_RESIDENCY in without
+        headers = backend_headers(tokens, second_residency=second_residency) | {
+            "Accept": "text/event-stream",
+            "Content-Type": "application/json",
+        }
+        if optional_parts.SESSION_HEADER not in without:
+            headers["session-id"] = session
+        state = self._turn.states.get(tokens.account_key)
+        if tokens.route.names_account and state:
+            headers["x-codex-turn-state"] = state
+        return headers
 
-    That holds for the models after gpt-5.5; the older ones refuse a request without
-    `instructions` (docs/protocol.md, "Request body").
-    """
-    version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
-    return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
-
-
-def output_limit(options: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Return the name and the value of the option that limits the answer; None without one."""
-    given = ((name, options.get(name)) for name in ("max_output_tokens", "max_tokens"))
-    return next(((name, value) for name, value in given if value is not None), None)
-
-
-def session_id(
-    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
-) -> str:
-    """Derive the UUID that routes a conversation's requests to one cache (docs/protocol.md).
-
-    It is the same in every process. Its source is the user's `key`, otherwise the conversation,
-    otherwise the beginning of the input.
-    """
-    if key:
-        name = f"prompt_cache_key {key}"
-    elif conversation is not None:
-        name = conversation.id
-    else:
-        beginning = json.dumps([instructions, items[:1]])
-        name = hashlib.sha256(beginning.encode()).hexdigest()
-    return str(uuid.uuid5(config.SESSION_NAMESPACE, name))
-
-
-def schema_of_chain(prompt: Any, conversation: Any) -> Any:
-    """Return the schema for the answer to an llm prompt; None if there is none.
-
-    The last answer of a chain of tools must fit the schema, but llm gives it to the first prompt
-    of the chain only.
-    """
-    earlier = list(conversation.responses) if conversation is not None else []
-    while prompt.tool_results and not prompt.schema and earlier:
-        prompt = earlier.pop().prompt
-    return prompt.schema
+    def _ignored(self, without: frozenset[str]) -> list[str]:
+        """Return the note that names the options that are not sent, if there are any."""
+        limit = output_limit(self._options)
+        names: list[str] = self._prompt.options.ignored
+        if limit and optional_parts.OUTPUT_LIMIT in without:
+            names = [limit[0], *names]
+        them = "it" if len(names) == 1 else "them"
+        note = f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
+        return [note] if names else []
 
 
-def build_body(
-    info: ModelInfo,
-    options: Mapping[str, Any],
-    *,
-    instructions: str | None,
-    effort: str | None,
-    session: str,
-    schema: Any,
-    hide_reasoning: bool,
-    without: frozenset[str],
-) -> dict[str, Any]:
-    """Build the request's JSON without `tools` and `input`.
-
-    The caller adds `input` last, so that the unchanged fields come first. `without` names the
-    parts to leave out (refusable.py).
-    """
-    summary = options.get("reasoning_summary") or "auto"
-    has_summary = info.summaries and not hide_reasoning and refusable.SUMMARY not in without
-    limit = output_limit(options)
-    tier = options.get("service_tier")
-    body: dict[str, Any] = {
+def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
+    """Return the value of each scope in which a part can be refused (`optional_parts.SCOPES`)."""
+    return {
         "model": info.slug,
-        "instructions": instructions,
-        "store": False,
-        "stream": True,
-        "include": ["reasoning.encrypted_content"],
-        "prompt_cache_key": session,
-        "max_output_tokens": limit[1] if limit and refusable.OUTPUT_LIMIT not in without else None,
-        "reasoning": _given(
-            effort=effort, summary=summary if has_summary and summary != "none" else None
-        ),
-        "text": _given(
-            verbosity=options.get("verbosity"),
-            format=_text_format(options, schema, refusable.STRICT not in without),
-        ),
-        # fast is the official client's name for priority.
-        "service_tier": "priority" if tier == "fast" else tier,
-        "parallel_tool_calls": options.get("parallel_tool_calls"),
+        "account": tokens.account_key,
+        "service": tokens.route.responses_path,
     }
-    return {name: value for name, value in body.items() if value not in (None, {})}
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value}
-
-
-def _text_format(options: Mapping[str, Any], schema: Any, strict: bool) -> dict[str, Any] | None:
-    if schema:
-        check_json(schema, "The schema")
-        return {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
-    return {"type": "json_object"} if options.get("json_object") else None

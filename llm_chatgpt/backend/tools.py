@@ -8,8 +8,8 @@ from typing import Any
 
 import llm
 
+from llm_chatgpt.backend.images import image_file_name, write_image
 from llm_chatgpt.backend.input import tool_name
-from llm_chatgpt.backend.pictures import picture_name, save_picture
 from llm_chatgpt.backend.schemas import tool_parameters
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.routes import Route
@@ -157,10 +157,10 @@ def save_image(prompt: llm.Prompt, note: Callable[[str], None], picture: bytes, 
     """
     tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     folder = next((tool.folder for tool in tools if tool.folder), None)
-    chosen = f"{folder}/{picture_name(suffix)}" if folder else None
+    chosen = f"{folder}/{image_file_name(suffix)}" if folder else None
     try:
         # Later turns read the file again, perhaps in another folder.
-        path = os.path.abspath(save_picture(picture, suffix, chosen))
+        path = os.path.abspath(write_image(picture, suffix, chosen))
     except ChatGPTError as error:
         note(f"Warning: {error.message}")
         return error.message

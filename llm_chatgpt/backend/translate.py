@@ -15,8 +15,8 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item
+from llm_chatgpt.backend.images import decode_image
 from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
-from llm_chatgpt.backend.pictures import decode_picture
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth
 
@@ -291,7 +291,7 @@ class EventTranslator:
         self._server_call(item, fields, "web_search", action, result or "completed")
 
     def _image_done(self, item: Item, fields: Mapping[str, Any]) -> None:
-        picture = decode_picture(fields.get("result"))
+        picture = decode_image(fields.get("result"))
         result = "no picture came"
         if picture and self.save_image:
             self.answer.has_content = True

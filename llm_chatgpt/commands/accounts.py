@@ -11,25 +11,24 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.limits import plan_name
-from llm_chatgpt.commands import chatgpt, group
-from llm_chatgpt.commands.group import who_is
+from llm_chatgpt.backend.reached_limit import plan_name
+from llm_chatgpt.commands import chatgpt, common
+from llm_chatgpt.commands.common import who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
-from llm_chatgpt.login import current
-from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.accounts import CODEX_ACCOUNT, Store
-from llm_chatgpt.login.borrowed import read_codex_login
-from llm_chatgpt.login.current import Credential, choose_credential, stored_tokens
+from llm_chatgpt.login import credentials, login_file
+from llm_chatgpt.login.credentials import Credential, choose_credential, stored_tokens
+from llm_chatgpt.login.imported import read_codex_login
+from llm_chatgpt.login.login_file import read_store
+from llm_chatgpt.login.new_login import store_new_login, workspace_words
 from llm_chatgpt.login.oauth import revoke_all
-from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.store import CODEX_ACCOUNT, Store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import store_new_login, workspace_words
 from llm_chatgpt.text import notice, printable, short_path
 
 
 @chatgpt.command()
-@group.account_option()
-@group.json_option
+@common.account_option()
+@common.json_option
 def status(account: str | None, json_: bool) -> None:
     """Show who is signed in (offline)
 
@@ -39,35 +38,35 @@ def status(account: str | None, json_: bool) -> None:
         llm chatgpt status
         llm chatgpt status --account work --json
     """
-    store, path = read_store(), logins.store_path()
+    store, path = read_store(), login_file.store_path()
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
         if account is not None or config.setting("ACCOUNT"):
             raise
         if json_:
-            group.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
+            common.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
         else:
-            group.echo(error.message)
+            common.echo(error.message)
             _warn_if_unwritable()
         sys.exit(1)
     tokens = stored_tokens(credential, store)
-    unusable, problem = group.problems(credential, tokens) if tokens else ("", "")
+    unusable, problem = common.problems(credential, tokens) if tokens else ("", "")
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
         details = _account_json(tokens, unusable, problem) if tokens else {"kind": "access_token"}
-        group.echo_json({"signed_in": not unusable, "path": str(path), **chosen, **details})
+        common.echo_json({"signed_in": not unusable, "path": str(path), **chosen, **details})
     else:
-        group.echo(_status_line(credential, tokens, store, unusable))
-        group.echo(f"Account: {group.credential_words(credential, store)}")
+        common.echo(_status_line(credential, tokens, store, unusable))
+        common.echo(f"Account: {common.credential_words(credential, store)}")
         if tokens and tokens.account_id:
-            group.echo(f"Workspace: {workspace_words(tokens)}")
-        group.echo(f"Access token: {group.lifetime_words(tokens, unusable, problem)}")
+            common.echo(f"Workspace: {workspace_words(tokens)}")
+        common.echo(f"Access token: {common.lifetime_words(tokens, unusable, problem)}")
         if credential.account:
-            group.echo(f"Stored in: {short_path(path)}")
+            common.echo(f"Stored in: {short_path(path)}")
             _warn_if_unwritable()
         if problem:
-            group.echo(problem)
+            common.echo(problem)
     if unusable:
         sys.exit(1)
 
@@ -83,7 +82,7 @@ def _status_line(credential: Credential, tokens: Tokens | None, store: Store, un
 
 
 def _warn_if_unwritable() -> None:
-    error = group.storage_problem()
+    error = common.storage_problem()
     if error and error.code == "unwritable":
         notice(f"Warning: {error.message}")
 
@@ -102,7 +101,7 @@ def _account_json(tokens: Tokens, unusable: str, problem: str) -> dict[str, Any]
 
 
 @chatgpt.command()
-@group.json_option
+@common.json_option
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
@@ -118,24 +117,24 @@ def accounts(json_: bool) -> None:
     entries, broken = [], bool(store.unusable)
     for name, tokens in store.accounts.items():
         credential = Credential(name, "")
-        unusable, problem = group.problems(credential, tokens)
+        unusable, problem = common.problems(credential, tokens)
         default = name == store.default
         details = _account_json(tokens, unusable, problem)
         entries.append({"name": name, "default": default, **details})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = group.lifetime_words(tokens, unusable, problem)
+            lifetime = common.lifetime_words(tokens, unusable, problem)
         plan = tokens.route.plan or plan_name(tokens.plan)
         who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *who, lifetime))
         broken = broken or bool(unusable)
     rows += [("", name, "?", "?", "?", "damaged or newer") for name in store.unusable]
     if json_:
-        group.echo_json(entries)
+        common.echo_json(entries)
     elif not store.accounts and not store.unusable:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
-        group.echo_table(rows)
+        common.echo_table(rows)
         if store.default not in store.accounts:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
     if broken:
@@ -153,26 +152,26 @@ def _workspace_cell(tokens: Tokens, store: Store) -> str:
 
 
 @chatgpt.command()
-@click.argument("name", shell_complete=group.complete_account)
+@click.argument("name", shell_complete=common.complete_account)
 def use(name: str) -> None:
     """Make an account the default
 
     \b
         llm chatgpt use work
     """
-    with logins.locked_store() as writer:
+    with login_file.locked_store() as writer:
         store = read_store()
         if not name or store.get(name) is None:
-            raise current.no_such_account(name, store.accounts)
+            raise credentials.no_such_account(name, store.accounts)
         writer.save(store.with_default(name))
-    group.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
+    common.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
 
 
 @chatgpt.command(name="import")
 @click.argument("path", required=False)
-@group.yes_option
+@common.yes_option
 def import_command(path: str | None, yes: bool) -> None:
     """Use Codex CLI's login until its access token expires
 
@@ -186,20 +185,20 @@ def import_command(path: str | None, yes: bool) -> None:
     tokens = read_codex_login(path)
     old = read_store().accounts.get(CODEX_ACCOUNT)
     if old and old.kind == "login":
-        if not group.may_replace(yes, old, tokens):
+        if not common.may_replace(yes, old, tokens):
             raise AccountTaken(
                 f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(group.may_replace, yes))
-    group.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
-    group.echo(f"Access token: {group.lifetime_words(tokens)}")
+    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(common.may_replace, yes))
+    common.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
+    common.echo(f"Access token: {common.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
-        group.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
+        common.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
 
 
 @chatgpt.command()
-@group.account_option()
+@common.account_option()
 @click.option("--all", "all_", is_flag=True, help="Sign out of all accounts")
 @click.option("--revoke", "revoke_", is_flag=True, help="Also end the session at OpenAI")
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
@@ -217,14 +216,14 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    deleted = logins.delete_tokens(name, everything=all_)
+    deleted = login_file.delete_tokens(name, everything=all_)
     if deleted:
         for each in deleted:
-            group.echo(f"Signed out of account {printable(each, 60)}.")
+            common.echo(f"Signed out of account {printable(each, 60)}.")
         _show_account_in_use()
         _end_sessions(filter(None, deleted.values()), requested=revoke_)
     elif name is None or all_:
-        group.echo("Not signed in.")
+        common.echo("Not signed in.")
     else:
         choose_credential(name, read_store())
         raise ChatGPTError(
@@ -248,9 +247,9 @@ def _show_account_in_use() -> None:
         left = choose_credential(None, store)
     except NotSignedIn as error:
         if store.accounts:
-            group.echo(error.message)
+            common.echo(error.message)
         return
     if len(store.accounts) == 1:
-        group.echo(f"The default account is now '{printable(store.default, 60)}'.")
+        common.echo(f"The default account is now '{printable(store.default, 60)}'.")
     else:
-        group.echo(f"Now in use: {group.credential_words(left, store)}")
+        common.echo(f"Now in use: {common.credential_words(left, store)}")

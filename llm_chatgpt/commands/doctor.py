@@ -14,13 +14,13 @@ import click
 
 from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend.catalogue import remembered_models
-from llm_chatgpt.backend.limits import plan_name
+from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
-from llm_chatgpt.commands import chatgpt, group, terminal
+from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
-from llm_chatgpt.login.current import choose_credential, stored_tokens
+from llm_chatgpt.login.credentials import choose_credential, stored_tokens
+from llm_chatgpt.login.login_file import read_store, store_path
 from llm_chatgpt.login.routes import CODEX
-from llm_chatgpt.login.store import read_store, store_path
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, printable, short_path, wrapped
 from llm_chatgpt.values import as_http_date
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
 
 @chatgpt.command()
-@group.account_option()
+@common.account_option()
 @click.option("--live", is_flag=True, help="Check with small prompts that the plugin works")
 @click.option("all_", "--all", is_flag=True, help="With --live: also an image and a renewal")
 @click.option("--yes", is_flag=True, help="With --live: do not ask first")
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
     type=click.Path(file_okay=False),
     help="With --live: write recordings without secrets",
 )
-@group.json_option
+@common.json_option
 def doctor(
     account: str | None, live: bool, all_: bool, yes: bool, folder: str | None, json_: bool
 ) -> None:
@@ -82,7 +82,7 @@ def doctor(
             _echo(finding)
     broken = any(finding.state == "broken" for finding in findings)
     if json_:
-        group.echo_json({"ok": not broken, "findings": [f._asdict() for f in findings]})
+        common.echo_json({"ok": not broken, "findings": [f._asdict() for f in findings]})
     if broken:
         sys.exit(1)
 
@@ -119,7 +119,7 @@ def _examine(account: str | None) -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    error = group.storage_problem()
+    error = common.storage_problem()
     if error and error.code == "unwritable":
         yield Finding("storage", "broken", "no login can be stored", error.message)
     elif error:
@@ -169,19 +169,19 @@ def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
         return None, "", Finding("login", "broken", "not signed in", error.message)
     known = stored_tokens(credential, store)
     tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    ended, problem = group.problems(credential, tokens)
-    text = group.credential_words(credential, store)
+    ended, problem = common.problems(credential, tokens)
+    text = common.credential_words(credential, store)
     if known:
         name, _, host = (known.email or "").partition("@")
         email = f"{name[:1]}...@{host}" if host else "no email"
         plan = f"{plan_name(known.plan)} plan" if known.plan else "unknown plan"
         if known.route.plan:
             plan = f"{known.route.plan} sign-in"
-        text += f": {email}, {plan}, access token {group.lifetime_words(known, ended, problem)}"
+        text += f": {email}, {plan}, access token {common.lifetime_words(known, ended, problem)}"
     else:
         text += ", owner not checked yet"
     state = "broken" if ended else "warning" if problem else "ok"
-    if_rejected, _ = group.problems(credential, tokens, rejected=tokens.access_token)
+    if_rejected, _ = common.problems(credential, tokens, rejected=tokens.access_token)
     return tokens, if_rejected, Finding("login", state, text, problem)
 
 

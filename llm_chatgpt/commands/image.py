@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 
 import click
 
-from llm_chatgpt.backend import pictures
+from llm_chatgpt.backend import images
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.fetch import fetch_usage
-from llm_chatgpt.backend.limits import what_is_left
-from llm_chatgpt.commands import chatgpt, group, terminal
+from llm_chatgpt.backend.endpoints import fetch_usage
+from llm_chatgpt.backend.reached_limit import what_is_left
+from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.current import with_login
+from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice
 
@@ -60,8 +60,8 @@ QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file")
 @click.option("--open", "open_", is_flag=True, help="Open the image")
-@group.account_option()
-@group.json_option
+@common.account_option()
+@common.json_option
 def image(
     prompt: str | None,
     attachments: tuple[BinaryIO, ...],
@@ -89,29 +89,29 @@ def image(
         raise click.UsageError("-o - writes the image to stdout, which must not be a terminal.")
     model = model.removeprefix("chatgpt-")
     # Before the prompt, which must not be read from an image on stdin.
-    images = [
-        pictures.data_url(file.read(), getattr(file, "name", "stdin")) for file in attachments
+    data_urls = [
+        images.data_url(file.read(), getattr(file, "name", "stdin")) for file in attachments
     ]
-    body = pictures.build_body(_prompt(prompt), model, options, images)
+    body = images.build_body(_prompt(prompt), model, options, data_urls)
     if not to_stdout:
-        pictures.check_place(output, replace=force)
+        images.check_place(output, replace=force)
 
-    def draw(tokens: Tokens, login: str) -> pictures.Answer:
-        return pictures.request_picture(tokens, login, body)
+    def draw(tokens: Tokens, login: str) -> images.Answer:
+        return images.request_image(tokens, login, body)
 
     try:
-        answer: pictures.Answer = with_login(account, draw)
+        answer: images.Answer = with_login(account, draw)
     except UsageLimitReached as error:
         raise _with_resets(error, account) from error
     if to_stdout and _write_to_stdout(answer.picture):
         return
-    saved = pictures.save_answer(answer, body, None if to_stdout else output, replace=force)
+    saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
     if open_ and not terminal.open_in_browser(pathlib.Path(saved.path).as_uri()):
         notice("Could not open the image.")
     if to_stdout:
         notice(f"Picture: {saved.path}")
     elif json_:
-        group.echo_json({**saved._asdict(), "model": model})
+        common.echo_json({**saved._asdict(), "model": model})
     else:
         click.echo(saved.path)
 

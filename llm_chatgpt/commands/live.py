@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import clients, config
-from llm_chatgpt.commands import group, terminal
+from llm_chatgpt.commands import common, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, write_whole
 from llm_chatgpt.live.checks import Check, chosen_checks
@@ -18,7 +18,7 @@ from llm_chatgpt.live.recording import recording
 from llm_chatgpt.live.scrub import cassette
 from llm_chatgpt.live.session import Line, Live
 from llm_chatgpt.live.verdict import run_check
-from llm_chatgpt.login.current import get_tokens
+from llm_chatgpt.login.credentials import get_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice, printable
@@ -53,7 +53,7 @@ def check_live(
     fine = whole and all(line.state == "ok" for line in lines)
     if json_:
         report["model"] = live.info.model_id
-        group.echo_json({"ok": fine, "complete": whole, **report, "lines": _plain(lines)})
+        common.echo_json({"ok": fine, "complete": whole, **report, "lines": _plain(lines)})
     else:
         click.echo(f"\n{_summary(lines, checks)}")
     if folder is not None:

@@ -15,15 +15,15 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import DEFAULT, model_to_use
-from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands import chatgpt, group, terminal
+from llm_chatgpt.backend.endpoints import fetch_models
+from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
-from llm_chatgpt.login.current import Credential
+from llm_chatgpt.login.credentials import Credential
 from llm_chatgpt.login.device import DeviceCode, login
+from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
-from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 from llm_chatgpt.waiting import beside_line, shows_waiting
@@ -42,14 +42,14 @@ class _Login(NamedTuple):
 
 
 @chatgpt.command(name="login")
-@group.account_option(help="Sign in under this name and keep the others")
+@common.account_option(help="Sign in under this name and keep the others")
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
 @click.option("--new", is_flag=True, help="With --official, register with OpenAI anew")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
-@group.yes_option
+@common.yes_option
 def login_command(
     account: str | None,
     browser: bool,
@@ -84,7 +84,7 @@ def login_command(
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     name = account or (OFFICIAL if official else CODEX).account
-    options = _Login(account, name, workspace, functools.partial(group.may_replace, yes), no_open)
+    options = _Login(account, name, workspace, functools.partial(common.may_replace, yes), no_open)
     _announce_login(name)
     first_time = official and not registration(name).get("subject")
     if official:
@@ -93,7 +93,7 @@ def login_command(
         tokens = _login_in_browser(options)
     else:
         tokens = _login_with_code(options, device)
-    group.echo(f"Signed in as {group.who_is(tokens)}")
+    common.echo(f"Signed in as {common.who_is(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
     _suggest_next_steps(name, tokens)
@@ -120,11 +120,11 @@ def _announce_login(name: str) -> None:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old and group.problems(Credential(name, ""), old)[0]:
-        notice(f"Your login as {group.who_is(old)} has ended.\nA new login replaces it.\n")
+    if old and common.problems(Credential(name, ""), old)[0]:
+        notice(f"Your login as {common.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
-            f"You are signed in as {group.who_is(old)}. A new login replaces this one; to keep "
+            f"You are signed in as {common.who_is(old)}. A new login replaces this one; to keep "
             "both, use --account NAME.\n"
         )
     elif store.accounts:

@@ -8,16 +8,16 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
-from llm_chatgpt.backend.fetch import fetch_models
-from llm_chatgpt.commands import chatgpt, group
-from llm_chatgpt.login.current import with_login
+from llm_chatgpt.backend.endpoints import fetch_models
+from llm_chatgpt.commands import chatgpt, common
+from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.text import notice
 
 
 @chatgpt.command(name="models")
-@group.account_option()
+@common.account_option()
 @click.option("all_", "--all", is_flag=True, help="Include models that ChatGPT's own apps hide")
-@group.json_option
+@common.json_option
 def models_command(account: str | None, all_: bool, json_: bool) -> None:
     """List the models of your login
 
@@ -28,18 +28,18 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = group.stored_login(account)
+    tokens = common.stored_login(account)
     models = remembered_models(tokens) if tokens else None
     if models is None or not models.models:
         models = with_login(account, fetch_models)
     shown = models.by_rank if all_ else models.listed
     if json_:
-        group.echo_json([_model_json(model) for model in shown])
+        common.echo_json([_model_json(model) for model in shown])
     else:
         header = ("MODEL", "CONTEXT", "EFFORTS", "TIERS")
         rows = [header, *map(_model_row, shown)]
         notes = ["(hidden) " * model.hidden + model.description for model in shown]
-        group.echo_table(rows, ["", *notes])
+        common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.tells_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
@@ -71,14 +71,14 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
 
 
 @chatgpt.command()
-@group.account_option()
+@common.account_option()
 def refresh(account: str | None) -> None:
     """Fetch the list of models again and show what changed
 
     \b
         llm chatgpt refresh
     """
-    tokens = group.stored_login(account)
+    tokens = common.stored_login(account)
     before = remembered_models(tokens) if tokens else None
     models = with_login(account, fetch_models)
     old = {model.slug for model in before.models} if before else set()

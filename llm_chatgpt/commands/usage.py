@@ -13,8 +13,8 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.fetch import fetch_resets, fetch_usage, redeem_reset
-from llm_chatgpt.backend.limits import plan_name
+from llm_chatgpt.backend.endpoints import fetch_resets, fetch_usage, redeem_reset
+from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.backend.usage import (
     RESERVE_LIMIT,
     BankedResets,
@@ -25,17 +25,17 @@ from llm_chatgpt.backend.usage import (
     resets_of_usage,
     spending_left,
 )
-from llm_chatgpt.commands import chatgpt, group, terminal
+from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.login.current import with_login
-from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.credentials import with_login
+from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import from_now, notice, printable
 from llm_chatgpt.values import as_mapping
 
 
 @chatgpt.command()
-@group.account_option()
+@common.account_option()
 @click.option("all_", "--all", is_flag=True, help="Show all accounts")
 @click.option(
     "--min-left",
@@ -43,7 +43,7 @@ from llm_chatgpt.values import as_mapping
     metavar="PERCENT",
     help="Exit with 1 if less of any limit is left",
 )
-@group.json_option
+@common.json_option
 def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) -> None:
     """Show how much of your plan's limits is left
 
@@ -60,10 +60,10 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
     names = list(read_store().accounts) if all_ else []
     reports = [_report_or_error(name) for name in names] or [_report(account)]
     if json_:
-        group.echo_json(reports if all_ else reports[0])
+        common.echo_json(reports if all_ else reports[0])
     else:
-        group.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
-        group.echo(f"Details: {config.USAGE_PAGE}")
+        common.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
+        common.echo(f"Details: {config.USAGE_PAGE}")
     problems = [_too_little(report, min_left) for report in reports if min_left is not None]
     for problem in filter(None, problems):
         notice(problem)
@@ -81,7 +81,7 @@ def _report_or_error(account: str) -> dict[str, Any]:
 
 def _report(account: str | None) -> dict[str, Any]:
     """Fetch the usage of an account; the official route reports none."""
-    tokens = group.stored_login(account)
+    tokens = common.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
     report: dict[str, Any] = with_login(account, _fetch_report)
@@ -176,9 +176,9 @@ _NOT_RESET = {
 
 
 @chatgpt.command()
-@group.account_option()
+@common.account_option()
 @click.option("--yes", is_flag=True, help="Use the reset without asking")
-@group.json_option
+@common.json_option
 def reset(account: str | None, yes: bool, json_: bool) -> None:
     """Use a banked reset to clear your plan's limits
 
@@ -196,13 +196,13 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         )
     option = f" --account {shlex.quote(account)}" if account else ""
     see = f"See 'llm chatgpt usage{option}'."
-    tokens = group.stored_login(account)
+    tokens = common.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",
             "Choose another login with --account.",
         )
-    report, who = with_login(account, lambda t, login: (_fetch_report(t, login), group.who_is(t)))
+    report, who = with_login(account, lambda t, login: (_fetch_report(t, login), common.who_is(t)))
     banked = report["banked_resets"]
     if banked and not banked["available"]:
         raise ChatGPTError(_NOT_RESET["no_credit"], see)
@@ -223,7 +223,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     except ChatGPTError as error:
         notice(f"Warning: could not fetch the usage after it. {error.message}")
     if json_:
-        group.echo_json({"reset": True, "usage": after})
+        common.echo_json({"reset": True, "usage": after})
     else:
         shown = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
-        group.echo("\n".join(["The limits were reset.", *shown]))
+        common.echo("\n".join(["The limits were reset.", *shown]))

@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 
 import llm
 
-from llm_chatgpt.backend import refusable
-from llm_chatgpt.backend.fetch import fetch_models, fetch_usage
-from llm_chatgpt.backend.pictures import png_size
+from llm_chatgpt.backend import optional_parts
+from llm_chatgpt.backend.endpoints import fetch_models, fetch_usage
+from llm_chatgpt.backend.images import png_size
 from llm_chatgpt.backend.usage import windows_of_headers, windows_of_usage
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
 from llm_chatgpt.live.recording import Recorded
 from llm_chatgpt.live.session import Live, cheapest
-from llm_chatgpt.login.current import Rejection, choose_credential, get_tokens, with_login
+from llm_chatgpt.login.credentials import Rejection, choose_credential, get_tokens, with_login
+from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.routes import CODEX
-from llm_chatgpt.login.store import read_store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, printable
 from llm_chatgpt.values import as_list, as_mapping
@@ -149,7 +149,7 @@ def _changed_effort(live: Live) -> str:
     old, new = _efforts(live)
     live.ask("And their sum? One number.", live.thoughtful, reasoning_effort=new)
     items = as_list(live.last.body.get("input"))
-    item = any(as_mapping(item).get("type") == refusable.EFFORT_UPDATES for item in items)
+    item = any(as_mapping(item).get("type") == optional_parts.EFFORT_UPDATES for item in items)
     live.unsettled |= set() if item else {"P122"}
     told = as_mapping(live.last.response.get("reasoning")).get("effort")
     sent = "in an item" if item else "with the request"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from llm_chatgpt.backend import refusable, refusals, resend
+from llm_chatgpt.backend import optional_parts, refusals, retry
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
 from llm_chatgpt.live.checks import CHECKS, Check
@@ -18,15 +18,15 @@ from llm_chatgpt.values import as_list, as_mapping
 # The check that a refused part of a request belongs to, whichever prompt came upon it, and the
 # fact that the refusal contradicts.
 _OWNERS = {
-    refusable.SUMMARY: ("reasoning sent back", "P100"),
-    refusable.REASONING: ("reasoning sent back", "P116"),
-    refusable.STRICT: ("strict schema", "P133"),
-    refusable.OUTPUT_LIMIT: ("output limit", "P95"),
-    refusable.SYSTEM_MESSAGE: ("system prompt", "P84"),
-    refusable.SESSION_HEADER: ("second turn", "P79"),
-    refusable.EFFORT_UPDATES: ("changed effort", "P122"),
-    refusable.COMPRESSION: ("", "P83"),
-    refusable.FIRST_RESIDENCY: ("", "P78"),
+    optional_parts.SUMMARY: ("reasoning sent back", "P100"),
+    optional_parts.REASONING: ("reasoning sent back", "P116"),
+    optional_parts.STRICT: ("strict schema", "P133"),
+    optional_parts.OUTPUT_LIMIT: ("output limit", "P95"),
+    optional_parts.SYSTEM_MESSAGE: ("system prompt", "P84"),
+    optional_parts.SESSION_HEADER: ("second turn", "P79"),
+    optional_parts.EFFORT_UPDATES: ("changed effort", "P122"),
+    optional_parts.COMPRESSION: ("", "P83"),
+    optional_parts.FIRST_RESIDENCY: ("", "P78"),
 }
 
 
@@ -71,9 +71,9 @@ def _judge(live: Live, check: Check, recorded: Iterable[Recorded], failed: bool)
         if said is None and not reply.is_web_page and reply.content.strip():
             text = printable(reply.content.decode(errors="replace"), 200)
             live.differs_once(facts.ERROR_FORMS, f"an error of unknown form ({one.status}): {text}")
-        if resend.gives_no_reason(error) and "content-encoding" in one.request_headers:
-            error.param = refusable.COMPRESSION
-        parts = refusable.refused_parts(error, as_list(one.body.get("input")), live.tokens)
+        if retry.gives_no_reason(error) and "content-encoding" in one.request_headers:
+            error.param = optional_parts.COMPRESSION
+        parts = optional_parts.refused_parts(error, as_list(one.body.get("input")), live.tokens)
         for part in parts if not failed else ():
             owner, fact = _OWNERS.get(part, ("", facts.ERROR_FORMS))
             later = owner and owner not in done

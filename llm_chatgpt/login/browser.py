@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from llm_chatgpt import config
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.login_file import check_writable
+from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.routes import CODEX
-from llm_chatgpt.login.store import check_writable
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.login.workspace import store_new_login
 
 COMMAND = "llm chatgpt login --browser"
 
@@ -45,10 +45,10 @@ def login_with_browser(
     and its subclasses, StoreError.
     """
     # Imported here, because http.server takes time to load.
-    from llm_chatgpt.login import redirect
+    from llm_chatgpt.login import callback
 
     check_writable()
-    approved = redirect.wait_for_approval(
+    approved = callback.wait_for_approval(
         functools.partial(BrowserLogin, workspace=workspace),
         # A browser may resolve localhost to either of these.
         hosts=("127.0.0.1", "::1") if config.redirect_host() == "localhost" else ("127.0.0.1",),

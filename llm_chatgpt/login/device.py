@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, SlowDown
 from llm_chatgpt.login import oauth
-from llm_chatgpt.login.store import check_writable
+from llm_chatgpt.login.login_file import check_writable
+from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.tokens import Tokens, without_secrets
-from llm_chatgpt.login.workspace import store_new_login
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
 from llm_chatgpt.waiting import Waiting

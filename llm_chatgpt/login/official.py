@@ -16,11 +16,11 @@ from typing import Any
 from llm_chatgpt import config, files, http
 from llm_chatgpt.errors import AccountTaken, LoginDenied, LoginFailed, RefreshFailed, StoreError
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.login_file import check_writable, locked_store, read_store
+from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
-from llm_chatgpt.login.store import check_writable, locked_store, read_store
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
-from llm_chatgpt.login.workspace import store_new_login
 from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
@@ -76,14 +76,14 @@ def login_officially(
     LoginFailed and its subclasses, StoreError.
     """
     # Imported here, because http.server takes time to load.
-    from llm_chatgpt.login import redirect
+    from llm_chatgpt.login import callback
 
     check_writable()
     name = account or OFFICIAL.account
     registered = registration(name)
     command = OFFICIAL.login_command(name)
     try:
-        approved = redirect.wait_for_approval(
+        approved = callback.wait_for_approval(
             lambda port: OfficialLogin(port, {} if new else registered, command),
             hosts=("127.0.0.1",),
             ports=(0,),

@@ -1,245 +1,152 @@
-"""Read, lock and write the login file, chatgpt-oauth.json."""
+"""The content of the login file: accounts, registrations, owners of access tokens. No I/O.
+
+An account's entry has the fields of `Tokens`. Entries and fields that this version does not
+understand, because they are damaged or of a newer version, are kept verbatim.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import os
-import pathlib
-import time
-from collections.abc import Iterator
-from typing import NamedTuple
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from llm_chatgpt import config, files
-from llm_chatgpt.errors import StoreError
-from llm_chatgpt.login.accounts import DEFAULT_ACCOUNT, STORE_VERSION, Store
-from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_words, notice, short_path
+from llm_chatgpt import config
+from llm_chatgpt.errors import RefreshFailed, StoreError
+from llm_chatgpt.login.routes import CODEX, OFFICIAL
+from llm_chatgpt.login.tokens import KINDS, Tokens, header_safe, token_hash
+from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_mapping, as_number, as_text
 
-# The most that a sign-in or a refresh may add to the file.
-SPARE_BYTES = 16384
-WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
-# Renewed logins that could not be written, by the login file's path and the spent refresh token.
-# `read_store` puts them in place of the old ones.
-unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
-# Returned for a file that is damaged as a whole: its only login is a damaged one.
-_DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
+STORE_VERSION = 1
+DEFAULT_ACCOUNT = CODEX.account
+CODEX_ACCOUNT = "codex"
 
 
-@contextlib.contextmanager
-def _translated(
-    failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
-) -> Iterator[None]:
-    """Raise StoreError in place of OSError: the failure, why it happened, and the advice."""
-    try:
-        yield
-    # filelock raises NotImplementedError on a file system without locks.
-    except (OSError, NotImplementedError) as error:
-        raise StoreError(f"{failure} ({files.os_reason(error)}).", advice, code=code) from error
+# How each field of `Tokens` is read from JSON, by its type. None counts as missing.
+_READERS: dict[Any, Callable[[object], Any]] = {
+    str: as_text,
+    str | None: as_text,
+    float: as_number,
+    float | None: as_number,
+    bool: lambda value: value is True,
+}
+_FIELDS = {name: _READERS[kind] for name, kind in typing.get_type_hints(Tokens).items()}
+_FIELDS["origin"] = lambda value: value if config.is_workspace_origin(value) else None
 
 
-def store_path() -> pathlib.Path:
-    """Return the path of the login file, beside llm's keys.json.
+def tokens_from_store(value: object) -> Tokens | None:
+    """Read a login from its entry in the file; None if this version cannot use it."""
+    entry = as_mapping(value)
+    token = entry.get("access_token")
+    # An empty token marks a login that OpenAI has ended.
+    if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
+        return None
+    read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
+    return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
 
-    Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
+
+class Store:
+    """The content of the login file. Immutable: methods that change something return a new Store.
+
+    `accounts` are the logins by account name, `default` names the one that prompts use (empty
+    when one of several must be chosen first). `unusable` are the names of the entries that this
+    version does not understand. `unsaved` names the logins that this process has renewed and
+    could not write. `registrations` are the client ids that the official route has issued, by
+    account name, each with its issuer and owner; they outlive logouts.
     """
-    try:
-        return files.user_dir() / "chatgpt-oauth.json"
-    except OSError as error:
-        raise StoreError(
-            f"Could not create the folder {error.filename} ({files.os_reason(error)}).",
-            "Set LLM_USER_PATH to a folder that you can write to.",
-            code="unwritable",
-        ) from error
 
+    def __init__(self, data: Mapping[str, Any] | None = None):
+        self._data = data or {"default": DEFAULT_ACCOUNT, "accounts": {}}
+        self._entries: Mapping[str, Any] = self._data["accounts"]
+        self.default: str = self._data["default"]
+        self.registrations = as_mapping(self._data.get("registrations"))
+        read = {name: tokens_from_store(entry) for name, entry in self._entries.items()}
+        self.accounts = {name: tokens for name, tokens in read.items() if tokens}
+        self.unusable = [name for name, tokens in read.items() if not tokens]
+        self.unsaved: frozenset[str] = frozenset()
 
-def read_store(*, if_damaged: Store | None = None) -> Store:
-    """Read the login file, and put in the logins that this process could not write. Return an
-    empty store if there is no file. Takes no lock.
+    def get(self, account: str | None = None) -> Tokens | None:
+        """Return an account's login (None: the default account's), None if it has none.
 
-    An entry that this version cannot use does not stop the other accounts (`Store.unusable`).
-    Raises StoreError; its code is "damaged" for a file that is not a store at all (unless
-    `if_damaged` is given, which is returned), "newer_version" for one that a later version of this
-    plugin has written.
-    """
-    path = store_path()
-    shown = short_path(path)
-    advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
-    with _translated(f"Could not read the login file {shown}", advice, code=None):
-        if not path.exists():
-            return Store()
-        raw = files.read_file(path)
-    try:
-        data = json.loads(raw)
-        if data["version"] > STORE_VERSION:
-            raise StoreError(
-                f"A newer llm-chatgpt-oauth has written the login file {shown}.",
-                "Update with 'llm install -U llm-chatgpt-oauth'.",
-                code="newer_version",
-            )
-        if not isinstance(data["default"], str) or not isinstance(data["accounts"], dict):
-            raise ValueError("not a store")
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        if if_damaged:
-            return if_damaged
-        raise StoreError(
-            f"The login file {shown} is damaged.",
-            "Run 'llm chatgpt login' to replace it.",
-            code="damaged",
-        ) from error
-    store = Store(data)
-    keys = {name: (path, tokens.refresh_token) for name, tokens in store.accounts.items()}
-    renewed = {name: unsaved[key] for name, key in keys.items() if key in unsaved}
-    for name, tokens in renewed.items():
-        store = store.put(name, tokens)
-    store.unsaved = frozenset(renewed)
-    return store
-
-
-class StoreWriter(NamedTuple):
-    """Writes the login file while this process holds its lock. Made by `locked_store` alone."""
-
-    path: pathlib.Path
-
-    def save(self, store: Store) -> None:
-        """Write a store that was read under this lock. Raises StoreError."""
-        self.write(self.path, store.to_bytes())
-        for key in [key for key in unsaved if key[0] == self.path]:
-            del unsaved[key]
-
-    def save_shorter(self, store: Store) -> None:
-        """Write a store from which logins were removed; on a full disk, in place.
-
-        Raises StoreError if that is not possible, either.
+        Raises StoreError (code "damaged") if this version cannot use its entry.
         """
-        try:
-            self.save(store)
-        except StoreError as error:
-            try:
-                files.shorten_in_place(self.path, store.to_bytes())
-            except OSError:
-                raise error from None
-            notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
-
-    def write(self, path: pathlib.Path, content: bytes) -> None:
-        """Write the login file, or one beside it, whole. Raises StoreError."""
-        shown = short_path(self.path)
-        if self.path.is_symlink():
+        name = account or self.default
+        if name in self.unusable:
             raise StoreError(
-                f"{shown} is a symbolic link, which this plugin never writes through.",
-                "Put the file itself there, or point LLM_USER_PATH to its folder.",
-                code="unwritable",
+                f"The stored login '{printable(name, 60)}' is damaged, or was written by a newer "
+                "llm-chatgpt-oauth.",
+                f"Run '{self.login_command(name)}' to replace it, or update with 'llm install -U "
+                "llm-chatgpt-oauth'.",
+                code="damaged",
             )
-        with _translated(f"Could not write the login file {shown}"):
-            files.remove_leftovers(path)
-            files.write_whole(path, content)
+        return self.accounts.get(name)
 
-    def probe(self) -> None:
-        """Raise StoreError unless a new login could be written now.
+    def put(self, name: str, tokens: Tokens) -> Store:
+        """Replace an account's tokens, and change nothing else."""
+        entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
+        return self._with(accounts={**self._entries, name: entry})
 
-        Call it before a code is shown or a refresh token is sent, because both work once.
-        """
-        size = self.path.stat().st_size if self.path.exists() else 0
-        probe = self.path.with_name(f"{self.path.name}.probe.tmp")
-        self.write(probe, b" " * (size + SPARE_BYTES))
-        files.remove_leftovers(self.path)
+    def _with(self, **fields: Any) -> Store:
+        return Store({**self._data, **fields})
 
-    def read_to_add(self) -> Store:
-        """Read the store that a new login is added to. A file that is damaged as a whole is
-        copied, and counts as empty. Raises StoreError."""
-        store = read_store(if_damaged=_DAMAGED)
-        if store is not _DAMAGED:
-            return store
-        copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        self.write(copy, self.path.read_bytes())
-        notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
-        return Store()
+    def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
+        """Add a new login. The only account is the default in any case."""
+        others = {other: entry for other, entry in self._entries.items() if other != name}
+        added = self._with(accounts=others).put(name, tokens)
+        return added.with_default(name) if as_default or len(added.accounts) == 1 else added
 
-    def remove_copies(self) -> None:
-        """Delete the copies that `read_to_add` has made. Raises StoreError."""
-        for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-            with _translated(f"Could not delete {short_path(copy)}"):
-                copy.unlink()
+    def with_default(self, name: str) -> Store:
+        return self._with(default=name)
 
+    def without(self, name: str) -> Store:
+        """Remove an account. The last one left becomes the default."""
+        rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
+        default = "" if name == self.default else self.default
+        return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
 
-if hasattr(os, "register_at_fork"):
-    # A fork waits for an import that is under way: the child would find the module half imported.
-    os.register_at_fork(before=lambda: importlib.import_module("filelock"))
+    def only_registrations(self) -> Store:
+        """Remove all logins, and keep the registrations."""
+        return Store()._with(registrations=self.registrations)
 
+    def identify(self, access_token: str) -> Tokens | None:
+        """Return a personal access token with its stored owner; None if that is unknown."""
+        identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
+        own = {"access_token": access_token, "kind": "access_token"}
+        return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
 
-@contextlib.contextmanager
-def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
-    """Hold the store's lock, which excludes all other threads and processes of this machine.
+    def put_identity(self, tokens: Tokens) -> Store:
+        identity = {token_hash(tokens.access_token): tokens._replace(access_token="")._asdict()}
+        return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
-    The operating system drops the lock of a process that dies. Raises StoreError after so
-    many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
-    """
-    import filelock
+    def registration(self, name: str) -> Mapping[str, Any]:
+        """Return the registration with the issuer in use under an account's name; empty if none."""
+        found = as_mapping(self.registrations.get(name))
+        return found if found.get("issuer") == config.issuer() else {}
 
-    path = store_path()
-    shown = short_path(f"{path}.lock")
-    limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
-    lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    with _translated(f"Could not lock {shown}"):
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise StoreError(
-                f"Another program has held {shown} for {in_words(limit)}.",
-                "Wait for it or end it, then try again.",
-            ) from error
-    try:
-        yield StoreWriter(path)
-    finally:
-        lock.release()
+    def register(self, name: str, **fields: Any) -> Store:
+        """Change fields of a registration: `client_id`, `subject`, `declined`."""
+        entry = {**self.registration(name), "issuer": config.issuer(), **fields}
+        return self._with(registrations={**self.registrations, name: entry})
 
+    def login_command(self, name: str | None) -> str:
+        """Build the command that signs in again under an account's name, by the same route."""
+        tokens = self.accounts.get(name or "")
+        signed_out = OFFICIAL if self.registration(name or "") else CODEX
+        return (tokens.route if tokens else signed_out).login_command(name)
 
-def check_writable() -> None:
-    """Raise StoreError unless a login could be stored now. Leaves no trace but the lock."""
-    with locked_store() as writer:
-        read_store(if_damaged=_DAMAGED)
-        writer.probe()
+    def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
+        """Remember the refusal of a refresh, if it is for good. `ended` says that the access token
+        was refused, too: then drop all tokens."""
+        store = self
+        if error.permanent:
+            tokens = self.accounts[name]._replace(refusal=error.message)
+            store = self.put(name, tokens.ended() if ended else tokens)
+        # The next sign-in registers anew.
+        return store.register(name, client_id=None) if error.code == "invalid_client" else store
 
-
-def load_tokens(account: str | None = None) -> Tokens | None:
-    """Return the stored login of an account (None: the default one) as it is, without refreshing.
-
-    None when there is none. Raises StoreError.
-    """
-    return read_store().get(account)
-
-
-def store_tokens(tokens: Tokens, account: str | None = None) -> str:
-    """Store a login under an account's name, in place of an older one; return the name.
-
-    Without a name it is the default account's. A damaged file is replaced, and kept beside
-    the new one. Raises StoreError.
-    """
-    with locked_store() as writer:
-        store = writer.read_to_add()
-        name = account or store.default or DEFAULT_ACCOUNT
-        writer.save(store.add(name, tokens, as_default=account is None))
-    return name
-
-
-def delete_tokens(
-    account: str | None = None, *, everything: bool = False
-) -> dict[str, Tokens | None]:
-    """Delete an account's login from this machine; return what was deleted, by account name.
-
-    With `everything` all accounts, the stored owners of access tokens, and the copies of damaged
-    files. A file that is damaged as a whole is emptied. None stands for an entry that this version
-    cannot use. Raises StoreError.
-    """
-    with locked_store() as writer:
-        store = read_store(if_damaged=_DAMAGED)
-        chosen = store.default if account is None else account
-        names = [*store.accounts, *store.unusable]
-        names = [name for name in names if everything or name == chosen]
-        if everything:
-            writer.save_shorter(store.only_registrations())
-            writer.remove_copies()
-        elif names:
-            writer.save_shorter(store.without(chosen))
-    return {name: store.accounts.get(name) for name in names}
+    def to_bytes(self) -> bytes:
+        data = {"version": STORE_VERSION, **self._data}
+        # An older version stored the failures of all accounts here, by a hash of the refresh token.
+        data.pop("failures", None)
+        return json.dumps(data, indent=2).encode() + b"\n"

@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import llm_chatgpt_oauth as plugin
 from conftest import sign_in, sign_in_officially
 from llm_chatgpt import http
-from llm_chatgpt.login.store import store_path
+from llm_chatgpt.login.login_file import store_path
 from simulator import Simulator
 from simulator.replies import Refusal
 
@@ -39,7 +39,7 @@ import threading, urllib.request
 # So that no kill meets a program that is still importing.
 import filelock, http.server, httpx
 import llm_chatgpt_oauth as p
-from llm_chatgpt.login.store import delete_tokens
+from llm_chatgpt.login.login_file import delete_tokens
 
 def approve(login):
     # Cloudflare turns the name of Python's own client away.

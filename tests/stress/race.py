@@ -27,7 +27,7 @@ import llm
 
 import llm_chatgpt_oauth as plugin
 from conftest import make_logs, sign_in, sign_in_officially
-from llm_chatgpt.backend.fetch import fetch_models
+from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer, Simulator
 
 FULL = "--full" in sys.argv
@@ -112,7 +112,7 @@ def tasks(count: int) -> list[str]:
 def killed_holder() -> None:
     """A process takes the lock and is killed with it."""
     code = (
-        "import time\nfrom llm_chatgpt.login.store import locked_store\n"
+        "import time\nfrom llm_chatgpt.login.login_file import locked_store\n"
         "with locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

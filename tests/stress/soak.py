@@ -89,7 +89,7 @@ def child() -> None:
 
 def main() -> int:
     import llm_chatgpt_oauth as plugin
-    from llm_chatgpt.backend.fetch import fetch_models
+    from llm_chatgpt.backend.endpoints import fetch_models
     from llm_chatgpt.login.tokens import tokens_from_reply
     from simulator import Answer, Simulator, Stream
 

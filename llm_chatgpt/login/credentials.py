@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeVar
 
 from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, RequestRefused, StoreError
-from llm_chatgpt.login import borrowed, oauth
-from llm_chatgpt.login import store as logins
-from llm_chatgpt.login.accounts import Store
-from llm_chatgpt.login.store import locked_store, read_store
+from llm_chatgpt.login import imported, login_file, oauth
+from llm_chatgpt.login.login_file import locked_store, read_store
+from llm_chatgpt.login.new_login import fetch_workspace
+from llm_chatgpt.login.renewals import Future, Worker
+from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import (
     Tokens,
     is_somebody_else,
@@ -27,8 +28,6 @@ from llm_chatgpt.login.tokens import (
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.login.worker import Future, Worker
-from llm_chatgpt.login.workspace import fetch_workspace
 from llm_chatgpt.text import from_now, local_time, notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -83,7 +82,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     key = files.llm_key("chatgpt")
     variable = os.environ.get("CODEX_ACCESS_TOKEN")
     for reason, value in (("llm's key chatgpt", key), ("CODEX_ACCESS_TOKEN", variable)):
-        if token := borrowed.access_token_in(value):
+        if token := imported.access_token_in(value):
             return Credential(None, reason, token)
     if store.accounts:
         raise NotSignedIn(
@@ -93,7 +92,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
     registered = filter(store.registration, store.registrations)
     advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
-    if borrowed.has_codex_login():
+    if imported.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
     raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
 
@@ -103,11 +102,11 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
         return Credential(name, reason, owner=owner)
     if store.registration(name):
         raise _signed_out(name, store)
-    token = borrowed.access_token_in(files.llm_key(name) or name)
+    token = imported.access_token_in(files.llm_key(name) or name)
     if token:
         return Credential(None, reason, token)
     keys = files.llm_keys()
-    tokens = (other for other, value in keys.items() if borrowed.access_token_in(value))
+    tokens = (other for other, value in keys.items() if imported.access_token_in(value))
     raise no_such_account(name, [*store.accounts, *tokens])
 
 
@@ -143,7 +142,7 @@ def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     since it was chosen.
     """
     if credential.access_token:
-        key = (logins.store_path(), token_hash(credential.access_token))
+        key = (login_file.store_path(), token_hash(credential.access_token))
         return _owners.get(key) or store.identify(credential.access_token)
     return _account_tokens(credential, store)
 
@@ -191,7 +190,7 @@ def _check_renewable(account: str | None, tokens: Tokens, rejection: Rejection |
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
         _worker.settle(ending=True)
-        if logins.unsaved and read_store().unsaved:
+        if login_file.unsaved and read_store().unsaved:
             with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
                 writer.save(read_store())
 
@@ -228,7 +227,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
                     if store.accounts.get(name) == tokens:
                         writer.save(store.put_refusal(name, error, ended=ends))
                 raise
-            logins.unsaved[writer.path, tokens.refresh_token] = new
+            login_file.unsaved[writer.path, tokens.refresh_token] = new
             writer.save(store.put(name, new))
             return new
 
@@ -260,7 +259,7 @@ def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
 def _warn(text: str) -> None:
     """Print a warning, once in a process."""
     first = object()
-    if _warned.setdefault((logins.store_path(), text), first) is first:
+    if _warned.setdefault((login_file.store_path(), text), first) is first:
         notice(text)
 
 
@@ -278,12 +277,12 @@ def _identify(access_token: str) -> Tokens:
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
         tokens = tokens or _request_owner(access_token)
-        _owners[logins.store_path(), token_hash(access_token)] = tokens
+        _owners[login_file.store_path(), token_hash(access_token)] = tokens
     return tokens
 
 
 def _request_owner(access_token: str) -> Tokens:
-    return fetch_workspace(borrowed.request_owner(access_token))
+    return fetch_workspace(imported.request_owner(access_token))
 
 
 def _tokens_or_job(

@@ -9,7 +9,7 @@ from typing import Any
 from llm_chatgpt import config, http
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, LoginFailed
 from llm_chatgpt.login import oauth
-from llm_chatgpt.login.store import locked_store
+from llm_chatgpt.login.login_file import locked_store
 from llm_chatgpt.login.tokens import (
     Tokens,
     backend_headers,

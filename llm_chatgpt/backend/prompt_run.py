@@ -1,6 +1,6 @@
-"""Run one prompt: compose its requests, read the replies, decide whether to send again.
+"""Run one prompt: build its requests, read the replies, decide whether to send again.
 
-Nothing is sent or received here: the models' `execute` methods do that, and call an Exchange.
+Nothing is sent or received here: the models' `execute` methods do that, and call a PromptRun.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import fetch, limits, outcome, refusable, refusals, resend
+from llm_chatgpt.backend import endpoints, optional_parts, reached_limit, record, refusals, retry
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT
-from llm_chatgpt.backend.compose import Composed, Composer, scopes
 from llm_chatgpt.backend.display import Display
 from llm_chatgpt.backend.history import answered_calls
 from llm_chatgpt.backend.memory import memory
+from llm_chatgpt.backend.request import Request, RequestBuilder, scopes
 from llm_chatgpt.backend.tools import save_image
 from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.errors import (
@@ -34,9 +34,9 @@ from llm_chatgpt.errors import (
     StreamFailed,
     UsageLimitReached,
 )
-from llm_chatgpt.login.borrowed import access_token_in
-from llm_chatgpt.login.current import Credential, Rejection, choose_credential
-from llm_chatgpt.login.store import read_store
+from llm_chatgpt.login.credentials import Credential, Rejection, choose_credential
+from llm_chatgpt.login.imported import access_token_in
+from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
 from llm_chatgpt.waiting import Waiting
@@ -46,7 +46,7 @@ from llm_chatgpt.waiting import Waiting
 _part_numbers: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
 
 
-class Exchange:
+class PromptRun:
     """One prompt, over all rounds of its answer and all attempts to send each.
 
     Until it is `complete`, `execute` sleeps for the `pauses`, sends what `request` returns,
@@ -68,13 +68,13 @@ class Exchange:
         self._response = response
         self._key = key
         self._turn = memory.turn_of(answered_calls(prompt.messages))
-        self._composer = Composer(model, prompt, conversation, self._turn, memory)
+        self._builder = RequestBuilder(model, prompt, conversation, self._turn, memory)
         self.display = Display(prompt, stream, self._doing)
         # What the user is told of the requests.
         self._notes: list[str] = []
         # The last request.
-        self._sent = Composed(model.info)
-        self.attempt = resend.Attempt(without=self._turn.without)
+        self._sent = Request(model.info)
+        self.attempt = retry.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
         # The content of the complete rounds.
@@ -132,7 +132,7 @@ class Exchange:
         Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
         """
         self._tokens = tokens
-        self._sent = sent = self._composer.compose(tokens, self.attempt.without, self._answer)
+        self._sent = sent = self._builder.build(tokens, self.attempt.without, self._answer)
         self.attempt = self.attempt._replace(without=sent.without)
         answer = self._answer.copy()
         answer.request = sent.beside_messages
@@ -153,19 +153,21 @@ class Exchange:
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
         # The names of parts of the input are stored with the answer.
-        self._turn.without = self.attempt.without - refusable.parts_of_input(self.attempt.without)
+        self._turn.without = self.attempt.without - optional_parts.parts_of_input(
+            self.attempt.without
+        )
         memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
         self._notes += self._sent.notes
-        fetch.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
+        endpoints.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
         """Build the error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         reply = http.Reply(status, headers, content, host)
         error = refusals.explain_refusal(reply, self._refused_request())
-        if self._sent.is_compressed and resend.gives_no_reason(error):
+        if self._sent.is_compressed and retry.gives_no_reason(error):
             # It is unknown how the service refuses compressed requests, if it does.
-            error.param = refusable.COMPRESSION
+            error.param = optional_parts.COMPRESSION
         return error
 
     def end_round(self) -> Iterator[StreamEvent]:
@@ -206,7 +208,7 @@ class Exchange:
         if not self.complete:
             answer.rounds += goes_on
             self._tried_again |= tries_again
-            self.attempt = resend.Attempt(without=self.attempt.without)
+            self.attempt = retry.Attempt(without=self.attempt.without)
             self.translator = EventTranslator(answer)
 
     # After an error
@@ -221,7 +223,7 @@ class Exchange:
             error = _broke_off(error, started=self.translator.started)
         last, again = self.attempt, None
         if not self.translator.started:
-            again = resend.next_attempt(last, error, self._sent.items, self._tokens, time.time())
+            again = retry.next_attempt(last, error, self._sent.items, self._tokens, time.time())
         if again is None:
             self._end_early(error)
             return
@@ -232,7 +234,7 @@ class Exchange:
             self._rejection = error
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
-            allowed = resend.resends_allowed(error, self._tokens)
+            allowed = retry.resends_allowed(error, self._tokens)
             count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
             notice(f"{error.reason}; retrying{wait}{count}...")
 
@@ -265,9 +267,9 @@ class Exchange:
             return
         usage: Mapping[str, Any] = {}
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
-            usage = fetch.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
+            usage = endpoints.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
-        if left := limits.what_is_left(usage, self._sent.info.slug, account, key):
+        if left := reached_limit.what_is_left(usage, self._sent.info.slug, account, key):
             error.add_advice(*left)
 
     def _key_name(self) -> str:
@@ -302,13 +304,13 @@ class Exchange:
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
-        events += outcome.record(answer, self._headers, self._response)
+        events += record.record(answer, self._headers, self._response)
         yield from self.display.pass_on(events, all_=True)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
             own = [(line, line) for line in (*self._stopped, *self._notes)]
-            notes = outcome.notes(answer, self._headers, self._sent.info.slug)
-            if lines := self._turn.news([*outcome.sources(answer), *own, *notes]):
+            notes = record.notes(answer, self._headers, self._sent.info.slug)
+            if lines := self._turn.news([*record.sources(answer), *own, *notes]):
                 self.display.note("\n".join(lines))
 
 

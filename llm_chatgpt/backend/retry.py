@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import refusable, refusals
+from llm_chatgpt.backend import optional_parts, refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
@@ -28,7 +28,7 @@ class Attempt(NamedTuple):
 
     `pause` is the number of seconds to wait first, `waited` the sum over all attempts.
     `other_tokens` says not to use the tokens that got a 401; that happened `unauthorized` times,
-    the last time at `refused_at`. `without` names the parts to leave out (refusable.py).
+    the last time at `refused_at`. `without` names the parts to leave out (optional_parts.py).
     """
 
     pause: float = 0.0
@@ -81,7 +81,7 @@ def next_attempt(
             return None
         again = last.unauthorized + 1
         return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    refused = refusable.refused_parts(error, items, tokens)
+    refused = optional_parts.refused_parts(error, items, tokens)
     if refused - last.without:
         return last._replace(without=last.without | refused)
     if last.resends >= resends_allowed(error, tokens):

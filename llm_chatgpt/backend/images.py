@@ -46,7 +46,7 @@ def png_size(data: bytes) -> Size | None:
     return Size(*struct.unpack_from(">II", data, 16))
 
 
-def decode_picture(encoded: object) -> bytes:
+def decode_image(encoded: object) -> bytes:
     """Decode an image from base64; empty if it is not base64.
 
     In slices, because decoding keeps all other threads waiting.
@@ -96,7 +96,7 @@ def data_url(data: bytes, name: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
+def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """Create an image, or edit the `images` of the body. Takes a minute or two.
 
     `login` is the command that signs in again. Nothing is sent twice, because a request may count
@@ -110,15 +110,15 @@ def request_picture(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answ
             url,
             headers=backend_headers(tokens),
             json=body,
-            seconds=config.PICTURE_TIMEOUT_SECONDS,
-            max_bytes=config.MAX_PICTURE_REPLY_BYTES,
+            seconds=config.IMAGE_TIMEOUT_SECONDS,
+            max_bytes=config.MAX_IMAGE_REPLY_BYTES,
         )
     return _read_answer(reply, tokens, login)
 
 
-async def request_picture_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
-    """`request_picture` for an event loop. It can be cancelled at any time."""
-    url, seconds = _url(tokens, body), config.PICTURE_TIMEOUT_SECONDS
+async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
+    """`request_image` for an event loop. It can be cancelled at any time."""
+    url, seconds = _url(tokens, body), config.IMAGE_TIMEOUT_SECONDS
     connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
     request = {
         "method": "POST",
@@ -149,7 +149,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
     if reply.status != 200:
         raise _refusal(reply, tokens, login)
     fields = dict(as_mapping(reply.data))
-    picture = decode_picture(first_mapping(fields.pop("data", None)).get("b64_json"))
+    picture = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not picture:
         raise ChatGPTError("The service sent no image.", "Try again, or describe it differently.")
     return Answer(picture, fields)
@@ -181,7 +181,7 @@ def check_place(output: str | None, *, replace: bool = False) -> None:
     if path and os.path.lexists(path) and not replace:
         raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
     try:
-        folder = os.path.dirname(path) or "." if path else picture_folder()
+        folder = os.path.dirname(path) or "." if path else image_folder()
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -194,7 +194,7 @@ def check_place(output: str | None, *, replace: bool = False) -> None:
         notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 
 
-class SavedPicture(NamedTuple):
+class SavedImage(NamedTuple):
     """An image's absolute path, and its width and height in pixels (None: unknown)."""
 
     path: str
@@ -204,34 +204,34 @@ class SavedPicture(NamedTuple):
 
 def save_answer(
     answer: Answer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
-) -> SavedPicture:
-    """Write the image to a file, as `save_picture` does, and say if it has another size than
+) -> SavedImage:
+    """Write the image to a file, as `write_image` does, and say if it has another size than
     `body` asks for."""
     kind = image_kind(answer.picture) or "png"
     chosen = output_path(output) if output else None
-    path = os.path.abspath(save_picture(answer.picture, kind, chosen, replace=replace))
+    path = os.path.abspath(write_image(answer.picture, kind, chosen, replace=replace))
     size = png_size(answer.picture)
     if size is None:
-        return SavedPicture(path)
+        return SavedImage(path)
     if body["size"] not in ("auto", f"{size.width}x{size.height}"):
         requested = printable(body["size"], 40)
         notice(f"Note: the image is {size.width}x{size.height}, not {requested}.")
-    return SavedPicture(path, *size)
+    return SavedImage(path, *size)
 
 
-def picture_name(suffix: str) -> str:
+def image_file_name(suffix: str) -> str:
     """Make up a file name that no other image has."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
 
 
-def picture_folder() -> pathlib.Path:
+def image_folder() -> pathlib.Path:
     """Create and return the default folder for images. Raises OSError."""
     folder = user_dir() / "chatgpt-images"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def save_picture(picture: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
+def write_image(picture: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
     """Write an image to a new file, or `replace` an old one, and return its path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
@@ -253,7 +253,7 @@ def save_picture(picture: bytes, suffix: str, chosen: str | None, *, replace: bo
             problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
             notice(f"Warning: {problem}; using the default folder.")
     try:
-        path = picture_folder() / picture_name(suffix)
+        path = image_folder() / image_file_name(suffix)
         write_new(path, picture)
         return str(path)
     except OSError as error:

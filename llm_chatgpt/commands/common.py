@@ -11,20 +11,20 @@ from collections.abc import Sequence
 
 import click
 
-from llm_chatgpt.backend.limits import plan_name
+from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
-from llm_chatgpt.login.accounts import Store
-from llm_chatgpt.login.current import (
+from llm_chatgpt.login.credentials import (
     Credential,
     Rejection,
     check_usable,
     choose_credential,
     stored_tokens,
 )
-from llm_chatgpt.login.store import locked_store, read_store
+from llm_chatgpt.login.login_file import locked_store, read_store
+from llm_chatgpt.login.new_login import workspace_words
+from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.login.workspace import workspace_words
 from llm_chatgpt.text import from_now, notice, printable, wrapped
 from llm_chatgpt.waiting import width
 

@@ -1,0 +1,245 @@
+"""Read, lock and write the login file, chatgpt-oauth.json."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from llm_chatgpt import config, files
+from llm_chatgpt.errors import StoreError
+from llm_chatgpt.login.store import DEFAULT_ACCOUNT, STORE_VERSION, Store
+from llm_chatgpt.login.tokens import Tokens
+from llm_chatgpt.text import in_words, notice, short_path
+
+# The most that a sign-in or a refresh may add to the file.
+SPARE_BYTES = 16384
+WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
+# Renewed logins that could not be written, by the login file's path and the spent refresh token.
+# `read_store` puts them in place of the old ones.
+unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
+# Returned for a file that is damaged as a whole: its only login is a damaged one.
+_DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
+
+
+@contextlib.contextmanager
+def _translated(
+    failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
+) -> Iterator[None]:
+    """Raise StoreError in place of OSError: the failure, why it happened, and the advice."""
+    try:
+        yield
+    # filelock raises NotImplementedError on a file system without locks.
+    except (OSError, NotImplementedError) as error:
+        raise StoreError(f"{failure} ({files.os_reason(error)}).", advice, code=code) from error
+
+
+def store_path() -> pathlib.Path:
+    """Return the path of the login file, beside llm's keys.json.
+
+    Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
+    """
+    try:
+        return files.user_dir() / "chatgpt-oauth.json"
+    except OSError as error:
+        raise StoreError(
+            f"Could not create the folder {error.filename} ({files.os_reason(error)}).",
+            "Set LLM_USER_PATH to a folder that you can write to.",
+            code="unwritable",
+        ) from error
+
+
+def read_store(*, if_damaged: Store | None = None) -> Store:
+    """Read the login file, and put in the logins that this process could not write. Return an
+    empty store if there is no file. Takes no lock.
+
+    An entry that this version cannot use does not stop the other accounts (`Store.unusable`).
+    Raises StoreError; its code is "damaged" for a file that is not a store at all (unless
+    `if_damaged` is given, which is returned), "newer_version" for one that a later version of this
+    plugin has written.
+    """
+    path = store_path()
+    shown = short_path(path)
+    advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
+    with _translated(f"Could not read the login file {shown}", advice, code=None):
+        if not path.exists():
+            return Store()
+        raw = files.read_file(path)
+    try:
+        data = json.loads(raw)
+        if data["version"] > STORE_VERSION:
+            raise StoreError(
+                f"A newer llm-chatgpt-oauth has written the login file {shown}.",
+                "Update with 'llm install -U llm-chatgpt-oauth'.",
+                code="newer_version",
+            )
+        if not isinstance(data["default"], str) or not isinstance(data["accounts"], dict):
+            raise ValueError("not a store")
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        if if_damaged:
+            return if_damaged
+        raise StoreError(
+            f"The login file {shown} is damaged.",
+            "Run 'llm chatgpt login' to replace it.",
+            code="damaged",
+        ) from error
+    store = Store(data)
+    keys = {name: (path, tokens.refresh_token) for name, tokens in store.accounts.items()}
+    renewed = {name: unsaved[key] for name, key in keys.items() if key in unsaved}
+    for name, tokens in renewed.items():
+        store = store.put(name, tokens)
+    store.unsaved = frozenset(renewed)
+    return store
+
+
+class StoreWriter(NamedTuple):
+    """Writes the login file while this process holds its lock. Made by `locked_store` alone."""
+
+    path: pathlib.Path
+
+    def save(self, store: Store) -> None:
+        """Write a store that was read under this lock. Raises StoreError."""
+        self.write(self.path, store.to_bytes())
+        for key in [key for key in unsaved if key[0] == self.path]:
+            del unsaved[key]
+
+    def save_shorter(self, store: Store) -> None:
+        """Write a store from which logins were removed; on a full disk, in place.
+
+        Raises StoreError if that is not possible, either.
+        """
+        try:
+            self.save(store)
+        except StoreError as error:
+            try:
+                files.shorten_in_place(self.path, store.to_bytes())
+            except OSError:
+                raise error from None
+            notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
+
+    def write(self, path: pathlib.Path, content: bytes) -> None:
+        """Write the login file, or one beside it, whole. Raises StoreError."""
+        shown = short_path(self.path)
+        if self.path.is_symlink():
+            raise StoreError(
+                f"{shown} is a symbolic link, which this plugin never writes through.",
+                "Put the file itself there, or point LLM_USER_PATH to its folder.",
+                code="unwritable",
+            )
+        with _translated(f"Could not write the login file {shown}"):
+            files.remove_leftovers(path)
+            files.write_whole(path, content)
+
+    def probe(self) -> None:
+        """Raise StoreError unless a new login could be written now.
+
+        Call it before a code is shown or a refresh token is sent, because both work once.
+        """
+        size = self.path.stat().st_size if self.path.exists() else 0
+        probe = self.path.with_name(f"{self.path.name}.probe.tmp")
+        self.write(probe, b" " * (size + SPARE_BYTES))
+        files.remove_leftovers(self.path)
+
+    def read_to_add(self) -> Store:
+        """Read the store that a new login is added to. A file that is damaged as a whole is
+        copied, and counts as empty. Raises StoreError."""
+        store = read_store(if_damaged=_DAMAGED)
+        if store is not _DAMAGED:
+            return store
+        copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
+        self.write(copy, self.path.read_bytes())
+        notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
+        return Store()
+
+    def remove_copies(self) -> None:
+        """Delete the copies that `read_to_add` has made. Raises StoreError."""
+        for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+            with _translated(f"Could not delete {short_path(copy)}"):
+                copy.unlink()
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for an import that is under way: the child would find the module half imported.
+    os.register_at_fork(before=lambda: importlib.import_module("filelock"))
+
+
+@contextlib.contextmanager
+def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
+    """Hold the store's lock, which excludes all other threads and processes of this machine.
+
+    The operating system drops the lock of a process that dies. Raises StoreError after so
+    many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
+    """
+    import filelock
+
+    path = store_path()
+    shown = short_path(f"{path}.lock")
+    limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
+    lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
+    with _translated(f"Could not lock {shown}"):
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"Another program has held {shown} for {in_words(limit)}.",
+                "Wait for it or end it, then try again.",
+            ) from error
+    try:
+        yield StoreWriter(path)
+    finally:
+        lock.release()
+
+
+def check_writable() -> None:
+    """Raise StoreError unless a login could be stored now. Leaves no trace but the lock."""
+    with locked_store() as writer:
+        read_store(if_damaged=_DAMAGED)
+        writer.probe()
+
+
+def load_tokens(account: str | None = None) -> Tokens | None:
+    """Return the stored login of an account (None: the default one) as it is, without refreshing.
+
+    None when there is none. Raises StoreError.
+    """
+    return read_store().get(account)
+
+
+def store_tokens(tokens: Tokens, account: str | None = None) -> str:
+    """Store a login under an account's name, in place of an older one; return the name.
+
+    Without a name it is the default account's. A damaged file is replaced, and kept beside
+    the new one. Raises StoreError.
+    """
+    with locked_store() as writer:
+        store = writer.read_to_add()
+        name = account or store.default or DEFAULT_ACCOUNT
+        writer.save(store.add(name, tokens, as_default=account is None))
+    return name
+
+
+def delete_tokens(
+    account: str | None = None, *, everything: bool = False
+) -> dict[str, Tokens | None]:
+    """Delete an account's login from this machine; return what was deleted, by account name.
+
+    With `everything` all accounts, the stored owners of access tokens, and the copies of damaged
+    files. A file that is damaged as a whole is emptied. None stands for an entry that this version
+    cannot use. Raises StoreError.
+    """
+    with locked_store() as writer:
+        store = read_store(if_damaged=_DAMAGED)
+        chosen = store.default if account is None else account
+        names = [*store.accounts, *store.unusable]
+        names = [name for name in names if everything or name == chosen]
+        if everything:
+            writer.save_shorter(store.only_registrations())
+            writer.remove_copies()
+        elif names:
+            writer.save_shorter(store.without(chosen))
+    return {name: store.accounts.get(name) for name in names}
