@@ -13,7 +13,7 @@ import llm
 import pytest
 from llm.parts import ToolResultPart
 
-from llm_chatgpt.backend import pictures as pictures_module
+from llm_chatgpt.backend import images as images_module
 from simulator import PNG, Draw, Say
 
 PDF = b"%PDF-1.4"
@@ -87,7 +87,7 @@ def test_nothing_is_fetched_on_the_loop(simulator, signed_in, pictures, path, ki
 
 def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkeypatch):
     loop_runs, saving = threading.Event(), threading.Event()
-    write_new = pictures_module.write_new
+    write_new = images_module.write_new
 
     def write(path, content):
         saving.set()
@@ -108,7 +108,7 @@ def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkey
 
     picture = PNG + secrets.token_bytes(3_000_000)
     simulator.answer(Draw("A pelican", picture=picture), Say("Here."))
-    monkeypatch.setattr(pictures_module, "write_new", write)
+    monkeypatch.setattr(images_module, "write_new", write)
     response = asyncio.run(run())
     (result,) = [part for part in parts_of(response) if isinstance(part, ToolResultPart)]
     assert pathlib.Path(result.output).read_bytes() == picture
