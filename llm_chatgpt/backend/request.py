@@ -22,7 +22,7 @@ from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import Memory, Turn
 from llm_chatgpt.backend.schemas import is_strict
-from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools
+from llm_chatgpt.backend.tools import add_tools
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
@@ -96,8 +96,7 @@ class RequestBuilder:
             hide_reasoning=self._prompt.hide_reasoning,
             without=without,
         )
-        tool_names = add_tools(body, self._model, chosen_tools(self._prompt, self._model))
-        place_tools(body, builder.items, tokens.route)
+        tool_names = add_tools(body, builder.items, self._prompt, self._model, tokens.route)
         # Last, so that the unchanged fields come first.
         body["input"] = builder.items
         return Request(
