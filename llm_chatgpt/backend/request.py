@@ -21,7 +21,7 @@ from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, re
 from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import Memory, Turn
-from llm_chatgpt.backend.schemas import is_strict
+from llm_chatgpt.backend.schemas import check_json, is_strict
 from llm_chatgpt.backend.tools import add_tools
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 
@@ -70,6 +70,8 @@ class RequestBuilder:
         models = remembered_models(tokens)
         info = model_to_use(self._model.info, models)
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
+        if self._schema:
+            check_json(self._schema, "The schema")
         if not is_strict(self._schema):
             without |= {optional_parts.STRICT}
         # Only the login's own list counts; the built-in one may be out of date.
