@@ -42,8 +42,12 @@ class Request(NamedTuple):
     items: Sequence[Mapping[str, Any]] = ()
     beside_messages: Mapping[str, Any] = {}
     tool_names: Mapping[str, str] = {}
-    has_files: bool = False
     notes: Sequence[str] = ()
+
+    @property
+    def has_files(self) -> bool:
+        parts = optional_parts.content_parts(self.items)
+        return any(part.get("type") == "input_file" for part in parts)
 
     @property
     def is_compressed(self) -> bool:
@@ -109,7 +113,6 @@ class RequestBuilder:
             items=builder.items,
             beside_messages=builder.request,
             tool_names=tool_names,
-            has_files=builder.attachments.has_files,
             notes=[*self._ignored(without), *builder.notes],
         )
 
