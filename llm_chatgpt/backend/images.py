@@ -118,14 +118,13 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
 
 async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """`request_image` for an event loop. It can be cancelled at any time."""
-    url, seconds = _url(tokens, body), config.IMAGE_TIMEOUT_SECONDS
-    connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
+    url = _url(tokens, body)
     request = {
         "method": "POST",
         "url": url,
         "headers": backend_headers(tokens),
         "json": body,
-        "timeout": clients.library().Timeout(seconds, connect=connect, pool=None),
+        "timeout": clients.timeout(config.IMAGE_TIMEOUT_SECONDS),
     }
     with Waiting("Creating the image", hint="takes a minute or two"):
         async with http.AsyncStream(request) as stream:
