@@ -111,21 +111,19 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
             headers=backend_headers(tokens),
             json=body,
             seconds=config.IMAGE_TIMEOUT_SECONDS,
-            max_bytes=config.MAX_IMAGE_REPLY_BYTES,
         )
     return _read_answer(reply, tokens, login)
 
 
 async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """`request_image` for an event loop. It can be cancelled at any time."""
-    url, seconds = _url(tokens, body), config.IMAGE_TIMEOUT_SECONDS
-    connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
+    url = _url(tokens, body)
     request = {
         "method": "POST",
         "url": url,
         "headers": backend_headers(tokens),
         "json": body,
-        "timeout": clients.library().Timeout(seconds, connect=connect, pool=None),
+        "timeout": clients.timeout(config.IMAGE_TIMEOUT_SECONDS),
     }
     with Waiting("Creating the image", hint="takes a minute or two"):
         async with http.AsyncStream(request) as stream:

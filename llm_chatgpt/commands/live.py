@@ -22,7 +22,7 @@ from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.text import notice, printable
 from llm_chatgpt.waiting import Waiting
 
-COLOURS = {"ok": "green", "differs": "yellow", "failed": "red"}
+STATES = ("ok", "differs", "failed")
 
 
 def check_live(
@@ -43,7 +43,7 @@ def check_live(
     if not json_:
         click.echo("\n".join(f"{name}: {value}" for name, value in report.items()))
         click.echo(f"checks: {len(checks)}\n")
-    with recording(tokens.route.base_url(tokens.origin)) as exchanges:
+    with recording() as exchanges:
         live = Live(account, tokens, exchanges)
         try:
             for number, check in enumerate(checks, 1):
@@ -76,15 +76,14 @@ def _ask(requests: int) -> None:
 
 
 def _echo(line: Line) -> None:
-    state = terminal.styled(f"{line.state:<8}", fg=COLOURS[line.state])
-    click.echo(f"{state} {line.name}: {printable(line.text, 400)} [{' '.join(line.facts)}]")
-    for difference in line.differences:
-        click.echo(f"{'':<8} -> {difference.fact}: {printable(difference.text, 400)}")
+    differences = [f"{found.fact}: {found.text}" for found in line.differences]
+    text = f"{line.name}: {printable(line.text, 400)} [{' '.join(line.facts)}]"
+    common.echo_state(line.state, text, differences)
 
 
 def _summary(lines: list[Line], planned: int) -> str:
     """Count the lines, and list the facts that this run confirms and contradicts."""
-    counts = [f"{sum(line.state == state for line in lines)} {state}" for state in COLOURS]
+    counts = [f"{sum(line.state == state for line in lines)} {state}" for state in STATES]
     if len(lines) < planned:
         counts.append(f"{planned - len(lines)} not run")
     parts = [", ".join(counts)]

@@ -21,10 +21,10 @@ class Exchange:
         request = response.request
         self.url = str(request.url)
         self.method: str = request.method
-        self.request_headers = http.lower_names(request.headers)
+        self.request_headers = dict(request.headers)
         self.request_content = _decompressed(request)
         self.status: int = response.status_code
-        self.headers = http.lower_names(response.headers)
+        self.headers = dict(response.headers)
         self.pieces: list[bytes] = []
 
     @property
@@ -81,10 +81,10 @@ def _decompressed(request: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def recording(url: str) -> Iterator[list[Exchange]]:
-    """Record the exchanges of the client for `url`. The list grows while the block runs."""
+def recording() -> Iterator[list[Exchange]]:
+    """Record the exchanges of the sync client. The list grows while the block runs."""
     exchanges: list[Exchange] = []
-    client = clients.sync_client(url)
+    client = clients.sync_client()
     hooks_before = client.event_hooks
 
     def record(response: Any) -> None:

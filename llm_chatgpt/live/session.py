@@ -138,6 +138,7 @@ _FACTS_OF_PARTS = {
     optional_parts.SYSTEM_MESSAGE: "P84",
     optional_parts.SESSION_HEADER: "P79",
     optional_parts.EFFORT_UPDATES: "P122",
+    optional_parts.COMPRESSION: "P83",
     optional_parts.FIRST_RESIDENCY: "P78",
 }
 
@@ -186,8 +187,13 @@ def _examine_refusal(live: Live, exchange: Exchange) -> None:
         text = printable(reply.content.decode(errors="replace"), 200)
         live.differs("P174", f"an error of unknown form ({exchange.status}): {text}")
     error = refusals.explain_refusal(reply, refusals.RefusedRequest(live.tokens))
-    items = as_list(exchange.body.get("input"))
-    for part in optional_parts.refused_parts(error, items, live.tokens) & _FACTS_OF_PARTS.keys():
+    parts = optional_parts.refused_parts(
+        error,
+        as_list(exchange.body.get("input")),
+        live.tokens,
+        is_compressed="content-encoding" in exchange.request_headers,
+    )
+    for part in parts & _FACTS_OF_PARTS.keys():
         live.differs(_FACTS_OF_PARTS[part], f"{part} was refused ({exchange.status}): {message}")
 
 

@@ -18,8 +18,13 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from llm_chatgpt import config, errors, http
 from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
 from llm_chatgpt.login.routes import CODEX, FINAL_REFUSALS, Route
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
-from llm_chatgpt.text import in_this_context, notice, printable
+from llm_chatgpt.login.tokens import (
+    Tokens,
+    parse_jwt_claims,
+    seconds_until_refresh,
+    tokens_from_reply,
+)
+from llm_chatgpt.text import from_now, in_this_context, notice, printable
 from llm_chatgpt.values import as_mapping, as_text
 
 
@@ -59,9 +64,6 @@ class AuthorizeRequest:
     `url` is the page to show to the user, `command` the command that starts such a sign-in, and
     `more` the parameters that only its route has. The state and the verifier are secret.
     """
-
-    # Whether the user may also paste a query or a code alone, or an address with another host.
-    takes_parts = True
 
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
@@ -107,20 +109,18 @@ class AuthorizeRequest:
         return self.approve(codes[0], fields)
 
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` a pasted line. Return a sentence (str) if the user must paste again."""
-        text = line.strip().strip("'\"<>")
-        if self.takes_parts and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
-            return self.approve(text, {})
-        address, _, query = text.partition("#")[0].partition("?")
-        fields = parse_qs(query or address)
-        whole = not re.search(r"\s", text)
-        if whole and (self.takes_parts or address == self.redirect_uri):
-            result = self.read(query or address)
+        """`read` a pasted address. Return a sentence (str) if the user must paste again."""
+        text = line.strip().strip("'\"<>").partition("#")[0]
+        # An address with a space was broken into two lines.
+        address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
+        fields = parse_qs(query)
+        if address == self.redirect_uri:
+            result = self.read(query)
             # An incomplete address was not copied whole, unless it has an error of OpenAI's.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
         # The beginning of this state comes from an address that was cut off.
-        if whole and not self.state.startswith(fields.get("state", [""])[0]):
+        if not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
                 "address above, sign in, and paste where the browser ends."
@@ -337,8 +337,11 @@ def access_token_rejected() -> RefreshFailed:
     )
 
 
-def check_renewable(tokens: Tokens, command: str) -> None:
-    """Raise RefreshFailed for a login that cannot be renewed here. `command` signs in again."""
+def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> None:
+    """Raise RefreshFailed for a login whose renewal is known to fail. `command` signs in again.
+
+    `now` is by OpenAI's clock; None leaves out whether it is too early.
+    """
     if tokens.refusal:
         raise RefreshFailed(tokens.refusal, permanent=True)
     if tokens.kind == "access_token":
@@ -352,6 +355,11 @@ def check_renewable(tokens: Tokens, command: str) -> None:
     if not tokens.refresh_token:
         raise sign_in_again("cannot be renewed", command)
     check_issuer(tokens, command)
+    if now is not None and (delay := seconds_until_refresh(tokens, now)):
+        raise RefreshFailed(
+            f"OpenAI renews this login {from_now(time.time() + delay)} at the earliest.",
+            f"Try again then, or run '{command}'.",
+        )
 
 
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
