@@ -240,7 +240,7 @@ def residencies(tokens: Tokens) -> list[str]:
 
     Empty for other workspaces.
     """
-    chosen = config.residency()
+    chosen = config.setting("RESIDENCY")
     if not tokens.route.names_account or chosen == "off":
         return []
     if chosen:
