@@ -111,7 +111,6 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
             headers=backend_headers(tokens),
             json=body,
             seconds=config.IMAGE_TIMEOUT_SECONDS,
-            max_bytes=config.MAX_IMAGE_REPLY_BYTES,
         )
     return _read_answer(reply, tokens, login)
 

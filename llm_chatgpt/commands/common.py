@@ -132,7 +132,7 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
     that the backend refuses the access token.
     """
     try:
-        check_usable(account, tokens, Rejection(tokens.access_token) if rejected else None)
+        check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
     except RefreshFailed as error:
         return True, error.message
     return False, tokens.refusal or ""
