@@ -583,7 +583,7 @@ def test_the_last_account_is_the_default_one(simulator, run_llm):
     result = run_llm("chatgpt", "logout")
     assert "Choose one with 'llm chatgpt use NAME': work, weekend." in result.stdout
     result = run_llm("chatgpt", "logout", "--account", "weekend")
-    assert "The default account is now 'work'." in result.stdout
+    assert result.stdout.endswith("Now in use: work\n")
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
 
 
