@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import endpoints, optional_parts, reached_limit, record, refusals, retry
+from llm_chatgpt.backend import endpoints, optional_parts, record, refusals, retry
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import DEFAULT
 from llm_chatgpt.backend.display import Display
@@ -257,20 +257,12 @@ class PromptRun:
         self.complete = True
 
     def _name_what_is_left(self, error: UsageLimitReached) -> None:
-        """Add the account's banked resets and Luna Reserve to the advice.
-
-        Waits for the server for 2 seconds at most.
-        """
+        """Add the account's banked resets and Luna Reserve to the advice."""
         # No command can name an access token.
-        is_token = self._key and not self._key_name()
-        if not error.resettable or is_token:
+        if self._key and not self._key_name():
             return
-        usage: Mapping[str, Any] = {}
-        with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
-            usage = endpoints.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
         account, key = self._option("--account"), self._option("--key")
-        if left := reached_limit.what_is_left(usage, self._sent.info.slug, account, key):
-            error.add_advice(*left)
+        endpoints.add_what_is_left(error, self._tokens, self._sent.info.slug, account, key)
 
     def _key_name(self) -> str:
         """Return the account or llm key that --key names; empty if it is a token."""
@@ -287,7 +279,6 @@ class PromptRun:
             self._tokens,
             login=self._tokens.route.login_command(self.credential.account),
             key_option=self._option("--key"),
-            both_regions=True,
             slug=self._sent.info.slug,
             models=self._sent.models,
             has_files=self._sent.has_files,

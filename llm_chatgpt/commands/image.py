@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from llm_chatgpt.backend import images
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.endpoints import fetch_usage
-from llm_chatgpt.backend.reached_limit import what_is_left
+from llm_chatgpt.backend.endpoints import add_what_is_left
 from llm_chatgpt.commands import chatgpt, common, terminal
-from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
+from llm_chatgpt.errors import UsageLimitReached
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.login.tokens import Tokens
@@ -96,14 +93,18 @@ def image(
     if not to_stdout:
         images.check_place(output, replace=force)
 
-    def draw(tokens: Tokens, login: str) -> images.Answer:
-        return images.request_image(tokens, login, body)
+    option = f" --account {shlex.quote(account)}" if account else ""
 
-    try:
-        answer: images.Answer = with_login(account, draw)
-    except UsageLimitReached as error:
-        raise _with_resets(error, account) from error
-    if to_stdout and _write_to_stdout(answer.picture):
+    def create(tokens: Tokens, login: str) -> images.Answer:
+        try:
+            return images.request_image(tokens, login, body)
+        except UsageLimitReached as error:
+            # As for a prompt to Luna Reserve, which creates no images.
+            add_what_is_left(error, tokens, RESERVE.slug, option)
+            raise
+
+    answer: images.Answer = with_login(account, create)
+    if to_stdout and _write_to_stdout(answer.image):
         return
     saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
     if open_ and not terminal.open_in_browser(pathlib.Path(saved.path).as_uri()):
@@ -116,24 +117,10 @@ def image(
         click.echo(saved.path)
 
 
-def _with_resets(error: UsageLimitReached, account: str | None) -> ChatGPTError:
-    """The error, which names the banked resets if there are any."""
-    usage: Mapping[str, Any] = {}
-    if error.resettable:
-        with contextlib.suppress(ChatGPTError):
-            usage = with_login(account, fetch_usage)
-    option = f" --account {shlex.quote(account)}" if account else ""
-    # The models of Luna Reserve create no images.
-    left = what_is_left(usage, RESERVE.slug, option, "")
-    if left:
-        error.add_advice(*left)
-    return error
-
-
-def _write_to_stdout(picture: bytes) -> bool:
-    """Whether it succeeded; otherwise the image is saved like any other."""
+def _write_to_stdout(image: bytes) -> bool:
+    """Check whether the image could be written; if not, a warning says so."""
     try:
-        sys.stdout.buffer.write(picture)
+        sys.stdout.buffer.write(image)
         sys.stdout.buffer.flush()
     except OSError as error:
         # Python would complain once more at its end.
@@ -143,13 +130,14 @@ def _write_to_stdout(picture: bytes) -> bool:
     return True
 
 
-def _prompt(given: str | None) -> str:
-    if given is None and terminal.is_terminal(sys.stdin):
+def _prompt(argument: str | None) -> str:
+    """Return the prompt from the argument or from stdin."""
+    if argument is None and terminal.is_terminal(sys.stdin):
         raise click.UsageError("Missing argument 'PROMPT'.")
-    if given is None or given == "-":
+    if argument in (None, "-"):
         # A stream that was closed before the program began is None.
         stdin = sys.stdin
-        given = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
-    if not given.strip():
+        argument = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
+    if not argument or not argument.strip():
         raise click.UsageError("The prompt is empty. Pass it as an argument or on stdin.")
-    return given
+    return argument
