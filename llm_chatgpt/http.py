@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import json
 import re
-import socket
 import sys
 import threading
 import time
@@ -26,7 +26,7 @@ from llm_chatgpt.values import as_mapping
 
 
 def fetch_errors() -> tuple[type[Exception], ...]:
-    """Return what fetching an attachment can raise: llm may use either library for it."""
+    """Return the errors of fetching an attachment, for which llm may use either library."""
     loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     library_errors = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
     return (OSError, ValueError, *library_errors)
@@ -38,22 +38,13 @@ def fetch_errors() -> tuple[type[Exception], ...]:
 @contextlib.contextmanager
 def _failures_of(url: str) -> Iterator[None]:
     """Turn the HTTP library's errors into ConnectionFailed."""
+    http = clients.library()
     try:
         yield
-    except Exception as error:
-        if failure := _failure(error, url):
-            raise failure from error
-        raise
-
-
-def _failure(error: BaseException | None, url: str) -> ConnectionFailed | None:
-    """Return the ConnectionFailed for an error of the HTTP library; None for any other."""
-    http = clients.library()
-    if isinstance(error, http.RequestError):
-        return _explain(error, urlsplit(url).netloc)
-    if isinstance(error, http.InvalidURL):
-        return ConnectionFailed(f"{printable(url, 100)} is not a valid address.")
-    return None
+    except http.RequestError as error:
+        raise _explain(error, urlsplit(url).netloc) from error
+    except http.InvalidURL as error:
+        raise ConnectionFailed(f"{printable(url, 100)} is not a valid address.") from error
 
 
 def _explain(error: Exception, host: str) -> ConnectionFailed:
@@ -61,24 +52,21 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
     http = clients.library()
     message = str(error)
     if isinstance(error, http.TimeoutException):
-        return ConnectionFailed(
-            f"{host} did not answer in time.", stalled=isinstance(error, http.ReadTimeout)
-        )
+        stalled = isinstance(error, http.ReadTimeout)
+        return ConnectionFailed(f"{host} did not answer in time.", stalled=stalled)
     if isinstance(error, http.ProxyError):
         status = re.search(r"\b[45]\d\d\b", message)
-        return ConnectionFailed(
-            f"The proxy refused the connection to {host}"
-            + (f" (status {status[0]})." if status else ".")
-        )
+        reason = f" (status {status[0]})" if status else ""
+        return ConnectionFailed(f"The proxy refused the connection to {host}{reason}.")
     if isinstance(error, http.DecodingError):
         return ConnectionFailed(f"{host} sent an answer that could not be decoded.")
     if not isinstance(error, http.ConnectError):
         return ConnectionFailed(f"The connection to {host} broke off.")
     if "certificate" in message.lower():
         why = re.search(r"verify failed: ([^(\n]+)", message)
+        reason = printable(why[1] if why else message, 200).rstrip(".")
         return ConnectionFailed(
-            f"The certificate of {host} was not accepted "
-            f"({printable(why[1] if why else message, 200).rstrip('.')}).",
+            f"The certificate of {host} was not accepted ({reason}).",
             "If a company's proxy intercepts TLS, set CODEX_CA_CERTIFICATE to its root "
             "certificate; otherwise check this machine's clock.",
         )
@@ -92,8 +80,8 @@ def proxy_settings() -> dict[str, str]:
     """Return the proxies that the environment or the system names, by scheme, as httpx does."""
     import urllib.request
 
-    found = urllib.request.getproxies()
-    return {scheme: found[scheme] for scheme in ("https", "http", "all") if found.get(scheme)}
+    proxies = urllib.request.getproxies()
+    return {scheme: proxies[scheme] for scheme in ("https", "http", "all") if proxies.get(scheme)}
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
@@ -109,23 +97,20 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 # Side requests ---------------------------------------------------------------------
 
 
+# No repr, because the content may hold tokens.
+@dataclasses.dataclass(repr=False)
 class Reply:
-    """A whole answer. `headers` have lower-case names. `certificate` is the peer's certificate in
-    the form of the ssl module; None without TLS."""
+    """A whole answer.
 
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        content: bytes,
-        host: str = "The server",
-        certificate: Mapping[str, Any] | None = None,
-    ):
-        self.status = status
-        self.headers = headers
-        self.content = content
-        self.host = host
-        self.certificate = certificate
+    `headers` have lower-case names. `certificate` is the peer's certificate in the form of the ssl
+    module; None without TLS.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    host: str = "The server"
+    certificate: Mapping[str, Any] | None = None
 
     @functools.cached_property
     def data(self) -> Any:
@@ -137,22 +122,21 @@ class Reply:
 
     @property
     def error_code(self) -> str | None:
-        """The first code among `error`, `error.code`, `code`, `detail.code` and
-        `detail.error_code`, in lower case (docs/protocol.md, "Errors")."""
+        """The first error code in the body, in lower case (P174, P263)."""
         data = as_mapping(self.data)
-        error, detail = data.get("error"), data.get("detail")
-        places = (
+        error, detail = data.get("error"), as_mapping(data.get("detail"))
+        codes = (
             error,
             as_mapping(error).get("code"),
             data.get("code"),
-            as_mapping(detail).get("code"),
-            as_mapping(detail).get("error_code"),
+            detail.get("code"),
+            detail.get("error_code"),
         )
-        return next((code.lower() for code in places if isinstance(code, str) and code), None)
+        return next((code.lower() for code in codes if isinstance(code, str) and code), None)
 
     @property
     def is_web_page(self) -> bool:
-        """Whether the body is HTML: from Cloudflare, a proxy or a captive portal."""
+        """Whether the body is HTML: from Cloudflare (P27), a proxy or a captive portal."""
         return (
             "cf-mitigated" in self.headers
             or "text/html" in self.headers.get("content-type", "").lower()
@@ -175,82 +159,53 @@ def send(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    params: Mapping[str, str] | None = None,
-    json: Any = None,
-    data: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
     max_bytes: int = config.MAX_REPLY_BYTES,
     whole: bool = True,
+    **content: Any,
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
-    `seconds` limits the whole exchange, or without `whole` each single wait, so that a late
-    answer is still used. `max_bytes` limits the body. Raises ConnectionFailed when no readable
-    answer came, ChatGPTError for a setting that cannot be used.
+    `content` is `params`, `json` or `data`, as the HTTP library takes them. `seconds` limits the
+    whole exchange, or without `whole` each single wait, so that a late answer is still used.
+    `max_bytes` limits the answer's body. Raises ConnectionFailed if no readable answer came, and
+    ChatGPTError for a setting that cannot be used.
     """
     _check_headers(headers or {})
-    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
-    given_up = threading.Event()
-    arguments = {"headers": headers, "params": params, "json": json, "data": data}
+    host = urlsplit(url).netloc
+
+    def fetch() -> Reply:
+        request = {"headers": headers, "timeout": clients.timeout(seconds), **content}
+        client = clients.sync_client()
+        with _failures_of(url), client.stream(method, url, **request) as response:
+            certificate = _certificate(response)
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > max_bytes:
+                    size = max_bytes // 2**20
+                    raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
+            answer_headers = dict(response.headers)
+            return Reply(response.status_code, answer_headers, bytes(body), host, certificate)
+
     if not whole:
-        return _fetch(method, url, arguments, seconds, max_bytes, given_up)
+        return fetch()
+    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
 
     def run() -> None:
         try:
-            outcome.set_result(_fetch(method, url, arguments, seconds, max_bytes, given_up))
+            outcome.set_result(fetch())
         except BaseException as error:
             outcome.set_exception(error)
 
     # In a thread, because the library limits only single socket operations.
     threading.Thread(target=run, name="chatgpt-request", daemon=True).start()
     end = time.monotonic() + seconds
-    try:
-        while (left := end - time.monotonic()) > 0:
-            # In short waits: Ctrl-C cannot interrupt a long one on Windows.
-            if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
-                return outcome.result()
-    finally:
-        given_up.set()
-    host = urlsplit(url).netloc
+    while (left := end - time.monotonic()) > 0:
+        # In short waits: Ctrl-C cannot interrupt a long one on Windows.
+        if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
+            return outcome.result()
     raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
-
-
-def _fetch(
-    method: str,
-    url: str,
-    arguments: Mapping[str, Any],
-    seconds: float,
-    max_bytes: int,
-    given_up: threading.Event,
-) -> Reply:
-    http = clients.library()
-    connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
-    timeout = http.Timeout(seconds, connect=connect, pool=None)
-    with (
-        _failures_of(url),
-        clients.sync_client(url).stream(method, url, timeout=timeout, **arguments) as response,
-    ):
-        certificate = _certificate(response)
-        content = bytearray()
-        for chunk in response.iter_bytes():
-            content += chunk
-            if given_up.is_set():
-                break
-            if len(content) > max_bytes:
-                host, size = urlsplit(url).netloc, max_bytes // 2**20
-                raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
-        return Reply(
-            response.status_code,
-            lower_names(response.headers),
-            bytes(content),
-            urlsplit(url).netloc,
-            certificate,
-        )
-
-
-def lower_names(headers: Any) -> dict[str, str]:
-    """Return an answer's headers by lower-case name."""
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def _certificate(response: Any) -> Mapping[str, Any] | None:
@@ -279,17 +234,16 @@ class _Stream:
         _check_headers(request["headers"])
         self._request = request
 
+    def _failures(self) -> contextlib.AbstractContextManager[None]:
+        return _failures_of(self._request["url"])
+
     def _opened(self, response: Any) -> None:
         self._response = response
         self.status: int = response.status_code
-        self.headers = lower_names(response.headers)
+        self.headers = dict(response.headers)
 
     def _has_rest(self, error: BaseException | None) -> bool:
         return error is None and not self._response.is_closed
-
-    def _raise_failure(self, error: BaseException | None) -> None:
-        if failure := _failure(error, self._request["url"]):
-            raise failure from error
 
 
 # `drain` is the thread that reads the rest of this thread's last answer. Only the next request
@@ -299,12 +253,11 @@ _of_thread = threading.local()
 
 class SyncStream(_Stream):
     def __enter__(self) -> SyncStream:
-        url = self._request["url"]
-        client = clients.sync_client(url)
+        client = clients.sync_client()
         # The next request of a chain needs the connection of the last one.
         if drain := getattr(_of_thread, "drain", None):
             drain.join(config.DRAIN_SECONDS)
-        with _failures_of(url):
+        with self._failures():
             self._opened(client.send(client.build_request(**self._request), stream=True))
         self._chunks = self._response.iter_bytes()
         return self
@@ -317,7 +270,9 @@ class SyncStream(_Stream):
             _of_thread.drain.start()
             return
         self._response.close()
-        self._raise_failure(error)
+        with self._failures():
+            if error:
+                raise error
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._chunks)
@@ -326,30 +281,14 @@ class SyncStream(_Stream):
         return b"".join(self._chunks)
 
     def _drain(self) -> None:
-        """Read to the end. The connection is shut if that takes too long: nothing can give a
-        blocking read another time limit."""
-
-        def shut() -> None:
-            stream = self._response.extensions.get("network_stream")
-            raw = stream and stream.get_extra_info("socket")
-            if raw is not None:
-                with contextlib.suppress(OSError):
-                    raw.shutdown(socket.SHUT_RDWR)
-
-        limit = threading.Timer(config.DRAIN_SECONDS, shut)
-        limit.daemon = True
-        limit.start()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), contextlib.closing(self._response):
             self.read()
-        limit.cancel()
-        self._response.close()
 
 
 class AsyncStream(_Stream):
     async def __aenter__(self) -> AsyncStream:
-        url = self._request["url"]
-        client = await clients.async_client(url)
-        with _failures_of(url):
+        client = await clients.async_client()
+        with self._failures():
             self._opened(await client.send(client.build_request(**self._request), stream=True))
         self._chunks = self._response.aiter_bytes()
         return self
@@ -361,7 +300,9 @@ class AsyncStream(_Stream):
                     await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
         finally:
             await self._response.aclose()
-        self._raise_failure(error)
+        with self._failures():
+            if error:
+                raise error
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._chunks)

@@ -221,7 +221,7 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
 
     simulator.public_issuer = config.DEFAULT_ISSUER
     with library.Client(transport=library.MockTransport(forward)) as client:
-        clients.sync_client = lambda url: client
+        clients.sync_client = lambda: client
         try:
             yield
         finally:

@@ -105,9 +105,8 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
 
 async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """`request_image` for an event loop. It can be cancelled at any time."""
-    request, seconds = _request(tokens, body), config.IMAGE_TIMEOUT_SECONDS
-    connect = config.CONNECT_TIMEOUT_SECONDS
-    request["timeout"] = clients.library().Timeout(seconds, connect=connect, pool=None)
+    request = _request(tokens, body)
+    request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
     with _waiting():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()

@@ -127,9 +127,7 @@ class RequestBuilder:
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": content,
             "headers": headers,
-            "timeout": clients.library().Timeout(
-                config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-            ),
+            "timeout": clients.timeout(config.idle_timeout()),
         }
 
     def _headers(self, tokens: Tokens, without: frozenset[str], session: str) -> dict[str, str]:

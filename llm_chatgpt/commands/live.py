@@ -39,7 +39,7 @@ def check_live(
     if not json_:
         click.echo("\n".join(f"{name}: {value}" for name, value in report.items()))
         click.echo(f"checks: {len(checks)}\n")
-    with recording(tokens.route.base_url(tokens.origin)) as recorded:
+    with recording() as recorded:
         live = Live(account, tokens, recorded)
         try:
             for number, check in enumerate(checks, 1):

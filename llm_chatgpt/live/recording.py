@@ -18,10 +18,10 @@ class Recorded:
         request = response.request
         self.method: str = request.method
         self.url = str(request.url)
-        self.request_headers = http.lower_names(request.headers)
+        self.request_headers = dict(request.headers)
         self.request_body = _decoded(self.request_headers, request.content)
         self.status: int = response.status_code
-        self.headers = http.lower_names(response.headers)
+        self.headers = dict(response.headers)
         self.pieces: list[bytes] = []
 
     @property
@@ -65,10 +65,10 @@ def _decoded(headers: Mapping[str, str], content: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def recording(url: str) -> Iterator[list[Recorded]]:
-    """Record what the client for `url` sends and receives; the list grows with each answer."""
+def recording() -> Iterator[list[Recorded]]:
+    """Record what the sync client sends and receives; the list grows with each answer."""
     recorded: list[Recorded] = []
-    client = clients.sync_client(url)
+    client = clients.sync_client()
     before = client.event_hooks
 
     def record(response: Any) -> None:

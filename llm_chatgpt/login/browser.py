@@ -50,8 +50,6 @@ def login_with_browser(
     check_writable()
     approved = callback.wait_for_approval(
         functools.partial(BrowserLogin, workspace=workspace),
-        # A browser may resolve localhost to either of these.
-        hosts=("127.0.0.1", "::1") if config.redirect_host() == "localhost" else ("127.0.0.1",),
         ports=config.REDIRECT_PORTS,
         show=show,
         read_lines=read_lines,

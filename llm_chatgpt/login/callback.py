@@ -42,16 +42,9 @@ PAGE_HEADERS = {
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on one address of this machine's loopback. It answers once `serve` is called."""
+    """A server on a port of 127.0.0.1. It answers once `serve` is called."""
 
     daemon_threads = True
-
-    def __init__(self, host: str, port: int):
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would let
-        # another program listen on the same port.
-        self.allow_reuse_address = not config.WINDOWS
-        super().__init__((host, port), _Handler)
 
     @property
     def port(self) -> int:
@@ -61,13 +54,14 @@ class Listener(socketserver.ThreadingTCPServer):
         """Answer redirects in threads until `shutdown`. Call `deliver` with the result of each
         that belongs to `request`."""
         self.request, self.deliver = request, deliver
-        host = str(self.server_address[0])
-        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         # The `Host` headers that are allowed.
-        self.own_hosts = [address], [urlsplit(request.redirect_uri).netloc]
+        self.own_hosts = [f"127.0.0.1:{self.port}"], [urlsplit(request.redirect_uri).netloc]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:
+        # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would let
+        # another program listen on the same port.
+        self.allow_reuse_address = not config.WINDOWS
         exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
         if config.WINDOWS and exclusive is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, exclusive, 1)
@@ -118,27 +112,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Log nothing: the addresses hold codes."""
 
 
-def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]:
-    """Listen on each host, on the first port that is free on all of them.
-
-    Port 0 stands for any free port. Leaves out an IPv6 host on a machine without IPv6. Raises
-    LoginFailed if no port can be used.
-    """
-    hosts = [host for host in hosts if ":" not in host or _has_ipv6()]
+def open_listener(ports: Sequence[int]) -> Listener:
+    """Listen on the first free port; 0 stands for any free one. Raises LoginFailed if none is."""
     reason = ""
     for port in ports:
-        listeners: list[Listener] = []
         try:
-            for host in hosts:
-                # After the first host, port 0 stands for the port that the system has chosen.
-                same = listeners[0].port if listeners else port
-                listeners.append(Listener(host, same))
+            return Listener(("127.0.0.1", port), _Handler)
         except OSError as error:
             reason = os_reason(error)
-            for listener in listeners:
-                listener.server_close()
-        else:
-            return listeners
     if not any(ports):
         raise LoginFailed(
             f"No port of 127.0.0.1 is free for the browser to come back to ({reason}).",
@@ -150,37 +131,26 @@ def open_listeners(hosts: Sequence[str], ports: Sequence[int]) -> list[Listener]
     )
 
 
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
 def wait_for_approval(
     start: Callable[[int], AuthorizeRequest],
     *,
-    hosts: Sequence[str],
     ports: Sequence[int],
     show: Callable[[Any], None],
     read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """Wait for an approval: for a redirect to one of `ports` on all `hosts`, or a pasted address.
+    """Wait for a redirect to one of `ports`, or for a pasted address; return the approval.
 
     `start(port)` makes the request that `show` presents. `read_lines(line, stop)`, if given,
     runs in a thread and calls `line` with each line that the user pastes until `stop` is set.
     Raises LoginFailed and its subclasses.
     """
-    # Results from the listeners' threads, and lines from the terminal's.
+    # Results from the listener's threads, and lines from the terminal's.
     results: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(each) for each in open_listeners(hosts, ports)]
-        request = start(listeners[0].port)
-        for listener in listeners:
-            listener.serve(request, results.put)
-            stack.callback(listener.shutdown)
+        listener = stack.enter_context(open_listener(ports))
+        request = start(listener.port)
+        listener.serve(request, results.put)
+        stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
@@ -207,6 +177,5 @@ def wait_for_approval(
                 return result
             notice(result)
     raise LoginExpired(
-        f"Nobody signed in within {in_words(config.BROWSER_LOGIN_SECONDS)}.",
-        f"Run '{request.command}' again.",
+        f"Nobody signed in within {in_words(limit)}.", f"Run '{request.command}' again."
     )

@@ -60,9 +60,6 @@ class AuthorizeRequest:
     `more` the parameters that only its route has. The state and the verifier are secret.
     """
 
-    # Whether the user may also paste a query or a code alone, or an address with another host.
-    takes_parts = True
-
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
@@ -107,20 +104,18 @@ class AuthorizeRequest:
         return self.approve(codes[0], fields)
 
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` a pasted line. Return a sentence (str) if the user must paste again."""
-        text = line.strip().strip("'\"<>")
-        if self.takes_parts and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
-            return self.approve(text, {})
-        address, _, query = text.partition("#")[0].partition("?")
-        fields = parse_qs(query or address)
-        whole = not re.search(r"\s", text)
-        if whole and (self.takes_parts or address == self.redirect_uri):
-            result = self.read(query or address)
+        """`read` a pasted address. Return a sentence (str) if the user must paste again."""
+        text = line.strip().strip("'\"<>").partition("#")[0]
+        # An address with a space was broken into two lines.
+        address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
+        fields = parse_qs(query)
+        if address == self.redirect_uri:
+            result = self.read(query)
             # An incomplete address was not copied whole, unless it has an error of OpenAI's.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
         # The beginning of this state comes from an address that was cut off.
-        if whole and not self.state.startswith(fields.get("state", [""])[0]):
+        if not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
                 "address above, sign in, and paste where the browser ends."

@@ -31,9 +31,6 @@ UNREGISTERED = "dynamic_agent_client"
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route. Its nonce is secret, too."""
 
-    # A code alone would lack the client id that OpenAI has issued with it.
-    takes_parts = False
-
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
         self._client_id = client_id = as_text(registered.get("client_id")) or ""
@@ -85,7 +82,6 @@ def login_officially(
     try:
         approved = callback.wait_for_approval(
             lambda port: OfficialLogin(port, {} if new else registered, command),
-            hosts=("127.0.0.1",),
             ports=(0,),
             show=show,
             read_lines=read_lines,
