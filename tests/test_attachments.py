@@ -11,7 +11,7 @@ import pytest
 from llm.parts import ToolCallPart, ToolResultPart
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.attachments import Attachments
+from llm_chatgpt.backend.attachments import attachment_part
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import PNG, Answer, Call, Say, error_answer
 
@@ -421,8 +421,7 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
 )
 def test_a_file_always_has_a_name(where, kind, name):
     attachment = llm.Attachment(type=kind, content=PDF, **where)
-    attachments = Attachments(image_detail=None, takes_images=False)
-    assert attachments.part(attachment)["filename"] == name
+    assert attachment_part(attachment)["filename"] == name
 
 
 CHANGED = [

@@ -71,8 +71,8 @@ def test_a_tool_name_that_the_service_refuses(simulator, signed_in, ask):
 
 
 def test_tools_whose_names_the_service_cannot_tell_apart(simulator, signed_in, ask):
-    tools = [llm.Tool(name=name, implementation=lambda: "") for name in ("a.b", "a_b")]
-    with pytest.raises(llm.ModelError, match=r"a\.b and a_b .* Rename one of them\."):
+    tools = [llm.Tool(name, description=name, implementation=str) for name in ("a.b", "a_b")]
+    with pytest.raises(llm.ModelError, match=r"cannot tell two tools apart: .* or rename it\."):
         ask("Go", tools=tools)
 
 

@@ -1,4 +1,7 @@
-"""Translate llm's attachments to `input_image`, `input_file` and `input_text`."""
+"""Translate llm's attachments to `input_image`, `input_file` and `input_text`.
+
+The facts about them are in docs/protocol.md: P106, P114, P115 and P126.
+"""
 
 from __future__ import annotations
 
@@ -14,68 +17,53 @@ from llm_chatgpt import config, http
 from llm_chatgpt.backend.images import image_kind
 from llm_chatgpt.text import printable
 
-IMAGE_SUFFIXES = {f".{kind.partition('/')[2]}": kind for kind in sorted(config.IMAGE_TYPES)}
-
 
 class CannotSend(Exception):
-    """Why an attachment cannot be sent, and what the user can do about it (its `args`)."""
+    """An attachment cannot be sent. `args` are the problem and the advice to the user."""
 
 
-class Attachments:
-    """Turns the attachments of one request into parts of its messages."""
+def attachment_part(
+    attachment: llm.Attachment,
+    *,
+    unreachable: Container[str] = (),
+    image_detail: str | None = None,
+    takes_images: bool = True,
+) -> dict[str, Any]:
+    """Return an attachment as part of a message. Reads the file or fetches the address.
 
-    def __init__(self, *, image_detail: str | None, takes_images: bool):
-        self.has_files = False
-        # The addresses of images that the service could not download.
-        self.unreachable: Container[str] = ()
-        self._image_detail = image_detail
-        self._takes_images = takes_images
-
-    def part(self, attachment: llm.Attachment) -> dict[str, Any]:
-        """Return an attachment as part of a message. Reads the file or fetches the address.
-
-        Raises CannotSend.
-        """
-        try:
-            if is_data_url(attachment):
-                attachment = _read_data_url(attachment)
-            kind = _kind(attachment)
-            self._check_type(kind)
-            if kind in config.IMAGE_TYPES and self._can_be_downloaded(attachment.url or ""):
-                return self._image(str(attachment.url))
-            content = _content(attachment, kind)
-        except FileNotFoundError as error:
-            raise CannotSend("no longer exists", "Name another file") from error
-        except http.fetch_errors() as error:
-            raise CannotSend("cannot be read", "Check it") from error
-        kind = _actual_kind(kind, content)
-        self._check_type(kind)
-        if kind in config.TEXT_TYPES:
-            name = printable(_filename(attachment), 200)
-            text = content.decode("utf-8-sig")
-            return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
-        data = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-        if kind in config.IMAGE_TYPES:
-            return self._image(data)
-        self.has_files = True
-        name, suffix = _filename(attachment) or "attachment", config.FILE_TYPES[kind]
-        name = name if name.lower().endswith(suffix) else name + suffix
-        return {"type": "input_file", "filename": name, "file_data": data}
-
-    def _can_be_downloaded(self, url: str) -> bool:
-        """Check whether the service can download an image itself: that has not failed yet."""
-        return url.startswith("https://") and url not in self.unreachable
-
-    def _check_type(self, kind: str) -> None:
-        if kind in config.IMAGE_TYPES:
-            if not self._takes_images:
-                raise CannotSend("cannot be read by this model", "Use another model")
-        elif kind not in config.FILE_TYPES and not config.may_be_text(kind):
+    The service downloads an image from its https address itself, unless the address is in
+    `unreachable`, because that has failed (P106). Raises CannotSend.
+    """
+    url = attachment.url or ""
+    try:
+        if is_data_url(attachment):
+            attachment = _read_data_url(attachment)
+        kind = _named_kind(attachment)
+        if kind not in config.IMAGE_TYPES and not config.may_be_text(kind):
             raise _unknown(kind)
-
-    def _image(self, url: str) -> dict[str, Any]:
-        detail = {"detail": self._image_detail} if self._image_detail else {}
+        by_address = kind in config.IMAGE_TYPES and url.startswith("https://")
+        by_address = by_address and url not in unreachable
+        if not by_address:
+            content = _content(attachment, kind)
+            kind = _actual_kind(kind, content)
+    except FileNotFoundError as error:
+        raise CannotSend("no longer exists", "Name another file") from error
+    except http.fetch_errors() as error:
+        raise CannotSend("cannot be read", "Check it") from error
+    name = _filename(attachment)
+    if kind in config.TEXT_TYPES:
+        name, text = printable(name, 200), content.decode("utf-8-sig")
+        return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
+    if not by_address:
+        url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    if kind in config.IMAGE_TYPES:
+        if not takes_images:
+            raise CannotSend("cannot be read by this model", "Use another model")
+        detail = {"detail": image_detail} if image_detail else {}
         return {"type": "input_image", "image_url": url, **detail}
+    suffix = config.FILE_TYPES[kind]
+    name = name if name.lower().endswith(suffix) else (name or "attachment") + suffix
+    return {"type": "input_file", "filename": name, "file_data": url}
 
 
 def is_data_url(attachment: llm.Attachment) -> bool:
@@ -92,7 +80,7 @@ def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
     return llm.Attachment(type=attachment.type or header.partition(";")[0], content=content)
 
 
-def _kind(attachment: llm.Attachment) -> str:
+def _named_kind(attachment: llm.Attachment) -> str:
     """Return the MIME type without parameters; empty if it is unknown.
 
     An https address without a type is the file that its suffix names, otherwise an image.
@@ -125,11 +113,12 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 def _actual_kind(kind: str, content: bytes) -> str:
     """Return the type that the content tells; "text/plain" for any text. Raises CannotSend.
 
-    A file may have changed since llm looked at it, and an address may return anything. Text can
-    begin with any bytes.
+    A file may have changed since llm looked at it, and an address may return anything.
     """
-    named_text = kind.startswith("text/") or kind in config.TEXT_TYPES
-    if named_text and _is_text(content):
+    is_named_text = kind.startswith("text/") or kind in config.TEXT_TYPES
+    is_text = _is_text(content)
+    # Text can begin with any bytes.
+    if is_named_text and is_text:
         return "text/plain"
     if suffix := image_kind(content):
         return f"image/{suffix}"
@@ -141,11 +130,9 @@ def _actual_kind(kind: str, content: bytes) -> str:
         return kind
     if kind in config.IMAGE_TYPES:
         raise CannotSend("is no PNG, JPEG, WebP or GIF image", "Check it")
-    if named_text:
-        raise CannotSend("is not UTF-8 text", "Convert it")
-    if not _is_text(content):
-        raise _unknown(kind)
-    return "text/plain"
+    if is_text:
+        return "text/plain"
+    raise CannotSend("is not UTF-8 text", "Convert it") if is_named_text else _unknown(kind)
 
 
 def _is_text(content: bytes) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.schemas import check_json
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 
@@ -132,6 +131,5 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 def _text_format(options: Mapping[str, Any], schema: Any, strict: bool) -> dict[str, Any] | None:
     if schema:
-        check_json(schema, "The schema")
         return {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
     return {"type": "json_object"} if options.get("json_object") else None

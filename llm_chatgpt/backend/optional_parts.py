@@ -98,8 +98,13 @@ def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> f
 
 
 def _image_addresses(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for part in content_parts(items):
+        url = as_text(part.get("image_url"))
+        if url and url.startswith(_ADDRESS):
+            yield url
+
+
+def content_parts(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of all messages and tool outputs among the items of an input."""
     for item in items:
-        for part in [*as_list(item.get("content")), *as_list(item.get("output"))]:
-            url = as_text(as_mapping(part).get("image_url"))
-            if url and url.startswith(_ADDRESS):
-                yield url
+        yield from map(as_mapping, [*as_list(item.get("content")), *as_list(item.get("output"))])

@@ -21,8 +21,8 @@ from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, re
 from llm_chatgpt.backend.compression import compress
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.backend.memory import Memory, Turn
-from llm_chatgpt.backend.schemas import is_strict
-from llm_chatgpt.backend.tools import add_tools, chosen_tools, place_tools
+from llm_chatgpt.backend.schemas import check_json, is_strict
+from llm_chatgpt.backend.tools import add_tools
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
@@ -42,8 +42,12 @@ class Request(NamedTuple):
     items: Sequence[Mapping[str, Any]] = ()
     beside_messages: Mapping[str, Any] = {}
     tool_names: Mapping[str, str] = {}
-    has_files: bool = False
     notes: Sequence[str] = ()
+
+    @property
+    def has_files(self) -> bool:
+        parts = optional_parts.content_parts(self.items)
+        return any(part.get("type") == "input_file" for part in parts)
 
     @property
     def is_compressed(self) -> bool:
@@ -70,6 +74,8 @@ class RequestBuilder:
         models = remembered_models(tokens)
         info = model_to_use(self._model.info, models)
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
+        if self._schema:
+            check_json(self._schema, "The schema")
         if not is_strict(self._schema):
             without |= {optional_parts.STRICT}
         # Only the login's own list counts; the built-in one may be out of date.
@@ -96,8 +102,7 @@ class RequestBuilder:
             hide_reasoning=self._prompt.hide_reasoning,
             without=without,
         )
-        tool_names = add_tools(body, self._model, chosen_tools(self._prompt, self._model))
-        place_tools(body, builder.items, tokens.route)
+        tool_names = add_tools(body, builder.items, self._prompt, self._model, tokens.route)
         # Last, so that the unchanged fields come first.
         body["input"] = builder.items
         return Request(
@@ -108,7 +113,6 @@ class RequestBuilder:
             items=builder.items,
             beside_messages=builder.request,
             tool_names=tool_names,
-            has_files=builder.attachments.has_files,
             notes=[*self._ignored(without), *builder.notes],
         )
 

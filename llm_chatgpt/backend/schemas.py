@@ -1,6 +1,6 @@
-"""Check whether strict mode takes a JSON schema, and repair the schemas of tools.
+"""Check whether strict mode accepts a JSON schema, and repair the schemas of tools.
 
-The service's rules are in docs/protocol.md, "Schemas". Nothing here knows llm.
+The service's rules are in docs/protocol.md, P131 to P144. Nothing here knows llm.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.values import as_list, as_mapping
+from llm_chatgpt.values import as_list, as_mapping, depth
 
 _TYPES = frozenset(("string", "number", "integer", "boolean", "object", "array", "null"))
+# The most usual keywords that strict mode accepts (P138).
 _STRICT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "anyOf"}
 _STRICT_KEYWORDS |= {"enum", "const", "$ref", "$defs", "title", "description"}
+# P137.
 _STRICT_LEVELS = 10
-# More than any tool has, and few enough for a recursive function.
-_REPAIRED_LEVELS = 100
+# Levels of dicts and lists: more than any schema has, and few enough for a recursive function.
+_MAX_LEVELS = 200
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf")
 _ONE_SCHEMA = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
-# Keywords that the root of a tool's parameters may not have.
+# Keywords that the root of a tool's parameters may not have (P141).
 _NOT_AT_ROOT = ("anyOf", "oneOf", "allOf", "enum", "const", "not", "$ref")
 
 
 def check_json(schema: Any, name: str) -> None:
     """Raise ChatGPTError for a schema that is not JSON, such as a dict that contains itself.
 
-    `name` says in the message which schema it is.
+    The message calls the schema by this `name`. The other functions need a schema that passes.
     """
     try:
         json.dumps(schema)
+        if depth(schema) > _MAX_LEVELS:
+            raise RecursionError
     except (TypeError, ValueError, RecursionError) as error:
         raise ChatGPTError(
             f"{name} cannot be written as JSON.",
@@ -44,11 +48,9 @@ def check_json(schema: Any, name: str) -> None:
 
 
 def is_strict(schema: Any) -> bool:
-    """Check whether strict mode takes a schema; False where the rules are not known."""
-    if as_mapping(schema).get("type") != "object":
-        return False
-    is_well_formed = _repaired(schema, _REPAIRED_LEVELS) == schema
-    return is_well_formed and _is_strict_part(schema, schema, 1)
+    """Check whether strict mode accepts a schema; False where the rules are not known."""
+    is_object = as_mapping(schema).get("type") == "object"
+    return is_object and _repaired(schema) == schema and _is_strict_part(schema, schema, 1)
 
 
 def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
@@ -73,27 +75,24 @@ def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
 
 
 def tool_parameters(schema: Any, name: str) -> dict[str, Any]:
-    """Return a tool's input schema in a form that the service accepts.
+    """Return a tool's input schema in a form that the service accepts (P139 to P143).
 
     Unions at the root become optional properties, tuples become lists, and malformed keywords
-    are dropped. `schema` stays as it is; `name` is the tool's. Raises ChatGPTError if the schema
+    are dropped. `schema` is not changed; `name` is the tool's. Raises ChatGPTError if the schema
     is not JSON.
     """
     check_json(schema, f"The input schema of the tool {name}")
-    root = _repaired(schema or {}, _REPAIRED_LEVELS)
+    root = _repaired(schema or {})
     return _as_object(as_mapping(root), as_mapping(root), ())
 
 
-def _repaired(schema: Any, levels: int) -> Any:
-    """Add `items` to arrays and drop malformed keywords, down to this many levels.
-
-    Deeper schemas are replaced by {}, which allows anything.
-    """
-    if not isinstance(schema, dict) or not levels:
+def _repaired(schema: Any) -> Any:
+    """Add `items` to arrays and drop malformed keywords, at every level."""
+    if not isinstance(schema, dict):
         return schema if isinstance(schema, bool) else {}
     repaired = {}
     for name, value in _without_tuple(schema).items():
-        value = _repaired_value(name, value, levels - 1)
+        value = _repaired_value(name, value)
         if value is not None or name in ("default", "const"):
             repaired[name] = value
     if "array" in _types(repaired):
@@ -101,15 +100,15 @@ def _repaired(schema: Any, levels: int) -> Any:
     return repaired
 
 
-def _repaired_value(name: str, value: Any, levels: int) -> Any:
+def _repaired_value(name: str, value: Any) -> Any:
     """Repair the value of one keyword; None if it is malformed."""
     if name in _SCHEMAS_BY_NAME:
-        named = {key: _repaired(inner, levels) for key, inner in as_mapping(value).items()}
+        named = {key: _repaired(inner) for key, inner in as_mapping(value).items()}
         return named if isinstance(value, dict) else None
     if name in _SCHEMA_LISTS:
-        return [_repaired(inner, levels) for inner in as_list(value)] or None
+        return [_repaired(inner) for inner in as_list(value)] or None
     if name in _ONE_SCHEMA:
-        return _repaired(value, levels)
+        return _repaired(value)
     if name == "type" and isinstance(value, str):
         return value if value in _TYPES else None
     if name in ("type", "enum"):
@@ -170,20 +169,20 @@ def _any_of(schemas: Iterable[Any]) -> Any:
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    # Compared as JSON, because 1 == True in Python.
+    """Return the values without repetitions, compared as JSON because 1 == True in Python."""
     return list({json.dumps(value): value for value in values}.values())
 
 
 def _types(schema: dict[str, Any]) -> list[Any]:
-    kinds = schema.get("type", [])
-    return kinds if isinstance(kinds, list) else [kinds]
+    types = schema.get("type", [])
+    return types if isinstance(types, list) else [types]
 
 
-def _resolve(ref: Any, root: Mapping[str, Any]) -> Any:
-    """Follow a reference within the same document; None if it leads nowhere."""
-    if not isinstance(ref, str) or not ref.startswith("#"):
+def _resolve(reference: Any, root: Mapping[str, Any]) -> Any:
+    """Follow a reference within the same document (RFC 6901); None if it leads nowhere."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
         return None
-    found: Any = root
-    for name in urllib.parse.unquote(ref).split("/")[1:]:
-        found = as_mapping(found).get(name.replace("~1", "/").replace("~0", "~"))
-    return found
+    target: Any = root
+    for name in urllib.parse.unquote(reference).split("/")[1:]:
+        target = as_mapping(target).get(name.replace("~1", "/").replace("~0", "~"))
+    return target
