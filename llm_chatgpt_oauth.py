@@ -21,7 +21,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import click
 import llm
@@ -36,16 +36,11 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
 from llm_chatgpt.text import in_thread
 
-if TYPE_CHECKING:
-    from llm_chatgpt.api import *  # noqa: F403
-
 
 def __getattr__(name: str) -> Any:
-    """A name of the Python API."""
+    """Import a name of the Python API when it is used."""
     from llm_chatgpt import api
 
-    if name not in api.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(api, name)
 
 
@@ -131,36 +126,6 @@ class _ChatGPTModel(AccountModel):
     supports_schema = True
     supports_tools = True
     Options = Options
-
-    # What recurs in every logged answer. NEVER change or remove an entry, only add:
-    # stored logs refer to them by name.
-    json_replacements: ClassVar[dict[str, Any]] = {
-        "chatgpt_envelope_0": {
-            "object": "response",
-            "background": False,
-            "parallel_tool_calls": True,
-            "service_tier": "default",
-            "status": "completed",
-            "store": False,
-            "temperature": 1.0,
-            "tool_choice": "auto",
-            "top_logprobs": 0,
-            "top_p": 0.98,
-            "truncation": "disabled",
-        },
-        "chatgpt_tool_usage_0": {
-            "image_gen": {
-                "input_tokens": 0,
-                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-                "output_tokens": 0,
-                "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-                "total_tokens": 0,
-            },
-            "web_search": {"num_requests": 0},
-        },
-        "chatgpt_text_0": {"format": {"type": "text"}, "verbosity": "medium"},
-        "chatgpt_text_1": {"format": {"type": "text"}, "verbosity": "low"},
-    }
 
     def __init__(self, info: ModelInfo):
         super().__init__(info)

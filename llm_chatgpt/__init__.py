@@ -4,19 +4,14 @@ The names of `api` can be imported from here, too, except `login`, which is a pa
 """
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from llm_chatgpt import login as login
-    from llm_chatgpt.api import *  # type: ignore[no-redef]  # noqa: F403
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     """Import a name of the Python API when it is used."""
     # `from llm_chatgpt import http` also asks here before it imports the module.
-    if find_spec(f"{__name__}.{name}") is None:
-        from llm_chatgpt import api
+    if find_spec(f"{__name__}.{name}"):
+        raise AttributeError(name)
+    from llm_chatgpt import api
 
-        if name in api.__all__:
-            return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(api, name)

@@ -1,4 +1,7 @@
-"""llm's folder and keys, and how files are written."""
+"""Find llm's folder and keys; read and write files.
+
+Every function on a file raises OSError if the system refuses.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 def user_dir() -> pathlib.Path:
-    """llm's folder, which LLM_USER_PATH can move. Raises OSError if it cannot be made."""
+    """Return llm's folder, and create it if it is missing. LLM_USER_PATH can name another one."""
     return cast(pathlib.Path, llm.user_dir())
 
 
 def llm_key(name: str) -> str | None:
-    """The key with this name, from `llm keys set` or a plugin that keeps keys elsewhere.
+    """Return the key with this name, from `llm keys set` or a plugin that stores keys elsewhere.
 
-    None if there is none, or llm's file is damaged. Raises ChatGPTError if such a plugin fails.
+    None if there is no such key, or llm's file is damaged. Raises ChatGPTError if the plugin fails.
     """
     try:
         return as_text(llm.get_key(alias=name))
@@ -38,16 +41,16 @@ def llm_key(name: str) -> str | None:
 
 
 def llm_keys() -> Mapping[str, Any]:
-    """The keys that `llm keys set` has stored, by name; none if the file is damaged."""
+    """Return the keys that `llm keys set` has stored, by name; empty if the file is damaged."""
     try:
         return as_mapping(llm.load_keys())
     except (OSError, ValueError):
-        # llm itself says so where it needs the file.
+        # llm itself reports the damage when it needs the file.
         return {}
 
 
 def read_file(path: pathlib.Path) -> bytes:
-    """The content of a file. Raises OSError, also for a FIFO or a device: it might never end."""
+    """Read a whole file. Raises OSError for a FIFO or a device, too, which might never end."""
 
     def read() -> bytes:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -60,30 +63,28 @@ def read_file(path: pathlib.Path) -> bytes:
 def write_whole(path: pathlib.Path, content: bytes) -> None:
     """Replace a file's content: readers see the old content or the new one, never a part of it.
 
-    The file is private to the user. Raises OSError.
+    Only the user can read the file.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     handle = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            if hasattr(os, "fchmod"):
-                os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
-    """Overwrite a file with JSON that is not longer, which works on a full disk, too.
+    """Overwrite a file with JSON that is not longer. This works on a full disk, too.
 
-    Spaces fill the file up until it is cut, so that it holds valid JSON all the time. Raises
-    OSError, also for a symbolic link.
+    The JSON is padded with spaces until the file is truncated, so that the file is valid JSON all
+    the time. Raises OSError for a symbolic link, too.
     """
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -96,7 +97,7 @@ def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_new(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that does not exist yet, whole or not at all. Raises OSError."""
+    """Write a file that does not exist yet, whole or not at all."""
     file = path.open("xb")
     try:
         with file:
@@ -114,7 +115,7 @@ def remove_leftovers(path: pathlib.Path) -> None:
 
 
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Replace `target` with `source` atomically. Raises OSError."""
+    """Replace `target` with `source` atomically."""
     _retried(lambda: os.replace(source, target))
 
 
@@ -122,8 +123,11 @@ Result = TypeVar("Result")
 
 
 def _retried(action: Callable[[], Result]) -> Result:
-    """The result of a file operation. On Windows it is repeated for up to a second, because it
-    fails for the moment in which another program reads or replaces the file."""
+    """Return the result of a file operation.
+
+    On Windows, repeat it for up to a second: it fails while another program reads or replaces the
+    file.
+    """
     for _ in range(50 if config.WINDOWS else 0):
         try:
             return action()
@@ -132,10 +136,8 @@ def _retried(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Make sure that a folder's new entries survive a power cut, where the system can."""
-    if config.WINDOWS:
-        return
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Make a folder's new entries survive a power cut, where the system can (not on Windows)."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -145,5 +147,5 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def os_reason(error: Exception) -> str:
-    """Why the system refused something, without a path."""
+    """Return why the system refused something, without a path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that cannot be locked, read, made private or replaced."""
+"""Files that cannot be locked, read or replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.files import replace_file, write_whole
+from llm_chatgpt.files import replace_file
 from llm_chatgpt.login.login_file import store_path
 
 
@@ -55,17 +55,6 @@ def test_a_folder_that_is_gone(simulator, signed_in):
         plugin.get_tokens()
 
 
-def test_a_private_file_that_cannot_be_made_private(signed_in, monkeypatch):
-    def refused(*_):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "fchmod", refused, raising=False)
-    with pytest.raises(plugin.StoreError, match="Operation not permitted"):
-        plugin.store_tokens(plugin.Tokens("new"))
-    monkeypatch.undo()
-    assert not list(store_path().parent.glob("*.tmp"))
-
-
 def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
     def refused(*_):
         raise PermissionError(13, "Access is denied")
@@ -78,14 +67,6 @@ def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", False)
     with pytest.raises(PermissionError):
         replace_file(tmp_path / "a", tmp_path / "b")
-
-
-def test_a_system_without_fchmod(monkeypatch, tmp_path):
-    """As on Windows, where files are private by the folder's rights."""
-    monkeypatch.delattr(os, "fchmod", raising=False)
-    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-    write_whole(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
 
 
 # Files that are none
