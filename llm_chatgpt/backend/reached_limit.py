@@ -70,8 +70,8 @@ def explain(
     """Return the reason and the advice for a reached limit of the plan."""
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
     window = _longest_full_window(headers)
-    limit = f"{window.name} usage limit" if window else "usage limit"
-    reason = f"The {limit} of your ChatGPT {f'{plan_name(plan)} ' if plan else ''}plan is reached"
+    length, name = f"{window.name} " if window else "", f"{plan_name(plan)} " if plan else ""
+    reason = f"The {length}usage limit of your ChatGPT {name}plan is reached"
     # The service's usual message says no more than this.
     if message and not message.startswith("The usage limit has been reached"):
         reason += f": {message}"
