@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -55,6 +55,26 @@ def echo_json(value: object) -> None:
 def echo(text: str) -> None:
     """Print an answer; a terminal gets lines that fit it."""
     click.echo(wrapped(text, 2) if terminal.is_terminal(sys.stdout) else text)
+
+
+STATE_COLOURS = {
+    "ok": "green",
+    "warning": "yellow",
+    "differs": "yellow",
+    "broken": "red",
+    "failed": "red",
+}
+
+
+def echo_state(state: str, text: str, details: Iterable[str] = ()) -> None:
+    """Print a line of a report: its state (a key of STATE_COLOURS), the text, the details below."""
+    lines = [f"{state:<8} {printable(text, 1000)}"]
+    lines += [f"{'':<8} -> {printable(detail, 1000)}" for detail in details]
+    if terminal.is_terminal(sys.stdout):
+        lines = [wrapped(line, 12) for line in lines]
+    # Coloured last, because `wrapped` would count the codes of the colour.
+    coloured = terminal.styled(state, fg=STATE_COLOURS[state])
+    click.echo("\n".join(lines).replace(state, coloured, 1))
 
 
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:

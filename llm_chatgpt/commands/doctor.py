@@ -16,18 +16,17 @@ from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
-from llm_chatgpt.commands import chatgpt, common, terminal
+from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
 from llm_chatgpt.login.credentials import choose_credential, stored_tokens
 from llm_chatgpt.login.login_file import read_store, store_path
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_words, printable, short_path, wrapped
+from llm_chatgpt.text import in_words, short_path
 from llm_chatgpt.values import as_http_date
 
 # A clock that is this wrong does no harm.
 CLOCK_TOLERANCE_SECONDS = 5 * 60
-COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 class Finding(NamedTuple):
@@ -79,22 +78,13 @@ def doctor(
     for finding in _examine(account):
         findings.append(finding)
         if not json_:
-            _echo(finding)
+            advice = [finding.advice] if finding.advice else []
+            common.echo_state(finding.state, f"{finding.name}: {finding.text}", advice)
     broken = any(finding.state == "broken" for finding in findings)
     if json_:
         common.echo_json({"ok": not broken, "findings": [f._asdict() for f in findings]})
     if broken:
         sys.exit(1)
-
-
-def _echo(finding: Finding) -> None:
-    lines = [f"{finding.state:<8} {finding.name}: {printable(finding.text, 1000)}"]
-    if finding.advice:
-        lines.append(f"{'':<8} -> {printable(finding.advice, 1000)}")
-    if terminal.is_terminal(sys.stdout):
-        lines = [wrapped(line, 12) for line in lines]
-    state = terminal.styled(finding.state, fg=COLOURS[finding.state])
-    click.echo("\n".join(lines).replace(finding.state, state, 1))
 
 
 def _examine(account: str | None) -> Iterator[Finding]:

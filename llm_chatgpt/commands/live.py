@@ -24,7 +24,7 @@ from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice, printable
 from llm_chatgpt.waiting import Waiting
 
-COLOURS = {"ok": "green", "differs": "yellow", "failed": "red"}
+STATES = ("ok", "differs", "failed")
 
 
 def check_live(
@@ -84,10 +84,9 @@ def _about(tokens: Tokens) -> dict[str, str]:
 
 
 def _echo(line: Line) -> None:
-    state = terminal.styled(f"{line.state:<8}", fg=COLOURS[line.state])
-    text = [f"{line.name}: {printable(line.text, 400)} [{' '.join(line.facts)}]"]
-    text += [f"-> {fact}: {printable(words, 400)}" for fact, words in line.differences]
-    click.echo("\n".join(f"{state if not n else ' ' * 8} {part}" for n, part in enumerate(text)))
+    differences = [f"{fact}: {words}" for fact, words in line.differences]
+    text = f"{line.name}: {printable(line.text, 400)} [{' '.join(line.facts)}]"
+    common.echo_state(line.state, text, differences)
 
 
 def _plain(lines: list[Line]) -> list[dict[str, Any]]:
@@ -99,7 +98,7 @@ def _plain(lines: list[Line]) -> list[dict[str, Any]]:
 
 def _summary(lines: list[Line], checks: list[Check]) -> str:
     """The counts, and the facts of docs/protocol.md that this run confirms and contradicts."""
-    counts = [f"{sum(ln.state == state for ln in lines)} {state}" for state in COLOURS]
+    counts = [f"{sum(ln.state == state for ln in lines)} {state}" for state in STATES]
     if len(lines) < len(checks):
         counts.append(f"{len(checks) - len(lines)} not run")
     wrong = {found.fact for line in lines for found in line.differences}
