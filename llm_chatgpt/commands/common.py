@@ -126,7 +126,7 @@ def problems(
     refuses.
     """
     try:
-        check_usable(credential.account, tokens, Rejection(rejected) if rejected else None)
+        check_usable(credential.account, tokens, Rejection(rejected))
     except RefreshFailed as error:
         return error.message, error.message
     return "", tokens.refusal or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -23,12 +24,11 @@ from llm_chatgpt.login.tokens import (
     Tokens,
     is_somebody_else,
     needs_refresh,
-    seconds_until_refresh,
     still_works,
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.text import from_now, local_time, notice, printable
+from llm_chatgpt.text import local_time, notice, printable
 
 log = logging.getLogger("llm_chatgpt_oauth")
 
@@ -50,19 +50,26 @@ class Credential(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A 401 from the backend: the access token that it refused, and the answer's Date in Unix
-    seconds (None: this machine's clock counts).
+    """A 401 from the backend: the access token that it refused (None: no 401 came), and the
+    answer's Date in Unix seconds (None: this machine's clock counts).
 
     `final` says that the login ends if it cannot be renewed. It is False for requests other than
     prompts, and for a proxy's answer.
     """
 
-    access_token: str
+    access_token: str | None = None
     date: float | None = None
     final: bool = True
 
     def __repr__(self) -> str:
         return without_secrets(self, "date", "final")
+
+    def concerns(self, tokens: Tokens) -> bool:
+        """Check whether the backend refused these tokens."""
+        return tokens.access_token == self.access_token
+
+
+NO_REJECTION = Rejection()
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
@@ -130,8 +137,6 @@ def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
 # The owners of personal access tokens, by the login file's path and a hash of the token: the login
 # file may not be writable.
 _owners: dict[tuple[pathlib.Path, str], Tokens] = {}
-# The warnings that this process has printed, by the login file's path and their text.
-_warned: dict[tuple[pathlib.Path, str], object] = {}
 _worker = Worker()
 
 
@@ -160,42 +165,28 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     return tokens
 
 
-def check_usable(account: str | None, tokens: Tokens, rejection: Rejection | None = None) -> None:
-    """Raise RefreshFailed for a login that can be neither used nor renewed any more.
+def check_usable(account: str | None, tokens: Tokens, rejection: Rejection = NO_REJECTION) -> bool:
+    """Decide whether to renew a login before it is used. Sends nothing.
 
-    Sends nothing: it decides by the expiry date, and by OpenAI's refusal of an earlier refresh.
+    Raises RefreshFailed if it can be neither used nor renewed, by its expiry date or by OpenAI's
+    refusal of an earlier refresh.
     """
-    if _is_refused(tokens, rejection) or not still_works(tokens, time.time()):
-        _check_renewable(account, tokens, rejection)
-
-
-def _is_refused(tokens: Tokens, rejection: Rejection | None) -> bool:
-    return rejection is not None and tokens.access_token == rejection.access_token
-
-
-def _check_renewable(account: str | None, tokens: Tokens, rejection: Rejection | None) -> None:
-    """Raise RefreshFailed if a refresh is known to fail now."""
-    command = tokens.route.login_command(account)
-    oauth.check_renewable(tokens, command)
     now = time.time()
-    delay = seconds_until_refresh(tokens, (rejection.date if rejection else None) or now)
-    if delay:
-        raise RefreshFailed(
-            f"OpenAI renews this login {from_now(now + delay)} at the earliest.",
-            f"Try again then, or run '{command}'.",
-        )
+    if rejection.concerns(tokens) or not still_works(tokens, now):
+        command = tokens.route.login_command(account)
+        oauth.check_renewable(tokens, command, rejection.date or now)
+        return True
+    return not tokens.refusal and needs_refresh(tokens, now)
 
 
 @atexit.register
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
         _worker.settle(ending=True)
-        if login_file.unsaved and read_store().unsaved:
-            with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
-                writer.save(read_store())
+        login_file.save_unsaved()
 
 
-def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -> Tokens:
+def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
     """Refresh a login under the store's lock. Store the new tokens before anything else.
 
     `old` are the tokens as they were when the caller asked. If the store has others by now, from
@@ -207,15 +198,12 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
         if store.unsaved:
             writer.save(store)
         tokens = _account_tokens(credential, store)
-        refused = _is_refused(tokens, rejection)
-        if tokens != old or not (refused or needs_refresh(tokens, time.time())):
-            check_usable(name, tokens)
-            return tokens
-        ends = refused and rejection is not None and rejection.final
+        ends = rejection.final and rejection.concerns(tokens)
         if tokens.refusal and ends:
             with contextlib.suppress(StoreError):
                 writer.save(store.put(name, tokens.ended()))
-        _check_renewable(name, tokens, rejection)
+        if not check_usable(name, tokens, rejection) or tokens != old:
+            return tokens
         writer.probe()
         with _worker.sending():
             try:
@@ -227,12 +215,11 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection | None) -
                     if store.accounts.get(name) == tokens:
                         writer.save(store.put_refusal(name, error, ended=ends))
                 raise
-            login_file.unsaved[writer.path, tokens.refresh_token] = new
-            writer.save(store.put(name, new))
+            writer.save_renewed(store, name, new)
             return new
 
 
-def _renew(credential: Credential, old: Tokens, rejection: Rejection | None) -> Tokens:
+def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
     """`_refresh`; if that fails, return the stored tokens with a warning while they still work.
 
     These may be newer than `old`, or have been renewed but not written.
@@ -242,7 +229,7 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection | None) -> 
     except (RefreshFailed, StoreError) as error:
         store = read_store()
         tokens, now = _account_tokens(credential, store), time.time()
-        if _is_refused(tokens, rejection) or not still_works(tokens, now):
+        if rejection.concerns(tokens) or not still_works(tokens, now):
             raise
         if credential.account in store.unsaved:
             _warn(f"Warning: the login was renewed but not stored. {error.message}")
@@ -257,10 +244,13 @@ def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
 
 
 def _warn(text: str) -> None:
-    """Print a warning, once in a process."""
-    first = object()
-    if _warned.setdefault((login_file.store_path(), text), first) is first:
-        notice(text)
+    _warn_once(login_file.store_path(), text)
+
+
+@functools.cache
+def _warn_once(path: pathlib.Path, text: str) -> None:
+    """Print a warning, once in a process for each login file."""
+    notice(text)
 
 
 def _identify(access_token: str) -> Tokens:
@@ -290,20 +280,20 @@ def _tokens_or_job(
 ) -> Tokens | Future:
     """Return the tokens that `key` stands for if they can be used as they are, else the worker's
     job that renews them. Raises NotSignedIn, RefreshFailed, StoreError."""
-    rejection = Rejection(rejected) if isinstance(rejected, str) else rejected
+    rejection = rejected if isinstance(rejected, Rejection) else Rejection(rejected)
     store = read_store()
     credential = key if isinstance(key, Credential) else choose_credential(key, store)
     tokens = stored_tokens(credential, store)
     if tokens is None:
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
-    if not tokens.renewable or not _is_refused(tokens, rejection):
-        check_usable(credential.account, tokens, rejection)
+    renews = credential.account in store.unsaved
+    # The refusal of a login that can be renewed is dealt with under the lock.
+    renews = renews or (tokens.renewable and rejection.concerns(tokens))
+    if not renews and not check_usable(credential.account, tokens, rejection):
         if tokens.refusal:
             _warn_of_old_token(tokens.refusal, tokens)
-            return tokens
-        if credential.account not in store.unsaved and not needs_refresh(tokens, time.time()):
-            return tokens
+        return tokens
     return _worker.submit((tokens, rejection), lambda: _renew(credential, tokens, rejection))
 
 

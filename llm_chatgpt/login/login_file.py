@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -20,18 +18,18 @@ from llm_chatgpt.text import in_words, notice, short_path
 # The most that a sign-in or a refresh may add to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
-# Renewed logins that could not be written, by the login file's path and the spent refresh token.
-# `read_store` puts them in place of the old ones.
-unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
+# Renewed logins that this process could not write, by the login file's path and the spent refresh
+# token. `read_store` puts them in place of the old ones.
+_unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
 # Returned for a file that is damaged as a whole: its only login is a damaged one.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
 @contextlib.contextmanager
-def _translated(
+def _failing_with(
     failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
 ) -> Iterator[None]:
-    """Raise StoreError in place of OSError: the failure, why it happened, and the advice."""
+    """Raise StoreError in place of OSError: the failure, its cause, and the advice."""
     try:
         yield
     # filelock raises NotImplementedError on a file system without locks.
@@ -44,14 +42,9 @@ def store_path() -> pathlib.Path:
 
     Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
     """
-    try:
+    advice = "Set LLM_USER_PATH to a folder that you can write to."
+    with _failing_with("Could not create llm's folder", advice):
         return files.user_dir() / "chatgpt-oauth.json"
-    except OSError as error:
-        raise StoreError(
-            f"Could not create the folder {error.filename} ({files.os_reason(error)}).",
-            "Set LLM_USER_PATH to a folder that you can write to.",
-            code="unwritable",
-        ) from error
 
 
 def read_store(*, if_damaged: Store | None = None) -> Store:
@@ -66,7 +59,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
     path = store_path()
     shown = short_path(path)
     advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
-    with _translated(f"Could not read the login file {shown}", advice, code=None):
+    with _failing_with(f"Could not read the login file {shown}", advice, code=None):
         if not path.exists():
             return Store()
         raw = files.read_file(path)
@@ -89,8 +82,11 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
             code="damaged",
         ) from error
     store = Store(data)
-    keys = {name: (path, tokens.refresh_token) for name, tokens in store.accounts.items()}
-    renewed = {name: unsaved[key] for name, key in keys.items() if key in unsaved}
+    renewed = {
+        name: _unsaved[path, tokens.refresh_token]
+        for name, tokens in store.accounts.items()
+        if (path, tokens.refresh_token) in _unsaved
+    }
     for name, tokens in renewed.items():
         store = store.put(name, tokens)
     store.unsaved = frozenset(renewed)
@@ -105,8 +101,16 @@ class StoreWriter(NamedTuple):
     def save(self, store: Store) -> None:
         """Write a store that was read under this lock. Raises StoreError."""
         self.write(self.path, store.to_bytes())
-        for key in [key for key in unsaved if key[0] == self.path]:
-            del unsaved[key]
+        for key in [key for key in _unsaved if key[0] == self.path]:
+            del _unsaved[key]
+
+    def save_renewed(self, store: Store, name: str, tokens: Tokens) -> None:
+        """Write an account's renewed login. Until that succeeds, this process remembers it.
+
+        Raises StoreError.
+        """
+        _unsaved[self.path, store.accounts[name].refresh_token] = tokens
+        self.save(store.put(name, tokens))
 
     def save_shorter(self, store: Store) -> None:
         """Write a store from which logins were removed; on a full disk, in place.
@@ -131,7 +135,7 @@ class StoreWriter(NamedTuple):
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _translated(f"Could not write the login file {shown}"):
+        with _failing_with(f"Could not write the login file {shown}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
@@ -156,17 +160,6 @@ class StoreWriter(NamedTuple):
         notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
         return Store()
 
-    def remove_copies(self) -> None:
-        """Delete the copies that `read_to_add` has made. Raises StoreError."""
-        for copy in self.path.parent.glob(f"{self.path.name}.damaged-*"):
-            with _translated(f"Could not delete {short_path(copy)}"):
-                copy.unlink()
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork waits for an import that is under way: the child would find the module half imported.
-    os.register_at_fork(before=lambda: importlib.import_module("filelock"))
-
 
 @contextlib.contextmanager
 def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
@@ -181,7 +174,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     shown = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    with _translated(f"Could not lock {shown}"):
+    with _failing_with(f"Could not lock {shown}"):
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -200,6 +193,13 @@ def check_writable() -> None:
     with locked_store() as writer:
         read_store(if_damaged=_DAMAGED)
         writer.probe()
+
+
+def save_unsaved() -> None:
+    """Write the renewed logins that this process could not write. Raises StoreError."""
+    if _unsaved and read_store().unsaved:
+        with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
+            writer.save(read_store())
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
@@ -239,7 +239,9 @@ def delete_tokens(
         names = [name for name in names if everything or name == chosen]
         if everything:
             writer.save_shorter(store.only_registrations())
-            writer.remove_copies()
+            for copy in writer.path.parent.glob(f"{writer.path.name}.damaged-*"):
+                with _failing_with(f"Could not delete {short_path(copy)}"):
+                    copy.unlink()
         elif names:
             writer.save_shorter(store.without(chosen))
     return {name: store.accounts.get(name) for name in names}

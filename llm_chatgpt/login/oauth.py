@@ -18,8 +18,13 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from llm_chatgpt import config, errors, http
 from llm_chatgpt.errors import ChatGPTError, LoginFailed, RefreshFailed
 from llm_chatgpt.login.routes import CODEX, FINAL_REFUSALS, Route
-from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims, tokens_from_reply
-from llm_chatgpt.text import in_this_context, notice, printable
+from llm_chatgpt.login.tokens import (
+    Tokens,
+    parse_jwt_claims,
+    seconds_until_refresh,
+    tokens_from_reply,
+)
+from llm_chatgpt.text import from_now, in_this_context, notice, printable
 from llm_chatgpt.values import as_mapping, as_text
 
 
@@ -332,8 +337,11 @@ def access_token_rejected() -> RefreshFailed:
     )
 
 
-def check_renewable(tokens: Tokens, command: str) -> None:
-    """Raise RefreshFailed for a login that cannot be renewed here. `command` signs in again."""
+def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> None:
+    """Raise RefreshFailed for a login whose renewal is known to fail. `command` signs in again.
+
+    `now` is by OpenAI's clock; None leaves out whether it is too early.
+    """
     if tokens.refusal:
         raise RefreshFailed(tokens.refusal, permanent=True)
     if tokens.kind == "access_token":
@@ -347,6 +355,11 @@ def check_renewable(tokens: Tokens, command: str) -> None:
     if not tokens.refresh_token:
         raise sign_in_again("cannot be renewed", command)
     check_issuer(tokens, command)
+    if now is not None and (delay := seconds_until_refresh(tokens, now)):
+        raise RefreshFailed(
+            f"OpenAI renews this login {from_now(time.time() + delay)} at the earliest.",
+            f"Try again then, or run '{command}'.",
+        )
 
 
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
