@@ -1,9 +1,9 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
-This file is what llm loads: the models' options, the sync and the async model, and llm's
-two hooks. Everything else is in the package `llm_chatgpt`, one subject to a file:
+llm loads this file: the models' options, the sync and the async model, and llm's two hooks.
+Everything else is in the package `llm_chatgpt`, one subject to a file:
 
-    values, errors, config, text, files, http    what all modules share
+    values, errors, config, text, files, http    used by all modules
     login/      tokens, the login file, ways to sign in, a valid access token
     backend/    a prompt: the request, its answer as llm's events, errors, limits, models
     commands/   llm chatgpt ...
@@ -11,8 +11,8 @@ two hooks. Everything else is in the package `llm_chatgpt`, one subject to a fil
 A prompt runs from `execute` below through login/credentials.py, backend/prompt_run.py and http.py
 to backend/translate.py. docs/development.md says which file to open for which change.
 
-Other programs import the Python API (docs/reference.md) from here. llm loads this file for every
-command, so what only prompts or other programs need is imported when it is used.
+Other programs can import the Python API (docs/reference.md) from here. llm loads this file for
+every command; modules that only prompts or other programs need are imported when they are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config
 from llm_chatgpt.backend.catalogue import ModelInfo, known_models
-from llm_chatgpt.base import AccountModel, BaseOptions
+from llm_chatgpt.base import AccountModel, AttachmentTypes, BaseOptions
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
 from llm_chatgpt.text import in_thread
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 
 class Options(BaseOptions):
-    """The options that the service takes; it refuses sampling settings and token limits."""
+    """The options of a prompt. Those with a description are sent (backend/body.py)."""
 
     reasoning_effort: str | None = Field(
         None,
@@ -53,7 +53,7 @@ class Options(BaseOptions):
         "max or ultra, depending on the model (see 'llm chatgpt models').",
     )
     reasoning_summary: Literal["auto", "concise", "detailed", "none"] | None = Field(
-        None, description="The summary of its reasoning that the model shows; auto by default."
+        None, description="The summary of the model's reasoning; auto by default."
     )
     verbosity: Literal["low", "medium", "high"] | None = Field(
         None, description="How long the answer is: low, medium or high."
@@ -61,8 +61,7 @@ class Options(BaseOptions):
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         None,
         description="The processing tier: fast and priority (the same), ultrafast or default. "
-        "priority made no answer faster in the tests on record, and may use up more of your "
-        "limits.",
+        "priority made no answer faster in the tests on record, and may use more of your limits.",
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
         None, description="How closely the model looks at images: auto, low, high or original."
@@ -70,8 +69,8 @@ class Options(BaseOptions):
     max_output_tokens: int | None = Field(
         None,
         ge=1,
-        description="The most tokens that an answer may have, reasoning included. A note says so "
-        "where the service takes no limit.",
+        description="The largest number of tokens in an answer, reasoning included. A note tells "
+        "if the service accepts no limit.",
     )
     max_tokens: int | None = Field(None, ge=1, description="Another name for max_output_tokens.")
     web_search: bool | None = Field(
@@ -89,8 +88,8 @@ class Options(BaseOptions):
         "alike. By default each conversation has its own.",
     )
 
-    # llm's names for what the service refuses (docs/protocol.md). Other plugins always pass
-    # some of them, so they are accepted, left out of the request, and not listed.
+    # The service refuses these (P96). Some plugins always pass them, so they are accepted, left
+    # out of the request, and not listed.
     temperature: SkipJsonSchema[Any] = None
     top_p: SkipJsonSchema[Any] = None
     seed: SkipJsonSchema[Any] = None
@@ -102,8 +101,7 @@ class Options(BaseOptions):
 
     @property
     def ignored(self) -> list[str]:
-        """The names of the options that were given and will not be sent."""
-        # What is sent has a description.
+        """The names of the given options that will not be sent."""
         fields = type(self).model_fields
         hidden = [name for name, field in fields.items() if field.description is None]
         return [name for name in hidden if getattr(self, name) is not None]
@@ -120,7 +118,7 @@ class Options(BaseOptions):
 
 
 class _ChatGPTModel(AccountModel):
-    """What the sync and the async model have in common."""
+    """The common base of the sync and the async model."""
 
     can_stream = True
     supports_schema = True
@@ -132,7 +130,7 @@ class _ChatGPTModel(AccountModel):
         self.slug = info.slug
         images = config.IMAGE_TYPES if info.takes_images else frozenset()
         files = config.FILE_TYPES.keys() | config.TEXT_TYPES.keys()
-        self.attachment_types = config.AttachmentTypes(images | files)
+        self.attachment_types = AttachmentTypes(images | files)
 
     @property
     def supported_server_side_tools(self) -> tuple[type, ...]:
@@ -180,7 +178,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
-    """The same for an event loop, which it never blocks."""
+    """`ChatGPT` for an event loop, which it never blocks."""
 
     async def execute(
         self,
@@ -225,9 +223,10 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
-    with_hidden = not _lists_all_models()
+    # llm cannot register a model without listing it.
+    skip_hidden = _lists_all_models()
     for info in known_models().values():
-        if info.hidden and not with_hidden:
+        if info.hidden and skip_hidden:
             continue
         if info.makes_images:
             register(ChatGPTImage(info), AsyncChatGPTImage(info))
@@ -236,16 +235,11 @@ def register_models(register: Callable[..., None]) -> None:
 
 
 def _lists_all_models() -> bool:
-    """Whether this is `llm models` without a search, which prints every registered model.
-
-    llm cannot register a model without listing it, so hidden ones are left out there.
-    """
+    """Check whether this is `llm models` without a search, which prints every model."""
     context = click.get_current_context(silent=True)
-    if context is None or context.parent is None:
+    if context is None or not context.command_path.endswith(" models list"):
         return False
-    command = (context.parent.command.name, context.command.name)
-    searched = context.params.get("query") or context.params.get("model_ids")
-    return command == ("models", "list") and not searched
+    return not (context.params.get("query") or context.params.get("model_ids"))
 
 
 @llm.hookimpl

@@ -1,13 +1,14 @@
-"""What all models share: an account in place of a key; options whose errors are one sentence."""
+"""The parts that all models share: the account as key, attachment types, and errors of options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llm
 from pydantic import ValidationError, model_validator
 
+from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
@@ -30,8 +31,21 @@ class AccountModel:
         return f"ChatGPT: {self.model_id}"
 
 
+class AttachmentTypes(frozenset[str]):
+    """The types of attachments that a model takes: those listed, and all that may be text.
+
+    llm checks a type with `in`, and lists the types in its messages.
+    """
+
+    def __contains__(self, kind: object) -> bool:
+        return super().__contains__(kind) or config.may_be_text(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(super().__iter__()))
+
+
 class BaseOptions(llm.Options):
-    """Raises ChatGPTError for an option that does not exist or has a wrong value."""
+    """Options of a model. Raises ChatGPTError for an unknown option or a wrong value."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -42,19 +56,18 @@ class BaseOptions(llm.Options):
             # llm would show pydantic's words in a frame of several lines.
             name = str(error.errors()[0]["loc"][0])
             options = cls.model_json_schema()["properties"]
-            if name in options:
-                sentence = f"The option {name} must be {_expected(options[name])}."
+            if name not in options:
+                names = ", ".join(options)
+                reason = f"No option named '{printable(name, 60)}'. Options: {names}."
             else:
-                sentence = (
-                    f"No option named '{printable(name, 60)}'. Options: {', '.join(options)}."
-                )
-            raise ChatGPTError(sentence) from error
+                # The schema of a value or null.
+                value = options[name]["anyOf"][0]
+                reason = f"The option {name} must be {_in_words(value)}."
+            raise ChatGPTError(reason) from error
 
 
-def _expected(schema: Mapping[str, Any]) -> str:
-    """The values that an option takes, in words. `schema` is that of a value or null."""
-    value = schema["anyOf"][0]
-    if "enum" in value:
-        return f"{', '.join(value['enum'][:-1])} or {value['enum'][-1]}"
+def _in_words(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
     words = {"boolean": "true or false", "integer": "a whole number above 0", "string": "text"}
-    return words[value["type"]]
+    return words[schema["type"]]

@@ -1,6 +1,7 @@
 """Addresses, names, times, limits and the settings of the environment.
 
-Facts about the service are in docs/protocol.md. Constants that end in _SECONDS are seconds.
+P and a number refer to a fact about the service in docs/protocol.md. Names that end in _SECONDS are
+seconds. A function with the name of a setting returns its value, or the default if it is unset.
 """
 
 from __future__ import annotations
@@ -10,61 +11,47 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from llm_chatgpt.errors import ChatGPTError
 
 WINDOWS = os.name == "nt"
-# The public client of the Codex login; it has no secret (docs/protocol.md, as are all the
-# facts of the service below).
+# The public client of the Codex login, which has no secret (P3).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
-DEFAULT_ISSUER = "https://auth.openai.com"
-DEFAULT_BASE_URL = "https://chatgpt.com/backend-api"
-# The official sign-in: the API, also the name of what its tokens are for, and what a user must
-# grant so that they can be used.
+DEFAULT_ISSUER = "https://auth.openai.com"  # P1
+# The official route: its API, for which its tokens are requested (P220), the scope that lets them
+# use the plan, and the page with OpenAI's terms.
 DEFAULT_API_URL = "https://api.openai.com/v1"
-# Where OpenAI explains that sign-in and its terms.
-OFFICIAL_PAGE = "https://developers.openai.com/siwc"
 PLAN_SCOPE = "chatgpt.tokens.use.direct"
-# Names other than those of OpenAI's own clients are served, without a `version` header. Users
-# can set both, in case the service begins to insist on some.
-ORIGINATOR = "llm_chatgpt_oauth"
-# The server hides models that ask for a newer client than this.
-MODELS_CLIENT_VERSION = "1.0.0"
+OFFICIAL_PAGE = "https://developers.openai.com/siwc"
 
-# Login by device code.
+# Login by device code (P18 to P21, P29).
 DEVICE_CODE_SECONDS = 15 * 60
 POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
 SLOW_DOWN_SECONDS = 5
 POLL_MARGIN = 1.2
 
-# Refresh a login without an expiry date when it is this old.
+# Refresh a login without an expiry date when it is this old (P52).
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 
-# Login by browser. OpenAI sends the browser to these ports only.
+# Login by browser. OpenAI sends the browser to these ports only (P32).
 REDIRECT_PORTS = (1455, 1457)
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits to learn about its workspace.
+# How long a login waits for the host of its workspace.
 WORKSPACE_TIMEOUT_SECONDS = 5.0
 # How long a cancelled caller, or a signal that would end the program, waits for a refresh that
 # has been sent. 'docker stop' kills after 10 seconds.
 REFRESH_GRACE_SECONDS = 8.0
-# How long a refresh waits for each piece of its answer. The wait for another program's refresh is
-# longer.
+# How long a refresh waits for each piece of its answer, and for another program's refresh.
 REFRESH_TIMEOUT_SECONDS = 120.0
 LOCK_TIMEOUT_SECONDS = 180.0
 
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# The largest answer to a side request; pictures can be larger.
-MAX_REPLY_BYTES = 16 * 2**20
-MAX_IMAGE_REPLY_BYTES = 128 * 2**20
-# An answer without data for this long counts as stalled, as in the official client.
-IDLE_TIMEOUT_SECONDS = 300.0
+# The largest answer, which only images come near.
+MAX_REPLY_BYTES = 128 * 2**20
 # How long to wait for the end of a stream after its last event, so that its connection can
 # be reused.
 DRAIN_SECONDS = 0.1
@@ -73,35 +60,34 @@ KEEPALIVE_SECONDS = 300.0
 COMPRESS_ABOVE_BYTES = 14_000
 # Larger requests contain images, of which gzip saves little and takes long.
 GZIP_UP_TO_BYTES = 1_000_000
-# A picture takes 40 to 120 seconds.
+# An image takes 40 to 120 seconds (P151).
 IMAGE_TIMEOUT_SECONDS = 300.0
 
 # An event of this size, such as a picture, is read in a thread instead of the event loop.
 LARGE_EVENT_BYTES = 100_000
 
-# How often a model may go on after a complete answer.
+# How often a model may go on after a complete answer (P171).
 MAX_FURTHER_ROUNDS = 5
 
-# Sending a prompt again.
+# Sending a prompt again (P196).
 MAX_RESENDS = 4
-# The longest single wait that the server can ask for; below, all waits of a prompt together.
+# The longest single wait that the server can ask for, and all waits of a prompt together.
 MAX_RETRY_AFTER_SECONDS = 60.0
+MAX_RESEND_WAIT_SECONDS = 90.0
 # How long after the announced reset a prompt is sent again.
 AFTER_RESET_SECONDS = 5.0
-MAX_RESEND_WAIT_SECONDS = 90.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
 
 # The model list is fetched again when the server says that it has changed, at most this often.
 MODELS_UPDATE_SECONDS = 3600.0
-# How long a prompt that has reached a limit waits to learn whether a reset is banked.
+# How long a prompt that has reached a limit waits for the number of banked resets.
 RESETS_TIMEOUT_SECONDS = 2.0
-# Below this much left of a usage limit, a prompt says so.
+# If less than this is left of a usage limit, a note follows the answer.
 LOW_ALLOWANCE_PERCENT = 10.0
 USAGE_PAGE = "https://chatgpt.com/settings/usage"
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-# Types that are sent as files, and the suffix of each. How sure it is that the service takes
-# them: docs/protocol.md.
+# Types that are sent as files (P126), and the suffix of each.
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 FILE_TYPES = {
     "application/pdf": ".pdf",
@@ -109,7 +95,8 @@ FILE_TYPES = {
     f"{_OFFICE}.presentationml.presentation": ".pptx",
     f"{_OFFICE}.spreadsheetml.sheet": ".xlsx",
 }
-# Types that are sent as text. Files of other types are, too, if their content is UTF-8.
+# Types that are sent as text, and the suffix of each. Other files are sent as text if they are
+# UTF-8.
 TEXT_TYPES = {
     "text/plain": ".txt",
     "text/markdown": ".md",
@@ -119,19 +106,6 @@ TEXT_TYPES = {
     "application/xml": ".xml",
 }
 MAX_FILE_MIB = 20
-
-
-class AttachmentTypes(frozenset[str]):
-    """The types of attachments that a model takes: those listed, and all that may be text.
-
-    llm asks with `in`, and lists the types in its messages.
-    """
-
-    def __contains__(self, kind: object) -> bool:
-        return super().__contains__(kind) or may_be_text(kind)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(super().__iter__()))
 
 
 def may_be_text(kind: object) -> bool:
@@ -156,13 +130,13 @@ def is_off(name: str) -> bool:
 
 
 def originator() -> str:
-    """Return the client name: LLM_CHATGPT_ORIGINATOR, otherwise the plugin's own."""
-    return setting("ORIGINATOR") or ORIGINATOR
+    """Return the client's name in headers. The service takes others than its own clients' (P82)."""
+    return setting("ORIGINATOR") or "llm_chatgpt_oauth"
 
 
 def models_client_version() -> str:
-    """Return the `client_version` of model lists: LLM_CHATGPT_CLIENT_VERSION, or 1.0.0."""
-    return setting("CLIENT_VERSION") or MODELS_CLIENT_VERSION
+    """Return the client version for model lists. The server hides models from older ones (P197)."""
+    return setting("CLIENT_VERSION") or "1.0.0"
 
 
 def named_models() -> list[str]:
@@ -172,9 +146,9 @@ def named_models() -> list[str]:
 
 
 def redirect_host() -> str:
-    """Return the host of the redirect URI: LLM_CHATGPT_REDIRECT_HOST, or 127.0.0.1.
+    """Return the host that the browser login returns to.
 
-    Raises ChatGPTError for a value other than 127.0.0.1 and localhost.
+    Raises ChatGPTError if the setting is neither 127.0.0.1 nor localhost.
     """
     host = setting("REDIRECT_HOST") or "127.0.0.1"
     if host not in ("127.0.0.1", "localhost"):
@@ -186,20 +160,14 @@ def redirect_host() -> str:
     return host
 
 
-def residency() -> str | None:
-    """Return the region to send instead of the login's: LLM_CHATGPT_RESIDENCY; "off" for none."""
-    return setting("RESIDENCY")
-
-
 def issuer() -> str:
-    """Return the sign-in host: LLM_CHATGPT_ISSUER, or https://auth.openai.com."""
+    """Return the address of the sign-in host."""
     return _service_url("ISSUER", DEFAULT_ISSUER)
 
 
 def base_url(origin: str | None = None) -> str:
-    """Return the backend's address: LLM_CHATGPT_BASE_URL, or below `origin` (the host of the
-    account's workspace), or https://chatgpt.com/backend-api."""
-    return _service_url("BASE_URL", f"{origin}/backend-api" if origin else DEFAULT_BASE_URL)
+    """Return the backend's address (P2). `origin` is the account's workspace, if it has its own."""
+    return _service_url("BASE_URL", f"{origin or 'https://chatgpt.com'}/backend-api")
 
 
 def is_workspace_origin(value: object) -> bool:
@@ -210,37 +178,26 @@ def is_workspace_origin(value: object) -> bool:
 
 
 def api_url() -> str:
-    """Return the official route's API: LLM_CHATGPT_API_URL, or https://api.openai.com/v1."""
+    """Return the address of the official route's API (P218)."""
     return _service_url("API_URL", DEFAULT_API_URL)
 
 
 def _service_url(name: str, default: str) -> str:
     url = (setting(name) or default).rstrip("/")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        # A port that is not a number only shows when it is asked for.
-        _ = parts.port
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if host and parts.scheme == "https":
-        return url
-    if parts.scheme == "http" and (
-        host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host)
-    ):
-        return url
-    raise ChatGPTError(
-        f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this machine's "
-        "loopback), because tokens are sent to it.",
-        "Correct or unset it.",
-    )
+    host = r"https://[^\s/:@?#]+|http://(localhost|127(\.\d{1,3}){3}|\[::1\])"
+    if not re.fullmatch(rf"({host})(:\d+)?(/\S*)?", url):
+        raise ChatGPTError(
+            f"LLM_CHATGPT_{name} must be an https:// address (http:// only on this machine's "
+            "loopback), because tokens are sent to it.",
+            "Correct or unset it.",
+        )
+    return url
 
 
 def longest_limit_wait() -> float:
-    """Return how many seconds a prompt may wait for a limit to reset: LLM_CHATGPT_WAIT.
+    """Return for how many seconds a prompt may wait for a limit to reset; infinity for "1".
 
-    Unset and "0" are 0, "1" is without end; else a duration such as 90s, 30m or 6h. Raises
-    ChatGPTError for anything else.
+    Raises ChatGPTError for a value that is not a duration.
     """
     value = setting("WAIT") or "0"
     if value in ("0", "1"):
@@ -252,32 +209,20 @@ def longest_limit_wait() -> float:
 
 
 def idle_timeout() -> float:
-    """Return after how many seconds without data an answer is stalled: LLM_CHATGPT_TIMEOUT.
+    """Return after how many seconds without data an answer counts as stalled (P159).
 
-    Raises ChatGPTError for a value that is no number above 0.
+    Raises ChatGPTError for a value that is not a number above 0.
     """
-    value = setting("TIMEOUT")
-    if value is None:
-        return IDLE_TIMEOUT_SECONDS
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    value = setting("TIMEOUT") or "300"
+    if not re.fullmatch(r"\d*\.?\d+", value) or float(value) == 0:
         raise ChatGPTError("LLM_CHATGPT_TIMEOUT must be a number of seconds above 0.")
-    return seconds
+    return float(value)
 
 
 @functools.cache
 def user_agent() -> str:
-    """Build the User-Agent: this plugin, its version, the system, and llm's version."""
-    from importlib import metadata
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "unknown"
+    """Return the User-Agent: this plugin, its version, the system, and llm's version (P14, P75)."""
+    from importlib.metadata import version
 
     python = ".".join(map(str, sys.version_info[:2]))
     return (

@@ -160,7 +160,6 @@ def send(
     *,
     headers: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
-    max_bytes: int = config.MAX_REPLY_BYTES,
     whole: bool = True,
     **content: Any,
 ) -> Reply:
@@ -168,8 +167,8 @@ def send(
 
     `content` is `params`, `json` or `data`, as the HTTP library takes them. `seconds` limits the
     whole exchange, or without `whole` each single wait, so that a late answer is still used.
-    `max_bytes` limits the answer's body. Raises ConnectionFailed if no readable answer came, and
-    ChatGPTError for a setting that cannot be used.
+
+    Raises ConnectionFailed if no readable answer came, and ChatGPTError for an unusable setting.
     """
     _check_headers(headers or {})
     host = urlsplit(url).netloc
@@ -182,8 +181,8 @@ def send(
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk
-                if len(body) > max_bytes:
-                    size = max_bytes // 2**20
+                if len(body) > config.MAX_REPLY_BYTES:
+                    size = config.MAX_REPLY_BYTES // 2**20
                     raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
             answer_headers = dict(response.headers)
             return Reply(response.status_code, answer_headers, bytes(body), host, certificate)

@@ -247,7 +247,7 @@ def test_models_come_in_the_servers_order(simulator, official, run_llm):
     result = run_llm("chatgpt", "models", "--json")
     (request,) = simulator.requests
     assert request.path == "/v1/models"
-    assert request.query == {"client_version": config.MODELS_CLIENT_VERSION}
+    assert request.query == {"client_version": "1.0.0"}
     assert "chatgpt-account-id" not in request.headers
     listed = [model["slug"] for model in json.loads(result.stdout)]
     visible = [m["slug"] for m in reversed(simulator.models) if m["visibility"] == "list"]

@@ -97,9 +97,8 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
     against the limits even if its answer is lost (P151). Raises ChatGPTError, as RequestRefused
     for an error status.
     """
-    seconds, max_bytes = config.IMAGE_TIMEOUT_SECONDS, config.MAX_IMAGE_REPLY_BYTES
     with _waiting():
-        reply = http.send(**_request(tokens, body), seconds=seconds, max_bytes=max_bytes)
+        reply = http.send(**_request(tokens, body), seconds=config.IMAGE_TIMEOUT_SECONDS)
     return _read_answer(reply, tokens, login)
 
 

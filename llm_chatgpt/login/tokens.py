@@ -240,7 +240,7 @@ def sent_account_id(tokens: Tokens) -> str | None:
 def residencies(tokens: Tokens) -> list[str]:
     """Return the regions that may serve a workspace with data residency, the likeliest first
     (docs/protocol.md). Most logins have none."""
-    chosen = config.residency()
+    chosen = config.setting("RESIDENCY")
     if not tokens.route.names_account or chosen == "off":
         return []
     if chosen:
