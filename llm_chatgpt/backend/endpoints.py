@@ -19,6 +19,7 @@ from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.backend.usage import first_expiry
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, UsageLimitReached
 from llm_chatgpt.files import os_reason
+from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping, as_text
@@ -97,19 +98,17 @@ def fetch_usage(
     return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
 
 
-def add_what_is_left(
-    error: UsageLimitReached, tokens: Tokens, slug: str, account_option: str, key_option: str = ""
-) -> None:
-    """Add the login's banked resets and Luna Reserve to the advice of a reached limit (P212).
+def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | None) -> None:
+    """Add the account's banked resets and Luna Reserve to the advice of a reached limit (P212).
 
-    `slug` is the requested model. The options make the named commands use the same login. Waits
-    for the server for 2 seconds at most.
+    `slug` is the requested model. `key` names the login; nothing is added for an access token,
+    which no command can name. Waits for the server for 2 seconds at most.
     """
     usage: Mapping[str, Any] = {}
-    if error.resettable:
+    if error.resettable and not access_token_in(key):
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch_usage(tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-    if steps := what_is_left(usage, slug, account_option, key_option):
+    if steps := what_is_left(usage, slug, key):
         other = f"{error.advice[0].lower()}{error.advice[1:]}"
         error.replace_advice(f"{' '.join(steps)} Or {other}")
 

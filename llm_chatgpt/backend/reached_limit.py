@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm_chatgpt.backend.usage import (
     reset_moment,
     windows_of_headers,
 )
+from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.text import as_sentence, from_now, printable
 
 # What users can do at a limit besides waiting (P206): on personal plans, and on those whose ids
@@ -95,18 +97,25 @@ def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
     return ("try another model", *options) if other_model else options
 
 
-def what_is_left(
-    usage: Mapping[str, Any], slug: str, account_option: str, key_option: str
-) -> list[str]:
+def login_option(name: str, key: str | None) -> str:
+    """Return the option that makes a command use the login that `key` names.
+
+    Empty without a key, and for an access token, which no message may show.
+    """
+    return f" {name} {shlex.quote(printable(key, 60))}" if key and not access_token_in(key) else ""
+
+
+def what_is_left(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
     """Name the banked resets and Luna Reserve that are left when `slug` has reached a limit.
 
-    `usage` is the usage endpoint's answer. The options make the commands use the same login.
+    `usage` is the usage endpoint's answer, `key` names the login.
     """
     sentences = []
     if available := banked_resets(usage):
         resets = "1 banked reset" if available == 1 else f"{available} banked resets"
-        sentences.append(f"You have {resets}: run 'llm chatgpt reset{account_option}'.")
+        command = f"llm chatgpt reset{login_option('--account', key)}"
+        sentences.append(f"You have {resets}: run '{command}'.")
     if reserve_is_left(usage) and slug != RESERVE.slug:
-        command = f'llm -m {RESERVE.model_id}{key_option} "prompt"'
+        command = f'llm -m {RESERVE.model_id}{login_option("--key", key)} "prompt"'
         sentences.append(f"You have Luna Reserve left: run '{command}'.")
     return sentences

@@ -28,6 +28,7 @@ POLICY_CODES |= {"misalignment_policy_violation"}
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
+IMAGE_DOWNLOAD = "image_download_failed"
 # The service's own code for the schema of an answer, which not every such refusal has.
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
@@ -135,6 +136,7 @@ _TEXTS = {
         "Run '{login}' and allow it.",
     ),
     "broken stream": ("OpenAI could not finish the answer", "Send the prompt again."),
+    IMAGE_DOWNLOAD: ("OpenAI refused the request", ""),
     "refused request": ("OpenAI refused the request", ""),
     "unexplained refusal": ("OpenAI refused the request (status {status})", "Try again later."),
 }
@@ -224,7 +226,7 @@ def explain_refusal(
         kind = UsageLimitReached
     elif in_stream and name in _PASSING:
         kind = StreamFailed
-    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA)
+    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     refusal = kind(
         as_sentence(reason),
@@ -277,6 +279,8 @@ def _choose_text(
         return "server error"
     if reply.status == 400 and param == "reasoning.effort":
         return "unknown effort"
+    if reply.status == 400 and "download" in message.lower():
+        return IMAGE_DOWNLOAD
     if reply.status == 400 and (param or "").startswith(("text.format", "response_format")):
         return SCHEMA
     words = " ".join([message, param or "", *codes])
@@ -301,18 +305,24 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
     }
 
 
-def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
-    """Return the part of the request that is refused: `param`, or as the message names it.
+# The part that a message names: a parameter, a header, the place of an item in the input, its
+# address, its type or its id.
+_NAMED_PART = re.compile(
+    r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
+    r"|\b(input\[\d+\][\w.\[\]]*)|(https://[^\s'\"]*[^\s'\".,)])"
+    r"|\b(web_search_call|configuration_update)\b|Item with id '?([\w-]+)"
+)
 
-    The messages are those of P96, P84 and, for a header, of a proxy.
-    """
-    named = re.match(
-        r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required",
-        message,
-    )
-    words = (named[1] or named[2].lower()) if named else None
-    param = as_text(error.get("param")) or words
-    return printable(param, 100) if param else None
+
+def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
+    """Return the part of the request that is refused: `param`, or what the message names if that
+    is more specific."""
+    param = as_text(error.get("param"))
+    named = _NAMED_PART.search(message)
+    if named and param in (None, "input", "url"):
+        param = next(filter(None, named.groups()))
+        param = "instructions" if param == "Instructions" else param
+    return printable(param) if param else None
 
 
 def error_message(reply: http.Reply) -> str | None:

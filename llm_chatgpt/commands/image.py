@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shlex
 import sys
 from typing import BinaryIO
 
@@ -12,7 +11,7 @@ import click
 
 from llm_chatgpt.backend import images
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.endpoints import add_what_is_left
+from llm_chatgpt.backend.endpoints import add_resets
 from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import UsageLimitReached
 from llm_chatgpt.files import os_reason
@@ -93,14 +92,12 @@ def image(
     if not to_stdout:
         images.check_place(output, replace=force)
 
-    option = f" --account {shlex.quote(account)}" if account else ""
-
     def create(tokens: Tokens, login: str) -> images.Answer:
         try:
             return images.request_image(tokens, login, body)
         except UsageLimitReached as error:
-            # As for a prompt to Luna Reserve, which creates no images.
-            add_what_is_left(error, tokens, RESERVE.slug, option)
+            # Luna Reserve is not named, because it creates no images.
+            add_resets(error, tokens, RESERVE.slug, account)
             raise
 
     answer: images.Answer = with_login(account, create)
