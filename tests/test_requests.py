@@ -237,12 +237,13 @@ def test_a_model_without_updates_gets_the_new_effort(simulator, signed_in, ask):
     assert updates_of(sent(simulator)[1]) == []
 
 
-def test_a_service_that_refuses_updates(simulator, signed_in, ask):
+@pytest.mark.parametrize("param", ["input[4].type", None])
+def test_a_service_that_refuses_updates(simulator, signed_in, ask, param):
     fetch_models(signed_in)
     conversation = ask.model("gpt-6.1-sol").conversation()
     ask.finish(lambda: conversation.prompt("one", reasoning_effort="low"))
     refused = error_answer(
-        400, "invalid_value", "Invalid value: 'configuration_update'.", param="input[2].type"
+        400, "invalid_value", "Invalid value: 'configuration_update'.", param=param
     )
     simulator.script("responses", refused)
     for text in ("two", "three"):

@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import catalogue
+from llm_chatgpt.backend import catalogue, reached_limit
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.backend.usage import BankedResets, resets_of_list
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
+from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, UsageLimitReached
 from llm_chatgpt.files import os_reason
+from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_mapping, as_text
+from llm_chatgpt.waiting import Waiting
 
 
 def fetch_models(
@@ -96,6 +98,20 @@ def fetch_usage(
 ) -> Mapping[str, Any]:
     """Fetch the use of the account's limits within `seconds`."""
     return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
+
+
+def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | None) -> None:
+    """Add the account's banked resets and Luna Reserve to the advice of a reached limit.
+
+    Waits for the server for 2 seconds at most. `key` names the login; nothing is added for an
+    access token, which no command can name.
+    """
+    usage: Mapping[str, Any] = {}
+    if error.resettable and not access_token_in(key):
+        with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
+            usage = fetch_usage(tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
+    if sentences := reached_limit.what_is_left(usage, slug, key):
+        error.add_advice(*sentences)
 
 
 RESETS_PATH = "/wham/rate-limit-reset-credits"

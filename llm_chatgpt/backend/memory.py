@@ -5,11 +5,12 @@ A turn is all requests that a chain of tools makes for one message of the user (
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from llm_chatgpt.backend.optional_parts import SCOPES
 
-TURNS_KEPT = 256
+_MAX_TURNS = 256
 
 
 class Turn:
@@ -25,13 +26,10 @@ class Turn:
         self._told: set[str] = set()
 
     def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
-        """Return the lines of those notes, pairs of a subject and a line, that are new."""
-        lines = []
-        for subject, line in notes:
-            if subject not in self._told:
-                self._told.add(subject)
-                lines.append(line)
-        return lines
+        """Return the lines of those notes, pairs of a subject and a line, whose subject is new."""
+        new = {subject: line for subject, line in notes if subject not in self._told}
+        self._told |= new.keys()
+        return list(new.values())
 
 
 class Memory:
@@ -42,6 +40,9 @@ class Memory:
     """
 
     def __init__(self) -> None:
+        # Numbers for the parts of llm's responses. None is used twice, because a response that is
+        # run again after a failure keeps its earlier parts.
+        self.part_numbers = itertools.count()
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
         # Names of parts, each with the value of its scope.
@@ -57,7 +58,7 @@ class Memory:
         for call_id in filter(None, call_ids):
             self._turns.pop(call_id, None)
             self._turns[call_id] = turn
-        for oldest in list(self._turns)[:-TURNS_KEPT]:
+        for oldest in list(self._turns)[:-_MAX_TURNS]:
             self._turns.pop(oldest, None)
 
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 A request is sent once more without that part (docs/protocol.md, "What is refused"). `SCOPES` says
 how long each part stays out. The parts of the input have no scope: the answer stores their names
-(history.py), and later requests of the conversation leave them out, too. `Composer` and
+(history.py), and later requests of the conversation leave them out, too. `RequestBuilder` and
 `InputBuilder` leave out the parts that `Attempt.without` names.
 """
 
@@ -17,15 +17,19 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens, residencies
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
+# Summaries of reasoning (P100).
 SUMMARY = "reasoning.summary"
-# The guarantee of strict mode that the answer fits the schema.
+# The guarantee of strict mode that the answer fits the schema (P109).
 STRICT = "text.format.strict"
+# P95.
 OUTPUT_LIMIT = "max_output_tokens"
-# The system prompt as a message, without `instructions`.
+# The system prompt as a message, without `instructions` (P84).
 SYSTEM_MESSAGE = "system message"
-# The first region that the login names; there may be a second one.
+# The first region that the login names; there may be a second one (P78).
 FIRST_RESIDENCY = "first residency"
+# P79.
 SESSION_HEADER = "session-id"
+# P83.
 COMPRESSION = "compression"
 
 # The part stays out for the rest of the "turn", or of every request that this process sends to
@@ -40,18 +44,17 @@ SCOPES = {
     COMPRESSION: "service",
 }
 # The part that a 400 is about, by the parameter that it names.
-_BY_PARAM = {name: name for name in (SUMMARY, OUTPUT_LIMIT, SESSION_HEADER, COMPRESSION)}
+_BY_PARAM = {SUMMARY: SUMMARY, OUTPUT_LIMIT: OUTPUT_LIMIT, SESSION_HEADER: SESSION_HEADER}
 _BY_PARAM["instructions"] = SYSTEM_MESSAGE
 
-# Parts of the input. Encrypted reasoning of earlier answers.
+# Parts of the input. Encrypted reasoning of earlier answers (P103).
 REASONING = "reasoning"
-# Web searches of earlier answers: those without an id, then all.
+# Web searches of earlier answers: those without an id, then all (P105).
 SEARCHES_WITHOUT_ID = "web_search_call without id"
 SEARCHES = "web_search_call"
-# Items that change the effort within a conversation.
+# Items that change the effort within a conversation (P214).
 EFFORT_UPDATES = "configuration_update"
-# Each other name is the address of an image that the service cannot download.
-_ADDRESS = "https://"
+# Each other name is the address of an image that the service cannot download (P106).
 
 
 def parts_of_input(without: Iterable[str]) -> frozenset[str]:
@@ -60,7 +63,11 @@ def parts_of_input(without: Iterable[str]) -> frozenset[str]:
 
 
 def refused_parts(
-    error: ChatGPTError, items: Sequence[Mapping[str, Any]], tokens: Tokens
+    error: ChatGPTError,
+    items: Sequence[Mapping[str, Any]],
+    tokens: Tokens,
+    *,
+    is_compressed: bool = False,
 ) -> frozenset[str]:
     """Return the names of the parts that an error is about; empty if it is about something else.
 
@@ -74,34 +81,35 @@ def refused_parts(
         return frozenset({FIRST_RESIDENCY})
     if error.status in (400, 415) and error.param in _BY_PARAM:
         return frozenset({_BY_PARAM[error.param]})
-    # 404 is for an item whose id the service does not know.
+    # It is not known how the service refuses compressed requests, if it does (P83).
+    if is_compressed and error.status in (400, 415) and not error.param:
+        is_explained = error.code in refusals.POLICY_CODES | {"context_length_exceeded"}
+        return frozenset() if is_explained else frozenset({COMPRESSION})
+    # 404 is for an item whose id the service does not know (P102).
     return _refused_items(error, items) if error.status in (400, 404) else frozenset()
 
 
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the part of the input that an error is about, which it may name in its text only."""
-    words = f"{error.param} {error.message}"
-    places = {int(number) for number in re.findall(r"input\[(\d{1,9})\]", words)}
-    named_items = [items[place] for place in places if place < len(items)]
-    named_types = {item.get("type") for item in named_items}
-    if "download" in words.lower():
-        sent = list(_image_addresses(items))
-        named = [url for url in sent if url in words] or list(_image_addresses(named_items))
-        return frozenset(named or sent)
-    if EFFORT_UPDATES in named_types or EFFORT_UPDATES in words:
-        return frozenset({EFFORT_UPDATES})
-    searches = [item for item in items if item.get("type") == SEARCHES]
-    ids = [item["id"] for item in searches if "id" in item]
-    if searches and (SEARCHES in named_types or any(word in words for word in (SEARCHES, *ids))):
-        return frozenset({SEARCHES if ids else SEARCHES_WITHOUT_ID})
-    return frozenset()
+    """Return the part of the input that `param` names: by the place, the type, the id or the
+    address of an item."""
+    param = error.param or ""
+    if place := re.match(r"input\[(\d{1,9})\]", param):
+        named_items = items[int(place[1]) :][:1]
+    else:
+        named_items = [item for item in items if param in (item.get("type"), item.get("id"))]
+    if error.code == refusals.IMAGE_DOWNLOAD:
+        addresses = _image_addresses(named_items) or _image_addresses(items)
+        return addresses & {param} or addresses
+    types = {str(item.get("type")) for item in named_items}
+    if SEARCHES in types:
+        have_ids = any("id" in item for item in named_items)
+        return frozenset({SEARCHES if have_ids else SEARCHES_WITHOUT_ID})
+    return frozenset(types & {EFFORT_UPDATES})
 
 
-def _image_addresses(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for part in content_parts(items):
-        url = as_text(part.get("image_url"))
-        if url and url.startswith(_ADDRESS):
-            yield url
+def _image_addresses(items: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    urls = (as_text(part.get("image_url")) for part in content_parts(items))
+    return frozenset(url for url in urls if url and url.startswith("https://"))
 
 
 def content_parts(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

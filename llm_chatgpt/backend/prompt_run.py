@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import shlex
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,15 +32,10 @@ from llm_chatgpt.errors import (
     UsageLimitReached,
 )
 from llm_chatgpt.login.credentials import Credential, Rejection, choose_credential
-from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_words, notice, printable
+from llm_chatgpt.text import in_words, notice
 from llm_chatgpt.waiting import Waiting
-
-# Counts the parts of each of llm's responses. A response that is run again after a failure keeps
-# its earlier parts, which must not get events of another kind.
-_part_numbers: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
 
 
 class PromptRun:
@@ -78,7 +70,7 @@ class PromptRun:
         self.complete = False
         self.translator = EventTranslator()
         # The content of the complete rounds.
-        self._answer = Answer(_part_numbers.setdefault(response, itertools.count()))
+        self._answer = Answer(memory.part_numbers)
         # Whether an empty answer has been tried again.
         self._tried_again = False
         # The reason if the answer ends before the model wanted it to.
@@ -87,8 +79,9 @@ class PromptRun:
         self._is_sending = False
         self._tokens = Tokens("")
         self._headers: Mapping[str, str] = {}
-        # The server's last 401, after which other tokens may be accepted.
-        self._rejection: ChatGPTError | None = None
+        # The server's last 401, and the access token that it refused; another may be accepted.
+        self._unauthorized: ChatGPTError | None = None
+        self.rejected: Rejection | None = None
 
     # One attempt
 
@@ -97,27 +90,17 @@ class PromptRun:
         """The login, chosen once so that all attempts use the same account."""
         return choose_credential(self._key, read_store())
 
-    @property
-    def rejected(self) -> Rejection | None:
-        """The access token that the server has just refused with 401; None if there is none."""
-        error = self._rejection
-        if error is None or not self.attempt.other_tokens:
-            return None
-        # A web page comes from a proxy, which cannot judge the login.
-        from_proxy = error.code == refusals.WEB_PAGE
-        return Rejection(self._tokens.access_token, error.date, final=not from_proxy)
-
     def pauses(self) -> Iterator[float]:
-        """The seconds to sleep before this attempt: the whole of a short pause. A long one is in
-        pieces, by the clock, so that the machine may sleep meanwhile."""
-        seconds = self.attempt.pause
-        with Waiting("Waiting to try again", seconds):
-            if seconds <= config.MAX_RETRY_AFTER_SECONDS:
-                yield seconds
-                return
-            end = time.time() + seconds
-            while (left := end - time.time()) > 0:
-                yield min(left, 60.0)
+        """Yield the seconds to sleep before this attempt.
+
+        A long pause comes in pieces and ends by the clock, so that the machine may sleep meanwhile.
+        """
+        pause = self.attempt.pause
+        end, longest = time.time() + pause, config.MAX_RETRY_AFTER_SECONDS
+        with Waiting("Waiting to try again", pause):
+            yield min(pause, longest)
+            while pause > longest and (left := end - time.time()) > 0:
+                yield min(left, longest)
 
     def _doing(self) -> str:
         """What the user is told while nothing arrives."""
@@ -164,11 +147,7 @@ class PromptRun:
         """Build the error for a reply that is no answer."""
         host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
         reply = http.Reply(status, headers, content, host)
-        error = refusals.explain_refusal(reply, self._refused_request())
-        if self._sent.is_compressed and retry.gives_no_reason(error):
-            # It is unknown how the service refuses compressed requests, if it does.
-            error.param = optional_parts.COMPRESSION
-        return error
+        return refusals.explain_refusal(reply, self._refused_request())
 
     def end_round(self) -> Iterator[StreamEvent]:
         """Return the stream's last events and keep the round's answer.
@@ -222,16 +201,23 @@ class PromptRun:
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
         last, again = self.attempt, None
+        sent, tokens = self._sent, self._tokens
+        refused = optional_parts.refused_parts(
+            error, sent.items, tokens, is_compressed=sent.is_compressed
+        )
         if not self.translator.started:
-            again = retry.next_attempt(last, error, self._sent.items, self._tokens, time.time())
+            again = retry.next_attempt(last, error, refused, tokens, time.time())
         if again is None:
             self._end_early(error)
             return
         self.attempt = again
         if isinstance(error, UsageLimitReached):
             notice(f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...")
-        if again.other_tokens:
-            self._rejection = error
+        if error.tokens_refused:
+            # A web page comes from a proxy, which cannot judge the login (P57).
+            is_final = error.code != refusals.WEB_PAGE
+            self._unauthorized = error
+            self.rejected = Rejection(self._tokens.access_token, error.date, is_final)
         if again.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             allowed = retry.resends_allowed(error, self._tokens)
@@ -241,11 +227,11 @@ class PromptRun:
     def _end_early(self, error: ChatGPTError) -> None:
         """Raise the error, or keep the rounds that were complete before it."""
         if isinstance(error, UsageLimitReached):
-            self._name_what_is_left(error)
-        rejection = self._rejection
-        if isinstance(error, RefreshFailed) and rejection and self._tokens.earliest_refresh_at:
+            endpoints.add_resets(error, self._tokens, self._sent.info.slug, self._key)
+        refusal = self._unauthorized
+        if isinstance(error, RefreshFailed) and refusal and self._tokens.earliest_refresh_at:
             # The user should learn what the server said, too.
-            reason = f"{rejection.reason}. {error.reason}."
+            reason = f"{refusal.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._answer.rounds:
             raise error
@@ -256,37 +242,11 @@ class PromptRun:
         self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
         self.complete = True
 
-    def _name_what_is_left(self, error: UsageLimitReached) -> None:
-        """Add the account's banked resets and Luna Reserve to the advice.
-
-        Waits for the server for 2 seconds at most.
-        """
-        # No command can name an access token.
-        is_token = self._key and not self._key_name()
-        if not error.resettable or is_token:
-            return
-        usage: Mapping[str, Any] = {}
-        with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
-            usage = endpoints.fetch_usage(self._tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-        account, key = self._option("--account"), self._option("--key")
-        if left := reached_limit.what_is_left(usage, self._sent.info.slug, account, key):
-            error.add_advice(*left)
-
-    def _key_name(self) -> str:
-        """Return the account or llm key that --key names; empty if it is a token."""
-        key = self._key or ""
-        return "" if access_token_in(key) else key
-
-    def _option(self, name: str) -> str:
-        """Return the option that makes a command use the same login as this prompt."""
-        key = self._key_name()
-        return f" {name} {shlex.quote(printable(key, 60))}" if key else ""
-
     def _refused_request(self) -> refusals.RefusedRequest:
         return refusals.RefusedRequest(
             self._tokens,
             login=self._tokens.route.login_command(self.credential.account),
-            key_option=self._option("--key"),
+            key_option=reached_limit.login_option("--key", self._key),
             both_regions=True,
             slug=self._sent.info.slug,
             models=self._sent.models,
@@ -315,13 +275,12 @@ class PromptRun:
 
 
 def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
-    reason = error.reason
+    """Explain a failed connection by what it means for the answer."""
+    if not started and not error.stalled:
+        return StreamFailed(f"{error.reason}.", error.advice, code="connection")
+    problem = "The answer was cut off" if started else "No answer from OpenAI"
+    reason = f"{error.reason[0].lower()}{error.reason[1:]}"
+    code = "connection"
     if error.stalled:
-        reason = f"no data for {in_words(config.idle_timeout())}"
-    code = "stalled" if error.stalled else "connection"
-    if started:
-        reason = f"The answer was cut off: {reason[0].lower()}{reason[1:]}."
-        return StreamFailed(reason, "Send the prompt again.", code=code)
-    if error.stalled:
-        return StreamFailed(f"No answer from OpenAI: {reason}.", "Try again later.", code=code)
-    return StreamFailed(f"{reason}.", error.advice, code=code)
+        reason, code = f"no data for {in_words(config.idle_timeout())}", "stalled"
+    return StreamFailed(f"{problem}: {reason}.", "Send the prompt again.", code=code)

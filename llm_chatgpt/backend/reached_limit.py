@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from llm_chatgpt.backend.usage import (
     resets_of_usage,
     windows_of_headers,
 )
+from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.text import from_now, printable
 
 # The user's options on each plan, besides waiting.
@@ -85,19 +87,26 @@ def describe(
     return facts | ({"words": "."} if usual else {})
 
 
-def what_is_left(
-    usage: Mapping[str, Any], slug: str, account_option: str, key_option: str
-) -> list[str]:
+def login_option(name: str, key: str | None) -> str:
+    """Return the option that makes a command use the login that `key` names.
+
+    Empty without a key, and for an access token, which no message may show.
+    """
+    return f" {name} {shlex.quote(printable(key, 60))}" if key and not access_token_in(key) else ""
+
+
+def what_is_left(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
     """Name the banked resets and Luna Reserve that are left when `slug` has reached a limit.
 
-    `usage` is the usage endpoint's answer. The options make the commands use the same login.
+    `usage` is the usage endpoint's answer, `key` names the login.
     """
     sentences = []
     resets = resets_of_usage(usage)
     if resets and resets.available:
         count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
-        sentences.append(f"You have {count}: run 'llm chatgpt reset{account_option}'.")
+        command = f"llm chatgpt reset{login_option('--account', key)}"
+        sentences.append(f"You have {count}: run '{command}'.")
     if reserve_is_left(usage) and slug != RESERVE.slug:
-        command = f'llm -m {RESERVE.model_id}{key_option} "prompt"'
+        command = f'llm -m {RESERVE.model_id}{login_option("--key", key)} "prompt"'
         sentences.append(f"You have Luna Reserve left: run '{command}'.")
     return sentences

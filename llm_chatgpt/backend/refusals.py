@@ -27,6 +27,7 @@ POLICY_CODES |= {"misalignment_policy_violation"}
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
+IMAGE_DOWNLOAD = "image_download_failed"
 # The service's own code for the schema of an answer, which not every such refusal has.
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
@@ -165,6 +166,7 @@ _TEXTS = {
         "{more}Send the prompt again.",
         is_passing=True,
     ),
+    IMAGE_DOWNLOAD: _Text("OpenAI refused the request{words}"),
     "refused request": _Text("OpenAI refused the request{words}"),
     "unexplained refusal": _Text(
         "OpenAI refused the request (status {status}).", "Try again later."
@@ -250,7 +252,7 @@ def explain_refusal(
     elif in_stream and text.is_passing:
         kind = StreamFailed
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA)
+    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
     refusal = kind(
         text.reason.format(**facts),
         text.advice.format(**facts),
@@ -300,15 +302,24 @@ def _server_words(reply: http.Reply, message: str) -> dict[str, str]:
     }
 
 
+# The part that a message names: a parameter, a header, the place of an item in the input, its
+# address, its type or its id.
+_NAMED_PART = re.compile(
+    r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
+    r"|\b(input\[\d+\][\w.\[\]]*)|(https://[^\s'\"]*[^\s'\".,)])"
+    r"|\b(web_search_call|configuration_update)\b|Item with id '?([\w-]+)"
+)
+
+
 def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
-    """Return the part of the request that is refused: `param`, or as the message names it."""
-    named = re.match(
-        r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required",
-        message,
-    )
-    words = (named[1] or named[2].lower()) if named else None
-    param = as_text(error.get("param")) or words
-    return printable(param, 100) if param else None
+    """Return the part of the request that is refused: `param`, or what the message names if that
+    is more specific."""
+    param = as_text(error.get("param"))
+    named = _NAMED_PART.search(message)
+    if named and param in (None, "input", "url"):
+        param = next(filter(None, named.groups()))
+        param = "instructions" if param == "Instructions" else param
+    return printable(param) if param else None
 
 
 def explain_stream_error(
@@ -343,6 +354,8 @@ def _choose_text(
         return "server error"
     if reply.status == 400 and param == "reasoning.effort" and message:
         return "unknown effort"
+    if reply.status == 400 and "download" in message.lower():
+        return IMAGE_DOWNLOAD
     about_format = (param or "").startswith(("text.format", "response_format"))
     if reply.status == 400 and (about_format or _OF_SCHEMA.match(message)):
         return SCHEMA

@@ -1,17 +1,16 @@
 """Decide whether and how a prompt is sent again. Nothing here sends or waits.
 
-docs/protocol.md, "Sending again", tells the rules in words. They apply only while nothing of the
-answer has been shown.
+docs/protocol.md, "Sending again" (P196), tells the rules in words. They apply only while nothing
+of the answer has been shown.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import optional_parts, refusals
+from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
@@ -26,23 +25,17 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 class Attempt(NamedTuple):
     """How to send a prompt this time, and how often that has failed.
 
-    `pause` is the number of seconds to wait first, `waited` the sum over all attempts.
-    `other_tokens` says not to use the tokens that got a 401; that happened `unauthorized` times,
-    the last time at `refused_at`. `without` names the parts to leave out (optional_parts.py).
+    `pause` is the number of seconds to wait first, `waited` the sum over all attempts. The tokens
+    were refused with a 401 `unauthorized` times, the last time at `refused_at`. `without` names
+    the parts to leave out (optional_parts.py).
     """
 
     pause: float = 0.0
     resends: int = 0
     waited: float = 0.0
-    other_tokens: bool = False
     unauthorized: int = 0
     refused_at: float = 0.0
     without: frozenset[str] = frozenset()
-
-
-def gives_no_reason(error: ChatGPTError) -> bool:
-    """Check whether a refusal names neither a parameter nor a known reason."""
-    return error.status in (400, 415) and error.param is None and error.code not in _FINAL_CODES
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
@@ -58,30 +51,24 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
 
 
 def next_attempt(
-    last: Attempt,
-    error: ChatGPTError,
-    items: Sequence[Mapping[str, Any]],
-    tokens: Tokens,
-    now: float,
+    last: Attempt, error: ChatGPTError, refused: frozenset[str], tokens: Tokens, now: float
 ) -> Attempt | None:
     """Plan the attempt after this error; None if the error is final.
 
-    `items` are the input and `tokens` the tokens that were sent.
+    `refused` names the parts that it is about (optional_parts.py); the `tokens` were sent.
     """
-    last = last._replace(pause=0.0, other_tokens=False)
+    last = last._replace(pause=0.0)
     if isinstance(error, UsageLimitReached) and error.resets_at is not None:
         wait = error.resets_at - now
         if 0 < wait <= config.longest_limit_wait():
             return last._replace(pause=wait + config.AFTER_RESET_SECONDS)
     if error.tokens_refused:
         # Another program may have stored other tokens meanwhile. If those fail as well, or
-        # there are none, a refresh brings new ones; it would not help a second time.
+        # there are none, a refresh brings new ones; it would not help a second time (P61).
         renewed = last.unauthorized and tokens.refreshed_at >= last.refused_at
         if renewed or last.unauthorized == 2:
             return None
-        again = last.unauthorized + 1
-        return last._replace(other_tokens=True, unauthorized=again, refused_at=now)
-    refused = optional_parts.refused_parts(error, items, tokens)
+        return last._replace(unauthorized=last.unauthorized + 1, refused_at=now)
     if refused - last.without:
         return last._replace(without=last.without | refused)
     if last.resends >= resends_allowed(error, tokens):

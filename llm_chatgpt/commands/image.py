@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from llm_chatgpt.backend import images
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.endpoints import fetch_usage
-from llm_chatgpt.backend.reached_limit import what_is_left
+from llm_chatgpt.backend.endpoints import add_resets
 from llm_chatgpt.commands import chatgpt, common, terminal
-from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
+from llm_chatgpt.errors import UsageLimitReached
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.login.tokens import Tokens
@@ -97,12 +93,14 @@ def image(
         images.check_place(output, replace=force)
 
     def draw(tokens: Tokens, login: str) -> images.Answer:
-        return images.request_image(tokens, login, body)
+        try:
+            return images.request_image(tokens, login, body)
+        except UsageLimitReached as error:
+            # The models of Luna Reserve create no images.
+            add_resets(error, tokens, RESERVE.slug, account)
+            raise
 
-    try:
-        answer: images.Answer = with_login(account, draw)
-    except UsageLimitReached as error:
-        raise _with_resets(error, account) from error
+    answer: images.Answer = with_login(account, draw)
     if to_stdout and _write_to_stdout(answer.picture):
         return
     saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
@@ -114,20 +112,6 @@ def image(
         common.echo_json({**saved._asdict(), "model": model})
     else:
         click.echo(saved.path)
-
-
-def _with_resets(error: UsageLimitReached, account: str | None) -> ChatGPTError:
-    """The error, which names the banked resets if there are any."""
-    usage: Mapping[str, Any] = {}
-    if error.resettable:
-        with contextlib.suppress(ChatGPTError):
-            usage = with_login(account, fetch_usage)
-    option = f" --account {shlex.quote(account)}" if account else ""
-    # The models of Luna Reserve create no images.
-    left = what_is_left(usage, RESERVE.slug, option, "")
-    if left:
-        error.add_advice(*left)
-    return error
 
 
 def _write_to_stdout(picture: bytes) -> bool:

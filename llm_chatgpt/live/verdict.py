@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from llm_chatgpt.backend import optional_parts, refusals, retry
+from llm_chatgpt.backend import optional_parts, refusals
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
 from llm_chatgpt.live.checks import CHECKS, Check
@@ -71,9 +71,12 @@ def _judge(live: Live, check: Check, recorded: Iterable[Recorded], failed: bool)
         if said is None and not reply.is_web_page and reply.content.strip():
             text = printable(reply.content.decode(errors="replace"), 200)
             live.differs_once(facts.ERROR_FORMS, f"an error of unknown form ({one.status}): {text}")
-        if retry.gives_no_reason(error) and "content-encoding" in one.request_headers:
-            error.param = optional_parts.COMPRESSION
-        parts = optional_parts.refused_parts(error, as_list(one.body.get("input")), live.tokens)
+        parts = optional_parts.refused_parts(
+            error,
+            as_list(one.body.get("input")),
+            live.tokens,
+            is_compressed="content-encoding" in one.request_headers,
+        )
         for part in parts if not failed else ():
             owner, fact = _OWNERS.get(part, ("", facts.ERROR_FORMS))
             later = owner and owner not in done
