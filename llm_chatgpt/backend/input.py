@@ -145,12 +145,6 @@ class InputBuilder:
             self._add_item("configuration_update", reasoning={"effort": effort})
             self._effort_in_force = effort
 
-    def begin_with_system_message(self) -> None:
-        """Send the instructions as the first message."""
-        if self.instructions:
-            content = [{"type": "input_text", "text": self.instructions}]
-            self.items.insert(0, {"type": "message", "role": "developer", "content": content})
-
     def _add_empty_message(self) -> None:
         """Add an empty message of the user: the service refuses an `input` without any (P98)."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
@@ -189,12 +183,10 @@ class InputBuilder:
                 self._add_tool_result(part)
 
     def _add_system(self, text: str) -> None:
-        """Add a system prompt: to the instructions, or later as a message.
-
-        The service refuses the role system (P97).
-        """
-        if self.items:
-            self._add_text("developer", text)
+        """Add a system prompt: to the instructions, or later as a message."""
+        if self.items and text:
+            self._add_missing_outputs()
+            self.items.append(system_message(text))
         else:
             self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
 
@@ -326,6 +318,12 @@ def _arguments(part: ToolCallPart) -> str:
         if written and value == json.dumps(arguments, sort_keys=True):
             return written
     return json.dumps(arguments)
+
+
+def system_message(text: str) -> dict[str, Any]:
+    """Return a system prompt as an item; the service refuses the role system (P97)."""
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "role": "developer", "content": content}
 
 
 def _note(text: str) -> dict[str, Any]:
