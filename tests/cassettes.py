@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -40,7 +41,11 @@ class CassetteScrubber(Scrubber):
     """The scrubber as vcrpy calls it."""
 
     def request(self, request: Any) -> Any:
-        request.body = self.body(request.body, request.headers.get("content-type", ""))
+        body = request.body or b""
+        body = body.encode() if isinstance(body, str) else body
+        # The port that a browser comes back to differs each time.
+        body = re.sub(rb"127\.0\.0\.1%3A\d+", b"127.0.0.1%3A1", body)
+        request.body = self.body(body, request.headers.get("content-type", ""))
         request.headers = self.headers(request.headers)
         return request
 

@@ -141,6 +141,13 @@ def test_every_mark_of_the_protocol_is_explained_once():
     assert used == set(explained)
 
 
+def test_every_fact_that_the_code_names_is_in_the_protocol():
+    facts = set(re.findall(r"\*\*(P\d+)\*\*", (ROOT / "docs/protocol.md").read_text()))
+    named = set(re.findall(r"\bP\d+\b", SOURCE))
+    assert "P12" in named
+    assert named - facts == set()
+
+
 def test_every_public_function_is_documented():
     public = {name for name in vars(api) if inspect.isfunction(getattr(api, name))}
     assert public == set(re.findall(r"`(\w+)\(", section("Login functions")))

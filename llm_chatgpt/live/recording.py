@@ -1,4 +1,4 @@
-"""What is sent and received while a block runs, to be read a second time."""
+"""Records what the plugin sends and receives, so that the live check can read it, too."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 
 from llm_chatgpt import clients, http
 from llm_chatgpt.backend.sse import SSEDecoder
-from llm_chatgpt.values import as_mapping
+from llm_chatgpt.values import as_mapping, as_number
 
 
-class Recorded:
-    """A request and its answer, whose body grows while the plugin reads it."""
+class Exchange:
+    """A request and its answer. `pieces` of the answer are added while the plugin reads it.
+
+    All content is without its compression.
+    """
 
     def __init__(self, response: Any):
         request = response.request
-        self.method: str = request.method
         self.url = str(request.url)
+        self.method: str = request.method
         self.request_headers = dict(request.headers)
-        self.request_body = _decoded(self.request_headers, request.content)
+        self.request_content = _decompressed(request)
         self.status: int = response.status_code
         self.headers = dict(response.headers)
         self.pieces: list[bytes] = []
@@ -27,11 +30,11 @@ class Recorded:
     @property
     def body(self) -> Mapping[str, Any]:
         """The request's JSON."""
-        return _json(self.request_body)
+        return _json(self.request_content)
 
     @property
     def reply(self) -> http.Reply:
-        return http.Reply(self.status, self.headers, _decoded(self.headers, b"".join(self.pieces)))
+        return http.Reply(self.status, self.headers, b"".join(self.pieces))
 
     @property
     def events(self) -> list[Mapping[str, Any]]:
@@ -40,58 +43,63 @@ class Recorded:
         return [event for event in map(_json, frames) if event]
 
     @property
+    def items(self) -> list[Mapping[str, Any]]:
+        """The finished items of the answer."""
+        done = (e for e in self.events if e.get("type") == "response.output_item.done")
+        return [as_mapping(event.get("item")) for event in done]
+
+    @property
     def final_event(self) -> Mapping[str, Any]:
         """The last event that has a response; empty without one."""
-        ends = [event for event in self.events if "response" in event]
-        return as_mapping(ends[-1] if ends else None)
+        return next((event for event in reversed(self.events) if "response" in event), {})
 
     @property
     def response(self) -> Mapping[str, Any]:
-        """What the answer's last event says of it; empty if none does."""
+        """The response in the final event."""
         return as_mapping(self.final_event.get("response"))
 
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """The usage in the final event, together with the fields of its details."""
+        usage = as_mapping(self.response.get("usage"))
+        input_details = as_mapping(usage.get("input_tokens_details"))
+        return {**usage, **input_details, **as_mapping(usage.get("output_tokens_details"))}
 
-def _json(data: bytes) -> Mapping[str, Any]:
-    return as_mapping(http.Reply(200, {}, data).data)
+    def count(self, name: str) -> int:
+        """Return a number of the usage; 0 if it is missing."""
+        return int(as_number(self.usage.get(name)) or 0)
 
 
-def _decoded(headers: Mapping[str, str], content: bytes) -> bytes:
-    """A body without its compression; empty if it was cut off."""
-    library = clients.library()
-    encoding = {"Content-Encoding": headers.get("content-encoding", "identity")}
-    with contextlib.suppress(library.DecodingError):
-        return bytes(library.Response(200, headers=encoding, content=content).content)
-    return b""
+def _json(content: bytes) -> Mapping[str, Any]:
+    return as_mapping(http.Reply(200, {}, content).data)
+
+
+def _decompressed(request: Any) -> bytes:
+    encoding = {"Content-Encoding": request.headers.get("content-encoding", "identity")}
+    response = clients.library().Response(200, headers=encoding, content=request.content)
+    return bytes(response.content)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Recorded]]:
-    """Record what the sync client sends and receives; the list grows with each answer."""
-    recorded: list[Recorded] = []
+def recording() -> Iterator[list[Exchange]]:
+    """Record the exchanges of the sync client. The list grows while the block runs."""
+    exchanges: list[Exchange] = []
     client = clients.sync_client()
-    before = client.event_hooks
+    hooks_before = client.event_hooks
 
     def record(response: Any) -> None:
-        recorded.append(one := Recorded(response))
-        response.stream = _copying(response.stream, one.pieces)
+        exchanges.append(exchange := Exchange(response))
+        read = response.iter_bytes
 
-    client.event_hooks = {**before, "response": [*before["response"], record]}
-    try:
-        yield recorded
-    finally:
-        client.event_hooks = before
-
-
-def _copying(stream: Any, pieces: list[bytes]) -> Any:
-    """The stream of a body, which also puts what is read of it into `pieces`."""
-
-    class Copying(clients.library().SyncByteStream):  # type: ignore[misc]
-        def __iter__(self) -> Iterator[bytes]:
-            for piece in stream:
-                pieces.append(piece)
+        def iter_bytes() -> Iterator[bytes]:
+            for piece in read():
+                exchange.pieces.append(piece)
                 yield piece
 
-        def close(self) -> None:
-            stream.close()
+        response.iter_bytes = iter_bytes
 
-    return Copying()
+    client.event_hooks = {**hooks_before, "response": [*hooks_before["response"], record]}
+    try:
+        yield exchanges
+    finally:
+        client.event_hooks = hooks_before
