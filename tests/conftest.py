@@ -79,6 +79,7 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://127.0.0.1:9/backend-api")
     monkeypatch.setenv("LLM_CHATGPT_API_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent / "light"))
     connect = socket.socket.connect
 
     def only_loopback(self: socket.socket, address: Any) -> None:

@@ -35,7 +35,7 @@ def main() -> int:
         "pytest",
         "-n",
         # Many tests wait for programs that they have started.
-        str(max(2, (os.cpu_count() or 1) * 3 // 2)),
+        str(max(2, (os.cpu_count() or 1) * 2)),
         "--dist",
         "loadgroup",
         *arguments,

@@ -120,7 +120,7 @@ def test_a_lock_that_is_held(signed_in, examine):
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), PermissionError(13, "Permission denied")])
-def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatch, error):
+def test_a_folder_that_cannot_be_written(signed_in, examine, monkeypatch, error):
     def no(*_, **__):
         raise error
 
@@ -128,9 +128,6 @@ def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatc
     finding = examine()["storage"]
     assert finding["state"] == "broken"
     assert "LLM_USER_PATH" in finding["advice"]
-    result = run_llm("chatgpt", "status")
-    assert result.exit_code == 0
-    assert result.stderr == f"Warning: {finding['advice']}\n"
 
 
 def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, tmp_path):
@@ -196,7 +193,7 @@ def test_an_access_token(simulator, examine, monkeypatch, run_llm):
     assert "not checked yet" in examine()["login"]["text"]
     assert not simulator.seen("/whoami")
     run_llm("chatgpt", "usage")
-    assert "no email" in examine()["login"]["text"]
+    assert "without an email" in examine()["login"]["text"]
     simulator.personal_tokens.clear()
     assert examine()["backend"]["state"] == "broken"
 
@@ -245,7 +242,7 @@ def test_no_network(signed_in, examine, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://chatgpt.example")
     found = examine()
-    assert found["sign-in host"]["text"] == "Could not reach 127.0.0.1:9."
+    assert found["sign-in host"]["advice"].startswith("Could not reach 127.0.0.1:9. Check the")
     assert "LLM_CHATGPT_BASE_URL must be" in found["backend"]["advice"]
     assert found["clock"]["state"] == "warning"
     assert "no server answered" in found["clock"]["text"]

@@ -353,7 +353,7 @@ def test_doctor_asks_the_api(simulator, run_llm):
     result = run_llm("chatgpt", "doctor")
     assert result.exit_code == 0, result.stdout
     assert paths(simulator) == ["/.well-known/openid-configuration", "/v1/models"]
-    assert "official: a...@example.com, official sign-in, access token" in result.stdout
+    assert "official: a...@example.com (ChatGPT plan, official), access token: " in result.stdout
     assert re.search(r"models: \d+, fetched just now", result.stdout)
     with secrets_watch(simulator) as check:
         check(result.output)

@@ -19,7 +19,6 @@ from conftest import edit_login, sign_in, wait_until
 from disk import fill_disk
 from llm_chatgpt import files
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
-from llm_chatgpt.login.tokens import token_hash
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")
@@ -328,23 +327,6 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     # A new login replaces it.
     plugin.store_tokens(TOKENS, "later")
     assert plugin.load_tokens("later") == TOKENS
-
-
-def test_a_file_of_an_older_version(simulator, signed_in, run_llm):
-    """It remembered failures by a hash of the refresh token, also those that a proxy made."""
-    key = token_hash(signed_in.refresh_token)
-    failure = {
-        "message": "Your ChatGPT login is no longer accepted.",
-        "code": None,
-        "permanent": True,
-        "rejected": True,
-        "at": 1.0,
-    }
-    change_file(lambda data: data.update(failures={key: failure}))
-    edit_login(expires_at=1.0)
-    assert run_llm("chatgpt", "status").exit_code == 0
-    assert plugin.get_tokens().refresh_token != signed_in.refresh_token
-    assert "failures" not in json.loads(store_path().read_text())
 
 
 HALF = "a\ud800b"

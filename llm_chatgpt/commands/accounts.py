@@ -16,7 +16,7 @@ from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.commands.common import who_is
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login import credentials, login_file
-from llm_chatgpt.login.credentials import Credential, choose_credential, stored_tokens
+from llm_chatgpt.login.credentials import choose_credential
 from llm_chatgpt.login.imported import read_codex_login
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.new_login import store_new_login, workspace_words
@@ -48,46 +48,34 @@ def status(account: str | None, json_: bool) -> None:
             common.echo_json({"signed_in": False, "problem": error.message, "path": str(path)})
         else:
             common.echo(error.message)
-            _warn_if_unwritable()
         sys.exit(1)
-    tokens = stored_tokens(credential, store)
-    unusable, problem = common.problems(credential, tokens) if tokens else ("", "")
+    tokens = common.tokens_of(credential, store)
+    ended, problem = common.problem_of(credential.account, tokens)
     if json_:
         chosen = {"account": credential.account, "reason": credential.reason}
-        details = _account_json(tokens, unusable, problem) if tokens else {"kind": "access_token"}
-        common.echo_json({"signed_in": not unusable, "path": str(path), **chosen, **details})
+        details = _account_json(tokens, ended, problem)
+        common.echo_json({"signed_in": not ended, "path": str(path), **chosen, **details})
     else:
-        common.echo(_status_line(credential, tokens, store, unusable))
+        again = "llm chatgpt import"
+        if tokens.renewable:
+            again = tokens.route.login_command(credential.account)
+        who = who_is(tokens)
+        common.echo(
+            f"Your login as {who} has ended. Run '{again}'." if ended else f"Signed in as {who}"
+        )
         common.echo(f"Account: {common.credential_words(credential, store)}")
-        if tokens and tokens.account_id:
+        if tokens.account_id:
             common.echo(f"Workspace: {workspace_words(tokens)}")
-        common.echo(f"Access token: {common.lifetime_words(tokens, unusable, problem)}")
+        common.echo(f"Access token: {common.lifetime_words(tokens, ended, problem)}")
         if credential.account:
             common.echo(f"Stored in: {short_path(path)}")
-            _warn_if_unwritable()
         if problem:
             common.echo(problem)
-    if unusable:
+    if ended:
         sys.exit(1)
 
 
-def _status_line(credential: Credential, tokens: Tokens | None, store: Store, unusable: str) -> str:
-    if tokens is None:
-        # The first prompt looks up who owns an access token.
-        return "Using an access token (not checked yet)"
-    if not unusable:
-        return f"Signed in as {who_is(tokens)}"
-    again = store.login_command(credential.account) if tokens.renewable else "llm chatgpt import"
-    return f"Your login as {who_is(tokens)} has ended. Run '{again}'."
-
-
-def _warn_if_unwritable() -> None:
-    error = common.storage_problem()
-    if error and error.code == "unwritable":
-        notice(f"Warning: {error.message}")
-
-
-def _account_json(tokens: Tokens, unusable: str, problem: str) -> dict[str, Any]:
+def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
     return {
         "kind": tokens.kind,
         "account_id": tokens.account_id,
@@ -95,7 +83,7 @@ def _account_json(tokens: Tokens, unusable: str, problem: str) -> dict[str, Any]
         "email": tokens.email,
         "plan": tokens.plan,
         "expires_at": tokens.expires_at,
-        "expired": bool(unusable) or not still_works(tokens, time.time()),
+        "expired": ended or not still_works(tokens, time.time()),
         "problem": problem or None,
     }
 
@@ -114,20 +102,18 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, broken = [], bool(store.unusable)
+    entries, all_work = [], not store.unusable
     for name, tokens in store.accounts.items():
-        credential = Credential(name, "")
-        unusable, problem = common.problems(credential, tokens)
+        ended, problem = common.problem_of(name, tokens)
+        all_work = all_work and not ended
         default = name == store.default
-        details = _account_json(tokens, unusable, problem)
-        entries.append({"name": name, "default": default, **details})
+        entries.append({"name": name, "default": default, **_account_json(tokens, ended, problem)})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = common.lifetime_words(tokens, unusable, problem)
+            lifetime = common.lifetime_words(tokens, ended, problem)
         plan = tokens.route.plan or plan_name(tokens.plan)
-        who = (tokens.email or "?", plan, _workspace_cell(tokens, store))
-        rows.append(("*" if default else "", name, *who, lifetime))
-        broken = broken or bool(unusable)
+        user = (tokens.email or "?", plan, _workspace_cell(tokens, store))
+        rows.append(("*" if default else "", name, *user, lifetime))
     rows += [("", name, "?", "?", "?", "damaged or newer") for name in store.unusable]
     if json_:
         common.echo_json(entries)
@@ -137,7 +123,7 @@ def accounts(json_: bool) -> None:
         common.echo_table(rows)
         if store.default not in store.accounts:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
-    if broken:
+    if not all_work:
         sys.exit(1)
 
 
@@ -146,9 +132,9 @@ def _workspace_cell(tokens: Tokens, store: Store) -> str:
     beginning = (tokens.account_id or "?")[:8]
     if tokens.workspace is None:
         return beginning
-    named = [other for other in store.accounts.values() if other.workspace == tokens.workspace]
-    name = printable(tokens.workspace, 60)
-    return name if len(named) == 1 else f"{name} ({beginning})"
+    names = [other.workspace for other in store.accounts.values()]
+    unique = names.count(tokens.workspace) == 1
+    return tokens.workspace if unique else f"{tokens.workspace} ({beginning})"
 
 
 @chatgpt.command()
@@ -244,12 +230,9 @@ def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
 def _show_account_in_use() -> None:
     store = read_store()
     try:
-        left = choose_credential(None, store)
+        credential = choose_credential(None, store)
     except NotSignedIn as error:
         if store.accounts:
             common.echo(error.message)
         return
-    if len(store.accounts) == 1:
-        common.echo(f"The default account is now '{printable(store.default, 60)}'.")
-    else:
-        common.echo(f"Now in use: {common.credential_words(left, store)}")
+    common.echo(f"Now in use: {common.credential_words(credential, store)}")

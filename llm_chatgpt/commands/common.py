@@ -13,7 +13,7 @@ import click
 
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import terminal
-from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed
 from llm_chatgpt.login.credentials import (
     Credential,
     Rejection,
@@ -21,7 +21,7 @@ from llm_chatgpt.login.credentials import (
     choose_credential,
     stored_tokens,
 )
-from llm_chatgpt.login.login_file import locked_store, read_store
+from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.new_login import workspace_words
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -100,13 +100,15 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
 
 
 def who_is(tokens: Tokens) -> str:
-    """Describe a login: 'ada@example.com (Plus plan)', with the workspace's name if known."""
-    email = printable(tokens.email, 100) if tokens.email else "an account without an email"
+    """Describe a login's user: 'ada@example.com (Plus plan, Acme)'."""
+    if tokens.kind == "access_token" and tokens.account_id is None:
+        return "an unknown user (not checked yet)"
+    user = printable(tokens.email, 100) if tokens.email else "an account without an email"
     plan = f"{plan_name(tokens.plan)} plan" if tokens.plan else ""
     if tokens.route.plan:
         plan = f"ChatGPT plan, {tokens.route.plan}"
-    known = ", ".join(filter(None, (plan, printable(tokens.workspace or "", 60))))
-    return f"{email} ({known})" if known else email
+    details = ", ".join(filter(None, (plan, printable(tokens.workspace or "", 60))))
+    return f"{user} ({details})" if details else user
 
 
 def credential_words(credential: Credential, store: Store) -> str:
@@ -116,43 +118,36 @@ def credential_words(credential: Credential, store: Store) -> str:
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
 
 
-def problems(
-    credential: Credential, tokens: Tokens, rejected: str | None = None
-) -> tuple[str, str]:
-    """Explain why a login no longer works, and why it cannot be renewed.
+def tokens_of(credential: Credential, store: Store) -> Tokens:
+    """Read a login's tokens, offline. An access token that was not used yet has no owner."""
+    unused = Tokens(credential.access_token or "", kind="access_token")
+    return stored_tokens(credential, store) or unused
 
-    Each sentence names the next step and is empty if there is no such problem; a login that no
-    longer works has the same sentence twice. `rejected` is an access token that the backend
-    refuses.
+
+def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -> tuple[bool, str]:
+    """Check, offline, whether a login has ended, and explain what is wrong with it.
+
+    A login has ended if it can be neither used nor renewed. The sentence says why it has ended or
+    cannot be renewed, with the next step; it is empty for a healthy login. `rejected` supposes
+    that the backend refuses the access token.
     """
     try:
-        check_usable(credential.account, tokens, Rejection(rejected))
+        check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
     except RefreshFailed as error:
-        return error.message, error.message
-    return "", tokens.refusal or ""
+        return True, error.message
+    return False, tokens.refusal or ""
 
 
-def storage_problem() -> StoreError | None:
-    """Check whether a login could be stored now. The error has the code "unwritable", unless
-    another program holds the lock."""
-    try:
-        with locked_store(0) as writer:
-            writer.probe()
-            return None
-    except StoreError as error:
-        return error
-
-
-def lifetime_words(tokens: Tokens | None, problem: str = "", renewal_problem: str = "") -> str:
-    """Say when an access token expires and how it is renewed."""
-    if tokens is None or tokens.kind == "access_token":
+def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> str:
+    """Say when an access token expires and how it is renewed. The problem is `problem_of`'s."""
+    if tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
-    if problem and tokens.renewable:
+    if ended and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
     if tokens.kind == "codex":
         renewal = "renew it with Codex CLI, then run 'llm chatgpt import'"
-    elif renewal_problem:
+    elif problem:
         renewal = "cannot be renewed"
     elif tokens.route.refresh_leeway is None:
         renewal = "renews when OpenAI asks for it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,12 +15,12 @@ import click
 
 from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend.catalogue import remembered_models
-from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
+from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
-from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, StoreError
-from llm_chatgpt.login.credentials import choose_credential, stored_tokens
-from llm_chatgpt.login.login_file import read_store, store_path
+from llm_chatgpt.errors import ChatGPTError, StoreError
+from llm_chatgpt.login.credentials import choose_credential
+from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
@@ -89,43 +90,51 @@ def doctor(
 
 def _examine(account: str | None) -> Iterator[Finding]:
     library = clients.library()
-    yield Finding(
-        "versions",
-        "ok",
-        f"{config.user_agent()} {library.__name__}/{library.__version__}",
-    )
-    yield from _storage()
+    versions = f"{config.user_agent()} {library.__name__}/{library.__version__}"
+    yield Finding("versions", "ok", versions)
+    yield _storage()
+    with contextlib.suppress(StoreError):
+        yield _login_file(store_path())
     yield _proxies()
     yield _certificates()
     # Only the names: LLM_CHATGPT_ACCOUNT may contain a token.
-    names = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
-    if names:
-        yield Finding("settings", "ok", ", ".join(names))
-    tokens, if_rejected, finding = _login(account)
-    yield finding
-    yield from _hosts(tokens, if_rejected)
-    if tokens:
-        yield _models(tokens)
+    settings = [name for name in sorted(os.environ) if name.startswith("LLM_CHATGPT_")]
+    if settings:
+        yield Finding("settings", "ok", ", ".join(settings))
+    try:
+        store = read_store()
+        credential = choose_credential(account, store)
+    except ChatGPTError as error:
+        yield Finding("login", "broken", "not signed in", error.message)
+        yield from _hosts(None, None)
+        return
+    tokens = common.tokens_of(credential, store)
+    yield _login(common.credential_words(credential, store), credential.account, tokens)
+    yield from _hosts(credential.account, tokens)
+    yield _models(tokens)
 
 
-def _storage() -> Iterator[Finding]:
-    error = common.storage_problem()
-    if error and error.code == "unwritable":
-        yield Finding("storage", "broken", "no login can be stored", error.message)
-    elif error:
+def _storage() -> Finding:
+    try:
+        with locked_store(0) as writer:
+            writer.probe()
+    except StoreError as error:
+        if error.code == "unwritable":
+            return Finding("storage", "broken", "no login can be stored", error.message)
         advice = "If this lasts for more than a minute, end that program."
-        yield Finding("storage", "warning", "another program holds the lock", advice)
-    else:
-        yield Finding("storage", "ok", "logins can be stored")
-    with contextlib.suppress(StoreError):
-        path = store_path()
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0
-        if mode & 0o077 and not config.WINDOWS:
-            text = f"others can read {short_path(path)} (mode {mode:o})"
-            yield Finding("login file", "warning", text, f"Run 'chmod 600 {short_path(path)}'.")
-        else:
-            text = short_path(path) + ("" if mode else " does not exist yet")
-            yield Finding("login file", "ok", text)
+        return Finding("storage", "warning", "another program holds the lock", advice)
+    return Finding("storage", "ok", "logins can be stored")
+
+
+def _login_file(path: pathlib.Path) -> Finding:
+    shown = short_path(path)
+    if not path.exists():
+        return Finding("login file", "ok", f"{shown} does not exist yet")
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077 and not config.WINDOWS:
+        text = f"others can read {shown} (mode {mode:o})"
+        return Finding("login file", "warning", text, f"Run 'chmod 600 {shown}'.")
+    return Finding("login file", "ok", shown)
 
 
 def _proxies() -> Finding:
@@ -139,8 +148,6 @@ def _proxies() -> Finding:
 
 
 def _certificates() -> Finding:
-    from llm_chatgpt.certificates import SETTINGS, tls_context
-
     added = [f"{name}={short_path(os.environ[name])}" for name in SETTINGS if os.environ.get(name)]
     try:
         tls_context()
@@ -149,71 +156,56 @@ def _certificates() -> Finding:
     return Finding("certificates", "ok", ", ".join(["the system's", *added]))
 
 
-def _login(account: str | None) -> tuple[Tokens | None, str, Finding]:
-    """The login in use, what to do if the backend rejects its access token (empty if it can be
-    renewed), and what is known to be wrong with it."""
-    try:
-        store = read_store()
-        credential = choose_credential(account, store)
-    except ChatGPTError as error:
-        return None, "", Finding("login", "broken", "not signed in", error.message)
-    known = stored_tokens(credential, store)
-    tokens = known or Tokens(credential.access_token or "", kind="access_token")
-    ended, problem = common.problems(credential, tokens)
-    text = common.credential_words(credential, store)
-    if known:
-        name, _, host = (known.email or "").partition("@")
-        email = f"{name[:1]}...@{host}" if host else "no email"
-        plan = f"{plan_name(known.plan)} plan" if known.plan else "unknown plan"
-        if known.route.plan:
-            plan = f"{known.route.plan} sign-in"
-        text += f": {email}, {plan}, access token {common.lifetime_words(known, ended, problem)}"
-    else:
-        text += ", owner not checked yet"
-    state = "broken" if ended else "warning" if problem else "ok"
-    if_rejected, _ = common.problems(credential, tokens, rejected=tokens.access_token)
-    return tokens, if_rejected, Finding("login", state, text, problem)
+def _login(chosen: str, account: str | None, tokens: Tokens) -> Finding:
+    """Describe the login in use. `chosen` names it, and why it is used."""
+    ended, problem = common.problem_of(account, tokens)
+    user, _, host = (tokens.email or "").partition("@")
+    anonymous = tokens._replace(email=f"{user[:1]}...@{host}" if host else None, workspace=None)
+    lifetime = common.lifetime_words(tokens, ended, problem)
+    text = f"{chosen}: {common.who_is(anonymous)}, access token: {lifetime}"
+    return Finding("login", "broken" if ended else "warning" if problem else "ok", text, problem)
 
 
-def _hosts(tokens: Tokens | None, if_rejected: str) -> Iterator[Finding]:
-    """Each of the two hosts, asked once; then this machine's clock against theirs."""
-    agent = {"User-Agent": config.user_agent()}
+def _hosts(account: str | None, tokens: Tokens | None) -> Iterator[Finding]:
+    """Send a request to each of the two hosts; compare this machine's clock with theirs."""
     date = None
-
-    def ask_issuer() -> http.Reply:
-        url = f"{config.issuer()}/.well-known/openid-configuration"
-        return http.send("GET", url, headers=agent)
-
-    def ask_backend() -> http.Reply:
-        route = tokens.route if tokens else CODEX
-        url = route.base_url(tokens.origin if tokens else None) + route.models_path
-        version = config.models_client_version()
-        headers = backend_headers(tokens) if tokens else agent
-        return http.send("GET", url, headers=headers, params={"client_version": version})
-
-    for name, ask in (("sign-in host", ask_issuer), ("backend", ask_backend)):
+    for name, ask in (("sign-in host", _ask_issuer), ("backend", _ask_backend)):
         try:
-            reply = ask()
-        except ConnectionFailed as error:
-            yield Finding(name, "broken", f"{error.reason}.", error.advice)
+            reply = ask(tokens)
         except ChatGPTError as error:
-            yield Finding(name, "broken", "not checked", error.message)
-        else:
-            date = date or reply.headers.get("date")
-            yield _host(name, reply, tokens if name == "backend" else None, if_rejected)
+            yield Finding(name, "broken", "not reached", error.message)
+            continue
+        date = date or reply.headers.get("date")
+        yield _host(name, reply, account, tokens if ask is _ask_backend else None)
     yield _clock(date)
 
 
-def _host(name: str, reply: http.Reply, tokens: Tokens | None, if_rejected: str) -> Finding:
-    """What an answer says about a host, and about the login that was sent along (if any)."""
+def _ask_issuer(_: Tokens | None) -> http.Reply:
+    url = f"{config.issuer()}/.well-known/openid-configuration"
+    return http.send("GET", url, headers={"User-Agent": config.user_agent()})
+
+
+def _ask_backend(tokens: Tokens | None) -> http.Reply:
+    route = tokens.route if tokens else CODEX
+    return http.send(
+        "GET",
+        route.base_url(tokens.origin if tokens else None) + route.models_path,
+        headers=backend_headers(tokens) if tokens else {"User-Agent": config.user_agent()},
+        params={"client_version": config.models_client_version()},
+    )
+
+
+def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | None) -> Finding:
+    """Judge a host by its answer, and the tokens that the request had (None: it had none)."""
     text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
         return Finding(name, "broken", text, " ".join(reply.web_page_advice))
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401:
-        state = "broken" if if_rejected else "warning"
-        advice = if_rejected or "The next prompt tries to renew it."
+        ended, problem = common.problem_of(account, tokens, rejected=True)
+        state = "broken" if ended else "warning"
+        advice = problem or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
         advice = explain_refusal(reply, RefusedRequest(tokens)).message

@@ -19,7 +19,6 @@ from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
 from llm_chatgpt.login.browser import BrowserLogin, login_with_browser
-from llm_chatgpt.login.credentials import Credential
 from llm_chatgpt.login.device import DeviceCode, login
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
@@ -120,7 +119,7 @@ def _announce_login(name: str) -> None:
         # The login itself replaces a damaged file, or says what is wrong.
         return
     old = store.accounts.get(name)
-    if old and common.problems(Credential(name, ""), old)[0]:
+    if old and common.problem_of(name, old)[0]:
         notice(f"Your login as {common.who_is(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(

@@ -39,10 +39,10 @@ def login_with_browser(
 ) -> Tokens:
     """Sign in with a browser that comes back to this machine, and store the login.
 
-    `show` presents the address; `read_lines(line, stop)`, if given, runs in a thread and
-    calls `line` with what the user pastes until `stop` is set. OpenAI is asked for the
-    `workspace` with that id; it, `account` and `replace` are as for `login`. Raises LoginFailed
-    and its subclasses, StoreError.
+    `show` presents the address. `read_lines(line, stop)`, if given, runs in a thread and calls
+    `line` with each pasted line until `stop` is set. OpenAI is asked for the `workspace` with that
+    id; it, `account` and `replace` are as for `login`. Raises LoginFailed and its subclasses,
+    StoreError.
     """
     # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import callback
@@ -54,5 +54,5 @@ def login_with_browser(
         show=show,
         read_lines=read_lines,
     )
-    tokens = oauth.exchange_authorization_code(approved)
+    tokens = oauth.exchange_for_login(approved)
     return store_new_login(tokens, account, replace, workspace)

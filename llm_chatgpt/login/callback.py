@@ -1,7 +1,7 @@
-"""Wait for the browser: listen on this machine's loopback, and read pasted addresses.
+"""Wait for the browser: listen on 127.0.0.1, and read pasted addresses. For both routes.
 
-For both routes. The parameters that each sends and accepts stand in its AuthorizeRequest.
-Imported when a sign-in begins, because http.server takes time to load.
+The AuthorizeRequest of each route says which parameters it sends and accepts. This module is
+imported when a sign-in begins, because http.server takes time to load.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Listener(socketserver.ThreadingTCPServer):
 
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
         """Answer redirects in threads until `shutdown`. Call `deliver` with the result of each
-        that belongs to `request`."""
+        redirect that belongs to `request`."""
         self.request, self.deliver = request, deliver
         # The `Host` headers that are allowed.
         self.own_hosts = [f"127.0.0.1:{self.port}"], [urlsplit(request.redirect_uri).netloc]
@@ -73,7 +73,7 @@ class Listener(socketserver.ThreadingTCPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Listener
-    # Browsers open connections ahead that they may never use.
+    # Browsers open connections in advance that they may never use.
     timeout = 30
     server_version = "llm-chatgpt-oauth"
     sys_version = ""
@@ -97,7 +97,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.server.deliver(result)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer without repeating anything of the request, as the inherited method does."""
+        """Answer without repeating parts of the request, unlike the inherited method."""
         self._answer(code, "There is nothing here.")
 
     def _answer(self, status: int, sentence: str) -> None:
@@ -157,7 +157,7 @@ def wait_for_approval(
             lines = (results.put, stop)
             reader = threading.Thread(target=read_lines, args=lines, daemon=True)
             reader.start()
-            # Otherwise it may read the answer to a later question.
+            # Wait for the reader: it could take the answer to a later question.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
         limit = config.BROWSER_LOGIN_SECONDS

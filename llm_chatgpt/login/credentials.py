@@ -1,4 +1,8 @@
-"""Choose a login, return a token that is valid now, and retry a request with a renewed one."""
+"""Choose a login, return tokens that are valid now, and retry a request with renewed ones.
+
+`get_tokens` decides without the lock whether the stored login can be used as it is. If not, a job
+of the worker takes the lock, reads the file again, decides again, and refreshes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, RequestRefused, StoreError
 from llm_chatgpt.login import imported, login_file, oauth
 from llm_chatgpt.login.login_file import locked_store, read_store
-from llm_chatgpt.login.new_login import fetch_workspace
 from llm_chatgpt.login.renewals import Future, Worker
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import (
@@ -36,8 +39,8 @@ log = logging.getLogger("llm_chatgpt_oauth")
 class Credential(NamedTuple):
     """The login that a request uses: an account of the store, or a personal access token.
 
-    `reason` says why it was chosen. `owner` is the account's login at that time: a login of another
-    user that has replaced it since then is not used.
+    `reason` says why it was chosen. `owner` is the account's login at that moment; a login of
+    another user that replaces it later is not used.
     """
 
     account: str | None
@@ -73,11 +76,11 @@ NO_REJECTION = Rejection()
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
-    """Return the first login that exists of: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default
+    """Choose the first login that exists of: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default
     account, llm's key "chatgpt", CODEX_ACCESS_TOKEN.
 
-    A key is an account's name, else the name of one of llm's keys, else a token (at-...).
-    Raises NotSignedIn, which names the accounts that exist; StoreError for a damaged one.
+    A key is an account's name, otherwise the name of one of llm's keys, otherwise a token (at-...).
+    Raises NotSignedIn, which names the existing accounts; StoreError for a damaged one.
     """
     variable = config.setting("ACCOUNT")
     if key is not None:
@@ -134,8 +137,8 @@ def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
     )
 
 
-# The owners of personal access tokens, by the login file's path and a hash of the token: the login
-# file may not be writable.
+# Owners of personal access tokens that could not be stored, by the login file's path and a hash of
+# the token.
 _owners: dict[tuple[pathlib.Path, str], Tokens] = {}
 _worker = Worker()
 
@@ -143,8 +146,8 @@ _worker = Worker()
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account was signed out or has become another user's
-    since it was chosen.
+    Sends nothing. Raises NotSignedIn if the account has been signed out, or replaced by another
+    user's, since it was chosen.
     """
     if credential.access_token:
         key = (login_file.store_path(), token_hash(credential.access_token))
@@ -187,10 +190,10 @@ def _finish() -> None:
 
 
 def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
-    """Refresh a login under the store's lock. Store the new tokens before anything else.
+    """Refresh a login under the store's lock, and store it before anything else (P60).
 
-    `old` are the tokens as they were when the caller asked. If the store has others by now, from
-    another thread or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
+    `old` are the tokens that the caller read. If the store has others by now, from another thread
+    or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
     with locked_store() as writer:
@@ -211,7 +214,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
             except RefreshFailed as error:
                 with contextlib.suppress(StoreError):
                     store = read_store()
-                    # A program that ignores our lock may have been faster.
+                    # A program that ignores the lock may have been faster.
                     if store.accounts.get(name) == tokens:
                         writer.save(store.put_refusal(name, error, ended=ends))
                 raise
@@ -220,7 +223,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
 
 
 def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
-    """`_refresh`; if that fails, return the stored tokens with a warning while they still work.
+    """Run `_refresh`; if that fails, return the stored tokens with a warning while they still work.
 
     These may be newer than `old`, or have been renewed but not written.
     """
@@ -254,32 +257,30 @@ def _warn_once(path: pathlib.Path, text: str) -> None:
 
 
 def _identify(access_token: str) -> Tokens:
-    """Look up the owner of a personal access token, once for all programs.
+    """Look up the owner of a personal access token, once for all programs (P70).
 
-    If the owner cannot be stored, this process remembers it. Raises RefreshFailed.
+    If the owner cannot be stored, only this process remembers it. Raises RefreshFailed.
     """
     tokens = None
     try:
         with locked_store() as writer:
             store = read_store()
-            tokens = store.identify(access_token) or _request_owner(access_token)
+            tokens = store.identify(access_token) or imported.request_owner(access_token)
             writer.save(store.put_identity(tokens))
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
-        tokens = tokens or _request_owner(access_token)
+        tokens = tokens or imported.request_owner(access_token)
         _owners[login_file.store_path(), token_hash(access_token)] = tokens
     return tokens
-
-
-def _request_owner(access_token: str) -> Tokens:
-    return fetch_workspace(imported.request_owner(access_token))
 
 
 def _tokens_or_job(
     key: str | Credential | None, rejected: str | Rejection | None
 ) -> Tokens | Future:
-    """Return the tokens that `key` stands for if they can be used as they are, else the worker's
-    job that renews them. Raises NotSignedIn, RefreshFailed, StoreError."""
+    """Return the stored tokens if they can be used as they are, otherwise a job that renews them.
+
+    Raises NotSignedIn, RefreshFailed, StoreError.
+    """
     rejection = rejected if isinstance(rejected, Rejection) else Rejection(rejected)
     store = read_store()
     credential = key if isinstance(key, Credential) else choose_credential(key, store)
@@ -300,39 +301,37 @@ def _tokens_or_job(
 def get_tokens(
     key: str | Credential | None = None, *, rejected: str | Rejection | None = None
 ) -> Tokens:
-    """Return a login that is valid now, refreshed first if it expires within five minutes.
+    """Return a login that is valid now, renewed first if it expires within five minutes.
 
-    `key` is an account's name, the name of one of llm's keys, or a personal access token;
-    `choose_credential` defines what None means. To stay with one user over several calls, pass
-    the Credential that it returns.
+    `key` is an account's name, the name of one of llm's keys, or a personal access token; None
+    means the login that `choose_credential` chooses. To keep one user over several calls, pass the
+    Credential that it returns.
 
-    However many threads, tasks and processes ask at once, one of them refreshes and all get
-    its result. `rejected` is an access token that the backend has just answered with 401: a
-    different one in the store, which another program has put there, is returned as it is;
-    otherwise the login is refreshed. A login of the official route is returned as it is
-    stored, although it may have expired by this machine's clock: only `rejected` renews it.
+    However many threads, tasks and processes ask at once, one of them refreshes and all get its
+    result. `rejected` is an access token that the backend has just answered with 401: if the store
+    has another one by now, that is returned; otherwise the login is renewed. A login of the
+    official route is only renewed with `rejected`, even if it has expired by this machine's clock.
     Reading a valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
-    found = _tokens_or_job(key, rejected)
-    return found if isinstance(found, Tokens) else _worker.result(found)
+    result = _tokens_or_job(key, rejected)
+    return result if isinstance(result, Tokens) else _worker.result(result)
 
 
 async def get_tokens_async(
     key: str | Credential | None = None, *, rejected: str | Rejection | None = None
 ) -> Tokens:
-    """`get_tokens` for an event loop, which it never blocks."""
-    found = _tokens_or_job(key, rejected)
-    return found if isinstance(found, Tokens) else await _worker.result_async(found)
+    """Do the same as `get_tokens` without blocking the event loop."""
+    result = _tokens_or_job(key, rejected)
+    return result if isinstance(result, Tokens) else await _worker.result_async(result)
 
 
 Result = TypeVar("Result")
 
 
 def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Result:
-    """Return `action(tokens, login_command)`; after a 401 try it again with a renewed login.
+    """Call `action(tokens, login_command)`; after a 401, call it again with a renewed login (P61).
 
-    `key` is as for `get_tokens`. `login_command` is the command that signs in again, which errors
-    name.
+    `key` is as for `get_tokens`. `login_command` is the command that signs in again, for errors.
     """
     credential = choose_credential(key, read_store())
     tokens = get_tokens(credential)
@@ -347,7 +346,7 @@ def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Resu
 async def with_login_async(
     key: str | None, action: Callable[[Tokens, str], Awaitable[Result]]
 ) -> Result:
-    """`with_login` for an event loop."""
+    """Do the same as `with_login` without blocking the event loop."""
     credential = choose_credential(key, read_store())
     tokens = await get_tokens_async(credential)
     command = tokens.route.login_command(credential.account)
@@ -359,7 +358,7 @@ async def with_login_async(
 
 
 def _rejection(tokens: Tokens, error: RequestRefused) -> Rejection:
-    """Describe a 401 for the renewal. Raises any other error."""
+    """Describe a 401 for the renewal. Raises any other error again."""
     if not error.tokens_refused:
         raise error
     return Rejection(tokens.access_token, error.date, final=False)

@@ -1,4 +1,7 @@
-"""Sign in with a device code: show it, and poll until the user has entered it."""
+"""Sign in with a device code: show it, and poll until the user has entered it.
+
+This is OpenAI's own flow (P15 to P30), not RFC 8628.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from llm_chatgpt.login.login_file import check_writable
 from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_http_date, as_mapping, as_moment, as_text
+from llm_chatgpt.values import as_mapping, as_text
 from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
-    """A code for the user to enter. `interval` (between two polls) and `expires_in` are seconds."""
+    """A code for the user to enter. `interval` between polls and `expires_in` are seconds."""
 
     user_code: str
     device_auth_id: str
@@ -31,7 +34,7 @@ class DeviceCode(NamedTuple):
 
 
 def request_device_code() -> DeviceCode:
-    """Request a code to show, and the address to enter it at (docs/protocol.md).
+    """Request a code, and the address of the page to enter it (P15 to P20).
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
@@ -52,7 +55,6 @@ def request_device_code() -> DeviceCode:
         user_code=user_code,
         device_auth_id=device_auth_id,
         interval=_poll_interval(data.get("interval")),
-        expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
         verification_url=f"{config.issuer()}/codex/device",
     )
 
@@ -66,18 +68,12 @@ def _poll_interval(value: Any) -> float:
     return min(high, max(low, seconds))
 
 
-def _code_lifetime(expires_at: object, date: str | None) -> float:
-    """Return how many seconds the code lasts, by the server's own clock if the reply has it."""
-    seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
-    return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
-
-
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
-    """Ask once whether the user has approved the login; None while they have not.
+    """Ask once whether the user has approved the login; None if not yet (P21 to P30).
 
-    The caller waits between calls. Raises LoginDenied, LoginExpired, LoginFailed; SlowDown with
-    the code "slow_down" if the server asks for it, without one if the server fails or cannot be
-    reached. The reply's error code decides before its status.
+    Raises LoginDenied, LoginExpired, LoginFailed. Raises SlowDown if the caller should wait longer:
+    with the code "slow_down" if the server asks for it, without a code if the server fails or
+    cannot be reached. The error code in the reply takes precedence over its status.
     """
     reply = oauth.ask_issuer(
         "POST",
@@ -102,6 +98,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
         raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
         raise SlowDown(f"OpenAI server error ({reply.status}).", "Still trying.")
+    # A 403 or 404 without a code means: not yet (P26).
     if not error and (reply.status == 404 or (reply.status == 403 and not reply.is_web_page)):
         return None
     raise LoginFailed(*oauth.explain(reply, "accept the sign-in"))
@@ -120,9 +117,9 @@ def poll_for_token(
 ) -> Tokens:
     """Wait until the user has approved the login, and return its tokens. Stores nothing.
 
-    `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code
-    still lasts, and what `wait` raises ends the login and reaches the caller. `notify` hears
-    once of a server in trouble. Raises LoginFailed and its subclasses.
+    `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code still
+    lasts. An exception of `wait` ends the login and reaches the caller. `notify` is called once
+    with a message if the server is in trouble. Raises LoginFailed and its subclasses.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
@@ -131,7 +128,7 @@ def poll_for_token(
     while True:
         try:
             if approved := poll_device_code(code):
-                return oauth.exchange_authorization_code(approved)
+                return oauth.exchange_for_login(approved)
         except SlowDown as trouble:
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
             if trouble.code != "slow_down" and not notified:
@@ -140,7 +137,7 @@ def poll_for_token(
         left = end - clock()
         if left <= 0:
             raise _code_expired()
-        # With a margin, because a clock that runs fast, as in WSL, would poll too early.
+        # With a margin, because clocks that run fast, as in WSL, would poll too early (P21).
         wait(min(interval * config.POLL_MARGIN, left), left)
 
 
@@ -153,12 +150,12 @@ def login(
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
-    """Sign in by device code and store the login under `account` (None: `default`).
+    """Sign in with a device code and store the login under `account` (None: `default`).
 
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
-    login that was stored before is replaced at the end, and only by a success; if it is
-    another user's, `replace(old, new)` is asked first. With the id of a `workspace`, a login for
-    another one is not stored. Raises LoginFailed and its subclasses, StoreError.
+    stored login is replaced at the end, and only by a success. If it is another user's,
+    `replace(old, new)` decides. With the id of a `workspace`, a login for another one is not
+    stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
     code = request_device_code()

@@ -1,4 +1,7 @@
-"""Logins that others made: personal access tokens (at-...) and Codex CLI's login."""
+"""Logins that others created: personal access tokens (at-...) and Codex CLI's login.
+
+They cannot be renewed here, and are never revoked.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 from llm_chatgpt.errors import LoginFailed, RefreshFailed
 from llm_chatgpt.files import os_reason, read_file
 from llm_chatgpt.login import oauth
+from llm_chatgpt.login.new_login import fetch_workspace
 from llm_chatgpt.login.tokens import (
     AUTH_CLAIM,
     FEDRAMP_CLAIM,
@@ -27,23 +31,18 @@ SIGN_IN_AGAIN = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
 
 
 def read_codex_login(location: str | None = None) -> Tokens:
-    """Read the access token and its owner from Codex CLI's login file (docs/protocol.md).
+    """Read the access token and its owner from Codex CLI's login file (P64 to P68).
 
-    `location` is that file or its folder (None: $CODEX_HOME, else ~/.codex). Never returns the
-    refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
+    `location` is that file or its folder (None: $CODEX_HOME, otherwise ~/.codex). Never returns
+    the refresh token, which works once and belongs to Codex CLI. Raises LoginFailed.
     """
     home = os.environ.get("CODEX_HOME") or "~/.codex"
-    text = os.path.expanduser(location or home)
-    if text.startswith("~"):
-        raise LoginFailed(
-            f"Could not find the home folder in {printable(text)}.", "Name Codex CLI's auth.json."
-        )
-    path = pathlib.Path(text)
+    path = pathlib.Path(os.path.expanduser(location or home))
     in_folder = not location or os.path.isdir(path)
     path = path / "auth.json" if in_folder else path
     shown = short_path(printable(path, 300))
     try:
-        return _parse_codex_login(json.loads(read_file(path)), shown)
+        return _parse_codex_login(read_file(path), shown)
     except FileNotFoundError as error:
         elsewhere = (
             "Codex CLI may store its login in the system's keyring: set "
@@ -54,29 +53,28 @@ def read_codex_login(location: str | None = None) -> Tokens:
         raise LoginFailed(f"There is no {shown}.", advice) from error
     except OSError as error:
         raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", SIGN_IN_AGAIN) from error
-    except (ValueError, RecursionError):
-        # Without the cause, which would show the content of the file.
-        raise LoginFailed(f"{shown} is not valid JSON.", SIGN_IN_AGAIN) from None
 
 
 def has_codex_login() -> bool:
-    """Whether Codex CLI's login could be imported, and has not expired."""
+    """Check whether Codex CLI's login could be imported, and has not expired."""
     try:
-        return still_works(read_codex_login(), time.time())
+        return bool(read_codex_login())
     except LoginFailed:
         return False
 
 
-def _parse_codex_login(data: object, shown: str) -> Tokens:
-    fields = as_mapping(data)
-    stored = as_mapping(fields.get("tokens"))
-    mode = fields.get("auth_mode")
+def _parse_codex_login(content: bytes, shown: str) -> Tokens:
+    """Read the content of Codex CLI's file, which messages call `shown`. Raises LoginFailed."""
+    try:
+        fields = as_mapping(json.loads(content))
+    except (ValueError, RecursionError):
+        fields = {}
+    stored, mode = as_mapping(fields.get("tokens")), fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
             f"{shown} holds a personal access token.", "Store it with 'llm keys set chatgpt'."
         )
-    reply = {name: stored.get(name) for name in ("access_token", "id_token")}
-    tokens = tokens_from_reply(reply, now=time.time())
+    tokens = tokens_from_reply({**stored, "refresh_token": None}, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
         raise LoginFailed(f"{shown} holds no ChatGPT login.", SIGN_IN_AGAIN)
     claims = parse_jwt_claims(tokens.access_token) or {}
@@ -102,10 +100,8 @@ def access_token_in(value: object) -> str | None:
 
 
 def request_owner(access_token: str) -> Tokens:
-    """Ask the issuer for the owner of a personal access token (docs/protocol.md).
-
-    Raises RefreshFailed.
-    """
+    """Ask the issuer for the owner of a personal access token, and the service for the owner's
+    workspace (P70, P71). Raises RefreshFailed."""
     reply = oauth.ask_issuer(
         "GET",
         "/api/accounts/v1/user-auth-credential/whoami",
@@ -116,9 +112,9 @@ def request_owner(access_token: str) -> Tokens:
         raise oauth.access_token_rejected()
     if reply.status != 200 or not isinstance(reply.data, dict):
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
-    # The issuer's endpoints use different names, and it is not known which this one uses.
+    # The names that other endpoints use; those of this one are not known (P70).
     holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]
-    return Tokens(
+    owner = Tokens(
         access_token,
         account_id=first_text(holders, "chatgpt_account_id", "account_id"),
         email=first_text(holders, "email"),
@@ -126,3 +122,4 @@ def request_owner(access_token: str) -> Tokens:
         fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         kind="access_token",
     )
+    return fetch_workspace(owner)

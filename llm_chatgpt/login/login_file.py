@@ -1,4 +1,8 @@
-"""Read, lock and write the login file, chatgpt-oauth.json."""
+"""Read, lock and write the login file, chatgpt-oauth.json.
+
+Readers take no lock, because the file is always replaced as a whole. Every change is made under
+the lock: read the file again, change the `Store`, save it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from llm_chatgpt.login.store import DEFAULT_ACCOUNT, STORE_VERSION, Store
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import in_words, notice, short_path
 
-# The most that a sign-in or a refresh may add to the file.
+# Bytes to reserve for the tokens that a sign-in or a refresh adds to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
 # Renewed logins that this process could not write, by the login file's path and the spent refresh
 # token. `read_store` puts them in place of the old ones.
 _unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
-# Returned for a file that is damaged as a whole: its only login is a damaged one.
+# Stands for a file that is damaged as a whole: a store whose only login is damaged.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
@@ -42,19 +46,23 @@ def store_path() -> pathlib.Path:
 
     Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
     """
-    advice = "Set LLM_USER_PATH to a folder that you can write to."
-    with _failing_with("Could not create llm's folder", advice):
+    try:
         return files.user_dir() / "chatgpt-oauth.json"
+    except OSError as error:
+        raise StoreError(
+            f"Could not create the folder {error.filename} ({files.os_reason(error)}).",
+            "Set LLM_USER_PATH to a folder that you can write to.",
+            code="unwritable",
+        ) from error
 
 
 def read_store(*, if_damaged: Store | None = None) -> Store:
-    """Read the login file, and put in the logins that this process could not write. Return an
-    empty store if there is no file. Takes no lock.
+    """Read the login file, with the renewed logins that this process could not write.
 
-    An entry that this version cannot use does not stop the other accounts (`Store.unusable`).
-    Raises StoreError; its code is "damaged" for a file that is not a store at all (unless
-    `if_damaged` is given, which is returned), "newer_version" for one that a later version of this
-    plugin has written.
+    Returns an empty store if there is no file. Raises StoreError; its code is "damaged" for a file
+    that is not a store at all (unless `if_damaged` is given, which is returned), "newer_version"
+    for one written by a later version of this plugin. A damaged entry raises nothing
+    (`Store.unusable`).
     """
     path = store_path()
     shown = short_path(path)
@@ -94,7 +102,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
 
 
 class StoreWriter(NamedTuple):
-    """Writes the login file while this process holds its lock. Made by `locked_store` alone."""
+    """Writes the login file while this process holds its lock. Only `locked_store` creates it."""
 
     path: pathlib.Path
 
@@ -113,10 +121,8 @@ class StoreWriter(NamedTuple):
         self.save(store.put(name, tokens))
 
     def save_shorter(self, store: Store) -> None:
-        """Write a store from which logins were removed; on a full disk, in place.
-
-        Raises StoreError if that is not possible, either.
-        """
+        """Write a store from which logins were removed. If the disk is full, overwrite the file in
+        place. Raises StoreError."""
         try:
             self.save(store)
         except StoreError as error:
@@ -127,7 +133,7 @@ class StoreWriter(NamedTuple):
             notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
-        """Write the login file, or one beside it, whole. Raises StoreError."""
+        """Write the login file, or a file beside it, as a whole. Raises StoreError."""
         shown = short_path(self.path)
         if self.path.is_symlink():
             raise StoreError(
@@ -150,8 +156,8 @@ class StoreWriter(NamedTuple):
         files.remove_leftovers(self.path)
 
     def read_to_add(self) -> Store:
-        """Read the store that a new login is added to. A file that is damaged as a whole is
-        copied, and counts as empty. Raises StoreError."""
+        """Read the store to add a new login to. A file that is damaged as a whole is copied and
+        counts as empty. Raises StoreError."""
         store = read_store(if_damaged=_DAMAGED)
         if store is not _DAMAGED:
             return store
@@ -163,10 +169,11 @@ class StoreWriter(NamedTuple):
 
 @contextlib.contextmanager
 def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
-    """Hold the store's lock, which excludes all other threads and processes of this machine.
+    """Hold the lock of the login file, which excludes all other threads and processes.
 
-    The operating system drops the lock of a process that dies. Raises StoreError after so
-    many seconds (None: config.LOCK_TIMEOUT_SECONDS), or where no lock can be made.
+    The operating system releases the lock of a process that dies. Raises StoreError if another
+    program holds it for so many seconds (None: config.LOCK_TIMEOUT_SECONDS), or if the file system
+    has no locks.
     """
     import filelock
 
@@ -189,7 +196,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 
 
 def check_writable() -> None:
-    """Raise StoreError unless a login could be stored now. Leaves no trace but the lock."""
+    """Raise StoreError unless a new login could be stored now. Leaves nothing but the lock file."""
     with locked_store() as writer:
         read_store(if_damaged=_DAMAGED)
         writer.probe()
@@ -203,9 +210,9 @@ def save_unsaved() -> None:
 
 
 def load_tokens(account: str | None = None) -> Tokens | None:
-    """Return the stored login of an account (None: the default one) as it is, without refreshing.
+    """Return an account's stored login (None: the default account's), without renewing it.
 
-    None when there is none. Raises StoreError.
+    None if the account is not signed in. Raises StoreError.
     """
     return read_store().get(account)
 
@@ -213,8 +220,8 @@ def load_tokens(account: str | None = None) -> Tokens | None:
 def store_tokens(tokens: Tokens, account: str | None = None) -> str:
     """Store a login under an account's name, in place of an older one; return the name.
 
-    Without a name it is the default account's. A damaged file is replaced, and kept beside
-    the new one. Raises StoreError.
+    Without a name it becomes the default account's. A damaged file is replaced, and a copy of it
+    is kept. Raises StoreError.
     """
     with locked_store() as writer:
         store = writer.read_to_add()
@@ -226,11 +233,11 @@ def store_tokens(tokens: Tokens, account: str | None = None) -> str:
 def delete_tokens(
     account: str | None = None, *, everything: bool = False
 ) -> dict[str, Tokens | None]:
-    """Delete an account's login from this machine; return what was deleted, by account name.
+    """Delete an account's login from this machine (None: the default account's).
 
-    With `everything` all accounts, the stored owners of access tokens, and the copies of damaged
-    files. A file that is damaged as a whole is emptied. None stands for an entry that this version
-    cannot use. Raises StoreError.
+    Returns the deleted logins by account name; None stands for an entry that this version does not
+    understand. `everything` deletes all accounts, the stored owners of access tokens, and the
+    copies of damaged files. A file that is damaged as a whole is emptied. Raises StoreError.
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)

@@ -1,4 +1,4 @@
-"""Store a new login, and ask the service for its workspace: name and host."""
+"""Store a new login, after asking the service for the name and the host of its workspace."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def store_new_login(
 ) -> Tokens:
     """Ask for a new login's workspace, then store the login under an account's name.
 
-    Without a name it is stored under its route's (`default` or `official`), and prompts use it
-    from now on. Raises LoginFailed if the login is not for the workspace with that id (None:
-    any); AccountTaken if the name is another user's and `replace(old, new)` says no; StoreError.
+    Without a name it is stored under its route's (`default` or `official`) and becomes the default.
+    Raises LoginFailed if the login is for another workspace than the one with the id `workspace`
+    (None: any will do), AccountTaken if the name is another user's and `replace(old, new)` returns
+    False, StoreError.
     """
     name = account or tokens.route.account
     tokens = fetch_workspace(tokens)
@@ -43,18 +44,15 @@ def store_new_login(
             f"{printable(workspace, 60)}.",
             "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page.",
         )
-    # The owner of a login that may be replaced: this user, then the one that `replace` has allowed.
-    replaceable = tokens
+    # Logins whose owners may be replaced: this user's, and those that `replace` has allowed.
+    replaceable = [tokens]
     while True:
         with locked_store() as writer:
             # Read here, because another program may just have signed in under this name.
             store = writer.read_to_add()
             old = store.accounts.get(name)
-            if not (
-                (old and replace and is_somebody_else(old, tokens))
-                # Ask again if yet another user has signed in during the question.
-                and is_somebody_else(old, replaceable)
-            ):
+            asks = old and all(is_somebody_else(old, each) for each in replaceable)
+            if not (old and replace and asks):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(
                         origin=tokens.origin or old.origin,
@@ -62,10 +60,10 @@ def store_new_login(
                     )
                 writer.save(store.add(name, tokens, as_default=account is None))
                 break
-        # Ask without the lock, for which prompts in other programs may wait.
+        # Ask without the lock: prompts in other programs may wait for it.
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
-        replaceable = old
+        replaceable.append(old)
     if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
         oauth.revoke_all([old])
     return tokens
@@ -88,15 +86,15 @@ def workspace_words(tokens: Tokens) -> str:
     return f"{printable(tokens.workspace, 60)} ({account_id})" if tokens.workspace else account_id
 
 
-# The origin counts if `account_routing_override` has one of these values (docs/protocol.md).
+# Values of `account_routing_override` with which the origin is used (P71).
 ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 
 def fetch_workspace(tokens: Tokens) -> Tokens:
-    """Add the workspace's name and host to a login, and its id if the tokens have none
-    (docs/protocol.md).
+    """Add the name and the host of the workspace to a login, and its id if the tokens have none
+    (P71, P72).
 
-    Raises nothing: without an answer the login stays as it is, and the default host serves it.
+    Raises nothing: without an answer the login is unchanged, and the default host serves it.
     """
     if not tokens.route.names_account:
         return tokens
@@ -126,7 +124,7 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
 
 
 def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
-    """Return the first workspace in use, in the service's order, for tokens that name none."""
+    """Choose the workspace for tokens that name none: the first in use, in the service's order."""
     in_use = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
     ordered = [name for name in as_list(answer.get("account_ordering")) if name in in_use]
     return next(filter(None, map(header_safe, [*ordered, *in_use])), None)

@@ -1,6 +1,6 @@
-"""The issuer: the authorize address, and the token endpoint (exchange, refresh, revoke).
+"""OAuth at the issuer: the authorize address and its redirect, and the token endpoint.
 
-Every request to the issuer goes out here.
+Every request to the issuer is sent by `ask_issuer`. Errors name the command to run next.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
-    """An approved sign-in, which `exchange` trades for a login. It is secret and works once.
+    """The approval of a sign-in, to exchange for a login. It is secret and works once.
 
-    `redirect_uri` is where the browser came back to; None means the device code's. `command` is
-    the command that starts such a sign-in. The official route adds the client id that was issued,
-    the granted scope, and the nonce that the ID token must repeat.
+    `redirect_uri` is the address that the browser came back to (None: the device code's). `command`
+    starts such a sign-in again. The official route adds the client id that OpenAI has issued, the
+    granted scope, and the nonce that the ID token must repeat.
     """
 
     authorization_code: str
@@ -49,20 +49,20 @@ class AuthorizationCode(NamedTuple):
         return "AuthorizationCode()"
 
 
-# Reads what the user pastes, in a thread. Calls the function with each line until the event is set.
+# Reads pasted lines in a thread: calls the function with each line until the event is set.
 ReadLines = Callable[[Callable[[str], None], threading.Event], None]
-# The parameters of a redirect, each with all its values.
+# The query parameters of a redirect, each with all its values.
 Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
-# The one suffix that the issuer is known to add to the state (docs/protocol.md).
+# The only suffix that the issuer is known to append to the state (P34).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 
 
 class AuthorizeRequest:
-    """A sign-in that waits for the browser to come back to `redirect_uri` (RFC 6749, RFC 7636).
+    """An authorization request whose answer is a redirect to this machine (RFC 6749, RFC 7636).
 
-    `url` is the page to show to the user, `command` the command that starts such a sign-in, and
-    `more` the parameters that only its route has. The state and the verifier are secret.
+    `url` is the address to open in a browser, and `command` starts such a sign-in again. `more` are
+    the parameters that only its route has. The state and the verifier are secret.
     """
 
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
@@ -84,7 +84,8 @@ class AuthorizeRequest:
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
     def approve(self, code: str, fields: Fields) -> AuthorizationCode | LoginFailed:
-        """Return the approval in a redirect with this code and these parameters, or its failure."""
+        """Check the parameters of a redirect that has this code. Return the approval, or the
+        error that ends the sign-in."""
         return self.approval(code)
 
     def approval(self, code: str, **more: Any) -> AuthorizationCode:
@@ -93,12 +94,12 @@ class AuthorizeRequest:
         )
 
     def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
-        """Parse a redirect's query. Return the approval or a LoginFailed; None if `state` belongs
-        to another sign-in."""
+        """Parse a redirect's query. Return the approval, or the error that ends the sign-in; None
+        if `state` belongs to another sign-in."""
         fields = parse_qs(query, keep_blank_values=True)
         states, codes = fields.get("state", []), fields.get("code", [])
         state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
-        # As bytes, because compare_digest takes only ASCII text.
+        # Compare bytes, because compare_digest refuses text that is not ASCII.
         if not secrets.compare_digest(state.encode(), self.state.encode()):
             return None
         if fields.get("error"):
@@ -109,17 +110,17 @@ class AuthorizeRequest:
         return self.approve(codes[0], fields)
 
     def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` a pasted address. Return a sentence (str) if the user must paste again."""
+        """`read` a pasted address. Return a request to paste again (str) if it cannot be used."""
         text = line.strip().strip("'\"<>").partition("#")[0]
         # An address with a space was broken into two lines.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)
         if address == self.redirect_uri:
             result = self.read(query)
-            # An incomplete address was not copied whole, unless it has an error of OpenAI's.
+            # Without an error of OpenAI's, an address that fails was not copied completely.
             if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
                 return result
-        # The beginning of this state comes from an address that was cut off.
+        # An address that was cut off may have only the beginning of this state.
         if not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
@@ -129,7 +130,7 @@ class AuthorizeRequest:
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
 
     def _refused(self, error: str, description: str) -> LoginFailed:
-        """Return the failure for the `error` of a redirect (RFC 6749, section 4.1.2.1)."""
+        """Explain the `error` of a redirect (P35; RFC 6749, section 4.1.2.1)."""
         if "missing_codex_entitlement" in description:
             reason, advice = (
                 "Codex is not enabled for this workspace.",
@@ -140,8 +141,8 @@ class AuthorizeRequest:
             return sign_in_declined(self.command)
         return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
 
-    def failed(self, what: str) -> LoginFailed:
-        return LoginFailed(what, f"Run '{self.command}' again.")
+    def failed(self, reason: str) -> LoginFailed:
+        return LoginFailed(reason, f"Run '{self.command}' again.")
 
 
 def ask_issuer(
@@ -153,7 +154,10 @@ def ask_issuer(
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes."""
+    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes.
+
+    `next_step` takes the place of the usual advice for a connection that failed.
+    """
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
         return http.send(method, config.issuer() + path, headers=headers, **request)
@@ -169,14 +173,14 @@ def _post(
     body: dict[str, str],
     **more: Any,
 ) -> http.Reply:
-    """Send a refresh or a revocation, as a form or as JSON."""
+    """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}
     encoded: dict[str, Any] = {"data" if route.form else "json": body}
     return ask_issuer("POST", path, error_class, headers=headers, **encoded, **more)
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Explain an answer that is not the expected one: an error's reason and advice."""
+    """Explain an unexpected answer: the reason and the advice of an error."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -194,7 +198,7 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 
 
 def _description(reply: http.Reply) -> str:
-    """Return the issuer's own words after a colon, without long words, which may be secrets."""
+    """Quote the issuer's own words after a colon, without long words, which may be secrets."""
     data = as_mapping(reply.data)
     words = as_text(data.get("error_description")) or as_text(
         as_mapping(data.get("error")).get("message")
@@ -210,11 +214,10 @@ def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
     )
 
 
-def exchange(approved: AuthorizationCode) -> tuple[http.Reply, Tokens | None]:
-    """Trade an approved code for a login (docs/protocol.md): the token reply, and what it holds.
+def exchange(approved: AuthorizationCode) -> http.Reply:
+    """Trade an approved code for tokens, and return the answer with them (P40, P232).
 
-    The login is None if the reply has no access token. Sent once: after a lost answer the code may
-    be spent. Raises LoginFailed.
+    Sent once: after a lost answer the code may be spent (P42). Raises LoginFailed.
     """
     route, command = approved.route, approved.command
     reply = ask_issuer(
@@ -232,31 +235,36 @@ def exchange(approved: AuthorizationCode) -> tuple[http.Reply, Tokens | None]:
         },
     )
     if reply.status == 200:
-        client_id = approved.client_id
-        owner = Tokens("", kind=route.kind, issuer=config.issuer(), client_id=client_id)
-        return reply, tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
-    problem = explain(reply, "complete the sign-in")
+        return reply
+    reason, advice = explain(reply, "complete the sign-in")
     if reply.error_code in ("token_exchange_user_error", "invalid_grant"):
-        problem = (
+        reason = (
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
-            "used before, or is from an earlier attempt.",
-            f"Run '{command}' again.",
+            "used before, or is from an earlier attempt."
         )
-    if reply.error_code == "invalid_client" and route is not CODEX:
-        problem = FORGOTTEN, f"Run '{command}' again to register anew."
-    raise LoginFailed(*problem, code=reply.error_code)
+        advice = f"Run '{command}' again."
+    elif reply.error_code == "invalid_client" and route is not CODEX:
+        reason, advice = FORGOTTEN, f"Run '{command}' again to register anew."
+    raise LoginFailed(reason, advice, code=reply.error_code)
 
 
-def exchange_authorization_code(approved: AuthorizationCode) -> Tokens:
-    """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
-    reply, tokens = exchange(approved)
+def read_login(reply: http.Reply, approved: AuthorizationCode) -> Tokens:
+    """Read the login in the answer to an exchange. Raises LoginFailed if it lacks a token."""
+    kind, client_id = approved.route.kind, approved.client_id
+    owner = Tokens("", kind=kind, issuer=config.issuer(), client_id=client_id)
+    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
 
 
+def exchange_for_login(approved: AuthorizationCode) -> Tokens:
+    """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
+    return read_login(exchange(approved), approved)
+
+
 def check_issuer(tokens: Tokens, command: str) -> None:
-    """Raise RefreshFailed unless the tokens come from the issuer in use: no other may get them.
+    """Raise RefreshFailed unless the tokens come from the issuer in use (P59).
 
     `command` signs in again.
     """
@@ -270,8 +278,10 @@ def check_issuer(tokens: Tokens, command: str) -> None:
 
 
 def revoke(tokens: Tokens) -> None:
-    """End a login's session at OpenAI (docs/protocol.md), within 10 seconds. Raises ChatGPTError
-    if OpenAI has not confirmed it."""
+    """End a login's session at OpenAI (P62, P244), within 10 seconds.
+
+    Raises ChatGPTError if OpenAI has not confirmed it.
+    """
     route = tokens.route
     check_issuer(tokens, route.login_command())
     name = "refresh_token" if tokens.refresh_token else "access_token"
@@ -279,7 +289,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # OpenAI's rules for the official route ask for a second attempt.
+    # OpenAI asks programs of the official route to try twice.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
@@ -298,7 +308,7 @@ def revoke(tokens: Tokens) -> None:
 
 
 def revoke_all(logins: Iterable[Tokens]) -> None:
-    """End several sessions at once, within 10 seconds in all; warn of those that go on."""
+    """End several sessions at the same time, within 10 seconds. Warn of each that did not end."""
 
     def end(tokens: Tokens) -> None:
         try:
@@ -320,7 +330,7 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
-    """Build the error of a login that only a new sign-in, by this command, can repair."""
+    """Build the error for a login that only a new sign-in, by this command, can repair."""
     return RefreshFailed(
         f"Your ChatGPT login {reason}.",
         f"Run '{command}' to sign in again.",
@@ -363,10 +373,10 @@ def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> N
 
 
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
-    """Trade a refresh token, which works once, for a new pair. Stores nothing.
+    """Trade a refresh token, which works once, for new tokens (P50, P238). Stores nothing.
 
-    For a token that is stored and fresh use `get_tokens`. Raises RefreshFailed, which names
-    `login_command` where only a new login helps.
+    To use the stored login, call `get_tokens` instead. Raises RefreshFailed, whose advice is to run
+    `login_command` if only a new login helps.
     """
     check_renewable(tokens, login_command)
     route = tokens.route
@@ -389,7 +399,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     code = reply.error_code
     if code == "invalid_client" and route is not CODEX:
         raise RefreshFailed(f"{FORGOTTEN} Run '{login_command} --new' to sign in again.", code=code)
-    # A web page or a bare 401 comes from a proxy, and says nothing about the login.
+    # A web page or a 401 without a code comes from a proxy, and says nothing about the login (P57).
     final = code in FINAL_REFUSALS or (code and reply.status == route.final_status)
     if code and final and reply.status < 500:
         reason = FINAL_REFUSALS.get(code, "is no longer accepted")

@@ -1,7 +1,7 @@
-"""Sign in by OpenAI's official route, "Sign in with ChatGPT".
+"""Sign in by OpenAI's official route, "Sign in with ChatGPT" (P215 to P237).
 
-The first sign-in registers this installation: OpenAI issues a client id, which later sign-ins send.
-OpenAI's rules for such a sign-in are in docs/protocol.md, "The official route".
+The first sign-in under an account's name registers this installation: OpenAI issues a client id,
+which later sign-ins under that name send.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
 from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
-# The client id of an installation that has none yet.
+# The client id to send before one is issued (P220).
 UNREGISTERED = "dynamic_agent_client"
 
 
 class OfficialLogin(oauth.AuthorizeRequest):
-    """An AuthorizeRequest of the official route. Its nonce is secret, too."""
+    """An AuthorizeRequest of the official route (P220). Its nonce is secret, too."""
 
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
@@ -37,7 +37,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
         parameters = {
             "client_id": client_id or UNREGISTERED,
             **({} if client_id else {"agent_name_hint": APP_NAME}),
-            # Otherwise OpenAI would not ask again after the user has declined once.
+            # Otherwise OpenAI would not ask again a user who has declined.
             **({"prompt": "consent"} if client_id and registered.get("declined") is True else {}),
             "ext_agent_host_id": host_id(),
             **OFFICIAL.token_fields,
@@ -68,8 +68,8 @@ def login_officially(
 ) -> Tokens:
     """Sign in by the official route and store the login under `account` (None: `official`).
 
-    `new` registers with OpenAI anew, which any ChatGPT user may do, and ends the session of
-    the login that is replaced. The other arguments are those of `login_with_browser`. Raises
+    `new` registers with OpenAI anew, for which any ChatGPT user may sign in, and ends the session
+    of the login that is replaced. The other arguments are those of `login_with_browser`. Raises
     LoginFailed and its subclasses, StoreError.
     """
     # Imported here, because http.server takes time to load.
@@ -100,14 +100,14 @@ def login_officially(
 
 
 def registration(name: str) -> Mapping[str, Any]:
-    """Return the registration under an account's name; empty if none can be read."""
+    """Read an account's registration; empty if there is none or the file cannot be read."""
     with contextlib.suppress(StoreError):
         return read_store().registration(name)
     return {}
 
 
 def host_id() -> str:
-    """Return the id of this installation: made once, not secret, kept over all logouts.
+    """Return the id of this installation, which is made once, not secret, and survives logouts.
 
     Raises StoreError.
     """
@@ -122,26 +122,14 @@ def host_id() -> str:
 
 
 def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> Tokens:
-    """Trade an approval for a login. Raises LoginFailed, StoreError.
+    """Trade an approval for a login. The client id may replace `replaced`, and no other.
 
-    Stores the client id before anything else can fail: without it, the next sign-in would register
-    a second time. The client id may replace `replaced`, and no other.
+    Raises LoginFailed, StoreError.
     """
     command = OFFICIAL.login_command(name)
-    with locked_store() as writer:
-        store = writer.read_to_add()
-        registered = store.registration(name)
-        stored = as_text(registered.get("client_id"))
-        # Another sign-in under this name may have registered meanwhile.
-        if stored not in (None, replaced, approved.client_id):
-            raise LoginFailed(
-                "OpenAI has answered for another registration.", f"Run '{command}' again."
-            )
-        if stored != approved.client_id:
-            registered = {"client_id": approved.client_id, "subject": None, "declined": False}
-        writer.save(store.register(name, **registered))
+    registered = _register(approved, name, replaced)
     try:
-        reply, tokens = oauth.exchange(approved)
+        reply = oauth.exchange(approved)
     except LoginFailed as error:
         if error.code == "invalid_client":
             _save_registration(name, client_id=None)
@@ -160,24 +148,44 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
             f"run '{command} --new'.",
         )
-    _save_registration(name, subject=claims["sub"], declined=False)
     granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
     permitted = config.PLAN_SCOPE in granted.split()
-    if not permitted or tokens is None or not tokens.refresh_token:
-        denied = LoginDenied(
-            "Signed in, but without permission to use your ChatGPT plan.",
-            f"Allow it when you run '{command}' again.",
-        )
-        if not permitted:
-            with locked_store() as writer:
-                store = writer.read_to_add()
-                old = store.accounts.get(name)
-                # Drop the older login: the user declined to renew its permission.
-                if old and old.client_id == approved.client_id:
-                    failure = RefreshFailed(denied.message, permanent=True)
-                    writer.save(store.put_refusal(name, failure, ended=True))
+    denied = LoginDenied(
+        "Signed in, but without permission to use your ChatGPT plan.",
+        f"Allow it when you run '{command}' again.",
+    )
+    with locked_store() as writer:
+        store = writer.read_to_add().register(name, subject=claims["sub"], declined=not permitted)
+        old = store.accounts.get(name)
+        if not permitted and old and old.client_id == approved.client_id:
+            # Drop the older login: the user declined to renew its permission.
+            refusal = RefreshFailed(denied.message, permanent=True)
+            store = store.put_refusal(name, refusal, ended=True)
+        writer.save(store)
+    if not permitted:
         raise denied
-    return tokens._replace(subject=claims["sub"])
+    return oauth.read_login(reply, approved)._replace(subject=claims["sub"])
+
+
+def _register(approved: AuthorizationCode, name: str, replaced: str | None) -> Mapping[str, Any]:
+    """Store the client id of an approval, and return its registration (P225 to P228).
+
+    Done before anything else can fail: without it, the next sign-in would register a second time.
+    """
+    with locked_store() as writer:
+        store = writer.read_to_add()
+        client_id = as_text(store.registration(name).get("client_id"))
+        # Another sign-in under this name may have registered meanwhile.
+        if client_id not in (None, replaced, approved.client_id):
+            raise LoginFailed(
+                "OpenAI has answered for another registration.",
+                f"Run '{approved.command}' again.",
+            )
+        if client_id != approved.client_id:
+            new = approved.client_id
+            store = store.register(name, client_id=new, subject=None, declined=False)
+        writer.save(store)
+    return store.registration(name)
 
 
 def _save_registration(name: str, **fields: Any) -> None:
@@ -188,13 +196,13 @@ def _save_registration(name: str, **fields: Any) -> None:
 def _id_token_problem(
     claims: Mapping[str, Any], reply: http.Reply, approved: AuthorizationCode
 ) -> str:
-    """Name the check that an ID token fails; empty if it passes (docs/protocol.md).
+    """Name the check that an ID token fails; empty if it passes (P237).
 
     Does not check the signature: the token comes from the issuer over TLS, which OpenID Connect
     accepts instead (Core 3.1.3.7), and the maintained libraries for it depend on a compiled
     cryptography package.
     """
-    # The issuer's own clock, because this machine's may be wrong.
+    # By the issuer's clock, because this machine's may be wrong.
     now = as_http_date(reply.headers.get("date")) or time.time()
     checks = {
         "issuer": claims.get("iss") == config.issuer(),

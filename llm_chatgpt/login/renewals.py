@@ -1,4 +1,7 @@
-"""Run renewals in threads, and hold back signals while one sends a refresh token."""
+"""Run renewals in threads, and hold back signals while one is sending a refresh token.
+
+A refresh token works once: a program that ends between the request and the write loses its login.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ Future = concurrent.futures.Future[Tokens]
 class Worker:
     """Runs the renewals of this process, each in a thread of its own.
 
-    Neither Ctrl-C nor a cancelled task can stop such a thread between the request, which spends the
-    refresh token, and the write. Callers wait for it, and it waits for other threads and processes
-    at the store's lock. It is not a ThreadPoolExecutor because Python waits for that one's threads
-    at exit, here perhaps for another program's lock.
+    Neither Ctrl-C nor a cancelled task can stop such a thread between the request and the write.
+    Callers wait for it, and it waits for other threads and processes at the store's lock. A
+    ThreadPoolExecutor would not do: Python waits for its threads at exit, here perhaps for another
+    program's lock.
     """
 
     def __init__(self) -> None:
@@ -37,20 +40,20 @@ class Worker:
 
     def reset(self) -> None:
         """Forget all jobs, and make new locks. A forked child has none of its parent's threads, and
-        may have a lock that nobody will release."""
+        may inherit a lock that nobody will release."""
         self._futures: dict[object, Future] = {}
         self._submitting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
-        # Until when the end of the program waits for a refresh that was sent (monotonic clock).
+        # When to stop waiting for a refresh that was sent (monotonic clock).
         self._deadline: float | None = None
 
     def submit(self, key: object, job: Callable[[], Tokens]) -> Future:
-        """Start a job. While one with an equal key is unfinished, return that one's future."""
+        """Start a job and return its future. An unfinished job with an equal key is shared."""
         with self._submitting:
             future = self._futures.get(key)
             if future is None:
                 future = self._futures[key] = Future()
-                # From here on, a task that is cancelled does not cancel it for others.
+                # From here on, a cancelled task cannot cancel the job for others.
                 future.set_running_or_notify_cancel()
                 run = in_this_context(self._run)
                 threading.Thread(target=run, args=(key, job), daemon=True).start()
@@ -91,7 +94,7 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Make `settle` wait, from before the request until the new refresh token is written."""
+        """Make `settle` wait while a refresh is sent and its answer is written."""
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
@@ -99,8 +102,8 @@ class Worker:
             yield
 
     def settle(self, *, ending: bool = False) -> None:
-        """Wait for a refresh that was sent, up to 8 seconds from the first call. With `ending`,
-        allow no further refresh."""
+        """Wait for a refresh that was sent, up to 8 seconds from the first call. `ending` allows no
+        further refresh."""
         now = time.monotonic()
         self._deadline = self._deadline or now + config.REFRESH_GRACE_SECONDS
         if self._sending.acquire(timeout=max(0.0, self._deadline - now)):
@@ -112,7 +115,7 @@ class Worker:
     def _signals_held(self) -> Iterator[None]:
         """Hold back the signals that would end the program between a refresh and its write.
 
-        Only at the command line, and only if Python's default handlers are in place: other
+        Only at the command line, and only if Python's default handlers are installed: other
         programs keep their signals.
         """
         replaced: dict[int, Any] = {}

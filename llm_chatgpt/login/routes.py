@@ -1,9 +1,14 @@
-"""The two routes to a ChatGPT plan: a table of what differs between them.
+"""The two routes to a ChatGPT plan, and a table of the differences between them.
 
 The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
-preview (facts: docs/protocol.md). The table has all differences in the use of a login. The
-sign-ins themselves stand in device.py, browser.py and official.py, the registrations of the
-official route in accounts.py, the Codex route's client id and all default addresses in config.py.
+preview (P215). Code that uses a login reads the table through `tokens.route`. These differences
+stand elsewhere:
+
+- how each route signs in: device.py and browser.py (Codex), official.py
+- the kinds of login, also those without a sign-in of ours, and what tells users apart: tokens.py
+- which errors of the issuer mean that a registration is gone: oauth.py
+- the registrations that the official route needs: store.py
+- the Codex route's client id and all default addresses: config.py
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-# Error codes with which OpenAI refuses a refresh token for good, and what to say of the login.
+# The codes of errors that refuse a refresh token for good (P54, P55, P240), each with a predicate
+# for the sentence "Your ChatGPT login ...".
 FINAL_REFUSALS: Mapping[str, str] = {
     "invalid_grant": "is no longer accepted",
     "invalid_refresh_token": "is no longer accepted",
@@ -27,49 +33,50 @@ FINAL_REFUSALS: Mapping[str, str] = {
 
 
 class Route(NamedTuple):
-    """How logins of one kind are made, renewed and used. The defaults are the Codex login's.
+    """How logins of one kind are made, renewed and used. The defaults are the Codex login's."""
 
-    `account` is the account name used when the user gives none, `plan` is shown in place of the
-    plan if the tokens do not name it. With `form`, the token endpoint takes forms for everything.
-    Every form also has the `token_fields`. A refresh is refused for good with a code of
-    FINAL_REFUSALS, or with an error in JSON that has the status `final_status`.
-    """
-
-    # Which logins take this route, by their `kind`.
+    # The `kind` of logins that take this route.
     kind: str = "login"
-    # Signing in, renewing and signing out.
+    # Signing in, renewing and signing out (P4, P9, P216).
     authorize_path: str = "/oauth/authorize"
     token_path: str = "/oauth/token"  # noqa: S105 - an address
     revoke_path: str = "/oauth/revoke"
     scope: str = "openid profile email offline_access"
+    # The option of `llm chatgpt login` for this route.
     login_option: str = ""
+    # The account name used when the user gives none.
     account: str = "default"
+    # Shown in place of the plan, which the tokens do not name.
     plan: str = ""
+    # Whether refreshes and revocations are sent as forms, not as JSON (P50, P238).
     form: bool = False
+    # Fields that every form to the token endpoint has.
     token_fields: Mapping[str, str] = {}
-    # A login is renewed so many seconds before its access token expires; None: only after the API
-    # has refused the token.
+    # How many seconds before its access token expires a login is renewed; None: only after the API
+    # has refused the token (P52, P239).
     refresh_leeway: float | None = 5 * 60
+    # The status of an error in JSON that refuses a refresh token for good, whatever its code (P55).
     final_status: int | None = 401
-    # Whether a session belongs to this plugin alone, so that a logout ends it at OpenAI, too.
+    # Whether a session belongs to this plugin alone, so that a logout also ends it at OpenAI.
     own_session: bool = False
-    # Prompts and models. `base_url` takes the origin of the account's workspace.
+    # Prompts and models. `base_url` takes the origin of the account's workspace, or None.
     base_url: Callable[[str | None], str] = config.base_url
     responses_path: str = "/codex/responses"
     models_path: str = "/codex/models"
     # Empty if the route cannot create images outside a conversation.
     images_path: str = "/codex/images"
-    # Whether requests name the account and this client.
+    # Whether requests name the account and this client (P245).
     names_account: bool = True
-    # Whether an effort can change within a conversation (docs/protocol.md, "Prompt cache").
+    # Whether the service takes changes of the effort within a conversation (P214, P255).
     effort_updates: bool = True
-    # Parts that requests never have, by the names of `OPTIONAL_PARTS` in the backend.
+    # Parts that requests never have (P254), by their names in backend/optional_parts.py.
     without: frozenset[str] = frozenset()
-    # Whether functions are the first input item, and which tools are refused.
+    # Whether functions are the first input item (P256), and which tools are refused (P260).
     tools_in_input: bool = False
     refuses_tool: Callable[[str], bool] = lambda kind: False
-    # Whether models are listed in the order to show them in, and some only for other clients.
+    # Whether models are listed in the order to show them in, with some to leave out (P262).
     list_is_ordered: bool = False
+    # Whether limits can be read (P12, P219).
     tells_usage: bool = True
     # How often a prompt is sent again after a failure of the server or the network.
     max_resends: int = 4

@@ -1,7 +1,7 @@
 """The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
-An account's entry has the fields of `Tokens`. Entries and fields that this version does not
-understand, because they are damaged or of a newer version, are kept verbatim.
+An account's entry has the fields of `Tokens`. Whatever this version does not understand, because it
+is damaged or written by a newer version, is kept verbatim: entries, and fields of entries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_ACCOUNT = CODEX.account
 CODEX_ACCOUNT = "codex"
 
 
-# How each field of `Tokens` is read from JSON, by its type. None counts as missing.
+# Readers of the fields of `Tokens`, by type. They return None for a value of another type.
 _READERS: dict[Any, Callable[[object], Any]] = {
     str: as_text,
     str | None: as_text,
@@ -49,11 +49,11 @@ def tokens_from_store(value: object) -> Tokens | None:
 class Store:
     """The content of the login file. Immutable: methods that change something return a new Store.
 
-    `accounts` are the logins by account name, `default` names the one that prompts use (empty
-    when one of several must be chosen first). `unusable` are the names of the entries that this
-    version does not understand. `unsaved` names the logins that this process has renewed and
-    could not write. `registrations` are the client ids that the official route has issued, by
-    account name, each with its issuer and owner; they outlive logouts.
+    `accounts` are the logins by account name. `default` is the account that prompts use; empty
+    if the user must choose first. `unusable` are the names of entries that this version does not
+    understand. `unsaved` are the accounts that this process has renewed and could not write.
+    `registrations` are the client ids issued by the official route, by account name, each with its
+    issuer and owner; they outlive logouts.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):
@@ -67,9 +67,9 @@ class Store:
         self.unsaved: frozenset[str] = frozenset()
 
     def get(self, account: str | None = None) -> Tokens | None:
-        """Return an account's login (None: the default account's), None if it has none.
+        """Return an account's login (None: the default account's); None if it is not signed in.
 
-        Raises StoreError (code "damaged") if this version cannot use its entry.
+        Raises StoreError (code "damaged") for an entry that this version does not understand.
         """
         name = account or self.default
         if name in self.unusable:
@@ -83,7 +83,7 @@ class Store:
         return self.accounts.get(name)
 
     def put(self, name: str, tokens: Tokens) -> Store:
-        """Replace an account's tokens, and change nothing else."""
+        """Replace an account's tokens. Keep the fields that this version does not understand."""
         entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
         return self._with(accounts={**self._entries, name: entry})
 
@@ -91,7 +91,7 @@ class Store:
         return Store({**self._data, **fields})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """Add a new login. The only account is the default in any case."""
+        """Add a new login in place of an old one. The first account becomes the default."""
         others = {other: entry for other, entry in self._entries.items() if other != name}
         added = self._with(accounts=others).put(name, tokens)
         return added.with_default(name) if as_default or len(added.accounts) == 1 else added
@@ -100,7 +100,7 @@ class Store:
         return self._with(default=name)
 
     def without(self, name: str) -> Store:
-        """Remove an account. The last one left becomes the default."""
+        """Remove an account. If one account is left, it becomes the default."""
         rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
         default = "" if name == self.default else self.default
         return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
@@ -120,12 +120,12 @@ class Store:
         return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
     def registration(self, name: str) -> Mapping[str, Any]:
-        """Return the registration with the issuer in use under an account's name; empty if none."""
-        found = as_mapping(self.registrations.get(name))
-        return found if found.get("issuer") == config.issuer() else {}
+        """Return an account's registration with the issuer in use; empty if there is none."""
+        entry = as_mapping(self.registrations.get(name))
+        return entry if entry.get("issuer") == config.issuer() else {}
 
     def register(self, name: str, **fields: Any) -> Store:
-        """Change fields of a registration: `client_id`, `subject`, `declined`."""
+        """Change fields of an account's registration: `client_id`, `subject`, `declined`."""
         entry = {**self.registration(name), "issuer": config.issuer(), **fields}
         return self._with(registrations={**self.registrations, name: entry})
 
@@ -136,17 +136,14 @@ class Store:
         return (tokens.route if tokens else signed_out).login_command(name)
 
     def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
-        """Remember the refusal of a refresh, if it is for good. `ended` says that the access token
-        was refused, too: then drop all tokens."""
+        """Store the refusal of a refresh if it is for good (P58). With `ended`, because the access
+        token was refused, too, drop all tokens."""
         store = self
         if error.permanent:
             tokens = self.accounts[name]._replace(refusal=error.message)
             store = self.put(name, tokens.ended() if ended else tokens)
-        # The next sign-in registers anew.
+        # The next sign-in registers anew (P241).
         return store.register(name, client_id=None) if error.code == "invalid_client" else store
 
     def to_bytes(self) -> bytes:
-        data = {"version": STORE_VERSION, **self._data}
-        # An older version stored the failures of all accounts here, by a hash of the refresh token.
-        data.pop("failures", None)
-        return json.dumps(data, indent=2).encode() + b"\n"
+        return json.dumps({"version": STORE_VERSION, **self._data}, indent=2).encode() + b"\n"

@@ -1,4 +1,7 @@
-"""A login as a value, and the claims in its JWTs. Pure functions: nothing is read or sent here."""
+"""A login as a value, and the claims in its JWTs.
+
+Nothing is read, sent or decided by the clock here: the time is an argument, in Unix seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,24 @@ from llm_chatgpt import config
 from llm_chatgpt.login.routes import CODEX, OFFICIAL, Route
 from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_mapping
 
-# The keys under which OpenAI puts its own claims (docs/protocol.md).
+# The objects of OpenAI's own claims in a JWT, and one of these claims (P45 to P48).
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
-# Logins of the two routes, an access token imported from Codex CLI, and a personal access token
-# (at-...).
+# A login of each route, an access token imported from Codex CLI, and a personal access token.
 KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
 def without_secrets(value: Any, *shown: str) -> str:
-    """Build a repr that shows only these fields of a value with secrets."""
+    """Build a repr with only these fields of a value that holds secrets."""
     fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in shown)
     return f"{type(value).__name__}({fields})"
 
 
 class Tokens(NamedTuple):
-    """One login. Its repr shows no secret. The login file has an entry with these fields for each.
+    """One login, as stored in the login file. Its repr shows no secret.
 
-    Times are Unix seconds by this machine's clock, unless a field says otherwise.
+    Times are by this machine's clock, unless a field says otherwise.
     """
 
     # Empty after OpenAI has ended the login.
@@ -41,25 +43,24 @@ class Tokens(NamedTuple):
     # When the access token expires; None if it has no expiry date.
     expires_at: float | None = None
     refreshed_at: float = 0.0
-    # The account's id, which is also its workspace's.
+    # The id of the account, which is a workspace.
     account_id: str | None = None
     email: str | None = None
     plan: str | None = None
     fedramp: bool = False
-    # Where the workspace is served, and its name; None if unknown.
+    # The host and the name of the workspace; None if unknown.
     origin: str | None = None
     workspace: str | None = None
-    # One of KINDS. Only the first two can be refreshed or revoked.
+    # One of KINDS.
     kind: str = "login"
-    # Who issued the tokens; None for a login that an older version has stored.
+    # The issuer of the tokens, and the client that they were issued to; None if it is not known.
     issuer: str | None = None
-    # The client that the tokens were issued to; None for a login that an older version has stored.
     client_id: str | None = None
-    # The user, as the official route names them to this client.
+    # The user's id at the issuer; only the official route has one.
     subject: str | None = None
-    # The earliest moment of a refresh, by the server's clock.
+    # When OpenAI first allows a refresh, by its own clock.
     earliest_refresh_at: float | None = None
-    # Why OpenAI has refused to renew the login for good; None if it has not.
+    # The message of OpenAI's refusal to renew the login; None if it has not refused.
     refusal: str | None = None
 
     def __repr__(self) -> str:
@@ -79,12 +80,12 @@ class Tokens(NamedTuple):
         return OFFICIAL if self.kind == OFFICIAL.kind else CODEX
 
     def ended(self) -> Tokens:
-        """Drop all tokens, which OpenAI no longer accepts. Keep who the user is."""
+        """Drop all tokens, which OpenAI no longer accepts, and keep the user's details."""
         return self._replace(access_token="", refresh_token=None, id_token=None, expires_at=0.0)
 
     @property
     def renewable(self) -> bool:
-        """Whether this plugin signed in: nobody else may renew or end the session."""
+        """Whether this plugin signed in, so that it may renew and end the session."""
         return self.kind == self.route.kind
 
 
@@ -107,9 +108,9 @@ def parse_jwt_claims(token: object) -> dict[str, Any] | None:
 def extract_account_id(id_token: object, access_token: object = None) -> str | None:
     """Find the account id in the tokens' claims; None if they have none.
 
-    Looks for `chatgpt_account_id` at the top level, then in the auth object, then for the id
-    of the first organization; each of these in the id_token first, then in the access token.
-    An organization's id (`org-...`) identifies the login but is never sent.
+    Looks for `chatgpt_account_id` at the top level, then in OpenAI's claims (P46), then for the
+    id of the first organization; each of these in the id_token first. An organization's id
+    (`org-...`) identifies the login but is never sent (P49).
     """
     holders = _claim_holders(id_token, access_token)
     organizations = [first_mapping(holder.get("organizations")) for holder in holders]
@@ -117,22 +118,21 @@ def extract_account_id(id_token: object, access_token: object = None) -> str | N
 
 
 def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
-    """Return the objects that may have claims: the JWTs' payloads, then OpenAI's own objects in
-    these."""
+    """Return the objects to search for claims: the JWTs' payloads, and OpenAI's objects in them."""
     payloads = [parse_jwt_claims(token) or {} for token in tokens]
     names = (AUTH_CLAIM, PROFILE_CLAIM)
     return [*payloads, *(as_mapping(payload.get(name)) for name in names for payload in payloads)]
 
 
 def first_text(holders: Iterable[Mapping[str, Any]], *names: str) -> str | None:
-    """Return the first text that one of the holders has under one of the names."""
+    """Return the first text under one of these names in one of these objects, name by name."""
     holders = list(holders)
-    found = (as_text(holder.get(name)) for name in names for holder in holders)
-    return next(filter(None, found), None)
+    texts = (as_text(holder.get(name)) for name in names for holder in holders)
+    return next(filter(None, texts), None)
 
 
 def header_safe(value: object) -> str | None:
-    """Return a token or an id if an HTTP header can hold it, otherwise None."""
+    """Return a token or an id that fits into an HTTP header, otherwise None."""
     return value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else None
 
 
@@ -141,8 +141,8 @@ def tokens_from_reply(
 ) -> Tokens | None:
     """Read a login from a token reply; None if the reply has no access token.
 
-    A field that a refresh leaves out keeps its old value, and a refresh never changes the account
-    (docs/protocol.md). `now` is Unix seconds by this machine's clock.
+    Fields that a refresh leaves out keep their old values (P51), and a refresh never changes the
+    account (P49).
     """
     old = old or Tokens("")
     access_token = header_safe(reply.get("access_token") or old.access_token)
@@ -154,7 +154,7 @@ def tokens_from_reply(
     if access_token != old.access_token:
         expires_at = _expiry(parse_jwt_claims(access_token) or {}, reply.get("expires_in"), now)
     account_id = old.account_id
-    # The API of the official route knows no account ids.
+    # The official route knows no account ids (P233).
     if old.route.names_account:
         account_id = account_id or extract_account_id(id_token, access_token)
     return old._replace(
@@ -173,9 +173,9 @@ def tokens_from_reply(
 
 
 def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float | None:
-    """Return when a new access token expires, in Unix seconds; None if the reply does not say.
+    """Return when a new access token expires; None if the reply does not say.
 
-    Adds the token's lifetime to `now`, so that a wrong clock on this machine does no harm.
+    Adds the token's lifetime to `now`, so that a wrong clock on this machine does no harm (P44).
     """
     exp, iat = as_number(claims.get("exp")), as_number(claims.get("iat"))
     lifetime = exp - iat if exp is not None and iat is not None else as_number(expires_in)
@@ -183,11 +183,10 @@ def _expiry(claims: Mapping[str, Any], expires_in: object, now: float) -> float 
 
 
 def needs_refresh(tokens: Tokens, now: float) -> bool:
-    """Whether to renew a login now: its access token expires within five minutes, or has no
-    expiry date and is eight days old.
+    """Check whether to renew a login before OpenAI rejects its access token (P52): it expires
+    within five minutes, or has no expiry date and is eight days old.
 
-    Always False for a login that cannot be refreshed, and for an official login, which is renewed
-    after the API has refused its access token.
+    False for a login that cannot be renewed, and for an official login (P239).
     """
     if not tokens.renewable or tokens.route.refresh_leeway is None:
         return False
@@ -197,9 +196,9 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
 
 
 def seconds_until_refresh(tokens: Tokens, now: float) -> float:
-    """Return how long OpenAI refuses to renew an official login. `now` is by OpenAI's clock.
+    """Return how many seconds OpenAI refuses to renew an official login. `now` is by its clock.
 
-    Ignores an earliest moment after the access token's expiry, which would be nonsense.
+    Ignores an earliest moment after the access token's expiry (P239).
     """
     claims = parse_jwt_claims(tokens.access_token) or {}
     earliest = tokens.earliest_refresh_at or 0.0
@@ -208,9 +207,9 @@ def seconds_until_refresh(tokens: Tokens, now: float) -> float:
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
-    """Whether to send the access token: it has not expired, as far as this machine can tell.
+    """Check whether the access token has not expired, as far as this machine can tell.
 
-    An official one is sent until the API refuses it, whatever this machine's clock says.
+    An official one counts until the API refuses it, whatever this machine's clock says (P239).
     """
     if tokens.expires_at is None or tokens.route.refresh_leeway is None:
         return bool(tokens.access_token)
@@ -218,12 +217,12 @@ def still_works(tokens: Tokens, now: float) -> bool:
 
 
 def token_hash(token: str) -> str:
-    """Hash that identifies a token without revealing it."""
+    """Build a hash that identifies a token without revealing it."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Whether two logins differ in user, workspace or route. Unknown values count as equal."""
+    """Check whether two logins differ in user, workspace or route. An unknown value fits any."""
     # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     values = [(getattr(old, name), getattr(new, name)) for name in names]
@@ -231,15 +230,16 @@ def is_somebody_else(old: Tokens, new: Tokens) -> bool:
 
 
 def sent_account_id(tokens: Tokens) -> str | None:
-    """Return the account id to send; None if the login has none that the backend accepts."""
+    """Return the account id to send; None if there is none that the backend accepts (P49)."""
     account_id = header_safe(tokens.account_id)
-    # The backend refuses an organization's id, which is an id of OpenAI's API platform.
     return None if account_id is None or account_id.startswith("org-") else account_id
 
 
 def residencies(tokens: Tokens) -> list[str]:
-    """Return the regions that may serve a workspace with data residency, the likeliest first
-    (docs/protocol.md). Most logins have none."""
+    """Return the regions to name for a workspace with data residency, the likeliest first (P78).
+
+    Empty for other workspaces.
+    """
     chosen = config.setting("RESIDENCY")
     if not tokens.route.names_account or chosen == "off":
         return []
@@ -252,7 +252,7 @@ def residencies(tokens: Tokens) -> list[str]:
 
 
 def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[str, str]:
-    """Build the headers of every request to the backend (docs/protocol.md).
+    """Build the headers that every request to the backend has (P73 to P78, P82, P245).
 
     `second_residency` says that the service has refused the first of the `residencies`.
     """
