@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from llm_chatgpt import config
@@ -55,47 +54,37 @@ def schema_of_chain(prompt: Any, conversation: Any) -> Any:
 
 
 def build_body(
-    info: ModelInfo,
-    options: Mapping[str, Any],
-    *,
-    instructions: str,
-    effort: str | None,
-    session: str,
-    schema: Any,
-    hide_reasoning: bool,
-    without: frozenset[str],
+    prompt: Any, info: ModelInfo, effort: str | None, schema: Any, without: frozenset[str]
 ) -> dict[str, Any]:
-    """Build the request's JSON without `tools` and `input` (P84 to P93).
+    """Build the fields of the request's JSON that come from the prompt's options and its schema.
 
-    `without` names the parts to leave out (optional_parts.py).
+    `without` names the parts to leave out (optional_parts.py). The facts are P84 to P93.
     """
-    summary = options["reasoning_summary"] or "auto"
-    has_summary = info.summaries and not hide_reasoning and optional_parts.SUMMARY not in without
-    limit = options["max_output_tokens"] or options["max_tokens"]
+    options = prompt.options
+    summary = options.reasoning_summary or "auto"
+    if prompt.hide_reasoning or not info.summaries or optional_parts.SUMMARY in without:
+        summary = "none"
+    limit = options.max_output_tokens or options.max_tokens
     text_format: dict[str, Any] | None = None
     if schema:
         strict = optional_parts.STRICT not in without
         text_format = {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
-    elif options["json_object"]:
+    elif options.json_object:
         text_format = {"type": "json_object"}
-    tier = options["service_tier"]
-    body: dict[str, Any] = {
+    # fast is the official client's name for priority (P92).
+    tier = "priority" if options.service_tier == "fast" else options.service_tier
+    body = {
         "model": info.slug,
-        "instructions": instructions,
         "store": False,
         "stream": True,
         "include": ["reasoning.encrypted_content"],
-        "prompt_cache_key": session,
         "max_output_tokens": None if optional_parts.OUTPUT_LIMIT in without else limit,
-        "reasoning": _given(
-            effort=effort, summary=summary if has_summary and summary != "none" else None
-        ),
-        "text": _given(verbosity=options["verbosity"], format=text_format),
-        # fast is the official client's name for priority (P92).
-        "service_tier": "priority" if tier == "fast" else tier,
-        "parallel_tool_calls": options["parallel_tool_calls"],
+        "reasoning": _given(effort=effort, summary=None if summary == "none" else summary),
+        "text": _given(verbosity=options.verbosity, format=text_format),
+        "service_tier": tier,
+        "parallel_tool_calls": options.parallel_tool_calls,
     }
-    return {name: value for name, value in body.items() if value not in (None, "", {})}
+    return {name: value for name, value in body.items() if value not in (None, {})}
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -64,34 +64,23 @@ class RequestBuilder:
         Raises ChatGPTError for a schema, a tool or an attachment that cannot be sent.
         """
         prompt, models = self._prompt, remembered_models(tokens)
-        options = dict(prompt.options)
         info = model_to_use(self._model.info, models)
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         schema = schema_of_chain(prompt, self._conversation)
         check_json(schema, "The schema")
         if not is_strict(schema):
             without |= {optional_parts.STRICT}
-        builder = InputBuilder(info, tokens, options, without)
+        builder = InputBuilder(info, tokens, dict(prompt.options), without)
         builder.build(prompt.messages, prompt.system, answer.messages)
         instructions, items = builder.instructions, builder.items
-        session = session_id(
-            self._conversation, instructions, items, options.get("prompt_cache_key")
+        body = build_body(prompt, info, builder.effort, schema, without)
+        body["prompt_cache_key"] = session_id(
+            self._conversation, instructions, items, prompt.options.prompt_cache_key
         )
         if optional_parts.SYSTEM_MESSAGE in without or not takes_system_message(info.slug):
-            instructions = instructions or config.DEFAULT_INSTRUCTIONS
+            body["instructions"] = instructions or config.DEFAULT_INSTRUCTIONS
         elif instructions:
             items.insert(0, system_message(instructions))
-            instructions = ""
-        body = build_body(
-            info,
-            options,
-            instructions=instructions,
-            effort=builder.effort,
-            session=session,
-            schema=schema,
-            hide_reasoning=prompt.hide_reasoning,
-            without=without,
-        )
         tool_names = add_tools(body, items, prompt, self._model, tokens.route)
         # Last, so that the unchanged fields come first.
         body["input"] = items
