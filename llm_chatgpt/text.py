@@ -28,6 +28,11 @@ def printable(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def as_sentence(text: str) -> str:
+    """Return the text with a full stop, unless it ends a sentence already."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def wrapped(text: str, indent: int = 0) -> str:
     """Break long lines between words, at the terminal's width; indent what is broken off.
 

@@ -243,7 +243,6 @@ class PromptRun:
             self._tokens,
             login=self._tokens.route.login_command(self.credential.account),
             key_option=reached_limit.login_option("--key", self._key),
-            both_regions=True,
             slug=self._sent.info.slug,
             models=self._sent.models,
             has_files=self._sent.has_files,

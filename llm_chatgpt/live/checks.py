@@ -317,7 +317,7 @@ def _picture(live: Live) -> str:
         model = llm.get_model("chatgpt-gpt-image-2")
         saved = model.prompt("A red square", key=live.key, quality="low", output=str(path)).text()
         size = png_size(pathlib.Path(saved).read_bytes())
-    return f"{size.width}x{size.height} png" if size else "created"
+    return f"{size[0]}x{size[1]} png" if size else "created"
 
 
 @_check("refresh", "P50 P51", "", optional=True)
