@@ -310,7 +310,7 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
 _NAMED_PART = re.compile(
     r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
     r"|\b(input\[\d+\][\w.\[\]]*)|(https://[^\s'\"]*[^\s'\".,)])"
-    r"|\b(web_search_call|configuration_update)\b(?!\.)"
+    r"|\b(web_search_call|configuration_update)\b(?!\.\w)"
 )
 
 
