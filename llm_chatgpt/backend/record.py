@@ -11,8 +11,8 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import RESERVE, known_models
-from llm_chatgpt.backend.usage import windows_of_headers
+from llm_chatgpt.backend.catalogue import RESERVE, models_to_register
+from llm_chatgpt.backend.usage import reset_words, windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 from llm_chatgpt.waiting import stderr_is_terminal
@@ -85,7 +85,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
     same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
     if model and slug != RESERVE.slug and not re.fullmatch(same, model):
         # With the prefix only if `-m` takes it.
-        registered = known_models().get(model)
+        registered = models_to_register().get(model)
         name = registered.model_id if registered else model
         lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
     if not config.is_off("USAGE_NOTE"):
@@ -93,7 +93,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
             (
                 f"{window.name} limit",
                 f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
-                f"{window.reset_words}.",
+                f"{reset_words(window.resets_at)}.",
             )
             for window in windows_of_headers(headers)
             if window.left_percent < config.LOW_ALLOWANCE_PERCENT

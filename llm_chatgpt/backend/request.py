@@ -36,7 +36,7 @@ class Request(NamedTuple):
     """
 
     info: ModelInfo
-    models: ModelList | None = None
+    models: ModelList = ModelList()
     arguments: Mapping[str, Any] = {}
     without: frozenset[str] = frozenset()
     items: Sequence[Mapping[str, Any]] = ()
@@ -79,7 +79,7 @@ class RequestBuilder:
         if not is_strict(self._schema):
             without |= {optional_parts.STRICT}
         # Only the login's own list counts; the built-in one may be out of date.
-        check_options(info, self._options, listed=models is not None and info in models.models)
+        check_options(info, self._options, listed=info in models.models)
         builder = InputBuilder(info, tokens, self._options, without)
         builder.build(self._prompt.messages, self._prompt.system, answer.messages)
         session = session_id(

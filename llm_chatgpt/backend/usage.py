@@ -1,4 +1,8 @@
-"""Read usage limits and banked resets from headers and answers (docs/protocol.md)."""
+"""Read usage limits and banked resets from headers and answers.
+
+The answers are those of the usage endpoint (P203), except for the list of banked resets (P209). A
+value of the wrong type counts as missing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The window by its length, such as '5-hour' or 'weekly': their order varies by plan."""
+        """The window by its length, such as '5-hour': their order varies by plan (P205)."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"
@@ -31,10 +35,6 @@ class UsageWindow(NamedTuple):
     def left_percent(self) -> float:
         return min(100.0, max(0.0, 100.0 - self.used_percent))
 
-    @property
-    def reset_words(self) -> str:
-        return reset_words(self.resets_at)
-
 
 def reset_words(resets_at: float | None) -> str:
     """Say when a limit resets: ', resets in 4 hours 10 minutes (17:30)'; empty if unknown."""
@@ -42,9 +42,9 @@ def reset_words(resets_at: float | None) -> str:
 
 
 def reset_moment(at: object, after_seconds: object) -> float | None:
-    """Choose the moment at which a limit resets, in Unix seconds; None if it is not in the future.
+    """Return the moment of a reset in Unix seconds; None if it is not in the future.
 
-    `after_seconds` is preferred, because this machine's clock may be wrong.
+    `after_seconds` is preferred, because this machine's clock may be wrong (P203).
     """
     now = time.time()
     moment, seconds = as_number(at), as_number(after_seconds)
