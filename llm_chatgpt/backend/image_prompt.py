@@ -1,4 +1,4 @@
-"""Translate llm's prompt to an image model to a request, and its answer to llm's record."""
+"""Translate llm's prompt for an image model to a request, and the answer to llm's record."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ _OF_FILES = re.compile(
 
 
 class RefusedRequest(NamedTuple):
-    """The facts about a refused request that the text of its error tells.
+    """Facts about a refused request that the message of its error can mention.
 
     `tokens` were sent. `login` is the command that signs in again (None: without an account's
     name), `key_option` the option of llm that names the login. `slug` is the requested model,
@@ -174,7 +174,7 @@ class RefusedRequest(NamedTuple):
 def explain_refusal(
     reply: http.Reply, request: RefusedRequest, *, in_stream: bool = False
 ) -> ChatGPTError:
-    """Build the error for a reply that is no answer, or that a stream reported."""
+    """Build the error for a reply with an error status, or for an error inside a stream."""
     error = as_mapping(as_mapping(reply.data).get("error"))
     message = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
@@ -231,7 +231,7 @@ def explain_refusal(
 def explain_stream_error(
     error: Mapping[str, Any], headers: Mapping[str, str], request: RefusedRequest
 ) -> ChatGPTError:
-    """Build the error that was reported inside a stream."""
+    """Build the error for one that was reported inside a stream (P166, P167)."""
     # A flat event's own type is not the error's (P167).
     fields = {
         name: value
@@ -271,7 +271,7 @@ def _choose_text(
 
 
 def _request_facts(request: RefusedRequest) -> dict[str, str]:
-    """Return the facts that the texts tell about the request and its login."""
+    """Return the facts that the texts mention about the request and its login."""
     tokens, slug, models = request.tokens, request.slug, request.models
     model = models.find(slug)
     size = model.context_window if model else None

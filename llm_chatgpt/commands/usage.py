@@ -62,7 +62,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
 
 
 def _report_or_error(account: str) -> dict[str, Any]:
-    """Fetch an account's usage; an error takes its place in the report."""
+    """Fetch an account's usage, or report the error that prevented it."""
     try:
         return {"account": account, **_report(account)}
     except ChatGPTError as error:
@@ -79,7 +79,7 @@ def _report(account: str | None) -> dict[str, Any]:
 
 
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
-    """Fetch the server's figures; `banked_resets` is added to them."""
+    """Fetch the usage without names and ids, and add `banked_resets`."""
     answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
@@ -98,11 +98,14 @@ _UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
 
 
 def _too_little(report: Mapping[str, Any], min_left: float) -> str:
-    """Say which limits are below --min-left; empty if none is, or for an error."""
+    """Name the limits below --min-left; empty if there are none, or if the report is an error."""
     if "details" in report:
         return _UNREPORTED
-    every = limits.limits_of_usage(report)
-    left = {_name_of(one): one.left_percent for one in every if one.name != limits.RESERVE_LIMIT}
+    left = {
+        _name_of(limit): limit.left_percent
+        for limit in limits.limits_of_usage(report)
+        if limit.name != limits.RESERVE_LIMIT
+    }
     left["spending"] = limits.spending_left(report)
     short = [f"{name} limit ({left:.3g}%)" for name, left in left.items() if left < min_left]
     whose = f" of account {printable(report['account'])}" if "account" in report else ""
@@ -117,7 +120,7 @@ def _name_of(limit: limits.Limit) -> str:
 
 
 def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
-    """Word a report, a line for each fact. `account` is the user's --account."""
+    """Describe a report, one fact per line. `account` is the user's --account."""
     lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
     if "error" in report or "details" in report:
         return [*lines, report.get("error", _UNREPORTED)]
