@@ -32,7 +32,7 @@ class ModelInfo(NamedTuple):
     takes_images: bool = True
     original_detail: bool = True
     summaries: bool = True
-    # Whether the effort can change within a conversation that goes on using its cache.
+    # Whether the effort can change within a conversation without losing its cache (P214).
     effort_updates: bool = False
     upgrade: str | None = None
 
@@ -43,7 +43,7 @@ class ModelInfo(NamedTuple):
 
     @property
     def makes_images(self) -> bool:
-        """Whether the answer is an image file instead of text."""
+        """Whether the model answers with an image file instead of text."""
         return self.slug.startswith("gpt-image-")
 
 
@@ -76,7 +76,7 @@ BUILT_IN_MODELS = {
 RESERVE = ModelInfo("gpt-reserve", "Luna Reserve", hidden=True)
 # Models of the image endpoint, which no list names (P146).
 IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
-# Stands for the first model of the account's list when a prompt runs.
+# The first model of the account's list, which is chosen when a prompt runs.
 DEFAULT = ModelInfo("default", "The first model of your account's list")
 # The fields of a fetched entry that `parse_model` reads. Only they are stored, because the others
 # are large (base instructions...).

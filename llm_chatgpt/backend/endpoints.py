@@ -38,7 +38,7 @@ def fetch_models(
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
     if route.list_is_ordered:
-        # Without a priority of their own (P262).
+        # The order of the list is the priority (P262).
         served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
         entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
     now = time.time()
@@ -113,7 +113,7 @@ _RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
 def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
-    """Fetch when the first of the banked resets expires, in Unix seconds."""
+    """Fetch the expiry of the first banked reset, in Unix seconds."""
     return first_expiry(as_mapping(_get(_RESETS_PATH, tokens, login).data))
 
 

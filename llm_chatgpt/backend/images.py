@@ -160,7 +160,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None)
 
 # Files -----------------------------------------------------------------------------
 
-# What a path can raise: an unknown ~user is a RuntimeError, a null byte a ValueError.
+# Errors of a path: an unknown ~user is a RuntimeError, a null byte a ValueError.
 _PATH_ERRORS = (OSError, RuntimeError, ValueError)
 
 

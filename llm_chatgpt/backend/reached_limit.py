@@ -61,8 +61,7 @@ def _longest_full_window(headers: Mapping[str, str]) -> UsageWindow | None:
 
 def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
     """Return when a limit resets, in Unix seconds; None if it is unknown (P188, P203)."""
-    moment = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    window = _longest_full_window(headers)
+    moment, window = reset_moment(error), _longest_full_window(headers)
     return window.resets_at if moment is None and window else moment
 
 

@@ -107,7 +107,7 @@ def _too_little(report: Mapping[str, Any], min_left: float) -> str:
         if limit.name != limits.RESERVE_LIMIT
     }
     left["spending"] = limits.spending_left(report)
-    short = [f"{name} limit ({left:.3g}%)" for name, left in left.items() if left < min_left]
+    short = [f"{name} limit ({rest:.3g}%)" for name, rest in left.items() if rest < min_left]
     whose = f" of account {printable(report['account'])}" if "account" in report else ""
     return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
 
@@ -145,10 +145,8 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, allowed = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        resets_at = limits.reset_moment(
-            spending.get("reset_at"), spending.get("reset_after_seconds")
-        )
-        lines.append(f"Spending: {used} of {allowed}{limits.reset_words(resets_at)}")
+        when = limits.reset_words(limits.reset_moment(spending))
+        lines.append(f"Spending: {used} of {allowed}{when}")
     return lines
 
 
