@@ -274,7 +274,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # OpenAI asks programs of the official route to try twice.
+    # OpenAI asks programs of the official route to repeat after failures of network and server.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
