@@ -18,12 +18,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-
-
-def is_terminal(stream: Any) -> bool:
-    """Check whether a stream of this program is a terminal."""
-    # A stream that was closed before the program began is None.
-    return stream is not None and stream.isatty()
+from llm_chatgpt.waiting import is_terminal as is_terminal
 
 
 def styled(text: str, **styles: Any) -> str:

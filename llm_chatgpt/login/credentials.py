@@ -196,30 +196,26 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
     or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
-    with locked_store() as writer:
+    with locked_store() as writer, _worker.sending():
         store = read_store()
         if store.unsaved:
             writer.save(store)
         tokens = _account_tokens(credential, store)
-        ends = rejection.final and rejection.concerns(tokens)
-        if tokens.refusal and ends:
+        try:
+            if not check_usable(name, tokens, rejection) or tokens != old:
+                return tokens
+            writer.probe()
+            new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
+        except RefreshFailed as error:
             with contextlib.suppress(StoreError):
-                writer.save(store.put(name, tokens.ended()))
-        if not check_usable(name, tokens, rejection) or tokens != old:
-            return tokens
-        writer.probe()
-        with _worker.sending():
-            try:
-                new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
-            except RefreshFailed as error:
-                with contextlib.suppress(StoreError):
-                    store = read_store()
-                    # A program that ignores the lock may have been faster.
-                    if store.accounts.get(name) == tokens:
-                        writer.save(store.put_refusal(name, error, ended=ends))
-                raise
-            writer.save_renewed(store, name, new)
-            return new
+                store = read_store()
+                # A program that ignores the lock may have been faster.
+                if store.accounts.get(name) == tokens:
+                    ended = rejection.final and rejection.concerns(tokens)
+                    writer.save(store.put_refusal(name, error, ended=ended))
+            raise
+        writer.save_renewed(store, name, new)
+        return new
 
 
 def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
@@ -235,7 +231,8 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
         if rejection.concerns(tokens) or not still_works(tokens, now):
             raise
         if credential.account in store.unsaved:
-            _warn(f"Warning: the login was renewed but not stored. {error.message}")
+            warning = f"Warning: the login was renewed but not stored. {error.message}"
+            _warn_once(login_file.store_path(), warning)
         elif needs_refresh(tokens, now):
             _warn_of_old_token(error.message, tokens)
         return tokens
@@ -243,11 +240,7 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
 
 def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
     until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
-    _warn(f"Warning: {reason} The old token works{until}.")
-
-
-def _warn(text: str) -> None:
-    _warn_once(login_file.store_path(), text)
+    _warn_once(login_file.store_path(), f"Warning: {reason} The old token works{until}.")
 
 
 @functools.cache

@@ -94,7 +94,7 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Make `settle` wait while a refresh is sent and its answer is written."""
+        """Make `settle` wait until a job that holds the store's lock has finished its write."""
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
