@@ -49,6 +49,8 @@ class AuthorizationCode(NamedTuple):
 
 # Reads pasted lines in a thread: calls the function with each line until the event is set.
 ReadLines = Callable[[Callable[[str], None], threading.Event], None]
+# Builds the error to raise if a request fails: `error_class(reason, advice)`.
+ErrorClass = Callable[[str, str], ChatGPTError]
 # The query parameters of a redirect, each with all its values.
 Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
@@ -136,13 +138,13 @@ class AuthorizeRequest:
 def ask_issuer(
     method: str,
     path: str,
-    error_class: Callable[[str, str], ChatGPTError],
+    error_class: ErrorClass,
     next_step: str | None = None,
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes.
+    """Send one request to the issuer. Raises an error of `error_class` if no answer comes.
 
     `next_step` takes the place of the usual advice for a connection that failed.
     """
@@ -155,11 +157,7 @@ def ask_issuer(
 
 
 def _post(
-    route: Route,
-    path: str,
-    error_class: Callable[[str, str], ChatGPTError],
-    body: dict[str, str],
-    **more: Any,
+    route: Route, path: str, error_class: ErrorClass, body: dict[str, str], **more: Any
 ) -> http.Reply:
     """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}

@@ -84,7 +84,7 @@ class Worker:
         return future.result()
 
     async def result_async(self, future: Future) -> Tokens:
-        """`result` for an event loop, which it does not block."""
+        """Wait for a job's result without blocking the event loop."""
         with self._signals_held():
             try:
                 return await asyncio.wrap_future(future)
