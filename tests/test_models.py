@@ -283,6 +283,16 @@ def test_logs_usage_and_json(simulator, signed_in, run_llm):
     assert json.loads(printed.stdout)[0]["response"].startswith("This is answer 1")
 
 
+def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm):
+    """Stored logs refer to these names, so they must never change."""
+    run_llm("-m", "chatgpt-gpt-6-luna", "hi")
+    database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
+    names = set(re.findall(r"m\.\w+", "\n".join(database.conn.iterdump())))
+    assert {"m.chatgpt_text_0", "m.chatgpt_tool_usage_0"} <= names
+    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
+
+
 def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
     simulator.answer(Think(["Hm."]), Call("llm_version", {}))
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", "llm_version")
