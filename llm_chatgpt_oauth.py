@@ -30,7 +30,7 @@ from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_chatgpt import commands, config
-from llm_chatgpt.backend.catalogue import ModelInfo, known_models
+from llm_chatgpt.backend.catalogue import ModelInfo, models_to_register
 from llm_chatgpt.base import AccountModel, AttachmentTypes, BaseOptions
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
@@ -242,7 +242,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
 def register_models(register: Callable[..., None]) -> None:
     # llm cannot register a model without listing it.
     skip_hidden = _lists_all_models()
-    for info in known_models().values():
+    for info in models_to_register().values():
         if info.hidden and skip_hidden:
             continue
         if info.makes_images:

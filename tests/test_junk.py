@@ -148,7 +148,7 @@ def test_any_model_list_is_read(tmp_path_factory):
         llm.user_dir()
         data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
         catalogue.models_path().write_text(json.dumps(data))
-        known = catalogue.known_models()
+        known = catalogue.models_to_register()
         assert set(catalogue.BUILT_IN_MODELS) <= set(known)
         assert all(isinstance(info.slug, str) and info.slug for info in known.values())
 

@@ -11,8 +11,8 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.catalogue import RESERVE, known_models
-from llm_chatgpt.backend.usage import windows_of_headers
+from llm_chatgpt.backend.catalogue import RESERVE, models_to_register
+from llm_chatgpt.backend.usage import reset_words, windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 from llm_chatgpt.waiting import stderr_is_terminal
@@ -79,13 +79,13 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
     same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
     if model and slug != RESERVE.slug and not re.fullmatch(same, model):
         # With the prefix only if `-m` takes it.
-        registered = known_models().get(model)
+        registered = models_to_register().get(model)
         name = registered.model_id if registered else model
         lines["model"] = f"Note: {name} answered instead of chatgpt-{slug}."
     for window in () if config.is_off("USAGE_NOTE") else windows_of_headers(headers):
         if window.left_percent < config.LOW_ALLOWANCE_PERCENT:
             left = f"{window.left_percent:.0f}% of your {window.name} limit left"
-            lines[f"{window.name} limit"] = f"Note: {left}{window.reset_words}."
+            lines[f"{window.name} limit"] = f"Note: {left}{reset_words(window.resets_at)}."
     return lines
 
 

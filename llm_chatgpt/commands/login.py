@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import DEFAULT, model_to_use
+from llm_chatgpt.backend.catalogue import DEFAULT, ModelList, model_to_use
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError, DeviceLoginDisabled, StoreError
@@ -133,7 +133,7 @@ def _announce_login(name: str) -> None:
 
 def _suggest_next_steps(name: str, tokens: Tokens) -> None:
     key = "" if name == read_store().default else f" --key {name}"
-    models = None
+    models = ModelList()
     try:
         models = fetch_models(tokens)
     except ChatGPTError as error:
