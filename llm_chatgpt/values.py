@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+
+def json_object(data: bytes | str) -> Mapping[str, Any]:
+    """Parse a JSON object; empty for anything else, also if it is nested too deep."""
+    try:
+        return as_mapping(json.loads(data))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
