@@ -141,7 +141,7 @@ class PromptRun:
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
         """Build the error for a reply that is no answer."""
-        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._sent.arguments["url"]).netloc
         reply = http.Reply(status, headers, content, host)
         return refusals.explain_refusal(reply, self._refused_request())
 
