@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 
-from llm_chatgpt.backend.optional_parts import SCOPES
-
 _MAX_TURNS = 256
 
 
@@ -64,16 +62,13 @@ class Memory:
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """Return the names of the parts that the service has refused in these scopes.
 
-        `scopes` maps a scope to its value, such as "model" to a slug (optional_parts.py).
+        `scopes` maps each name to the value of its scope, such as a model's slug.
         """
-        refused = self._refused.copy()
-        return frozenset(name for name, value in refused if scopes.get(SCOPES[name]) == value)
+        return frozenset(name for name, value in scopes.items() if (name, value) in self._refused)
 
     def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
         """Leave these parts out of every later request in the same scope."""
-        for name in without:
-            if value := scopes.get(SCOPES.get(name, "")):
-                self._refused.add((name, value))
+        self._refused.update((name, scopes[name]) for name in without & scopes.keys())
 
 
 memory = Memory()
