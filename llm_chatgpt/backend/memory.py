@@ -1,6 +1,6 @@
-"""Remember in this process the turns whose tools run, and what the service has refused.
+"""Remember, within this process, turns whose tools are running and refused parts of requests.
 
-A turn is all requests that a chain of tools makes for one message of the user (docs/protocol.md).
+A turn is all requests that a chain of tools makes for one message of the user (P80).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Turn:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.without: frozenset[str] = frozenset()
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def news(self, notes: Mapping[str, str]) -> list[str]:
         """Return the notes whose subjects, the keys, are new in this turn."""
-        lines = [line for subject, line in notes.items() if subject not in self._told]
-        self._told.update(notes)
+        lines = [line for subject, line in notes.items() if subject not in self._noted]
+        self._noted.update(notes)
         return lines
 
 
 class Memory:
-    """Turns whose tools are running, and what the service has refused.
+    """The turns whose tools are running, and the parts that the service has refused.
 
     It has no lock, because a fork could leave that locked forever: each step on a dict or a set
     is atomic, and a lost entry costs one more request.
