@@ -31,7 +31,8 @@ def ask_on_terminal(simulator, signed_in):
         master, terminal = pty.openpty()
         done = subprocess.run(
             [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "search", *options],
-            env=os.environ | settings,
+            # On a slow machine there would be a line that counts, too.
+            env={**os.environ, "LLM_CHATGPT_PROGRESS": "0", **settings},
             stdout=subprocess.PIPE,
             stderr=terminal,
             check=True,
