@@ -1,11 +1,11 @@
-"""Choose the certificates that TLS connections trust. They are read once in a process."""
+"""Choose the certificates that TLS connections trust. A process reads them once."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
-import re
 import ssl
 import sys
 from pathlib import Path
@@ -13,10 +13,10 @@ from pathlib import Path
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 
-# The settings that name certificates to trust in addition to the system's.
+# Environment variables that name certificates to trust in addition to the system's.
 SETTINGS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE")
 
-# Where Linux distributions and the BSDs keep all trusted certificates in one file.
+# Files in which Linux distributions and the BSDs store all trusted certificates.
 _BUNDLES = (
     "/etc/ssl/cert.pem",  # Alpine, Arch, Fedora, the BSDs
     "/etc/pki/tls/cert.pem",  # older Fedora, RHEL
@@ -24,14 +24,10 @@ _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
     "/etc/ssl/ca-bundle.pem",  # openSUSE
 )
-# The names that `openssl rehash` gives to certificates in a folder.
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return the context of every TLS connection.
-
-    It trusts the system's certificates, and those that the environment names.
+    """Return the context of every TLS connection, with the system's and the user's certificates.
 
     Raises ChatGPTError for a file that cannot be read or holds no certificate.
     """
@@ -67,19 +63,18 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
 
 
 def _trust_system(context: ssl.SSLContext) -> None:
-    """Trust the system's folder of certificates, and its file where the folder lacks some.
+    """Trust the system's folder of certificates, and its file if that has more of them.
 
     OpenSSL finds a certificate in the folder by its name when needed. Reading the file takes about
-    15 ms (docs/benchmarks.md).
+    15 ms (docs/benchmarks.md). Users append certificates to the file by hand.
     """
     defaults = ssl.get_default_verify_paths()
     in_folder: set[int] = set()
     with contextlib.suppress(OSError):
-        folder = defaults.openssl_capath
-        context.load_verify_locations(capath=folder)
-        names = filter(_HASHED_NAME.fullmatch, os.listdir(folder))
-        # Some tools give each certificate two names.
-        in_folder = {os.stat(f"{folder}/{name}").st_ino for name in names}
+        context.load_verify_locations(capath=defaults.openssl_capath)
+        # `openssl rehash` names certificates like this, some tools twice.
+        names = glob.glob(f"{defaults.openssl_capath}/????????.[0-9]")
+        in_folder = {os.stat(name).st_ino for name in names}
     for bundle in (defaults.openssl_cafile, *_BUNDLES):
         with contextlib.suppress(OSError):
             if Path(bundle).read_bytes().count(b"-----BEGIN ") > len(in_folder):

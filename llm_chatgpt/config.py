@@ -172,9 +172,7 @@ def base_url(origin: str | None = None) -> str:
 
 def is_workspace_origin(value: object) -> bool:
     """Check whether tokens may be sent to this origin: https, and chatgpt.com or a subdomain."""
-    return isinstance(value, str) and bool(
-        re.fullmatch(r"https://([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*chatgpt\.com", value)
-    )
+    return bool(re.fullmatch(r"https://([a-z0-9-]+\.)*chatgpt\.com", str(value)))
 
 
 def api_url() -> str:

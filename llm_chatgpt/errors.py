@@ -14,16 +14,22 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     """Stops a login or a prompt.
 
     `reason` says what happened, without a full stop, and `advice` is the next step; the
-    message is both. `code`, `param`, `status` and `request_id` are the server's error code,
-    the part of the request that it refused, the HTTP status (None inside a stream), and its
-    name for the request. `retry_after` is how many seconds the server asks to wait, `date` when
-    it answered, in Unix seconds by its own clock.
-    `tokens_refused` says that the server no longer accepts the access token: a renewed one
-    or a new login may help.
+    message is both, with the request's id after them.
 
     It is an llm and a click error at once: `llm prompt` shows the first in one line, `llm
     chat` only the second.
     """
+
+    # The part of the request that the server refused.
+    param: str | None = None
+    # The HTTP status; None inside a stream.
+    status: int | None = None
+    # The seconds that the server asks to wait.
+    retry_after: float | None = None
+    # When the server answered, in Unix seconds by its own clock.
+    date: float | None = None
+    # Whether the server no longer accepts the access token: a renewed one or a new login may help.
+    tokens_refused = False
 
     def __init__(
         self,
@@ -31,24 +37,24 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         advice: str = "",
         *,
         code: str | None = None,
-        param: str | None = None,
-        status: int | None = None,
-        retry_after: float | None = None,
-        date: float | None = None,
         request_id: str | None = None,
-        tokens_refused: bool = False,
     ):
-        request = f"[request {request_id}]" if request_id else ""
-        super().__init__(" ".join(filter(None, (reason, advice, request))))
         self.reason = reason.rstrip(".")
         self.advice = advice
+        # The server's error code, and its id for the request.
         self.code = code
-        self.param = param
-        self.status = status
-        self.retry_after = retry_after
-        self.date = date
         self.request_id = request_id
-        self.tokens_refused = tokens_refused
+        self._sentence = reason
+        super().__init__(self._composed())
+
+    def _composed(self) -> str:
+        request = f"[request {self.request_id}]" if self.request_id else ""
+        return " ".join(filter(None, (self._sentence, self.advice, request)))
+
+    def replace_advice(self, advice: str) -> None:
+        """Replace the next step, also in the message."""
+        self.advice = advice
+        self.message = self._composed()  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         if os.environ.get("LLM_RAISE_ERRORS"):
@@ -108,36 +114,25 @@ class RefreshFailed(ChatGPTError):
     """The tokens were not renewed. `permanent` means that only a new login helps."""
 
     def __init__(
-        self,
-        reason: str,
-        advice: str = "",
-        *,
-        permanent: bool = False,
-        code: str | None = None,
+        self, reason: str, advice: str = "", *, permanent: bool = False, code: str | None = None
     ):
         super().__init__(reason, advice, code=code)
         self.permanent = permanent
 
 
 class RequestRefused(ChatGPTError):
-    """The backend answered a prompt with an error status."""
+    """The backend answered with an error status."""
 
 
 class UsageLimitReached(RequestRefused):
     """A usage limit of the plan is reached; sending again does not help.
 
-    `resets_at` is when it ends, in Unix seconds (None: the server did not say). `resettable`
-    says that a banked reset would clear it.
+    `resets_at` is the time of the reset in Unix seconds (None: the server did not say).
+    `resettable` says that a banked reset would clear the limit.
     """
 
     resettable = False
     resets_at: float | None = None
-
-    def add_advice(self, *steps: str) -> None:
-        """Put these sentences before the advice."""
-        advice = f"{' '.join(steps)} Or {self.advice[0].lower()}{self.advice[1:]}"
-        self.message = self.message.replace(self.advice, advice)  # type: ignore[misc]
-        self.advice = advice
 
 
 class StreamFailed(ChatGPTError):
@@ -145,4 +140,4 @@ class StreamFailed(ChatGPTError):
 
 
 class SlowDown(LoginFailed):
-    """No decision yet; ask again later than planned."""
+    """The user has not decided yet; poll later than planned."""

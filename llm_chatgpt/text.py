@@ -1,4 +1,4 @@
-"""Text for a terminal: made harmless, notices, and times in words."""
+"""Make text for a terminal: harmless foreign text, wrapped lines, notices, times in words."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ import datetime
 import logging
 import os
 import re
+import sys
 import textwrap
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
-from llm_chatgpt.waiting import beside_line, in_command, stderr_is_terminal, width
+from llm_chatgpt.waiting import beside_line, in_command, is_terminal, width
 
 T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Text from elsewhere, made harmless for a terminal: one line, no control characters."""
+    """Make foreign text harmless for a terminal: one line, no control characters."""
     line = " ".join(str(text)[: limit * 4].split())
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def wrapped(text: str, indent: int = 0) -> str:
-    """Break long lines between words, at the terminal's width; indent what is broken off.
+def as_sentence(text: str) -> str:
+    """Return the text with a full stop, unless it ends a sentence already."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def fitted(text: str, stream: TextIO | None, indent: int = 0) -> str:
+    """Break long lines between words if `stream` is a terminal; indent the broken-off parts.
 
     A command in quotes and a picture's path stay on one line, so that they can be copied.
     """
+    if not is_terminal(stream):
+        return text
     whole = re.sub(r"'llm [^']+'|^Picture: .*", lambda m: m[0].replace(" ", "\0"), text, flags=re.M)
     wrapper = textwrap.TextWrapper(
         width() - 1,
@@ -46,17 +54,16 @@ def wrapped(text: str, indent: int = 0) -> str:
 
 
 def notice(text: str) -> None:
-    """Say something beside the answer: on stderr while a command runs, else to `logging`."""
+    """Print a notice beside the answer: on stderr while a command runs, else to `logging`."""
     if not in_command():
         log.warning("%s", text)
         return
     with beside_line():
-        click.echo(wrapped(text) if stderr_is_terminal() else text, err=True)
+        click.echo(fitted(text, sys.stderr), err=True)
 
 
 def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
-    """Wrap a function for another thread, so that its `notice` reaches the terminal as it does
-    here."""
+    """Wrap a function for another thread, so that its `notice` reaches the user as it does here."""
     context = click.get_current_context(silent=True)
 
     def run(*arguments: Any) -> T:
@@ -67,18 +74,18 @@ def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """`asyncio.to_thread` with `in_this_context`."""
+    """Run a function in a thread, as `asyncio.to_thread` does, with `in_this_context`."""
     return await asyncio.to_thread(in_this_context(function), *arguments)
 
 
 def short_path(path: object) -> str:
-    """A path with ~ in place of the home folder, whose name may be the user's."""
+    """Return a path with ~ in place of the home folder, whose name may be the user's."""
     text, home = str(path), os.path.expanduser("~")
     return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
 
 
 def in_words(seconds: float) -> str:
-    """A length of time in words: '4 minutes', '2 hours 10 minutes'."""
+    """Return a length of time in words: '4 minutes', '2 hours 10 minutes'."""
     if seconds < 60:
         count = max(0.0, seconds if seconds < 1 else round(seconds))
         return f"{count:g} second{'s' * (count != 1)}"
@@ -92,7 +99,7 @@ def in_words(seconds: float) -> str:
 
 
 def local_time(epoch: float) -> str:
-    """A moment in local time: '17:30' if it is today, else '2026-11-25 17:30'."""
+    """Return a moment in local time: '17:30' if it is today, else '2026-11-25 17:30'."""
     try:
         moment = datetime.datetime.fromtimestamp(epoch)
     except (OverflowError, OSError, ValueError):
@@ -102,7 +109,7 @@ def local_time(epoch: float) -> str:
 
 
 def from_now(epoch: float) -> str:
-    """A moment as a distance and a local time: 'in 4 hours 10 minutes (17:30)'."""
+    """Return a moment as distance and local time: 'in 4 hours 10 minutes (17:30)'."""
     left = epoch - time.time()
     words = f"in {in_words(left)}" if left >= 0 else f"{in_words(-left)} ago"
     return f"{words} ({local_time(epoch)})"

@@ -1,8 +1,8 @@
-"""The line on the user's terminal that counts while something is awaited.
+"""The waiting line: on the user's terminal it says what is awaited, and counts the seconds.
 
-A thread writes it, only while a `Waiting` block runs, and never beside other output: who prints
-something takes the line away first (`beside_line`), and no line is written into an unfinished line
-of other output. A program that uses the plugin without a command has no such line.
+A thread writes the line, only while a `Waiting` block runs, and never beside other output: code
+that prints something takes the line away first (`beside_line`), and no line is written into an
+unfinished line of other output. A program that uses the plugin without a command has no such line.
 """
 
 from __future__ import annotations
@@ -13,34 +13,39 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 import click
 
 from llm_chatgpt import config
 
-# How long a wait must last to be worth a line, and how often the line is looked at.
+# How long a wait must last to be worth a line, and how often the line is written again.
 _DELAY_SECONDS = 0.5
 _TICK_SECONDS = 0.25
 
 
 def in_command() -> bool:
-    """Whether a command runs, as opposed to another program that uses the plugin."""
+    """Check whether a command runs, as opposed to another program that uses the plugin."""
     return click.get_current_context(silent=True) is not None
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Check whether a standard stream is a terminal. One that was closed at the start is None."""
+    return stream is not None and stream.isatty()
+
+
 def stderr_is_terminal() -> bool:
-    """Whether a command runs whose notices somebody reads as they come."""
-    # A stream that was closed before the program began is None.
-    return in_command() and sys.stderr is not None and sys.stderr.isatty()
+    """Check whether a command runs whose notices appear on a terminal."""
+    return in_command() and is_terminal(sys.stderr)
 
 
 def shows_waiting() -> bool:
-    """Whether waits are shown: on a terminal, unless LLM_CHATGPT_PROGRESS is 0."""
+    """Check whether waits are shown: on a terminal, unless LLM_CHATGPT_PROGRESS is 0."""
     return stderr_is_terminal() and not config.is_off("PROGRESS")
 
 
 def width() -> int:
-    """The columns of the user's terminal."""
+    """Return the number of columns of the user's terminal."""
     for stream in (sys.stderr, sys.stdout):
         # A stream may be closed, or no terminal.
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -49,9 +54,9 @@ def width() -> int:
 
 
 class Waiting:
-    """Around a wait: shows what is awaited, and counts its seconds up, or down from `seconds`.
+    """Context manager around a wait: shows the line, and counts up, or down from `seconds`.
 
-    `hint` follows in brackets where the terminal is wide enough.
+    `hint` follows the time in brackets.
     """
 
     def __init__(self, what: str | Callable[[], str], seconds: float | None = None, hint: str = ""):
@@ -59,39 +64,27 @@ class Waiting:
         self._seconds = seconds
         self._hint = f" ({hint})" if hint else ""
         self._began = 0.0
-        # Whether a line is shown in this program at all.
-        self.shown = False
-        # Whether others may print at any moment.
-        self.paused = False
+        self._is_shown = shows_waiting()
 
-    def __enter__(self) -> Waiting:
-        self._began = time.time()
-        self.shown = shows_waiting()
-        if self.shown:
-            _line.begin(self)
-        return self
+    def __enter__(self) -> None:
+        self.begin()
 
     def __exit__(self, *_: object) -> None:
-        if self.shown:
-            _line.end(self)
+        self.end()
 
-    def pause(self) -> None:
-        """Show nothing until `go_on`."""
-        if self.shown:
-            with _line.lock:
-                self.paused = True
-                _line.erase()
+    def begin(self) -> None:
+        """Begin to count, from 0."""
+        if self._is_shown:
+            self._began = time.time()
+            line.add(self)
 
-    def restart(self, *, mid_line: bool) -> None:
-        """Count from 0 again. `mid_line`: the last output has not ended its line."""
-        _line.mid_line = mid_line
-        self._began = time.time()
-
-    def go_on(self) -> None:
-        self.paused = False
+    def end(self) -> None:
+        """Take the line away. Does nothing if the wait has not begun."""
+        if self._is_shown:
+            line.remove(self)
 
     def text(self) -> str:
-        """The line now; empty if the wait has only just begun."""
+        """Return the line as it should look now; empty if the wait has only just begun."""
         # By the clock, so that a machine may sleep meanwhile.
         passed = max(0.0, time.time() - self._began)
         if passed < _DELAY_SECONDS:
@@ -100,9 +93,9 @@ class Waiting:
         clock = _clock(passed)
         if self._seconds is not None:
             clock = f"{_clock(max(0.0, self._seconds - passed))} left"
-        lines = (f"{what}, {clock}{self._hint}", f"{what}, {clock}", clock)
+        text = f"{what}, {clock}{self._hint}"
         # A line that is too long would begin a new one each second.
-        return next((line for line in lines if len(line) < width() - 1), "")
+        return text if len(text) < width() - 1 else clock
 
 
 def _clock(seconds: float) -> str:
@@ -117,24 +110,25 @@ class _Line:
     def __init__(self) -> None:
         # Held while anything is written beside an answer.
         self.lock = threading.RLock()
-        # Whether what others have printed on this terminal has not ended its line.
+        # Whether other output on this terminal has not ended its line.
         self.mid_line = False
-        # The waits that last, of which the last one is shown.
+        # The waits that have begun, of which the last one is shown.
         self._waits: list[Waiting] = []
         self._on_screen = ""
         self._ticks = False
 
-    def begin(self, wait: Waiting) -> None:
+    def add(self, wait: Waiting) -> None:
         with self.lock:
             self._waits.append(wait)
             if not self._ticks:
                 self._ticks = True
                 threading.Thread(target=self._tick, name="chatgpt-waiting", daemon=True).start()
 
-    def end(self, wait: Waiting) -> None:
+    def remove(self, wait: Waiting) -> None:
         with self.lock:
-            self._waits.remove(wait)
-            self.erase()
+            if wait in self._waits:
+                self._waits.remove(wait)
+                self.erase()
 
     def erase(self) -> None:
         if self._on_screen:
@@ -148,16 +142,13 @@ class _Line:
                 self._ticks = bool(self._waits)
                 if not self._ticks:
                     return
-                if not self.mid_line and not any(wait.paused for wait in self._waits):
-                    self._draw(self._waits[-1].text())
+                text = "" if self.mid_line else self._waits[-1].text()
+                if text and text != self._on_screen and _in_foreground():
+                    # Spaces cover the rest of a longer line, and keep apart what a user types.
+                    length = max(len(text) + 1, len(self._on_screen))
+                    self._write(text.ljust(min(length, width() - 1)))
+                    self._on_screen = text
             time.sleep(_TICK_SECONDS)
-
-    def _draw(self, text: str) -> None:
-        if text and text != self._on_screen and _in_foreground():
-            # Spaces cover the rest of a longer line, and keep apart what a user types.
-            length = max(len(text) + 1, len(self._on_screen))
-            self._write(text.ljust(min(length, width() - 1)))
-            self._on_screen = text
 
     def _write(self, text: str) -> None:
         # The terminal may be gone.
@@ -165,11 +156,11 @@ class _Line:
             click.echo(f"\r{text}", nl=False, err=True)
 
 
-_line = _Line()
+line = _Line()
 
 
 def _in_foreground() -> bool:
-    """Whether the terminal is this program's, and not the shell's that runs it with `&`."""
+    """Check whether the terminal is this program's, and not its shell's, as after `&`."""
     try:
         return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
     # Windows does not know this, and the terminal may belong to another session.
@@ -179,11 +170,11 @@ def _in_foreground() -> bool:
 
 @contextlib.contextmanager
 def beside_line() -> Iterator[None]:
-    """Around output beside the answer: takes the line away, and ends the answer's line."""
-    with _line.lock:
-        _line.erase()
-        if _line.mid_line:
-            _line.mid_line = False
+    """Context manager for output beside the answer: takes the line away, ends the answer's line."""
+    with line.lock:
+        line.erase()
+        if line.mid_line:
+            line.mid_line = False
             with contextlib.suppress(OSError, ValueError):
                 click.echo("", err=True)
         yield

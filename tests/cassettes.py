@@ -8,6 +8,7 @@ Either way tokens, codes, ids and emails are replaced before anything is written
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import itertools
@@ -29,7 +30,8 @@ import llm_chatgpt_oauth as plugin
 from conftest import models_updated, new_login, redirect_of
 from llm_chatgpt import clients, config
 from llm_chatgpt.backend.endpoints import fetch_models
-from llm_chatgpt.live.scrub import SCRUBBED_CLIENT_ID, Scrubber
+from llm_chatgpt.live.scrub import Scrubber
+from llm_chatgpt.login.tokens import parse_jwt_claims
 from simulator import Answer, Call, Say, Simulator, Think, usage_limit
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
@@ -37,8 +39,30 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
 # Scrubbing ----------------------------------------------------------------------------
 
 
+# The values that take the place of an email, and of a client id of the official route.
+EXAMPLE_EMAIL = "ada@example.com"
+SCRUBBED_CLIENT_ID = "oaiapp_scrubbed"
+
+
 class CassetteScrubber(Scrubber):
-    """The scrubber as vcrpy calls it."""
+    """The scrubber as vcrpy calls it, with tokens, emails and client ids that a login can read."""
+
+    def replacement(self, field: str, secret: str) -> str:
+        if secret.startswith("eyJ"):
+            return self.jwt(secret)
+        if "@" in secret:
+            return EXAMPLE_EMAIL
+        if secret.startswith("oaiapp_"):
+            return SCRUBBED_CLIENT_ID
+        return super().replacement(field, secret)
+
+    def jwt(self, token: str) -> str:
+        """A token with scrubbed claims, without the user's name and without a signature."""
+        if token.endswith(".scrubbed"):
+            return token
+        claims = {k: v for k, v in (parse_jwt_claims(token) or {}).items() if k != "name"}
+        payload = base64.urlsafe_b64encode(self.text(json.dumps(claims)).encode())
+        return f"eyJhbGciOiJub25lIn0.{payload.rstrip(b'=').decode()}.scrubbed"
 
     def request(self, request: Any) -> Any:
         body = request.body or b""
@@ -53,7 +77,7 @@ class CassetteScrubber(Scrubber):
         single = {name: values[0] for name, values in response["headers"].items()}
         kept = self.headers(single)
         response["headers"] = {n: v for n, v in response["headers"].items() if n in kept}
-        response["body"]["string"] = self.body(response["body"]["string"], "")
+        response["body"]["string"] = self.body(response["body"]["string"])
         return response
 
 

@@ -144,7 +144,8 @@ def test_no_cassette_holds_a_secret(path: pathlib.Path):
         r"oaiapp_[0-9a-f]",
     ):
         assert not re.search(pattern, text), pattern
-    assert secrets_in(text) == []
+    scrubber = CassetteScrubber()
+    assert [s for s in secrets_in(text) if scrubber.replacement("any", s) != s] == []
     tokens = re.findall(r"eyJ[\w-]+\.([\w-]+)\.([\w-]+)", text)
     assert bool(tokens) == (path.stem in ("login", "refresh", "official"))
     for payload, signature in tokens:

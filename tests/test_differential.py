@@ -139,13 +139,13 @@ def found_by_plugin(answered):
         "messages": sorted(messages),
         "reasoning": sorted(filter(None, reasoning)),
         "calls": sorted(calls, key=str),
-        "output": answered.json["output"],
+        "output": plain(answered.json["output"]),
         "usage": (response.input_tokens, response.output_tokens),
     }
 
 
 def plain(value):
-    """JSON without nulls, as it is logged."""
+    """JSON without nulls, which the package adds."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items() if v is not None}
     return [plain(inner) for inner in value] if isinstance(value, list) else value

@@ -324,7 +324,7 @@ def test_no_second_copy_of_a_long_answer_is_kept(simulator, signed_in):
     for frame in frames[:-4]:
         kept_by_llm += translator.feed(frame)
     with_events, _ = tracemalloc.get_traced_memory()
-    translator.answer.items.clear()
+    translator.round.items.clear()
     del translator
     without_plugin, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -635,8 +635,8 @@ def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
     assert kinds == ["input_text", "input_image", "input_text"]
 
 
-def test_the_raw_answer_is_logged_without_nulls(simulator, signed_in, ask):
-    answer = {"a": None, "b": [{"c": None, "d": 1}]}
+def test_the_raw_answer_is_logged_without_null_fields(simulator, signed_in, ask):
+    answer = {"a": None, "b": [{"d": 1}]}
     end = sse({"type": "response.completed", "response": answer})
     simulator.script("responses", *[Stream([end])] * 2)
     assert ask("hi").json == {"b": [{"d": 1}], "output": []}

@@ -737,7 +737,8 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
     for secret in (request.state, request.nonce, request.code_verifier):
         assert secret not in repr(request) + repr(tokens)
     assert request.code_verifier not in request.url
-    approved = request.read(urllib.parse.urlsplit(redirect_of(request.url)).query)
+    query = urllib.parse.urlsplit(redirect_of(request.url)).query
+    approved = request.approval(urllib.parse.parse_qs(query))
     assert approved.nonce == request.nonce
     assert repr(approved) == "AuthorizationCode()"
 

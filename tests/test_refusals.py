@@ -167,7 +167,7 @@ TABLE = [
     (Answer(500), "OpenAI server error (500). Try again in a minute."),
     (
         error_answer(503, "x", "It failed. Sorry."),
-        "OpenAI server error (503): It failed. Try again",
+        "OpenAI server error (503): It failed. Sorry. Try again in a minute.",
     ),
     (
         error_answer(400, "unsupported_value", "Use 'low'.", param="reasoning.effort"),
@@ -214,8 +214,8 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
         (
             error_answer(400, "Unsupported_Value", "Use 'low'. Or none.", param="reasoning.effort"),
             {
-                "reason": "Use 'low'. Or none",
-                "advice": "Choose one with -o reasoning_effort.",
+                "reason": "Use 'low'",
+                "advice": "Or none. Choose one with -o reasoning_effort.",
                 "code": "unsupported_value",
                 "param": "reasoning.effort",
                 "status": 400,

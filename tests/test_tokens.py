@@ -145,6 +145,6 @@ def test_when_a_refresh_is_due(expires_at, refreshed_at, now, expected, why):
 def test_no_secret_shows_in_a_repr():
     tokens = plugin.Tokens("SECRET1", "SECRET2", "SECRET3", account_id="SECRET4", email="SECRET5")
     code = plugin.DeviceCode("AAAA-BBBB", "SECRET6")
-    approved = oauth.AuthorizationCode("SECRET7", "SECRET8")
+    approved = oauth.AuthorizationCode("SECRET7", "SECRET8", "http://127.0.0.1/")
     reply = http.Reply(200, {}, json.dumps({"access_token": "SECRET9"}).encode())
     assert "SECRET" not in repr([tokens, code, approved, reply])

@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from junk import json_values
+from llm_chatgpt.backend.answer import Answer
+from llm_chatgpt.backend.record import pages
 from llm_chatgpt.backend.translate import EventTranslator
 from simulator import Call, Draw, Refuse, Say, Search, Simulator, Think, sse
 
@@ -29,6 +31,13 @@ def answer(*items, terminal="completed", body=None, **changes) -> list[bytes]:
         "reasoning": {"summary": "auto"},
     }
     return list(simulator.frames(list(items), body, terminal=terminal, **changes))
+
+
+def output_of(translator):
+    """The finished items of an answer of one round."""
+    whole = Answer()
+    whole.rounds.append(translator.round)
+    return whole.output
 
 
 def kinds(events):
@@ -91,12 +100,11 @@ def test_raw_reasoning_is_emitted_once(dones, item):
     assert {event.part_index for event in events} == {0}
 
 
-def test_a_summary_beside_raw_reasoning_and_pieces_that_only_end():
+def test_a_summary_beside_raw_reasoning():
     frames = [
         reasoning("text", "delta", content_index=0, text="Raw."),
-        reasoning("summary_text", "done", summary_index=0, text="Short."),
-        reasoning("text", "done", content_index=0, text="Raw."),
-        reasoning("text", "done", content_index=1, text="More."),
+        reasoning("summary_text", "delta", summary_index=0, text="Short."),
+        reasoning("text", "delta", content_index=1, text="More."),
     ]
     assert text_of(translate(*frames)[1], "reasoning") == "Raw.\n\nShort.\n\nMore."
 
@@ -126,7 +134,7 @@ def test_nothing_leaves_before_something_can_be_seen(terminal):
     assert translator.feed(end) == []
     assert not translator.started
     # Nor does an empty answer, which is also tried again.
-    assert [event.part_index for event in translator.answer.events] == [0, 1]
+    assert [event.part_index for event in translator.round.take_events()] == [0, 1]
 
 
 @pytest.mark.parametrize("item", [Say("x"), Refuse("x"), Call("f", {}), Draw("x"), Think(["x"])])
@@ -151,7 +159,7 @@ def test_the_encrypted_content_is_that_of_the_finished_item():
     done = next(f for f in frames if b"output_item.done" in f)
     item = json.loads(done.split(b"data: ")[1])["item"]
     translator, _ = translate(*frames, account_key="k", slug="m")
-    assert translator.answer.events[0].provider_metadata == {
+    assert translator.round.take_events()[0].provider_metadata == {
         "chatgpt": {"encrypted_content": item["encrypted_content"], "account": "k", "model": "m"}
     }
 
@@ -160,7 +168,7 @@ def test_calls_in_parallel():
     translator, events = translate(
         *answer(Call("add", {"a": 1, "b": 22222}, "call_1"), Call("now", {}, "call_2"))
     )
-    assert [(c.name, c.arguments, c.tool_call_id) for c in translator.answer.tool_calls] == [
+    assert [(c.name, c.arguments, c.tool_call_id) for c in translator.round.tool_calls] == [
         ("add", {"a": 1, "b": 22222}, "call_1"),
         ("now", {}, "call_2"),
     ]
@@ -178,18 +186,18 @@ def test_the_finished_call_has_the_last_word():
     assert damaged != frames
     translator, events = translate(*damaged)
     assert json.loads(text_of(events, "tool_call_args")) == {"a": 12345, "b": 2}
-    assert translator.answer.tool_calls[0].arguments == {"a": 12345, "b": 2}
+    assert translator.round.tool_calls[0].arguments == {"a": 12345, "b": 2}
     # Neither deltas nor a first event.
     last = [f for f in frames if b"output_item.done" in f or b"response.completed" in f]
     translator, events = translate(*last)
     assert kinds(events) == ["tool_call_name", "tool_call_args"]
-    assert translator.answer.tool_calls[0].name == "add"
+    assert translator.round.tool_calls[0].name == "add"
 
 
 @pytest.mark.parametrize("arguments", ["{broken", "[1]", "7", '"text"'])
 def test_arguments_that_are_no_object(arguments):
     translator, _ = translate(*answer(Call("add", arguments, "call_1")))
-    assert translator.answer.tool_calls[0].arguments == {"_raw": arguments}
+    assert translator.round.tool_calls[0].arguments == {"_raw": arguments}
 
 
 def test_a_search_and_its_sources():
@@ -219,21 +227,13 @@ def test_sources_are_collected_in_order_and_once():
         Say("More.", annotations=[cite("b", "Another title"), {**cite("d"), "url": 7}]),
     )
     translator, _ = translate(*frames)
-    assert translator.answer.sources == [("B", "https://b.example"), ("A", "https://a.example")]
-
-
-def test_a_citation_that_only_an_event_brings():
-    citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
-    frames = answer(Say("Found."))
-    added = {"type": "response.output_text.annotation.added", "output_index": 0}
-    translator, _ = translate(*frames[:4], sse({**added, "annotation": citation}), *frames[4:])
-    assert translator.answer.sources == [("A", "https://a.example")]
+    assert pages(output_of(translator)) == ["B: https://b.example", "A: https://a.example"]
 
 
 def test_a_search_without_citations_has_the_sources_it_read():
     sources = ["https://c.example", "https://a.example", "https://c.example"]
     translator, _ = translate(*answer(Search("x", sources), Say("Found.")))
-    assert translator.answer.sources == [("", "https://c.example"), ("", "https://a.example")]
+    assert pages(output_of(translator)) == ["https://c.example", "https://a.example"]
 
 
 def test_a_picture_is_handed_over():
@@ -281,7 +281,7 @@ def test_junk_between_the_events_changes_nothing(junk):
     mixed = [piece for frame in frames for piece in (junk, frame)]
     translator, events = translate(*mixed)
     assert text_of(events) == text_of(expected)
-    assert len(translator.answer.tool_calls) == 1
+    assert len(translator.round.tool_calls) == 1
     assert translator.ended == "completed"
 
 
@@ -334,14 +334,14 @@ def test_no_event_however_odd_is_too_much(events):
     ]
     translator, found = translate(*frames)
     assert all(isinstance(event.chunk, str) for event in found)
-    _ = translator.answer.output
+    assert isinstance(pages(output_of(translator)), list)
 
 
 def test_output_is_rebuilt_in_its_order():
     frames = answer(Say("one"), Say("two"))
     done = [f for f in frames if b"output_item.done" in f]
     translator, _ = translate(*reversed(done), *frames)
-    assert [item["content"][0]["text"] for item in translator.answer.output] == ["one", "two"]
+    assert [item["content"][0]["text"] for item in output_of(translator)] == ["one", "two"]
 
 
 def done(item, index=0):
@@ -355,17 +355,17 @@ def test_a_half_character_that_stays_alone_is_not_shown():
 
 def test_a_call_without_a_name_or_unfinished_is_not_carried_out():
     call = {"type": "function_call", "call_id": "c", "arguments": "{}"}
-    assert translate(done(call))[0].answer.tool_calls == []
+    assert translate(done(call))[0].round.tool_calls == []
     unfinished = {**call, "name": "f", "status": "incomplete"}
     translator, events = translate(done(unfinished))
-    assert translator.answer.tool_calls == []
+    assert translator.round.tool_calls == []
     assert events[0].type == "tool_call_name"
 
 
 def test_reasoning_without_anything_leaves_no_part():
     translator, events = translate(done({"type": "reasoning", "summary": []}))
     assert events == []
-    assert translator.answer.had_reasoning
+    assert [item["type"] for item in output_of(translator)] == ["reasoning"]
 
 
 def test_raw_reasoning_is_reasoning_too():
@@ -381,11 +381,4 @@ def test_a_picture_that_is_no_base64():
 def test_an_item_of_a_new_kind_is_kept_in_the_output():
     translator, events = translate(done({"type": "something_new", "x": 1}), done(7))
     assert events == []
-    assert translator.answer.output == [{"type": "something_new", "x": 1}]
-
-
-def test_items_without_an_index_keep_their_order():
-    items = [{"type": "new", "n": n} for n in range(3)]
-    events = [{"type": "response.output_item.done", "item": item} for item in items]
-    events = [{**e, "item": {**e["item"], "id": f"i{n}"}} for n, e in enumerate(events)]
-    assert [item["n"] for item in translate(*map(sse, events))[0].answer.output] == [0, 1, 2]
+    assert output_of(translator) == [{"type": "something_new", "x": 1}]

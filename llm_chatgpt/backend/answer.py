@@ -1,13 +1,14 @@
-"""Collect one answer for llm: its parts, its messages, and the blank lines between them.
+"""Collect one answer for llm: its items, and the blank lines between its texts.
 
-An answer can take several requests, its rounds (docs/protocol.md, "The end of an answer"). All
-rounds write to one Answer, so that llm gets one response with one numbering.
+An answer can take several requests, its rounds (P171, P172). Each request's events fill a Round of
+their own, which is dropped if the request fails, and joins the Answer if it is complete.
 """
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,41 +19,49 @@ from llm_chatgpt import config
 from llm_chatgpt.backend.history import REQUEST
 from llm_chatgpt.backend.passage import Passage
 
-# Metadata of a part that only readers need: it is never sent back.
+# Metadata of a part that is never sent back (input.py).
 NOT_REPLAYED = {"replay": False}
-# The metadata fields that are needed to send reasoning back.
-REASONING = ("account", "model", "encrypted_content", "summary")
 # Calls that can be repeated: llm runs them itself, or they only look something up.
 _REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
 
+@dataclasses.dataclass(eq=False)
 class Item:
     """One item of the answer. It becomes one part of llm's message."""
 
-    def __init__(self, kind: str, part_index: int, message_index: int, order: tuple[int, float]):
-        self.kind = kind
-        self.part_index = part_index
-        self.message_index = message_index
-        self.order = order
-        self.call_id: str | None = None
-        self.name = ""
-        # A commentary is a message that llm records as reasoning.
-        self.is_commentary = False
-        # Its texts, by the list of the finished item that holds them and their place in it.
-        self.passages: dict[tuple[str, int], Passage] = {}
-        # llm's events of this part. llm reads them again at the end, so `correct` can change them.
-        self.events: list[StreamEvent] = []
-        # The plugin's metadata on its part.
-        self.metadata: dict[str, Any] = {}
-        # The finished item, without the fields that are too large to be logged.
-        self.finished: dict[str, Any] | None = None
-        # The llm part to send in the next round's request; None until the item is finished.
-        self.part: Part | None = None
+    kind: str
+    part_index: int
+    message_index: int
+    # The item's place in the output of its round.
+    output_index: float
+    call_id: str | None = None
+    name: str = ""
+    # A commentary is a message that llm records as reasoning (P162).
+    is_commentary: bool = False
+    # Whether the item has anything for the user: text, a picture, or a call of one of llm's tools.
+    has_content: bool = False
+    # Its texts. A key is the list of the finished item that holds the text, and the index there.
+    passages: defaultdict[tuple[str, int], Passage] = dataclasses.field(
+        default_factory=lambda: defaultdict(Passage)
+    )
+    # llm's events of this part. llm reads them again at the end, so `correct` can change them.
+    events: list[StreamEvent] = dataclasses.field(default_factory=list)
+    # The plugin's metadata on its part.
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # The finished item, without the fields that are too large to be logged.
+    finished: dict[str, Any] | None = None
+    # The llm part to send in the next round's request; None until the item is finished.
+    part: Part | None = None
 
     @property
     def text(self) -> str:
         """The text of the part that llm records, or the name and arguments of a call."""
         return "".join(event.chunk for event in self.events)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether llm gets this item's text as reasoning."""
+        return self.kind == "reasoning" or self.is_commentary
 
     @property
     def acts(self) -> bool:
@@ -67,89 +76,43 @@ class Item:
             self.events[0].chunk = text
 
 
-class Answer:
-    """The content of one answer so far, over all its rounds.
+class Round:
+    """The answer to one request, which continues `answer`.
 
-    `numbers` counts llm's parts. A response that is run again after a failure keeps its earlier
-    parts, so their numbers are not used again.
+    `request` is the state of the request that its messages do not tell (history.py); the first
+    part of the answer stores it.
     """
 
-    def __init__(self, numbers: Iterator[int] | None = None) -> None:
-        # The state that the request's messages do not tell (history.py); the first part stores it.
-        self.request: Mapping[str, Any] = {}
-        # How many rounds were complete when the current one began.
-        self.rounds = 0
-        # How the last complete round ended ("completed" or "incomplete"), and its last event's
-        # response.
-        self.ended: str | None = None
-        self.response: Mapping[str, Any] = {}
-        self.usages: list[Any] = []
-        self.tool_calls: list[llm.ToolCall] = []
-        self.had_reasoning = False
-        # Whether there is anything for the user: text, a picture, or a call of llm's tools.
-        self.has_content = False
-        # Whether the last text that was shown did not end its line.
-        self.mid_line = False
-        # Titles by address: of the pages that the answer cites, and of those that searches found.
-        self.cited: dict[str, str] = {}
-        self.found: dict[str, str] = {}
+    def __init__(self, answer: Answer, request: Mapping[str, Any] | None = None) -> None:
         self.items: list[Item] = []
+        self.tool_calls: list[llm.ToolCall] = []
+        # How the round ended ("completed" or "incomplete"); None if it did not.
+        self.ended: str | None = None
+        # The response in its last event.
+        self.response: Mapping[str, Any] = {}
         # Events that llm has not received yet.
-        self.events: list[StreamEvent] = []
-        self._numbers = numbers or itertools.count()
-        self._messages = 0
-        self._first: int | None = None
-        # The last message of the answer that was shown.
-        self._answering: Item | None = None
-        # The last piece of reasoning or commentary, if nothing else was shown after it.
-        self._aside: tuple[Item, object] | None = None
+        self._events: list[StreamEvent] = []
+        self._numbers = answer.numbers
+        self._messages = sum(item.kind == "message" for item in answer.items)
+        self._first = next((item for item in answer.items if item.events), None)
+        self._request = {} if self._first else request
+        before = answer.rounds[-1] if answer.rounds else None
+        # The last message that was shown as text, in this round or an earlier one.
+        self.last_message: Item | None = before.last_message if before else None
+        # The text that was shown last: its item, and for reasoning the key of its passage. None
+        # after its blank line.
+        self.last_text: tuple[Item, object] | None = before.last_text if before else None
 
-    def copy(self) -> Answer:
-        """Return a copy for the next attempt, which is dropped if the attempt fails.
+    def take_events(self) -> list[StreamEvent]:
+        """Return the events that llm has not received yet, once."""
+        events, self._events = self._events, []
+        return events
 
-        Nothing is shared that an attempt adds to.
-        """
-        other = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, (list, dict)):
-                setattr(other, name, value.copy())
-        return other
-
-    @property
-    def output(self) -> list[dict[str, Any]]:
-        """The finished items in their order. The final event's own list is empty."""
-        items = sorted(self.items, key=lambda item: item.order)
-        return [item.finished for item in items if item.finished is not None]
-
-    @property
-    def sources(self) -> list[tuple[str, str]]:
-        """Titles and addresses of the cited pages, otherwise of those that searches found.
-
-        A title may be empty.
-        """
-        return [(title, url) for url, title in (self.cited or self.found).items()]
-
-    @property
-    def has_calls(self) -> bool:
-        """Whether the model has called one of llm's tools, even if the call was cut short."""
-        return any(item.kind == "function_call" for item in self.items)
-
-    @property
-    def acted(self) -> bool:
-        """Whether the service has called a hosted tool with effects."""
-        return any(item.acts for item in self.items)
-
-    @property
-    def messages(self) -> list[Message]:
-        """The finished items as messages for the next round's request."""
-        return [Message("assistant", [item.part]) for item in self.items if item.part]
-
-    def new_item(self, kind: str, index: float) -> Item:
-        """Begin an item. `index` is its place in the round's output."""
+    def new_item(self, kind: str, output_index: float) -> Item:
+        """Begin an item."""
         # Items between two messages belong to the first one, as in llm itself.
         self._messages += kind == "message"
-        place = (len(self.usages), index)
-        item = Item(kind, next(self._numbers), max(0, self._messages - 1), place)
+        item = Item(kind, next(self._numbers), max(0, self._messages - 1), output_index)
         self.items.append(item)
         return item
 
@@ -160,14 +123,12 @@ class Answer:
         item: Item,
         metadata: Mapping[str, Any] | None = None,
         **more: Any,
-    ) -> StreamEvent:
+    ) -> None:
         """Add an event of this item's part."""
-        is_first = self._first is None
-        if is_first:
-            self._first = item.part_index
+        self._first = self._first or item
         # llm keeps only the last metadata that a part is given.
-        if self.request and item.part_index == self._first and (is_first or metadata):
-            metadata = {**(metadata or {}), REQUEST: self.request}
+        if item is self._first and self._request and (metadata or not item.events):
+            metadata = {**(metadata or {}), REQUEST: self._request}
         event = StreamEvent(
             type=kind,
             chunk=chunk,
@@ -178,70 +139,107 @@ class Answer:
             **more,
         )
         item.events.append(event)
-        self.events.append(event)
-        return event
+        self._events.append(event)
 
-    def discard_reasoning(self) -> None:
-        """Keep the last round, which had no answer, out of later requests."""
-        last_round = len(self.usages) - 1
-        for item in (item for item in self.items if item.order[0] == last_round):
+    def keep_reasoning_out(self) -> None:
+        """Keep the reasoning of this round, which has no answer, out of later requests (P172)."""
+        for item in self.items:
             item.part = None
             for event in item.events if item.kind == "reasoning" else ():
-                metadata = (event.provider_metadata or {}).get(config.METADATA_KEY, {})
-                others = {name: v for name, v in metadata.items() if name not in REASONING}
-                event.provider_metadata = {config.METADATA_KEY: others} if others else None
+                if event.provider_metadata:
+                    event.provider_metadata[config.METADATA_KEY] |= NOT_REPLAYED
 
     # Text and blank lines
 
-    def show(self, item: Item, piece: tuple[str, int], text: str) -> None:
-        """Show text of an item: of its message, or of this piece of its reasoning."""
-        if item.kind == "reasoning":
-            self._begin_aside(item, piece)
-            self.emit("reasoning", text, item)
-        elif item.is_commentary:
-            self._begin_aside(item, None)
+    def show(self, item: Item, place: tuple[str, int], text: str) -> None:
+        """Show text of the passage at `place` of an item."""
+        shown = (item, place if item.kind == "reasoning" else None)
+        if self.last_text != shown:
+            self._separate(item)
+            self.last_text = shown
+        if item.is_aside:
             self.emit("reasoning", text, item, item.metadata)
         else:
-            # llm itself ends the line between reasoning and text.
-            self._aside = None
-            if self._answering not in (None, item):
-                self._add_part("text", "\n\n", item, NOT_REPLAYED)
             # The part needs its metadata once.
-            self.emit("text", text, item, None if self._answering is item else item.metadata)
-            self._answering = item
-        self.has_content |= item.kind == "message"
-        self.mid_line = not text.endswith("\n")
+            self.emit("text", text, item, None if self.last_message is item else item.metadata)
+            self.last_message = item
+        item.has_content |= item.kind == "message"
 
-    def _begin_aside(self, item: Item, piece: object) -> None:
-        if self._aside != (item, piece):
+    def _separate(self, item: Item) -> None:
+        """Add a blank line between the text that was shown last and this item's."""
+        if item.is_aside:
             self.end_aside()
-            if self._answering and self.mid_line:
-                self._add_part("reasoning", "\n\n", item)
-        self._aside = (item, piece)
+            if self.last_text and not self.last_text[0].text.endswith("\n"):
+                self.add_part("reasoning", "\n\n", item)
+        # llm itself ends the line between reasoning and text.
+        elif self.last_message not in (None, item):
+            self.add_part("text", "\n\n", item, NOT_REPLAYED)
 
     def end_aside(self) -> None:
-        """Add a blank line after reasoning, so that it stands apart from the next text."""
-        if self._aside:
-            item, _ = self._aside
-            # A commentary is sent back as it came, so nothing is added to it.
-            if item.is_commentary:
-                self._add_part("reasoning", "\n\n", item)
-            else:
-                self.emit("reasoning", "\n\n", item)
-            self.mid_line = False
-        self._aside = None
+        """Add a blank line if reasoning or commentary was shown last."""
+        if not self.last_text or not self.last_text[0].is_aside:
+            return
+        item, self.last_text = self.last_text[0], None
+        # A commentary is sent back as it came, so nothing is added to it.
+        if item.is_commentary:
+            self.add_part("reasoning", "\n\n", item)
+        else:
+            self.emit("reasoning", "\n\n", item)
 
-    def _add_part(
+    def add_part(
         self, kind: str, text: str, item: Item, metadata: Mapping[str, Any] | None = None
     ) -> None:
         """Add a part beside the item's own, for readers only."""
-        part = Item(kind, next(self._numbers), item.message_index, item.order)
+        part = Item(kind, next(self._numbers), item.message_index, item.output_index)
         self.emit(kind, text, part, metadata)
 
-    def repeat_commentary(self) -> None:
-        """Repeat the commentary as the answer's text if there is no other text and no call."""
+
+class Answer:
+    """A whole answer: its complete rounds, and perhaps a last one that failed after it was shown.
+
+    `numbers` counts llm's parts. A response that is run again after a failure keeps its earlier
+    parts, so their numbers are not used again.
+    """
+
+    def __init__(self, numbers: Iterator[int] | None = None) -> None:
+        self.numbers = numbers or itertools.count()
+        self.rounds: list[Round] = []
+
+    @property
+    def last_round(self) -> Round:
+        """The last complete round."""
+        return next(one for one in reversed(self.rounds) if one.ended)
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for one in self.rounds for item in one.items]
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """The finished items in their order. The last event's own list is empty (P163)."""
+        in_order = (sorted(one.items, key=lambda item: item.output_index) for one in self.rounds)
+        items = itertools.chain.from_iterable(in_order)
+        return [item.finished for item in items if item.finished is not None]
+
+    @property
+    def tool_calls(self) -> list[llm.ToolCall]:
+        return [call for one in self.rounds for call in one.tool_calls]
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything for the user: text, a picture, or a call of llm's tools."""
+        return any(item.has_content for item in self.items)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The finished items as messages for the next round's request."""
+        return [Message("assistant", [item.part]) for item in self.items if item.part]
+
+    def repeat_commentary(self) -> list[StreamEvent]:
+        """Return the commentary as text if the answer has no other text and no call (P162)."""
         commentaries = [item for item in self.items if item.is_commentary and item.text]
-        if commentaries and self._answering is None and not self.tool_calls:
+        last = self.rounds[-1]
+        if commentaries and not last.last_message and not self.tool_calls:
             text = "\n\n".join(item.text for item in commentaries)
-            self._add_part("text", text, commentaries[-1], NOT_REPLAYED)
-            self.mid_line = not text.endswith("\n")
+            last.add_part("text", text, commentaries[-1], NOT_REPLAYED)
+        return last.take_events()

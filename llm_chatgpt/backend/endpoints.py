@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend import catalogue, reached_limit
+from llm_chatgpt.backend import catalogue
+from llm_chatgpt.backend.reached_limit import what_is_left
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
-from llm_chatgpt.backend.usage import BankedResets, resets_of_list
+from llm_chatgpt.backend.usage import first_expiry
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, UsageLimitReached
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.imported import access_token_in
@@ -60,30 +61,27 @@ def fetch_models(
     return cast(catalogue.ModelList, catalogue.parse_model_list(record))
 
 
-# Held by the one thread that fetches a changed list.
-_updating = threading.Lock()
+_UPDATE_THREAD = "chatgpt-models"
 
 
 def update_models(tokens: Tokens, models: catalogue.ModelList | None, etag: str | None) -> None:
     """Fetch the list in the background if the server's `etag` differs from that of `models`.
 
-    At most once an hour.
+    At most once an hour (P202).
     """
 
     def update() -> None:
         # If anything fails, the old list stays in use.
         with contextlib.suppress(Exception):
-            try:
-                # Another thread or process may have fetched it meanwhile.
-                if _is_outdated(catalogue.remembered_models(tokens), etag):
-                    # First, so that no other process fetches it as well.
-                    catalogue.remember_attempt(tokens, time.time())
-                    fetch_models(tokens)
-            finally:
-                _updating.release()
+            # Another thread or process may have fetched it meanwhile.
+            if _is_outdated(catalogue.remembered_models(tokens), etag):
+                # First, so that no other process fetches it as well.
+                catalogue.remember_attempt(tokens, time.time())
+                fetch_models(tokens)
 
-    if _is_outdated(models, etag) and _updating.acquire(blocking=False):
-        threading.Thread(target=update, name="chatgpt-models", daemon=True).start()
+    is_running = any(thread.name == _UPDATE_THREAD for thread in threading.enumerate())
+    if not is_running and _is_outdated(models, etag):
+        threading.Thread(target=update, name=_UPDATE_THREAD, daemon=True).start()
 
 
 def _is_outdated(models: catalogue.ModelList | None, etag: str | None) -> bool:
@@ -101,34 +99,35 @@ def fetch_usage(
 
 
 def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | None) -> None:
-    """Add the account's banked resets and Luna Reserve to the advice of a reached limit.
+    """Add the account's banked resets and Luna Reserve to the advice of a reached limit (P212).
 
-    Waits for the server for 2 seconds at most. `key` names the login; nothing is added for an
-    access token, which no command can name.
+    `slug` is the requested model. `key` names the login; nothing is added for an access token,
+    which no command can name. Waits for the server for 2 seconds at most.
     """
     usage: Mapping[str, Any] = {}
     if error.resettable and not access_token_in(key):
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch_usage(tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-    if sentences := reached_limit.what_is_left(usage, slug, key):
-        error.add_advice(*sentences)
+    if steps := what_is_left(usage, slug, key):
+        other = f"{error.advice[0].lower()}{error.advice[1:]}"
+        error.replace_advice(f"{' '.join(steps)} Or {other}")
 
 
-RESETS_PATH = "/wham/rate-limit-reset-credits"
+_RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
-def fetch_resets(tokens: Tokens, login: str | None = None) -> BankedResets:
-    """Fetch the number of banked resets, and when the first of them expires."""
-    return resets_of_list(as_mapping(_get(RESETS_PATH, tokens, login).data))
+def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
+    """Fetch when the first of the banked resets expires, in Unix seconds."""
+    return first_expiry(as_mapping(_get(_RESETS_PATH, tokens, login).data))
 
 
 def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
     """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit".
 
     After a server error or a lost answer the request is sent again. The server spends only one
-    reset for one `request_id`, a UUID (docs/protocol.md, "Banked resets").
+    reset for one `request_id`, a UUID (P210).
     """
-    url = f"{tokens.route.base_url(tokens.origin)}{RESETS_PATH}/consume"
+    url = f"{tokens.route.base_url(tokens.origin)}{_RESETS_PATH}/consume"
     body = {"redeem_request_id": request_id}
     for resends in range(config.MAX_RESENDS + 1):
         if resends:

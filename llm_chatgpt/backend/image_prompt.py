@@ -55,7 +55,7 @@ def _data_url(attachment: Any) -> str:
 
 
 def finish(answer: images.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
-    """Save the image and record the answer; the path of the file."""
+    """Save the image and record the answer. Returns the path of the file."""
     saved = images.save_answer(answer, body, prompt.options.output)
     fields = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
     response.response_json = {"model": body["model"], **fields, **saved._asdict()}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend import refusals
-from llm_chatgpt.errors import ChatGPTError, RequestRefused
+from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
@@ -32,18 +32,12 @@ def image_kind(data: bytes) -> str | None:
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-class Size(NamedTuple):
-    """An image's width and height in pixels."""
-
-    width: int
-    height: int
-
-
-def png_size(data: bytes) -> Size | None:
-    """Read the size of a PNG image, which the service sends; None for other formats."""
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """Read the width and height of a PNG image, which the service sends; None for other formats."""
     if image_kind(data) != "png" or len(data) < 24:
         return None
-    return Size(*struct.unpack_from(">II", data, 16))
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
 
 
 def decode_image(encoded: object) -> bytes:
@@ -64,9 +58,9 @@ DEFAULT_OPTIONS = {"size": "auto", "quality": "auto", "background": "opaque"}
 
 
 class Answer(NamedTuple):
-    """An image, and the other fields of the service's answer."""
+    """An image, and the other fields of the service's answer (P151)."""
 
-    picture: bytes
+    image: bytes
     fields: Mapping[str, Any]
 
 
@@ -100,39 +94,32 @@ def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer
     """Create an image, or edit the `images` of the body. Takes a minute or two.
 
     `login` is the command that signs in again. Nothing is sent twice, because a request may count
-    against the limits even if its answer is lost. Raises ChatGPTError, as RequestRefused for an
-    error status.
+    against the limits even if its answer is lost (P151). Raises ChatGPTError, as RequestRefused
+    for an error status.
     """
-    url = _url(tokens, body)
-    with Waiting("Creating the image", hint="takes a minute or two"):
-        reply = http.send(
-            "POST",
-            url,
-            headers=backend_headers(tokens),
-            json=body,
-            seconds=config.IMAGE_TIMEOUT_SECONDS,
-        )
+    with _waiting():
+        reply = http.send(**_request(tokens, body), seconds=config.IMAGE_TIMEOUT_SECONDS)
     return _read_answer(reply, tokens, login)
 
 
 async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
     """`request_image` for an event loop. It can be cancelled at any time."""
-    url = _url(tokens, body)
-    request = {
-        "method": "POST",
-        "url": url,
-        "headers": backend_headers(tokens),
-        "json": body,
-        "timeout": clients.timeout(config.IMAGE_TIMEOUT_SECONDS),
-    }
-    with Waiting("Creating the image", hint="takes a minute or two"):
+    request = _request(tokens, body)
+    request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
+    with _waiting():
         async with http.AsyncStream(request) as stream:
             content = await stream.read()
-    reply = http.Reply(stream.status, stream.headers, content, urlsplit(url).netloc)
+    host = urlsplit(request["url"]).netloc
+    reply = http.Reply(stream.status, stream.headers, content, host)
     return await in_thread(_read_answer, reply, tokens, login)
 
 
-def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
+def _waiting() -> Waiting:
+    return Waiting("Creating the image", hint="takes a minute or two")
+
+
+def _request(tokens: Tokens, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the request for an image (P145)."""
     route = tokens.route
     if not route.images_path:
         raise ChatGPTError(
@@ -140,34 +127,45 @@ def _url(tokens: Tokens, body: Mapping[str, Any]) -> str:
             "Use a Codex login ('llm chatgpt login').",
         )
     action = "edits" if "images" in body else "generations"
-    return f"{route.base_url(tokens.origin)}{route.images_path}/{action}"
+    url = f"{route.base_url(tokens.origin)}{route.images_path}/{action}"
+    return {"method": "POST", "url": url, "headers": backend_headers(tokens), "json": body}
 
 
 def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
     if reply.status != 200:
-        raise _refusal(reply, tokens, login)
+        error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
+        if error.code == refusals.MODEL_NOT_FOUND:
+            # The usual advice names a model that answers prompts.
+            error.replace_advice("Choose another with -m.")
+        raise error
     fields = dict(as_mapping(reply.data))
-    picture = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
-    if not picture:
+    image = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
+    if not image:
         raise ChatGPTError("The service sent no image.", "Try again, or describe it differently.")
-    return Answer(picture, fields)
+    return Answer(image, fields)
 
 
-def _refusal(reply: http.Reply, tokens: Tokens, login: str) -> ChatGPTError:
-    error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
-    if error.code != refusals.MODEL_NOT_FOUND:
-        return error
-    # The usual sentence names a model that answers prompts.
-    message = refusals.error_message(reply) or error.reason
-    return RequestRefused(message, "Choose another with -m.", code=error.code, status=error.status)
+# Files -----------------------------------------------------------------------------
+
+# What a path can raise: an unknown ~user is a RuntimeError, a null byte a ValueError.
+_PATH_ERRORS = (OSError, RuntimeError, ValueError)
 
 
-def output_path(output: str) -> str:
-    """The file to write: ~ stands for the home folder, and .png for the suffix of another image
-    format, because nothing converts the image."""
-    stem, suffix = os.path.splitext(os.path.expanduser(output))
-    other_format = suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-    return stem + (".png" if other_format else suffix)
+def _output_path(output: str) -> pathlib.Path:
+    """Return the file to write. The suffix of another image format becomes .png, because nothing
+    converts the image. Raises RuntimeError for an unknown ~user."""
+    path = pathlib.Path(output).expanduser()
+    other_format = (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+    return path.with_suffix(".png") if path.suffix.lower() in other_format else path
+
+
+def image_file_name(suffix: str) -> str:
+    """Make up a file name that no other image has."""
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
+
+
+def _default_path(suffix: str) -> pathlib.Path:
+    return user_dir() / "chatgpt-images" / image_file_name(suffix)
 
 
 def check_place(output: str | None, *, replace: bool = False) -> None:
@@ -175,20 +173,19 @@ def check_place(output: str | None, *, replace: bool = False) -> None:
 
     An image that cannot be saved would count against the limits for nothing.
     """
-    path = output_path(output) if output else None
-    if path and os.path.lexists(path) and not replace:
-        raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
+    where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
     try:
-        folder = os.path.dirname(path) or "." if path else image_folder()
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        where = f"as {printable(path, 200)}" if path else "in chatgpt-images in llm's folder"
+        path = _output_path(output) if output else _default_path("png")
+        exists = os.path.lexists(path) and not replace
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except _PATH_ERRORS as error:
         raise ChatGPTError(
-            f"Could not save the image {where} ({os_reason(error)}).",
-            "Choose another place with -o.",
+            f"Could not save the image {where} ({_reason(error)}).", "Choose another place with -o."
         ) from error
-    if output and path and not path.endswith(os.path.splitext(output)[1]):
+    if exists:
+        raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
+    if output and path.suffix != pathlib.Path(output).suffix:
         notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 
 
@@ -205,60 +202,49 @@ def save_answer(
 ) -> SavedImage:
     """Write the image to a file, as `write_image` does, and say if it has another size than
     `body` asks for."""
-    kind = image_kind(answer.picture) or "png"
-    chosen = output_path(output) if output else None
-    path = os.path.abspath(write_image(answer.picture, kind, chosen, replace=replace))
-    size = png_size(answer.picture)
+    kind = image_kind(answer.image) or "png"
+    chosen = str(_output_path(output)) if output else None
+    path = write_image(answer.image, kind, chosen, replace=replace)
+    size = png_size(answer.image)
     if size is None:
         return SavedImage(path)
-    if body["size"] not in ("auto", f"{size.width}x{size.height}"):
-        requested = printable(body["size"], 40)
-        notice(f"Note: the image is {size.width}x{size.height}, not {requested}.")
+    actual, requested = f"{size[0]}x{size[1]}", body["size"]
+    if requested not in ("auto", actual):
+        notice(f"Note: the image is {actual}, not {printable(requested, 40)}.")
     return SavedImage(path, *size)
 
 
-def image_file_name(suffix: str) -> str:
-    """Make up a file name that no other image has."""
-    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
-
-
-def image_folder() -> pathlib.Path:
-    """Create and return the default folder for images. Raises OSError."""
-    folder = user_dir() / "chatgpt-images"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def write_image(picture: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
-    """Write an image to a new file, or `replace` an old one, and return its path.
+def write_image(image: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
+    """Write an image to a new file, or `replace` an old one, and return its absolute path.
 
     Where the `chosen` file cannot be written, a warning says so and the default folder is
     used. Raises ChatGPTError if that fails, too.
     """
     if chosen:
         try:
-            path = pathlib.Path(chosen).expanduser()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if replace:
-                temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-                write_new(temporary, picture)
-                replace_file(temporary, path)
-            else:
-                write_new(path, picture)
-            return str(path)
-        # An unknown ~user is a RuntimeError, a path with a null byte a ValueError.
-        except (OSError, RuntimeError, ValueError) as error:
+            return _write(pathlib.Path(chosen).expanduser(), image, replace)
+        except _PATH_ERRORS as error:
             problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
             notice(f"Warning: {problem}; using the default folder.")
     try:
-        path = image_folder() / image_file_name(suffix)
-        write_new(path, picture)
-        return str(path)
+        return _write(_default_path(suffix), image)
     except OSError as error:
         raise ChatGPTError(
             f"Could not save the image in chatgpt-images in llm's folder ({_reason(error)})."
         ) from error
 
 
+def _write(path: pathlib.Path, image: bytes, replace: bool = False) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if replace:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+        write_new(temporary, image)
+        replace_file(temporary, path)
+    else:
+        write_new(path, image)
+    # Later turns read the file again, perhaps in another folder.
+    return os.path.abspath(path)
+
+
 def _reason(error: Exception) -> str:
-    return printable(os_reason(error) if isinstance(error, OSError) else error, 200)
+    return printable(os_reason(error), 200)

@@ -25,11 +25,11 @@ class Turn:
         self.without: frozenset[str] = frozenset()
         self._told: set[str] = set()
 
-    def news(self, notes: Iterable[tuple[str, str]]) -> list[str]:
-        """Return the lines of those notes, pairs of a subject and a line, whose subject is new."""
-        new = {subject: line for subject, line in notes if subject not in self._told}
-        self._told |= new.keys()
-        return list(new.values())
+    def news(self, notes: Mapping[str, str]) -> list[str]:
+        """Return the notes whose subjects, the keys, are new in this turn."""
+        lines = [line for subject, line in notes.items() if subject not in self._told]
+        self._told.update(notes)
+        return lines
 
 
 class Memory:

@@ -16,7 +16,7 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import endpoints, optional_parts, reached_limit, record, refusals, retry
-from llm_chatgpt.backend.answer import Answer
+from llm_chatgpt.backend.answer import Answer, Round
 from llm_chatgpt.backend.catalogue import DEFAULT
 from llm_chatgpt.backend.display import Display
 from llm_chatgpt.backend.history import answered_calls
@@ -71,6 +71,8 @@ class PromptRun:
         self.translator = EventTranslator()
         # The content of the complete rounds.
         self._answer = Answer(memory.part_numbers)
+        # How often the model has gone on with another request.
+        self._further_rounds = 0
         # Whether an empty answer has been tried again.
         self._tried_again = False
         # The reason if the answer ends before the model wanted it to.
@@ -117,10 +119,8 @@ class PromptRun:
         self._tokens = tokens
         self._sent = sent = self._builder.build(tokens, self.attempt.without, self._answer)
         self.attempt = self.attempt._replace(without=sent.without)
-        answer = self._answer.copy()
-        answer.request = sent.beside_messages
         self.translator = EventTranslator(
-            answer,
+            Round(self._answer, sent.beside_messages),
             account_key=tokens.account_key,
             slug=sent.info.slug,
             save_image=functools.partial(save_image, self._prompt, self.display.note),
@@ -132,7 +132,6 @@ class PromptRun:
     def opened(self, headers: Mapping[str, str]) -> None:
         """Note the headers of an answer that begins, and what the user is told of the request."""
         self._headers, self._is_sending = headers, False
-        self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
         # The names of parts of the input are stored with the answer.
@@ -158,7 +157,7 @@ class PromptRun:
         Raises the error that the stream has reported; StreamFailed if it was cut off.
         """
         yield from self.display.pass_on(self.translator.finish())
-        if self.translator.ended in ("failed", "error"):
+        if self.translator.ended == "failed":
             raise refusals.explain_stream_error(
                 self.translator.error, self._headers, self._refused_request()
             )
@@ -170,25 +169,31 @@ class PromptRun:
                 "Send the prompt again.",
                 code="closed",
             )
-        self._answer = answer = self.translator.answer
-        completed = answer.ended == "completed"
-        goes_on = completed and answer.response.get("end_turn") is False and not answer.has_calls
+        answer, finished = self._answer, self.translator.round
+        answer.rounds.append(finished)
+        completed = finished.ended == "completed"
+        wants_more = completed and finished.response.get("end_turn") is False
+        has_calls = any(item.kind == "function_call" for item in finished.items)
+        goes_on = wants_more and not has_calls
         is_empty = completed and not goes_on and not answer.has_content
         if is_empty:
-            answer.discard_reasoning()
-        if goes_on and answer.rounds == config.MAX_FURTHER_ROUNDS:
+            finished.keep_reasoning_out()
+        if goes_on and self._further_rounds == config.MAX_FURTHER_ROUNDS:
             goes_on = False
             self._stopped = [
-                f"Note: stopped after {answer.rounds} further requests, although the model "
+                f"Note: stopped after {self._further_rounds} further requests, although the model "
                 "wanted to go on."
             ]
-        tries_again = is_empty and not answer.acted and not self._tried_again
+        acted = any(item.acts for item in answer.items)
+        tries_again = is_empty and not acted and not self._tried_again
         self.complete = not goes_on and not tries_again
         if not self.complete:
-            answer.rounds += goes_on
+            self._further_rounds += goes_on
             self._tried_again |= tries_again
             self.attempt = retry.Attempt(without=self.attempt.without)
-            self.translator = EventTranslator(answer)
+            self.translator = EventTranslator()
+        # A complete round is not dropped any more.
+        yield from self.display.pass_on(finished.take_events())
 
     # After an error
 
@@ -233,12 +238,12 @@ class PromptRun:
             # The user should learn what the server said, too.
             reason = f"{refusal.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
-        if not self._answer.rounds:
+        if not self._further_rounds:
             raise error
         if self.translator.started:
-            self._answer = self.translator.answer
+            self._answer.rounds.append(self.translator.round)
             # A call of a round that failed is recorded, but not run.
-            self._answer.tool_calls.clear()
+            self.translator.round.tool_calls.clear()
         self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
         self.complete = True
 
@@ -247,7 +252,6 @@ class PromptRun:
             self._tokens,
             login=self._tokens.route.login_command(self.credential.account),
             key_option=reached_limit.login_option("--key", self._key),
-            both_regions=True,
             slug=self._sent.info.slug,
             models=self._sent.models,
             has_files=self._sent.has_files,
@@ -259,18 +263,18 @@ class PromptRun:
         """Record the answer and print the notes after it. Yields the last events."""
         answer = self._answer
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
-        answer.repeat_commentary()
-        events = list(answer.events)
+        events = answer.repeat_commentary()
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
         events += record.record(answer, self._headers, self._response)
-        yield from self.display.pass_on(events, all_=True)
+        yield from self.display.pass_on(events)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            own = [(line, line) for line in (*self._stopped, *self._notes)]
-            notes = record.notes(answer, self._headers, self._sent.info.slug)
-            if lines := self._turn.news([*record.sources(answer), *own, *notes]):
+            own = [record.sources(answer), *self._stopped, *self._notes]
+            notes = {line: line for line in own if line}
+            notes |= record.notes(answer, self._headers, self._sent.info.slug)
+            if lines := self._turn.news(notes):
                 self.display.note("\n".join(lines))
 
 

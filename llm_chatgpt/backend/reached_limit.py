@@ -6,25 +6,26 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.usage import (
     UsageWindow,
+    banked_resets,
     reserve_is_left,
     reset_moment,
-    resets_of_usage,
     windows_of_headers,
 )
 from llm_chatgpt.login.imported import access_token_in
-from llm_chatgpt.text import from_now, printable
+from llm_chatgpt.text import as_sentence, from_now, printable
 
-# The user's options on each plan, besides waiting.
-_ASK_ADMIN = ("ask your workspace's admin for more",)
-_OPTIONS: dict[str, tuple[str, ...]] = {
+# What users can do at a limit besides waiting (P206): on personal plans, and on those whose ids
+# begin with one of the others.
+_PERSONAL_OPTIONS = {
     "plus": ("upgrade to Pro", "buy credits"),
     **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
-    **dict.fromkeys(("team", "business", "ent26"), _ASK_ADMIN),
 }
+_WITH_ADMIN = ("team", "business", "ent26", "self_serve_business", "enterprise_cbp")
 # Names of plans that are not their id in other words; the beginning of an id is enough.
 _PLAN_NAMES = {
     "prolite": "Pro Lite",
@@ -34,57 +35,66 @@ _PLAN_NAMES = {
     "ent26": "Enterprise",
     "k12": "K-12",
 }
-PERSONAL_PLANS = frozenset(plan for plan, options in _OPTIONS.items() if options is not _ASK_ADMIN)
+
+
+def is_personal(plan: str | None) -> bool:
+    """Check whether a plan is known to belong to one user, without a workspace's admin."""
+    return plan in _PERSONAL_OPTIONS
 
 
 def plan_name(plan: object) -> str:
-    """The plan's name, such as 'Plus' for `plus`; '?' if there is none."""
-    text = printable(plan or "?", 40).lower()
-    known = (name for start, name in _PLAN_NAMES.items() if text.startswith(start))
-    return next(known, " ".join(word.capitalize() for word in text.split("_")))
+    """Return the plan's name, such as 'Plus' for `plus`; '?' if there is none."""
+    plan_id = printable(plan or "?", 40).lower()
+    names = (name for start, name in _PLAN_NAMES.items() if plan_id.startswith(start))
+    return next(names, " ".join(word.capitalize() for word in plan_id.split("_")))
 
 
 def of_workspace(headers: Mapping[str, str]) -> bool:
-    """Check whether only the workspace's owner can raise the limit."""
+    """Check whether only the workspace's owner can raise the limit (P206)."""
     return headers.get("x-codex-rate-limit-reached-type", "").startswith("workspace_")
+
+
+def _longest_full_window(headers: Mapping[str, str]) -> UsageWindow | None:
+    full = (window for window in windows_of_headers(headers) if window.used_percent >= 100)
+    return max(full, key=lambda window: window.seconds, default=None)
 
 
 def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
     """Return when a limit resets, in Unix seconds; None if neither error nor headers tell."""
-    moments = [window.resets_at for window in _full_windows(headers)]
     moment = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    return moments[-1] if moment is None and moments else moment
+    window = _longest_full_window(headers)
+    return window.resets_at if moment is None and window else moment
 
 
-def _full_windows(headers: Mapping[str, str]) -> list[UsageWindow]:
-    return [window for window in windows_of_headers(headers) if window.used_percent >= 100]
-
-
-def describe(
+def explain(
     headers: Mapping[str, str], error: Mapping[str, Any], message: str, resets_at: float | None
-) -> dict[str, str]:
-    """Return the facts that the text of a reached limit needs."""
+) -> tuple[str, str]:
+    """Return the reason and the advice for a reached limit of the plan."""
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
-    full = _full_windows(headers)
-    options = _OPTIONS.get(plan, ())
-    if plan.startswith(("self_serve_business", "enterprise_cbp")):
-        options = _ASK_ADMIN
+    window = _longest_full_window(headers)
+    length, name = f"{window.name} " if window else "", f"{plan_name(plan)} " if plan else ""
+    reason = f"The {length}usage limit of your ChatGPT {name}plan is reached"
+    # The service's usual message says no more than this.
+    if message and not message.startswith("The usage limit has been reached"):
+        reason += f": {message}"
+    if resets_at is not None:
+        reason = f"{as_sentence(reason)} It resets {from_now(resets_at)}"
+    steps = ["Wait for the reset", *_options(plan, headers)]
+    if len(steps) == 1:
+        return reason, f"{steps[0]}, or see {config.USAGE_PAGE}"
+    comma = "," if len(steps) > 2 else ""
+    return reason, f"{', '.join(steps[:-1])}{comma} or {steps[-1]}: {config.USAGE_PAGE}"
+
+
+def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what the user can do besides waiting (P206)."""
+    options = _PERSONAL_OPTIONS.get(plan, ())
     if of_workspace(headers):
         options = ("ask your workspace's owner to raise the limit or add credits",)
-    if headers.get("x-codex-limit-name", "codex").lower() != "codex":
-        options = ("try another model", *options)
-    steps = ["Wait for the reset", *options]
-    comma = "," if len(steps) > 2 else ""
-    advice = f"{', '.join(steps[:-1])}{comma} or {steps[-1]}:" if options else f"{steps[0]}, or see"
-    facts = {
-        "window": f"{full[-1].name} " if full else "",
-        "plan": f"{plan_name(plan)} " if plan else "",
-        "reset": f" It resets {from_now(resets_at)}." if resets_at is not None else "",
-        "options": advice,
-    }
-    # The service's usual message says no more than the text.
-    usual = message.startswith("The usage limit has been reached")
-    return facts | ({"words": "."} if usual else {})
+    elif plan.startswith(_WITH_ADMIN):
+        options = ("ask your workspace's admin for more",)
+    other_model = headers.get("x-codex-limit-name", "codex").lower() != "codex"
+    return ("try another model", *options) if other_model else options
 
 
 def login_option(name: str, key: str | None) -> str:
@@ -101,11 +111,10 @@ def what_is_left(usage: Mapping[str, Any], slug: str, key: str | None) -> list[s
     `usage` is the usage endpoint's answer, `key` names the login.
     """
     sentences = []
-    resets = resets_of_usage(usage)
-    if resets and resets.available:
-        count = f"{resets.available} banked reset{'s' * (resets.available != 1)}"
+    if available := banked_resets(usage):
+        resets = "1 banked reset" if available == 1 else f"{available} banked resets"
         command = f"llm chatgpt reset{login_option('--account', key)}"
-        sentences.append(f"You have {count}: run '{command}'.")
+        sentences.append(f"You have {resets}: run '{command}'.")
     if reserve_is_left(usage) and slug != RESERVE.slug:
         command = f'llm -m {RESERVE.model_id}{login_option("--key", key)} "prompt"'
         sentences.append(f"You have Luna Reserve left: run '{command}'.")

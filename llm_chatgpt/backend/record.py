@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm.parts import StreamEvent
@@ -30,56 +30,50 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     """
     for call in answer.tool_calls:
         response.add_tool_call(call)
-    fields = {k: v for k, v in answer.response.items() if k not in _NOT_LOGGED}
-    total = functools.reduce(_added, _without_nulls(answer.usages), None)
-    logged = _without_nulls({**fields, "output": answer.output, "usage": total})
-    usage = dict(as_mapping(logged.get("usage")))
-    usage.pop("attribution", None)
-    details = {
-        name: usage[name]
-        for name in ("input_tokens_details", "output_tokens_details")
-        if as_mapping(usage.get(name))
-    }
-    if usage:
-        logged["usage"] = usage
+    fields = answer.last_round.response
+    logged = {k: v for k, v in fields.items() if v is not None and k not in _NOT_LOGGED}
+    logged["output"] = answer.output
+    usage = functools.reduce(_add, (one.response.get("usage") for one in answer.rounds))
+    details = {}
+    if isinstance(usage, dict):
+        logged["usage"] = {k: v for k, v in usage.items() if k != "attribution"}
+        names = ("input_tokens_details", "output_tokens_details")
+        details = {name: usage[name] for name in names if as_mapping(usage.get(name))}
         response.set_usage(
             input=int(as_number(usage.get("input_tokens")) or 0),
             output=int(as_number(usage.get("output_tokens")) or 0),
             details=details or None,
         )
     response.response_json = logged
-    model = _served_model(answer, headers)
-    if model:
+    if model := _served_model(answer, headers):
         response.set_resolved_model(model)
     thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
-    if thought and not answer.had_reasoning:
+    if thought and not any(item.kind == "reasoning" for item in answer.items):
         return [StreamEvent(type="reasoning", chunk="", redacted=True)]
     return []
 
 
-def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[str, str]]:
-    """Return the notes after an answer of the model `slug`: pairs of a subject and a line.
+def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, str]:
+    """Return the notes after an answer of the model `slug`, by their subjects.
 
     A chain of tools prints each subject once.
     """
-    lines = []
-    if answer.ended == "incomplete":
-        details = as_mapping(answer.response.get("incomplete_details"))
-        reason = printable(details.get("reason") or "no reason given", 100)
-        lines.append(("incomplete", f"The answer was cut short ({reason})."))
-    elif any(item.kind == "custom_tool_call" for item in answer.items):
-        text = "Note: the model called a custom tool, which llm cannot carry out."
-        lines.append(("custom", text))
+    lines = {}
+    response = answer.last_round.response
+    if answer.last_round.ended == "incomplete":
+        reason = as_mapping(response.get("incomplete_details")).get("reason")
+        lines["incomplete"] = f"The answer was cut short ({_reason(reason)})."
     elif not answer.has_content:
-        lines.append(("empty", "The model returned an empty answer."))
+        lines["empty"] = "The model returned an empty answer."
+    # The service has left out reasoning that was sent back (P169).
     removed = {
-        printable(entry.get("reason") or "no reason given", 60)
-        for entry in map(as_mapping, as_list(answer.response.get("input_transformations")))
+        _reason(entry.get("reason"))
+        for entry in map(as_mapping, as_list(response.get("input_transformations")))
         if entry.get("reason") != "turn_boundary"
     }
     if removed:
         why = ", ".join(sorted(removed))
-        lines.append(("removed", f"Note: OpenAI left out earlier reasoning ({why})."))
+        lines["removed"] = f"Note: OpenAI left out earlier reasoning ({why})."
     model = _served_model(answer, headers)
     # A dated snapshot counts as the model. Luna Reserve may be answered by any model.
     same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
@@ -87,52 +81,60 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> list[tuple[s
         # With the prefix only if `-m` takes it.
         registered = known_models().get(model)
         name = registered.model_id if registered else model
-        lines.append(("model", f"Note: {name} answered instead of chatgpt-{slug}."))
-    if not config.is_off("USAGE_NOTE"):
-        lines += [
-            (
-                f"{window.name} limit",
-                f"Note: {window.left_percent:.0f}% of your {window.name} limit left"
-                f"{window.reset_words}.",
-            )
-            for window in windows_of_headers(headers)
-            if window.left_percent < config.LOW_ALLOWANCE_PERCENT
-        ]
+        lines["model"] = f"Note: {name} answered instead of chatgpt-{slug}."
+    for window in () if config.is_off("USAGE_NOTE") else windows_of_headers(headers):
+        if window.left_percent < config.LOW_ALLOWANCE_PERCENT:
+            left = f"{window.left_percent:.0f}% of your {window.name} limit left"
+            lines[f"{window.name} limit"] = f"Note: {left}{window.reset_words}."
     return lines
 
 
+def _reason(reason: object) -> str:
+    return printable(reason or "no reason given", 100)
+
+
 def _served_model(answer: Answer, headers: Mapping[str, str]) -> str | None:
-    model = headers.get("openai-model") or as_text(answer.response.get("model"))
+    """Return the name of the model that has answered (P157)."""
+    model = headers.get("openai-model") or as_text(answer.last_round.response.get("model"))
     return printable(model, 100) if model else None
 
 
-def sources(answer: Answer) -> list[tuple[str, str]]:
-    """The pages that an answer rests on, as a note of several lines; none without a terminal."""
+def sources(answer: Answer) -> str:
+    """Return a note of several lines with the pages that an answer cites.
+
+    Without citations it lists the pages that searches found. Empty without a terminal.
+    """
     if not stderr_is_terminal() or config.is_off("SOURCES"):
-        return []
-    lines = dict.fromkeys(
+        return ""
+    lines = [f"{number}. {line}" for number, line in enumerate(pages(answer.output), 1)]
+    if len(lines) > _SOURCES_SHOWN:
+        lines[_SOURCES_SHOWN:] = [f"and {len(lines) - _SOURCES_SHOWN} more"]
+    return "\n".join(["\nSources:", *lines]) if lines else ""
+
+
+def pages(output: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each page that an answer cites; otherwise, that its searches found."""
+    cited: list[Any] = []
+    found: list[Any] = []
+    for item in output:
+        for part in map(as_mapping, as_list(item.get("content"))):
+            cited += as_list(part.get("annotations"))
+        found += as_list(as_mapping(item.get("action")).get("sources"))
+    citations = [page for page in map(as_mapping, cited) if page.get("type") == "url_citation"]
+    titles: dict[str, str] = {}
+    for page in citations or map(as_mapping, found):
+        if url := as_text(page.get("url")):
+            titles.setdefault(url, as_text(page.get("title")) or "")
+    return [
         f"{printable(title, 70)}: {printable(url)}" if title else printable(url)
-        for title, url in answer.sources
-    )
-    shown = [f"{number}. {line}" for number, line in enumerate(lines, 1)]
-    more = [f"and {len(shown) - _SOURCES_SHOWN} more"] if len(shown) > _SOURCES_SHOWN else []
-    note = "\n".join(["\nSources:", *shown[:_SOURCES_SHOWN], *more])
-    return [(note, note)] if shown else []
+        for url, title in titles.items()
+    ]
 
 
-def _added(one: Any, other: Any) -> Any:
+def _add(one: Any, other: Any) -> Any:
     """Add the usage of two rounds: numbers, and objects field by field."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return {name: _added(one.get(name), other.get(name)) for name in {**one, **other}}
+        return {name: _add(one.get(name), other.get(name)) for name in {**one, **other}}
     if as_number(one) is not None and as_number(other) is not None:
         return one + other
     return other if one is None else one
-
-
-def _without_nulls(value: Any) -> Any:
-    """Remove the fields that are null before the JSON is logged."""
-    if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value

@@ -5,7 +5,6 @@ The facts about tools are in docs/protocol.md, P127 to P130 and P256 to P260.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -117,8 +116,7 @@ def save_image(prompt: llm.Prompt, note: Callable[[str], None], picture: bytes, 
     folder = next((tool.folder for tool in tools if tool.folder), None)
     chosen = f"{folder}/{image_file_name(suffix)}" if folder else None
     try:
-        # Later turns read the file again, perhaps in another working directory.
-        path = os.path.abspath(write_image(picture, suffix, chosen))
+        path = write_image(picture, suffix, chosen)
     except ChatGPTError as error:
         note(f"Warning: {error.message}")
         return error.message

@@ -54,27 +54,29 @@ def reset_moment(at: object, after_seconds: object) -> float | None:
 
 
 def windows_of_headers(headers: Mapping[str, str]) -> list[UsageWindow]:
-    """Read the windows in an answer's x-codex-* headers."""
+    """Read the windows in an answer's x-codex-* headers (P203)."""
 
     def number(name: str) -> float | None:
         try:
-            return as_number(float(headers.get(name, "")))
+            return float(headers.get(f"x-codex-{name}", ""))
         except ValueError:
             return None
 
-    windows = []
-    for place in ("primary", "secondary"):
-        used = number(f"x-codex-{place}-used-percent")
-        minutes = number(f"x-codex-{place}-window-minutes")
-        if used is not None and minutes:
-            at = number(f"x-codex-{place}-reset-at")
-            after = number(f"x-codex-{place}-reset-after-seconds")
-            windows.append(UsageWindow(minutes * 60, used, reset_moment(at, after)))
-    return windows
+    return windows_of_usage(
+        {
+            f"{place}_window": {
+                "used_percent": number(f"{place}-used-percent"),
+                "limit_window_seconds": 60 * (number(f"{place}-window-minutes") or 0),
+                "reset_at": number(f"{place}-reset-at"),
+                "reset_after_seconds": number(f"{place}-reset-after-seconds"),
+            }
+            for place in ("primary", "secondary")
+        }
+    )
 
 
 def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
-    """Read the windows of one limit in the usage endpoint's answer."""
+    """Read the windows of one limit in the usage endpoint's answer (P203)."""
     windows = []
     for place in ("primary_window", "secondary_window"):
         fields = as_mapping(as_mapping(rate_limit).get(place))
@@ -86,6 +88,7 @@ def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
     return windows
 
 
+# The name of Luna Reserve's limit (P204).
 RESERVE_LIMIT = "gpt-reserve"
 
 
@@ -127,29 +130,20 @@ def spending_left(usage: Mapping[str, Any]) -> float:
         return 0.0
     limit = as_mapping(control.get("individual_limit"))
     try:
-        used, of = float(limit.get("used", 0)), float(limit.get("limit", 0))
+        used, allowed = float(limit.get("used", 0)), float(limit.get("limit", 0))
     except (TypeError, ValueError):
         return 100.0
-    return UsageWindow(seconds=0, used_percent=100 * used / of).left_percent if of > 0 else 100.0
+    return max(0.0, 100 - 100 * used / allowed) if allowed > 0 else 100.0
 
 
-class BankedResets(NamedTuple):
-    """The number of resets that can be spent, and when the first one expires (Unix seconds)."""
-
-    available: int
-    first_expires_at: float | None = None
-
-
-def resets_of_usage(usage: Mapping[str, Any]) -> BankedResets | None:
-    """Read the number of resets from the usage endpoint's answer; None if it has none."""
+def banked_resets(usage: Mapping[str, Any]) -> int | None:
+    """Read how many resets are banked from the usage endpoint's answer (P208); None if unknown."""
     count = as_number(as_mapping(usage.get("rate_limit_reset_credits")).get("available_count"))
-    return None if count is None else BankedResets(int(count))
+    return None if count is None else int(count)
 
 
-def resets_of_list(answer: Mapping[str, Any]) -> BankedResets:
-    """Read the resets from the answer of the endpoint that lists them."""
-    entries = map(as_mapping, as_list(answer.get("credits")))
-    available = [entry for entry in entries if entry.get("status") == "available"]
-    moments = [as_moment(entry.get("expires_at")) for entry in available]
-    first = min((moment for moment in moments if moment is not None), default=None)
-    return BankedResets(len(available), first)
+def first_expiry(answer: Mapping[str, Any]) -> float | None:
+    """Read from the list of resets when the first one expires, in Unix seconds (P209)."""
+    resets = map(as_mapping, as_list(answer.get("credits")))
+    moments = (as_moment(r.get("expires_at")) for r in resets if r.get("status") == "available")
+    return min((moment for moment in moments if moment is not None), default=None)

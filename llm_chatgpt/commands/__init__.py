@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import wrapped
-from llm_chatgpt.waiting import stderr_is_terminal
+from llm_chatgpt.text import fitted
 
 MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
@@ -32,9 +31,9 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ChatGPTError as error:
-            if os.environ.get("LLM_RAISE_ERRORS") or not stderr_is_terminal():
+            if os.environ.get("LLM_RAISE_ERRORS"):
                 raise
-            click.echo(wrapped(f"Error: {error.message}"), err=True)
+            click.echo(fitted(f"Error: {error.message}", sys.stderr), err=True)
             ctx.exit(error.exit_code)
 
 

@@ -25,7 +25,7 @@ from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.new_login import workspace_words
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
-from llm_chatgpt.text import from_now, notice, printable, wrapped
+from llm_chatgpt.text import fitted, from_now, notice, printable
 from llm_chatgpt.waiting import width
 
 
@@ -54,7 +54,7 @@ def echo_json(value: object) -> None:
 
 def echo(text: str) -> None:
     """Print an answer; a terminal gets lines that fit it."""
-    click.echo(wrapped(text, 2) if terminal.is_terminal(sys.stdout) else text)
+    click.echo(fitted(text, sys.stdout, indent=2))
 
 
 STATE_COLOURS = {
@@ -70,11 +70,10 @@ def echo_state(state: str, text: str, details: Iterable[str] = ()) -> None:
     """Print a line of a report: its state (a key of STATE_COLOURS), the text, the details below."""
     lines = [f"{state:<8} {printable(text, 1000)}"]
     lines += [f"{'':<8} -> {printable(detail, 1000)}" for detail in details]
-    if terminal.is_terminal(sys.stdout):
-        lines = [wrapped(line, 12) for line in lines]
-    # Coloured last, because `wrapped` would count the codes of the colour.
+    report = fitted("\n".join(lines), sys.stdout, indent=12)
+    # Coloured last, because `fitted` would count the codes of the colour.
     coloured = terminal.styled(state, fg=STATE_COLOURS[state])
-    click.echo("\n".join(lines).replace(state, coloured, 1))
+    click.echo(report.replace(state, coloured, 1))
 
 
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:

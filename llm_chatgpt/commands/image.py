@@ -92,16 +92,16 @@ def image(
     if not to_stdout:
         images.check_place(output, replace=force)
 
-    def draw(tokens: Tokens, login: str) -> images.Answer:
+    def create(tokens: Tokens, login: str) -> images.Answer:
         try:
             return images.request_image(tokens, login, body)
         except UsageLimitReached as error:
-            # The models of Luna Reserve create no images.
+            # Luna Reserve is not named, because it creates no images.
             add_resets(error, tokens, RESERVE.slug, account)
             raise
 
-    answer: images.Answer = with_login(account, draw)
-    if to_stdout and _write_to_stdout(answer.picture):
+    answer: images.Answer = with_login(account, create)
+    if to_stdout and _write_to_stdout(answer.image):
         return
     saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
     if open_ and not terminal.open_in_browser(pathlib.Path(saved.path).as_uri()):
@@ -114,10 +114,10 @@ def image(
         click.echo(saved.path)
 
 
-def _write_to_stdout(picture: bytes) -> bool:
-    """Whether it succeeded; otherwise the image is saved like any other."""
+def _write_to_stdout(image: bytes) -> bool:
+    """Check whether the image could be written; if not, a warning says so."""
     try:
-        sys.stdout.buffer.write(picture)
+        sys.stdout.buffer.write(image)
         sys.stdout.buffer.flush()
     except OSError as error:
         # Python would complain once more at its end.
@@ -127,13 +127,14 @@ def _write_to_stdout(picture: bytes) -> bool:
     return True
 
 
-def _prompt(given: str | None) -> str:
-    if given is None and terminal.is_terminal(sys.stdin):
+def _prompt(argument: str | None) -> str:
+    """Return the prompt from the argument or from stdin."""
+    if argument is None and terminal.is_terminal(sys.stdin):
         raise click.UsageError("Missing argument 'PROMPT'.")
-    if given is None or given == "-":
+    if argument in (None, "-"):
         # A stream that was closed before the program began is None.
         stdin = sys.stdin
-        given = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
-    if not given.strip():
+        argument = stdin.buffer.read().decode(stdin.encoding, "replace") if stdin else ""
+    if not argument or not argument.strip():
         raise click.UsageError("The prompt is empty. Pass it as an argument or on stdin.")
-    return given
+    return argument

@@ -77,7 +77,7 @@ def _ask(requests: int) -> None:
 
 def _echo(line: Line) -> None:
     differences = [f"{found.fact}: {found.text}" for found in line.differences]
-    text = f"{line.name}: {printable(line.text, 400)} [{' '.join(line.facts)}]"
+    text = f"{line.name}: {line.text} [{' '.join(line.facts)}]"
     common.echo_state(line.state, text, differences)
 
 
@@ -98,7 +98,7 @@ def _summary(lines: list[Line], planned: int) -> str:
 def _record(exchanges: list[Exchange], path: pathlib.Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, cassette(exchanges).encode())
+        write_whole(path, f"{cassette(exchanges)}\n".encode())
     except OSError as error:
         raise ChatGPTError(f"Could not write {path} ({os_reason(error)}).") from error
     notice(f"Recorded in {path}; read it before you publish it.")

@@ -13,16 +13,15 @@ import click
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.endpoints import fetch_resets, fetch_usage, redeem_reset
+from llm_chatgpt.backend.endpoints import fetch_first_expiry, fetch_usage, redeem_reset
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.backend.usage import (
     RESERVE_LIMIT,
-    BankedResets,
     Limit,
+    banked_resets,
     limits_of_usage,
     reset_moment,
     reset_words,
-    resets_of_usage,
     spending_left,
 )
 from llm_chatgpt.commands import chatgpt, common, terminal
@@ -80,11 +79,27 @@ def _report_or_error(account: str) -> dict[str, Any]:
 
 
 def _report(account: str | None) -> dict[str, Any]:
-    """Fetch the usage of an account; the official route reports none."""
+    """Fetch the usage of an account; the official route reports none (P219)."""
     tokens = common.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
     report: dict[str, Any] = with_login(account, _fetch_report)
+    return report
+
+
+def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
+    """Fetch the server's figures; `banked_resets` is added to them."""
+    answer = fetch_usage(tokens, login)
+    # A script may log its output, so it gets no names and ids.
+    report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
+    available, expires_at = banked_resets(answer), None
+    if available:
+        try:
+            expires_at = fetch_first_expiry(tokens, login)
+        except ChatGPTError as error:
+            notice(f"Warning: could not find out when a banked reset expires. {error.message}")
+    resets = {"available": available, "first_expires_at": expires_at}
+    report["banked_resets"] = None if available is None else resets
     return report
 
 
@@ -95,32 +110,20 @@ def _too_little(report: Mapping[str, Any], min_left: float) -> str:
     """Say which limits are below --min-left; empty if none is, or for an error."""
     if "details" in report:
         return _UNREPORTED
-    left = {}
+    left = {"spending": spending_left(report)}
     for limit in limits_of_usage(report):
         if limit.name != RESERVE_LIMIT:
-            window = min(limit.windows, key=lambda w: w.left_percent, default=None)
-            words = (printable(limit.name, 60), window.name if window else "")
-            left[" ".join(filter(None, words)) or "plan's"] = limit.left_percent
-    left["spending"] = spending_left(report)
+            left[_name_of(limit)] = limit.left_percent
     short = [f"{name} limit ({left:.3g}%)" for name, left in left.items() if left < min_left]
     whose = f" of account {printable(report['account'])}" if "account" in report else ""
     return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
 
 
-def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
-    """Fetch the server's figures; `banked_resets` is added to them."""
-    answer = fetch_usage(tokens, login)
-    # A script may log its output, so it gets no names and ids.
-    report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
-    resets = resets_of_usage(answer)
-    if resets and resets.available:
-        try:
-            # The server has already told how many there are.
-            resets = resets._replace(first_expires_at=fetch_resets(tokens, login).first_expires_at)
-        except ChatGPTError as error:
-            notice(f"Warning: could not find out when a banked reset expires. {error.message}")
-    report["banked_resets"] = resets._asdict() if resets else None
-    return report
+def _name_of(limit: Limit) -> str:
+    """Name a limit and its window that has the least left: '5-hour', 'gpt-6-astra weekly'."""
+    window = min(limit.windows, key=lambda window: window.left_percent, default=None)
+    names = (printable(limit.name, 60), window.name if window else "")
+    return " ".join(filter(None, names)) or "plan's"
 
 
 def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
@@ -131,18 +134,16 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     lines.append(f"Plan: {plan_name(report.get('plan_type'))}")
     for limit in limits_of_usage(report):
         if limit.name == RESERVE_LIMIT:
-            lines.append("Luna Reserve, for when these limits are used up:")
-            lines += _windows("", limit)
+            lines += ["Luna Reserve, for when these limits are used up:", *_windows("", limit)]
             name = report.get("account") or account
             key = "" if name in (None, read_store().default) else f" --key {shlex.quote(name)}"
             lines.append(f'Use it: llm -m {RESERVE.model_id}{key} "prompt"')
         else:
             lines += _windows(f"{printable(limit.name, 60)}, " if limit.name else "", limit)
-    if report["banked_resets"]:
-        resets = BankedResets(**report["banked_resets"])
-        end = resets.first_expires_at
+    if resets := report["banked_resets"]:
+        end = resets["first_expires_at"]
         first = "" if end is None else f"; the first expires {from_now(end)}"
-        lines.append(f"Banked resets: {resets.available}{first}")
+        lines.append(f"Banked resets: {resets['available']}{first}")
     credits_ = as_mapping(report.get("credits"))
     if credits_.get("unlimited") is True:
         lines.append("Credits: unlimited")
@@ -150,13 +151,14 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
         lines.append(f"Credits: {printable(credits_.get('balance'), 40)}")
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
-        used, of = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
+        used, allowed = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
         resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
-        lines.append(f"Spending: {used} of {of}{reset_words(resets_at)}")
+        lines.append(f"Spending: {used} of {allowed}{reset_words(resets_at)}")
     return lines
 
 
 def _windows(prefix: str, limit: Limit) -> list[str]:
+    """Draw a line for each window of a limit."""
     lines = []
     for window in limit.windows:
         # ASCII characters, which every terminal and pipe can print; with the time of the reset
@@ -168,7 +170,7 @@ def _windows(prefix: str, limit: Limit) -> list[str]:
     return lines
 
 
-# What the server can say instead of "reset" (docs/protocol.md).
+# What the server can say instead of "reset" (P210).
 _NOT_RESET = {
     "nothing_to_reset": "There is nothing to reset, so no banked reset was used.",
     "no_credit": "No reset is banked. Wait until the limits reset.",
@@ -194,8 +196,6 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: a reset cannot be undone, so the command asks first.",
             "Run it in a terminal, or use --yes.",
         )
-    option = f" --account {shlex.quote(account)}" if account else ""
-    see = f"See 'llm chatgpt usage{option}'."
     tokens = common.stored_login(account)
     if tokens and not tokens.route.tells_usage:
         raise ChatGPTError(
@@ -205,18 +205,16 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     report, who = with_login(account, lambda t, login: (_fetch_report(t, login), common.who_is(t)))
     banked = report["banked_resets"]
     if banked and not banked["available"]:
-        raise ChatGPTError(_NOT_RESET["no_credit"], see)
+        raise _not_reset("no_credit", account)
     notice("\n".join(_lines(report, account)))
     if not yes:
         notice(f"\nA reset clears these limits of {who} now.\nThis cannot be undone.")
         click.confirm("Use one banked reset?", abort=True, err=True)
-    # One for all attempts, so that they spend one reset together.
+    # One id for all attempts, so that they spend one reset together.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))
     code = with_login(account, redeem)
     if code != "reset":
-        words = printable(code or "no code", 60)
-        unknown = f"OpenAI did not say that the limits were reset ({words})."
-        raise ChatGPTError(_NOT_RESET.get(code or "", unknown), see)
+        raise _not_reset(code, account)
     after: dict[str, Any] | None = None
     try:
         after = with_login(account, _fetch_report)
@@ -225,5 +223,13 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     if json_:
         common.echo_json({"reset": True, "usage": after})
     else:
-        shown = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
-        common.echo("\n".join(["The limits were reset.", *shown]))
+        usage_lines = [*_lines(after, account), f"Details: {config.USAGE_PAGE}"] if after else []
+        common.echo("\n".join(["The limits were reset.", *usage_lines]))
+
+
+def _not_reset(code: str | None, account: str | None) -> ChatGPTError:
+    """Build the error for a code of the server other than "reset"."""
+    words = printable(code or "no code", 60)
+    unknown = f"OpenAI did not say that the limits were reset ({words})."
+    option = f" --account {shlex.quote(account)}" if account else ""
+    return ChatGPTError(_NOT_RESET.get(code or "", unknown), f"See 'llm chatgpt usage{option}'.")

@@ -12,7 +12,6 @@ import itertools
 import json
 import pathlib
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,6 @@ import llm
 
 from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.endpoints import fetch_models, fetch_usage
-from llm_chatgpt.backend.images import png_size
 from llm_chatgpt.backend.usage import windows_of_headers, windows_of_usage
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live.session import Check, Live
@@ -28,7 +26,7 @@ from llm_chatgpt.login.credentials import Rejection, choose_credential, get_toke
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_words, printable
+from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping
 
 CHECKS: list[Check] = []
@@ -68,7 +66,6 @@ _NUMBERS = " ".join(map(str, range(900)))
 )
 def _one_word(live: Live) -> str:
     live.ask(f"Reply with one word: hello. Ignore these numbers: {_NUMBERS}", live.short)
-    live.short_at = time.monotonic()
     return f"answered by {live.last.headers.get('openai-model') or live.last.response.get('model')}"
 
 
@@ -167,7 +164,7 @@ def _reasoning(live: Live) -> str:
     if not sent:
         live.unsettled |= {"P116", "P124", "P125", "P155"}
         return "nothing was sent back" if thought else "the model did not think"
-    return f"{sent} item{'s' * (sent > 1)} sent back and accepted"
+    return f"sent back and accepted: {sent}"
 
 
 def _sent_items(live: Live, kind: str) -> int:
@@ -251,23 +248,20 @@ def _output_limit(live: Live) -> str:
 @_check("web search", "P128", "P259")
 def _web_search(live: Live) -> str:
     live.ask("Do a web search: in which year was Python first released?", web_search=True)
-    searches = sum(item.get("type") == "web_search_call" for item in live.last.items)
-    if not searches:
+    if all(item.get("type") != "web_search_call" for item in live.last.items):
         live.differs("P128", "the model did not search")
-    return f"{searches} search{'es' * (searches != 1)}"
+    return "accepted"
 
 
 @_check("second turn", "P79 P93 P113 P213", "P250")
 def _second_turn(live: Live) -> str:
     if not live.short.responses:
         raise ChatGPTError("There was no first turn.")
-    passed = in_words(round(time.monotonic() - live.short_at))
     live.ask("Reply with one word: bye.", live.short)
     total, cached = live.last.count("input_tokens"), live.last.count("cached_tokens")
     if not cached:
-        live.differs("P213", f"none of {total} input tokens cached, {passed} after the first turn")
-    share = 100 * cached // max(1, total)
-    return f"{share}% of {total} input tokens cached, {passed} after the first turn"
+        live.differs("P213", f"none of {total} input tokens was cached")
+    return f"{100 * cached // max(1, total)}% of {total} input tokens cached"
 
 
 @_check("streaming", "P154 P163 P276", "P261 P276", requests=0)
@@ -315,9 +309,8 @@ def _picture(live: Live) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "picture.png"
         model = llm.get_model("chatgpt-gpt-image-2")
-        saved = model.prompt("A red square", key=live.key, quality="low", output=str(path)).text()
-        size = png_size(pathlib.Path(saved).read_bytes())
-    return f"{size.width}x{size.height} png" if size else "created"
+        model.prompt("A red square", key=live.key, quality="low", output=str(path)).text()
+    return "created"
 
 
 @_check("refresh", "P50 P51", "", optional=True)
@@ -333,10 +326,9 @@ def _refresh(live: Live) -> str:
 
 @_check("another model", "P200", "P200", optional=True)
 def _another_model(live: Live) -> str:
-    other = next((model for model in live.listed if model.slug != live.info.slug), None)
-    if other is None:
-        live.unsettled.add("P200")
-        return "the account has no other model"
-    live.short.model = llm.get_model(other.model_id)
+    others = [model.model_id for model in live.listed if model.slug != live.info.slug]
+    if not others:
+        raise ChatGPTError("The account has no other model.")
+    live.short.model = llm.get_model(others[0])
     live.ask("Reply with one word: again.", live.short)
-    return f"{other.model_id} continued the conversation"
+    return f"{others[0]} continued the conversation"

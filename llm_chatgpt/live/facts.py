@@ -10,9 +10,8 @@ from fnmatch import fnmatchcase
 
 # Types of events (P273).
 EVENTS = """
-    error keepalive codex.rate_limits
-    response.created response.queued response.in_progress response.metadata
-    response.completed response.done response.incomplete response.failed
+    error keepalive codex.rate_limits response.created response.queued response.in_progress
+    response.metadata response.completed response.done response.incomplete response.failed
     response.output_item.added response.output_item.done
     response.content_part.added response.content_part.done
     response.output_text.delta response.output_text.done response.output_text.annotation.added
@@ -23,9 +22,9 @@ EVENTS = """
     response.function_call_arguments.delta response.function_call_arguments.done
     response.custom_tool_call_input.delta response.custom_tool_call_input.done
     response.web_search_call.in_progress response.web_search_call.searching
-    response.web_search_call.completed
-    response.image_generation_call.in_progress response.image_generation_call.generating
-    response.image_generation_call.partial_image response.image_generation_call.completed
+    response.web_search_call.completed response.image_generation_call.in_progress
+    response.image_generation_call.generating response.image_generation_call.partial_image
+    response.image_generation_call.completed
 """
 # Headers of the service itself (P274).
 SERVICE_HEADERS = """

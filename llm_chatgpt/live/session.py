@@ -55,15 +55,17 @@ class Live:
         self.differences: list[Difference] = []
         # Facts of the current check that did not come into play.
         self.unsettled: set[str] = set()
-        # When the first turn of `short` was answered.
-        self.short_at = 0.0
         # Seconds until each answer's first text.
         self.first_texts: list[float] = []
 
     def use(self, listed: Sequence[ModelInfo]) -> None:
-        """Choose the cheapest of these models, and begin the conversations that checks share."""
+        """Choose the cheapest of these models, and begin the conversations that checks share.
+
+        It is the first one that is called luna, nano or mini; without one, the last of the list.
+        """
         self.listed = listed or list(BUILT_IN_MODELS.values())
-        self.info = cheapest(self.listed)
+        small = (m for m in self.listed if any(n in m.slug for n in ("luna", "nano", "mini")))
+        self.info = next(small, self.listed[-1])
         # Once for all checks: older versions of llm need a second for it.
         self.model = llm.get_model(self.info.model_id)
         self.short, self.thoughtful = self.conversation(), self.conversation()
@@ -98,12 +100,6 @@ class Live:
     @property
     def last(self) -> Exchange:
         return self.prompts[-1]
-
-
-def cheapest(models: Sequence[ModelInfo]) -> ModelInfo:
-    """Return the first model that is called luna, nano or mini; without one, the last model."""
-    small = (m for m in models if any(word in m.slug for word in ("luna", "nano", "mini")))
-    return next(small, models[-1])
 
 
 class Check(NamedTuple):

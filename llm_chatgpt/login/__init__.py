@@ -1,1 +1,1 @@
-"""Who you are. Knows nothing of prompts."""
+"""Logins: signing in, storing, renewing and choosing one. Knows nothing of prompts."""

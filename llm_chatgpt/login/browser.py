@@ -40,8 +40,8 @@ def login_with_browser(
     """Sign in with a browser that comes back to this machine, and store the login.
 
     `show` presents the address. `read_lines(line, stop)`, if given, runs in a thread and calls
-    `line` with each pasted line until `stop` is set. OpenAI is asked for the `workspace` with that
-    id; it, `account` and `replace` are as for `login`. Raises LoginFailed and its subclasses,
+    `line` with each pasted line until `stop` is set. The request names the `workspace` with that
+    id. It, `account` and `replace` are as for `login`. Raises LoginFailed and its subclasses,
     StoreError.
     """
     # Imported here, because http.server takes time to load.

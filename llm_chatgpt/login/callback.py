@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from llm_chatgpt import config
 from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest, ReadLines
+from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest, Fields, ReadLines
 from llm_chatgpt.text import in_words, notice
 from llm_chatgpt.waiting import Waiting
 
@@ -50,9 +50,9 @@ class Listener(socketserver.ThreadingTCPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def serve(self, request: AuthorizeRequest, deliver: Callable[[Any], None]) -> None:
-        """Answer redirects in threads until `shutdown`. Call `deliver` with the result of each
-        redirect that belongs to `request`."""
+    def serve(self, request: AuthorizeRequest, deliver: Callable[[Fields], None]) -> None:
+        """Answer redirects in threads until `shutdown`. Call `deliver` with the parameters of each
+        that belongs to `request`."""
         self.request, self.deliver = request, deliver
         # The `Host` headers that are allowed.
         self.own_hosts = [f"127.0.0.1:{self.port}"], [urlsplit(request.redirect_uri).netloc]
@@ -80,12 +80,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        fields = parse_qs(query, keep_blank_values=True)
         # A web page can resolve a name of its own to this machine and send requests to it.
         if self.headers.get_all("Host") not in self.server.own_hosts:
             self.send_error(400)
         elif path != "/auth/callback":
             self.send_error(404)
-        elif (result := self.server.request.read(query)) is None:
+        elif not self.server.request.owns(fields):
             self._answer(
                 400, "This page belongs to another sign-in. Start again from your terminal."
             )
@@ -94,7 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             try:
                 self._answer(200, "Go back to the terminal. You can close this page.")
             finally:
-                self.server.deliver(result)
+                self.server.deliver(fields)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer without repeating parts of the request, unlike the inherited method."""
@@ -144,17 +145,17 @@ def wait_for_approval(
     runs in a thread and calls `line` with each line that the user pastes until `stop` is set.
     Raises LoginFailed and its subclasses.
     """
-    # Results from the listener's threads, and lines from the terminal's.
-    results: queue.SimpleQueue[AuthorizationCode | LoginFailed | str] = queue.SimpleQueue()
+    # Parameters of redirects from the listener's threads, and pasted lines from the terminal's.
+    answers: queue.SimpleQueue[Fields | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(open_listener(ports))
         request = start(listener.port)
-        listener.serve(request, results.put)
+        listener.serve(request, answers.put)
         stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
-            lines = (results.put, stop)
+            lines = (answers.put, stop)
             reader = threading.Thread(target=read_lines, args=lines, daemon=True)
             reader.start()
             # Wait for the reader: it could take the answer to a later question.
@@ -166,16 +167,13 @@ def wait_for_approval(
         while time.monotonic() < end:
             try:
                 # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-                result = results.get(timeout=0.25)
+                answer = answers.get(timeout=0.25)
             except queue.Empty:
                 continue
-            if isinstance(result, str):
-                result = request.read_pasted(result)
-            if isinstance(result, LoginFailed):
-                raise result
-            if not isinstance(result, str):
-                return result
-            notice(result)
+            fields = request.read_pasted(answer) if isinstance(answer, str) else answer
+            if not isinstance(fields, str):
+                return request.approval(fields)
+            notice(fields)
     raise LoginExpired(
         f"Nobody signed in within {in_words(limit)}.", f"Run '{request.command}' again."
     )

@@ -82,16 +82,14 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     A key is an account's name, otherwise the name of one of llm's keys, otherwise a token (at-...).
     Raises NotSignedIn, which names the existing accounts; StoreError for a damaged one.
     """
-    variable = config.setting("ACCOUNT")
     if key is not None:
         return _named_credential(key, store, "chosen by name")
-    if variable:
-        return _named_credential(variable, store, "chosen by LLM_CHATGPT_ACCOUNT")
+    if account := config.setting("ACCOUNT"):
+        return _named_credential(account, store, "chosen by LLM_CHATGPT_ACCOUNT")
     if owner := store.get():
         return Credential(store.default, "the default account", owner=owner)
-    key = files.llm_key("chatgpt")
-    variable = os.environ.get("CODEX_ACCESS_TOKEN")
-    for reason, value in (("llm's key chatgpt", key), ("CODEX_ACCESS_TOKEN", variable)):
+    llm_key, variable = files.llm_key("chatgpt"), os.environ.get("CODEX_ACCESS_TOKEN")
+    for reason, value in (("llm's key chatgpt", llm_key), ("CODEX_ACCESS_TOKEN", variable)):
         if token := imported.access_token_in(value):
             return Credential(None, reason, token)
     if store.accounts:
@@ -99,7 +97,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             "No default account.",
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
-    why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if key else ""
+    why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if llm_key else ""
     registered = filter(store.registration, store.registrations)
     advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
     if imported.has_codex_login():
@@ -127,14 +125,13 @@ def _signed_out(name: str | None, store: Store) -> NotSignedIn:
     )
 
 
-def no_such_account(name: str, names: Iterable[str]) -> NotSignedIn:
+def no_such_account(name: str, accounts: Iterable[str]) -> NotSignedIn:
     """Build the error for an unknown account name. Shows the name unless it may be a token."""
-    shown = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
-    what = f"No account named '{name}'." if shown else "No account has this name."
-    accounts = printable(", ".join(names))
-    return NotSignedIn(
-        what, f"Accounts: {accounts}." if accounts else "Run 'llm chatgpt login' to sign in."
-    )
+    is_harmless = re.fullmatch(r"(?i)(?!(at|rt|sk)[-_]|eyj)[a-z0-9][\w.@+-]{0,23}", name)
+    reason = f"No account named '{name}'." if is_harmless else "No account has this name."
+    listed = printable(", ".join(accounts))
+    advice = f"Accounts: {listed}." if listed else "Run 'llm chatgpt login' to sign in."
+    return NotSignedIn(reason, advice)
 
 
 # Owners of personal access tokens that could not be stored, by the login file's path and a hash of
@@ -196,30 +193,26 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
     or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
-    with locked_store() as writer:
+    with locked_store() as writer, _worker.sending():
         store = read_store()
         if store.unsaved:
             writer.save(store)
         tokens = _account_tokens(credential, store)
-        ends = rejection.final and rejection.concerns(tokens)
-        if tokens.refusal and ends:
+        try:
+            if not check_usable(name, tokens, rejection) or tokens != old:
+                return tokens
+            writer.probe()
+            new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
+        except RefreshFailed as error:
             with contextlib.suppress(StoreError):
-                writer.save(store.put(name, tokens.ended()))
-        if not check_usable(name, tokens, rejection) or tokens != old:
-            return tokens
-        writer.probe()
-        with _worker.sending():
-            try:
-                new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
-            except RefreshFailed as error:
-                with contextlib.suppress(StoreError):
-                    store = read_store()
-                    # A program that ignores the lock may have been faster.
-                    if store.accounts.get(name) == tokens:
-                        writer.save(store.put_refusal(name, error, ended=ends))
-                raise
-            writer.save_renewed(store, name, new)
-            return new
+                store = read_store()
+                # A program that ignores the lock may have been faster.
+                if store.accounts.get(name) == tokens:
+                    ended = rejection.final and rejection.concerns(tokens)
+                    writer.save(store.put_refusal(name, error, ended=ended))
+            raise
+        writer.save_renewed(store, name, new)
+        return new
 
 
 def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
@@ -235,7 +228,8 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
         if rejection.concerns(tokens) or not still_works(tokens, now):
             raise
         if credential.account in store.unsaved:
-            _warn(f"Warning: the login was renewed but not stored. {error.message}")
+            warning = f"Warning: the login was renewed but not stored. {error.message}"
+            _warn_once(login_file.store_path(), warning)
         elif needs_refresh(tokens, now):
             _warn_of_old_token(error.message, tokens)
         return tokens
@@ -243,11 +237,7 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
 
 def _warn_of_old_token(reason: str, tokens: Tokens) -> None:
     until = f" until {local_time(tokens.expires_at)}" if tokens.expires_at else ""
-    _warn(f"Warning: {reason} The old token works{until}.")
-
-
-def _warn(text: str) -> None:
-    _warn_once(login_file.store_path(), text)
+    _warn_once(login_file.store_path(), f"Warning: {reason} The old token works{until}.")
 
 
 @functools.cache
@@ -304,8 +294,8 @@ def get_tokens(
     """Return a login that is valid now, renewed first if it expires within five minutes.
 
     `key` is an account's name, the name of one of llm's keys, or a personal access token; None
-    means the login that `choose_credential` chooses. To keep one user over several calls, pass the
-    Credential that it returns.
+    means the login that `choose_credential` chooses. To stay with one user for several calls, pass
+    the Credential that it returns.
 
     However many threads, tasks and processes ask at once, one of them refreshes and all get its
     result. `rejected` is an access token that the backend has just answered with 401: if the store

@@ -86,7 +86,9 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     if reply.status == 200:
         approved, verifier = data.get("authorization_code"), data.get("code_verifier")
         if isinstance(approved, str) and isinstance(verifier, str):
-            return oauth.AuthorizationCode(approved, verifier)
+            # The address is compared and never opened (P7).
+            redirect_uri = f"{config.issuer()}/deviceauth/callback"
+            return oauth.AuthorizationCode(approved, verifier, redirect_uri)
         raise LoginFailed(*oauth.explain(reply, "hand over the approved sign-in"))
     if "pending" in error or error == "deviceauth_authorization_unknown":
         return None

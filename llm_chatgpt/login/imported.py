@@ -40,9 +40,9 @@ def read_codex_login(location: str | None = None) -> Tokens:
     path = pathlib.Path(os.path.expanduser(location or home))
     in_folder = not location or os.path.isdir(path)
     path = path / "auth.json" if in_folder else path
-    shown = short_path(printable(path, 300))
+    file_name = short_path(printable(path, 300))
     try:
-        return _parse_codex_login(read_file(path), shown)
+        return _parse_codex_login(read_file(path), file_name)
     except FileNotFoundError as error:
         elsewhere = (
             "Codex CLI may store its login in the system's keyring: set "
@@ -50,9 +50,11 @@ def read_codex_login(location: str | None = None) -> Tokens:
             "or run 'llm chatgpt login'."
         )
         advice = elsewhere if in_folder else "Name Codex CLI's auth.json or its folder."
-        raise LoginFailed(f"There is no {shown}.", advice) from error
+        raise LoginFailed(f"There is no {file_name}.", advice) from error
     except OSError as error:
-        raise LoginFailed(f"Could not read {shown} ({os_reason(error)}).", SIGN_IN_AGAIN) from error
+        raise LoginFailed(
+            f"Could not read {file_name} ({os_reason(error)}).", SIGN_IN_AGAIN
+        ) from error
 
 
 def has_codex_login() -> bool:
@@ -63,8 +65,8 @@ def has_codex_login() -> bool:
         return False
 
 
-def _parse_codex_login(content: bytes, shown: str) -> Tokens:
-    """Read the content of Codex CLI's file, which messages call `shown`. Raises LoginFailed."""
+def _parse_codex_login(content: bytes, file_name: str) -> Tokens:
+    """Read the content of Codex CLI's file, whose name is for messages. Raises LoginFailed."""
     try:
         fields = as_mapping(json.loads(content))
     except (ValueError, RecursionError):
@@ -72,11 +74,11 @@ def _parse_codex_login(content: bytes, shown: str) -> Tokens:
     stored, mode = as_mapping(fields.get("tokens")), fields.get("auth_mode")
     if mode == "personalAccessToken" or (mode is None and fields.get("personal_access_token")):
         raise LoginFailed(
-            f"{shown} holds a personal access token.", "Store it with 'llm keys set chatgpt'."
+            f"{file_name} holds a personal access token.", "Store it with 'llm keys set chatgpt'."
         )
     tokens = tokens_from_reply({**stored, "refresh_token": None}, now=time.time())
     if mode not in (None, "chatgpt") or tokens is None:
-        raise LoginFailed(f"{shown} holds no ChatGPT login.", SIGN_IN_AGAIN)
+        raise LoginFailed(f"{file_name} holds no ChatGPT login.", SIGN_IN_AGAIN)
     claims = parse_jwt_claims(tokens.access_token) or {}
     tokens = tokens._replace(
         id_token=None,
@@ -87,7 +89,7 @@ def _parse_codex_login(content: bytes, shown: str) -> Tokens:
     )
     if not still_works(tokens, time.time()):
         raise LoginFailed(
-            f"The access token in {shown} expired {local_time(tokens.expires_at or 0)}.",
+            f"The access token in {file_name} expired {local_time(tokens.expires_at or 0)}.",
             "Run Codex CLI once to renew it, then run 'llm chatgpt import' again.",
         )
     return tokens

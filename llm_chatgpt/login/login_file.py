@@ -65,9 +65,9 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
     (`Store.unusable`).
     """
     path = store_path()
-    shown = short_path(path)
+    shown_path = short_path(path)
     advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
-    with _failing_with(f"Could not read the login file {shown}", advice, code=None):
+    with _failing_with(f"Could not read the login file {shown_path}", advice, code=None):
         if not path.exists():
             return Store()
         raw = files.read_file(path)
@@ -75,7 +75,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
         data = json.loads(raw)
         if data["version"] > STORE_VERSION:
             raise StoreError(
-                f"A newer llm-chatgpt-oauth has written the login file {shown}.",
+                f"A newer llm-chatgpt-oauth has written the login file {shown_path}.",
                 "Update with 'llm install -U llm-chatgpt-oauth'.",
                 code="newer_version",
             )
@@ -85,7 +85,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
         if if_damaged:
             return if_damaged
         raise StoreError(
-            f"The login file {shown} is damaged.",
+            f"The login file {shown_path} is damaged.",
             "Run 'llm chatgpt login' to replace it.",
             code="damaged",
         ) from error
@@ -134,21 +134,21 @@ class StoreWriter(NamedTuple):
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
         """Write the login file, or a file beside it, as a whole. Raises StoreError."""
-        shown = short_path(self.path)
+        shown_path = short_path(self.path)
         if self.path.is_symlink():
             raise StoreError(
-                f"{shown} is a symbolic link, which this plugin never writes through.",
+                f"{shown_path} is a symbolic link, which this plugin never writes through.",
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _failing_with(f"Could not write the login file {shown}"):
+        with _failing_with(f"Could not write the login file {shown_path}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
     def probe(self) -> None:
         """Raise StoreError unless a new login could be written now.
 
-        Call it before a code is shown or a refresh token is sent, because both work once.
+        Call it before a code is shown_path or a refresh token is sent, because both work once.
         """
         size = self.path.stat().st_size if self.path.exists() else 0
         probe = self.path.with_name(f"{self.path.name}.probe.tmp")
@@ -178,15 +178,15 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     import filelock
 
     path = store_path()
-    shown = short_path(f"{path}.lock")
+    shown_path = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    with _failing_with(f"Could not lock {shown}"):
+    with _failing_with(f"Could not lock {shown_path}"):
         try:
             lock.acquire()
         except filelock.Timeout as error:
             raise StoreError(
-                f"Another program has held {shown} for {in_words(limit)}.",
+                f"Another program has held {shown_path} for {in_words(limit)}.",
                 "Wait for it or end it, then try again.",
             ) from error
     try:

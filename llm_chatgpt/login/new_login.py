@@ -51,8 +51,8 @@ def store_new_login(
             # Read here, because another program may just have signed in under this name.
             store = writer.read_to_add()
             old = store.accounts.get(name)
-            asks = old and all(is_somebody_else(old, each) for each in replaceable)
-            if not (old and replace and asks):
+            is_another = old and all(is_somebody_else(old, login) for login in replaceable)
+            if not (old and replace and is_another):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(
                         origin=tokens.origin or old.origin,

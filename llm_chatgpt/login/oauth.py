@@ -31,18 +31,16 @@ from llm_chatgpt.values import as_mapping, as_text
 class AuthorizationCode(NamedTuple):
     """The approval of a sign-in, to exchange for a login. It is secret and works once.
 
-    `redirect_uri` is the address that the browser came back to (None: the device code's). `command`
-    starts such a sign-in again. The official route adds the client id that OpenAI has issued, the
-    granted scope, and the nonce that the ID token must repeat.
+    `command` starts such a sign-in again. The official route adds the client id that OpenAI has
+    issued, and the nonce that the ID token must repeat.
     """
 
     authorization_code: str
     code_verifier: str
-    redirect_uri: str | None = None
+    redirect_uri: str
     route: Route = CODEX
     command: str = "llm chatgpt login"
     client_id: str = config.CLIENT_ID
-    scope: str | None = None
     nonce: str = ""
 
     def __repr__(self) -> str:
@@ -51,6 +49,8 @@ class AuthorizationCode(NamedTuple):
 
 # Reads pasted lines in a thread: calls the function with each line until the event is set.
 ReadLines = Callable[[Callable[[str], None], threading.Event], None]
+# Builds the error to raise if a request fails: `error_class(reason, advice)`.
+ErrorClass = Callable[[str, str], ChatGPTError]
 # The query parameters of a redirect, each with all its values.
 Fields = Mapping[str, list[str]]
 FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
@@ -83,43 +83,33 @@ class AuthorizeRequest:
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
-    def approve(self, code: str, fields: Fields) -> AuthorizationCode | LoginFailed:
-        """Check the parameters of a redirect that has this code. Return the approval, or the
-        error that ends the sign-in."""
-        return self.approval(code)
-
-    def approval(self, code: str, **more: Any) -> AuthorizationCode:
-        return AuthorizationCode(
-            code, self.code_verifier, self.redirect_uri, self.route, self.command, **more
-        )
-
-    def read(self, query: str) -> AuthorizationCode | LoginFailed | None:
-        """Parse a redirect's query. Return the approval, or the error that ends the sign-in; None
-        if `state` belongs to another sign-in."""
-        fields = parse_qs(query, keep_blank_values=True)
-        states, codes = fields.get("state", []), fields.get("code", [])
+    def owns(self, fields: Fields) -> bool:
+        """Check whether a redirect has the state of this sign-in (P34, P223)."""
+        states = fields.get("state", [])
         state = states[0].removesuffix(STATE_SUFFIX) if len(states) == 1 else ""
         # Compare bytes, because compare_digest refuses text that is not ASCII.
-        if not secrets.compare_digest(state.encode(), self.state.encode()):
-            return None
-        if fields.get("error"):
-            description = fields.get("error_description", [""])[0]
-            return self._refused(fields["error"][0], description)
-        if len(codes) != 1 or not codes[0]:
-            return self.failed("The browser came back with an incomplete address, without a code.")
-        return self.approve(codes[0], fields)
+        return secrets.compare_digest(state.encode(), self.state.encode())
 
-    def read_pasted(self, line: str) -> AuthorizationCode | LoginFailed | str:
-        """`read` a pasted address. Return a request to paste again (str) if it cannot be used."""
+    def approval(self, fields: Fields) -> AuthorizationCode:
+        """Read the approval in a redirect of this sign-in (P35 to P37). Raises LoginFailed."""
+        codes = fields.get("code", [])
+        if fields.get("error"):
+            raise self._refused(fields["error"][0], fields.get("error_description", [""])[0])
+        if len(codes) != 1 or not codes[0]:
+            raise self.failed("The browser came back with an incomplete address, without a code.")
+        return AuthorizationCode(
+            codes[0], self.code_verifier, self.redirect_uri, self.route, self.command
+        )
+
+    def read_pasted(self, line: str) -> Fields | str:
+        """Read a pasted address. Return a request to paste again (str) if it cannot be used."""
         text = line.strip().strip("'\"<>").partition("#")[0]
         # An address with a space was broken into two lines.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)
-        if address == self.redirect_uri:
-            result = self.read(query)
-            # Without an error of OpenAI's, an address that fails was not copied completely.
-            if result is not None and ("error" in fields or not isinstance(result, LoginFailed)):
-                return result
+        complete = "code" in fields or "error" in fields
+        if address == self.redirect_uri and complete and self.owns(fields):
+            return fields
         # An address that was cut off may have only the beginning of this state.
         if not self.state.startswith(fields.get("state", [""])[0]):
             return (
@@ -148,13 +138,13 @@ class AuthorizeRequest:
 def ask_issuer(
     method: str,
     path: str,
-    error_class: Callable[[str, str], ChatGPTError],
+    error_class: ErrorClass,
     next_step: str | None = None,
     *,
     headers: dict[str, str] | None = None,
     **request: Any,
 ) -> http.Reply:
-    """Send one request to the issuer. Raises `error_class(reason, advice)` if no answer comes.
+    """Send one request to the issuer. Raises an error of `error_class` if no answer comes.
 
     `next_step` takes the place of the usual advice for a connection that failed.
     """
@@ -167,11 +157,7 @@ def ask_issuer(
 
 
 def _post(
-    route: Route,
-    path: str,
-    error_class: Callable[[str, str], ChatGPTError],
-    body: dict[str, str],
-    **more: Any,
+    route: Route, path: str, error_class: ErrorClass, body: dict[str, str], **more: Any
 ) -> http.Reply:
     """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}
@@ -229,7 +215,7 @@ def exchange(approved: AuthorizationCode) -> http.Reply:
             "grant_type": "authorization_code",
             "client_id": approved.client_id,
             "code": approved.authorization_code,
-            "redirect_uri": approved.redirect_uri or f"{config.issuer()}/deviceauth/callback",
+            "redirect_uri": approved.redirect_uri,
             "code_verifier": approved.code_verifier,
             **route.token_fields,
         },

@@ -45,17 +45,18 @@ class OfficialLogin(oauth.AuthorizeRequest):
         }
         super().__init__(OFFICIAL, "127.0.0.1", port, command, parameters)
 
-    def approve(self, code: str, fields: oauth.Fields) -> AuthorizationCode | LoginFailed:
+    def approval(self, fields: oauth.Fields) -> AuthorizationCode:
+        """Read the approval, and the client id to exchange it with (P226 to P230)."""
+        approved = super().approval(fields)
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
-            return self.failed("The browser came back from another issuer.")
+            raise self.failed("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
         if len(client_ids) > 1 or client_ids[0] in ("", UNREGISTERED):
-            return self.failed(
+            raise self.failed(
                 "The browser came back with an incomplete address: OpenAI has not registered this "
                 "installation."
             )
-        scope = fields.get("scope", [None])[0]
-        return self.approval(code, client_id=client_ids[0], scope=scope, nonce=self.nonce)
+        return approved._replace(client_id=client_ids[0], nonce=self.nonce)
 
 
 def login_officially(
@@ -148,7 +149,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
             f"run '{command} --new'.",
         )
-    granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
+    granted = as_text(data.get("scope")) or OFFICIAL.scope
     permitted = config.PLAN_SCOPE in granted.split()
     denied = LoginDenied(
         "Signed in, but without permission to use your ChatGPT plan.",

@@ -84,7 +84,7 @@ class Worker:
         return future.result()
 
     async def result_async(self, future: Future) -> Tokens:
-        """`result` for an event loop, which it does not block."""
+        """Wait for a job's result without blocking the event loop."""
         with self._signals_held():
             try:
                 return await asyncio.wrap_future(future)
@@ -94,7 +94,7 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Make `settle` wait while a refresh is sent and its answer is written."""
+        """Make `settle` wait until a job that holds the store's lock has finished its write."""
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")

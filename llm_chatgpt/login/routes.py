@@ -5,7 +5,7 @@ preview (P215). Code that uses a login reads the table through `tokens.route`. T
 stand elsewhere:
 
 - how each route signs in: device.py and browser.py (Codex), official.py
-- the kinds of login, also those without a sign-in of ours, and what tells users apart: tokens.py
+- the kinds of login, including imported ones, and how users are told apart: tokens.py
 - which errors of the issuer mean that a registration is gone: oauth.py
 - the registrations that the official route needs: store.py
 - the Codex route's client id and all default addresses: config.py
@@ -83,10 +83,9 @@ class Route(NamedTuple):
 
     def login_command(self, account: str | None = None) -> str:
         """Build the command that signs in under an account's name by this route."""
-        named = account and account != self.account
-        return f"llm chatgpt login{self.login_option}" + (
-            f" --account {printable(account, 60)}" if named else ""
-        )
+        is_named = account and account != self.account
+        option = f" --account {printable(account, 60)}" if is_named else ""
+        return f"llm chatgpt login{self.login_option}{option}"
 
 
 CODEX = Route()

@@ -42,8 +42,8 @@ def tokens_from_store(value: object) -> Tokens | None:
     # An empty token marks a login that OpenAI has ended.
     if (token != "" and header_safe(token) is None) or entry.get("kind", "login") not in KINDS:
         return None
-    read = {name: reader(entry.get(name)) for name, reader in _FIELDS.items()}
-    return Tokens(**{"access_token": "", **{k: v for k, v in read.items() if v is not None}})
+    values = {name: read(entry.get(name)) for name, read in _FIELDS.items()}
+    return Tokens(**{"access_token": "", **{k: v for k, v in values.items() if v is not None}})
 
 
 class Store:
@@ -61,9 +61,9 @@ class Store:
         self._entries: Mapping[str, Any] = self._data["accounts"]
         self.default: str = self._data["default"]
         self.registrations = as_mapping(self._data.get("registrations"))
-        read = {name: tokens_from_store(entry) for name, entry in self._entries.items()}
-        self.accounts = {name: tokens for name, tokens in read.items() if tokens}
-        self.unusable = [name for name, tokens in read.items() if not tokens]
+        logins = {name: tokens_from_store(entry) for name, entry in self._entries.items()}
+        self.accounts = {name: tokens for name, tokens in logins.items() if tokens}
+        self.unusable = [name for name, tokens in logins.items() if not tokens]
         self.unsaved: frozenset[str] = frozenset()
 
     def get(self, account: str | None = None) -> Tokens | None:

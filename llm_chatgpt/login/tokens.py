@@ -24,9 +24,9 @@ FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
 KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
-def without_secrets(value: Any, *shown: str) -> str:
+def without_secrets(value: Any, *names: str) -> str:
     """Build a repr with only these fields of a value that holds secrets."""
-    fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in shown)
+    fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in names)
     return f"{type(value).__name__}({fields})"
 
 
