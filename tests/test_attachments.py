@@ -105,14 +105,6 @@ def test_image_detail(simulator, signed_in, ask, detail):
     assert images_of(last_body(simulator))[0]["detail"] == detail
 
 
-def test_detail_original_where_the_catalogue_has_it(simulator, signed_in, ask):
-    luna = next(model for model in simulator.models if model["slug"] == "gpt-6-luna")
-    simulator.models = [{**luna, "supports_image_detail_original": False}]
-    fetch_models(signed_in)
-    with pytest.raises(llm.ModelError, match="Choose auto, low or high"):
-        ask("What?", image_detail="original")
-
-
 def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
     simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
     fetch_models(signed_in)

@@ -16,7 +16,7 @@ from llm_chatgpt.backend.catalogue import ModelInfo
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.backend.input import InputBuilder
 from llm_chatgpt.login.tokens import Tokens
-from simulator import PNG, Call, Draw, Say, Search, Stream, Think, error_answer
+from simulator import PNG, Call, Draw, Say, Search, Think, error_answer
 
 MODEL = "chatgpt-gpt-6-luna"
 ADD = "def add(a: float, b: float) -> float:\n    return a + b"
@@ -199,20 +199,8 @@ def test_a_service_that_insists_on_the_ids_of_searches(simulator, signed_in, run
         assert run_llm("-c", prompt, *options).exit_code == 0
     # Only the second prompt was sent twice.
     assert len(simulator.prompts) == 5
-    searches = of_kind(simulator, "web_search_call")
-    assert [search["id"][:3] for search in searches] == ["ws_", "ws_"]
-    assert kinds(simulator)[:4] == ["user", "reasoning", "web_search_call", "assistant"]
+    assert kinds(simulator)[:5] == ["user", "reasoning", "assistant", "user", "assistant"]
     assert_same_beginnings(simulator, first=2)
-
-
-def test_a_search_whose_id_was_not_kept(simulator, signed_in, ask):
-    simulator.demands_search_ids = True
-    frames = list(simulator.frames([Search("x"), Say("Found.")]))
-    simulator.script("responses", Stream([re.sub(rb'"ws_\w+"', b"null", f) for f in frames]))
-    history = [llm.user("search"), *ask("search").messages, llm.user("on")]
-    ask(messages=history)
-    assert len(simulator.prompts) == 3
-    assert kinds(simulator) == ["user", "assistant", "user"]
 
 
 def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
@@ -224,10 +212,10 @@ def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
     simulator.answer(Search("y"), Say("Three."))
     ask.chain(conversation, "add", tools=[add])
     ask.finish(lambda: conversation.prompt("on"))
-    # Once without ids, once with them, then without searches.
-    assert len(simulator.prompts) == 6
-    assert kinds(simulator, 3) == ["user", "reasoning", "assistant", "user"]
-    assert_same_beginnings(simulator, first=3)
+    # Once with the search, then without.
+    assert len(simulator.prompts) == 5
+    assert kinds(simulator, 2) == ["user", "reasoning", "assistant", "user"]
+    assert_same_beginnings(simulator, first=2)
 
 
 REFUSED_SEARCHES = [
@@ -244,7 +232,7 @@ def test_how_a_refusal_names_a_search(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     ask(messages=history)
     assert len(simulator.prompts) == 3
-    assert of_kind(simulator, "web_search_call")[0]["id"].startswith("ws_")
+    assert kinds(simulator) == ["user", "assistant", "user"]
 
 
 def test_a_refusal_of_something_else_is_final(simulator, signed_in, ask):

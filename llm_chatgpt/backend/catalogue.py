@@ -27,7 +27,6 @@ class ModelInfo(NamedTuple):
     efforts: tuple[str, ...] = ()
     service_tiers: tuple[str, ...] = ()
     takes_images: bool = True
-    original_detail: bool = True
     summaries: bool = True
     # Whether the effort can change within a conversation that goes on using its cache.
     effort_updates: bool = False
@@ -78,7 +77,7 @@ DEFAULT = ModelInfo("default", "The first model of your account's list")
 # The fields of a fetched entry that are stored; the others are large (base instructions...).
 STORED_MODEL_FIELDS = {"slug", "display_name", "description", "visibility", "priority", "upgrade"}
 STORED_MODEL_FIELDS |= {"context_window", "default_reasoning_level", "supported_reasoning_levels"}
-STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities", "supports_image_detail_original"}
+STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities"}
 STORED_MODEL_FIELDS |= {"supports_reasoning_summary_parameter"}
 STORED_MODEL_FIELDS |= {"supports_reasoning_effort_updates"}
 
@@ -112,7 +111,6 @@ def parse_model(entry: object) -> ModelInfo | None:
         efforts=names("supported_reasoning_levels", "effort"),
         service_tiers=names("service_tiers", "id"),
         takes_images=not modalities or "image" in modalities,
-        original_detail=fields.get("supports_image_detail_original") is not False,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
         effort_updates=fields.get("supports_reasoning_effort_updates") is True,
         upgrade=upgrade if isinstance(upgrade, str) else as_mapping(upgrade).get("model"),

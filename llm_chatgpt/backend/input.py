@@ -17,20 +17,10 @@ import llm
 from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_chatgpt import config
-from llm_chatgpt.backend import optional_parts
+from llm_chatgpt.backend import history, optional_parts
 from llm_chatgpt.backend.attachments import CannotSend, attachment_part, is_data_url
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.history import (
-    EFFORT,
-    SYSTEM,
-    WITHOUT,
-    is_own_answer,
-    new_messages,
-    plugin_metadata,
-    stored_request,
-    system_text,
-    with_system_prompts,
-)
+from llm_chatgpt.backend.history import is_own_answer, plugin_metadata, stored_request
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
@@ -47,8 +37,8 @@ class InputBuilder:
     bytes of the shorter one: the service caches them, and reasoning may be bound to them (P124).
     `request` holds the state that the messages do not tell; the answer must store it (history.py).
 
-    Reasoning is sent back only to the account and the model that it came from (P103). Ids are sent
-    back only if the service insists on them, because it stores nothing (P102).
+    Reasoning is sent back only to the account and the model that it came from (P103), and items
+    without their ids, because the service stores nothing (P102).
 
     Every call gets an output, every output a call, and every pair its own id, because the service
     refuses unpaired ones (P101). A history can have those: an answer that was cut short, or another
@@ -69,7 +59,7 @@ class InputBuilder:
         self.notes: list[str] = []
         self.request: dict[str, Any] = {}
         if refused := sorted(optional_parts.parts_of_input(without)):
-            self.request[WITHOUT] = refused
+            self.request[history.WITHOUT] = refused
         # The effort in the request's own field; None for the model's own. If efforts can be
         # updated, this stays that of the first request, because another one would miss the cache
         # (P214). The official client sends its highest step, ultra, as max (P89).
@@ -97,25 +87,25 @@ class InputBuilder:
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
-        messages, is_new_prompt = with_system_prompts(messages, system)
+        messages, is_new_prompt = history.with_system_prompts(messages, system)
         if is_new_prompt:
-            self.request[SYSTEM] = system
+            self.request[history.SYSTEM] = system
         reasoning_from = self._read_refusals(messages)
         requested = self.effort
         self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
             answers = filter(is_own_answer, messages)
-            efforts = (as_text(stored_request(one).get(EFFORT)) for one in answers)
+            efforts = (as_text(stored_request(one).get(history.EFFORT)) for one in answers)
             self.effort = next(efforts, requested)
-            self.request |= {EFFORT: requested} if requested else {}
+            self.request |= {history.EFFORT: requested} if requested else {}
         self._effort_in_force = self.effort or self._info.default_effort
-        new = new_messages(messages)
+        new = history.new_messages(messages)
         # After a tool has run, an error would lose its work.
         tool_ran = any(message.role == "tool" for message in new)
         new_from = len(messages) - (0 if tool_ran else len(new))
         for place, message in enumerate(messages):
             if is_own_answer(message):
-                self._change_effort(as_text(stored_request(message).get(EFFORT)))
+                self._change_effort(as_text(stored_request(message).get(history.EFFORT)))
             self._add_message(message, new=place >= new_from, reasoning=place >= reasoning_from)
         self._add_missing_outputs()
         if not self.items:
@@ -131,7 +121,7 @@ class InputBuilder:
         """
         reasoning_from = len(messages) if optional_parts.REASONING in self._without else 0
         for place, message in enumerate(messages):
-            refused = frozenset(map(str, as_list(stored_request(message).get(WITHOUT))))
+            refused = frozenset(map(str, as_list(stored_request(message).get(history.WITHOUT))))
             self._without |= refused
             if optional_parts.REASONING in refused:
                 reasoning_from = max(reasoning_from, place)
@@ -145,12 +135,6 @@ class InputBuilder:
             self._add_item("configuration_update", reasoning={"effort": effort})
             self._effort_in_force = effort
 
-    def begin_with_system_message(self) -> None:
-        """Send the instructions as the first message."""
-        if self.instructions:
-            content = [{"type": "input_text", "text": self.instructions}]
-            self.items.insert(0, {"type": "message", "role": "developer", "content": content})
-
     def _add_empty_message(self) -> None:
         """Add an empty message of the user: the service refuses an `input` without any (P98)."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
@@ -158,7 +142,7 @@ class InputBuilder:
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
         self._open_role = None
         if message.role == "system":
-            self._add_system(system_text(message))
+            self._add_system(history.system_text(message))
             return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
         if not self.items and is_own_answer(message):
@@ -189,12 +173,10 @@ class InputBuilder:
                 self._add_tool_result(part)
 
     def _add_system(self, text: str) -> None:
-        """Add a system prompt: to the instructions, or later as a message.
-
-        The service refuses the role system (P97).
-        """
-        if self.items:
-            self._add_text("developer", text)
+        """Add a system prompt: to the instructions, or later as a message."""
+        if self.items and text:
+            self._add_missing_outputs()
+            self.items.append(system_message(text))
         else:
             self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
 
@@ -233,7 +215,10 @@ class InputBuilder:
         if not part.server_executed:
             self._add_call(part.tool_call_id, part.name, _arguments(part))
         elif kind == "web_search_call":
-            self._add_search(part)
+            action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
+            is_known = action.get("type") in _SEARCH_ACTIONS
+            if is_known and optional_parts.SEARCHES not in self._without:
+                self._add_item(kind, status="completed", action=action)
         elif kind == "image_generation_call":
             # The image follows with the user's next message (P120).
             prompt = as_mapping(part.arguments).get("prompt")
@@ -241,18 +226,6 @@ class InputBuilder:
                 "assistant", f"[drew an image: {prompt}]" if prompt else "[drew an image]"
             )
             self._image_calls.add(part.tool_call_id)
-
-    def _add_search(self, part: ToolCallPart) -> None:
-        action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
-        if optional_parts.SEARCHES in self._without or action.get("type") not in _SEARCH_ACTIONS:
-            return
-        item_id = {}
-        if optional_parts.SEARCHES_WITHOUT_ID in self._without:
-            # The translator invents such an id if the service has sent none.
-            if not part.tool_call_id or part.tool_call_id.startswith("web_search_"):
-                return
-            item_id = {"id": part.tool_call_id}
-        self._add_item("web_search_call", **item_id, status="completed", action=action)
 
     def _add_tool_result(self, part: ToolResultPart) -> None:
         if part.server_executed:
@@ -326,6 +299,12 @@ def _arguments(part: ToolCallPart) -> str:
         if written and value == json.dumps(arguments, sort_keys=True):
             return written
     return json.dumps(arguments)
+
+
+def system_message(text: str) -> dict[str, Any]:
+    """Return a system prompt as an item; the service refuses the role system (P97)."""
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "role": "developer", "content": content}
 
 
 def _note(text: str) -> dict[str, Any]:

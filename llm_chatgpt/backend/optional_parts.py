@@ -49,8 +49,7 @@ _BY_PARAM["instructions"] = SYSTEM_MESSAGE
 
 # Parts of the input. Encrypted reasoning of earlier answers (P103).
 REASONING = "reasoning"
-# Web searches of earlier answers: those without an id, then all (P105).
-SEARCHES_WITHOUT_ID = "web_search_call without id"
+# Web searches of earlier answers (P105).
 SEARCHES = "web_search_call"
 # Items that change the effort within a conversation (P214).
 EFFORT_UPDATES = "configuration_update"
@@ -85,26 +84,21 @@ def refused_parts(
     if is_compressed and error.status in (400, 415) and not error.param:
         is_explained = error.code in refusals.POLICY_CODES | {"context_length_exceeded"}
         return frozenset() if is_explained else frozenset({COMPRESSION})
-    # 404 is for an item whose id the service does not know (P102).
-    return _refused_items(error, items) if error.status in (400, 404) else frozenset()
+    return _refused_items(error, items) if error.status == 400 else frozenset()
 
 
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the part of the input that `param` names: by the place, the type, the id or the
-    address of an item."""
+    """Return the part of the input that `param` names: by an item's place or type, or by an
+    address."""
     param = error.param or ""
-    if place := re.match(r"input\[(\d{1,9})\]", param):
-        named_items = items[int(place[1]) :][:1]
-    else:
-        named_items = [item for item in items if param in (item.get("type"), item.get("id"))]
+    place = re.match(r"input\[(\d{1,9})\]", param)
+    named_items = items[int(place[1]) :][:1] if place else ()
     if error.code == refusals.IMAGE_DOWNLOAD:
         addresses = _image_addresses(named_items) or _image_addresses(items)
         return addresses & {param} or addresses
-    types = {str(item.get("type")) for item in named_items}
-    if SEARCHES in types:
-        have_ids = any("id" in item for item in named_items)
-        return frozenset({SEARCHES if have_ids else SEARCHES_WITHOUT_ID})
-    return frozenset(types & {EFFORT_UPDATES})
+    sent_types = {item.get("type") for item in items}
+    named_types = {param, *(item.get("type") for item in named_items)}
+    return frozenset({SEARCHES, EFFORT_UPDATES} & named_types & sent_types)
 
 
 def _image_addresses(items: Iterable[Mapping[str, Any]]) -> frozenset[str]:

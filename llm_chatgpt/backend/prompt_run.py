@@ -62,7 +62,7 @@ class PromptRun:
         self._turn = memory.turn_of(answered_calls(prompt.messages))
         self._builder = RequestBuilder(model, prompt, conversation, self._turn, memory)
         self.display = Display(prompt, stream, self._doing)
-        # What the user is told of the requests.
+        # Notes for the user about the requests, and the reason if the answer ends early.
         self._notes: list[str] = []
         # The last request.
         self._sent = Request(model.info)
@@ -75,8 +75,6 @@ class PromptRun:
         self._further_rounds = 0
         # Whether an empty answer has been tried again.
         self._tried_again = False
-        # The reason if the answer ends before the model wanted it to.
-        self._stopped: list[str] = []
         # Whether the last request has no answer yet.
         self._is_sending = False
         self._tokens = Tokens("")
@@ -135,10 +133,9 @@ class PromptRun:
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
         # The names of parts of the input are stored with the answer.
-        self._turn.without = self.attempt.without - optional_parts.parts_of_input(
-            self.attempt.without
-        )
-        memory.remember(self.attempt.without, scopes(self._sent.info, self._tokens))
+        without = self.attempt.without
+        self._turn.without = without - optional_parts.parts_of_input(without)
+        memory.remember(without, scopes(self._sent.info, self._tokens))
         self._notes += self._sent.notes
         endpoints.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
@@ -180,10 +177,10 @@ class PromptRun:
             finished.keep_reasoning_out()
         if goes_on and self._further_rounds == config.MAX_FURTHER_ROUNDS:
             goes_on = False
-            self._stopped = [
+            self._notes.append(
                 f"Note: stopped after {self._further_rounds} further requests, although the model "
                 "wanted to go on."
-            ]
+            )
         acted = any(item.acts for item in answer.items)
         tries_again = is_empty and not acted and not self._tried_again
         self.complete = not goes_on and not tries_again
@@ -205,12 +202,11 @@ class PromptRun:
         """
         if isinstance(error, ConnectionFailed):
             error = _broke_off(error, started=self.translator.started)
-        last, again = self.attempt, None
-        sent, tokens = self._sent, self._tokens
-        refused = optional_parts.refused_parts(
-            error, sent.items, tokens, is_compressed=sent.is_compressed
-        )
+        last, again, sent, tokens = self.attempt, None, self._sent, self._tokens
         if not self.translator.started:
+            refused = optional_parts.refused_parts(
+                error, sent.items, tokens, is_compressed=sent.is_compressed
+            )
             again = retry.next_attempt(last, error, refused, tokens, time.time())
         if again is None:
             self._end_early(error)
@@ -244,7 +240,7 @@ class PromptRun:
             self._answer.rounds.append(self.translator.round)
             # A call of a round that failed is recorded, but not run.
             self.translator.round.tool_calls.clear()
-        self._stopped = [f"The model could not go on. {' '.join(error.message.split())}"]
+        self._notes.append(f"The model could not go on. {' '.join(error.message.split())}")
         self.complete = True
 
     def _refused_request(self) -> refusals.RefusedRequest:
@@ -271,7 +267,7 @@ class PromptRun:
         yield from self.display.pass_on(events)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
-            own = [record.sources(answer), *self._stopped, *self._notes]
+            own = [record.sources(answer), *self._notes]
             notes = {line: line for line in own if line}
             notes |= record.notes(answer, self._headers, self._sent.info.slug)
             if lines := self._turn.news(notes):

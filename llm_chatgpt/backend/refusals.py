@@ -305,12 +305,12 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
     }
 
 
-# The part that a message names: a parameter, a header, the place of an item in the input, its
-# address, its type or its id.
+# The part that a message names: a parameter, a header, the place of an item in the input, an
+# address, or an item's type.
 _NAMED_PART = re.compile(
     r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
     r"|\b(input\[\d+\][\w.\[\]]*)|(https://[^\s'\"]*[^\s'\".,)])"
-    r"|\b(web_search_call|configuration_update)\b|Item with id '?([\w-]+)"
+    r"|\b(web_search_call|configuration_update)\b(?!\.\w)"
 )
 
 
