@@ -1,4 +1,8 @@
-"""The errors that end a login or a prompt."""
+"""The errors that end a login or a prompt.
+
+Each has a reason and an advice for the user, and fields by which callers decide: no code reads the
+message.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +87,7 @@ class ConnectionFailed(ChatGPTError):
 
 
 class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
-    """There is no login to use."""
+    """Nobody is signed in, or the chosen account is signed out."""
 
 
 class LoginFailed(ChatGPTError):
@@ -91,7 +95,7 @@ class LoginFailed(ChatGPTError):
 
 
 class LoginExpired(LoginFailed):
-    """The code was not entered in time, or OpenAI no longer knows it."""
+    """The code was not entered in time, or OpenAI no longer knows it (P24, P25)."""
 
 
 class LoginDenied(LoginFailed):
@@ -99,7 +103,7 @@ class LoginDenied(LoginFailed):
 
 
 class DeviceLoginDisabled(LoginFailed):
-    """The issuer offers no device codes (404 at the start)."""
+    """The issuer offers no device codes (P20)."""
 
 
 class AccountTaken(LoginFailed):
@@ -111,7 +115,7 @@ class StoreError(ChatGPTError):
 
 
 class RefreshFailed(ChatGPTError):
-    """The tokens were not renewed. `permanent` means that only a new login helps."""
+    """The tokens could not be renewed. `permanent` says that only a new login helps."""
 
     def __init__(
         self, reason: str, advice: str = "", *, permanent: bool = False, code: str | None = None
@@ -140,4 +144,4 @@ class StreamFailed(ChatGPTError):
 
 
 class SlowDown(LoginFailed):
-    """The user has not decided yet; poll later than planned."""
+    """The user has not decided yet; poll more slowly from now on (P29)."""

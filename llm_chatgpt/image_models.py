@@ -1,4 +1,7 @@
-"""The models that create or edit an image and answer with the path of the file."""
+"""The models that create or edit an image and answer with the path of the file.
+
+The work is done in backend/images.py and image_prompt.py, which are imported when a prompt runs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class ImageOptions(BaseOptions):
 
 
 class _ImageModel(AccountModel):
-    """What the sync and the async image model have in common."""
+    """The base of the sync and the async image model."""
 
     attachment_types = frozenset({"image/png", "image/jpeg", "image/webp"})
     # Each image is a request of its own.
@@ -49,17 +52,15 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[str]:
-        from llm_chatgpt.backend import image_prompt
-        from llm_chatgpt.backend.images import request_image
-        from llm_chatgpt.login.credentials import with_login
+        from llm_chatgpt.backend import image_prompt, images
 
         body = image_prompt.build_body(prompt, self.info.slug)
-        answer = with_login(key, lambda tokens, login: request_image(tokens, login, body))
+        answer = images.create_image(key, body)
         yield image_prompt.finish(answer, body, prompt, response)
 
 
 class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
-    """The same for an event loop, which it never blocks."""
+    """The same model for an event loop, which it never blocks."""
 
     async def execute(
         self,
@@ -69,12 +70,8 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str, None]:
-        from llm_chatgpt.backend import image_prompt
-        from llm_chatgpt.backend.images import request_image_async
-        from llm_chatgpt.login.credentials import with_login_async
+        from llm_chatgpt.backend import image_prompt, images
 
         body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
-        answer = await with_login_async(
-            key, lambda tokens, login: request_image_async(tokens, login, body)
-        )
+        answer = await images.create_image_async(key, body)
         yield await in_thread(image_prompt.finish, answer, body, prompt, response)

@@ -293,6 +293,16 @@ def test_a_limit_names_banked_resets(simulator, signed_in, image, account):
     assert len(simulator.seen("/images/generations")) == 1
 
 
+def test_an_image_model_names_banked_resets(simulator, signed_in, ask):
+    simulator.bank_reset()
+    simulator.reserve_used = 20.0
+    simulator.script("draw", usage_limit())
+    with pytest.raises(llm.ModelError) as caught:
+        ask("A pelican", slug="gpt-image-2")
+    assert "You have 1 banked reset: run 'llm chatgpt reset'. Or wait" in str(caught.value)
+    assert "Luna Reserve" not in str(caught.value)
+
+
 def test_a_wrong_quality_is_refused_before_anything_is_sent(simulator, signed_in, image):
     for option in ("--quality", "--background"):
         assert image("A pelican", option, "superb").exit_code == 2
@@ -471,7 +481,7 @@ def test_a_refusal_of_an_image_model(simulator, signed_in, ask, answer, words):
     simulator.script("draw", answer)
     with pytest.raises(llm.ModelError, match=re.escape(words)):
         ask("A pelican", slug="gpt-image-2")
-    assert len(simulator.requests) == 1
+    assert len(drawn(simulator)) == 1
 
 
 def test_an_async_image_can_be_cancelled(simulator, signed_in):

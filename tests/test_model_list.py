@@ -12,7 +12,7 @@ import pytest
 from conftest import models_updated
 from disk import fill_disk
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.catalogue import known_models, models_path, remembered_models
+from llm_chatgpt.backend.catalogue import models_path, models_to_register, remembered_models
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer
 
@@ -124,7 +124,7 @@ def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
 
 def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, caplog):
     fetch_models(signed_in)
-    before = known_models()
+    before = models_to_register()
     simulator.models = simulator.models[2:]
     old_list()
     simulator.script("models", Answer(500))
@@ -132,7 +132,7 @@ def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, c
         ask("hi")
         models_updated()
     assert len(simulator.seen("/codex/models")) == 2
-    assert known_models() == before
+    assert models_to_register() == before
     assert caplog.text == ""
 
 

@@ -134,11 +134,11 @@ TABLE = [
     ),
     (
         error_answer(403, "access_program_not_enabled", "Not enabled."),
-        "has not been admitted to an OpenAI access program: Not enabled. Ask its admin, or choose",
+        "OpenAI refuses this account's request: Not enabled. Try again later, or run 'llm chatgpt",
     ),
     (
         error_answer(403, "inference_hook_denied", "A hook said no."),
-        "A rule of your workspace refuses this prompt: A hook said no. Rephrase it, or ask",
+        "OpenAI refuses this account's request: A hook said no. Try again later, or run 'llm chat",
     ),
     (
         error_answer(400, "tool_collision", "Tool names must be unique."),
@@ -146,7 +146,7 @@ TABLE = [
     ),
     (
         error_answer(400, "invalid_image_request", "Invalid image in your last message"),
-        "OpenAI cannot read an image: Invalid image in your last message. Leave it out, or",
+        "OpenAI refused the request: Invalid image in your last message.",
     ),
     # Shapes of bodies.
     (Answer(400, {"detail": "Input must be a list"}), "refused the request: Input must be a list."),

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from conftest import sign_in, sign_in_officially
-from llm_chatgpt.backend.usage import UsageWindow
+from llm_chatgpt.backend.usage import UsageWindow, reset_words
 from simulator import (
     Account,
     Answer,
@@ -222,5 +222,5 @@ def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
 
 
 def test_a_window_without_a_reset():
-    assert UsageWindow(3600, 10).reset_words == ""
+    assert reset_words(UsageWindow(3600, 10).resets_at) == ""
     assert UsageWindow(3600, 10).name == "1-hour"

@@ -1,4 +1,7 @@
-"""Know the models: the built-in ones, and those of the last fetched lists. Sends nothing."""
+"""The models: the built-in ones, and those of the last fetched lists.
+
+A fetched list is stored for each account. Nothing here sends a request: endpoints.py does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 
 class ModelInfo(NamedTuple):
-    """The facts about a model. `efforts` is empty if the list does not name them."""
+    """The facts about a model. `efforts` is empty if the list does not name any."""
 
     slug: str
     display_name: str = ""
@@ -28,7 +31,7 @@ class ModelInfo(NamedTuple):
     service_tiers: tuple[str, ...] = ()
     takes_images: bool = True
     summaries: bool = True
-    # Whether the effort can change within a conversation that goes on using its cache.
+    # Whether the effort can change within a conversation without losing its cache (P214).
     effort_updates: bool = False
     upgrade: str | None = None
 
@@ -39,13 +42,13 @@ class ModelInfo(NamedTuple):
 
     @property
     def makes_images(self) -> bool:
-        """Whether the answer is an image file instead of text."""
+        """Whether the model answers with an image file instead of text."""
         return self.slug.startswith("gpt-image-")
 
 
-# The models that the official client 0.171.0 lists (docs/protocol.md), in its order, except that
-# gpt-6.1-sol comes first because gpt-6.2 is not in every plan yet. Then the models that the service
-# has retired for many accounts but may still serve to some.
+# The models that the official client 0.171.0 lists, in its order, except that gpt-6.1-sol comes
+# first because gpt-6.2 is not in every plan (P201). Then the models that the service has retired
+# for many accounts but may still serve to some (P200).
 BUILT_IN_MODELS = {
     slug: ModelInfo(slug, upgrade=upgrade)
     for slug, upgrade in {
@@ -68,13 +71,14 @@ BUILT_IN_MODELS = {
         "gpt-5.1-codex-mini": None,
     }.items()
 }
-# The model that uses Luna Reserve (docs/protocol.md).
+# The model that uses Luna Reserve (P204).
 RESERVE = ModelInfo("gpt-reserve", "Luna Reserve", hidden=True)
-# Models of the image endpoint, which no list names.
+# Models of the image endpoint, which no list names (P146).
 IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
-# Stands for the first model of the account's list when a prompt runs.
+# The first model of the account's list, which is chosen when a prompt runs.
 DEFAULT = ModelInfo("default", "The first model of your account's list")
-# The fields of a fetched entry that are stored; the others are large (base instructions...).
+# The fields of a fetched entry that `parse_model` reads. Only they are stored, because the others
+# are large (base instructions...).
 STORED_MODEL_FIELDS = {"slug", "display_name", "description", "visibility", "priority", "upgrade"}
 STORED_MODEL_FIELDS |= {"context_window", "default_reasoning_level", "supported_reasoning_levels"}
 STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities"}
@@ -83,9 +87,9 @@ STORED_MODEL_FIELDS |= {"supports_reasoning_effort_updates"}
 
 
 def parse_model(entry: object) -> ModelInfo | None:
-    """Read an entry of the service's list, in which only the slug is certain.
+    """Read an entry of the service's list, in which only the slug is certain (P198, P199).
 
-    None if the entry has no usable slug.
+    Returns None if the entry has no usable slug.
     """
     fields = as_mapping(entry)
     slug = fields.get("slug")
@@ -94,8 +98,8 @@ def parse_model(entry: object) -> ModelInfo | None:
 
     def names(name: str, key: str) -> tuple[str, ...]:
         entries = as_list(fields.get(name))
-        found = [item.get(key) if isinstance(item, dict) else item for item in entries]
-        return tuple(item for item in found if isinstance(item, str))
+        values = [item.get(key) if isinstance(item, dict) else item for item in entries]
+        return tuple(value for value in values if isinstance(value, str))
 
     upgrade = fields.get("upgrade")
     priority = as_number(fields.get("priority"))
@@ -118,13 +122,13 @@ def parse_model(entry: object) -> ModelInfo | None:
 
 
 class ModelList(NamedTuple):
-    """An account's models as last fetched. Times are Unix seconds.
+    """An account's models as last fetched; empty before that. Times are Unix seconds.
 
     `fetched_at` is the last success, `tried_at` the last attempt.
     """
 
-    models: tuple[ModelInfo, ...]
-    fetched_at: float
+    models: tuple[ModelInfo, ...] = ()
+    fetched_at: float = 0.0
     tried_at: float = 0.0
     etag: str | None = None
 
@@ -148,33 +152,30 @@ def models_path() -> pathlib.Path:
 
 
 def read_models_file() -> Mapping[str, Any]:
-    """Read the file; {} if it is missing or damaged, because llm must start all the same."""
+    """Read the file. Returns {} if it is missing or damaged: llm must start all the same."""
     try:
         return as_mapping(json.loads(read_file(models_path())))
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def parse_model_list(value: object) -> ModelList | None:
-    """Read a stored list; None if the value is not a list."""
+def parse_model_list(value: object) -> ModelList:
+    """Read a stored list."""
     fields = as_mapping(value)
-    if not isinstance(fields.get("models"), list):
-        return None
-    models = [model for model in map(parse_model, fields["models"]) if model]
     return ModelList(
-        tuple(models),
+        tuple(filter(None, map(parse_model, as_list(fields.get("models"))))),
         as_number(fields.get("fetched_at")) or 0.0,
         as_number(fields.get("tried_at")) or 0.0,
         as_text(fields.get("etag")),
     )
 
 
-def remembered_models(tokens: Tokens) -> ModelList | None:
-    """Return the list last fetched for this account; None if there is none."""
+def remembered_models(tokens: Tokens) -> ModelList:
+    """Return the list last fetched for this account."""
     return parse_model_list(as_mapping(read_models_file().get("accounts")).get(tokens.account_key))
 
 
-def known_models() -> dict[str, ModelInfo]:
+def models_to_register() -> dict[str, ModelInfo]:
     """Return every model to register, by slug.
 
     Fetched models come first, then the built-in ones, then those of earlier lists, which old
@@ -183,51 +184,49 @@ def known_models() -> dict[str, ModelInfo]:
     """
     data = read_models_file()
     lists = map(parse_model_list, as_mapping(data.get("accounts")).values())
-    found = [model for models in lists if models for model in models.by_rank]
-    found += BUILT_IN_MODELS.values()
-    named = [*as_list(data.get("seen")), *config.named_models()]
-    found += filter(None, (parse_model({"slug": slug}) for slug in named))
-    found += [DEFAULT, *map(ModelInfo, IMAGE_MODELS), RESERVE]
-    listed = {model.slug for model in found if not model.hidden}
+    models = [model for fetched in lists for model in fetched.by_rank]
+    models += BUILT_IN_MODELS.values()
+    slugs = [*as_list(data.get("seen")), *config.named_models()]
+    models += filter(None, (parse_model({"slug": slug}) for slug in slugs))
+    models += [DEFAULT, *map(ModelInfo, IMAGE_MODELS), RESERVE]
+    listed = {model.slug for model in models if not model.hidden}
     by_slug: dict[str, ModelInfo] = {}
-    for model in found:
+    for model in models:
         by_slug.setdefault(model.slug, model._replace(hidden=model.slug not in listed))
     return by_slug
 
 
-def model_to_use(requested: ModelInfo, models: ModelList | None) -> ModelInfo:
-    """Return the requested model, as the account's list describes it if it has it.
+def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
+    """Return the requested model with the facts of the account's list, if that has them.
 
-    For DEFAULT that is the list's first model; without a list, the first built-in one.
+    DEFAULT stands for the list's first model, or without a list for the first built-in one.
     """
     if requested.slug == DEFAULT.slug:
-        listed = models.listed if models else []
-        return next(iter([*listed, *BUILT_IN_MODELS.values()]))
-    return (models.find(requested.slug) if models else None) or requested
+        return [*models.listed, *BUILT_IN_MODELS.values()][0]
+    return models.find(requested.slug) or requested
 
 
-def successor(slug: str, models: ModelList | None) -> str:
+def successor(slug: str, models: ModelList) -> str:
     """Choose another model to try: the successor that a list names, otherwise the first model.
 
-    It is on the account's list; without such a list, it is a built-in model.
+    It is on the account's list; without a list, it is a built-in model.
     """
-    available = [model.slug for model in models.listed] if models else []
-    available = available or list(BUILT_IN_MODELS)
-    entries = [models.find(slug) if models else None, BUILT_IN_MODELS.get(slug)]
+    available = [model.slug for model in models.listed] or list(BUILT_IN_MODELS)
+    entries = [models.find(slug), BUILT_IN_MODELS.get(slug)]
     upgrades = [entry.upgrade for entry in entries if entry and entry.upgrade in available]
     candidates = [*upgrades, *available, *BUILT_IN_MODELS]
     return next(printable(c, 100) for c in candidates if c and c != slug)
 
 
 def remember_attempt(tokens: Tokens, now: float) -> None:
-    """Store when the list could not be fetched, in Unix seconds. Raises OSError."""
+    """Store when the list was last asked for, in Unix seconds. Raises OSError."""
     accounts = as_mapping(read_models_file().get("accounts"))
     record = as_mapping(accounts.get(tokens.account_key))
     remember_models(tokens, {"models": [], **record, "tried_at": now})
 
 
 def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
-    """Store what the service listed for an account. Raises OSError.
+    """Store an account's fetched list. Raises OSError.
 
     There is no lock: a lost write only costs another fetch.
     """

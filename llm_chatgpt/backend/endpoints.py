@@ -1,7 +1,8 @@
 """Fetch the model list, the usage and the banked resets; spend a reset.
 
-Only prompts and images are requested elsewhere. Every function raises ChatGPTError if there is no
-answer, and RequestRefused for an error status.
+Only prompts and images are requested elsewhere. A function raises ChatGPTError if there is no
+answer, and RequestRefused for an error status. `login` is the command that signs in again, which
+errors name (None: without an account's name).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import catalogue
@@ -29,17 +30,15 @@ from llm_chatgpt.waiting import Waiting
 def fetch_models(
     tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> catalogue.ModelList:
-    """Fetch the list of this account's models, within `seconds`, and remember it.
-
-    `login` is the command that signs in again (None: without an account's name).
-    """
-    version, route = config.models_client_version(), tokens.route
-    params = {"client_version": version}
+    """Fetch the list of this account's models within `seconds`, and store it (P197)."""
+    route = tokens.route
+    params = {"client_version": config.models_client_version()}
     reply = _get(route.models_path, tokens, login, params=params, seconds=seconds)
     entries = as_mapping(reply.data).get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
     if route.list_is_ordered:
+        # The order of the list is the priority (P262).
         served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
         entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
     now = time.time()
@@ -49,8 +48,7 @@ def fetch_models(
         "etag": reply.headers.get("etag"),
         "models": [
             {name: entry[name] for name in catalogue.STORED_MODEL_FIELDS if name in entry}
-            for entry in entries
-            if catalogue.parse_model(entry)
+            for entry in map(as_mapping, entries)
         ],
     }
     try:
@@ -58,13 +56,13 @@ def fetch_models(
     except OSError as error:
         where = catalogue.models_path()
         notice(f"Warning: could not save the model list in {where} ({os_reason(error)}).")
-    return cast(catalogue.ModelList, catalogue.parse_model_list(record))
+    return catalogue.parse_model_list(record)
 
 
 _UPDATE_THREAD = "chatgpt-models"
 
 
-def update_models(tokens: Tokens, models: catalogue.ModelList | None, etag: str | None) -> None:
+def update_models(tokens: Tokens, models: catalogue.ModelList, etag: str | None) -> None:
     """Fetch the list in the background if the server's `etag` differs from that of `models`.
 
     At most once an hour (P202).
@@ -84,17 +82,15 @@ def update_models(tokens: Tokens, models: catalogue.ModelList | None, etag: str 
         threading.Thread(target=update, name=_UPDATE_THREAD, daemon=True).start()
 
 
-def _is_outdated(models: catalogue.ModelList | None, etag: str | None) -> bool:
-    if etag is None or models is None:
-        return etag is not None
+def _is_outdated(models: catalogue.ModelList, etag: str | None) -> bool:
     is_recent = 0 <= time.time() - models.tried_at < config.MODELS_UPDATE_SECONDS
-    return models.etag != etag and not is_recent
+    return etag not in (None, models.etag) and not is_recent
 
 
 def fetch_usage(
     tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> Mapping[str, Any]:
-    """Fetch the use of the account's limits within `seconds`."""
+    """Fetch the use of the account's limits within `seconds` (P203)."""
     return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
 
 
@@ -117,15 +113,15 @@ _RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
 def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
-    """Fetch when the first of the banked resets expires, in Unix seconds."""
+    """Fetch the expiry of the first banked reset, in Unix seconds."""
     return first_expiry(as_mapping(_get(_RESETS_PATH, tokens, login).data))
 
 
 def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
-    """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit".
+    """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit" (P210).
 
-    After a server error or a lost answer the request is sent again. The server spends only one
-    reset for one `request_id`, a UUID (P210).
+    After a server error or a lost answer the request is sent again (P212). The server spends only
+    one reset for one `request_id`, a UUID.
     """
     url = f"{tokens.route.base_url(tokens.origin)}{_RESETS_PATH}/consume"
     body = {"redeem_request_id": request_id}
@@ -134,16 +130,15 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             time.sleep(config.FIRST_RESEND_PAUSE_SECONDS * 2 ** (resends - 1))
         try:
             reply = http.send("POST", url, headers=backend_headers(tokens), json=body)
+            if reply.status == 200:
+                code = as_text(as_mapping(reply.data).get("code"))
+                # An earlier attempt has spent it, but its answer was lost.
+                return "reset" if resends and code == "already_redeemed" else code
+            failure = explain_refusal(reply, RefusedRequest(tokens, login))
+            if reply.status < 500:
+                raise failure
         except ConnectionFailed as error:
-            failure: ChatGPTError = error
-            continue
-        if reply.status == 200:
-            code = as_text(as_mapping(reply.data).get("code"))
-            # An earlier attempt has spent it, but its answer was lost.
-            return "reset" if resends and code == "already_redeemed" else code
-        failure = explain_refusal(reply, RefusedRequest(tokens, login))
-        if reply.status < 500:
-            raise failure
+            failure = error
     raise ChatGPTError(
         f"{failure.reason}.",
         "It is not known whether a reset was used: run 'llm chatgpt usage' before you try again.",

@@ -1,8 +1,7 @@
-"""Translate llm's prompt to an image model to a request, and its answer to llm's record."""
+"""Translate llm's prompt for an image model to a request, and the answer to llm's record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from llm.parts import AttachmentPart, Message, TextPart
@@ -29,17 +28,18 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
     return images.build_body(text, model, options, data_urls)
 
 
-def _new_messages(messages: list[Message]) -> Iterator[Message]:
-    """Yield the system prompt, and the user's messages since the last answer.
+def _new_messages(messages: list[Message]) -> list[Message]:
+    """Return the system prompt, and the user's messages since the last answer.
 
     An image model has no conversation, but a version of llm that does not know this may
     continue one.
     """
-    answers = [n for n, message in enumerate(messages) if message.role == "assistant"]
-    start = answers[-1] + 1 if answers else 0
-    for number, message in enumerate(messages):
-        if message.role == "system" or (number >= start and message.role == "user"):
-            yield message
+    new: list[Message] = []
+    for message in messages:
+        new.append(message)
+        if message.role == "assistant":
+            new = [earlier for earlier in new if earlier.role == "system"]
+    return new
 
 
 def _data_url(attachment: Any) -> str:

@@ -1,4 +1,8 @@
-"""Create images outside a conversation; decode and save any image."""
+"""Create images outside a conversation; decode and save any image.
+
+The service sends PNG files. The images of a conversation arrive in its stream and are only decoded
+and saved here.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,11 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config, http
 from llm_chatgpt.backend import refusals
-from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.backend.catalogue import RESERVE
+from llm_chatgpt.backend.endpoints import add_resets
+from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
 from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
+from llm_chatgpt.login.credentials import with_login, with_login_async
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
 from llm_chatgpt.values import as_mapping, as_text, first_mapping
@@ -24,7 +31,7 @@ from llm_chatgpt.waiting import Waiting
 
 
 def image_kind(data: bytes) -> str | None:
-    """Tell png, jpeg or webp by the first bytes; None for anything else."""
+    """Recognize png, jpeg or webp by the first bytes; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -33,7 +40,7 @@ def image_kind(data: bytes) -> str | None:
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:
-    """Read the width and height of a PNG image, which the service sends; None for other formats."""
+    """Read the width and height of a PNG image; None for other formats."""
     if image_kind(data) != "png" or len(data) < 24:
         return None
     width, height = struct.unpack_from(">II", data, 16)
@@ -41,14 +48,9 @@ def png_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode_image(encoded: object) -> bytes:
-    """Decode an image from base64; empty if it is not base64.
-
-    In slices, because decoding keeps all other threads waiting.
-    """
-    text = as_text(encoded) or ""
+    """Decode an image from base64; empty if it is not base64."""
     try:
-        slices = (text[begin : begin + 2**20] for begin in range(0, len(text), 2**20))
-        return b"".join(base64.b64decode(part, validate=True) for part in slices)
+        return base64.b64decode(as_text(encoded) or "", validate=True)
     except ValueError:
         return b""
 
@@ -69,7 +71,7 @@ def build_body(
 ) -> dict[str, Any]:
     """Build the request's JSON. `images` are data URLs of the images to edit."""
     body: dict[str, Any] = {
-        # Arguments may hold bytes that are no text, which JSON cannot hold.
+        # An argument may hold bytes that are not UTF-8, which JSON cannot hold.
         "prompt": prompt.strip().encode("utf-8", "replace").decode(),
         "model": model,
         **{name: options.get(name) or value for name, value in DEFAULT_OPTIONS.items()},
@@ -90,28 +92,36 @@ def data_url(data: bytes, name: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def request_image(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
-    """Create an image, or edit the `images` of the body. Takes a minute or two.
+def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
+    """Create an image, or edit the `images` of the body, with the login that `key` names.
 
-    `login` is the command that signs in again. Nothing is sent twice, because a request may count
+    Takes a minute or two. Nothing is sent again except after a 401, because a request may count
     against the limits even if its answer is lost (P151). Raises ChatGPTError, as RequestRefused
     for an error status.
     """
-    with _waiting():
-        reply = http.send(**_request(tokens, body), seconds=config.IMAGE_TIMEOUT_SECONDS)
-    return _read_answer(reply, tokens, login)
+
+    def send(tokens: Tokens, login: str) -> Answer:
+        with _waiting():
+            reply = http.send(**_request(tokens, body), seconds=config.IMAGE_TIMEOUT_SECONDS)
+        return _read_answer(reply, tokens, login, key)
+
+    return with_login(key, send)
 
 
-async def request_image_async(tokens: Tokens, login: str, body: Mapping[str, Any]) -> Answer:
-    """`request_image` for an event loop. It can be cancelled at any time."""
-    request = _request(tokens, body)
-    request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
-    with _waiting():
-        async with http.AsyncStream(request) as stream:
-            content = await stream.read()
-    host = urlsplit(request["url"]).netloc
-    reply = http.Reply(stream.status, stream.headers, content, host)
-    return await in_thread(_read_answer, reply, tokens, login)
+async def create_image_async(key: str | None, body: Mapping[str, Any]) -> Answer:
+    """`create_image` for an event loop. It can be cancelled at any time."""
+
+    async def send(tokens: Tokens, login: str) -> Answer:
+        request = _request(tokens, body)
+        request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
+        with _waiting():
+            async with http.AsyncStream(request) as stream:
+                content = await stream.read()
+        host = urlsplit(request["url"]).netloc
+        reply = http.Reply(stream.status, stream.headers, content, host)
+        return await in_thread(_read_answer, reply, tokens, login, key)
+
+    return await with_login_async(key, send)
 
 
 def _waiting() -> Waiting:
@@ -131,12 +141,15 @@ def _request(tokens: Tokens, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": "POST", "url": url, "headers": backend_headers(tokens), "json": body}
 
 
-def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
+def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None) -> Answer:
     if reply.status != 200:
         error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
         if error.code == refusals.MODEL_NOT_FOUND:
             # The usual advice names a model that answers prompts.
             error.replace_advice("Choose another with -m.")
+        if isinstance(error, UsageLimitReached):
+            # Luna Reserve is not named, because it creates no images.
+            add_resets(error, tokens, RESERVE.slug, key)
         raise error
     fields = dict(as_mapping(reply.data))
     image = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
@@ -147,7 +160,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str) -> Answer:
 
 # Files -----------------------------------------------------------------------------
 
-# What a path can raise: an unknown ~user is a RuntimeError, a null byte a ValueError.
+# Errors of a path: an unknown ~user is a RuntimeError, a null byte a ValueError.
 _PATH_ERRORS = (OSError, RuntimeError, ValueError)
 
 
@@ -200,7 +213,7 @@ class SavedImage(NamedTuple):
 def save_answer(
     answer: Answer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
 ) -> SavedImage:
-    """Write the image to a file, as `write_image` does, and say if it has another size than
+    """Write the image to a file, as `write_image` does. A note says if it has another size than
     `body` asks for."""
     kind = image_kind(answer.image) or "png"
     chosen = str(_output_path(output)) if output else None

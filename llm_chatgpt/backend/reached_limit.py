@@ -1,4 +1,4 @@
-"""Describe a reached limit: which one it is, when it resets, and what the user can do."""
+"""Describe a reached limit: its window, the time of its reset, and the user's options."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llm_chatgpt.backend.usage import (
 from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.text import as_sentence, from_now, printable
 
-# What users can do at a limit besides waiting (P206): on personal plans, and on those whose ids
-# begin with one of the others.
+# The steps besides waiting that a personal plan offers at a limit (P206).
 _PERSONAL_OPTIONS = {
     "plus": ("upgrade to Pro", "buy credits"),
     **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
 }
+# Plans with an admin to ask (P206), by the beginning of their id.
 _WITH_ADMIN = ("team", "business", "ent26", "self_serve_business", "enterprise_cbp")
-# Names of plans that are not their id in other words; the beginning of an id is enough.
+# Names of plans that their id does not spell, by the beginning of the id.
 _PLAN_NAMES = {
     "prolite": "Pro Lite",
     "promax": "Pro Max",
@@ -60,16 +60,15 @@ def _longest_full_window(headers: Mapping[str, str]) -> UsageWindow | None:
 
 
 def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """Return when a limit resets, in Unix seconds; None if neither error nor headers tell."""
-    moment = reset_moment(error.get("resets_at"), error.get("resets_in_seconds"))
-    window = _longest_full_window(headers)
+    """Return when a limit resets, in Unix seconds; None if it is unknown (P188, P203)."""
+    moment, window = reset_moment(error), _longest_full_window(headers)
     return window.resets_at if moment is None and window else moment
 
 
 def explain(
     headers: Mapping[str, str], error: Mapping[str, Any], message: str, resets_at: float | None
 ) -> tuple[str, str]:
-    """Return the reason and the advice for a reached limit of the plan."""
+    """Return the reason and the advice for a reached limit of the plan (P188)."""
     plan = str(error.get("plan_type") or headers.get("x-codex-plan-type") or "").lower()
     window = _longest_full_window(headers)
     length, name = f"{window.name} " if window else "", f"{plan_name(plan)} " if plan else ""
@@ -87,7 +86,7 @@ def explain(
 
 
 def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what the user can do besides waiting (P206)."""
+    """Return the steps besides waiting that the user can take (P206)."""
     options = _PERSONAL_OPTIONS.get(plan, ())
     if of_workspace(headers):
         options = ("ask your workspace's owner to raise the limit or add credits",)

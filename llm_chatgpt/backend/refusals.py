@@ -1,9 +1,8 @@
 """Explain the service's errors: what happened, and the next step.
 
 A reply's code, words or status choose a text of `_TEXTS`; the facts are in docs/protocol.md,
-"Errors" and "Official errors". The service's first sentence follows the text's, its other sentences
-come before the advice. Nothing here sends or decides to send again: callers go by the error's class
-and fields.
+"Errors" and "Official errors". Nothing here sends or decides to send again: callers go by the
+error's class and fields.
 """
 
 from __future__ import annotations
@@ -33,112 +32,91 @@ IMAGE_DOWNLOAD = "image_download_failed"
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
-# What happened, and the next step, by the service's codes; texts that no code chooses have names
-# with a space. An empty first text leaves only the service's words.
+# The messages, by the service's codes; those that no code chooses have names with a space. {words}
+# are the service's own, if it said anything: its first sentence ends the reason, which stands
+# before them, and its other sentences begin the advice.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
-        "Your organization has used up its limit",
-        f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
+        "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
     ),
     "rate_limit_reset_ineligible": (
-        "This account cannot use a banked reset",
-        "Wait until its limits reset.",
+        "This account cannot use a banked reset{words} Wait until its limits reset."
     ),
     "usage_not_included": (
-        "Your ChatGPT plan does not include Codex, which this login needs",
-        "Upgrade at https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account.",
+        "Your ChatGPT plan does not include Codex, which this login needs{words} Upgrade at "
+        "https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account."
     ),
     "deactivated_workspace": (
-        "The workspace of this login was deactivated",
-        "Run 'llm chatgpt login' with another account.",
+        "The workspace of this login was deactivated{words} Run 'llm chatgpt login' with "
+        "another account."
     ),
-    MODEL_NOT_FOUND: ("", 'Run: llm -m chatgpt-{successor}{key_option} "prompt"'),
+    MODEL_NOT_FOUND: '{words} Run: llm -m chatgpt-{successor}{key_option} "prompt"',
     "old version": (
-        "",
-        "Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version.",
+        "{words} Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version."
     ),
     "context_length_exceeded": (
-        "The conversation is longer than the model's context{size}",
-        "Start a new one, or send less.",
+        "The conversation is longer than the model's context{size}{words} Start a new one, or "
+        "send less."
     ),
-    "refused by policy": ("OpenAI's policies refuse this prompt", "Rephrase it."),
+    "refused by policy": "OpenAI's policies refuse this prompt{words} Rephrase it.",
     "server_is_overloaded": (
-        "The model is at capacity",
-        "Try again in {wait}, or choose another model.",
+        "The model is at capacity{words} Try again in {wait}, or choose another model."
     ),
     "policy_capacity_unavailable": (
-        "OpenAI has no capacity for this prompt",
-        "Try again in {wait}, or choose another model.",
-    ),
-    "access_program_not_enabled": (
-        "Your organization has not been admitted to an OpenAI access program",
-        "Ask its admin, or choose another model.",
-    ),
-    "inference_hook_denied": (
-        "A rule of your workspace refuses this prompt",
-        "Rephrase it, or ask your workspace's admin.",
+        "OpenAI has no capacity for this prompt{words} Try again in {wait}, or choose another "
+        "model."
     ),
     "tool_collision": (
-        "OpenAI cannot tell two tools apart",
-        "Leave one of them out, or rename it.",
+        "OpenAI cannot tell two tools apart{words} Leave one of them out, or rename it."
     ),
-    "invalid_image_request": (
-        "OpenAI cannot read an image",
-        "Leave it out, or convert it to PNG or JPEG.",
-    ),
-    SCHEMA: ("OpenAI refused the schema", "Change it, or leave it out."),
+    SCHEMA: "OpenAI refused the schema{words} Change it, or leave it out.",
     WRONG_REGION: (
-        "",
-        "Set LLM_CHATGPT_RESIDENCY to your workspace's region (in use: {regions}), or ask its "
-        "admin.",
+        "{words} Set LLM_CHATGPT_RESIDENCY to your workspace's region (in use: {regions}), or "
+        "ask its admin."
     ),
-    "refused login": ("OpenAI no longer accepts this login", "Run '{login}' to sign in again."),
+    "refused login": "OpenAI no longer accepts this login{words} Run '{login}' to sign in again.",
     "refused account": (
-        "OpenAI refuses this account's request",
-        "{ask} or run '{login}' with another account.",
+        "OpenAI refuses this account's request{words} {ask} or run '{login}' with another account."
     ),
     "large prompt": (
-        "The prompt is too large for the server",
-        "Send less text or smaller attachments.",
+        "The prompt is too large for the server{words} Send less text or smaller attachments."
     ),
-    "rate_limit_exceeded": ("Too many requests", "Wait {wait} and try again."),
-    "server error": ("OpenAI server error ({status})", "Try again in {wait}."),
+    "rate_limit_exceeded": "Too many requests{words} Wait {wait} and try again.",
+    "server error": "OpenAI server error ({status}){words} Try again in {wait}.",
     "refused file": (
-        "OpenAI refused the attached file",
-        "Files may not work with a ChatGPT login. Send the text with -f instead; for a PDF, run "
-        "'llm install llm-fragments-pdf' and use -f pdf:FILE.",
+        "OpenAI refused the attached file{words} Files may not work with a ChatGPT login. Send "
+        "the text with -f instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f "
+        "pdf:FILE."
     ),
-    "unknown effort": ("", "Choose one with -o reasoning_effort."),
+    "unknown effort": "{words} Choose one with -o reasoning_effort.",
     # The official route's (P264 to P271).
     "usage_limit_exceeded": (
-        "Your ChatGPT plan, or this app's share of it, is used up",
-        f"Manage usage: {config.USAGE_PAGE}",
+        "Your ChatGPT plan, or this app's share of it, is used up{words} {manage}"
     ),
     "workplace_individual_usage_limit_exceeded": (
-        "You have reached the limit that your workspace set for you",
-        f"Ask its admin to raise it. Manage usage: {config.USAGE_PAGE}",
+        "You have reached the limit that your workspace set for you{words} Ask its admin to "
+        "raise it. {manage}"
     ),
-    "usage_unavailable": ("OpenAI cannot check your plan at the moment", "Try again in {wait}."),
+    "usage_unavailable": "OpenAI cannot check your plan at the moment{words} Try again in {wait}.",
     "user_not_eligible": (
-        "OpenAI does not offer its official sign-in to this ChatGPT account",
-        f"See {config.OFFICIAL_PAGE}",
+        "OpenAI does not offer its official sign-in to this ChatGPT account{words} See "
+        "{official_page}"
     ),
     "unsupported_capability": (
-        "OpenAI's official sign-in does not support {param}",
-        "Leave it out.",
+        "OpenAI's official sign-in does not support {param}{words} Leave it out."
     ),
     "route_not_supported": (
-        "OpenAI does not serve this address with its official sign-in",
-        "Unset LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'.",
+        "OpenAI does not serve this address with its official sign-in{words} Unset "
+        "LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'."
     ),
     "chatpass_scope_not_authorized": (
-        "This sign-in does not permit the use of your ChatGPT plan",
-        "Run '{login}' and allow it.",
+        "This sign-in does not permit the use of your ChatGPT plan{words} Run '{login}' and "
+        "allow it."
     ),
-    "broken stream": ("OpenAI could not finish the answer", "Send the prompt again."),
-    IMAGE_DOWNLOAD: ("OpenAI refused the request", ""),
-    "refused request": ("OpenAI refused the request", ""),
-    "unexplained refusal": ("OpenAI refused the request (status {status})", "Try again later."),
+    "broken stream": "OpenAI could not finish the answer{words} Send the prompt again.",
+    IMAGE_DOWNLOAD: "OpenAI refused the request{words}",
+    "refused request": "OpenAI refused the request{words}",
+    "unexplained refusal": "OpenAI refused the request (status {status}){words} Try again later.",
 }
 # Codes that share a text with another one.
 _SAME_TEXT = {
@@ -178,7 +156,7 @@ _OF_FILES = re.compile(
 
 
 class RefusedRequest(NamedTuple):
-    """The facts about a refused request that the text of its error tells.
+    """Facts about a refused request that the message of its error can mention.
 
     `tokens` were sent. `login` is the command that signs in again (None: without an account's
     name), `key_option` the option of llm that names the login. `slug` is the requested model,
@@ -189,14 +167,14 @@ class RefusedRequest(NamedTuple):
     login: str | None = None
     key_option: str = ""
     slug: str = ""
-    models: ModelList | None = None
+    models: ModelList = ModelList()
     has_files: bool = False
 
 
 def explain_refusal(
     reply: http.Reply, request: RefusedRequest, *, in_stream: bool = False
 ) -> ChatGPTError:
-    """Build the error for a reply that is no answer, or that a stream reported."""
+    """Build the error for a reply with an error status, or for an error inside a stream."""
     error = as_mapping(as_mapping(reply.data).get("error"))
     message = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
@@ -216,22 +194,25 @@ def explain_refusal(
             "status": str(reply.status),
             "wait": in_words(wait) if wait else "a minute",
             "param": param or "this",
+            "manage": f"Manage usage: {config.USAGE_PAGE}",
+            "official_page": config.OFFICIAL_PAGE,
         }
         first, *more = re.split(r"(?<=[.!?]) ", message, maxsplit=1)
-        what, next_step = (text.format(**facts) for text in _TEXTS[name])
-        reason = ": ".join(filter(None, (what, first)))
-        advice = " ".join(filter(None, (*more, next_step)))
+        what, _, next_step = _TEXTS[name].partition("{words}")
+        reason = ": ".join(filter(None, (what.format(**facts), first)))
+        reason = reason or f"OpenAI refused the request (status {reply.status})"
+        advice = " ".join(filter(None, (*more, next_step.strip().format(**facts))))
     kind: type[ChatGPTError] = RequestRefused
     if name in _LIMITS:
         kind = UsageLimitReached
     elif in_stream and name in _PASSING:
         kind = StreamFailed
-    has_own_code = name in (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
+    own_codes = (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     refusal = kind(
         as_sentence(reason),
         advice,
-        code=name if has_own_code else next(iter(codes), None),
+        code=name if name in own_codes else next(iter(codes), None),
         request_id=printable(request_id, 80) if request_id else None,
     )
     refusal.param = param
@@ -250,7 +231,7 @@ def explain_refusal(
 def explain_stream_error(
     error: Mapping[str, Any], headers: Mapping[str, str], request: RefusedRequest
 ) -> ChatGPTError:
-    """Build the error that was reported inside a stream."""
+    """Build the error for one that was reported inside a stream (P166, P167)."""
     # A flat event's own type is not the error's (P167).
     fields = {
         name: value
@@ -290,9 +271,9 @@ def _choose_text(
 
 
 def _request_facts(request: RefusedRequest) -> dict[str, str]:
-    """Return the facts that the texts tell about the request and its login."""
+    """Return the facts that the texts mention about the request and its login."""
     tokens, slug, models = request.tokens, request.slug, request.models
-    model = models.find(slug) if models else None
+    model = models.find(slug)
     size = model.context_window if model else None
     is_personal = reached_limit.is_personal(tokens.plan)
     return {
@@ -329,20 +310,14 @@ def error_message(reply: http.Reply) -> str | None:
     """Return the server's own words, made printable: `error`, `detail` or `message` (P174)."""
     data = as_mapping(reply.data)
     error, detail = data.get("error"), data.get("detail")
-    entries = (
+    entries = [
         f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg') or entry.get('type')}"
-        for entry in as_list(detail)
-        if isinstance(entry, dict)
-    )
-    places = (
-        as_mapping(error).get("message"),
-        error,
-        detail,
-        as_mapping(detail).get("message"),
-        "; ".join(entries),
-        data.get("message"),
-    )
-    return next((printable(t) for t in places if isinstance(t, str) and t.strip()), None)
+        for entry in map(as_mapping, as_list(detail))
+        if entry
+    ]
+    texts = [as_mapping(error).get("message"), error, as_mapping(detail).get("message"), detail]
+    texts += ["; ".join(entries), data.get("message")]
+    return next((printable(t) for t in texts if isinstance(t, str) and t.strip()), None)
 
 
 def _retry_after(reply: http.Reply, message: str) -> float | None:

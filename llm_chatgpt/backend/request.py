@@ -30,7 +30,7 @@ class Request(NamedTuple):
     """
 
     info: ModelInfo
-    models: ModelList | None = None
+    models: ModelList = ModelList()
     arguments: Mapping[str, Any] = {}
     without: frozenset[str] = frozenset()
     items: Sequence[Mapping[str, Any]] = ()

@@ -1,4 +1,8 @@
-"""Read usage limits and banked resets from headers and answers (docs/protocol.md)."""
+"""Read usage limits and banked resets from headers and answers.
+
+The answers are those of the usage endpoint (P203), except for the list of banked resets (P209). A
+value of the wrong type counts as missing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_moment, as_number
 
 
 class UsageWindow(NamedTuple):
-    """The use of one window of a limit: `seconds` long, it resets at `resets_at` (Unix seconds)."""
+    """One window of a limit. It is `seconds` long and resets at `resets_at` (Unix seconds)."""
 
     seconds: float
     used_percent: float
@@ -19,7 +23,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The window by its length, such as '5-hour' or 'weekly': their order varies by plan."""
+        """The window by its length, such as '5-hour': their order varies by plan (P205)."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"
@@ -31,23 +35,21 @@ class UsageWindow(NamedTuple):
     def left_percent(self) -> float:
         return min(100.0, max(0.0, 100.0 - self.used_percent))
 
-    @property
-    def reset_words(self) -> str:
-        return reset_words(self.resets_at)
-
 
 def reset_words(resets_at: float | None) -> str:
     """Say when a limit resets: ', resets in 4 hours 10 minutes (17:30)'; empty if unknown."""
     return "" if resets_at is None else f", resets {from_now(resets_at)}"
 
 
-def reset_moment(at: object, after_seconds: object) -> float | None:
-    """Choose the moment at which a limit resets, in Unix seconds; None if it is not in the future.
+def reset_moment(limit: Mapping[str, Any]) -> float | None:
+    """Return the moment of a reset in Unix seconds; None if it is not in the future.
 
-    `after_seconds` is preferred, because this machine's clock may be wrong.
+    `limit` has the fields of a window, of a spending limit (P203) or of an error (P188). The
+    distance in seconds is preferred, because this machine's clock may be wrong.
     """
     now = time.time()
-    moment, seconds = as_number(at), as_number(after_seconds)
+    moment = as_number(limit.get("reset_at", limit.get("resets_at")))
+    seconds = as_number(limit.get("reset_after_seconds", limit.get("resets_in_seconds")))
     if seconds is not None and seconds > 0:
         return now + seconds
     return moment if moment is not None and moment > now else None
@@ -83,8 +85,7 @@ def windows_of_usage(rate_limit: object) -> list[UsageWindow]:
         used = as_number(fields.get("used_percent"))
         seconds = as_number(fields.get("limit_window_seconds"))
         if used is not None and seconds:
-            resets_at = reset_moment(fields.get("reset_at"), fields.get("reset_after_seconds"))
-            windows.append(UsageWindow(seconds, used, resets_at))
+            windows.append(UsageWindow(seconds, used, reset_moment(fields)))
     return windows
 
 
@@ -101,7 +102,7 @@ class Limit(NamedTuple):
 
     @property
     def left_percent(self) -> float:
-        """The rest of the window that has the least left."""
+        """The percentage left of the window that has the least left."""
         return 0.0 if self.reached else min((w.left_percent for w in self.windows), default=100.0)
 
 
@@ -143,7 +144,7 @@ def banked_resets(usage: Mapping[str, Any]) -> int | None:
 
 
 def first_expiry(answer: Mapping[str, Any]) -> float | None:
-    """Read from the list of resets when the first one expires, in Unix seconds (P209)."""
+    """Read the expiry of the first banked reset from their list, in Unix seconds (P209)."""
     resets = map(as_mapping, as_list(answer.get("credits")))
     moments = (as_moment(r.get("expires_at")) for r in resets if r.get("status") == "available")
     return min((moment for moment in moments if moment is not None), default=None)

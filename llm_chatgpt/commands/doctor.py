@@ -238,7 +238,7 @@ def _clock(date: str | None) -> Finding:
 
 def _models(tokens: Tokens) -> Finding:
     models = remembered_models(tokens)
-    if models is None:
+    if not models.fetched_at:
         return Finding("models", "warning", "not fetched yet", "Run 'llm chatgpt refresh'.")
     age = time.time() - models.fetched_at
     fetched = "just now" if age < 60 else f"{in_words(age)} ago"

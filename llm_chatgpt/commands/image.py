@@ -10,13 +10,8 @@ from typing import BinaryIO
 import click
 
 from llm_chatgpt.backend import images
-from llm_chatgpt.backend.catalogue import RESERVE
-from llm_chatgpt.backend.endpoints import add_resets
 from llm_chatgpt.commands import chatgpt, common, terminal
-from llm_chatgpt.errors import UsageLimitReached
 from llm_chatgpt.files import os_reason
-from llm_chatgpt.login.credentials import with_login
-from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import notice
 
 # The usual sizes, for completion; the service takes others, too.
@@ -91,16 +86,7 @@ def image(
     body = images.build_body(_prompt(prompt), model, options, data_urls)
     if not to_stdout:
         images.check_place(output, replace=force)
-
-    def create(tokens: Tokens, login: str) -> images.Answer:
-        try:
-            return images.request_image(tokens, login, body)
-        except UsageLimitReached as error:
-            # Luna Reserve is not named, because it creates no images.
-            add_resets(error, tokens, RESERVE.slug, account)
-            raise
-
-    answer: images.Answer = with_login(account, create)
+    answer = images.create_image(account, body)
     if to_stdout and _write_to_stdout(answer.image):
         return
     saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
@@ -120,7 +106,7 @@ def _write_to_stdout(image: bytes) -> bool:
         sys.stdout.buffer.write(image)
         sys.stdout.buffer.flush()
     except OSError as error:
-        # Python would complain once more at its end.
+        # Otherwise Python reports the error again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         notice(f"Warning: could not write the image to stdout ({os_reason(error)}).")
         return False

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.login.credentials import with_login
@@ -29,16 +29,16 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models --all --json
     """
     tokens = common.stored_login(account)
-    models = remembered_models(tokens) if tokens else None
-    if models is None or not models.models:
+    models = remembered_models(tokens) if tokens else ModelList()
+    if not models.models:
         models = with_login(account, fetch_models)
-    shown = models.by_rank if all_ else models.listed
+    chosen = models.by_rank if all_ else models.listed
     if json_:
-        common.echo_json([_model_json(model) for model in shown])
+        common.echo_json([_model_json(model) for model in chosen])
     else:
         header = ("MODEL", "CONTEXT", "EFFORTS", "TIERS")
-        rows = [header, *map(_model_row, shown)]
-        notes = ["(hidden) " * model.hidden + model.description for model in shown]
+        rows = [header, *map(_model_row, chosen)]
+        notes = ["(hidden) " * model.hidden + model.description for model in chosen]
         common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.tells_usage:
@@ -79,15 +79,14 @@ def refresh(account: str | None) -> None:
         llm chatgpt refresh
     """
     tokens = common.stored_login(account)
-    before = remembered_models(tokens) if tokens else None
+    before = remembered_models(tokens) if tokens else ModelList()
     models = with_login(account, fetch_models)
-    old = {model.slug for model in before.models} if before else set()
-    new = [model.slug for model in models.by_rank]
-    for slug in new:
-        if slug not in old:
-            click.echo(f"New:  chatgpt-{slug}")
-    for slug in sorted(old - set(new)):
-        click.echo(f"Gone: chatgpt-{slug}")
+    old = [model.model_id for model in before.by_rank]
+    new = [model.model_id for model in models.by_rank]
+    changes = [f"New:  {model_id}" for model_id in new if model_id not in old]
+    changes += [f"Gone: {model_id}" for model_id in old if model_id not in new]
+    for change in changes:
+        click.echo(change)
     count = len(models.listed)
-    changes = ", no changes" if set(new) == old else ""
-    click.echo(f"{count} model{'' if count == 1 else 's'}{changes}.")
+    note = "" if changes else ", no changes"
+    click.echo(f"{count} model{'' if count == 1 else 's'}{note}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import sys
 import uuid
 from collections.abc import Mapping
@@ -12,18 +11,10 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
+from llm_chatgpt.backend import usage as limits
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.endpoints import fetch_first_expiry, fetch_usage, redeem_reset
-from llm_chatgpt.backend.reached_limit import plan_name
-from llm_chatgpt.backend.usage import (
-    RESERVE_LIMIT,
-    Limit,
-    banked_resets,
-    limits_of_usage,
-    reset_moment,
-    reset_words,
-    spending_left,
-)
+from llm_chatgpt.backend.reached_limit import login_option, plan_name
 from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.credentials import with_login
@@ -71,7 +62,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
 
 
 def _report_or_error(account: str) -> dict[str, Any]:
-    """Fetch an account's usage; an error takes its place in the report."""
+    """Fetch an account's usage, or report the error that prevented it."""
     try:
         return {"account": account, **_report(account)}
     except ChatGPTError as error:
@@ -88,11 +79,11 @@ def _report(account: str | None) -> dict[str, Any]:
 
 
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
-    """Fetch the server's figures; `banked_resets` is added to them."""
+    """Fetch the usage without names and ids, and add `banked_resets`."""
     answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
-    available, expires_at = banked_resets(answer), None
+    available, expires_at = limits.banked_resets(answer), None
     if available:
         try:
             expires_at = fetch_first_expiry(tokens, login)
@@ -107,19 +98,21 @@ _UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
 
 
 def _too_little(report: Mapping[str, Any], min_left: float) -> str:
-    """Say which limits are below --min-left; empty if none is, or for an error."""
+    """Name the limits below --min-left; empty if there are none, or if the report is an error."""
     if "details" in report:
         return _UNREPORTED
-    left = {"spending": spending_left(report)}
-    for limit in limits_of_usage(report):
-        if limit.name != RESERVE_LIMIT:
-            left[_name_of(limit)] = limit.left_percent
-    short = [f"{name} limit ({left:.3g}%)" for name, left in left.items() if left < min_left]
+    left = {
+        _name_of(limit): limit.left_percent
+        for limit in limits.limits_of_usage(report)
+        if limit.name != limits.RESERVE_LIMIT
+    }
+    left["spending"] = limits.spending_left(report)
+    short = [f"{name} limit ({rest:.3g}%)" for name, rest in left.items() if rest < min_left]
     whose = f" of account {printable(report['account'])}" if "account" in report else ""
     return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
 
 
-def _name_of(limit: Limit) -> str:
+def _name_of(limit: limits.Limit) -> str:
     """Name a limit and its window that has the least left: '5-hour', 'gpt-6-astra weekly'."""
     window = min(limit.windows, key=lambda window: window.left_percent, default=None)
     names = (printable(limit.name, 60), window.name if window else "")
@@ -127,16 +120,16 @@ def _name_of(limit: Limit) -> str:
 
 
 def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
-    """Word a report, a line for each fact. `account` is the user's --account."""
+    """Describe a report, one fact per line. `account` is the user's --account."""
     lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
     if "error" in report or "details" in report:
         return [*lines, report.get("error", _UNREPORTED)]
     lines.append(f"Plan: {plan_name(report.get('plan_type'))}")
-    for limit in limits_of_usage(report):
-        if limit.name == RESERVE_LIMIT:
+    for limit in limits.limits_of_usage(report):
+        if limit.name == limits.RESERVE_LIMIT:
             lines += ["Luna Reserve, for when these limits are used up:", *_windows("", limit)]
             name = report.get("account") or account
-            key = "" if name in (None, read_store().default) else f" --key {shlex.quote(name)}"
+            key = "" if name == read_store().default else login_option("--key", name)
             lines.append(f'Use it: llm -m {RESERVE.model_id}{key} "prompt"')
         else:
             lines += _windows(f"{printable(limit.name, 60)}, " if limit.name else "", limit)
@@ -152,12 +145,12 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, allowed = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        resets_at = reset_moment(spending.get("reset_at"), spending.get("reset_after_seconds"))
-        lines.append(f"Spending: {used} of {allowed}{reset_words(resets_at)}")
+        when = limits.reset_words(limits.reset_moment(spending))
+        lines.append(f"Spending: {used} of {allowed}{when}")
     return lines
 
 
-def _windows(prefix: str, limit: Limit) -> list[str]:
+def _windows(prefix: str, limit: limits.Limit) -> list[str]:
     """Draw a line for each window of a limit."""
     lines = []
     for window in limit.windows:
@@ -165,8 +158,8 @@ def _windows(prefix: str, limit: Limit) -> list[str]:
         # the line fits 80 columns.
         filled = round(window.left_percent / 10)
         bar = "#" * filled + "." * (10 - filled)
-        left = f"{window.left_percent:3.0f}% left"
-        lines.append(f"{prefix + window.name:<8} [{bar}] {left}{window.reset_words}")
+        left = f"{window.left_percent:3.0f}% left{limits.reset_words(window.resets_at)}"
+        lines.append(f"{prefix + window.name:<8} [{bar}] {left}")
     return lines
 
 
@@ -231,5 +224,5 @@ def _not_reset(code: str | None, account: str | None) -> ChatGPTError:
     """Build the error for a code of the server other than "reset"."""
     words = printable(code or "no code", 60)
     unknown = f"OpenAI did not say that the limits were reset ({words})."
-    option = f" --account {shlex.quote(account)}" if account else ""
+    option = login_option("--account", account)
     return ChatGPTError(_NOT_RESET.get(code or "", unknown), f"See 'llm chatgpt usage{option}'.")

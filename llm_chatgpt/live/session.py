@@ -48,8 +48,7 @@ class Live:
 
     def __init__(self, key: str | None, tokens: Tokens, exchanges: list[Exchange]):
         self.key, self.tokens, self.exchanges = key, tokens, exchanges
-        remembered = remembered_models(tokens)
-        self.use(remembered.listed if remembered else [])
+        self.use(remembered_models(tokens).listed)
         self.lines: list[Line] = []
         # All differences, including those that the line of a later check will report.
         self.differences: list[Difference] = []
