@@ -67,19 +67,11 @@ class Waiting:
         self._is_shown = shows_waiting()
 
     def __enter__(self) -> None:
-        self.begin()
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def begin(self) -> None:
-        """Begin to count, from 0."""
         if self._is_shown:
             self._began = time.time()
             line.add(self)
 
-    def end(self) -> None:
-        """Take the line away. Does nothing if the wait has not begun."""
+    def __exit__(self, *_: object) -> None:
         if self._is_shown:
             line.remove(self)
 
@@ -126,9 +118,8 @@ class _Line:
 
     def remove(self, wait: Waiting) -> None:
         with self.lock:
-            if wait in self._waits:
-                self._waits.remove(wait)
-                self.erase()
+            self._waits.remove(wait)
+            self.erase()
 
     def erase(self) -> None:
         if self._on_screen:

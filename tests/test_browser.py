@@ -337,7 +337,7 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, monkeypatch):
 
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
     login = Login("--no-open")
-    assert "\nError instead of a sign-in? Unset LLM_CHATGPT_REDIRECT_HOST" in login.said
+    assert "\nError instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=127.0.0.1" in login.said
     assert fetch(login.url)[0] == 200
     assert login.end()[0] == 0
     assert plugin.load_tokens().email == "ada@example.com"

@@ -125,7 +125,7 @@ def test_what_deltas_left_out_comes_from_the_finished_item():
 
 @pytest.mark.parametrize("terminal", ["failed", "completed"])
 def test_nothing_leaves_before_something_can_be_seen(terminal):
-    translator = EventTranslator(account_key="k")
+    translator = EventTranslator()
     *frames, end = answer(Think(), Think(), terminal=terminal)
     for frame in frames:
         assert translator.feed(frame) == []
@@ -138,7 +138,7 @@ def test_nothing_leaves_before_something_can_be_seen(terminal):
 
 @pytest.mark.parametrize("item", [Say("x"), Refuse("x"), Call("f", {}), Draw("x"), Think(["x"])])
 def test_what_was_held_back_leaves_with_the_first_thing_to_see(item):
-    translator = EventTranslator(account_key="k")
+    translator = EventTranslator()
     parts = []
     for frame in answer(Think(), item):
         events = translator.feed(frame)
@@ -157,7 +157,7 @@ def test_the_encrypted_content_is_that_of_the_finished_item():
     frames = answer(Think())
     done = next(f for f in frames if b"output_item.done" in f)
     item = json.loads(done.split(b"data: ")[1])["item"]
-    translator, _ = translate(*frames, account_key="k", slug="m")
+    translator, _ = translate(*frames, origin={"account": "k", "model": "m"})
     assert translator.round.take_events()[0].provider_metadata == {
         "chatgpt": {"encrypted_content": item["encrypted_content"], "account": "k", "model": "m"}
     }

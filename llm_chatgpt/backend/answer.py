@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,8 +16,9 @@ from llm.parts import Message, Part, StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.backend.history import REQUEST
-from llm_chatgpt.backend.passage import Passage
 
+# The plugin's metadata on a part.
+Metadata = Mapping[str, Any]
 # Metadata of a part that is never sent back (input.py).
 NOT_REPLAYED = {"replay": False}
 # Calls that can be repeated: llm runs them itself, or they only look something up.
@@ -40,10 +40,6 @@ class Item:
     is_commentary: bool = False
     # Whether the item has anything for the user: text, a picture, or a call of one of llm's tools.
     has_content: bool = False
-    # Its texts. A key is the list of the finished item that holds the text, and the index there.
-    passages: defaultdict[tuple[str, int], Passage] = dataclasses.field(
-        default_factory=lambda: defaultdict(Passage)
-    )
     # llm's events of this part. llm reads them again at the end, so `correct` can change them.
     events: list[StreamEvent] = dataclasses.field(default_factory=list)
     # The plugin's metadata on its part.
@@ -83,7 +79,7 @@ class Round:
     part of the answer stores it.
     """
 
-    def __init__(self, answer: Answer, request: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, answer: Answer, request: Metadata | None = None) -> None:
         self.items: list[Item] = []
         self.tool_calls: list[llm.ToolCall] = []
         # How the round ended ("completed" or "incomplete"); None if it did not.
@@ -99,8 +95,8 @@ class Round:
         before = answer.rounds[-1] if answer.rounds else None
         # The last message that was shown as text, in this round or an earlier one.
         self.last_message: Item | None = before.last_message if before else None
-        # The text that was shown last: its item, and for reasoning the key of its passage. None
-        # after its blank line.
+        # The text that was shown last: its item, and for reasoning its place. None after its blank
+        # line.
         self.last_text: tuple[Item, object] | None = before.last_text if before else None
 
     def take_events(self) -> list[StreamEvent]:
@@ -117,12 +113,7 @@ class Round:
         return item
 
     def emit(
-        self,
-        kind: str,
-        chunk: str,
-        item: Item,
-        metadata: Mapping[str, Any] | None = None,
-        **more: Any,
+        self, kind: str, chunk: str, item: Item, metadata: Metadata | None = None, **more: Any
     ) -> None:
         """Add an event of this item's part."""
         self._first = self._first or item
@@ -151,8 +142,8 @@ class Round:
 
     # Text and blank lines
 
-    def show(self, item: Item, place: tuple[str, int], text: str) -> None:
-        """Show text of the passage at `place` of an item."""
+    def show(self, item: Item, place: object, text: str) -> None:
+        """Show text of an item. Texts of reasoning at different places are set apart."""
         shown = (item, place if item.kind == "reasoning" else None)
         if self.last_text != shown:
             self._separate(item)
@@ -186,9 +177,7 @@ class Round:
         else:
             self.emit("reasoning", "\n\n", item)
 
-    def add_part(
-        self, kind: str, text: str, item: Item, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    def add_part(self, kind: str, text: str, item: Item, metadata: Metadata | None = None) -> None:
         """Add a part beside the item's own, for readers only."""
         part = Item(kind, next(self._numbers), item.message_index, item.output_index)
         self.emit(kind, text, part, metadata)

@@ -33,6 +33,8 @@ class Display:
         # It is unknown when other commands print.
         self._context = context if command in ("prompt", "chat") else None
         self._waiting = Waiting(activity)
+        # Has entered `_waiting` while llm prints nothing.
+        self._silence = contextlib.ExitStack()
         # `llm chat` prints an answer as it arrives even with --no-stream.
         self._streams = stream or command == "chat"
         # The types of the events that llm prints.
@@ -47,10 +49,10 @@ class Display:
             # llm ends the line of an answer, but not before its tools run.
             if not self._follows_tools:
                 line.mid_line = False
-            self._waiting.begin()
+            self._silence.enter_context(self._waiting)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._waiting.end()
+        self._silence.close()
         # The error is printed next, on a line of its own. For Ctrl-C click itself begins one.
         if isinstance(error, Exception):
             with beside_line():
@@ -60,7 +62,7 @@ class Display:
         """Yield events for llm, which may print them."""
         printed = [event for event in events if event.chunk and event.type in self._printed]
         if printed and self._context:
-            self._waiting.end()
+            self._silence.close()
         for event in events:
             if event.type == "reasoning" and not event.chunk and self._context:
                 # Otherwise llm would begin a new line before the next text.
@@ -73,7 +75,7 @@ class Display:
             last = printed[-1]
             on_stderr = last.type == "reasoning" or self._has_one_output
             line.mid_line = on_stderr and not last.chunk.endswith("\n")
-            self._waiting.begin()
+            self._silence.enter_context(self._waiting)
 
     def note(self, text: str) -> None:
         """Print a note below the answer, which llm prints at the end if it does not stream."""

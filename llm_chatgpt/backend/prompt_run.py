@@ -119,8 +119,7 @@ class PromptRun:
         self.attempt = self.attempt._replace(without=sent.without)
         self.translator = EventTranslator(
             Round(self._answer, sent.beside_messages),
-            account_key=tokens.account_key,
-            slug=sent.info.slug,
+            origin={"account": tokens.account_key, "model": sent.info.slug},
             save_image=functools.partial(save_image, self._prompt, self.display.note),
             tool_names=sent.tool_names,
         )
@@ -259,12 +258,11 @@ class PromptRun:
         """Record the answer and print the notes after it. Yields the last events."""
         answer = self._answer
         memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
-        events = answer.repeat_commentary()
+        yield from self.display.pass_on(answer.repeat_commentary())
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
-        events += record.record(answer, self._headers, self._response)
-        yield from self.display.pass_on(events)
+        record.record(answer, self._headers, self._response)
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
             own = [record.sources(answer), *self._notes]

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm.parts import StreamEvent
-
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import RESERVE, models_to_register
@@ -22,11 +20,10 @@ _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "
 _SOURCES_SHOWN = 10
 
 
-def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
+def record(answer: Answer, headers: Mapping[str, str], response: Any) -> None:
     """Give llm's response its tool calls, usage, model and raw JSON.
 
-    The JSON is the last round's, with the items and the usage of all rounds. Returns the events
-    that llm still needs: one for reasoning that stayed hidden.
+    The JSON is the last round's, with the items and the usage of all rounds.
     """
     for call in answer.tool_calls:
         response.add_tool_call(call)
@@ -34,9 +31,8 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     logged = {k: v for k, v in fields.items() if v is not None and k not in _NOT_LOGGED}
     logged["output"] = answer.output
     usage = functools.reduce(_add, (one.response.get("usage") for one in answer.rounds))
-    details = {}
     if isinstance(usage, dict):
-        logged["usage"] = {k: v for k, v in usage.items() if k != "attribution"}
+        logged["usage"] = usage
         names = ("input_tokens_details", "output_tokens_details")
         details = {name: usage[name] for name in names if as_mapping(usage.get(name))}
         response.set_usage(
@@ -47,10 +43,6 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     response.response_json = logged
     if model := _served_model(answer, headers):
         response.set_resolved_model(model)
-    thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
-    if thought and not any(item.kind == "reasoning" for item in answer.items):
-        return [StreamEvent(type="reasoning", chunk="", redacted=True)]
-    return []
 
 
 def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +18,14 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item, Round
 from llm_chatgpt.backend.images import decode_image
-from llm_chatgpt.backend.passage import without_citations
+from llm_chatgpt.backend.passage import Passage, without_citations
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
-from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth
+from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, json_object
 
+# The fields of an event or of an item.
+Fields = Mapping[str, Any]
+# The place of a text: its item, a list of the finished item, and the index there.
+Place = tuple[Item, str, int]
 # For each event that brings a piece of text, the kind of its item, and the list in the finished
 # item that holds the whole text.
 _DELTAS = {
@@ -55,20 +60,19 @@ class EventTranslator:
         self,
         round_: Round | None = None,
         *,
-        account_key: str = "",
-        slug: str = "",
+        origin: Mapping[str, str] | None = None,
         save_image: Callable[[bytes, str], str] | None = None,
         tool_names: Mapping[str, str] | None = None,
     ) -> None:
         self.round = round_ or Round(Answer())
-        self.account_key = account_key
-        self.slug = slug
+        # The account and the model, which are stored with reasoning.
+        self.origin = origin or {}
         self.save_image = save_image
         # llm's names of the tools, by the names in the request.
         self.tool_names = tool_names or {}
         # "completed", "incomplete" or "failed" once the answer has ended.
         self.ended: str | None = None
-        self.error: Mapping[str, Any] = {}
+        self.error: Fields = {}
         # Whether anything of this request's answer was shown, or a hosted tool with effects was
         # called. From then on the request is not sent again.
         self.started = False
@@ -79,6 +83,8 @@ class EventTranslator:
         self._is_stream: bool | None = None
         self._decoder = SSEDecoder()
         self._items: dict[object, Item] = {}
+        # The texts, by their places.
+        self._passages: defaultdict[Place, Passage] = defaultdict(Passage)
 
     def takes_long(self, chunk: bytes) -> bool:
         """Check whether this chunk may complete a large event, such as a picture."""
@@ -95,7 +101,7 @@ class EventTranslator:
 
     def finish(self) -> list[StreamEvent]:
         """Return llm's events for what the end of the stream completes."""
-        response = cleaned(_read_json(self.page))
+        response = cleaned(json_object(self.page))
         # A proxy can turn the stream into one whole response (P158).
         if "output" in response or response.get("object") == "response":
             self._end("completed", response)
@@ -105,14 +111,14 @@ class EventTranslator:
         for frame in frames:
             if self.ended:
                 break
-            event = _read_json(frame)
+            event = json_object(frame)
             if isinstance(kind := event.get("type"), str):
                 # A delta can end in half a character, whose other half is in the next one.
                 self._handle(kind, event if kind.endswith(".delta") else cleaned(event))
         # Until something is shown, the prompt can be sent again, so llm gets no event yet.
         return self.round.take_events() if self.started else []
 
-    def _handle(self, kind: str, event: Mapping[str, Any]) -> None:
+    def _handle(self, kind: str, event: Fields) -> None:
         if kind in _DELTAS:
             self._text_delta(event, *_DELTAS[kind])
         elif kind == "response.function_call_arguments.delta":
@@ -125,7 +131,7 @@ class EventTranslator:
             # The fields are in `error`, or in the event itself (P167).
             self._end("failed", {"error": as_mapping(event.get("error")) or event})
 
-    def _end(self, ended: str, response: Mapping[str, Any]) -> None:
+    def _end(self, ended: str, response: Fields) -> None:
         """Read the last event, whose `status` and `error` override its name (P170)."""
         status, error = response.get("status"), response.get("error")
         if status in ("completed", "incomplete", "failed"):
@@ -143,7 +149,7 @@ class EventTranslator:
 
     # Items
 
-    def _item(self, event: Mapping[str, Any], kind: str) -> Item:
+    def _item(self, event: Fields, kind: str) -> Item:
         """Find or create the item that an event belongs to."""
         index = event.get("output_index")
         place = index if isinstance(index, int) else float("inf")
@@ -152,7 +158,7 @@ class EventTranslator:
             self.started |= item.acts
         return self._items[kind, place]
 
-    def _read_item(self, event: Mapping[str, Any], *, is_finished: bool) -> None:
+    def _read_item(self, event: Fields, *, is_finished: bool) -> None:
         """Read an item that begins or is finished."""
         fields = as_mapping(event.get("item"))
         kind = as_text(fields.get("type"))
@@ -174,33 +180,30 @@ class EventTranslator:
             if kind in readers:
                 readers[kind](item, fields)
 
-    def _begin_item(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _begin_item(self, item: Item, fields: Fields) -> None:
         phase = as_text(fields.get("phase"))
         if item.kind == "function_call":
             self._name_call(item, fields)
-        elif item.kind == "image_generation_call":
-            # The picture's path needs a line of its own.
-            self.round.end_aside()
         elif item.kind == "message" and phase and not item.events:
             item.is_commentary = phase == "commentary"
             item.metadata = {**({"type": "message"} if item.is_commentary else {}), "phase": phase}
 
     # Text and reasoning
 
-    def _text_delta(self, event: Mapping[str, Any], kind: str, field: str) -> None:
+    def _text_delta(self, event: Fields, kind: str, field: str) -> None:
         item, delta = self._item(event, kind), event.get("delta")
         if isinstance(delta, str) and item.finished is None:
             index = event.get(f"{field}_index")
-            place = (field, index if isinstance(index, int) else 0)
-            self._show(item, place, item.passages[place].add(delta))
+            place = (item, field, index if isinstance(index, int) else 0)
+            self._show(place, self._passages[place].add(delta))
 
-    def _show(self, item: Item, place: tuple[str, int], text: str) -> None:
+    def _show(self, place: Place, text: str) -> None:
         if text:
             self.started = True
-            item.passages[place].shown.append(text)
-            self.round.show(item, place, text)
+            self._passages[place].shown.append(text)
+            self.round.show(place[0], place, text)
 
-    def _texts_done(self, item: Item, fields: Mapping[str, Any]) -> str:
+    def _texts_done(self, item: Item, fields: Fields) -> str:
         """Show the missing ends of a finished item's texts, and record the whole texts.
 
         Returns the texts, joined.
@@ -211,12 +214,13 @@ class EventTranslator:
                 whole = as_text(part.get("text", part.get("refusal")))
                 if text := without_citations(whole or ""):
                     texts.append(text)
-                    self._show(item, (field, index), item.passages[field, index].rest(text))
+                    place = (item, field, index)
+                    self._show(place, self._passages[place].rest(text))
         if texts:
             item.correct(("" if item.kind == "message" else "\n\n").join(texts))
         return "".join(texts)
 
-    def _message_done(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _message_done(self, item: Item, fields: Fields) -> None:
         text = self._texts_done(item, fields)
         parts = map(as_mapping, as_list(fields.get("content")))
         annotations = [one for part in parts for one in as_list(part.get("annotations"))]
@@ -229,11 +233,10 @@ class EventTranslator:
             text or item.text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
 
-    def _reasoning_done(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _reasoning_done(self, item: Item, fields: Fields) -> None:
         self._texts_done(item, fields)
         if encrypted := as_text(fields.get("encrypted_content")):
-            metadata: dict[str, Any] = {"account": self.account_key, "model": self.slug}
-            metadata["encrypted_content"] = encrypted
+            metadata: dict[str, Any] = {**self.origin, "encrypted_content": encrypted}
             if summary := as_list(fields.get("summary")):
                 metadata["summary"] = summary
             self.round.emit("reasoning", "", item, metadata)
@@ -241,7 +244,7 @@ class EventTranslator:
 
     # Tool calls
 
-    def _name_call(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _name_call(self, item: Item, fields: Fields) -> None:
         name, call_id = as_text(fields.get("name")), as_text(fields.get("call_id"))
         if not name or not call_id:
             return
@@ -254,13 +257,13 @@ class EventTranslator:
         for event in item.events:
             event.tool_call_id = call_id
 
-    def _arguments_delta(self, event: Mapping[str, Any]) -> None:
+    def _arguments_delta(self, event: Fields) -> None:
         item = self._item(event, "function_call")
         delta = as_text(event.get("delta"))
         if item.name and delta and item.finished is None:
             self.round.emit("tool_call_args", delta, item)
 
-    def _call_done(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _call_done(self, item: Item, fields: Fields) -> None:
         self._name_call(item, fields)
         written = fields.get("arguments")
         if not item.name or not isinstance(written, str):
@@ -280,13 +283,13 @@ class EventTranslator:
 
     # Hosted tools
 
-    def _search_done(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _search_done(self, item: Item, fields: Fields) -> None:
         action = as_mapping(fields.get("action"))
         sources = action.get("sources")
         result = json.dumps(sources) if sources else as_text(fields.get("status"))
-        self._server_call(item, fields, "web_search", action, result or "completed")
+        self._server_call(item, fields, action, result or "completed")
 
-    def _image_done(self, item: Item, fields: Mapping[str, Any]) -> None:
+    def _image_done(self, item: Item, fields: Fields) -> None:
         picture = decode_image(fields.get("result"))
         result = "no picture came"
         if picture and self.save_image:
@@ -295,17 +298,11 @@ class EventTranslator:
             result = self.save_image(picture, kind if kind in ("png", "jpeg", "webp") else "png")
         prompt = as_text(fields.get("revised_prompt"))
         arguments = {"prompt": prompt} if prompt else {}
-        self._server_call(item, fields, "image_generation", arguments, result)
+        self._server_call(item, fields, arguments, result)
 
-    def _server_call(
-        self,
-        item: Item,
-        fields: Mapping[str, Any],
-        name: str,
-        arguments: Mapping[str, Any],
-        result: str,
-    ) -> None:
+    def _server_call(self, item: Item, fields: Fields, arguments: Fields, result: str) -> None:
         """Add a call and its result, each as a part, like llm's own OpenAI models."""
+        name = item.kind.removesuffix("_call")
         item.call_id = as_text(fields.get("id")) or f"{name}_{item.part_index}"
         kind = {"type": item.kind}
         self.round.emit("tool_call_name", name, item, kind, server_executed=True)
@@ -313,20 +310,10 @@ class EventTranslator:
         outcome = self.round.new_item("tool_result", item.output_index)
         outcome.call_id = item.call_id
         self.round.emit("tool_result", result, outcome, server_executed=True, tool_name=name)
+        metadata = {config.METADATA_KEY: kind}
         item.part = ToolCallPart(
-            name,
-            dict(arguments),
-            server_executed=True,
-            provider_metadata={config.METADATA_KEY: kind},
+            name, dict(arguments), server_executed=True, provider_metadata=metadata
         )
-
-
-def _read_json(data: bytes) -> Mapping[str, Any]:
-    """Parse a JSON object; empty for anything else."""
-    try:
-        return as_mapping(json.loads(data))
-    except (ValueError, RecursionError):
-        return {}
 
 
 def _read_arguments(written: str) -> tuple[dict[str, Any], str]:

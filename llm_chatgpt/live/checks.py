@@ -164,7 +164,7 @@ def _reasoning(live: Live) -> str:
     if not sent:
         live.unsettled |= {"P116", "P124", "P125", "P155"}
         return "nothing was sent back" if thought else "the model did not think"
-    return f"sent back and accepted: {sent}"
+    return f"reasoning items accepted: {sent}"
 
 
 def _sent_items(live: Live, kind: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_chatgpt import clients, http
 from llm_chatgpt.backend.sse import SSEDecoder
-from llm_chatgpt.values import as_mapping, as_number
+from llm_chatgpt.values import as_mapping, as_number, json_object
 
 
 class Exchange:
@@ -30,7 +30,7 @@ class Exchange:
     @property
     def body(self) -> Mapping[str, Any]:
         """The request's JSON."""
-        return _json(self.request_content)
+        return json_object(self.request_content)
 
     @property
     def reply(self) -> http.Reply:
@@ -40,7 +40,7 @@ class Exchange:
     def events(self) -> list[Mapping[str, Any]]:
         decoder = SSEDecoder()
         frames = decoder.feed(self.reply.content) + decoder.flush()
-        return [event for event in map(_json, frames) if event]
+        return [event for event in map(json_object, frames) if event]
 
     @property
     def items(self) -> list[Mapping[str, Any]]:
@@ -68,10 +68,6 @@ class Exchange:
     def count(self, name: str) -> int:
         """Return a number of the usage; 0 if it is missing."""
         return int(as_number(self.usage.get(name)) or 0)
-
-
-def _json(content: bytes) -> Mapping[str, Any]:
-    return as_mapping(http.Reply(200, {}, content).data)
 
 
 def _decompressed(request: Any) -> bytes:
