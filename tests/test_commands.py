@@ -516,17 +516,6 @@ def damaged(simulator):
     path.write_text(json.dumps(data))
 
 
-def test_a_damaged_account(damaged, run_llm):
-    result = run_llm("chatgpt", "accounts")
-    assert result.exit_code == 1
-    assert re.search(r"work .* damaged or newer", result.stdout)
-    assert run_llm("chatgpt", "status").exit_code == 0
-    result = run_llm("chatgpt", "use", "work")
-    assert result.exit_code == 1
-    assert "is damaged, or was written by a newer llm-chatgpt-oauth." in result.stderr
-    assert "Run 'llm chatgpt login --account work' to replace it" in result.stderr
-
-
 @pytest.mark.parametrize("variable", [False, True])
 def test_logout_of_a_damaged_account(damaged, run_llm, monkeypatch, variable):
     arguments = [] if variable else ["--account", "work"]

@@ -93,8 +93,7 @@ def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *. Exits with 1 if a login has expired
-    or is damaged.
+    The default account is marked with *. Exits with 1 if a login has expired.
 
     \b
         llm chatgpt accounts
@@ -102,7 +101,7 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, all_work = [], not store.unusable
+    entries, all_work = [], True
     for name, tokens in store.accounts.items():
         ended, problem = common.problem_of(name, tokens)
         all_work = all_work and not ended
@@ -114,10 +113,9 @@ def accounts(json_: bool) -> None:
         plan = tokens.route.plan or plan_name(tokens.plan)
         user = (tokens.email or "?", plan, _workspace_cell(tokens, store))
         rows.append(("*" if default else "", name, *user, lifetime))
-    rows += [("", name, "?", "?", "?", "damaged or newer") for name in store.unusable]
     if json_:
         common.echo_json(entries)
-    elif not store.accounts and not store.unusable:
+    elif not store.accounts:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         common.echo_table(rows)

@@ -122,11 +122,10 @@ class AuthorizeRequest:
     def _refused(self, error: str, description: str) -> LoginFailed:
         """Explain the `error` of a redirect (P35; RFC 6749, section 4.1.2.1)."""
         if "missing_codex_entitlement" in description:
-            reason, advice = (
+            return errors.LoginDenied(
                 "Codex is not enabled for this workspace.",
                 "Ask its admin, or sign in to another one.",
             )
-            return errors.LoginDenied(reason, advice)
         if error == "access_denied":
             return sign_in_declined(self.command)
         return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
@@ -275,7 +274,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # OpenAI asks programs of the official route to try twice.
+    # OpenAI asks programs of the official route to repeat after failures of network and server.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
