@@ -43,8 +43,8 @@ def test_two_workspaces_of_one_user_can_be_told_apart(two_workspaces, simulator,
     status = run_llm("chatgpt", "status")
     assert "Signed in as ada@example.com (Team plan, Acme)\n" in status.stdout
     assert f"\nWorkspace: Acme ({ACME.account_id})\n" in status.stdout
-    known = json.loads(run_llm("chatgpt", "status", "--account", "other", "--json").stdout)
-    assert (known["workspace"], known["account_id"]) == ("Globex", GLOBEX.account_id)
+    report = json.loads(run_llm("chatgpt", "status", "--account", "other", "--json").stdout)
+    assert (report["workspace"], report["account_id"]) == ("Globex", GLOBEX.account_id)
     listed = json.loads(run_llm("chatgpt", "accounts", "--json").stdout)
     assert [entry["workspace"] for entry in listed] == ["Acme", "Globex"]
     assert [entry["account_id"] for entry in listed] == [ACME.account_id, GLOBEX.account_id]
