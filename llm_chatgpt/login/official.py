@@ -31,6 +31,9 @@ UNREGISTERED = "dynamic_agent_client"
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route (P220). Its nonce is secret, too."""
 
+    # It would lack the client id that OpenAI issues with it (P225).
+    takes_code = False
+
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
         self._client_id = as_text(registered.get("client_id")) or ""
