@@ -21,7 +21,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import click
 import llm
@@ -124,6 +124,23 @@ class _ChatGPTModel(AccountModel):
     supports_schema = True
     supports_tools = True
     Options = Options
+
+    # Values that recur in the raw JSON of answers, which llm logs by these names instead. Only ever
+    # add an entry: logs that are stored already refer to the old ones.
+    json_replacements: ClassVar[dict[str, Any]] = {
+        "chatgpt_tool_usage_0": {
+            "image_gen": {
+                "input_tokens": 0,
+                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "output_tokens": 0,
+                "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "total_tokens": 0,
+            },
+            "web_search": {"num_requests": 0},
+        },
+        "chatgpt_text_0": {"format": {"type": "text"}, "verbosity": "medium"},
+        "chatgpt_text_1": {"format": {"type": "text"}, "verbosity": "low"},
+    }
 
     def __init__(self, info: ModelInfo):
         super().__init__(info)

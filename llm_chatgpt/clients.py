@@ -1,13 +1,14 @@
 """The HTTP clients, which keep connections for the next request.
 
-All threads of a process share one client, each event loop has its own. The dictionaries below hold
-them, because a client must outlive the requests and nothing else does.
+All threads of a process share one client, each event loop has its own. They are in the dictionaries
+below, because nothing else outlives a request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import importlib
 import os
 import sys
@@ -17,28 +18,29 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import ChatGPTError
 
-# By process and HTTP library. A forked child must not write into its parent's connections. There is
-# no lock, because a fork could leave it locked forever: of two clients that are created at the same
-# time, the first one stays.
-_shared: dict[tuple[int, str], Any] = {}
+# By process, because a forked child must not write into its parent's connections. There is no lock,
+# because a fork could leave it locked forever: if two threads create a client at the same time, the
+# first one is used.
+_shared: dict[int, Any] = {}
 _of_loops: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
 
 
+@functools.cache
 def library() -> Any:
-    """Return httpx2 where llm has loaded it already, else httpx. Only use what both have."""
+    """Return httpx2 if llm has loaded it already, else httpx. Use only what both have."""
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
 
 
 def timeout(seconds: float) -> Any:
-    """Return the HTTP library's limits for each wait of a request; connecting is shorter."""
+    """Return the time limits of a request: `seconds` for each wait, less for connecting."""
     connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
     return library().Timeout(seconds, connect=connect, pool=None)
 
 
 def sync_client() -> Any:
     """Return the client that all threads of this process share."""
-    key = (os.getpid(), library().__name__)
-    return _shared.get(key) or _shared.setdefault(key, _new_client("Client"))
+    process = os.getpid()
+    return _shared.get(process) or _shared.setdefault(process, _new_client("Client"))
 
 
 async def async_client() -> Any:
@@ -51,10 +53,8 @@ async def async_client() -> Any:
 @atexit.register
 def close_clients() -> None:
     """Close the connections that threads share. A later request opens new ones."""
-    for key in list(_shared):
-        client = _shared.pop(key)
-        if key[0] == os.getpid():
-            client.close()
+    if client := _shared.pop(os.getpid(), None):
+        client.close()
 
 
 class _LoopClient:
@@ -92,7 +92,7 @@ def _new_client(kind: str) -> Any:
         return getattr(http, kind)(
             limits=http.Limits(keepalive_expiry=config.KEEPALIVE_SECONDS),
             verify=tls_context(),
-            # No proxy: plain http goes to this machine's loopback only, and has the tokens in it.
+            # No proxy for plain http, which goes to this machine's loopback only.
             mounts={"http://": None},
         )
     except ImportError as error:

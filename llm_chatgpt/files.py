@@ -74,7 +74,6 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
-        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -134,16 +133,6 @@ def _retried(action: Callable[[], Result]) -> Result:
         except PermissionError:
             time.sleep(0.02)
     return action()
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Make a folder's new entries survive a power cut, where the system can (not on Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def os_reason(error: Exception) -> str:

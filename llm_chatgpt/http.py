@@ -1,4 +1,4 @@
-"""Send requests: a side request with its whole answer, or a prompt with a stream.
+"""Send requests: `send` returns a whole answer, the streams yield the answer to a prompt.
 
 Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
 """
@@ -26,7 +26,7 @@ from llm_chatgpt.values import as_mapping
 
 
 def fetch_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of fetching an attachment, for which llm may use either library."""
+    """Return the errors that llm can raise when it fetches an attachment with either library."""
     loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     library_errors = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
     return (OSError, ValueError, *library_errors)
@@ -85,7 +85,7 @@ def proxy_settings() -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ChatGPTError for a value that no header can hold. The value may be a token."""
+    """Raise ChatGPTError for a header that cannot be sent. Its value may be a token."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
             raise ChatGPTError(
@@ -201,7 +201,7 @@ def send(
     threading.Thread(target=run, name="chatgpt-request", daemon=True).start()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        # In short waits: Ctrl-C cannot interrupt a long one on Windows.
+        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
         if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
             return outcome.result()
     raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
@@ -216,17 +216,16 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 
 # The stream of a prompt --------------------------------------------------------------
 #
-# These are classes, because a generator-based context manager cannot be closed while it waits: an
-# async answer that is abandoned would end in contextlib's RuntimeError.
+# These are classes, because a generator-based context manager cannot be closed during a wait: an
+# abandoned async answer would end in contextlib's RuntimeError.
 
 
 class _Stream:
     """The answer to a prompt while it arrives: its `status`, its `headers`, and its body.
 
     `request` holds the arguments of the library's `build_request`; entering the `with` block sends
-    it. Raises ConnectionFailed, also for an error of the library inside the block. A block that
-    ends without an exception has read all that matters: the rest of the stream is read for a
-    moment, so that the connection can be used again.
+    it. Raises ConnectionFailed, also for an error of the library inside the block. When the block
+    ends without an exception, the rest of the stream is read, so that the connection can be reused.
     """
 
     def __init__(self, request: Mapping[str, Any]):
@@ -241,12 +240,9 @@ class _Stream:
         self.status: int = response.status_code
         self.headers = dict(response.headers)
 
-    def _has_rest(self, error: BaseException | None) -> bool:
-        return error is None and not self._response.is_closed
 
-
-# `drain` is the thread that reads the rest of this thread's last answer. Only the next request
-# waits for it: a program can end without the rest.
+# `drain` is the thread that reads the end of this thread's last stream. Only the next request waits
+# for it: a program can exit without it.
 _of_thread = threading.local()
 
 
@@ -262,7 +258,7 @@ class SyncStream(_Stream):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if self._has_rest(error):
+        if error is None and not self._response.is_closed:
             _of_thread.drain = threading.Thread(
                 target=self._drain, name="chatgpt-drain", daemon=True
             )
@@ -294,7 +290,7 @@ class AsyncStream(_Stream):
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
-            if self._has_rest(error):
+            if error is None and not self._response.is_closed:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
         finally:

@@ -34,7 +34,7 @@ def first_mapping(value: object) -> Mapping[str, Any]:
 
 
 def as_text(value: object) -> str | None:
-    """Return a string `without_halves`; None if it is empty or anything else."""
+    """Return a string, `without_halves`; None if it is empty, and for anything else."""
     return without_halves(value) if isinstance(value, str) and value else None
 
 
@@ -49,9 +49,9 @@ def without_halves(text: str) -> str:
 
 
 def cleaned(value: Any, levels: int = 50) -> Any:
-    """Make JSON printable and storable: `without_halves`, and empty below `levels`.
+    """Copy JSON so that it can be printed and logged: `without_halves`, and empty below `levels`.
 
-    llm's code that logs JSON fails at some hundred levels.
+    llm cannot log JSON with several hundred levels.
     """
     if isinstance(value, str):
         return without_halves(value)

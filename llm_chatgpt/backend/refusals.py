@@ -21,6 +21,7 @@ from llm_chatgpt.login.tokens import Tokens, residencies
 from llm_chatgpt.text import as_sentence, in_words, printable
 from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 
+# The codes of a refusal by policy (P152, P178).
 POLICY_CODES = frozenset(("cyber_policy", "bio_policy", "invalid_prompt", "moderation_blocked"))
 POLICY_CODES |= {"misalignment_policy_violation"}
 # Codes for errors that the service marks with none.
@@ -32,9 +33,9 @@ IMAGE_DOWNLOAD = "image_download_failed"
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
-# The messages, by the service's codes; those that no code chooses have names with a space. {words}
-# are the service's own, if it said anything: its first sentence ends the reason, which stands
-# before them, and its other sentences begin the advice.
+# The messages, by the service's codes (P176 to P195, P211); those that no code chooses have names
+# with a space. {words} are the service's own, if it said anything: the first sentence ends the
+# reason, which stands before them, and the other sentences begin the advice.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
@@ -118,7 +119,7 @@ _TEXTS = {
     "refused request": "OpenAI refused the request{words}",
     "unexplained refusal": "OpenAI refused the request (status {status}){words} Try again later.",
 }
-# Codes that share a text with another one.
+# Codes that share a text with another one (P189, P193, P195, P266, P270, P271).
 _SAME_TEXT = {
     "insufficient_quota": _PLAN_LIMIT,
     "organization_spend_limit_exceeded": "organization_usage_limit_exceeded",
@@ -142,6 +143,7 @@ _BY_WORDS = {
     "not authorized in this region": WRONG_REGION,
     "Invalid schema for response_format": SCHEMA,
 }
+# Texts for a status without a code (P180, P184, P187, P191).
 _BY_STATUS = {
     401: "refused login",
     403: "refused account",
@@ -258,15 +260,15 @@ def _choose_text(
             return name
     if reply.status >= 500:
         return "server error"
-    if reply.status == 400 and param == "reasoning.effort":
-        return "unknown effort"
-    if reply.status == 400 and "download" in message.lower():
-        return IMAGE_DOWNLOAD
-    if reply.status == 400 and (param or "").startswith(("text.format", "response_format")):
-        return SCHEMA
-    words = " ".join([message, param or "", *codes])
-    if reply.status == 400 and has_files and _OF_FILES.search(words):
-        return "refused file"
+    if reply.status == 400:
+        if param == "reasoning.effort":  # P99
+            return "unknown effort"
+        if "download" in message.lower():  # P106
+            return IMAGE_DOWNLOAD
+        if (param or "").startswith(("text.format", "response_format")):  # P109
+            return SCHEMA
+        if has_files and _OF_FILES.search(" ".join([message, param or "", *codes])):  # P111
+            return "refused file"
     return _BY_STATUS.get(reply.status) or ("refused request" if message else "unexplained refusal")
 
 
@@ -286,8 +288,8 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
     }
 
 
-# The part that a message names: a parameter, a header, the place of an item in the input, an
-# address, or an item's type.
+# The part that a message names: a parameter (P84, P96), a header, or an item of the input by its
+# place (P104, P105), its address (P106) or its type.
 _NAMED_PART = re.compile(
     r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
     r"|\b(input\[\d+\][\w.\[\]]*)|(https://[^\s'\"]*[^\s'\".,)])"
@@ -321,7 +323,10 @@ def error_message(reply: http.Reply) -> str | None:
 
 
 def _retry_after(reply: http.Reply, message: str) -> float | None:
-    """Return how many seconds the server asks to wait: Retry-After, or a stream's message."""
+    """Return how many seconds the server asks to wait: Retry-After, or a stream's message (P196).
+
+    Nonsense such as `inf` is ignored.
+    """
     words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", message, re.IGNORECASE)
     if reply.status == 200 and words:
         return float(words[1]) / (1000 if words[2].lower() == "ms" else 1)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.text import fitted
+from llm_chatgpt.text import notice
 
 MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
@@ -33,7 +33,7 @@ class _Group(click.Group):
         except ChatGPTError as error:
             if os.environ.get("LLM_RAISE_ERRORS"):
                 raise
-            click.echo(fitted(f"Error: {error.message}", sys.stderr), err=True)
+            notice(f"Error: {error.message}")
             ctx.exit(error.exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -25,16 +26,13 @@ from llm_chatgpt.login.official import OfficialLogin, login_officially, registra
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.tokens import Tokens, header_safe
 from llm_chatgpt.text import in_words, notice, printable
-from llm_chatgpt.waiting import beside_line, shows_waiting
-
-REDIRECT_SETTING = "LLM_CHATGPT_REDIRECT_HOST"
+from llm_chatgpt.waiting import shows_waiting
 
 
-class _Login(NamedTuple):
-    """The options of the command, for each way to sign in."""
+class _Options(NamedTuple):
+    """The options that several ways to sign in share."""
 
     account: str | None
-    name: str
     workspace: str | None
     replace: Callable[[Tokens, Tokens], bool]
     no_open: bool
@@ -83,11 +81,12 @@ def login_command(
         raise click.UsageError("--workspace takes a workspace's id, which has no spaces.")
     account = _new_account_name(account)
     name = account or (OFFICIAL if official else CODEX).account
-    options = _Login(account, name, workspace, functools.partial(common.may_replace, yes), no_open)
+    replace = functools.partial(common.may_replace, yes)
+    options = _Options(account, workspace, replace, no_open)
     _announce_login(name)
     first_time = official and not registration(name).get("subject")
     if official:
-        tokens = _login_officially(options, new)
+        tokens = _login_officially(options, name, new)
     elif browser:
         tokens = _login_in_browser(options)
     else:
@@ -152,20 +151,13 @@ class _WithoutCode(Exception):
     """The user wants to sign in through the browser instead."""
 
 
-def _login_with_code(options: _Login, device: bool) -> Tokens:
-    over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
-    on_terminal = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr)
-    local = on_terminal and not over_ssh
-    code_page = _CodePage(
-        may_open=local and not options.no_open and terminal.has_browser(),
-        may_switch=local and not device,
-        clipboard=terminal.Clipboard(local=local) if on_terminal else None,
-    )
+def _login_with_code(options: _Options, device: bool) -> Tokens:
+    screen = _CodeScreen(no_open=options.no_open, device=device)
     try:
         return login(
             options.account,
-            show=code_page.show,
-            wait=code_page.wait,
+            show=screen.show,
+            wait=screen.wait,
             replace=options.replace,
             workspace=options.workspace,
         )
@@ -174,27 +166,31 @@ def _login_with_code(options: _Login, device: bool) -> Tokens:
     except DeviceLoginDisabled as error:
         if device or not terminal.is_terminal(sys.stdin):
             raise
-        if local:
-            notice("Device codes are turned off for this account. Using the browser instead.\n")
-        else:
-            notice(error.message)
+        notice(f"{error.reason}.\n")
+        if not screen.local:
             click.confirm("Sign in through the browser now?", default=True, abort=True, err=True)
     return _login_in_browser(options)
 
 
-class _CodePage:
-    """Shows a one-time code, and reads the keyboard until it has been entered.
+class _CodeScreen:
+    """Shows a one-time code, and reads the keyboard until the code has been entered.
 
-    Meanwhile Enter opens the page where the code is entered (`may_open`), c copies the code
-    (`clipboard`), and b switches to the browser login (`may_switch`).
+    Enter opens the page where the user enters the code, c copies the code, b switches to the
+    browser login. Only what can work here is offered.
     """
 
-    def __init__(self, *, may_open: bool, may_switch: bool, clipboard: terminal.Clipboard | None):
-        self._may_open = may_open
-        self._may_switch = may_switch
-        self._clipboard = clipboard if clipboard and clipboard.available else None
-        reads = may_open or may_switch or self._clipboard
-        self._keyboard = terminal.Keyboard() if reads else None
+    def __init__(self, *, no_open: bool, device: bool):
+        on_terminal = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stderr)
+        over_ssh = bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"))
+        # Whether the terminal is on this machine.
+        self.local = on_terminal and not over_ssh
+        self._clipboard = terminal.Clipboard(local=self.local)
+        self._may_open = self.local and not no_open and terminal.has_browser()
+        self._may_copy = on_terminal and self._clipboard.available
+        self._may_switch = self.local and not device
+        self._read_line: Callable[[float], str | None] = time.sleep
+        if on_terminal:
+            self._read_line = terminal.Keyboard().read_line
         self._url = self._user_code = ""
 
     def show(self, code: DeviceCode) -> None:
@@ -211,114 +207,102 @@ class _CodePage:
             "Page says device codes are off? Turn them on in ChatGPT under Settings > Security, or "
             f"{other_way}.",
         ]
-        keys = ["press Enter to open the page"] if self._may_open else []
-        keys += ["type c and Enter to copy the code"] if self._clipboard else []
+        keys = ["Press Enter to open the page."] if self._may_open else []
+        keys += ["Type c and Enter to copy the code."] if self._may_copy else []
         if keys:
-            text = ", or ".join(keys)
-            lines.append(f"\n{text[0].upper()}{text[1:]}.")
+            lines += ["", " ".join(keys)]
         if not shows_waiting():
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Read the keyboard for so many seconds."""
+        """Do what the user types for so many seconds. Raises _WithoutCode."""
         end = time.monotonic() + seconds
         while (rest := end - time.monotonic()) > 0:
-            self._pause(rest)
-
-    def _pause(self, seconds: float) -> None:
-        if self._keyboard is None:
-            time.sleep(seconds)
-            return
-        try:
-            typed = self._keyboard.read_line(seconds)
-        except (EOFError, OSError, ValueError):
-            self._keyboard = None
-            return
-        key = None if typed is None else typed.strip().lower()
-        if self._may_switch and key == "b":
-            raise _WithoutCode
-        if self._clipboard and key == "c":
-            notice(self._clipboard.copy(self._user_code))
-        if self._may_open and key == "":
-            opened = terminal.open_in_browser(self._url)
-            notice("Opened the page in your browser." if opened else "Could not open a browser.")
+            try:
+                typed = self._read_line(rest)
+            except (EOFError, OSError, ValueError):
+                self._read_line = time.sleep
+                continue
+            key = None if typed is None else typed.strip().lower()
+            if key == "b" and self._may_switch:
+                raise _WithoutCode
+            if key == "c" and self._may_copy:
+                notice(self._clipboard.copy(self._user_code))
+            if key == "" and self._may_open:
+                opened = terminal.open_in_browser(self._url)
+                notice(
+                    "Opened the page in your browser." if opened else "Could not open a browser."
+                )
 
 
 # With a browser ------------------------------------------------------------------------
 
 
-def _login_in_browser(options: _Login) -> Tokens:
-    # Only the browser shows an error page of OpenAI's, so the terminal says what to do then.
-    local = config.redirect_host() == "localhost"
-    change = f"Unset {REDIRECT_SETTING}" if local else f"Set {REDIRECT_SETTING}=localhost"
-    hint = f"Error instead of a sign-in? {change} and retry."
+def _login_in_browser(options: _Options) -> Tokens:
+    other_host = "127.0.0.1" if config.redirect_host() == "localhost" else "localhost"
+    # Only the browser shows OpenAI's error page, so the terminal says what to do then.
+    hint = f"Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST={other_host} and retry."
     return login_with_browser(
         options.account,
-        show=functools.partial(_show_address, hint, options.no_open),
-        read_lines=_reader(),
+        show=functools.partial(_show_address, options.no_open, hint),
+        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
         replace=options.replace,
         workspace=options.workspace,
     )
 
 
-def _login_officially(options: _Login, new: bool) -> Tokens:
+def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
     notice(
         "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in for apps, "
         f"a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
     )
     hint = ""
-    if registration(options.name).get("client_id") and not new:
+    if registration(name).get("client_id") and not new:
         hint = (
             "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run "
-            f"'{OFFICIAL.login_command(options.name)} --new'."
+            f"'{OFFICIAL.login_command(name)} --new'."
         )
     return login_officially(
         options.account,
-        show=functools.partial(_show_address, hint, options.no_open),
-        read_lines=_reader(),
+        show=functools.partial(_show_address, options.no_open, hint),
+        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
         replace=options.replace,
         new=new,
     )
 
 
-def _show_address(hint: str, no_open: bool, request: BrowserLogin | OfficialLogin) -> None:
-    """Open the address of a sign-in, and show it with the advice for when something goes wrong."""
+def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogin) -> None:
+    """Open the address of a sign-in, and show it; the hint says what to do if that fails."""
     opened = not no_open and terminal.open_in_browser(request.url)
-    notice(
+    lines = [
         "Opening your browser. If nothing happens, visit:"
         if opened
-        else "Open this page in a browser:"
-    )
-    notice(f"\n  {terminal.styled(request.url, bold=True)}\n")
+        else "Open this page in a browser:",
+        f"\n  {terminal.styled(request.url, bold=True)}\n",
+    ]
     if hint:
-        notice(hint)
+        lines.append(hint)
     if not shows_waiting():
-        notice(f"Waiting for the browser (up to {in_words(config.BROWSER_LOGIN_SECONDS)})...")
-    if _reader():
-        notice(
+        limit = in_words(config.BROWSER_LOGIN_SECONDS)
+        lines.append(f"Waiting for the browser (up to {limit})...")
+    if terminal.is_terminal(sys.stdin):
+        lines.append(
             "Browser on another machine? Sign in there, then paste the address of the page that "
             "fails to load:"
         )
+    notice("\n".join(lines))
 
 
-def _reader() -> Callable[[Callable[[str], None], threading.Event], None] | None:
-    return _read_pasted if terminal.is_terminal(sys.stdin) else None
-
-
-def _read_pasted(line: Callable[[str], None], stop: threading.Event) -> None:
-    """Hand over the lines that are typed or pasted, until `stop` is set."""
+def _read_pasted(use_line: Callable[[str], None], stop: threading.Event) -> None:
+    """Pass the lines that the user types or pastes to `use_line`, until `stop` is set."""
     keyboard = terminal.Keyboard()
-    try:
+    # Where the terminal cannot be read, the browser can still come back.
+    with contextlib.suppress(EOFError, OSError, ValueError):
         while not stop.is_set():
             typed = keyboard.read_line(0.1)
             # An address that was pasted in two lines is one answer, not two.
             while typed and (more := keyboard.read_line(0.05)) is not None:
                 typed += f" {more}"
             if typed is not None:
-                line(typed)
-    except EOFError:
-        pass
-    except (OSError, ValueError):
-        with beside_line():
-            click.echo("Pasting does not work here. Use a browser on this machine.", err=True)
+                use_line(typed)

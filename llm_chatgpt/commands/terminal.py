@@ -6,6 +6,7 @@ import base64
 import contextlib
 import importlib
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -17,35 +18,28 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-
-
-def is_terminal(stream: Any) -> bool:
-    # A stream that was closed before the program began is None.
-    return stream is not None and stream.isatty()
+from llm_chatgpt.waiting import is_terminal as is_terminal
 
 
 def styled(text: str, **styles: Any) -> str:
-    """Text with a colour or weight, which click shows on terminals only."""
+    """Give a text a colour or weight, which click shows on terminals only."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **styles)
 
 
 class Keyboard:
-    """Lines typed on this terminal, read without waiting longer than asked for."""
+    """Lines that the user types on this terminal."""
 
     def __init__(self) -> None:
-        # What has been typed of the next line on a Windows console.
+        # The beginning of the next line on a Windows console.
         self._typed = ""
 
     def read_line(self, seconds: float) -> str | None:
-        """The next line; None if there is none in time.
+        """Return the next line; None if it does not come within so many seconds.
 
         Raises EOFError, or OSError or ValueError where the terminal cannot be read.
         """
-        return self._read_console(seconds) if config.WINDOWS else self._read_terminal(seconds)
-
-    def _read_terminal(self, seconds: float) -> str | None:
-        import select
-
+        if config.WINDOWS:
+            return self._read_console(seconds)
         # Not through sys.stdin: a thread that waits in there hangs the program's end.
         terminal = sys.stdin.fileno()
         if not select.select([terminal], [], [], seconds)[0]:
@@ -71,12 +65,12 @@ class Keyboard:
 
 
 def has_browser() -> bool:
-    """Whether there is a browser that `open_in_browser` can start."""
+    """Check whether there is a browser that `open_in_browser` can start."""
     return config.WINDOWS or bool(_browser_command())
 
 
 def _browser_command() -> str:
-    """The command of the user's browser, with %s for the address; empty where there is none."""
+    """Return the command of the user's browser, with %s for the address; empty if there is none."""
     chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &")
     if chosen:
         return chosen if "%s" in chosen else f"{chosen} %s"
@@ -119,22 +113,16 @@ class Clipboard:
 
     def __init__(self, *, local: bool):
         # Over SSH, a command would fill the clipboard of the wrong machine.
-        self._command = _clipboard_command() if local else []
-        self._through_terminal = not config.WINDOWS and os.environ.get("TERM", "dumb") not in (
-            "dumb",
-            "linux",
-        )
-
-    @property
-    def available(self) -> bool:
-        return bool(self._command) or self._through_terminal
+        self._commands = _clipboard_commands() if local else []
+        self._through_terminal = os.environ.get("TERM", "dumb") not in ("dumb", "linux")
+        self.available = bool(self._commands) or self._through_terminal
 
     def copy(self, text: str) -> str:
         """Copy a text, and return a sentence that says whether it succeeded."""
-        if self._command:
+        for command in self._commands:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 subprocess.run(  # noqa: S603 - the user's own clipboard
-                    self._command,
+                    command,
                     input=text.encode(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -150,18 +138,11 @@ class Clipboard:
         return "Asked your terminal to copy the code; not every terminal does."
 
 
-def _clipboard_command() -> list[str]:
-    """The command that copies its input to the clipboard; empty if there is none."""
+def _clipboard_commands() -> list[list[str]]:
+    """Return the installed commands that copy their input. Those for another system fail."""
     if config.WINDOWS:
         # Not by its name: a program in the current folder could be run in its place.
-        return [os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]
-    for words, display in (
-        ("pbcopy", None),
-        ("wl-copy", "WAYLAND_DISPLAY"),
-        ("xclip -selection clipboard", "DISPLAY"),
-        ("clip.exe", "WSL_DISTRO_NAME"),
-    ):
-        command = words.split()
-        if (display is None or os.environ.get(display)) and shutil.which(command[0]):
-            return command
-    return []
+        return [[os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]]
+    # The last one is that of Windows, in WSL.
+    commands = ("pbcopy", "wl-copy", "xclip -selection clipboard", "clip.exe")
+    return [words for words in map(str.split, commands) if shutil.which(words[0])]

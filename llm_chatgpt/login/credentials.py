@@ -80,7 +80,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     account, llm's key "chatgpt", CODEX_ACCESS_TOKEN.
 
     A key is an account's name, otherwise the name of one of llm's keys, otherwise a token (at-...).
-    Raises NotSignedIn, which names the existing accounts; StoreError for a damaged one.
+    Raises NotSignedIn, which names the existing accounts.
     """
     if key is not None:
         return _named_credential(key, store, "chosen by name")

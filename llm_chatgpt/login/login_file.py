@@ -61,8 +61,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
 
     Returns an empty store if there is no file. Raises StoreError; its code is "damaged" for a file
     that is not a store at all (unless `if_damaged` is given, which is returned), "newer_version"
-    for one written by a later version of this plugin. A damaged entry raises nothing
-    (`Store.unusable`).
+    for one written by a later version of this plugin.
     """
     path = store_path()
     shown_path = short_path(path)
@@ -242,8 +241,7 @@ def delete_tokens(
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)
         chosen = store.default if account is None else account
-        names = [*store.accounts, *store.unusable]
-        names = [name for name in names if everything or name == chosen]
+        names = [name for name in store.entries if everything or name == chosen]
         if everything:
             writer.save_shorter(store.only_registrations())
             for copy in writer.path.parent.glob(f"{writer.path.name}.damaged-*"):

@@ -65,6 +65,9 @@ class AuthorizeRequest:
     the parameters that only its route has. The state and the verifier are secret.
     """
 
+    # Whether the user may paste the code alone: PKCE ties it to this sign-in, as the state does.
+    takes_code = True
+
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
@@ -102,8 +105,10 @@ class AuthorizeRequest:
         )
 
     def read_pasted(self, line: str) -> Fields | str:
-        """Read a pasted address. Return a request to paste again (str) if it cannot be used."""
+        """Read a pasted address or code. Return a request to paste again (str) if it is neither."""
         text = line.strip().strip("'\"<>").partition("#")[0]
+        if self.takes_code and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
+            return {"code": [text]}
         # An address with a space was broken into two lines.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)
@@ -122,11 +127,10 @@ class AuthorizeRequest:
     def _refused(self, error: str, description: str) -> LoginFailed:
         """Explain the `error` of a redirect (P35; RFC 6749, section 4.1.2.1)."""
         if "missing_codex_entitlement" in description:
-            reason, advice = (
+            return errors.LoginDenied(
                 "Codex is not enabled for this workspace.",
                 "Ask its admin, or sign in to another one.",
             )
-            return errors.LoginDenied(reason, advice)
         if error == "access_denied":
             return sign_in_declined(self.command)
         return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
@@ -275,7 +279,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # OpenAI asks programs of the official route to try twice.
+    # OpenAI asks programs of the official route to repeat after failures of network and server.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:

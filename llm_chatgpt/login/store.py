@@ -1,7 +1,8 @@
 """The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
 An account's entry has the fields of `Tokens`. Whatever this version does not understand, because it
-is damaged or written by a newer version, is kept verbatim: entries, and fields of entries.
+is damaged or written by a newer version, is kept verbatim: entries, and fields of entries. An entry
+that is not understood is no account.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_chatgpt import config
-from llm_chatgpt.errors import RefreshFailed, StoreError
+from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.tokens import KINDS, Tokens, header_safe, token_hash
-from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 STORE_VERSION = 1
@@ -49,50 +49,36 @@ def tokens_from_store(value: object) -> Tokens | None:
 class Store:
     """The content of the login file. Immutable: methods that change something return a new Store.
 
-    `accounts` are the logins by account name. `default` is the account that prompts use; empty
-    if the user must choose first. `unusable` are the names of entries that this version does not
-    understand. `unsaved` are the accounts that this process has renewed and could not write.
-    `registrations` are the client ids issued by the official route, by account name, each with its
-    issuer and owner; they outlive logouts.
+    `accounts` are the logins by account name, and `entries` what the file has of them. `default` is
+    the account that prompts use; empty if the user must choose first. `unsaved` are the accounts
+    that this process has renewed and could not write. `registrations` are the client ids issued by
+    the official route, by account name, each with its issuer and owner; they outlive logouts.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):
         self._data = data or {"default": DEFAULT_ACCOUNT, "accounts": {}}
-        self._entries: Mapping[str, Any] = self._data["accounts"]
+        self.entries: Mapping[str, Any] = self._data["accounts"]
         self.default: str = self._data["default"]
         self.registrations = as_mapping(self._data.get("registrations"))
-        logins = {name: tokens_from_store(entry) for name, entry in self._entries.items()}
+        logins = {name: tokens_from_store(entry) for name, entry in self.entries.items()}
         self.accounts = {name: tokens for name, tokens in logins.items() if tokens}
-        self.unusable = [name for name, tokens in logins.items() if not tokens]
         self.unsaved: frozenset[str] = frozenset()
 
     def get(self, account: str | None = None) -> Tokens | None:
-        """Return an account's login (None: the default account's); None if it is not signed in.
-
-        Raises StoreError (code "damaged") for an entry that this version does not understand.
-        """
-        name = account or self.default
-        if name in self.unusable:
-            raise StoreError(
-                f"The stored login '{printable(name, 60)}' is damaged, or was written by a newer "
-                "llm-chatgpt-oauth.",
-                f"Run '{self.login_command(name)}' to replace it, or update with 'llm install -U "
-                "llm-chatgpt-oauth'.",
-                code="damaged",
-            )
-        return self.accounts.get(name)
+        """Return an account's login (None: the default account's); None if it is not signed in."""
+        return self.accounts.get(account or self.default)
 
     def put(self, name: str, tokens: Tokens) -> Store:
         """Replace an account's tokens. Keep the fields that this version does not understand."""
-        entry = {**as_mapping(self._entries.get(name)), **tokens._asdict()}
-        return self._with(accounts={**self._entries, name: entry})
+        entry = {**as_mapping(self.entries.get(name)), **tokens._asdict()}
+        return self._with(accounts={**self.entries, name: entry})
 
     def _with(self, **fields: Any) -> Store:
         return Store({**self._data, **fields})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
         """Add a new login in place of an old one. The first account becomes the default."""
-        others = {other: entry for other, entry in self._entries.items() if other != name}
+        others = {other: entry for other, entry in self.entries.items() if other != name}
         added = self._with(accounts=others).put(name, tokens)
         return added.with_default(name) if as_default or len(added.accounts) == 1 else added
 
@@ -101,7 +87,7 @@ class Store:
 
     def without(self, name: str) -> Store:
         """Remove an account. If one account is left, it becomes the default."""
-        rest = self._with(accounts={k: v for k, v in self._entries.items() if k != name})
+        rest = self._with(accounts={k: v for k, v in self.entries.items() if k != name})
         default = "" if name == self.default else self.default
         return rest.with_default(next(iter(rest.accounts)) if len(rest.accounts) == 1 else default)
 
