@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
-from llm_chatgpt.text import in_words, printable
+from llm_chatgpt.text import in_words, printable, start_in_thread
 from llm_chatgpt.values import as_mapping
 
 
@@ -189,16 +189,8 @@ def send(
 
     if not whole:
         return fetch()
-    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(fetch())
-        except BaseException as error:
-            outcome.set_exception(error)
-
     # In a thread, because the library limits only single socket operations.
-    threading.Thread(target=run, daemon=True).start()
+    outcome = start_in_thread(fetch)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         # Poll: Ctrl-C cannot interrupt a long wait on Windows.
