@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -37,6 +38,7 @@ from llm_chatgpt import clients
 from llm_chatgpt.backend import prompt_run
 from llm_chatgpt.backend.memory import Memory
 from llm_chatgpt.login import login_file
+from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
 from simulator import Account, Simulator
 
@@ -405,6 +407,25 @@ def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+@pytest.fixture
+def change_during_the_wait(lock_wanted: threading.Event) -> Callable[..., Any]:
+    """Call a function that waits for the lock of the login file, and change the file meanwhile.
+
+    Returns what the function returns.
+    """
+
+    def run(function: Callable[[], Any], change: Callable[[Store], Store]) -> Any:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with login_file.locked_store() as writer:
+                lock_wanted.clear()
+                result = pool.submit(function)
+                assert lock_wanted.wait(20)
+                writer.save(change(login_file.read_store()))
+            return result.result(20)
+
+    return run
+
+
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
     """The real `llm` in a process of its own."""
     if args[0] != "chatgpt":
@@ -417,6 +438,19 @@ def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
         text=True,
         **kwargs,
     )
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Interrupt a program that waits; what it has printed by its end.
+
+    A signal that comes right before a sleep begins does not interrupt it, so it is sent again,
+    as a user would press again.
+    """
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=6)
+    raise AssertionError("Ctrl-C did not end the program")
 
 
 def prompt_in_five_processes() -> None:

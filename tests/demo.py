@@ -30,7 +30,9 @@ COMMANDS = [
 ]
 
 
-def run(command: list[str], environment: dict[str, str], *, keep: bool = False) -> tuple[int, str]:
+def run(
+    command: list[str], environment: dict[str, str], *, capture: bool = False
+) -> tuple[int, str]:
     """Show a command and run it; its exit code, and what it printed if that is to be kept."""
     words = " ".join(f'"{word}"' if " " in word else word for word in command)
     print(f"\n$ llm {words}", flush=True)
@@ -39,11 +41,11 @@ def run(command: list[str], environment: dict[str, str], *, keep: bool = False) 
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if keep else None,
+        stdout=subprocess.PIPE if capture else None,
         text=True,
         check=False,
     )
-    if keep:
+    if capture:
         print(done.stdout, end="", flush=True)
     return done.returncode, done.stdout or ""
 
@@ -75,7 +77,9 @@ def show(environment: dict[str, str]) -> list[int]:
         if command is COMMANDS[-1]:
             print("\n(Nobody is signed in now, so the next prompt is refused.)", flush=True)
         code, printed = run(
-            [model if word == "MODEL" else word for word in command], environment, keep=signing_in
+            [model if word == "MODEL" else word for word in command],
+            environment,
+            capture=signing_in,
         )
         codes.append(code)
         suggested = re.search(r"llm -m (\S+)", printed)

@@ -48,10 +48,10 @@ def try_wheel(wheel: pathlib.Path, folder: pathlib.Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / SCRIPTS / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", wheel], cwd=folder, check=True)
-    shown = subprocess.run(
+    version = subprocess.run(
         [python, "-m", "llm", "chatgpt", "--version"], cwd=folder, check=True, capture_output=True
     )
-    assert wheel.name.split("-")[1].encode() in shown.stdout
+    assert wheel.name.split("-")[1].encode() in version.stdout
     examples = re.findall(
         r"^```python\n(.*?)^```",
         (ROOT / "docs/reference.md").read_text(encoding="utf-8"),

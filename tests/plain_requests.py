@@ -39,6 +39,6 @@ def events_of(answer):
     return [json.loads(frame.split("data: ")[1]) for frame in frames]
 
 
-def said(text, phase=None):
+def message(text, phase=None):
     message = {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
     return message if phase is None else {**message, "phase": phase}

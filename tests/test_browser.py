@@ -70,18 +70,18 @@ class Login:
     def __init__(self, *arguments, route="--browser", **options):
         self.process = start_llm("chatgpt", "login", route, *arguments, **options)
         STARTED.append(self.process)
-        self.said = ""
-        while not (found := re.search(r"^  (http\S+)$", self.said, re.MULTILINE)):
+        self.printed = ""
+        while not (found := re.search(r"^  (http\S+)$", self.printed, re.MULTILINE)):
             line = self.process.stderr.readline()
-            assert line, self.said
-            self.said += line
+            assert line, self.printed
+            self.printed += line
         self.url = found[1]
-        while "Waiting for the browser" not in self.said:
-            self.said += self.process.stderr.readline()
+        while "Waiting for the browser" not in self.printed:
+            self.printed += self.process.stderr.readline()
 
     def end(self):
         stdout, stderr = self.process.communicate(timeout=30)
-        return self.process.returncode, stdout, self.said + stderr
+        return self.process.returncode, stdout, self.printed + stderr
 
 
 def failed_login(browse):
@@ -108,9 +108,9 @@ def test_the_browser_comes_back(simulator):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     tokens = plugin.load_tokens()
     assert tokens.email == "ada@example.com"
-    asked, exchanged = simulator.seen("/oauth/authorize")[0], simulator.seen("/oauth/token")[0]
-    assert asked.query["scope"] == "openid profile email offline_access"
-    assert len(asked.query["state"]) == 43
+    authorized, exchanged = simulator.seen("/oauth/authorize")[0], simulator.seen("/oauth/token")[0]
+    assert authorized.query["scope"] == "openid profile email offline_access"
+    assert len(authorized.query["state"]) == 43
     assert exchanged.body["redirect_uri"] == "http://127.0.0.1:1455/auth/callback"
     assert len(exchanged.body["code_verifier"]) == 86
     assert "x-www-form-urlencoded" in exchanged.headers["content-type"]
@@ -331,13 +331,13 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, monkeypatch):
     assert status == 400
     assert "authorize_hydra_invalid_request" in page
     advice = "Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=localhost and retry.\n"
-    assert f"  {refused.url}\n\n{advice}" in refused.said
+    assert f"  {refused.url}\n\n{advice}" in refused.printed
     refused.process.kill()
     refused.end()
 
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
     login = Login("--no-open")
-    assert "\nError instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=127.0.0.1" in login.said
+    assert "\nError instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=127.0.0.1" in login.printed
     assert fetch(login.url)[0] == 200
     assert login.end()[0] == 0
     assert plugin.load_tokens().email == "ada@example.com"
@@ -427,7 +427,7 @@ def address_on(terminal):
 
 
 @needs_pty
-@pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#"])
+@pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#", pytest.param("", id="the code")])
 def test_pasting_what_the_browser_ended_on(simulator, form):
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
     url = address_on(terminal)
@@ -437,15 +437,26 @@ def test_pasting_what_the_browser_ended_on(simulator, form):
     terminal.type(back.partition("&")[0])
     terminal.wait_for("isn't the right address. Copy the whole")
     query = back.partition("?")[2]
-    for number, junk in enumerate(["what?", "http://[x?code=", query, code, AT], 2):
+    for number, junk in enumerate(["what?", "http://[x?code=", query, AT], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
     assert not simulator.seen("/oauth/token")
-    terminal.type(form.format(back))
+    terminal.type(form.format(back) if form else code)
     assert terminal.end() == 0, terminal.screen
     assert "Signed in as ada@example.com" in terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
     assert "Traceback" not in terminal.screen
+
+
+@needs_pty
+def test_a_code_of_an_earlier_attempt_is_told_as_such(simulator):
+    earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    address_on(terminal)
+    terminal.wait_for("fails to load")
+    terminal.type(earlier)
+    assert terminal.end() == 1
+    assert "is from an earlier attempt. Run 'llm chatgpt login" in " ".join(terminal.screen.split())
 
 
 @needs_pty
@@ -538,7 +549,7 @@ def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
 def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
     sign_in(simulator)
     simulator.account = Account(email="bob@example.com", account_id="other")
-    ended, asked = threading.Event(), []
+    ended, reader_had_ended = threading.Event(), []
 
     def read_lines(line, stop):
         stop.wait()
@@ -546,7 +557,7 @@ def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
         ended.set()
 
     def replace(old, new):
-        asked.append(ended.is_set())
+        reader_had_ended.append(ended.is_set())
         return True
 
     plugin.login_with_browser(
@@ -554,7 +565,7 @@ def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
         read_lines=read_lines,
         replace=replace,
     )
-    assert asked == [True]
+    assert reader_had_ended == [True]
     assert plugin.load_tokens().email == "bob@example.com"
 
 
@@ -583,15 +594,15 @@ def chromium(tmp_path, monkeypatch):
 @pytest.mark.parametrize("route", ["--browser", "--official"])
 def test_a_real_browser_follows_the_redirect(simulator, chromium, route):
     login = Login(route=route)
-    assert "Opening your browser" in login.said
+    assert "Opening your browser" in login.printed
     code, stdout, stderr = login.end()
     assert code == 0, stderr
     assert stdout.startswith("Signed in as ada@example.com")
     assert "noise" not in stdout + stderr
     wait_until(lambda: chromium.exists() and "</html>" in chromium.read_text())
     assert "Go back to the terminal" in chromium.read_text()
-    (asked,) = (r for r in simulator.requests if r.path.endswith("/authorize"))
-    assert "Chrome" in asked.headers["user-agent"]
+    (request,) = (r for r in simulator.requests if r.path.endswith("/authorize"))
+    assert "Chrome" in request.headers["user-agent"]
 
 
 # Windows, as far as it can be played here

@@ -55,12 +55,12 @@ def in_pipes(start, callback_ports):
     def run():
         process = start_llm("chatgpt", "login", "--browser")
         started.append(process)
-        said = ""
-        while not (found := re.search(r"^  (http\S+)$", said, re.MULTILINE)):
+        printed = ""
+        while not (found := re.search(r"^  (http\S+)$", printed, re.MULTILINE)):
             line = process.stderr.readline()
-            assert line, said
-            said += line
-        return process, found[1], said
+            assert line, printed
+            printed += line
+        return process, found[1], printed
 
     yield run
     for process in started:
@@ -283,18 +283,18 @@ def copy_code(simulator, start):
     terminal.wait_for("ype c and Enter to copy the code")
     terminal.wait_for("14:5")
     terminal.type("c")
-    said = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
+    message = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
     approve(simulator)
     assert terminal.end() == 0, terminal.screen
-    return said, user_code, terminal.raw
+    return message, user_code, terminal.raw
 
 
 @needs_pty
 def test_c_copies_the_code(simulator, start, clipboard):
     (clipboard.parent / "bin" / "pbcopy").chmod(0o755)
-    said, user_code, raw = copy_code(simulator, start)
-    assert said == "Copied the code."
+    message, user_code, raw = copy_code(simulator, start)
+    assert message == "Copied the code."
     assert clipboard.read_text() == user_code
     assert "]52;" not in raw
 
@@ -311,8 +311,8 @@ def test_without_a_command_the_terminal_is_asked_to_copy(
         command.write_text("#!/bin/sh\nexit 1\n")
     if where == "over SSH":
         monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
-    said, user_code, raw = copy_code(simulator, start)
-    assert said == "Asked your terminal to copy the code; not every terminal does."
+    message, user_code, raw = copy_code(simulator, start)
+    assert message == "Asked your terminal to copy the code; not every terminal does."
     assert f"\x1b]52;c;{base64.b64encode(user_code.encode()).decode()}\a" in raw
     assert not clipboard.exists()
 
@@ -385,9 +385,11 @@ def test_nothing_is_shortened_in_a_pipe(simulator, run_llm, command):
 def test_who_is_signed_in_already_is_said(simulator, run_llm):
     sign_in(simulator)
     simulator.approve_after_polls = 0
-    said = run_llm("chatgpt", "login").stderr
-    assert said.startswith("You are signed in as ada@example.com (Plus plan). A new login replaces")
-    assert "--account NAME" in said
+    stderr = run_llm("chatgpt", "login").stderr
+    assert stderr.startswith(
+        "You are signed in as ada@example.com (Plus plan). A new login replaces"
+    )
+    assert "--account NAME" in stderr
     simulator.account = Account(email="bob@example.com", account_id="acc-bob")
     result = run_llm("chatgpt", "login", "--account", "work")
     assert result.stderr.startswith("Already signed in: default (ada@example.com).\n")
@@ -638,11 +640,11 @@ def test_the_home_folder_is_shortened(simulator, run_llm, monkeypatch, tmp_path)
     monkeypatch.delenv("CODEX_HOME")
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     sign_in(simulator)
-    shown = os.path.join("~", "llm", "chatgpt-oauth.json")
-    assert f"\nStored in: {shown}\n" in run_llm("chatgpt", "status").stdout
+    short_path = os.path.join("~", "llm", "chatgpt-oauth.json")
+    assert f"\nStored in: {short_path}\n" in run_llm("chatgpt", "status").stdout
     (llm.user_dir() / "chatgpt-oauth.json").write_text("{")
     result = run_llm("chatgpt", "status")
-    assert shown in result.stderr
+    assert short_path in result.stderr
     assert str(tmp_path) not in result.output
     result = run_llm("chatgpt", "import")
     assert os.path.join("~", ".codex") in result.stderr
@@ -678,13 +680,13 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
 
 @needs_pty
 def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
-    process, url, said = in_pipes()
+    process, url, printed = in_pipes()
     wait_until(browser)
     visit(url)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0
     assert stdout.startswith("Signed in as ada@example.com")
-    assert "noise" not in stdout + said + stderr
+    assert "noise" not in stdout + printed + stderr
 
 
 @needs_pty
@@ -692,8 +694,8 @@ def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
 def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
     """A text browser would open in this very terminal."""
     monkeypatch.setenv("BROWSER", value)
-    process, url, said = in_pipes()
-    assert "Open this page in a browser" in said
+    process, url, printed = in_pipes()
+    assert "Open this page in a browser" in printed
     visit(url)
     assert process.wait(timeout=30) == 0
 
@@ -720,35 +722,17 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 # A Windows console, as far as it can be simulated here
 
 
-@pytest.fixture
-def console(monkeypatch, simulator, start):
-    """`llm chatgpt login --browser` with keys that are typed in a console."""
-
-    def run(run_llm, kbhit, getwche):
-        simulator.approve_after_polls = 0
-        fake = types.SimpleNamespace(kbhit=kbhit, getwche=getwche)
-        monkeypatch.setitem(sys.modules, "msvcrt", fake)
-        monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-        monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
-        monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
-        monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
-        return run_llm("chatgpt", "login", "--browser", "--no-open")
-
-    return run
-
-
-def test_a_windows_console_is_read_key_by_key(console, run_llm):
+def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeypatch):
     keys = list("http://x/?code=ab\bc\r")
-    result = console(run_llm, lambda: bool(keys), lambda: keys.pop(0))
+    console = types.SimpleNamespace(kbhit=lambda: bool(keys), getwche=lambda: keys.pop(0))
+    monkeypatch.setitem(sys.modules, "msvcrt", console)
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
+    monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
+    monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
+    result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert keys == []
     assert "That isn't the right address" in result.stderr
-
-
-def test_a_console_that_cannot_be_read(console, run_llm):
-    def broken():
-        raise OSError("not a console")
-
-    assert "Pasting does not work here" in console(run_llm, broken, None).stderr
 
 
 # Pipes and closed streams

@@ -120,10 +120,10 @@ def found_by_package(response):
 def found_by_plugin(answered):
     response, parts = answered.response, answered.parts
     # What is only for readers is not compared: blank lines, and repeated commentary.
-    ours = [(p, (p.provider_metadata or {}).get("chatgpt", {})) for p in parts]
-    ours = [(part, metadata) for part, metadata in ours if metadata != {"replay": False}]
+    shared = [(p, (p.provider_metadata or {}).get("chatgpt", {})) for p in parts]
+    shared = [(part, metadata) for part, metadata in shared if metadata != {"replay": False}]
     messages, reasoning = [], []
-    for part, metadata in ours:
+    for part, metadata in shared:
         if isinstance(part, TextPart) or metadata.get("type") == "message":
             messages += [part.text] if isinstance(part, (TextPart, ReasoningPart)) else []
         elif isinstance(part, ReasoningPart):

@@ -32,9 +32,9 @@ def ask(simulator, signed_in, run_llm):
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"], ["-x"], ["-x", "--async"]])
 def test_notes_follow_the_answer(simulator, ask, options):
     simulator.answer(Think(), Say("It is so."))
-    said = ask("-o", "temperature", "1", *options)
+    output = ask("-o", "temperature", "1", *options)
     # Without streaming, llm itself ends the answer's line; otherwise it adds one more line end.
-    assert said.rstrip("\n") == f"It is so.\n{IGNORED}".rstrip("\n")
+    assert output.rstrip("\n") == f"It is so.\n{IGNORED}".rstrip("\n")
 
 
 @pytest.mark.parametrize("options", [[], ["--no-stream"]])
@@ -60,8 +60,8 @@ def test_an_error_begins_on_a_line_of_its_own(simulator, ask, options):
     begin = whole[: whole.index(b'"delta": "It is"')]
     end = whole.index(b"\n\n", len(begin)) + 2
     simulator.script("responses", Stream([whole[:end]], end="cut"))
-    said = ask(*options)
-    assert said.startswith("It is\nError: The answer was cut off")
+    output = ask(*options)
+    assert output.startswith("It is\nError: The answer was cut off")
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -82,8 +82,8 @@ def test_a_picture_after_hidden_reasoning(simulator, ask):
 @pytest.mark.parametrize("options", [["--no-stream"], ["--no-stream", "--async"]])
 def test_a_picture_is_named_below_an_answer_that_does_not_stream(simulator, ask, options):
     simulator.answer(Draw("A pelican"), Say("There."))
-    said = ask("-T", "ImageGeneration", *options)
-    assert [line.partition(" ")[0] for line in said.splitlines()] == ["There.", "Picture:"]
+    output = ask("-T", "ImageGeneration", *options)
+    assert [line.partition(" ")[0] for line in output.splitlines()] == ["There.", "Picture:"]
 
 
 def test_reasoning_without_a_summary_is_recorded(simulator, ask, run_llm):

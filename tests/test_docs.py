@@ -82,9 +82,9 @@ def test_no_command_is_documented_that_is_not_there():
 
 @each_command
 def test_every_command_has_help_with_an_example(name):
-    shown = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
+    help_text = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
     # After the usage line, which has no such indentation.
-    assert f"\n      llm chatgpt {name}" in shown.split("Options:")[0]
+    assert f"\n      llm chatgpt {name}" in help_text.split("Options:")[0]
     assert all(p.help for p in COMMANDS[name].params if isinstance(p, click.Option))
 
 
@@ -117,9 +117,9 @@ def test_every_python_example_runs(simulator, example, printed):
 
 
 def test_the_version_is_the_packages():
-    shown = CliRunner().invoke(cli, ["chatgpt", "--version"]).stdout
+    version_line = CliRunner().invoke(cli, ["chatgpt", "--version"]).stdout
     version = importlib.metadata.version("llm-chatgpt-oauth")
-    assert shown == f"llm-chatgpt-oauth, version {version}\n"
+    assert version_line == f"llm-chatgpt-oauth, version {version}\n"
 
 
 def test_every_setting_is_documented():

@@ -41,16 +41,16 @@ class SmallDisk:
     def __init__(self, folder: pathlib.Path):
         self.mount, self.copy = folder / "disk", folder / "copy"
         self.mount.mkdir()
-        self.kept = folder / "kept.json"
+        self.saved = folder / "saved.json"
 
     def start(self, *command: str, full: bool = True) -> subprocess.Popen[str]:
         """A command on the disk; afterwards `store` is the login file that it has left."""
-        mount, copy, kept = map(shlex.quote, map(str, (self.mount, self.copy, self.kept)))
+        mount, copy, saved = map(shlex.quote, map(str, (self.mount, self.copy, self.saved)))
         shutil.copytree(store_path().parent, self.copy, dirs_exist_ok=True)
         fill = f"cat /dev/zero > {mount}/fill 2>/dev/null" if full else "true"
         script = (
             f"mount -t tmpfs -o size=128k tmpfs {mount} && cp -a {copy}/. {mount} && {{ {fill}; "
-            f"{shlex.join(command)}; code=$?; cp {mount}/chatgpt-oauth.json {kept}; exit $code; }}"
+            f"{shlex.join(command)}; code=$?; cp {mount}/chatgpt-oauth.json {saved}; exit $code; }}"
         )
         return subprocess.Popen(
             ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
@@ -69,7 +69,7 @@ class SmallDisk:
 
     @property
     def store(self) -> Store:
-        return Store(json.loads(self.kept.read_text()))
+        return Store(json.loads(self.saved.read_text()))
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_logout_signs_out_and_leaves_the_other_accounts(simulator, disk):
     assert "No space left on device" in err
     assert "removed from the old file" in err
     assert disk.store.accounts == {"default": ada}
-    assert work.refresh_token not in disk.kept.read_text()
+    assert work.refresh_token not in disk.saved.read_text()
     # Only what was deleted here is ended at OpenAI.
     assert [r.path for r in simulator.requests] == ["/api/accounts/oauth/revoke"]
 
@@ -156,7 +156,7 @@ def test_a_logout_of_all_accounts(simulator, disk):
     code, out, _ = disk.run(*LLM, "chatgpt", "logout", "--all")
     assert (code, out.count("Signed out of account")) == (0, 2)
     assert disk.store.accounts == {}
-    assert "rt_" not in disk.kept.read_text()
+    assert "rt_" not in disk.saved.read_text()
 
 
 def test_another_default_account_is_not_chosen(simulator, disk):

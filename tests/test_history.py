@@ -367,10 +367,10 @@ def test_a_tool_whose_attachment_cannot_be_sent(simulator, signed_in, ask, caplo
 
 def test_an_attachment_of_the_user_after_a_tool_turn_is_an_error(simulator, signed_in, ask):
     result = llm.tool_message(ToolResultPart("add", "3", "c1"))
-    asked = [llm.user("go"), llm.assistant(ToolCallPart("add", {}, "c1")), result]
+    turn = [llm.user("go"), llm.assistant(ToolCallPart("add", {}, "c1")), result]
     new = llm.user("Look", bad("bmp"))
     with pytest.raises(llm.ModelError, match="Could not send the attachment"):
-        ask(messages=[*asked, llm.assistant("3"), new])
+        ask(messages=[*turn, llm.assistant("3"), new])
 
 
 # System prompts --------------------------------------------------------------------------------
@@ -524,9 +524,9 @@ def test_a_drawn_picture_for_a_model_that_sees_none(simulator, signed_in, run_ll
 
 def test_no_picture_and_no_file_are_not_sent(simulator, signed_in, ask, tmp_path):
     (tmp_path / "secret.png").write_text("secret")
-    ours = {"chatgpt": {"type": "image_generation_call"}}
+    metadata = {"chatgpt": {"type": "image_generation_call"}}
     for output in ("no picture came", "/etc/passwd", str(tmp_path / "secret.png")):
-        call = ToolCallPart("image_generation", {}, "ig_1", True, ours)
+        call = ToolCallPart("image_generation", {}, "ig_1", True, metadata)
         result = ToolResultPart("image_generation", output, "ig_1", True)
         ask(messages=[llm.user("draw"), llm.assistant(call, result, "Here."), llm.user("blue")])
         assert [p for p in items(simulator)[-1]["content"] if p["type"] != "input_text"] == []

@@ -136,10 +136,10 @@ def test_stdin_is_a_picture_or_the_prompt(simulator, signed_in, image, arguments
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no way to close a stream")
 def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
     with start_llm("chatgpt", "image", preexec_fn=lambda: os.close(0)) as process:
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     assert (
-        said.splitlines()[-1] == "Error: The prompt is empty. Pass it as an argument or on stdin."
+        stderr.splitlines()[-1] == "Error: The prompt is empty. Pass it as an argument or on stdin."
     )
 
 
@@ -182,9 +182,9 @@ def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):
     data = base64.b64encode(b"a new kind").decode()
     simulator.script("draw", Answer(200, {"data": [{"b64_json": data}]}))
     result = image("A pelican", "--size", "1024x1024", "--json")
-    told = json.loads(result.stdout)
-    assert (told["width"], told["height"]) == (None, None)
-    assert pathlib.Path(told["path"]).read_bytes() == b"a new kind"
+    report = json.loads(result.stdout)
+    assert (report["width"], report["height"]) == (None, None)
+    assert pathlib.Path(report["path"]).read_bytes() == b"a new kind"
 
 
 def test_another_account(simulator, signed_in, image):
@@ -198,14 +198,14 @@ def test_another_account(simulator, signed_in, image):
 
 def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_path):
     (tmp_path / "old.png").write_bytes(b"old")
-    said = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
-    assert said.endswith("old.png already exists. Choose another name.")
-    said = error_of(image("A pelican", "-o", str(tmp_path / "old.png" / "a.png")))
-    assert said.startswith("Error: Could not save the image as ")
-    assert said.endswith("Choose another place with -o.")
+    message = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
+    assert message.endswith("old.png already exists. Choose another name.")
+    message = error_of(image("A pelican", "-o", str(tmp_path / "old.png" / "a.png")))
+    assert message.startswith("Error: Could not save the image as ")
+    assert message.endswith("Choose another place with -o.")
     # It would be saved as old.png.
-    said = error_of(image("A pelican", "-o", str(tmp_path / "old.jpg")))
-    assert said.endswith("old.png already exists. Choose another name.")
+    message = error_of(image("A pelican", "-o", str(tmp_path / "old.jpg")))
+    assert message.endswith("old.png already exists. Choose another name.")
     assert image("A pelican", "-o", str(tmp_path)).exit_code == 2
     (llm.user_dir() / "chatgpt-images").touch()
     assert "in chatgpt-images in llm's folder (" in error_of(image("A pelican"))
@@ -287,9 +287,9 @@ def test_a_limit_names_banked_resets(simulator, signed_in, image, account):
     simulator.bank_reset()
     simulator.script("draw", usage_limit())
     option = ["--account", account] if account else []
-    said = error_of(image("A pelican", *option))
+    message = error_of(image("A pelican", *option))
     command = "llm chatgpt reset --account work" if account else "llm chatgpt reset"
-    assert f"You have 1 banked reset: run '{command}'. Or wait" in said
+    assert f"You have 1 banked reset: run '{command}'. Or wait" in message
     assert len(simulator.seen("/images/generations")) == 1
 
 
@@ -523,8 +523,8 @@ def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
     assert len(simulator.refreshes) == 1
     assert result.stderr == ""
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
-    said = error_of(image(*asked, input=png(16, 16)))
-    assert said.startswith("Error: OpenAI no longer accepts this login: No.")
+    message = error_of(image(*asked, input=png(16, 16)))
+    assert message.startswith("Error: OpenAI no longer accepts this login: No.")
 
 
 REFUSALS = [
@@ -567,16 +567,16 @@ def test_a_refusal_is_one_sentence_and_nothing_is_sent_again(
 
 
 def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
-    said = error_of(image("A pelican", "--size", "best"))
-    assert said.startswith("Error: OpenAI refused the request: Invalid size 'best'.")
+    message = error_of(image("A pelican", "--size", "best"))
+    assert message.startswith("Error: OpenAI refused the request: Invalid size 'best'.")
 
 
 def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
     assert config.IMAGE_TIMEOUT_SECONDS == 300
     monkeypatch.setattr(config, "IMAGE_TIMEOUT_SECONDS", 0.3)
     simulator.script("draw", Answer(delay=5.0))
-    said = error_of(image("A pelican"))
-    assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", said)
+    message = error_of(image("A pelican"))
+    assert re.search(r" did not answer (in time|within 0\.3 seconds)\. Check the network", message)
     assert len(simulator.requests) == 1
 
 
@@ -592,8 +592,8 @@ def test_a_picture_may_be_larger_than_other_answers(simulator, signed_in, image)
 def test_a_refused_login_names_its_account(simulator, signed_in, image):
     sign_in(simulator, "work")
     simulator.always["draw"] = lambda _: Answer(401, {"detail": "No"})
-    said = error_of(image("A pelican", "--account", "work"))
-    assert "Run 'llm chatgpt login --account work' to sign in again." in said
+    message = error_of(image("A pelican", "--account", "work"))
+    assert "Run 'llm chatgpt login --account work' to sign in again." in message
 
 
 def test_nobody_is_signed_in(simulator, image):

@@ -104,6 +104,6 @@ def test_other_formats_are_refused(simulator, signed_in, run_llm):
 
 def test_the_log_shows_no_markup(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "-T", "ImageGeneration")
-    shown = run_llm("logs", "-n", "1").stdout
-    assert "Let the model create images." in shown
-    assert "``" not in shown.replace("```", "")
+    log = run_llm("logs", "-n", "1").stdout
+    assert "Let the model create images." in log
+    assert "``" not in log.replace("```", "")

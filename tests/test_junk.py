@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llm_chatgpt_oauth as plugin
+from junk import json_values
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.http import Reply
@@ -18,22 +19,9 @@ from llm_chatgpt.login.login_file import store_path
 from simulator import make_jwt
 
 WORKSPACE = "x-codex-rate-limit-reached-type"
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("error", "detail", "message", "code", "type", "param", "plan_type"),
-                    *("resets_at", "resets_in_seconds", "loc", "msg", "error_description"),
-                ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=15,
+JSON = json_values(
+    *("error", "detail", "message", "code", "type", "param", "plan_type"),
+    *("resets_at", "resets_in_seconds", "loc", "msg", "error_description"),
 )
 
 
@@ -147,8 +135,8 @@ def test_any_model_list_is_read(tmp_path_factory):
         llm.user_dir()
         data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
         catalogue.models_path().write_text(json.dumps(data))
-        known = catalogue.models_to_register()
-        assert set(catalogue.BUILT_IN_MODELS) <= set(known)
-        assert all(isinstance(info.slug, str) and info.slug for info in known.values())
+        models_by_slug = catalogue.models_to_register()
+        assert set(catalogue.BUILT_IN_MODELS) <= set(models_by_slug)
+        assert all(isinstance(info.slug, str) and info.slug for info in models_by_slug.values())
 
     check()

@@ -108,15 +108,15 @@ def test_all_is_well(simulator, route, check):
 def test_as_many_requests_as_it_says(simulator, route, run_llm):
     refused = run_llm("chatgpt", "doctor", "--live")
     assert refused.exit_code == 1
-    said = re.fullmatch(
+    announced = re.fullmatch(
         r"Error: The live check sends up to (\d+) small requests, which count against your plan's "
         r"limits\. Confirm that with --yes\.\n",
         refused.output,
     )
     assert not simulator.requests
     assert run_llm("chatgpt", "doctor", "--live", "--yes").exit_code == 0
-    assert len(simulator.requests) == int(said[1])
-    assert int(said[1]) < 20
+    assert len(simulator.requests) == int(announced[1])
+    assert int(announced[1]) < 20
 
 
 def test_the_report_names_nobody(simulator, route, run_llm, tmp_path):
@@ -263,8 +263,8 @@ def test_a_service_that_differs(simulator, route, check, fault):
     change(simulator)
     report = check()
     assert wrong(report) == expected
-    told = {name for name, *_ in found(report)}
-    assert told >= {name for name, state in expected.items() if state == "differs"}
+    reported = {name for name, *_ in found(report)}
+    assert reported >= {name for name, state in expected.items() if state == "differs"}
 
 
 CODEX_ONLY = {

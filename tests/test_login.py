@@ -40,17 +40,17 @@ class Waits:
 
 
 def test_a_login_from_start_to_end(simulator):
-    shown = []
+    codes = []
 
     def show(code):
-        shown.append(code)
+        codes.append(code)
         simulator.approve(code.user_code)
 
     tokens = plugin.login(show=show)
     assert plugin.load_tokens() == tokens
     assert (tokens.email, tokens.plan) == ("ada@example.com", "plus")
     assert tokens.account_id == simulator.account.account_id
-    assert shown[0].verification_url == f"{simulator.issuer}/codex/device"
+    assert codes[0].verification_url == f"{simulator.issuer}/codex/device"
     start, poll, exchange, origin = simulator.requests
     assert origin.path.endswith("/wham/accounts/check")
     assert start.body == {"client_id": config.CLIENT_ID}
@@ -234,8 +234,10 @@ def test_a_refused_exchange_tells_the_issuers_words(simulator, body, words):
 
 def test_a_refused_exchange_tells_no_secret(simulator):
     def refuse(request):
-        said = f"Code {request.body['code']} or verifier {request.body['code_verifier']} is bad"
-        return Answer(400, {"error": "invalid_client", "error_description": said})
+        description = (
+            f"Code {request.body['code']} or verifier {request.body['code_verifier']} is bad"
+        )
+        return Answer(400, {"error": "invalid_client", "error_description": description})
 
     simulator.script("token", refuse)
     with pytest.raises(plugin.LoginFailed) as caught:

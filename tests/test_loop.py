@@ -23,14 +23,14 @@ class PictureServer:
     """Serves a picture and a report, but only after the event loop has moved on."""
 
     def __init__(self):
-        self.asked = threading.Event()
+        self.request_arrived = threading.Event()
         self.loop_runs = threading.Event()
         self.waited_in_vain = False
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                owner.asked.set()
+                owner.request_arrived.set()
                 owner.waited_in_vain = not owner.loop_runs.wait(5)
                 kind, data = ("application/pdf", PDF) if "pdf" in self.path else ("image/png", PNG)
                 self.send_response(200)
@@ -69,7 +69,7 @@ def pictures():
 )
 def test_nothing_is_fetched_on_the_loop(simulator, signed_in, pictures, path, kind, seen):
     async def watch():
-        while not pictures.asked.is_set():
+        while not pictures.request_arrived.is_set():
             await asyncio.sleep(0.01)
         pictures.loop_runs.set()
 

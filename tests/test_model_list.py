@@ -27,8 +27,8 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert lines[1].endswith("priority")
     assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
     assert "codex-auto-review" not in result.stdout
-    shown = run_llm("chatgpt", "models", "--all").stdout
-    assert re.search(r"\nchatgpt-codex-auto-review .*\n  \(hidden\) Codex Auto Review", shown)
+    listing = run_llm("chatgpt", "models", "--all").stdout
+    assert re.search(r"\nchatgpt-codex-auto-review .*\n  \(hidden\) Codex Auto Review", listing)
     data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
     assert isinstance(data, list)
     assert data[0]["slug"] == "gpt-6.2-sol"
@@ -51,8 +51,8 @@ def test_a_description_is_one_printable_line(simulator, signed_in, run_llm, desc
 
 
 def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
-    shown = {**simulator.models[0], "slug": "gpt-7-nova"}
-    simulator.models = [shown, simulator.models[1]]
+    nova = {**simulator.models[0], "slug": "gpt-7-nova"}
+    simulator.models = [nova, simulator.models[1]]
     run_llm("chatgpt", "refresh")
     run_llm("-m", "chatgpt-gpt-7-nova", "hi")
     hidden = [{**model, "visibility": "hide"} for model in simulator.models]
@@ -62,7 +62,7 @@ def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
         assert "chatgpt-gpt-7-nova" in registered()
         # A built-in one, which was there before any list.
         assert f"chatgpt-{hidden[1]['slug']}" in registered()
-    simulator.models = [shown]
+    simulator.models = [nova]
     assert run_llm("-c", "more").exit_code == 0
 
 
@@ -103,22 +103,22 @@ def old_list(hours=2.0):
 
 
 def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
-    def asked(*args, **kwargs):
+    def ask_and_update(*args, **kwargs):
         text = ask(*args, **kwargs).text
         models_updated()
         return text
 
     fetch_models(signed_in)
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
-    asked("too soon")
+    ask_and_update("too soon")
     assert len(simulator.seen("/codex/models")) == 1
     old_list()
-    asked("hi")
+    ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
-    assert asked("hi", slug="gpt-7")
+    assert ask_and_update("hi", slug="gpt-7")
     # As long as it stays the same, nothing is sent.
     old_list()
-    asked("hi")
+    ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
 
 

@@ -120,8 +120,8 @@ def test_a_system_prompt_is_the_first_message(simulator, signed_in, ask):
 def test_older_models_get_a_system_prompt_as_instructions(simulator, signed_in, ask):
     ask("hi", slug="gpt-5.2-codex")
     ask("hi", slug="gpt-5.2-codex", system="Speak French.")
-    asked = [body["instructions"] for body in simulator.prompts]
-    assert asked == ["You are a helpful assistant.", "Speak French."]
+    instructions = [body["instructions"] for body in simulator.prompts]
+    assert instructions == ["You are a helpful assistant.", "Speak French."]
     assert [len(body["input"]) for body in simulator.prompts] == [1, 1]
 
 
@@ -463,8 +463,8 @@ def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm)
 
 def test_hidden_models_can_be_used_but_do_not_fill_the_list(simulator, signed_in, run_llm, ask):
     fetch_models(signed_in)
-    shown = run_llm("chatgpt", "models", "--all").stdout
-    hidden = re.findall(r"^chatgpt-(\S+) .*\n  \(hidden\)", shown, re.MULTILINE)
+    listing = run_llm("chatgpt", "models", "--all").stdout
+    hidden = re.findall(r"^chatgpt-(\S+) .*\n  \(hidden\)", listing, re.MULTILINE)
     assert "codex-auto-review" in hidden
     for command in (["models"], ["models", "list"], ["models", "list", "--options", "--async"]):
         listed = run_llm(*command).stdout
@@ -547,8 +547,8 @@ def test_what_the_default_refuses_is_asked_for_once(simulator, signed_in, ask):
     simulator.refuses_summary = {"gpt-6.2-sol"}
     for _ in range(2):
         ask("hi", slug="default")
-    asked = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
-    assert asked == [True, False, False]
+    summaries_requested = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
+    assert summaries_requested == [True, False, False]
 
 
 BUILT_IN = [

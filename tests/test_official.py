@@ -67,8 +67,8 @@ def test_a_codex_prompt_still_names_its_account(simulator, ask):
 
 
 def test_a_system_prompt_and_options(simulator, official, ask):
-    asked = ask("hi", system="Be brief.", reasoning_effort="low", verbosity="low")
-    assert asked.text
+    answered = ask("hi", system="Be brief.", reasoning_effort="low", verbosity="low")
+    assert answered.text
     (body,) = simulator.official_prompts
     assert "instructions" not in body
     assert body["input"][0]["content"] == [{"type": "input_text", "text": "Be brief."}]
@@ -342,9 +342,9 @@ def test_a_code_before_the_stream(simulator, official, run_llm, no_waiting, code
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("code", WORDS)
 def test_a_code_inside_the_stream(simulator, official, run_llm, no_waiting, code, begun):
-    said = [Say("Begun")] if begun else []
+    begun_answer = [Say("Begun")] if begun else []
     simulator.always["official_responses"] = lambda request: simulator.plan_failure(
-        code, *said, v2=begun
+        code, *begun_answer, v2=begun
     )
     result = run_llm("-m", MODEL, "hi", *["--async"] * begun)
     check_error(simulator, result, 3 if PLAN_ERRORS[code] == 503 and not begun else 1)

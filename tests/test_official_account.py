@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 
 import pytest
@@ -32,8 +31,8 @@ def signed_in_since(simulator, seconds=0.0, account="official"):
     """What a sign-in so many seconds ago has left in the store."""
     tokens = sign_in_officially(simulator, account, ago=seconds)
     with locked_store() as writer:
-        known = {"client_id": tokens.client_id, "subject": tokens.subject, "email": tokens.email}
-        writer.save(read_store().register(account, **known))
+        fields = {"client_id": tokens.client_id, "subject": tokens.subject, "email": tokens.email}
+        writer.save(read_store().register(account, **fields))
     return tokens
 
 
@@ -41,7 +40,7 @@ def paths(simulator):
     return [request.path for request in simulator.requests]
 
 
-def said(body):
+def last_text(body):
     """The text of the last message."""
     content = body["input"][-1]["content"]
     return content if isinstance(content, str) else content[0]["text"]
@@ -165,44 +164,25 @@ def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
     assert tokens.access_token not in repr(rejection)
 
 
-def test_a_logout_while_others_wait_names_the_route(simulator, lock_wanted):
+def test_a_logout_while_others_wait_names_the_route(simulator, change_during_the_wait):
     old = signed_in_since(simulator, EXPIRED)
-    found = []
-
-    def ask_for_tokens():
-        with pytest.raises(plugin.NotSignedIn, match=COMMAND) as caught:
-            plugin.get_tokens(rejected=old.access_token)
-        found.append(caught.value)
-
-    with locked_store() as writer:
-        lock_wanted.clear()
-        thread = threading.Thread(target=ask_for_tokens)
-        thread.start()
-        assert lock_wanted.wait(20)
-        writer.save(read_store().without("official"))
-    thread.join()
-    assert len(found) == 1
+    with pytest.raises(plugin.NotSignedIn, match=COMMAND):
+        change_during_the_wait(
+            lambda: plugin.get_tokens(rejected=old.access_token),
+            lambda store: store.without("official"),
+        )
     assert simulator.refreshes == []
 
 
-def test_a_login_that_another_program_has_ended_is_not_used(simulator, lock_wanted):
+def test_a_login_that_another_program_has_ended_is_not_used(simulator, change_during_the_wait):
     old = signed_in_since(simulator, EXPIRED)
-    found = []
-
-    def ask_for_tokens():
-        with pytest.raises(plugin.RefreshFailed, match="has ended") as caught:
-            plugin.get_tokens(rejected=old.access_token)
-        found.append(caught.value)
-
-    with locked_store() as writer:
-        lock_wanted.clear()
-        thread = threading.Thread(target=ask_for_tokens)
-        thread.start()
-        assert lock_wanted.wait(20)
-        refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
-        writer.save(read_store().put_refusal("official", refused, ended=True))
-    thread.join()
-    assert found[0].permanent
+    refused = plugin.RefreshFailed("Your ChatGPT login has ended.", permanent=True)
+    with pytest.raises(plugin.RefreshFailed, match="has ended") as caught:
+        change_during_the_wait(
+            lambda: plugin.get_tokens(rejected=old.access_token),
+            lambda store: store.put_refusal("official", refused, ended=True),
+        )
+    assert caught.value.permanent
     assert simulator.requests == []
 
 
@@ -251,8 +231,8 @@ def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
         assert result.stderr.count(COMMAND) == 1
         assert len(result.stderr.splitlines()) == 1
         assert paths(simulator) == ["/v1/responses", "/api/accounts/oauth/token"]
-    kept = read_store().registration("official")
-    assert (kept["client_id"], kept["subject"]) == (old.client_id, old.subject)
+    registration = read_store().registration("official")
+    assert (registration["client_id"], registration["subject"]) == (old.client_id, old.subject)
     with secrets_watch(simulator) as check:
         check(store_path().read_text() + result.stderr)
     status = run_llm("chatgpt", "status")
@@ -329,11 +309,11 @@ def test_the_commands_name_the_route(simulator, run_llm):
     assert "Workspace" not in status.stdout
     listed = run_llm("chatgpt", "accounts")
     assert "official" in listed.stdout.splitlines()[1].split()[3:]
-    shown = json.loads(run_llm("chatgpt", "status", "--json").stdout)
+    status_report = json.loads(run_llm("chatgpt", "status", "--json").stdout)
     entry = json.loads(run_llm("chatgpt", "accounts", "--json").stdout)[0]
-    for known in (shown, entry):
-        assert (known["kind"], known["email"]) == ("official", "ada@example.com")
-        assert (known["account_id"], known["plan"], known["expired"]) == (None, None, False)
+    for report in (status_report, entry):
+        assert (report["kind"], report["email"]) == ("official", "ada@example.com")
+        assert (report["account_id"], report["plan"], report["expired"]) == (None, None, False)
     assert simulator.requests == []
 
 
@@ -390,8 +370,8 @@ def test_an_account_like_any_other(simulator, run_llm):
     result = run_llm("chatgpt", "use", "official")
     assert result.stdout.startswith("Default account: official, ada@example.com (ChatGPT plan")
     assert run_llm(*model, "three").exit_code == 0
-    assert [said(body) for body in simulator.prompts] == ["one"]
-    assert [said(body) for body in simulator.official_prompts] == ["two", "three"]
+    assert [last_text(body) for body in simulator.prompts] == ["one"]
+    assert [last_text(body) for body in simulator.official_prompts] == ["two", "three"]
     assert "chatgpt-account-id" in simulator.seen("/codex/responses")[0].headers
     simulator.requests.clear()
     assert run_llm("chatgpt", "usage", "--account", "default").exit_code == 0

@@ -77,7 +77,7 @@ def login(simulator, browser, run_llm):
     return run
 
 
-def asked(simulator):
+def authorize_queries(simulator):
     """The queries of all authorize addresses that were opened."""
     return [request.query for request in simulator.seen("/api/accounts/authorize")]
 
@@ -103,7 +103,7 @@ def test_the_first_sign_in(simulator, login, browser):
     assert result.stderr.index("Continue with ChatGPT") < result.stderr.index("Opening")
     # On one line of its own, to be copied.
     assert f"\n  {browser.urls[0]}\n" in result.stderr
-    query = asked(simulator)[0]
+    query = authorize_queries(simulator)[0]
     fresh = {name: query.pop(name) for name in ("state", "nonce", "code_challenge")}
     port = urllib.parse.urlsplit(query["redirect_uri"]).port
     assert query == {
@@ -146,7 +146,7 @@ def test_a_later_sign_in_names_the_registration(simulator, login, run_llm):
     run_llm("chatgpt", "logout")
     result = login()
     assert result.exit_code == 0, result.stderr
-    one, two = asked(simulator)
+    one, two = authorize_queries(simulator)
     assert two["client_id"] == first.client_id
     assert not {"agent_name_hint", "id_token_hint", "prompt"} & set(two)
     assert two["ext_agent_host_id"] == one["ext_agent_host_id"]
@@ -162,7 +162,7 @@ def test_the_host_id_is_made_once(simulator, login, run_llm):
     login("--account", "work")
     run_llm("chatgpt", "logout", "--all")
     login()
-    assert {query["ext_agent_host_id"] for query in asked(simulator)} == {host_id()}
+    assert {query["ext_agent_host_id"] for query in authorize_queries(simulator)} == {host_id()}
     assert len(simulator.clients) == 2
     path = host_id_path()
     if os.name != "nt":
@@ -200,8 +200,8 @@ def test_an_exchange_that_fails_registers_no_second_app(simulator, login, browse
     assert len(exchanges(simulator)) == 1
     assert login("--account", "work").exit_code == 0
     (client_id,) = simulator.clients
-    assert asked(simulator)[1]["client_id"] == client_id
-    assert "agent_name_hint" not in asked(simulator)[1]
+    assert authorize_queries(simulator)[1]["client_id"] == client_id
+    assert "agent_name_hint" not in authorize_queries(simulator)[1]
 
 
 # The callback
@@ -373,8 +373,8 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     with secrets_watch(simulator) as check:
         check(store_path().read_text())
     (client_id,) = simulator.clients
-    known = read_store().registration("official")
-    assert (known["client_id"], known["subject"]) == (client_id, "auth0|user-ada")
+    registration = read_store().registration("official")
+    assert (registration["client_id"], registration["subject"]) == (client_id, "auth0|user-ada")
 
     sent = len(simulator.requests)
     for key in ({}, {"key": "official"}):
@@ -385,10 +385,10 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
 
     simulator.official.scope = OFFICIAL_SCOPE
     assert login().exit_code == 0
-    assert asked(simulator)[1]["prompt"] == "consent"
-    assert asked(simulator)[1]["client_id"] == client_id
+    assert authorize_queries(simulator)[1]["prompt"] == "consent"
+    assert authorize_queries(simulator)[1]["client_id"] == client_id
     assert login().exit_code == 0
-    assert "prompt" not in asked(simulator)[2]
+    assert "prompt" not in authorize_queries(simulator)[2]
 
 
 def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
@@ -407,7 +407,7 @@ def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, r
     assert plugin.load_tokens("work") == other
     simulator.official.scope = OFFICIAL_SCOPE
     assert login().exit_code == 0
-    assert asked(simulator)[-1]["prompt"] == "consent"
+    assert authorize_queries(simulator)[-1]["prompt"] == "consent"
     assert ask("hi").text
 
 
@@ -417,7 +417,11 @@ def test_who_has_declined_is_asked_again(simulator, login):
     assert login().exit_code == 1
     simulator.official.declined = False
     assert login().exit_code == 0
-    assert [query.get("prompt") for query in asked(simulator)] == [None, None, "consent"]
+    assert [query.get("prompt") for query in authorize_queries(simulator)] == [
+        None,
+        None,
+        "consent",
+    ]
 
 
 def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
@@ -428,9 +432,12 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
 
     with pytest.raises(plugin.LoginFailed, match="answered for another registration"):
         plugin.login_officially(show=while_another_one_finishes)
-    tokens, known = plugin.load_tokens(), read_store().registration("official")
+    tokens, registration = plugin.load_tokens(), read_store().registration("official")
     assert tokens.email == "ada@example.com"
-    assert (known["client_id"], known["subject"]) == (tokens.client_id, tokens.subject)
+    assert (registration["client_id"], registration["subject"]) == (
+        tokens.client_id,
+        tokens.subject,
+    )
     assert len(exchanges(simulator)) == 1
 
 
@@ -439,8 +446,11 @@ def test_a_damaged_registration_is_mended(simulator, login, damage):
     with locked_store() as writer:
         writer.save(read_store().register("official", **damage))
     assert login().exit_code == 0
-    known = read_store().registration("official")
-    assert (known["client_id"], known["subject"]) == (*simulator.clients, "auth0|user-ada")
+    registration = read_store().registration("official")
+    assert (registration["client_id"], registration["subject"]) == (
+        *simulator.clients,
+        "auth0|user-ada",
+    )
 
 
 def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkeypatch):
@@ -495,7 +505,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     assert not caught.value.permanent
     again = login(*arguments)
     assert again.exit_code == 0, again.stderr
-    assert asked(simulator)[1]["client_id"] == "dynamic_agent_client"
+    assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
     assert ask("hi").text
 
 
@@ -511,7 +521,7 @@ def test_after_a_logout_a_forgotten_registration_stays_forgotten(
         ask("hi")
     run_llm("chatgpt", "logout")
     assert login().exit_code == 0
-    assert asked(simulator)[1]["client_id"] == "dynamic_agent_client"
+    assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
 
 
 def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
@@ -557,14 +567,14 @@ def test_a_new_registration_ends_the_session_of_the_old_one(simulator, login, ru
     second = plugin.load_tokens()
     result = login("--new")
     assert result.exit_code == 0, result.stderr
-    assert asked(simulator)[2]["client_id"] == "dynamic_agent_client"
+    assert authorize_queries(simulator)[2]["client_id"] == "dynamic_agent_client"
     assert revoked(simulator) == [second.refresh_token]
     third = plugin.load_tokens()
     assert third.client_id != second.client_id == first.client_id
-    known = read_store().registration("official")
-    assert (known["client_id"], known["subject"]) == (third.client_id, third.subject)
+    registration = read_store().registration("official")
+    assert (registration["client_id"], registration["subject"]) == (third.client_id, third.subject)
     assert login().exit_code == 0
-    assert asked(simulator)[3]["client_id"] == third.client_id
+    assert authorize_queries(simulator)[3]["client_id"] == third.client_id
     assert ask("hi").text
 
 
@@ -578,14 +588,14 @@ def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
 
 def test_a_new_registration_lets_another_user_in(simulator, login):
     login()
-    old, known = plugin.load_tokens(), read_store().registration("official")
+    old, registration = plugin.load_tokens(), read_store().registration("official")
     simulator.account = Account(email="bob@example.com", user_id="user-bob")
     result = login()
     assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
     result = login("--new")
     assert result.exit_code == 1
     assert "Kept ada@example.com." in result.stderr
-    assert (plugin.load_tokens(), read_store().registration("official")) == (old, known)
+    assert (plugin.load_tokens(), read_store().registration("official")) == (old, registration)
     assert revoked(simulator) == []
     assert login("--new", "--yes").exit_code == 0
     assert plugin.load_tokens().email == "bob@example.com"
@@ -634,12 +644,12 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
     """What README promises of this route, one after the other, beside a Codex login."""
     caplog.set_level(logging.DEBUG)
     codex = sign_in(simulator)
-    model, said = ("-m", "chatgpt-gpt-6-luna"), []
+    model, outputs = ("-m", "chatgpt-gpt-6-luna"), []
 
     def run(*arguments, exit_code=0, **options):
         result = run_llm(*arguments, **options)
         assert result.exit_code == exit_code, result.output
-        said.append(result.output)
+        outputs.append(result.output)
         return result
 
     clock = time.time
@@ -648,7 +658,7 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
         simulator.clock = lambda: clock() + seconds
         monkeypatch.setattr(time, "time", simulator.clock)
 
-    said.append(login().output)
+    outputs.append(login().output)
     run(*model, "hi")
     functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
     chain = run(*model, 'multiply {"a": 6, "b": 7}', "--functions", functions)
@@ -679,7 +689,7 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
     }
     assert plugin.load_tokens("default") == codex
     with secrets_watch(simulator) as check:
-        for text in (*said, caplog.text):
+        for text in (*outputs, caplog.text):
             check(text)
 
 
@@ -716,14 +726,14 @@ def test_ten_minutes_are_the_limit(simulator, monkeypatch):
 
 
 def test_nothing_secret_is_in_its_repr(simulator, browser):
-    shown = []
+    requests = []
 
     def show(request):
-        shown.append(request)
+        requests.append(request)
         browser.open(request.url)
 
     tokens = plugin.login_officially(show=show)
-    (request,) = shown
+    (request,) = requests
     for secret in (request.state, request.nonce, request.code_verifier):
         assert secret not in repr(request) + repr(tokens)
     assert request.code_verifier not in request.url
@@ -735,12 +745,12 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
 
 def address_of(process):
     """The address that the command prints, on one line."""
-    said = ""
-    while "Waiting for the browser" not in said:
+    printed = ""
+    while "Waiting for the browser" not in printed:
         line = process.stderr.readline()
-        assert line, said
-        said += line
-    return re.search(r"^  (http\S+)$", said, re.MULTILINE)[1]
+        assert line, printed
+        printed += line
+    return re.search(r"^  (http\S+)$", printed, re.MULTILINE)[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")

@@ -26,7 +26,7 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def said(simulator):
+def sent_back(simulator):
     """The assistant's messages in the last request: text and phase."""
     return [
         ("".join(part["text"] for part in item["content"]), item.get("phase"))
@@ -96,7 +96,7 @@ def test_commentary_before_a_tool_call(simulator, signed_in, run_llm):
     functions = "def add(a: int, b: int) -> int:\n    return a + b"
     result = run_llm("-m", MODEL, "1 + 2?", "--functions", functions)
     assert (result.stdout, result.stderr) == ("Three.\n", "I will add.\n\nNow I know.\n")
-    assert said(simulator) == [("I will add.", "commentary")]
+    assert sent_back(simulator) == [("I will add.", "commentary")]
 
 
 @pytest.mark.parametrize("phase", ["partial_answer", "something_new", None])
@@ -111,7 +111,7 @@ def test_a_phase_that_is_no_text_is_none(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     assert ask.finish(lambda: conversation.prompt("hi")).text == "Forty-two."
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert said(simulator) == [("Forty-two.", None)]
+    assert sent_back(simulator) == [("Forty-two.", None)]
 
 
 def test_a_phase_that_comes_at_the_end_changes_only_what_is_sent_back(simulator, signed_in, ask):
@@ -121,7 +121,7 @@ def test_a_phase_that_comes_at_the_end_changes_only_what_is_sent_back(simulator,
     answered = ask.finish(lambda: conversation.prompt("hi"))
     assert (answered.text, answered.reasoning) == ("I will look.\n\nHere.", "")
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert said(simulator) == [("I will look.", "commentary"), ("Here.", "final_answer")]
+    assert sent_back(simulator) == [("I will look.", "commentary"), ("Here.", "final_answer")]
 
 
 @pytest.mark.parametrize("between", [[], [Search("x")], [Think(["Hm."])], [comment("Hm.")]])
@@ -134,7 +134,7 @@ def test_answer_messages_are_separated_by_a_blank_line(simulator, signed_in, ask
     texts = [part for part in answered.parts if isinstance(part, TextPart)]
     assert [part.text for part in texts] == ["One.", "\n\n", "Two.", "\n\n", "No three."]
     assert ask.finish(lambda: conversation.prompt("on")).text
-    back = [pair for pair in said(simulator) if pair[0] != "Hm."]
+    back = [pair for pair in sent_back(simulator) if pair[0] != "Hm."]
     assert back == [("One.", "final_answer"), ("Two.", None), ("No three.", "final_answer")]
 
 
@@ -144,7 +144,7 @@ def test_a_message_that_is_announced_late_stays_an_answer(simulator, signed_in, 
     conversation = ask.model().conversation()
     assert ask.finish(lambda: conversation.prompt("hi")).text == "I will look."
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert said(simulator) == [("I will look.", "commentary")]
+    assert sent_back(simulator) == [("I will look.", "commentary")]
 
 
 def test_a_commentary_in_pieces_is_one_text(simulator, signed_in, ask):
@@ -172,7 +172,7 @@ def test_an_answer_of_commentary_only_is_repeated_as_text(simulator, signed_in, 
     assert answered.text == "First.\n\nSecond."
     assert isinstance(answered.parts[-1], TextPart)
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert said(simulator) == [("First.", "commentary"), ("Second.", "commentary")]
+    assert sent_back(simulator) == [("First.", "commentary"), ("Second.", "commentary")]
 
 
 def test_a_commentary_that_breaks_off_is_repeated(simulator, signed_in, run_llm):
@@ -182,7 +182,7 @@ def test_a_commentary_that_breaks_off_is_repeated(simulator, signed_in, run_llm)
     result = run_llm("-m", MODEL, "hi", "-R", "--functions", "def add(): pass")
     assert result.stdout == "I will\n"
     assert run_llm("-c", "on").exit_code == 0
-    assert said(simulator) == [("I will", "commentary")]
+    assert sent_back(simulator) == [("I will", "commentary")]
 
 
 def test_commentary_and_a_tool_call_are_not_repeated(simulator, signed_in, ask):
@@ -211,7 +211,7 @@ def test_phases_go_back_as_they_came(simulator, signed_in, ask):
         )
         ask.chain(conversation, f"Question {turn}", tools=[add])
     ask.finish(lambda: conversation.prompt("And?", tools=[add]))
-    assert len(said(simulator)) == 3 * 7
+    assert len(sent_back(simulator)) == 3 * 7
     assert_same_beginnings(simulator)
 
 
@@ -223,7 +223,7 @@ def test_phases_survive_the_logs(simulator, signed_in, run_llm, options):
     simulator.answer(comment("Only this."))
     assert run_llm("-c", "more", *options).stdout == "Only this.\n"
     assert run_llm("-c", "on", *options).exit_code == 0
-    assert said(simulator) == [
+    assert sent_back(simulator) == [
         *(("Looking.", "commentary"), ("One.", "final_answer"), ("Two.", None)),
         ("Only this.", "commentary"),
     ]
@@ -240,7 +240,7 @@ def test_phases_survive_to_dict(simulator, signed_in):
     assert again.text() == "One.\n\nTwo."
     assert again.messages() == response.messages()
     assert again.reply("on").text()
-    assert [phase for _, phase in said(simulator)] == ["commentary", *["final_answer"] * 2]
+    assert [phase for _, phase in sent_back(simulator)] == ["commentary", *["final_answer"] * 2]
 
 
 def test_messages_without_a_phase_go_back_one_by_one(simulator, signed_in, ask):
@@ -267,7 +267,7 @@ def test_commentary_goes_to_every_account(simulator, signed_in, ask):
     simulator.account = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob")
     sign_in(simulator, "bob")
     ask(messages=[llm.user("hi"), *first.messages, llm.user("on")], key="bob")
-    assert said(simulator) == [("Looking.", "commentary"), ("Forty-two.", "final_answer")]
+    assert sent_back(simulator) == [("Looking.", "commentary"), ("Forty-two.", "final_answer")]
     assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 
 
@@ -302,7 +302,7 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
     assert len(answered.messages) == 4
     ask.finish(lambda: conversation.prompt("more"))
     assert len(simulator.prompts) == 4
-    assert [text for text, _ in said(simulator)] == ["Looking.", "Nearly.", "One.", "Two."]
+    assert [text for text, _ in sent_back(simulator)] == ["Looking.", "Nearly.", "One.", "Two."]
     assert_same_beginnings(simulator)
 
 
@@ -397,7 +397,7 @@ def test_what_has_arrived_is_kept_if_a_later_round_fails(
     assert row["response_json"]["status"] == "completed"
     # And the conversation goes on.
     assert run_llm("-c", "on", *options).exit_code == 0
-    assert [text for text, _ in said(simulator)] == shown.split("\n\n")
+    assert [text for text, _ in sent_back(simulator)] == shown.split("\n\n")
     # Of an attempt that nobody saw, nothing is kept.
     assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 

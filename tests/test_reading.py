@@ -55,7 +55,7 @@ def logged(run_llm, number=1):
     return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
 
 
-def said(simulator):
+def sent_back(simulator):
     """The assistant's messages in the last request."""
     return [
         "".join(part["text"] for part in item["content"])
@@ -218,7 +218,7 @@ def test_the_last_event_alone_has_the_output(simulator, signed_in, ask, status):
     ]
     assert [type(part) for part in answered.parts] == [ReasoningPart, TextPart, ToolCallPart]
     ask.finish(lambda: conversation.prompt("on"))
-    assert said(simulator) == ["The answer."]
+    assert sent_back(simulator) == ["The answer."]
 
 
 def test_output_that_came_already_is_not_repeated(simulator, signed_in, ask):
@@ -258,7 +258,7 @@ def test_a_finished_message_corrects_its_deltas(simulator, signed_in, ask, case,
         # What llm has shown cannot be taken back.
         assert answered.response.text_or_raise().startswith(shown)
     ask.finish(lambda: conversation.prompt("on"))
-    assert said(simulator) == [whole, "More."]
+    assert sent_back(simulator) == [whole, "More."]
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -267,7 +267,7 @@ def test_the_corrected_text_is_sent_from_the_logs(simulator, signed_in, run_llm,
     simulator.script("responses", Stream(without(frames, "output_text.done")))
     assert run_llm("-m", MODEL, "hi", *options).stdout == "Hel world\n"
     assert run_llm("-c", "on", *options).exit_code == 0
-    assert said(simulator) == ["Hello world"]
+    assert sent_back(simulator) == ["Hello world"]
     output = logged(run_llm, 2)[0]["response_json"]["output"]
     assert output[0]["content"][0]["text"] == "Hello world"
 
@@ -333,7 +333,7 @@ def test_citation_markup_is_neither_shown_nor_logged(simulator, signed_in, run_l
     found = content["annotations"][0]
     assert content["text"][found["start_index"] : found["end_index"]] == "fish"
     run_llm("-c", "on", *options)
-    assert said(simulator) == ["Looking.", shown]
+    assert sent_back(simulator) == ["Looking.", shown]
 
 
 @pytest.mark.parametrize(
@@ -346,9 +346,9 @@ def test_what_is_no_citation_is_text(simulator, signed_in, ask, text):
 
 def test_text_after_a_stray_mark_is_not_held_back(simulator, signed_in, ask):
     passage = Passage()
-    shown = [passage.add("word ") for _ in range(3)] + [passage.add("\ue200")]
-    shown += [passage.add("word ") for _ in range(1000)]
-    assert len("".join(shown)) > 3900
+    visible = [passage.add("word ") for _ in range(3)] + [passage.add("\ue200")]
+    visible += [passage.add("word ") for _ in range(1000)]
+    assert len("".join(visible)) > 3900
 
 
 @given(
@@ -359,8 +359,8 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
     text = "".join(pieces)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     passage = Passage()
-    shown = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-    assert "".join(shown) + passage.held == without_citations(text)
+    visible = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    assert "".join(visible) + passage.held == without_citations(text)
 
 
 # Tools that the service carries out -------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_a_whole_response_is_an_answer(simulator, signed_in, run_llm, options, s
     assert (row["response"], row["output_tokens"]) == ("The answer.", 66)
     assert ("cut short" in result.stderr) == (status == "incomplete")
     run_llm("-c", "on", *options)
-    assert said(simulator) == ["The answer."]
+    assert sent_back(simulator) == ["The answer."]
 
 
 def test_a_whole_response_that_failed(simulator, signed_in, ask):
@@ -600,7 +600,7 @@ def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case
     parts = [part for message in response.messages() for part in message.parts]
     assert parts[-1].text == "The answer."
     assert conversation.prompt("on").text()
-    assert said(simulator)[-1] == "The answer."
+    assert sent_back(simulator)[-1] == "The answer."
 
 
 def test_a_refusal_is_an_answer(simulator, signed_in, ask):

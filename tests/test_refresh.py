@@ -141,19 +141,12 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
     assert len(simulator.refreshes) == 1
 
 
-def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, lock_wanted):
-    """Another process was faster, between our look and our lock."""
+def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, change_during_the_wait):
+    """Another process was faster: it renewed the login after this one read it."""
     expire()
     newer = new_login(simulator)
-    with locked_store() as writer:
-        lock_wanted.clear()
-        found = []
-        thread = threading.Thread(target=lambda: found.append(plugin.get_tokens()))
-        thread.start()
-        assert lock_wanted.wait(20)
-        writer.save(read_store().put("default", newer))
-    thread.join()
-    assert found == [newer]
+    adopted = change_during_the_wait(plugin.get_tokens, lambda store: store.put("default", newer))
+    assert adopted == newer
     assert simulator.refreshes == []
 
 
@@ -628,11 +621,11 @@ def test_the_advice_names_the_account(simulator, signed_in):
     work = sign_in(simulator, "work", expires_at=1.0)
     assert work
     simulator.script("token", PERMANENT[0][0])
-    (said,) = failing(simulator, "work")
-    assert "Run 'llm chatgpt login --account work' to sign in again" in said
+    (message,) = failing(simulator, "work")
+    assert "Run 'llm chatgpt login --account work' to sign in again" in message
     sign_in(simulator, "work", expires_at=1.0, refresh_token=None)
-    (said,) = failing(simulator, "work")
-    assert "'llm chatgpt login --account work'" in said
+    (message,) = failing(simulator, "work")
+    assert "'llm chatgpt login --account work'" in message
 
 
 def test_a_failure_keeps_nothing_alive(simulator, signed_in):

@@ -44,9 +44,9 @@ def request_ids(simulator):
 def test_usage_tells_how_many_there_are_and_when_the_first_expires(banked, run_llm):
     banked.resets[1]["expires_at"] = "2099-01-02T03:04:05.678Z"
     banked.bank_reset(status="redeemed", expires_at="2020-01-01T00:00:00Z")
-    shown = run_llm("chatgpt", "usage").stdout
+    output = run_llm("chatgpt", "usage").stdout
     assert re.search(
-        r"^Banked resets: 2; the first expires in 30 days \(.*\)$", shown, re.MULTILINE
+        r"^Banked resets: 2; the first expires in 30 days \(.*\)$", output, re.MULTILINE
     )
     report = json.loads(run_llm("chatgpt", "usage", "--json").stdout)["banked_resets"]
     assert report["available"] == 2
@@ -340,14 +340,14 @@ def test_a_limit_without_word_of_resets(banked, ask, monkeypatch, usage):
 
 @pytest.mark.parametrize("answer", [usage_limit, limit_in_stream])
 def test_the_event_loop_goes_on_meanwhile(banked, answer):
-    asked, loop_runs, in_time = threading.Event(), threading.Event(), []
+    request_arrived, loop_runs, in_time = threading.Event(), threading.Event(), []
 
     def usage(request):
-        asked.set()
+        request_arrived.set()
         in_time.append(loop_runs.wait(5))
 
     async def watch():
-        while not asked.is_set():
+        while not request_arrived.is_set():
             await asyncio.sleep(0.005)
         loop_runs.set()
 

@@ -234,8 +234,8 @@ def test_a_schema_that_is_refused_without_strict_as_well(
     simulator.script("responses", *[refusal] * attempts)
     with pytest.raises(llm.ModelError) as caught:
         ask("x", schema=schema)
-    said = r"^OpenAI refused the schema: .*hat nobody knew\. Change it, or leave it out\."
-    assert re.match(said, str(caught.value))
+    message = r"^OpenAI refused the schema: .*hat nobody knew\. Change it, or leave it out\."
+    assert re.match(message, str(caught.value))
     assert caught.value.code == "invalid_json_schema"
     assert len(simulator.prompts) == attempts
 

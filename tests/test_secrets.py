@@ -45,10 +45,10 @@ def test_no_code_in_a_login_error(simulator, endpoint, fault):
     simulator.script(endpoint, *[fault] * 3)
     code = None
 
-    def show(shown):
+    def show(device_code):
         nonlocal code
-        code = shown
-        simulator.approve(shown.user_code)
+        code = device_code
+        simulator.approve(device_code.user_code)
 
     try:
         plugin.login(show=show, wait=lambda seconds, left: None)

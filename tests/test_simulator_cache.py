@@ -60,8 +60,8 @@ def test_an_update_of_the_effort_keeps_the_cache(simulator, headers):
 def test_newer_models_cache_a_system_prompt_only_as_a_message(simulator, headers, slug, kept):
     system = "Be brief. " * 100
     for _ in range(2):
-        there = cached(simulator, headers, model=slug, instructions=system)
-    assert (there > 200) == kept
+        cached_tokens = cached(simulator, headers, model=slug, instructions=system)
+    assert (cached_tokens > 200) == kept
     items = [{"role": "developer", "content": system}, *BODY["input"]]
     for _ in range(2):
         answer = post(simulator, headers, model=slug, instructions=None, input=items)

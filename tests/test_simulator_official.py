@@ -127,10 +127,10 @@ def test_an_app_registers_once_and_signs_in_again(simulator):
         "earliest_refresh_at",
     }
     assert reply["earliest_refresh_at"] - time.time() == pytest.approx(54 * 60, abs=10)
-    told = claims(reply["id_token"])
-    assert (told["iss"], told["aud"]) == (simulator.issuer, [client_id])
-    assert told["nonce"] == query["nonce"]
-    assert told["email"] == "ada@example.com"
+    id_claims = claims(reply["id_token"])
+    assert (id_claims["iss"], id_claims["aud"]) == (simulator.issuer, [client_id])
+    assert id_claims["nonce"] == query["nonce"]
+    assert id_claims["email"] == "ada@example.com"
     assert "chatgpt" not in json.dumps(claims(reply["access_token"])).replace(PLAN_SCOPE, "")
     again = callback_of(
         authorize_url(
@@ -171,11 +171,11 @@ def test_the_official_package_reads_the_answer(simulator, token):
 
 
 def test_the_issuer_describes_itself(simulator):
-    told = client.get(f"{simulator.issuer}/.well-known/openid-configuration").json()
-    assert told["grant_types_supported"] == ["authorization_code", "refresh_token"]
-    assert told["token_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/token"
-    assert told["revocation_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/revoke"
-    assert client.get(told["jwks_uri"]).json()["keys"][0]["kty"] == "RSA"
+    configuration = client.get(f"{simulator.issuer}/.well-known/openid-configuration").json()
+    assert configuration["grant_types_supported"] == ["authorization_code", "refresh_token"]
+    assert configuration["token_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/token"
+    assert configuration["revocation_endpoint"] == f"{simulator.issuer}/api/accounts/oauth/revoke"
+    assert client.get(configuration["jwks_uri"]).json()["keys"][0]["kty"] == "RSA"
 
 
 def test_every_parameter_of_the_address_is_checked(simulator):
@@ -207,10 +207,10 @@ def test_every_parameter_of_the_address_is_checked(simulator):
     same = authorize_url(simulator, state=twice, nonce=twice)
     assert fetch(same, redirects=False)[0] == 400
     assert fetch(authorize_url(simulator, "oaiapp_00"), redirects=False)[0] == 400
-    known = simulator.register()
-    named = authorize_url(simulator, known, agent_name_hint="another-client")
+    client_id = simulator.register()
+    named = authorize_url(simulator, client_id, agent_name_hint="another-client")
     assert fetch(named, redirects=False)[0] == 400
-    assert callback_of(authorize_url(simulator, known, prompt="consent"))["code"]
+    assert callback_of(authorize_url(simulator, client_id, prompt="consent"))["code"]
 
 
 def test_an_exchange_must_fit_its_authorization(simulator):
@@ -236,10 +236,10 @@ def test_an_exchange_must_fit_its_authorization(simulator):
 def test_the_callback_says_what_a_test_wants(simulator):
     simulator.official.callback = {"client_id": REGISTRATION, "code": ["one", "two"], "new": "x"}
     back = urllib.parse.urlsplit(redirect_of(authorize_url(simulator))).query
-    told = urllib.parse.parse_qs(back)
-    assert told["client_id"] == [REGISTRATION]
-    assert told["code"] == ["one", "two"]
-    assert told["new"] == ["x"]
+    query = urllib.parse.parse_qs(back)
+    assert query["client_id"] == [REGISTRATION]
+    assert query["code"] == ["one", "two"]
+    assert query["new"] == ["x"]
     simulator.official.callback = {"client_id": None}
     assert "client_id" not in callback_of(authorize_url(simulator))
     simulator.official.callback = {}
@@ -263,12 +263,12 @@ def test_a_login_without_the_plan(simulator):
 
 def test_claims_can_be_wrong(simulator):
     simulator.official.id_token = {"nonce": "other", "aud": lambda aud: aud[0], "azp": None}
-    told = claims(simulator.sign_in_officially(client_id="oaiapp_1")["id_token"])
-    assert told["nonce"] == "other"
-    assert told["aud"] == "oaiapp_1"
-    assert "azp" not in told
+    id_claims = claims(simulator.sign_in_officially(client_id="oaiapp_1")["id_token"])
+    assert id_claims["nonce"] == "other"
+    assert id_claims["aud"] == "oaiapp_1"
+    assert "azp" not in id_claims
     bob = Account(email="bob@example.com", user_id="user-bob")
-    assert claims(simulator.sign_in_officially(bob)["id_token"])["sub"] != told["sub"]
+    assert claims(simulator.sign_in_officially(bob)["id_token"])["sub"] != id_claims["sub"]
 
 
 def test_a_refresh_rotates_and_a_spent_token_is_told(simulator):
@@ -352,8 +352,8 @@ def test_the_routes_refuse_each_others_tokens(simulator):
     assert client.post(url, json=BODY, headers=bearer).status_code == 401
     assert post(simulator, codex["access_token"]).status_code == 401
     fields = {"client_id": CLIENT_ID, "refresh_token": official["refresh_token"]}
-    asked = {"grant_type": "refresh_token", **fields}
-    assert client.post(f"{simulator.issuer}/oauth/token", json=asked).status_code == 401
+    fields_sent = {"grant_type": "refresh_token", **fields}
+    assert client.post(f"{simulator.issuer}/oauth/token", json=fields_sent).status_code == 401
     ended = {"client_id": CLIENT_ID, "token": official["refresh_token"]}
     assert client.post(f"{simulator.issuer}/oauth/revoke", json=ended).status_code == 401
     mixed = refresh(simulator, official, refresh_token=codex["refresh_token"])
@@ -462,13 +462,13 @@ def test_tools_must_stand_in_their_place(simulator, token):
 def test_only_newer_models_can_be_told_which_tool_to_call(simulator, token):
     simulator.account.extra_models = ("gpt-5.5",)
     tools = {"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}
-    asked = {"input": [tools, *BODY["input"]]}
+    body = {"input": [tools, *BODY["input"]]}
     choice = {"type": "function", "name": "multiply"}
-    assert post(simulator, token, **asked, tool_choice=choice).status_code == 200
-    assert post(simulator, token, **asked, tool_choice=choice, model="gpt-5.5").status_code == 400
+    assert post(simulator, token, **body, tool_choice=choice).status_code == 200
+    assert post(simulator, token, **body, tool_choice=choice, model="gpt-5.5").status_code == 400
     unknown = {**choice, "name": "divide"}
-    assert post(simulator, token, **asked, tool_choice=unknown).status_code == 400
-    assert post(simulator, token, **asked, tool_choice="auto", model="gpt-5.5").status_code == 200
+    assert post(simulator, token, **body, tool_choice=unknown).status_code == 400
+    assert post(simulator, token, **body, tool_choice="auto", model="gpt-5.5").status_code == 200
 
 
 def test_reasoning_belongs_to_client_user_and_route(simulator, token):
@@ -493,9 +493,9 @@ def test_phases_must_come_back(simulator, token):
     simulator.demands_phases = True
     simulator.answer(Say("Text", phase="commentary"))
     post(simulator, token, prompt_cache_key="k")
-    said = {"role": "assistant", "content": "Text"}
+    message = {"role": "assistant", "content": "Text"}
     for phase, status in (("final_answer", 400), ("commentary", 200)):
-        again = [*BODY["input"], {**said, "phase": phase}, *BODY["input"]]
+        again = [*BODY["input"], {**message, "phase": phase}, *BODY["input"]]
         answer = post(simulator, token, prompt_cache_key="k", input=again)
         assert answer.status_code == status
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 
-from plain_requests import BODY, events_of, post, said
+from plain_requests import BODY, events_of, message, post
 from simulator import Call, Draw, Refuse, Say, Search, Think
 
 # Each event's own model, so that a fault is named and not those of sixty other events.
@@ -135,17 +135,24 @@ def test_a_message_has_its_phase_where_it_is_told_to(
 @pytest.mark.parametrize(
     ("history", "status"),
     [
-        ([said("One moment.", "commentary"), said("42.", "final_answer")], 200),
-        ([{**said("One moment.", "commentary"), "content": "One moment."}, said("42.")], 400),
-        ([said("An older one."), said("One moment.", "commentary"), said("42.", "x")], 400),
-        ([said("42.", "final_answer"), said("One moment.", "commentary")], 400),
-        ([said("One moment.", "commentary")] * 2 + [said("42.", "final_answer")], 400),
+        ([message("One moment.", "commentary"), message("42.", "final_answer")], 200),
+        ([{**message("One moment.", "commentary"), "content": "One moment."}, message("42.")], 400),
         (
-            [said("One moment.", "commentary"), said("One moment."), said("42.", "final_answer")],
+            [message("An older one."), message("One moment.", "commentary"), message("42.", "x")],
             400,
         ),
-        ([said("One moment.42.", "final_answer")], 400),
-        ([said("One moment.42.")], 400),
+        ([message("42.", "final_answer"), message("One moment.", "commentary")], 400),
+        ([message("One moment.", "commentary")] * 2 + [message("42.", "final_answer")], 400),
+        (
+            [
+                message("One moment.", "commentary"),
+                message("One moment."),
+                message("42.", "final_answer"),
+            ],
+            400,
+        ),
+        ([message("One moment.42.", "final_answer")], 400),
+        ([message("One moment.42.")], 400),
         ([], 400),
     ],
 )
@@ -161,7 +168,7 @@ def test_phases_can_be_demanded_back(simulator, headers, history, status):
 def test_a_phase_is_never_invented(simulator, headers):
     simulator.demands_phases = True
     for phase, status in ((None, 200), ("final_answer", 400)):
-        items = [*BODY["input"], said("From an older log.", phase), *BODY["input"]]
+        items = [*BODY["input"], message("From an older log.", phase), *BODY["input"]]
         fresh = {**headers, "session-id": str(phase)}
         assert post(simulator, fresh, input=items).status_code == status
 
@@ -175,7 +182,7 @@ def test_an_answer_says_whether_the_turn_ends(simulator, headers):
         events = events_of(post(simulator, headers, input=items))
         assert [e["text"] for e in events if e["type"].endswith("text.done")] == [text]
         ends.append(events[-1]["response"].get("end_turn"))
-        items.append(said(text, "final_answer"))
+        items.append(message(text, "final_answer"))
     assert ends == [False, True, None]
     assert "end_turn" not in events[-1]["response"]
     # An answer that nobody scripted goes on without a new question.

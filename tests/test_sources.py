@@ -28,26 +28,27 @@ def ask_on_terminal(simulator, signed_in):
     """`llm` with a terminal as its standard error; returns what both outputs show."""
 
     def ask(*options, **settings):
-        ours, theirs = pty.openpty()
+        master, terminal = pty.openpty()
         done = subprocess.run(
             [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "search", *options],
-            env=os.environ | settings,
+            # On a slow machine there would be a line that counts, too.
+            env={**os.environ, "LLM_CHATGPT_PROGRESS": "0", **settings},
             stdout=subprocess.PIPE,
-            stderr=theirs,
+            stderr=terminal,
             check=True,
         )
-        os.close(theirs)
-        shown = b""
-        while not shown.endswith(b"END"):
+        os.close(terminal)
+        printed = b""
+        while not printed.endswith(b"END"):
             try:
-                piece = os.read(ours, 65536)
+                piece = os.read(master, 65536)
             except OSError:
                 break
             if not piece:
                 break
-            shown += piece
-        os.close(ours)
-        return done.stdout.decode(), shown.decode().replace("\r\n", "\n")
+            printed += piece
+        os.close(master)
+        return done.stdout.decode(), printed.decode().replace("\r\n", "\n")
 
     return ask
 

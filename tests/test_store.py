@@ -169,11 +169,11 @@ def test_a_login_replaces_a_damaged_file_and_keeps_it_aside(content, caplog):
     store_path().write_bytes(content)
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
-    (kept,) = aside()
-    assert kept.read_bytes() == content
-    assert str(kept) in caplog.text
+    (backup,) = aside()
+    assert backup.read_bytes() == content
+    assert str(backup) in caplog.text
     if os.name != "nt":
-        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     assert list(delete_tokens(everything=True)) == ["default"]
     assert not aside()
 
@@ -345,10 +345,10 @@ def test_half_a_character_in_the_file(simulator, signed_in, run_llm, field):
 
 
 def test_a_store_shows_no_secret(simulator, signed_in):
-    shown = repr(read_store())
+    text = repr(read_store())
     for secret in signed_in:
-        assert not isinstance(secret, str) or secret not in shown or secret == "login"
-    assert "example.com" not in shown
+        assert not isinstance(secret, str) or secret not in text or secret == "login"
+    assert "example.com" not in text
 
 
 @posix_only

@@ -131,12 +131,12 @@ def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
 
 
 def test_a_paused_chain_is_resumed(simulator, signed_in):
-    asked = []
+    paused = []
 
     def approve() -> str:
         "Needs a person"
-        if not asked:
-            asked.append(True)
+        if not paused:
+            paused.append(True)
             raise llm.PauseChain("later")
         return "approved"
 

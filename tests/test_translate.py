@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from junk import json_values
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.record import pages
 from llm_chatgpt.backend.translate import EventTranslator
@@ -314,42 +315,11 @@ EVENTS = [
 ]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *(
-                        "type",
-                        "item",
-                        "delta",
-                        "text",
-                        "output_index",
-                        "item_id",
-                        "call_id",
-                        "name",
-                    ),
-                    *(
-                        "arguments",
-                        "summary",
-                        "content",
-                        "id",
-                        "response",
-                        "error",
-                        "code",
-                        "action",
-                    ),
-                    *("annotations", "status", "usage", "result", "sources", "summary_index"),
-                    *("content_index", "annotation", "url", "title", "refusal"),
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=12,
+JSON = json_values(
+    *("type", "item", "delta", "text", "output_index", "item_id", "call_id", "name"),
+    *("arguments", "summary", "content", "id", "response", "error", "code", "action"),
+    *("annotations", "status", "usage", "result", "sources", "summary_index"),
+    *("content_index", "annotation", "url", "title", "refusal"),
 )
 
 

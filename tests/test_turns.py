@@ -114,8 +114,8 @@ def test_a_model_that_takes_no_summary_is_asked_for_one_once(simulator, signed_i
     for _ in range(2):
         ask("hi")
     ask("hi", slug="gpt-6-sol")
-    asked = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
-    assert asked == [True, False, False, True]
+    summaries_requested = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
+    assert summaries_requested == [True, False, False, True]
 
 
 # The list of models -------------------------------------------------------------------

@@ -25,8 +25,8 @@ def test_usage_explains_the_reserve(simulator, signed_in, run_llm):
     assert lines[start + 1].startswith("weekly   [########..]  80% left, resets in 3 days")
     assert lines[start + 2] == 'Use it: llm -m chatgpt-gpt-reserve "prompt"'
     sign_in(simulator, "work")
-    shown = run_llm("chatgpt", "usage", "--account", "work").stdout
-    assert 'Use it: llm -m chatgpt-gpt-reserve --key work "prompt"' in shown
+    output = run_llm("chatgpt", "usage", "--account", "work").stdout
+    assert 'Use it: llm -m chatgpt-gpt-reserve --key work "prompt"' in output
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,9 @@ def test_a_chain_of_tools(simulator, signed_in, options):
     code = "def double(n: int) -> int: return 2 * n"
     terminal = Terminal(*LUNA, "hi", "--functions", code, "--td", *options)
     assert terminal.end() == 0
-    said = other_output(terminal)
-    assert said.startswith("Let me see.\nTool call: double({'n': 21})\n  42\n\n")
-    assert said.endswith("\n\nTool call: double({'n': 42})\n  84\n\n 84.\n")
+    output = other_output(terminal)
+    assert output.startswith("Let me see.\nTool call: double({'n': 21})\n  42\n\n")
+    assert output.endswith("\n\nTool call: double({'n': 42})\n  84\n\n 84.\n")
 
 
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])

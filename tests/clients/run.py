@@ -71,8 +71,8 @@ def try_all(names: list[str]) -> int:
                     with sandbox.service(folder) as (simulator, authority):
                         act(sandbox.Client(simulator, folder, authority, commands))
                 except Exception as error:
-                    known = isinstance(error, sandbox.Failed)
-                    what = str(error) if known else traceback.format_exc()
+                    is_failure = isinstance(error, sandbox.Failed)
+                    what = str(error) if is_failure else traceback.format_exc()
                     print(f"  FAILED  {act.__name__}: {what}", flush=True)
                     failed += 1
                 else:

@@ -77,8 +77,8 @@ def codex_prompts(client: Client) -> None:
     """a prompt, a tool turn, resume, and a usage limit"""
     simulator = client.simulator
     sign_in_with_codex(client)
-    said = client.run(*EXEC, "-m", MODEL, "Say hello")
-    client.expect("You said: Say hello" in said, f"It printed {said}")
+    output = client.run(*EXEC, "-m", MODEL, "Say hello")
+    client.expect("You said: Say hello" in output, f"It printed {output}")
     body = simulator.prompts[-1]
     client.expect("instructions" not in body, "It sent instructions.")
     client.expect(roles(body)[0] == "developer", "Its first message is not the developer's.")
@@ -86,10 +86,10 @@ def codex_prompts(client: Client) -> None:
 
     command = {"cmd": "echo pelican-$((6 * 7))"}
     simulator.answer(Think(["**Running**"]), Call("exec_command", command, namespace="functions"))
-    said = client.run(*EXEC, "resume", "--last", "-m", MODEL, "Run it")
+    output = client.run(*EXEC, "resume", "--last", "-m", MODEL, "Run it")
     last = simulator.prompts[-1]
     client.expect("pelican-42" in json.dumps(tool_outputs(last)), "The tool's output is missing.")
-    client.expect("The tool returned" in said, f"It printed {said}")
+    client.expect("The tool returned" in output, f"It printed {output}")
     client.expect("Say hello" in json.dumps(last["input"]), "It did not resume.")
     thoughts = [item for item in last["input"] if item.get("type") == "reasoning"]
     client.expect(len(thoughts) == 2, f"{len(thoughts)} pieces of reasoning came back.")
@@ -97,8 +97,8 @@ def codex_prompts(client: Client) -> None:
     client.expect(removals == [], f"Its reasoning would be left out: {removals}")
 
     simulator.limit_reached = True
-    said = client.run(*EXEC, "resume", "--last", "More", code=1)
-    client.expect("usage limit" in said, f"It printed {said}")
+    output = client.run(*EXEC, "resume", "--last", "More", code=1)
+    client.expect("usage limit" in output, f"It printed {output}")
 
 
 def codex_changes_the_model(client: Client) -> None:
@@ -109,8 +109,8 @@ def codex_changes_the_model(client: Client) -> None:
     client.run(*EXEC, "-m", MODEL, "Say hello")
     for slug in (NEAR, FAR):
         before = len(simulator.prompts)
-        said = client.run(*EXEC, "resume", "--last", "-m", slug, f"Now {slug}")
-        client.expect(f"Now {slug}" in said, f"It printed {said}")
+        output = client.run(*EXEC, "resume", "--last", "-m", slug, f"Now {slug}")
+        client.expect(f"Now {slug}" in output, f"It printed {output}")
         client.expect(simulator.prompts[-1]["model"] == slug, "Another model answered.")
         removals = simulator.reasoning.removals(simulator.prompts[-1], account_id)
         client.expect(removals == [], f"Its reasoning would be left out: {removals}")
@@ -131,8 +131,8 @@ def codex_survives_faults(client: Client) -> None:
     simulator.script("responses", error_answer(503, "server_is_overloaded"))
     removed = {"type": "reasoning", "action": "removed", "reason": "model_mismatch"}
     simulator.answer(Say("Done."), input_transformations=[removed])
-    said = client.run(*EXEC, "resume", "--last", "And again")
-    client.expect("Done." in said, f"It printed {said}")
+    output = client.run(*EXEC, "resume", "--last", "And again")
+    client.expect("Done." in output, f"It printed {output}")
     client.expect(len(simulator.prompts) - before == 2, "It did not send the prompt again.")
 
 
@@ -146,18 +146,18 @@ def llm_codex_works(client: Client) -> None:
     client.run("llm", "codex", "login", "--device-code")
     client.run("llm", "codex", "login", on_line=opens_addresses(client, "/oauth/authorize"))
     name = "codex/gpt-6-astra"
-    said = client.run("llm", "-m", name, "Say hello")
-    client.expect("You said: Say hello" in said, f"It printed {said}")
-    said = client.run("llm", "-c", "And more")
-    client.expect("This is answer 2" in said, f"It printed {said}")
+    output = client.run("llm", "-m", name, "Say hello")
+    client.expect("You said: Say hello" in output, f"It printed {output}")
+    output = client.run("llm", "-c", "And more")
+    client.expect("This is answer 2" in output, f"It printed {output}")
     function = "def multiply(a: int, b: int) -> int:\n    return a * b"
-    said = client.run("llm", "-m", name, 'multiply {"a": 6, "b": 7}', "--functions", function)
-    client.expect("The tool returned: 42" in said, f"It printed {said}")
-    said = client.run("llm", "-m", name, "a dog", "--schema", "name, age int")
+    output = client.run("llm", "-m", name, 'multiply {"a": 6, "b": 7}', "--functions", function)
+    client.expect("The tool returned: 42" in output, f"It printed {output}")
+    output = client.run("llm", "-m", name, "a dog", "--schema", "name, age int")
     # The reasoning, on stderr, comes before it.
-    client.expect(json.loads(said[said.index("{") :])["age"] == 7, f"It printed {said}")
-    said = client.run("llm", "codex", "usage")
-    client.expect("%" in said, f"It printed {said}")
+    client.expect(json.loads(output[output.index("{") :])["age"] == 7, f"It printed {output}")
+    output = client.run("llm", "codex", "usage")
+    client.expect("%" in output, f"It printed {output}")
     client.run("llm", "codex", "refresh")
     client.run("llm", "-m", name, "Say hello")
 
@@ -172,10 +172,10 @@ def llm_plan_works(client: Client) -> None:
     # It names no client version, so the newest models are not shown to it.
     listed = re.search(r"\S+/gpt-5.6-luna", models)
     client.expect(listed, f"It listed {models}")
-    said = client.run("llm", "-m", listed[0], "Say hello", "-s", "Be brief.")
-    client.expect("You said: Say hello" in said, f"It printed {said}")
-    said = client.run("llm", "-c", "And more")
-    client.expect("This is answer 2" in said, f"It printed {said}")
+    output = client.run("llm", "-m", listed[0], "Say hello", "-s", "Be brief.")
+    client.expect("You said: Say hello" in output, f"It printed {output}")
+    output = client.run("llm", "-c", "And more")
+    client.expect("This is answer 2" in output, f"It printed {output}")
     client.expect(len(client.simulator.refreshes) == 2, "It did not renew its token.")
     client.run("llm", "chatgpt-plan", "logout")
     client.expect(client.simulator.seen("/oauth/revoke"), "It did not revoke its token.")
@@ -188,8 +188,8 @@ def pydantic_codex_works(client: Client) -> None:
     """Codex route: browser, prompt, refresh after a 401, tool turn, stream, structured output"""
     client.simulator.script("responses", None, error_answer(401, "token_expired"))
     browse = opens_addresses(client, "/oauth/authorize")
-    said = client.python("pydantic_codex.py", on_line=browse)
-    client.expect("pelican-42" in said, f"It printed {said}")
+    output = client.python("pydantic_codex.py", on_line=browse)
+    client.expect("pelican-42" in output, f"It printed {output}")
     client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
 
 
@@ -199,8 +199,8 @@ def pydantic_official_works(client: Client) -> None:
     ended = Answer(401, {"detail": {"error_code": "invalid_token"}})
     client.simulator.script("official_responses", None, ended)
     browse = opens_addresses(client, "/api/accounts/authorize")
-    said = client.python("pydantic_official.py", on_line=browse)
-    client.expect("pelican-42" in said, f"It printed {said}")
+    output = client.python("pydantic_official.py", on_line=browse)
+    client.expect("pelican-42" in output, f"It printed {output}")
     client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
     flat = [body for body in client.simulator.official_prompts if body.get("tools")]
     client.expect(flat, "It sent no tools in `tools`.")
@@ -211,17 +211,17 @@ def litellm_works(client: Client) -> None:
     client.simulator.approve_after_polls = 0
     # So short that the token has to be renewed before each prompt.
     client.simulator.account.access_token_seconds = 30
-    said = client.python("litellm_codex.py")
-    client.expect("pelican-42" in said, f"It printed {said}")
+    output = client.python("litellm_codex.py")
+    client.expect("pelican-42" in output, f"It printed {output}")
     client.expect(client.simulator.refreshes, "It did not renew its token.")
 
 
 def openai_works(client: Client) -> None:
     """official route: models, tools in both places, refusals as the package's own errors"""
     token = client.simulator.sign_in_officially()["access_token"]
-    said = client.python("openai_official.py", OPENAI_API_KEY=token)
-    client.expect(said.count("pelican-42") == 2, f"It printed {said}")
-    client.expect("422" in said, f"It printed {said}")
+    output = client.python("openai_official.py", OPENAI_API_KEY=token)
+    client.expect(output.count("pelican-42") == 2, f"It printed {output}")
+    client.expect("422" in output, f"It printed {output}")
 
 
 SCENARIOS = {

@@ -162,8 +162,8 @@ class Think(Item):
     def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
         parts = []
         # Summaries come only if the request asks for them.
-        asked = (turn.body.get("reasoning") or {}).get("summary")
-        for number, text in enumerate(self.summary if asked else []):
+        summary_option = (turn.body.get("reasoning") or {}).get("summary")
+        for number, text in enumerate(self.summary if summary_option else []):
             here = {**place, "summary_index": number}
             part = {"type": "summary_text", "text": ""}
             yield turn.event("reasoning_summary_part.added", **here, part=part)
@@ -280,17 +280,19 @@ def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
 
     Only its messages count here, so that a small limit cuts an answer instead of leaving none.
     """
-    left, kept = limit, []
+    left, fitting = limit, []
     for item in items:
         if left is None or not isinstance(item, Say):
-            kept.append(item)
+            fitting.append(item)
         elif item.tokens <= left:
-            kept.append(item)
+            fitting.append(item)
             left -= item.tokens
         else:
             text = item.text[: 4 * left]
-            return [*kept, dataclasses.replace(item, text=text, deltas=None)] if text else kept
-    return kept
+            return (
+                [*fitting, dataclasses.replace(item, text=text, deltas=None)] if text else fitting
+            )
+    return fitting
 
 
 def response_object(

@@ -268,10 +268,10 @@ def check_phases(items: list[dict[str, Any]], given: list[tuple[str, str | None]
     A message of other origin has no phase.
     """
     texts = [text for text, _ in given]
-    said = [(message_text(i), i.get("phase")) for i in items if i.get("role") == "assistant"]
-    back = [pair for pair in said if pair[0] in texts or pair[1] is not None]
-    if back != given:
-        raise invalid("invalid_value", f"Sent back with their phases: {back}, given: {given}")
+    messages = [(message_text(i), i.get("phase")) for i in items if i.get("role") == "assistant"]
+    sent_back = [pair for pair in messages if pair[0] in texts or pair[1] is not None]
+    if sent_back != given:
+        raise invalid("invalid_value", f"Sent back with their phases: {sent_back}, given: {given}")
 
 
 def message_text(item: dict[str, Any]) -> str:

@@ -93,11 +93,11 @@ class Models(Pictures):
     def models_of(self, account: Account) -> list[dict[str, Any]]:
         """The models that an account is shown."""
         newest = re.compile(r"gpt-6\.2-.*" if account.plan == "free" else "(?!)")
-        shown = [model for model in self.models if not newest.fullmatch(model["slug"])]
-        shown += [hidden_entry(slug, slug.upper()) for slug in account.extra_models]
+        listed = [model for model in self.models if not newest.fullmatch(model["slug"])]
+        listed += [hidden_entry(slug, slug.upper()) for slug in account.extra_models]
         if self.reserve_used is not None:
-            shown.append(hidden_entry(RESERVE, "Luna Reserve"))
-        return shown
+            listed.append(hidden_entry(RESERVE, "Luna Reserve"))
+        return listed
 
     def serve_models(self, request: Request) -> Answer:
         account = self.signed_in(request)
@@ -105,8 +105,8 @@ class Models(Pictures):
         if not client:
             return Answer(400, {"detail": [{"loc": ["query", "client_version"], "msg": "missing"}]})
         models = self.models_of(account)
-        shown = [m for m in models if version(m["minimal_client_version"]) <= version(client)]
-        return Answer(200, {"models": shown}, {"ETag": self.etag_of(account)})
+        listed = [m for m in models if version(m["minimal_client_version"]) <= version(client)]
+        return Answer(200, {"models": listed}, {"ETag": self.etag_of(account)})
 
     @property
     def models_etag(self) -> str:
@@ -137,9 +137,9 @@ class Models(Pictures):
                 param="model",
             )
         entry = next((m for m in self.models_of(account) if m["slug"] == slug), None)
-        known = entry or any(model["slug"] == slug for model in self.models)
+        exists = entry or any(model["slug"] == slug for model in self.models)
         if slug not in account.extra_models and (self.retired.fullmatch(slug) or not entry):
-            if known or self.retired.fullmatch(slug):
+            if exists or self.retired.fullmatch(slug):
                 words = "model is not supported when using Codex with a ChatGPT account."
                 raise refuse(400, f"The '{slug}' {words}")
             raise Refusal(error_answer(404, None, f"Model not found {slug}", param="model"))

@@ -49,8 +49,8 @@ class Pictures(Wham):
             if not isinstance(body.get(name), str) or not body[name]:
                 raise _missing(name)
         check_picture(body, fields)
-        asked = body.get("size", "auto")
-        size = self.picture_size or ("1024x1024" if asked == "auto" else asked)
+        size_option = body.get("size", "auto")
+        size = self.picture_size or ("1024x1024" if size_option == "auto" else size_option)
         width, height = map(int, size.split("x"))
         picture = png(width, height, body.get("background") == "transparent")
         answer: dict[str, Any] = {

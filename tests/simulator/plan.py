@@ -92,8 +92,8 @@ def check_choice(body: dict[str, Any], declared: list[dict[str, Any]]) -> None:
         return
     flat = [tool.get("name") for tool in body.get("tools") or []]
     newer = re.match(r"gpt-(5\.[6-9]|[6-9])", str(body.get("model")))
-    known = flat + [tool.get("name") for tool in declared if newer]
-    if choice.get("name") not in known:
+    tool_names = flat + [tool.get("name") for tool in declared if newer]
+    if choice.get("name") not in tool_names:
         raise invalid("invalid_value", "Tool choice not found in 'tools'.", param="tool_choice")
 
 
@@ -134,8 +134,8 @@ class Plan(OfficialSignIn):
         client = version(request.query.get("client_version", OLDEST_CLIENT))
         hidden = {"slug": "gpt-6-chat", "display_name": "GPT-6-Chat", "supported_in_api": False}
         models = [{**self.models[0], **hidden}, *reversed(self.models)]
-        shown = [m for m in models if version(m["minimal_client_version"]) <= client]
-        return Answer(200, {"models": shown})
+        listed = [m for m in models if version(m["minimal_client_version"]) <= client]
+        return Answer(200, {"models": listed})
 
     def serve_official_responses(self, request: Request) -> Answer | Stream:
         owner = self.plan_login(request).owner

@@ -82,8 +82,8 @@ def new_login(simulator: Simulator, route: str) -> plugin.Tokens:
 
 def is_lost(simulator: Simulator, tokens: plugin.Tokens) -> bool:
     """The pair on disk was spent: the kill came between the request and the write."""
-    known = {**simulator.refresh_tokens, **simulator.official_refresh_tokens}
-    entry = known.get(tokens.refresh_token or "")
+    issued = {**simulator.refresh_tokens, **simulator.official_refresh_tokens}
+    entry = issued.get(tokens.refresh_token or "")
     return entry is None or entry["state"] != "fresh"
 
 

@@ -120,9 +120,9 @@ def main() -> int:
             text=True,
             check=False,
         )
-    ours = [line for line in done.stderr.splitlines() if "trying again" not in line]
+    lines = [line for line in done.stderr.splitlines() if "trying again" not in line]
     # llm and its libraries have deprecation warnings of their own.
-    warned = [line for line in ours if "ResourceWarning" in line or "never" in line]
+    warned = [line for line in lines if "ResourceWarning" in line or "never" in line]
     print(done.stdout.strip())
     print(f"warnings about resources or tasks: {len(warned)}")
     for line in warned[:5]:
