@@ -1,7 +1,6 @@
-"""`llm` with a model that answers from memory: what llm itself costs.
+"""Run `llm` with a model that answers from memory, to measure the cost of llm itself.
 
-Prompting it is everything that llm does around an answer, and nothing of a plugin's.
-DELTAS says how many pieces the answer comes in.
+The environment variable DELTAS is the number of deltas in the answer.
 """
 
 from __future__ import annotations

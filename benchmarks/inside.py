@@ -1,4 +1,4 @@
-"""Measurements within one process; the last line printed is JSON. See run.py."""
+"""Measure within one process; print the result as a line of JSON at the end. See run.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def best(action, repeats: int = 5) -> float:
-    """The smallest CPU milliseconds of some runs."""
+    """Return the smallest CPU time of several runs, in milliseconds."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -42,7 +42,7 @@ def measure_import() -> dict:
 
 
 def measure_tls(kind: str) -> dict:
-    """The CPU time of a process's first TLS connection, and of each after it."""
+    """Measure the CPU time of a process's first TLS connection, and of later ones."""
     import ssl
 
     import trustme
@@ -61,7 +61,7 @@ def measure_tls(kind: str) -> dict:
             return context
 
         start = time.process_time()
-        context = tls_context() if kind == "ours" else truststore_context()
+        context = tls_context() if kind == "plugin" else truststore_context()
         shake_hands(context, server)
         first = (time.process_time() - start) * 1000
         return {"first_ms": first, "next_ms": best(lambda: shake_hands(context, server))}
@@ -135,10 +135,9 @@ def measure_connections(kind: str) -> dict:
 
 
 def measure_first_token(kib: str) -> dict:
-    """From the socket's read that brings the bytes to the text leaving the model.
+    """Measure the time from the read of the first text's bytes until the model yields the text.
 
-    Not from when they were sent: how soon a reader wakes while the sender is still busy is
-    the system's affair, and takes longer than all the rest.
+    The time from their sending would mostly measure how soon the system wakes the reader.
     """
     import llm
 
@@ -194,7 +193,7 @@ def measure_first_token(kib: str) -> dict:
     return {"median_ms": statistics.median(delays[10:])}
 
 
-def exchange_for(prompt, model):
+def request_builder(prompt, model):
     import llm
 
     import llm_chatgpt_oauth as plugin
@@ -213,7 +212,7 @@ def measure_image() -> dict:
     picture = PNG + os.urandom(size)
     model = llm.get_model("chatgpt-gpt-6-luna")
     attachment = llm.Attachment(type="image/png", content=picture)
-    # Once before, so that imports do not count.
+    # The first prompt imports modules, which should not count.
     model.prompt("warm").text()
     tracemalloc.start()
     model.prompt("What?", attachments=[attachment]).text()
@@ -230,7 +229,7 @@ def measure_history(items: str) -> dict:
         messages.append(llm.user(f"Question {number}, with some words around it"))
         messages.append(llm.assistant(f"Answer {number}, with some words around it too"))
     model = llm.get_model("chatgpt-gpt-6-luna")
-    build = exchange_for(Prompt(None, model, messages=messages), model)
+    build = request_builder(Prompt(None, model, messages=messages), model)
     build()
     return {"ms": best(build, 20)}
 
@@ -257,7 +256,7 @@ def measure_at_once(count: str) -> dict:
 
 
 def measure_long(model_id: str, size: str) -> dict:
-    """The first text of a long prompt on a new connection: the median of some."""
+    """Measure the time to the first text of a long prompt on a new connection (median of ten)."""
     import llm
 
     from llm_chatgpt.clients import close_clients
@@ -271,15 +270,15 @@ def measure_long(model_id: str, size: str) -> dict:
         start = time.perf_counter()
         next(iter(model.prompt(text)))
         times.append((time.perf_counter() - start) * 1000)
-    # The first one imports the HTTP library.
+    # The first prompt imports the HTTP library.
     return {"ms": statistics.median(times[1:])}
 
 
 def measure_stall(model_id: str, count: str) -> dict:
-    """Many async prompts at once in a new process.
+    """Send many async prompts at once in a new process.
 
-    `stall_ms` is the longest time for which the loop computed without a turn for others. It is
-    CPU time, because on a busy machine the loop also waits for other processes.
+    `stall_ms` is the longest time for which one task blocked the loop. It is CPU time, because on a
+    busy machine the loop also waits for other processes.
     """
     import llm
 

@@ -1,7 +1,7 @@
-"""A network between the programs and the simulator: round trips, TCP's slow start, and TLS.
+"""Simulate a network in front of the simulator: round trips, TCP's slow start, and TLS.
 
-python benchmarks/network.py PORT prints, as a line of JSON, the file of the root certificate and
-for each round-trip time in milliseconds the https address behind which 127.0.0.1:PORT lies.
+`python benchmarks/network.py PORT` relays to 127.0.0.1:PORT. It prints a line of JSON: the file of
+the root certificate, and an https address for each round-trip time in milliseconds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import tempfile
 from typing import Any
 
 ROUND_TRIPS_MS = (0, 20, 80, 200)
-# What TCP sends before it waits for the other side: ten segments (RFC 6928).
+# The bytes that TCP sends before it waits for the other side: ten segments (RFC 6928).
 INITIAL_WINDOW = 10 * 1460
 
 
 class Direction:
     """One direction of a connection.
 
-    Bytes arrive half a round trip after they were sent. What was acknowledged, a round trip
-    after it was sent, lets twice as much be sent.
+    Bytes arrive half a round trip after they were sent. They are acknowledged a round trip after
+    they were sent; then twice as many may be sent.
     """
 
     def __init__(self, target: asyncio.StreamWriter, round_trip: float, first_at: float):
@@ -63,11 +63,11 @@ class Direction:
 
 
 async def relay(to_port: int, round_trip: float, tls: ssl.SSLContext | None = None) -> int:
-    """Relay to a port of this machine; the port to connect to."""
+    """Relay to a port of this machine. Returns the port to connect to."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", to_port)
-        # The connection itself takes a round trip, in which nothing else can be sent.
+        # Opening the connection takes a round trip, during which nothing else can be sent.
         opened_at = asyncio.get_running_loop().time() + round_trip
         await asyncio.gather(
             Direction(back, round_trip, opened_at).carry(reader),
@@ -79,9 +79,9 @@ async def relay(to_port: int, round_trip: float, tls: ssl.SSLContext | None = No
 
 
 class Network:
-    """This file as a process, with the environments to reach the simulator through it.
+    """Runs this file as a process. Its environments make programs use it to reach the simulator.
 
-    `environment` is that of the simulator; it names llm's folder, too.
+    `environment` holds the simulator's settings and llm's folder.
     """
 
     def __init__(self, python: str, environment: dict[str, str]) -> None:
@@ -113,8 +113,8 @@ class Network:
         (self._folder / "extra-openai-models.yaml").write_text(json.dumps(models))
         return found
 
-    def ours(self, ms: int) -> dict[str, str]:
-        """The environment in which our models' requests take round trips of `ms`."""
+    def plugin(self, ms: int) -> dict[str, str]:
+        """Return the environment in which the plugin's requests take round trips of `ms`."""
         return {
             **self._environment,
             "LLM_CHATGPT_BASE_URL": f"{self._found['addresses'][str(ms)]}/backend-api",
@@ -124,7 +124,7 @@ class Network:
     @functools.cached_property
     def core(self) -> dict[str, str]:
         """The environment for llm's own models core-..., one for each round trip."""
-        # It replaces the system's certificates, so it has to contain them.
+        # SSL_CERT_FILE replaces the system's certificates, so the file has to contain them.
         trusted = self._folder / "trusted.pem"
         names = (self._found["root"], ssl.get_default_verify_paths().openssl_cafile)
         files = [file for file in map(pathlib.Path, names) if file.exists()]
@@ -133,7 +133,7 @@ class Network:
 
 
 async def main(port: int) -> None:
-    # Only where this file runs as a process.
+    # Only the process needs it.
     import trustme
 
     authority = trustme.CA()

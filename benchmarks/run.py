@@ -1,12 +1,11 @@
-"""How this plugin compares with llm itself: a table of ratios, taken in one run.
+"""Compare the plugin with llm itself; print a table of ratios and times.
 
 python3 benchmarks/run.py [start instructions long connections first_token over_network ...]
 
-Each comparison runs both sides in turn (A B B A ...) in processes of their own, with every
-package byte-compiled. A ratio of CPU times is the median of the pairs' ratios, because a
-machine's pace drifts; single times are the smallest, because noise only adds. Where valgrind
-is installed the instructions of the same processes are counted, too, which is slow but comes
-out the same each time.
+Each comparison runs both sides alternately (A B B A ...) in processes of their own, with all
+packages byte-compiled. A ratio of CPU times is the median of the pairs' ratios, because a machine's
+speed drifts; a single time is the smallest, because noise only adds. If valgrind is installed, the
+instructions of the same processes are counted as well, which is slow but hardly varies.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ REPEATS = int(os.environ.get("REPEATS", "10"))
 
 
 def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
-    """User and system CPU seconds of a process, and its peak memory in KiB."""
+    """Run a process. Returns its CPU seconds (user and system) and its peak memory in KiB."""
     process = subprocess.Popen(
         command,
         env=environment,
-        # `-m` imports from there first, so nothing may lie in it.
+        # `python -m` imports from there first, so the folder must hold no modules.
         cwd=environment["LLM_USER_PATH"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -53,7 +52,7 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
 
 
 def instructions(command: list[str], environment: dict[str, str]) -> int:
-    """How many instructions a process takes, as valgrind counts them."""
+    """Count the instructions of a process with valgrind."""
     done = subprocess.run(
         ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *command],
         env={**environment, "PYTHONHASHSEED": "0"},
@@ -69,13 +68,13 @@ def instructions(command: list[str], environment: dict[str, str]) -> int:
 
 
 class Compared(NamedTuple):
-    """CPU seconds and peak memory in KiB of the floor and of ours."""
+    """CPU seconds, their ratio, and peak memory in KiB of the floor and of the plugin."""
 
     ratio: float
     floor: float
-    ours: float
+    plugin: float
     floor_memory: float
-    our_memory: float
+    plugin_memory: float
 
 
 class Timed(NamedTuple):
@@ -98,7 +97,7 @@ def timed(command: list[str], environment: dict[str, str]) -> Timed:
     assert process.stdout
     seen = []
     while data := process.stdout.read1():
-        # The line's end comes when all is done.
+        # The line break is printed at the end.
         if data.strip():
             seen.append(time.perf_counter())
     if process.wait():
@@ -118,7 +117,7 @@ class Bench:
         )
         others = ("LLM_", "PYTHON", "SSL_CERT_")
         plain = {k: v for k, v in os.environ.items() if not k.startswith(others)}
-        # The same llm without the plugin, which looks for plugins all the same.
+        # The same llm, without the plugin.
         bare = str(prepare(".venv-floor", ["llm"]) / "python")
         for name in (".venv-bench", ".venv-floor"):
             packages = next((ROOT / name).glob("lib/python*/site-packages"))
@@ -148,7 +147,7 @@ class Bench:
         self.network.close()
 
     def row(self, name: str, aim: str, value: str) -> None:
-        """Print a line of the table. The first number of `value` is what the aim is for."""
+        """Print a line of the table. The aim applies to the first number of `value`."""
         limit, measured = (re.match(r"[≤+]? ?([\d.]+)", text) for text in (aim, value))
         if limit and measured and float(measured[1]) > float(limit[1]):
             aim += ", missed"
@@ -165,7 +164,7 @@ class Bench:
         for number in range(repeats):
             for side, found in ((a, first), (b, second))[:: 1 if number % 2 else -1]:
                 found.append(cpu(*side))
-        ratios = [ours / floor for (floor, _), (ours, _) in zip(first, second, strict=True)]
+        ratios = [plugin / floor for (floor, _), (plugin, _) in zip(first, second, strict=True)]
         return Compared(
             statistics.median(ratios),
             min(time for time, _ in first),
@@ -175,7 +174,7 @@ class Bench:
         )
 
     def inside(self, what: str, *arguments: str, **settings: str) -> dict[str, float]:
-        """A measurement within one process: see inside.py."""
+        """Run a measurement of inside.py in a process."""
         done = subprocess.run(
             [self.python, str(ROOT / "benchmarks" / "inside.py"), what, *arguments],
             env={**self.environment, **settings},
@@ -192,43 +191,43 @@ class Bench:
 
     @property
     def pairs(self) -> dict[str, tuple[list[str], list[str], str]]:
-        """What is compared: the floor's command, ours, and the aim."""
+        """The floor's command, the plugin's, and the aim, by the name of the row."""
         pairs = {}
         for words in (["--version"], ["models"]):
             name = f"`llm {' '.join(words)}` with the plugin : without"
             pairs[name] = self.bare_llm + words, self.llm + words, "≤ 1.04"
-        ours = ["-m", "chatgpt-gpt-6-luna", "hi", "-R"]
+        plugin = ["-m", "chatgpt-gpt-6-luna", "hi", "-R"]
         for more in ([], ["--no-log"], ["--async"]):
             name = " ".join(["a short prompt", *(f"`{word}`" for word in more), ": the floor"])
             floor = [*self.floor, "-m", "floor", "hi", *more]
-            pairs[name] = floor, [*self.llm, *ours, *more], "≤ 1.10"
+            pairs[name] = floor, [*self.llm, *plugin, *more], "≤ 1.10"
         return pairs
 
     def start(self) -> None:
-        for name, (floor, ours, aim) in self.pairs.items():
-            found = self.compare((floor, self.environment), (ours, self.environment))
+        for name, (floor, plugin, aim) in self.pairs.items():
+            found = self.compare((floor, self.environment), (plugin, self.environment))
             self.row(name, aim, f"{found.ratio:.3f} ({found.floor * 1000:.0f} ms)")
         times = [self.inside("import") for _ in range(REPEATS)]
         best = min(t["import_ms"] for t in times)
         self.row("import of the plugin", "", f"{best:.1f} ms")
         best = min(t["register_ms"] for t in times)
         self.row("registering the models", "", f"{best:.2f} ms")
-        ours, others = self.inside("tls", "ours"), self.inside("tls", "truststore")
+        plugin, others = self.inside("tls", "plugin"), self.inside("tls", "truststore")
         for name, what in (
             ("first_ms", "the first TLS connection"),
             ("next_ms", "each one after it"),
         ):
-            times = f"{ours[name]:.1f} ms : {others[name]:.1f} ms"
+            times = f"{plugin[name]:.1f} ms : {others[name]:.1f} ms"
             self.row(f"CPU of {what} : with truststore", "", times)
 
     def instructions(self) -> None:
         if not shutil.which("valgrind"):
             print("(no valgrind on this machine, so no instructions are counted)", file=sys.stderr)
             return
-        for name, (floor, ours, aim) in self.pairs.items():
-            # Once before: what is remembered between commands does not count.
-            cpu(ours, self.environment)
-            a, b = instructions(floor, self.environment), instructions(ours, self.environment)
+        for name, (floor, plugin, aim) in self.pairs.items():
+            # The first run stores files that later ones read; it does not count.
+            cpu(plugin, self.environment)
+            a, b = instructions(floor, self.environment), instructions(plugin, self.environment)
             self.row(f"instructions of {name}", aim, f"{b / a:.3f} ({a / 1e6:,.0f} million)")
 
     # 3. Long answers
@@ -238,17 +237,17 @@ class Bench:
         for kind in ([], ["--async"]):
             settings = {"DELTAS": str(count)}
             base = {"DELTAS": "3"}
-            ours = [*self.llm, "-m", f"chatgpt-deltas-{count}", "hi", "-R", "--no-log", *kind]
+            plugin = [*self.llm, "-m", f"chatgpt-deltas-{count}", "hi", "-R", "--no-log", *kind]
             short = [*self.llm, "-m", "chatgpt-deltas-3", "hi", "-R", "--no-log", *kind]
             floor = [*self.floor, "-m", "floor", "hi", "--no-log", *kind]
             few = self.compare((floor, self.environment | base), (short, self.environment), 4)
-            many = self.compare((floor, self.environment | settings), (ours, self.environment), 3)
+            many = self.compare((floor, self.environment | settings), (plugin, self.environment), 3)
             floor_us = (many.floor - few.floor) / count * 1e6
-            ours_us = (many.ours - few.ours) / count * 1e6
+            plugin_us = (many.plugin - few.plugin) / count * 1e6
             name = f"a delta of {count:,}{' (async)' if kind else ''}, above the floor's"
-            self.row(name, "≤ 30 µs", f"{ours_us - floor_us:+.1f} µs ({floor_us:.1f} µs)")
+            self.row(name, "≤ 30 µs", f"{plugin_us - floor_us:+.1f} µs ({floor_us:.1f} µs)")
             name = f"peak memory of that answer{' (async)' if kind else ''} : the floor's"
-            ratio = many.our_memory / many.floor_memory
+            ratio = many.plugin_memory / many.floor_memory
             self.row(name, "≤ 1.1", f"{ratio:.2f} ({many.floor_memory / 1024:.0f} MiB)")
 
     # 4. to 7. Within one process
@@ -286,12 +285,12 @@ class Bench:
     def over_network(self) -> None:
         prompt = ["hi", "-R", "--no-log"]
         floor = [*self.floor, "-m", "floor", *prompt[:1], "--no-log"]
-        ours = [*self.llm, "-m", "chatgpt-deltas-3", *prompt]
+        plugin = [*self.llm, "-m", "chatgpt-deltas-3", *prompt]
         for ms in (20, 80, 200):
             core = [*self.llm, "-m", f"core-{ms}", "hi", "--no-log"]
             sides = {
                 "floor": (floor, self.environment),
-                "ours": (ours, self.network.ours(ms)),
+                "plugin": (plugin, self.network.plugin(ms)),
                 "core": (core, self.network.core),
             }
             found = self.medians(sides)
@@ -299,7 +298,7 @@ class Bench:
             self.row(
                 f"first token at {ms} ms : llm core with a key : the floor and 3 round trips",
                 "",
-                f"{found['ours'].first * 1000:.0f} ms : {found['core'].first * 1000:.0f} ms : "
+                f"{found['plugin'].first * 1000:.0f} ms : {found['core'].first * 1000:.0f} ms : "
                 f"{least:.0f} ms",
             )
         late = [*self.llm, "-m", "chatgpt-deltas-late", "hi", "-R", "--no-log"]
@@ -309,10 +308,10 @@ class Bench:
             "",
             f"{found['late'].after * 1000:.0f} ms : {found['floor'].after * 1000:.0f} ms",
         )
-        plain = self.network.ours(80) | {"LLM_CHATGPT_COMPRESS": "0"}
+        plain = self.network.plugin(80) | {"LLM_CHATGPT_COMPRESS": "0"}
         for size in (20_000, 100_000):
             times = [
-                self.inside("long", "chatgpt-deltas-3", str(size), **self.network.ours(80)),
+                self.inside("long", "chatgpt-deltas-3", str(size), **self.network.plugin(80)),
                 self.inside("long", "chatgpt-deltas-3", str(size), **plain),
                 self.inside("long", "core-80", str(size), **self.network.core),
             ]
@@ -322,7 +321,7 @@ class Bench:
                 " : ".join(f"{found['ms']:.0f} ms" for found in times),
             )
         for side, model in (("", "chatgpt-deltas-3"), (" (llm core)", "core-0")):
-            environment = self.network.core if side else self.network.ours(0)
+            environment = self.network.core if side else self.network.plugin(0)
             stall = self.inside("stall", model, "100", **environment)
             self.row(
                 f"100 async prompts at once over https{side}: longest stall of the loop, time",
@@ -331,7 +330,7 @@ class Bench:
             )
 
     def medians(self, sides: dict[str, tuple[list[str], dict[str, str]]]) -> dict[str, Timed]:
-        """Each side's medians, run in turn."""
+        """Run the sides alternately. Returns each side's medians."""
         found: dict[str, list[Timed]] = {name: [] for name in sides}
         for number in range(REPEATS + 1):
             for name, side in sides.items():

@@ -1,8 +1,7 @@
-"""The backend for benchmarks: the simulator, with answers made beforehand.
+"""Run the simulator with prepared answers, as the backend for benchmarks.
 
-A model called deltas-N answers in N deltas of one HTTP chunk each, as the live service
-sends them; llm's own models get the same answers, as core-deltas-N. Prints its settings as a
-line of JSON, after storing a login.
+A model called deltas-N answers in N deltas of one HTTP chunk each, as the live service sends them.
+Stores a login and prints the settings as a line of JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def main() -> None:
         for count, slug in zip((*COUNTS, 3), slugs, strict=True):
             answer = Say(TEXT * count, deltas=[TEXT] * count)
             pieces = list(simulator.frames([answer], {"model": slug, "input": []}))
-            # Made into chunks here, and many chunks to a write, so that the server costs little.
+            # Chunks are prepared, and many are sent in one write, so that the server costs little.
             chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
             ready[slug] = [b"".join(chunks[i : i + 200]) for i in range(0, len(chunks), 200)]
         ready[LATE].append(1.0)

@@ -427,7 +427,7 @@ def address_on(terminal):
 
 
 @needs_pty
-@pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#"])
+@pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#", pytest.param("", id="the code")])
 def test_pasting_what_the_browser_ended_on(simulator, form):
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
     url = address_on(terminal)
@@ -437,15 +437,26 @@ def test_pasting_what_the_browser_ended_on(simulator, form):
     terminal.type(back.partition("&")[0])
     terminal.wait_for("isn't the right address. Copy the whole")
     query = back.partition("?")[2]
-    for number, junk in enumerate(["what?", "http://[x?code=", query, code, AT], 2):
+    for number, junk in enumerate(["what?", "http://[x?code=", query, AT], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
     assert not simulator.seen("/oauth/token")
-    terminal.type(form.format(back))
+    terminal.type(form.format(back) if form else code)
     assert terminal.end() == 0, terminal.screen
     assert "Signed in as ada@example.com" in terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
     assert "Traceback" not in terminal.screen
+
+
+@needs_pty
+def test_a_code_of_an_earlier_attempt_is_told_as_such(simulator):
+    earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
+    terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
+    address_on(terminal)
+    terminal.wait_for("fails to load")
+    terminal.type(earlier)
+    assert terminal.end() == 1
+    assert "is from an earlier attempt. Run 'llm chatgpt login" in " ".join(terminal.screen.split())
 
 
 @needs_pty

@@ -40,7 +40,7 @@ def attachment_part(
             attachment = _read_data_url(attachment)
         kind = _named_kind(attachment)
         if kind not in config.IMAGE_TYPES and not config.may_be_text(kind):
-            raise _unknown(kind)
+            raise _unknown_type(kind)
         by_address = kind in config.IMAGE_TYPES and url.startswith("https://")
         by_address = by_address and url not in unreachable
         if not by_address:
@@ -132,7 +132,7 @@ def _actual_kind(kind: str, content: bytes) -> str:
         raise CannotSend("is no PNG, JPEG, WebP or GIF image", "Check it")
     if is_text:
         return "text/plain"
-    raise CannotSend("is not UTF-8 text", "Convert it") if is_named_text else _unknown(kind)
+    raise CannotSend("is not UTF-8 text", "Convert it") if is_named_text else _unknown_type(kind)
 
 
 def _is_text(content: bytes) -> bool:
@@ -143,7 +143,7 @@ def _is_text(content: bytes) -> bool:
     return b"\0" not in content
 
 
-def _unknown(kind: str) -> CannotSend:
+def _unknown_type(kind: str) -> CannotSend:
     named = printable(kind, 60) if kind else "of an unknown type"
     return CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF, PDF or UTF-8 text,")
 

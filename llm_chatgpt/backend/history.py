@@ -1,9 +1,9 @@
 """Read from a conversation's answers how their requests were made.
 
-An answer stores with its first part the state of its request that the messages do not tell: a
+The first part of an answer stores the state of its request that the messages do not have: a
 system prompt of its own, the effort, and the parts that the service had refused. Later requests
-repeat it, so that they begin with the same bytes, whether llm has kept the messages in memory, in
-its logs or as JSON. Places are indexes of messages.
+repeat it, so that they begin with the same bytes, whether llm has stored the messages in memory, in
+its logs or as JSON. A place is the index of a message.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ def system_text(message: Message) -> str:
     return "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
-def with_system_prompts(messages: Sequence[Message], own: str) -> tuple[list[Message], bool]:
-    """Insert the system prompts of earlier requests, and the prompt's `own`, where missing.
+def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[Message], bool]:
+    """Insert the system prompts of earlier requests, and the new prompt's `system`, where missing.
 
-    `llm -c -s`, and `messages=` with `system=`, leave them out of the messages. Each stands where
-    its turn begins. Also returns whether the own prompt was inserted: the answer must store it.
+    `llm -c -s`, and `messages=` with `system=`, leave them out of the messages. Each is placed
+    where its turn begins. Also returns whether `system` was inserted: the answer must store it.
     """
     starts = _turn_starts(messages)
     stored = []
-    # Some programs repeat the system prompt with each request. It stands at the beginning, unless
-    # an earlier request is known not to have had it.
+    # Some programs repeat the system prompt with each request. It belongs at the beginning, unless
+    # an earlier request was sent without it.
     has_begun = False
     for place, message in enumerate(messages):
         if text := as_text(stored_request(message).get(SYSTEM)):
@@ -75,11 +75,12 @@ def with_system_prompts(messages: Sequence[Message], own: str) -> tuple[list[Mes
     complete = list(messages)
     for place, text in reversed(stored):
         complete.insert(place, _system_message(text))
-    own_place = starts[-1] + len(stored) if has_begun else 0
-    in_force = [system_text(m) for m in complete[:own_place] if m.role == "system"][-1:]
-    if not own or own in in_force:
-        return complete, False
-    return [*complete[:own_place], _system_message(own), *complete[own_place:]], True
+    place = starts[-1] + len(stored) if has_begun else 0
+    in_force = [system_text(m) for m in complete[:place] if m.role == "system"][-1:]
+    is_missing = bool(system) and system not in in_force
+    if is_missing:
+        complete.insert(place, _system_message(system))
+    return complete, is_missing
 
 
 def _system_message(text: str) -> Message:
@@ -87,17 +88,17 @@ def _system_message(text: str) -> Message:
 
 
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Return, for each number of messages, where the turn that follows them begins.
+    """Return, for each number of messages, the place where the turn that follows them begins.
 
-    That is at the user's own message, or after the last answer if there is none yet.
+    A turn begins at the user's own message, or after the last answer if there is none yet.
     """
     starts, start, before = [0], 0, "system"
     for place, message in enumerate(messages):
         role = message.role
         # llm puts the attachments of a tool's result into a message of the user.
-        attached = all(isinstance(part, AttachmentPart) for part in message.parts)
-        asks = role not in ("assistant", "tool", "system")
-        if asks and (before in ("assistant", "system") or (before == "tool" and not attached)):
+        is_result = before == "tool" and all(isinstance(p, AttachmentPart) for p in message.parts)
+        is_users = role not in ("assistant", "tool", "system")
+        if is_users and before in ("assistant", "system", "tool") and not is_result:
             start = place
         starts.append(place + 1 if role in ("assistant", "system") else start)
         before = role

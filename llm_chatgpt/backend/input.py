@@ -94,9 +94,8 @@ class InputBuilder:
         requested = self.effort
         self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
-            answers = filter(is_own_answer, messages)
-            efforts = (as_text(stored_request(one).get(history.EFFORT)) for one in answers)
-            self.effort = next(efforts, requested)
+            first = next(filter(is_own_answer, messages), None)
+            self.effort = _effort_of(first) if first else requested
             self.request |= {history.EFFORT: requested} if requested else {}
         self._effort_in_force = self.effort or self._info.default_effort
         new = history.new_messages(messages)
@@ -105,7 +104,7 @@ class InputBuilder:
         new_from = len(messages) - (0 if tool_ran else len(new))
         for place, message in enumerate(messages):
             if is_own_answer(message):
-                self._change_effort(as_text(stored_request(message).get(history.EFFORT)))
+                self._change_effort(_effort_of(message))
             self._add_message(message, new=place >= new_from, reasoning=place >= reasoning_from)
         self._add_missing_outputs()
         if not self.items:
@@ -283,6 +282,11 @@ class InputBuilder:
                 ) from error
             self.notes.append(f"Warning: attachment {name} {problem}; sent a note in its place.")
             return _note(f"attachment left out: it {problem}")
+
+
+def _effort_of(answer: Message) -> str | None:
+    """Return the effort that an answer's request asked for; None for the model's own."""
+    return as_text(stored_request(answer).get(history.EFFORT))
 
 
 def _arguments(part: ToolCallPart) -> str:

@@ -1,14 +1,12 @@
-"""Remember in this process the turns whose tools run, and what the service has refused.
+"""Remember, within this process, turns whose tools are running and refused parts of requests.
 
-A turn is all requests that a chain of tools makes for one message of the user (docs/protocol.md).
+A turn is all requests that a chain of tools makes for one message of the user (P80).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-
-from llm_chatgpt.backend.optional_parts import SCOPES
 
 _MAX_TURNS = 256
 
@@ -23,17 +21,17 @@ class Turn:
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.without: frozenset[str] = frozenset()
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def news(self, notes: Mapping[str, str]) -> list[str]:
         """Return the notes whose subjects, the keys, are new in this turn."""
-        lines = [line for subject, line in notes.items() if subject not in self._told]
-        self._told.update(notes)
+        lines = [line for subject, line in notes.items() if subject not in self._noted]
+        self._noted.update(notes)
         return lines
 
 
 class Memory:
-    """Turns whose tools are running, and what the service has refused.
+    """The turns whose tools are running, and the parts that the service has refused.
 
     It has no lock, because a fork could leave that locked forever: each step on a dict or a set
     is atomic, and a lost entry costs one more request.
@@ -64,16 +62,13 @@ class Memory:
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """Return the names of the parts that the service has refused in these scopes.
 
-        `scopes` maps a scope to its value, such as "model" to a slug (optional_parts.py).
+        `scopes` maps each name to the value of its scope, such as a model's slug.
         """
-        refused = self._refused.copy()
-        return frozenset(name for name, value in refused if scopes.get(SCOPES[name]) == value)
+        return frozenset(name for name, value in scopes.items() if (name, value) in self._refused)
 
     def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
         """Leave these parts out of every later request in the same scope."""
-        for name in without:
-            if value := scopes.get(SCOPES.get(name, "")):
-                self._refused.add((name, value))
+        self._refused.update((name, scopes[name]) for name in without & scopes.keys())
 
 
 memory = Memory()

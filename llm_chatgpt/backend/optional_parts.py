@@ -1,7 +1,7 @@
 """Find out which part of a request the service has refused.
 
 A request is sent once more without that part (docs/protocol.md, "What is refused"). `SCOPES` says
-how long each part stays out. The parts of the input have no scope: the answer stores their names
+how long each part is left out. The parts of the input have no scope: the answer stores their names
 (history.py), and later requests of the conversation leave them out, too. `RequestBuilder` and
 `InputBuilder` leave out the parts that `Attempt.without` names.
 """
@@ -32,8 +32,8 @@ SESSION_HEADER = "session-id"
 # P83.
 COMPRESSION = "compression"
 
-# The part stays out for the rest of the "turn", or of every request that this process sends to
-# the same "model", for the same "account", or to the same "service".
+# A part is left out for the rest of the "turn", or of all requests that this process sends to the
+# same "model", for the same "account", or to the same "service".
 SCOPES = {
     SUMMARY: "model",
     STRICT: "turn",

@@ -1,6 +1,6 @@
-"""Run one prompt: build its requests, read the replies, decide whether to send again.
+"""Run one prompt: build its requests, read the replies, and decide whether to send again.
 
-Nothing is sent or received here: the models' `execute` methods do that, and call a PromptRun.
+The models' `execute` methods send and receive; they call a PromptRun in between.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PromptRun:
         self.display = Display(prompt, stream, self._doing)
         # Notes for the user about the requests, and the reason if the answer ends early.
         self._notes: list[str] = []
-        # The last request.
+        # The request that was sent last.
         self._sent = Request(model.info)
         self.attempt = retry.Attempt(without=self._turn.without)
         self.complete = False
@@ -103,16 +103,16 @@ class PromptRun:
                 yield min(left, longest)
 
     def _doing(self) -> str:
-        """What the user is told while nothing arrives."""
+        """Return the text of the waiting line."""
         size = len(self._sent.arguments.get("content", b"")) / 1e6
         if self._is_sending and size >= 1:
             return f"Uploading {size:.0f} MB"
         return self.translator.activity or "Thinking"
 
     def request(self, tokens: Tokens) -> Mapping[str, Any]:
-        """Compose the arguments of `http.SyncStream`. May read files and fetch addresses.
+        """Build the arguments of `http.SyncStream`. May read files and fetch addresses.
 
-        Raises ChatGPTError for an option, a tool or an attachment that cannot be sent.
+        Raises ChatGPTError for a schema, a tool or an attachment that cannot be sent.
         """
         self._tokens = tokens
         self._sent = sent = self._builder.build(tokens, self.attempt.without, self._answer)
@@ -127,11 +127,11 @@ class PromptRun:
         return sent.arguments
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """Note the headers of an answer that begins, and what the user is told of the request."""
+        """Store the headers of an answer that begins, and remember the parts that were refused."""
         self._headers, self._is_sending = headers, False
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
-        # The names of parts of the input are stored with the answer.
+        # The answer itself stores the names of parts of the input.
         without = self.attempt.without
         self._turn.without = without - optional_parts.parts_of_input(without)
         memory.remember(without, scopes(self._sent.info, self._tokens))
@@ -140,15 +140,15 @@ class PromptRun:
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
         """Build the error for a reply that is no answer."""
-        host = urlsplit(self._tokens.route.base_url(self._tokens.origin)).netloc
+        host = urlsplit(self._sent.arguments["url"]).netloc
         reply = http.Reply(status, headers, content, host)
         return refusals.explain_refusal(reply, self._refused_request())
 
     def end_round(self) -> Iterator[StreamEvent]:
         """Return the stream's last events and keep the round's answer.
 
-        Another request follows if the model wants to go on, and once if the answer is empty
-        (docs/protocol.md).
+        Another request follows if the model wants to go on (P171), and once if the answer is
+        empty (P172).
 
         Raises the error that the stream has reported; StreamFailed if it was cut off.
         """
@@ -200,7 +200,7 @@ class PromptRun:
         left, so an event loop calls it in a thread.
         """
         if isinstance(error, ConnectionFailed):
-            error = _broke_off(error, started=self.translator.started)
+            error = _broken_connection(error, started=self.translator.started)
         last, again, sent, tokens = self.attempt, None, self._sent, self._tokens
         if not self.translator.started:
             refused = optional_parts.refused_parts(
@@ -230,7 +230,7 @@ class PromptRun:
             endpoints.add_resets(error, self._tokens, self._sent.info.slug, self._key)
         refusal = self._unauthorized
         if isinstance(error, RefreshFailed) and refusal and self._tokens.earliest_refresh_at:
-            # The user should learn what the server said, too.
+            # The reason of the 401 helps the user as well.
             reason = f"{refusal.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._further_rounds:
@@ -272,7 +272,7 @@ class PromptRun:
                 self.display.note("\n".join(lines))
 
 
-def _broke_off(error: ConnectionFailed, *, started: bool) -> StreamFailed:
+def _broken_connection(error: ConnectionFailed, *, started: bool) -> StreamFailed:
     """Explain a failed connection by what it means for the answer."""
     if not started and not error.stalled:
         return StreamFailed(f"{error.reason}.", error.advice, code="connection")

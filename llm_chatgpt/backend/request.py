@@ -125,12 +125,11 @@ class RequestBuilder:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """Return the value of each scope in which a part can be refused (`optional_parts.SCOPES`)."""
-    return {
-        "model": info.slug,
-        "account": tokens.account_key,
-        "service": tokens.route.responses_path,
-    }
+    """Return the value of the scope of each part that the process remembers (optional_parts.py)."""
+    path = tokens.route.responses_path
+    values = {"model": info.slug, "account": tokens.account_key, "service": path}
+    parts = optional_parts.SCOPES.items()
+    return {name: values[scope] for name, scope in parts if scope in values}
 
 
 def _ignored_options(prompt: Any, without: frozenset[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Decide whether and how a prompt is sent again. Nothing here sends or waits.
 
-docs/protocol.md, "Sending again" (P196), tells the rules in words. They apply only while nothing
-of the answer has been shown.
+docs/protocol.md, "Sending again" (P196), lists the rules. They apply only while nothing of the
+answer has been shown.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ _TYPES = frozenset(("string", "number", "integer", "boolean", "object", "array",
 # The most usual keywords that strict mode accepts (P138).
 _STRICT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "anyOf"}
 _STRICT_KEYWORDS |= {"enum", "const", "$ref", "$defs", "title", "description"}
-# P137.
-_STRICT_LEVELS = 10
 # Levels of dicts and lists: more than any schema has, and few enough for a recursive function.
 _MAX_LEVELS = 200
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -50,11 +48,11 @@ def check_json(schema: Any, name: str) -> None:
 def is_strict(schema: Any) -> bool:
     """Check whether strict mode accepts a schema; False where the rules are not known."""
     is_object = as_mapping(schema).get("type") == "object"
-    return is_object and _repaired(schema) == schema and _is_strict_part(schema, schema, 1)
+    return is_object and _repaired(schema) == schema and _is_strict_part(schema, schema)
 
 
-def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
-    if not isinstance(part, dict) or level > _STRICT_LEVELS or part.keys() - _STRICT_KEYWORDS:
+def _is_strict_part(part: Any, root: dict[str, Any]) -> bool:
+    if not isinstance(part, dict) or part.keys() - _STRICT_KEYWORDS:
         return False
     if "$ref" in part:
         target = _resolve(part["$ref"], root)
@@ -68,7 +66,7 @@ def _is_strict_part(part: Any, root: dict[str, Any], level: int) -> bool:
             return False
     inner = [*properties.values(), *part.get("$defs", {}).values(), *part.get("anyOf", [])]
     inner += [part["items"]] if "items" in part else []
-    return all(_is_strict_part(schema, root, level + 1) for schema in inner)
+    return all(_is_strict_part(schema, root) for schema in inner)
 
 
 # The parameters of a tool -------------------------------------------------------------

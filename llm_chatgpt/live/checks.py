@@ -136,11 +136,6 @@ def _ask_for_dog(live: Live, schema: dict[str, Any], fact: str) -> str:
     return "accepted"
 
 
-def _efforts(live: Live) -> list[str]:
-    """Return the model's efforts at which it thinks, the lowest first."""
-    return [e for e in live.info.efforts if e not in ("none", "minimal")] or ["low", "medium"]
-
-
 @_check(
     "reasoning sent back",
     "P88 P89 P116 P124 P125 P155",
@@ -148,14 +143,13 @@ def _efforts(live: Live) -> list[str]:
     requests=2,
 )
 def _reasoning(live: Live) -> str:
-    effort = _efforts(live)[:2][-1]
     question = "Which is larger: 17 * 23 or 19 * 21? Answer with one number."
-    live.ask(question, live.thoughtful, reasoning_effort=effort)
+    live.ask(question, live.thoughtful, reasoning_effort="medium")
     thought = live.last.count("reasoning_tokens")
     if thought and not any(item.get("encrypted_content") for item in live.last.items):
         live.differs("P88", "the model thought, but no encrypted reasoning came")
     question = "What is the difference of the two? Answer with one number."
-    live.ask(question, live.thoughtful, reasoning_effort=effort)
+    live.ask(question, live.thoughtful, reasoning_effort="medium")
     for removal in map(as_mapping, as_list(live.last.response.get("input_transformations"))):
         if removal.get("reason") != "turn_boundary":
             reason = printable(removal.get("reason"), 60)
@@ -174,14 +168,13 @@ def _sent_items(live: Live, kind: str) -> int:
 
 @_check("changed effort", "P89 P122", "P249")
 def _changed_effort(live: Live) -> str:
-    effort = _efforts(live)[0]
-    live.ask("And their sum? One number.", live.thoughtful, reasoning_effort=effort)
+    live.ask("And their sum? One number.", live.thoughtful, reasoning_effort="low")
     form = "in an item"
     if not _sent_items(live, optional_parts.EFFORT_UPDATES):
         live.unsettled.add("P122")
         form = "with the request"
     answered = as_mapping(live.last.response.get("reasoning")).get("effort")
-    return f"{effort} sent {form}; the answer names {printable(answered, 20)}"
+    return f"low sent {form}; the answer names {printable(answered, 20)}"
 
 
 # A red square of 32 pixels.
@@ -291,17 +284,17 @@ def _usage(live: Live) -> str:
     usage = with_login(live.key, fetch_usage)
     by_endpoint = {w.name: w.used_percent for w in windows_of_usage(usage.get("rate_limit"))}
     answers = [exchange for exchange in live.prompts if exchange.status == 200]
-    if not answers:
-        return "the usage endpoint answered"
-    windows = windows_of_headers(answers[-1].headers)
-    if not windows:
-        live.differs("P203", "no answer has headers with the limits")
-    for window in windows:
-        used = by_endpoint.get(window.name)
-        if used is None or abs(used - window.used_percent) > _USAGE_TOLERANCE:
-            text = f"{window.name} limit: {window.used_percent:g}% used by the headers"
-            live.differs("P203", f"{text}, {used}% by the usage endpoint")
-    return f"used: {', '.join(f'{window.name} {window.used_percent:g}%' for window in windows)}"
+    if answers:
+        by_headers = {w.name: w.used_percent for w in windows_of_headers(answers[-1].headers)}
+        if by_headers.keys() != by_endpoint.keys() or any(
+            abs(used - by_endpoint[name]) > _USAGE_TOLERANCE for name, used in by_headers.items()
+        ):
+            live.differs("P203", f"the headers report other limits: {_limits(by_headers)}")
+    return f"used: {_limits(by_endpoint)}"
+
+
+def _limits(used: dict[str, float]) -> str:
+    return ", ".join(f"{name} {percent:g}%" for name, percent in used.items()) or "none"
 
 
 @_check("picture", "P145 P146 P151", "", optional=True)

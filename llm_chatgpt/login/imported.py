@@ -60,9 +60,10 @@ def read_codex_login(location: str | None = None) -> Tokens:
 def has_codex_login() -> bool:
     """Check whether Codex CLI's login could be imported, and has not expired."""
     try:
-        return bool(read_codex_login())
+        read_codex_login()
     except LoginFailed:
         return False
+    return True
 
 
 def _parse_codex_login(content: bytes, file_name: str) -> Tokens:

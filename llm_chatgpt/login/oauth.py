@@ -65,6 +65,9 @@ class AuthorizeRequest:
     the parameters that only its route has. The state and the verifier are secret.
     """
 
+    # Whether the user may paste the code alone: PKCE ties it to this sign-in, as the state does.
+    takes_code = True
+
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
@@ -102,8 +105,10 @@ class AuthorizeRequest:
         )
 
     def read_pasted(self, line: str) -> Fields | str:
-        """Read a pasted address. Return a request to paste again (str) if it cannot be used."""
+        """Read a pasted address or code. Return a request to paste again (str) if it is neither."""
         text = line.strip().strip("'\"<>").partition("#")[0]
+        if self.takes_code and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
+            return {"code": [text]}
         # An address with a space was broken into two lines.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)

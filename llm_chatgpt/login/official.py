@@ -31,18 +31,23 @@ UNREGISTERED = "dynamic_agent_client"
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route (P220). Its nonce is secret, too."""
 
+    # It would lack the client id that OpenAI issues with it (P225).
+    takes_code = False
+
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
         self.nonce = secrets.token_urlsafe(32)
-        self._client_id = client_id = as_text(registered.get("client_id")) or ""
+        self._client_id = as_text(registered.get("client_id")) or ""
         parameters = {
-            "client_id": client_id or UNREGISTERED,
-            **({} if client_id else {"agent_name_hint": APP_NAME}),
-            # Otherwise OpenAI would not ask again a user who has declined.
-            **({"prompt": "consent"} if client_id and registered.get("declined") is True else {}),
+            "client_id": self._client_id or UNREGISTERED,
             "ext_agent_host_id": host_id(),
-            **OFFICIAL.token_fields,
             "nonce": self.nonce,
+            **OFFICIAL.token_fields,
         }
+        if not self._client_id:
+            parameters["agent_name_hint"] = APP_NAME
+        elif registered.get("declined") is True:
+            # Otherwise OpenAI would not ask again a user who has declined.
+            parameters["prompt"] = "consent"
         super().__init__(OFFICIAL, "127.0.0.1", port, command, parameters)
 
     def approval(self, fields: oauth.Fields) -> AuthorizationCode:
