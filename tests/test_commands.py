@@ -722,35 +722,17 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 # A Windows console, as far as it can be simulated here
 
 
-@pytest.fixture
-def console(monkeypatch, simulator, start):
-    """`llm chatgpt login --browser` with keys that are typed in a console."""
-
-    def run(run_llm, kbhit, getwche):
-        simulator.approve_after_polls = 0
-        fake = types.SimpleNamespace(kbhit=kbhit, getwche=getwche)
-        monkeypatch.setitem(sys.modules, "msvcrt", fake)
-        monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
-        monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
-        monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
-        monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
-        return run_llm("chatgpt", "login", "--browser", "--no-open")
-
-    return run
-
-
-def test_a_windows_console_is_read_key_by_key(console, run_llm):
+def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeypatch):
     keys = list("http://x/?code=ab\bc\r")
-    result = console(run_llm, lambda: bool(keys), lambda: keys.pop(0))
+    console = types.SimpleNamespace(kbhit=lambda: bool(keys), getwche=lambda: keys.pop(0))
+    monkeypatch.setitem(sys.modules, "msvcrt", console)
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr("llm_chatgpt.config.REDIRECT_PORTS", (0,))
+    monkeypatch.setattr("llm_chatgpt.config.BROWSER_LOGIN_SECONDS", 1)
+    monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
+    result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert keys == []
     assert "That isn't the right address" in result.stderr
-
-
-def test_a_console_that_cannot_be_read(console, run_llm):
-    def broken():
-        raise OSError("not a console")
-
-    assert "Pasting does not work here" in console(run_llm, broken, None).stderr
 
 
 # Pipes and closed streams

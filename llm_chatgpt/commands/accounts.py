@@ -21,7 +21,7 @@ from llm_chatgpt.login.imported import read_codex_login
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.new_login import store_new_login, workspace_words
 from llm_chatgpt.login.oauth import revoke_all
-from llm_chatgpt.login.store import CODEX_ACCOUNT, Store
+from llm_chatgpt.login.store import CODEX_ACCOUNT
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import notice, printable, short_path
 
@@ -76,16 +76,10 @@ def status(account: str | None, json_: bool) -> None:
 
 
 def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
-    return {
-        "kind": tokens.kind,
-        "account_id": tokens.account_id,
-        "workspace": tokens.workspace,
-        "email": tokens.email,
-        "plan": tokens.plan,
-        "expires_at": tokens.expires_at,
-        "expired": ended or not still_works(tokens, time.time()),
-        "problem": problem or None,
-    }
+    names = ("kind", "account_id", "workspace", "email", "plan", "expires_at")
+    fields = {name: getattr(tokens, name) for name in names}
+    expired = ended or not still_works(tokens, time.time())
+    return {**fields, "expired": expired, "problem": problem or None}
 
 
 @chatgpt.command()
@@ -111,8 +105,8 @@ def accounts(json_: bool) -> None:
         if problem or not tokens.renewable:
             lifetime = common.lifetime_words(tokens, ended, problem)
         plan = tokens.route.plan or plan_name(tokens.plan)
-        user = (tokens.email or "?", plan, _workspace_cell(tokens, store))
-        rows.append(("*" if default else "", name, *user, lifetime))
+        workspace = tokens.workspace or (tokens.account_id or "?")[:8]
+        rows.append(("*" if default else "", name, tokens.email or "?", plan, workspace, lifetime))
     if json_:
         common.echo_json(entries)
     elif not store.accounts:
@@ -123,16 +117,6 @@ def accounts(json_: bool) -> None:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
     if not all_work:
         sys.exit(1)
-
-
-def _workspace_cell(tokens: Tokens, store: Store) -> str:
-    """Name a workspace, with the beginning of its id if another has the same name."""
-    beginning = (tokens.account_id or "?")[:8]
-    if tokens.workspace is None:
-        return beginning
-    names = [other.workspace for other in store.accounts.values()]
-    unique = names.count(tokens.workspace) == 1
-    return tokens.workspace if unique else f"{tokens.workspace} ({beginning})"
 
 
 @chatgpt.command()

@@ -57,23 +57,14 @@ def echo(text: str) -> None:
     click.echo(fitted(text, sys.stdout, indent=2))
 
 
-STATE_COLOURS = {
-    "ok": "green",
-    "warning": "yellow",
-    "differs": "yellow",
-    "broken": "red",
-    "failed": "red",
-}
-
-
 def echo_state(state: str, text: str, details: Iterable[str] = ()) -> None:
-    """Print a line of a report: its state (a key of STATE_COLOURS), the text, the details below."""
+    """Print a line of a report: its state, the text, and the details below it."""
     lines = [f"{state:<8} {printable(text, 1000)}"]
-    lines += [f"{'':<8} -> {printable(detail, 1000)}" for detail in details]
+    lines += [f"{'':<8} -> {printable(detail, 1000)}" for detail in filter(None, details)]
     report = fitted("\n".join(lines), sys.stdout, indent=12)
+    colour = {"ok": "green", "broken": "red", "failed": "red"}.get(state, "yellow")
     # Coloured last, because `fitted` would count the codes of the colour.
-    coloured = terminal.styled(state, fg=STATE_COLOURS[state])
-    click.echo(report.replace(state, coloured, 1))
+    click.echo(report.replace(state, terminal.styled(state, fg=colour), 1))
 
 
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:

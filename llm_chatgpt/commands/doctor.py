@@ -79,8 +79,8 @@ def doctor(
     for finding in _examine(account):
         findings.append(finding)
         if not json_:
-            advice = [finding.advice] if finding.advice else []
-            common.echo_state(finding.state, f"{finding.name}: {finding.text}", advice)
+            text = f"{finding.name}: {finding.text}"
+            common.echo_state(finding.state, text, [finding.advice])
     broken = any(finding.state == "broken" for finding in findings)
     if json_:
         common.echo_json({"ok": not broken, "findings": [f._asdict() for f in findings]})
@@ -177,7 +177,9 @@ def _hosts(account: str | None, tokens: Tokens | None) -> Iterator[Finding]:
             continue
         date = date or reply.headers.get("date")
         yield _host(name, reply, account, tokens if ask is _ask_backend else None)
-    yield _clock(date)
+    moment = as_http_date(date)
+    if moment is not None:
+        yield _clock(time.time() - moment)
 
 
 def _ask_issuer(_: Tokens | None) -> http.Reply:
@@ -197,7 +199,7 @@ def _ask_backend(tokens: Tokens | None) -> http.Reply:
 
 def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | None) -> Finding:
     """Judge a host by its answer, and the tokens that the request had (None: it had none)."""
-    text = f"{reply.host} answers, {_certificate_words(reply.certificate)}"
+    text = f"{reply.host} answers{_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
         return Finding(name, "broken", text, " ".join(reply.web_page_advice))
     if reply.status >= 500:
@@ -214,21 +216,16 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
 
 
 def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
-    if certificate is None:
-        return "without TLS"
-    issuer = {key: value for part in certificate.get("issuer", ()) for key, value in part}
+    """Say who issued a certificate; empty where the system checks it and does not show it."""
+    if not certificate:
+        return ""
+    issuer = {key: value for part in certificate["issuer"] for key, value in part}
     name = issuer.get("organizationName") or issuer.get("commonName")
-    # Where the system itself checks certificates, it does not show them.
-    words = f"certificate from {name or 'an issuer that the system trusts'}"
-    return f"{words} until {certificate['notAfter']}" if "notAfter" in certificate else words
+    return f", certificate from {name} until {certificate['notAfter']}"
 
 
-def _clock(date: str | None) -> Finding:
-    moment = as_http_date(date)
-    if moment is None:
-        advice = "Fix the connection first, then run 'llm chatgpt doctor' again."
-        return Finding("clock", "warning", "not checked, because no server answered", advice)
-    ahead = time.time() - moment
+def _clock(ahead: float) -> Finding:
+    """Judge this machine's clock, which is so many seconds ahead of OpenAI's."""
     if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
     way = "ahead of" if ahead > 0 else "behind"

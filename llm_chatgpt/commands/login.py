@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -24,7 +25,7 @@ from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.official import OfficialLogin, login_officially, registration
 from llm_chatgpt.login.routes import CODEX, OFFICIAL
 from llm_chatgpt.login.tokens import Tokens, header_safe
-from llm_chatgpt.text import in_this_context, in_words, notice, printable
+from llm_chatgpt.text import in_words, notice, printable
 from llm_chatgpt.waiting import shows_waiting
 
 
@@ -245,7 +246,7 @@ def _login_in_browser(options: _Options) -> Tokens:
     return login_with_browser(
         options.account,
         show=functools.partial(_show_address, options.no_open, hint),
-        read_lines=in_this_context(_read_pasted) if terminal.is_terminal(sys.stdin) else None,
+        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
         replace=options.replace,
         workspace=options.workspace,
     )
@@ -265,7 +266,7 @@ def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
     return login_officially(
         options.account,
         show=functools.partial(_show_address, options.no_open, hint),
-        read_lines=in_this_context(_read_pasted) if terminal.is_terminal(sys.stdin) else None,
+        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
         replace=options.replace,
         new=new,
     )
@@ -296,7 +297,8 @@ def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogi
 def _read_pasted(use_line: Callable[[str], None], stop: threading.Event) -> None:
     """Pass the lines that the user types or pastes to `use_line`, until `stop` is set."""
     keyboard = terminal.Keyboard()
-    try:
+    # Where the terminal cannot be read, the browser can still come back.
+    with contextlib.suppress(EOFError, OSError, ValueError):
         while not stop.is_set():
             typed = keyboard.read_line(0.1)
             # An address that was pasted in two lines is one answer, not two.
@@ -304,7 +306,3 @@ def _read_pasted(use_line: Callable[[str], None], stop: threading.Event) -> None
                 typed += f" {more}"
             if typed is not None:
                 use_line(typed)
-    except EOFError:
-        pass
-    except (OSError, ValueError):
-        notice("Pasting does not work here. Use a browser on this machine.")
