@@ -184,7 +184,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
                         if reply.status != 200:
                             raise run.refusal(reply.status, reply.headers, reply.read())
                         run.opened(reply.headers)
-                        for chunk in reply:
+                        for chunk in reply.chunks:
                             yield from run.display.pass_on(run.translator.feed(chunk))
                             if run.translator.ended:
                                 break
@@ -222,7 +222,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                             content = await reply.read()
                             raise run.refusal(reply.status, reply.headers, content)
                         run.opened(reply.headers)
-                        async for chunk in reply:
+                        async for chunk in reply.chunks:
                             feed = run.translator.feed
                             long = run.translator.takes_long(chunk)
                             events = await in_thread(feed, chunk) if long else feed(chunk)

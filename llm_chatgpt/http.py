@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
-from llm_chatgpt.text import in_words, printable
+from llm_chatgpt.text import in_words, printable, start_in_thread
 from llm_chatgpt.values import as_mapping
 
 
@@ -189,16 +189,8 @@ def send(
 
     if not whole:
         return fetch()
-    outcome: concurrent.futures.Future[Reply] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(fetch())
-        except BaseException as error:
-            outcome.set_exception(error)
-
     # In a thread, because the library limits only single socket operations.
-    threading.Thread(target=run, name="chatgpt-request", daemon=True).start()
+    outcome = start_in_thread(fetch)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         # Poll: Ctrl-C cannot interrupt a long wait on Windows.
@@ -221,7 +213,7 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 
 
 class _Stream:
-    """The answer to a prompt while it arrives: its `status`, its `headers`, and its body.
+    """The answer to a prompt while it arrives: `status`, `headers`, and the body in `chunks`.
 
     `request` holds the arguments of the library's `build_request`; entering the `with` block sends
     it. Raises ConnectionFailed, also for an error of the library inside the block. When the block
@@ -254,14 +246,12 @@ class SyncStream(_Stream):
             drain.join(config.DRAIN_SECONDS)
         with self._failures():
             self._opened(client.send(client.build_request(**self._request), stream=True))
-        self._chunks = self._response.iter_bytes()
+        self.chunks: Iterator[bytes] = self._response.iter_bytes()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is None and not self._response.is_closed:
-            _of_thread.drain = threading.Thread(
-                target=self._drain, name="chatgpt-drain", daemon=True
-            )
+            _of_thread.drain = threading.Thread(target=self._drain, daemon=True)
             _of_thread.drain.start()
             return
         self._response.close()
@@ -269,11 +259,8 @@ class SyncStream(_Stream):
             if error:
                 raise error
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._chunks)
-
     def read(self) -> bytes:
-        return b"".join(self._chunks)
+        return b"".join(self.chunks)
 
     def _drain(self) -> None:
         with contextlib.suppress(Exception), contextlib.closing(self._response):
@@ -285,7 +272,7 @@ class AsyncStream(_Stream):
         client = await clients.async_client()
         with self._failures():
             self._opened(await client.send(client.build_request(**self._request), stream=True))
-        self._chunks = self._response.aiter_bytes()
+        self.chunks: AsyncIterator[bytes] = self._response.aiter_bytes()
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -299,8 +286,5 @@ class AsyncStream(_Stream):
             if error:
                 raise error
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self._chunks)
-
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self._chunks])
+        return b"".join([chunk async for chunk in self.chunks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import datetime
 import logging
@@ -10,6 +11,7 @@ import os
 import re
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
@@ -71,6 +73,22 @@ def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
             return function(*arguments)
 
     return run
+
+
+def start_in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
+    """Run a function in a daemon thread, for which the end of the program does not wait."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    # From here on, a cancelled task that waits for it cannot cancel it for others.
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=in_this_context(run), daemon=True).start()
+    return future
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:

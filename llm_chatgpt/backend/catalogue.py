@@ -218,25 +218,19 @@ def successor(slug: str, models: ModelList) -> str:
     return next(printable(c, 100) for c in candidates if c and c != slug)
 
 
-def remember_attempt(tokens: Tokens, now: float) -> None:
-    """Store when the list was last asked for, in Unix seconds. Raises OSError."""
-    accounts = as_mapping(read_models_file().get("accounts"))
-    record = as_mapping(accounts.get(tokens.account_key))
-    remember_models(tokens, {"models": [], **record, "tried_at": now})
-
-
-def remember_models(tokens: Tokens, record: Mapping[str, Any]) -> None:
-    """Store an account's fetched list. Raises OSError.
+def remember_models(tokens: Tokens, changes: Mapping[str, Any]) -> None:
+    """Store changed fields of an account's list. Raises OSError.
 
     There is no lock: a lost write only costs another fetch.
     """
     data = read_models_file()
+    accounts = as_mapping(data.get("accounts"))
+    record = {"models": [], **as_mapping(accounts.get(tokens.account_key)), **changes}
     seen = [slug for slug in as_list(data.get("seen")) if isinstance(slug, str)]
-    models = filter(None, map(parse_model, record["models"]))
-    seen += [model.slug for model in models if not model.hidden]
+    seen += [model.slug for model in parse_model_list(record).models if not model.hidden]
     data = {
         "version": 1,
-        "accounts": {**as_mapping(data.get("accounts")), tokens.account_key: record},
+        "accounts": {**accounts, tokens.account_key: record},
         "seen": list(dict.fromkeys(seen)),
     }
     write_whole(models_path(), json.dumps(data, indent=1).encode())

@@ -74,7 +74,7 @@ def update_models(tokens: Tokens, models: catalogue.ModelList, etag: str | None)
             # Another thread or process may have fetched it meanwhile.
             if _is_outdated(catalogue.remembered_models(tokens), etag):
                 # First, so that no other process fetches it as well.
-                catalogue.remember_attempt(tokens, time.time())
+                catalogue.remember_models(tokens, {"tried_at": time.time()})
                 fetch_models(tokens)
 
     is_running = any(thread.name == _UPDATE_THREAD for thread in threading.enumerate())

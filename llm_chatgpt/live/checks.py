@@ -17,7 +17,6 @@ from typing import Any
 
 import llm
 
-from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.endpoints import fetch_models, fetch_usage
 from llm_chatgpt.backend.usage import windows_of_headers, windows_of_usage
 from llm_chatgpt.errors import ChatGPTError
@@ -55,7 +54,7 @@ def _model_list(live: Live) -> str:
     return f"{len(live.listed)} listed; the checks use {live.info.model_id}"
 
 
-# The service caches only prompts of some length (P213).
+# Makes a prompt of 1,900 tokens. Caching was seen with 9,000 (P213).
 _NUMBERS = " ".join(map(str, range(900)))
 
 
@@ -86,7 +85,7 @@ def _tool_turn(live: Live) -> str:
         "Add two numbers"
         return str(a + b)
 
-    chain = live.conversation().chain(
+    chain = llm.Conversation(live.model).chain(
         "Call both tools at once: multiply 6 by 7, and add 6 to 7. Then say both results.",
         tools=[multiply, add],
         key=live.key,
@@ -101,18 +100,13 @@ def _tool_turn(live: Live) -> str:
     return f"{calls[0]} calls in one answer, their results accepted"
 
 
-_PROPERTIES = {"name": {"type": "string"}, "age": {"type": "integer"}}
-_STRICT_SCHEMA = {
-    "type": "object",
-    "properties": _PROPERTIES,
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-# Strict mode would demand that `nickname` is required, too (P133).
 _LOOSE_SCHEMA = {
-    **_STRICT_SCHEMA,
-    "properties": {**_PROPERTIES, "nickname": {"type": "string"}},
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
 }
+# Strict mode demands this, too (P133).
+_STRICT_SCHEMA = {**_LOOSE_SCHEMA, "additionalProperties": False}
 
 
 @_check("strict schema", "P90 P133", "P252")
@@ -154,27 +148,19 @@ def _reasoning(live: Live) -> str:
         if removal.get("reason") != "turn_boundary":
             reason = printable(removal.get("reason"), 60)
             live.differs("P124", f"reasoning was left out: {reason}")
-    sent = _sent_items(live, "reasoning")
+    items = map(as_mapping, as_list(live.last.body.get("input")))
+    sent = sum(item.get("type") == "reasoning" for item in items)
     if not sent:
         live.unsettled |= {"P116", "P124", "P125", "P155"}
         return "nothing was sent back" if thought else "the model did not think"
     return f"reasoning items accepted: {sent}"
 
 
-def _sent_items(live: Live, kind: str) -> int:
-    """Count the items of a type in the last request."""
-    return sum(as_mapping(i).get("type") == kind for i in as_list(live.last.body.get("input")))
-
-
-@_check("changed effort", "P89 P122", "P249")
+@_check("changed effort", "P89", "P249")
 def _changed_effort(live: Live) -> str:
     live.ask("And their sum? One number.", live.thoughtful, reasoning_effort="low")
-    form = "in an item"
-    if not _sent_items(live, optional_parts.EFFORT_UPDATES):
-        live.unsettled.add("P122")
-        form = "with the request"
     answered = as_mapping(live.last.response.get("reasoning")).get("effort")
-    return f"low sent {form}; the answer names {printable(answered, 20)}"
+    return f"low accepted; the answer names {printable(answered, 20)}"
 
 
 # A red square of 32 pixels.

@@ -67,15 +67,14 @@ class Live:
         self.info = next(small, self.listed[-1])
         # Once for all checks: older versions of llm need a second for it.
         self.model = llm.get_model(self.info.model_id)
-        self.short, self.thoughtful = self.conversation(), self.conversation()
-
-    def conversation(self) -> llm.Conversation:
-        return llm.Conversation(self.model)
+        self.short = llm.Conversation(self.model)
+        self.thoughtful = llm.Conversation(self.model)
 
     def ask(self, prompt: str, conversation: Any = None, **arguments: Any) -> str:
         """Send a prompt and return the text. Raises ChatGPTError if it is empty."""
         begin = time.monotonic()
-        answer = (conversation or self.conversation()).prompt(prompt, key=self.key, **arguments)
+        conversation = conversation or llm.Conversation(self.model)
+        answer = conversation.prompt(prompt, key=self.key, **arguments)
         for number, _ in enumerate(answer):
             if not number:
                 self.first_texts.append(time.monotonic() - begin)

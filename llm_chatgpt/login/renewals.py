@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import in_this_context
+from llm_chatgpt.text import start_in_thread
 from llm_chatgpt.waiting import in_command
 
 Future = concurrent.futures.Future[Tokens]
@@ -52,24 +53,16 @@ class Worker:
         with self._submitting:
             future = self._futures.get(key)
             if future is None:
-                future = self._futures[key] = Future()
-                # From here on, a cancelled task cannot cancel the job for others.
-                future.set_running_or_notify_cancel()
-                run = in_this_context(self._run)
-                threading.Thread(target=run, args=(key, job), daemon=True).start()
+                future = start_in_thread(functools.partial(self._run, key, job))
+                self._futures[key] = future
         return future
 
-    def _run(self, key: object, job: Callable[[], Tokens]) -> None:
+    def _run(self, key: object, job: Callable[[], Tokens]) -> Tokens:
         try:
-            tokens = job()
-        except BaseException as error:
-            self._take(key).set_exception(error)
-        else:
-            self._take(key).set_result(tokens)
-
-    def _take(self, key: object) -> Future:
-        with self._submitting:
-            return self._futures.pop(key)
+            return job()
+        finally:
+            with self._submitting:
+                del self._futures[key]
 
     def result(self, future: Future) -> Tokens:
         """Wait for a job's result."""
