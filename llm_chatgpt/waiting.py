@@ -1,4 +1,4 @@
-"""The waiting line: on the user's terminal it says what is awaited, and counts the seconds.
+"""Show the waiting line: it names the current wait on the user's terminal, and counts its seconds.
 
 A thread writes the line, only while a `Waiting` block runs, and never beside other output: code
 that prints something takes the line away first (`beside_line`), and no line is written into an
@@ -76,7 +76,7 @@ class Waiting:
             line.remove(self)
 
     def text(self) -> str:
-        """Return the line as it should look now; empty if the wait has only just begun."""
+        """Return the text of the line; empty if the wait has only just begun."""
         # By the clock, so that a machine may sleep meanwhile.
         passed = max(0.0, time.time() - self._began)
         if passed < _DELAY_SECONDS:
@@ -97,7 +97,7 @@ def _clock(seconds: float) -> str:
 
 
 class _Line:
-    """The line, of which there is one in a process, as there is one terminal."""
+    """The waiting line. A process has one, as it has one terminal."""
 
     def __init__(self) -> None:
         # Held while anything is written beside an answer.
@@ -151,7 +151,7 @@ line = _Line()
 
 
 def _in_foreground() -> bool:
-    """Check whether the terminal is this program's, and not its shell's, as after `&`."""
+    """Check whether the terminal belongs to this program. After `&` it belongs to the shell."""
     try:
         return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
     # Windows does not know this, and the terminal may belong to another session.
@@ -161,7 +161,7 @@ def _in_foreground() -> bool:
 
 @contextlib.contextmanager
 def beside_line() -> Iterator[None]:
-    """Context manager for output beside the answer: takes the line away, ends the answer's line."""
+    """Context manager for output beside the answer: erases the line, and ends the answer's line."""
     with line.lock:
         line.erase()
         if line.mid_line:

@@ -57,7 +57,7 @@ class CassetteScrubber(Scrubber):
         return super().replacement(field, secret)
 
     def jwt(self, token: str) -> str:
-        """A token with scrubbed claims, without the user's name and without a signature."""
+        """Scrub a token's claims. Its signature and the user's name are removed."""
         if token.endswith(".scrubbed"):
             return token
         claims = {k: v for k, v in (parse_jwt_claims(token) or {}).items() if k != "name"}
@@ -75,13 +75,13 @@ class CassetteScrubber(Scrubber):
 
     def response(self, response: dict[str, Any]) -> dict[str, Any]:
         single = {name: values[0] for name, values in response["headers"].items()}
-        kept = self.headers(single)
-        response["headers"] = {n: v for n, v in response["headers"].items() if n in kept}
+        harmless = self.headers(single)
+        response["headers"] = {n: v for n, v in response["headers"].items() if n in harmless}
         response["body"]["string"] = self.body(response["body"]["string"])
         return response
 
 
-def _same_body(ours: Any, theirs: Any) -> None:
+def _same_body(sent: Any, recorded: Any) -> None:
     def value(body: bytes | str | None) -> Any:
         text = (body or b"").decode() if isinstance(body, bytes) else (body or "")
         try:
@@ -89,12 +89,12 @@ def _same_body(ours: Any, theirs: Any) -> None:
         except ValueError:
             return text
 
-    assert value(ours.body) == value(theirs.body)
+    assert value(sent.body) == value(recorded.body)
 
 
 @contextlib.contextmanager
 def replayed(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
-    """A cassette, matched on method, address and body."""
+    """Open a cassette. Requests are matched on method, address and body."""
     scrubber = CassetteScrubber()
     recorder = vcr.VCR(
         record_mode=record_mode,
@@ -110,7 +110,7 @@ def replayed(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
 
 
 def cassette(name: str, record_mode: str = "none") -> Any:
-    """The cassette of a scenario."""
+    """Open the cassette of a scenario."""
     return replayed(FOLDER / f"{name}.yaml", record_mode)
 
 
@@ -119,7 +119,7 @@ def cassette(name: str, record_mode: str = "none") -> Any:
 
 @dataclasses.dataclass
 class Scenario:
-    """What a cassette holds: `act` does it, `prepare` scripts the simulator for it."""
+    """A cassette's content: `act` makes the requests, `prepare` scripts the simulator for them."""
 
     act: Callable[[Callable[..., Any]], Any]
     prepare: Callable[[Simulator], None] = lambda simulator: None
@@ -182,7 +182,7 @@ def _prepare_refusals(simulator: Simulator) -> None:
 
 
 def come_back(request: Any) -> str:
-    """The address that the browser ends on, as far as a replay depends on it."""
+    """Build the address that the browser ends on, with the fields that a replay depends on."""
     query = f"code=ac_any&state={request.state}&client_id={SCRUBBED_CLIENT_ID}"
     return f"{request.redirect_uri}?{query}"
 
@@ -234,7 +234,7 @@ SIGN_INS = ("login", "official")
 
 @contextlib.contextmanager
 def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
-    """What goes to OpenAI's hosts arrives at the simulator."""
+    """Send requests for OpenAI's hosts to the simulator."""
     library, sync_client = clients.library(), clients.sync_client
 
     def forward(request: Any) -> Any:
@@ -245,8 +245,8 @@ def under_the_real_addresses(simulator: Simulator) -> Iterator[None]:
                 request.method, simulator.issuer + path, headers=headers, content=request.read()
             )
         skip = ("transfer-encoding", "content-length")
-        kept = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in skip]
-        return library.Response(answer.status_code, headers=kept, content=answer.content)
+        headers = [(k, v) for k, v in answer.headers.multi_items() if k.lower() not in skip]
+        return library.Response(answer.status_code, headers=headers, content=answer.content)
 
     simulator.public_issuer = config.DEFAULT_ISSUER
     with library.Client(transport=library.MockTransport(forward)) as client:

@@ -103,6 +103,24 @@ def models_updated() -> None:
             thread.join(20)
 
 
+class Clock:
+    """The plugin's clock, which a test can set: `shift` seconds ahead of the right time."""
+
+    def __init__(self) -> None:
+        self.right_time = time.time
+        self.shift = 0.0
+
+    def __call__(self) -> float:
+        return self.right_time() + self.shift
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
+
+
 @pytest.fixture
 def callback_ports() -> Iterator[None]:
     """The registered ports are this machine's, so one test at a time may listen there."""

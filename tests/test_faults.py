@@ -7,7 +7,6 @@ import email.utils
 import json
 import time
 import tracemalloc
-import types
 
 import llm
 import pytest
@@ -340,15 +339,6 @@ def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask)
 
 
 # The clock -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that a test can set: `clock.shift` seconds ahead of the right time."""
-    shifted = types.SimpleNamespace(shift=0.0)
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + shifted.shift)
-    return shifted
 
 
 @pytest.mark.parametrize("offset", [-86400.0, 86400.0])

@@ -106,21 +106,17 @@ HOUR, DAY = 3600, 86400
 
 @pytest.mark.parametrize("ahead_at_sign_in", [-5 * HOUR, 0, 5 * HOUR, DAY])
 @pytest.mark.parametrize("ahead_now", [-5 * HOUR, 0, 5 * HOUR, DAY])
-def test_a_wrong_clock_renews_nothing_early(
-    simulator, ask, monkeypatch, ahead_at_sign_in, ahead_now
-):
+def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign_in, ahead_now):
     """An early refresh may cost the login, because OpenAI refuses it."""
-    clock = time.time
-    simulator.clock, simulator.official.early_refresh_spends = clock, True
-    with monkeypatch.context() as context:
-        context.setattr(time, "time", lambda: clock() + ahead_at_sign_in)
-        old = signed_in_since(simulator)
-    monkeypatch.setattr(time, "time", lambda: clock() + ahead_now)
+    simulator.clock, simulator.official.early_refresh_spends = clock.right_time, True
+    clock.shift = ahead_at_sign_in
+    old = signed_in_since(simulator)
+    clock.shift = ahead_now
     assert ask("one").text
     assert simulator.refreshes == []
     assert plugin.get_tokens() == plugin.load_tokens() == old
     # 55 minutes later the API takes the token no longer, and OpenAI renews it.
-    simulator.clock = lambda: clock() + 3301
+    simulator.clock = lambda: clock.right_time() + 3301
     simulator.expire_access_tokens()
     assert ask("two").text
     assert len(simulator.refreshes) == 1

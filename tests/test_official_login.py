@@ -490,14 +490,13 @@ def revoked(simulator):
 
 @pytest.mark.parametrize("arguments", [(), ("--account", "work")])
 def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
-    simulator, login, run_llm, ask, monkeypatch, arguments
+    simulator, login, run_llm, ask, clock, arguments
 ):
     login(*arguments)
     forget_registrations(simulator)
     simulator.expire_access_tokens()
-    clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + 4000)
-    simulator.clock = time.time
+    clock.shift = 4000
+    simulator.clock = clock
     command = " ".join(["'llm chatgpt login --official", *arguments, "--new'"])
     with pytest.raises(plugin.RefreshFailed, match=command) as caught:
         ask("hi")
@@ -510,13 +509,12 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
 
 
 def test_after_a_logout_a_forgotten_registration_stays_forgotten(
-    simulator, login, run_llm, ask, monkeypatch
+    simulator, login, run_llm, ask, clock
 ):
     login()
     forget_registrations(simulator)
-    clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + 4000)
-    simulator.clock = time.time
+    clock.shift = 4000
+    simulator.clock = clock
     with pytest.raises(plugin.RefreshFailed):
         ask("hi")
     run_llm("chatgpt", "logout")
@@ -638,9 +636,7 @@ def test_a_wrong_clock_here_does_no_harm(simulator, login):
     assert tokens.earliest_refresh_at == pytest.approx(simulator.clock() + 3240, abs=60)
 
 
-def test_from_the_first_sign_in_to_the_last_sign_out(
-    simulator, login, run_llm, monkeypatch, caplog
-):
+def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, clock, caplog):
     """What README promises of this route, one after the other, beside a Codex login."""
     caplog.set_level(logging.DEBUG)
     codex = sign_in(simulator)
@@ -652,12 +648,7 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
         outputs.append(result.output)
         return result
 
-    clock = time.time
-
-    def pass_time(seconds):
-        simulator.clock = lambda: clock() + seconds
-        monkeypatch.setattr(time, "time", simulator.clock)
-
+    simulator.clock = clock
     outputs.append(login().output)
     run(*model, "hi")
     functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
@@ -667,14 +658,14 @@ def test_from_the_first_sign_in_to_the_last_sign_out(
     assert "(with 1 picture)" in picture.stdout
     run(*model, "a pelican", "--schema", "name, age int")
     run("chat", *model, input="hello\nquit\n")
-    pass_time(4000)
+    clock.shift = 4000
     run(*model, "an hour later")
     assert len(simulator.refreshes) == 1
     simulator.script("official_responses", plan_error("subscription_sharing_usage_limit_exceeded"))
     limit = run(*model, "too much", exit_code=1)
     assert "https://chatgpt.com/settings/usage" in limit.stderr
     simulator.end_official_logins("refresh_token_reused")
-    pass_time(8000)
+    clock.shift = 8000
     ended = run(*model, "two hours later", exit_code=1)
     assert "'llm chatgpt login --official'" in ended.stderr
     run("chatgpt", "accounts", exit_code=1)

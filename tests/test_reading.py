@@ -196,13 +196,6 @@ def test_a_last_event_that_says_it_is_incomplete(simulator, signed_in, run_llm):
     assert result.stderr == "The answer was cut short (max_output_tokens).\n"
 
 
-def test_another_name_of_the_last_event(simulator, signed_in, ask):
-    *frames, last = frames_of(simulator, Say("The answer."))
-    last = last.replace(b"response.completed", b"response.done")
-    simulator.script("responses", Stream([*frames, last]))
-    assert ask("hi").text == "The answer."
-
-
 @pytest.mark.parametrize("status", ["completed", "incomplete"])
 def test_the_last_event_alone_has_the_output(simulator, signed_in, ask, status):
     items = [Think(["Hm."]), Say("The answer."), Call("add", {"a": 1})]

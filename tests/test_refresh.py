@@ -263,13 +263,14 @@ def test_a_pair_that_could_not_be_stored_is_used_and_told(
     assert used == f"Bearer {entry_on_disk()['access_token']}"
 
 
-def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(simulator, signed_in, monkeypatch):
+def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(
+    simulator, signed_in, monkeypatch, clock
+):
     expire()
-    clock = time.time
     with monkeypatch.context() as context:
         no_writing(context)
         first = plugin.get_tokens()
-    monkeypatch.setattr(time, "time", lambda: clock() + 20 * 86400)
+    clock.shift = 20 * 86400
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json", after=1)
         second = plugin.get_tokens()
@@ -410,7 +411,7 @@ def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
     assert caplog.text.count("The old token works until") == 1
 
 
-def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, monkeypatch):
+def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, clock):
     expire()
     simulator.script("token", Answer(500))
     with pytest.raises(plugin.RefreshFailed):
@@ -419,11 +420,10 @@ def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, monke
     # A clock that was ahead then does not make it last longer.
     expire()
     simulator.script("token", Answer(500))
-    clock = time.time
-    with monkeypatch.context() as context:
-        context.setattr(time, "time", lambda: clock() + 86400)
-        with pytest.raises(plugin.RefreshFailed):
-            plugin.get_tokens()
+    clock.shift = 86400
+    with pytest.raises(plugin.RefreshFailed):
+        plugin.get_tokens()
+    clock.shift = 0
     assert plugin.get_tokens()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import llm
@@ -21,8 +21,12 @@ from llm_chatgpt.backend.history import REQUEST
 Metadata = Mapping[str, Any]
 # Metadata of a part that is never sent back (input.py).
 NOT_REPLAYED = {"replay": False}
-# Calls that can be repeated: llm runs them itself, or they only look something up.
+# Calls that can be repeated (P196): llm runs them itself, or they only look something up.
 _REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
+
+# Numbers for llm's parts. None is used twice, because a response that is run again after a failure
+# keeps its earlier parts.
+_part_numbers = itertools.count()
 
 
 @dataclasses.dataclass(eq=False)
@@ -88,7 +92,6 @@ class Round:
         self.response: Mapping[str, Any] = {}
         # Events that llm has not received yet.
         self._events: list[StreamEvent] = []
-        self._numbers = answer.numbers
         self._messages = sum(item.kind == "message" for item in answer.items)
         self._first = next((item for item in answer.items if item.events), None)
         self._request = {} if self._first else request
@@ -108,7 +111,7 @@ class Round:
         """Begin an item."""
         # Items between two messages belong to the first one, as in llm itself.
         self._messages += kind == "message"
-        item = Item(kind, next(self._numbers), max(0, self._messages - 1), output_index)
+        item = Item(kind, next(_part_numbers), max(0, self._messages - 1), output_index)
         self.items.append(item)
         return item
 
@@ -179,19 +182,14 @@ class Round:
 
     def add_part(self, kind: str, text: str, item: Item, metadata: Metadata | None = None) -> None:
         """Add a part beside the item's own, for readers only."""
-        part = Item(kind, next(self._numbers), item.message_index, item.output_index)
+        part = Item(kind, next(_part_numbers), item.message_index, item.output_index)
         self.emit(kind, text, part, metadata)
 
 
 class Answer:
-    """A whole answer: its complete rounds, and perhaps a last one that failed after it was shown.
+    """A whole answer: its complete rounds, and perhaps one that failed after it was shown."""
 
-    `numbers` counts llm's parts. A response that is run again after a failure keeps its earlier
-    parts, so their numbers are not used again.
-    """
-
-    def __init__(self, numbers: Iterator[int] | None = None) -> None:
-        self.numbers = numbers or itertools.count()
+    def __init__(self) -> None:
         self.rounds: list[Round] = []
 
     @property

@@ -50,7 +50,7 @@ def attachment_part(
         raise CannotSend("no longer exists", "Name another file") from error
     except http.fetch_errors() as error:
         raise CannotSend("cannot be read", "Check it") from error
-    name = _filename(attachment)
+    name = os.path.basename(attachment.path or unquote(urlsplit(attachment.url or "").path))
     if kind in config.TEXT_TYPES:
         name, text = printable(name, 200), content.decode("utf-8-sig")
         return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
@@ -146,8 +146,3 @@ def _is_text(content: bytes) -> bool:
 def _unknown_type(kind: str) -> CannotSend:
     named = printable(kind, 60) if kind else "of an unknown type"
     return CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF, PDF or UTF-8 text,")
-
-
-def _filename(attachment: llm.Attachment) -> str:
-    """Return the name of the attachment's file; empty if it has none."""
-    return os.path.basename(attachment.path or unquote(urlsplit(attachment.url or "").path))

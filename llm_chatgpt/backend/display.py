@@ -33,7 +33,7 @@ class Display:
         # It is unknown when other commands print.
         self._context = context if command in ("prompt", "chat") else None
         self._waiting = Waiting(activity)
-        # Has entered `_waiting` while llm prints nothing.
+        # Holds `_waiting` open while llm prints nothing.
         self._silence = contextlib.ExitStack()
         # `llm chat` prints an answer as it arrives even with --no-stream.
         self._streams = stream or command == "chat"

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import llm
 from llm.parts import AttachmentPart, Message, TextPart, ToolResultPart
 
 from llm_chatgpt import config
-from llm_chatgpt.values import as_mapping, as_text
+from llm_chatgpt.values import as_list, as_mapping, as_text
 
 # The key of an answer's request in the plugin's metadata, and its fields.
 REQUEST, SYSTEM, EFFORT, WITHOUT = "request", "system", "effort", "without"
@@ -25,10 +26,20 @@ def plugin_metadata(part: Any) -> Mapping[str, Any]:
     return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
 
 
-def stored_request(message: Message) -> Mapping[str, Any]:
+def _stored_request(message: Message) -> Mapping[str, Any]:
     """Return the state of its request that an answer has stored; empty for other messages."""
     stored = (as_mapping(plugin_metadata(part).get(REQUEST)) for part in message.parts)
     return next(filter(None, stored), {})
+
+
+def effort_of(answer: Message) -> str | None:
+    """Return the effort of an answer's request; None for the model's own."""
+    return as_text(_stored_request(answer).get(EFFORT))
+
+
+def without_of(message: Message) -> frozenset[str]:
+    """Return the names of the input's parts that an answer's request left out."""
+    return frozenset(map(str, as_list(_stored_request(message).get(WITHOUT))))
 
 
 def is_own_answer(message: Message) -> bool:
@@ -69,22 +80,18 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
     # an earlier request was sent without it.
     has_begun = False
     for place, message in enumerate(messages):
-        if text := as_text(stored_request(message).get(SYSTEM)):
+        if text := as_text(_stored_request(message).get(SYSTEM)):
             stored.append((starts[place] if has_begun else 0, text))
         has_begun = has_begun or message.role == "system" or is_own_answer(message)
     complete = list(messages)
     for place, text in reversed(stored):
-        complete.insert(place, _system_message(text))
+        complete.insert(place, llm.system(text))
     place = starts[-1] + len(stored) if has_begun else 0
     in_force = [system_text(m) for m in complete[:place] if m.role == "system"][-1:]
     is_missing = bool(system) and system not in in_force
     if is_missing:
-        complete.insert(place, _system_message(system))
+        complete.insert(place, llm.system(system))
     return complete, is_missing
-
-
-def _system_message(text: str) -> Message:
-    return Message("system", [TextPart(text)])
 
 
 def _turn_starts(messages: Sequence[Message]) -> list[int]:

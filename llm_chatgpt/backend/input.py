@@ -20,7 +20,7 @@ from llm_chatgpt import config
 from llm_chatgpt.backend import history, optional_parts
 from llm_chatgpt.backend.attachments import CannotSend, attachment_part, is_data_url
 from llm_chatgpt.backend.catalogue import ModelInfo
-from llm_chatgpt.backend.history import is_own_answer, plugin_metadata, stored_request
+from llm_chatgpt.backend.history import is_own_answer, plugin_metadata
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
@@ -90,12 +90,19 @@ class InputBuilder:
         messages, is_new_prompt = history.with_system_prompts(messages, system)
         if is_new_prompt:
             self.request[history.SYSTEM] = system
-        reasoning_from = self._read_refusals(messages)
+        # Earlier requests left out these parts, one set for each message. Reasoning is left out up
+        # to the last request that was refused because of it.
+        refused = [history.without_of(message) for message in messages]
+        places = [place for place, parts in enumerate(refused) if optional_parts.REASONING in parts]
+        if optional_parts.REASONING in self._without:
+            places.append(len(messages))
+        reasoning_from = max(places, default=0)
+        self._without = self._without.union(*refused)
         requested = self.effort
         self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
             first = next(filter(is_own_answer, messages), None)
-            self.effort = _effort_of(first) if first else requested
+            self.effort = history.effort_of(first) if first else requested
             self.request |= {history.EFFORT: requested} if requested else {}
         self._effort_in_force = self.effort or self._info.default_effort
         new = history.new_messages(messages)
@@ -104,7 +111,7 @@ class InputBuilder:
         new_from = len(messages) - (0 if tool_ran else len(new))
         for place, message in enumerate(messages):
             if is_own_answer(message):
-                self._change_effort(_effort_of(message))
+                self._change_effort(history.effort_of(message))
             self._add_message(message, new=place >= new_from, reasoning=place >= reasoning_from)
         self._add_missing_outputs()
         if not self.items:
@@ -112,19 +119,6 @@ class InputBuilder:
         self._change_effort(requested)
         for message in answer:
             self._add_message(message, new=False, reasoning=True)
-
-    def _read_refusals(self, messages: Sequence[Message]) -> int:
-        """Add the parts that earlier requests left out to `without`.
-
-        Returns the place of the first message that is sent with its reasoning.
-        """
-        reasoning_from = len(messages) if optional_parts.REASONING in self._without else 0
-        for place, message in enumerate(messages):
-            refused = frozenset(map(str, as_list(stored_request(message).get(history.WITHOUT))))
-            self._without |= refused
-            if optional_parts.REASONING in refused:
-                reasoning_from = max(reasoning_from, place)
-        return reasoning_from
 
     def _change_effort(self, effort: str | None) -> None:
         """Add an item if the next answer has another effort; None is the model's own (P214)."""
@@ -162,8 +156,8 @@ class InputBuilder:
                 self._add_text(role, part.text, as_text(metadata.get("phase")))
             elif isinstance(part, AttachmentPart):
                 # The assistant's messages cannot have attachments.
-                owner = "user" if role == "assistant" else role
-                self._add_content(owner, self._attachment(part.attachment, new=new))
+                content = self._attachment(part.attachment, new=new)
+                self._add_content("user" if role == "assistant" else role, content)
             elif isinstance(part, ReasoningPart) and reasoning:
                 self._add_reasoning(metadata)
             elif isinstance(part, ToolCallPart):
@@ -173,9 +167,8 @@ class InputBuilder:
 
     def _add_system(self, text: str) -> None:
         """Add a system prompt: to the instructions, or later as a message."""
-        if self.items and text:
-            self._add_missing_outputs()
-            self.items.append(system_message(text))
+        if self.items:
+            self._add_text("developer", text)
         else:
             self.instructions = "\n\n".join(filter(None, (self.instructions, text)))
 
@@ -284,11 +277,6 @@ class InputBuilder:
             return _note(f"attachment left out: it {problem}")
 
 
-def _effort_of(answer: Message) -> str | None:
-    """Return the effort that an answer's request asked for; None for the model's own."""
-    return as_text(stored_request(answer).get(history.EFFORT))
-
-
 def _arguments(part: ToolCallPart) -> str:
     """Return the arguments of a call as JSON: the model's own text if it has the same value."""
     arguments = part.arguments
@@ -322,8 +310,8 @@ def tool_name(name: str) -> str:
 
 def _unused(call_id: object, used: set[str]) -> str:
     """Return the id, or another one if it is missing, too long or used already."""
-    new = call_id if isinstance(call_id, str) and call_id else f"call_{len(used) + 1}"
-    while new in used or len(new) > 64:
-        new = f"call_{hashlib.sha256(f'{len(used)} {new}'.encode()).hexdigest()[:40]}"
-    used.add(new)
-    return new
+    is_usable = isinstance(call_id, str) and 0 < len(call_id) <= 64 and call_id not in used
+    digest = hashlib.sha256(f"{len(used)} {call_id}".encode()).hexdigest()
+    sent = str(call_id) if is_usable else f"call_{digest[:40]}"
+    used.add(sent)
+    return sent

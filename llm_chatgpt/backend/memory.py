@@ -5,7 +5,6 @@ A turn is all requests that a chain of tools makes for one message of the user (
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 
 _MAX_TURNS = 256
@@ -38,9 +37,6 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        # Numbers for the parts of llm's responses. None is used twice, because a response that is
-        # run again after a failure keeps its earlier parts.
-        self.part_numbers = itertools.count()
         # By the id of each tool call that waits for its result, newest last.
         self._turns: dict[str, Turn] = {}
         # Names of parts, each with the value of its scope.

@@ -70,7 +70,7 @@ class PromptRun:
         self.complete = False
         self.translator = EventTranslator()
         # The content of the complete rounds.
-        self._answer = Answer(memory.part_numbers)
+        self._answer = Answer()
         # How often the model has gone on with another request.
         self._further_rounds = 0
         # Whether an empty answer has been tried again.

@@ -15,7 +15,8 @@ from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 from llm_chatgpt.waiting import stderr_is_terminal
 
-# Not logged: the fields that repeat the request or identify the user.
+# Fields of a response that are not logged as they are: they repeat the request, identify the user
+# or belong to one round (P275).
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
 _SOURCES_SHOWN = 10
 
@@ -57,7 +58,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
         lines["incomplete"] = f"The answer was cut short ({_reason(reason)})."
     elif not answer.has_content:
         lines["empty"] = "The model returned an empty answer."
-    # The service has left out reasoning that was sent back (P169).
+    # Reasons for which the service has left out earlier reasoning (P169).
     removed = {
         _reason(entry.get("reason"))
         for entry in map(as_mapping, as_list(response.get("input_transformations")))
@@ -92,10 +93,7 @@ def _served_model(answer: Answer, headers: Mapping[str, str]) -> str | None:
 
 
 def sources(answer: Answer) -> str:
-    """Return a note of several lines with the pages that an answer cites.
-
-    Without citations it lists the pages that searches found. Empty without a terminal.
-    """
+    """Return a note of several lines with the `pages` of an answer; empty without a terminal."""
     if not stderr_is_terminal() or config.is_off("SOURCES"):
         return ""
     lines = [f"{number}. {line}" for number, line in enumerate(pages(answer.output), 1)]
@@ -105,7 +103,10 @@ def sources(answer: Answer) -> str:
 
 
 def pages(output: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each page that an answer cites; otherwise, that its searches found."""
+    """Return a line for each page that an answer cites.
+
+    Without citations, return one for each page that its searches found.
+    """
     cited: list[Any] = []
     found: list[Any] = []
     for item in output:
@@ -124,7 +125,7 @@ def pages(output: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _add(one: Any, other: Any) -> Any:
-    """Add the usage of two rounds: numbers, and objects field by field."""
+    """Add the usage of two rounds (P173): numbers, and objects field by field."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {name: _add(one.get(name), other.get(name)) for name in {**one, **other}}
     if as_number(one) is not None and as_number(other) is not None:

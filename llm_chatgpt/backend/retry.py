@@ -19,6 +19,10 @@ _FINAL_CODES = refusals.POLICY_CODES | {
     "context_length_exceeded",
     "invalid_encrypted_content",
     "stalled",
+    # P179, P185.
+    "access_program_not_enabled",
+    "inference_hook_denied",
+    "invalid_image_request",
 }
 
 

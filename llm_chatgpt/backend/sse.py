@@ -17,7 +17,8 @@ class SSEDecoder:
     """Decodes the data of each complete event from bytes that are cut anywhere.
 
     Works on bytes, so that U+2028 is no line end and a character may be cut in two. Comments and
-    other fields are skipped. No byte order mark is expected.
+    other fields are skipped. Lines end in LF or CRLF; unlike the standard, a CR alone ends none,
+    and no byte order mark is expected.
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
 
@@ -27,18 +28,13 @@ class SSEDecoder:
         # How many bytes that is.
         self.pending = 0
         self._data: list[bytes] = []
-        self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that this chunk completes."""
-        # The line of a CR has ended already; its LF may come in the next chunk.
-        if self._after_cr:
-            chunk = chunk.removeprefix(b"\n")
-        self._after_cr = chunk.endswith(b"\r")
-        *ended, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        *ended, rest = chunk.split(b"\n")
         events = []
         for end in ended:
-            line = b"".join([*self._line, end])
+            line = b"".join([*self._line, end]).removesuffix(b"\r")
             self._line, self.pending = [], 0
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))

@@ -22,7 +22,7 @@ from llm_chatgpt.backend.passage import Passage, without_citations
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, json_object
 
-# The fields of an event or of an item.
+# The fields of an event, an item or a response.
 Fields = Mapping[str, Any]
 # The place of a text: its item, a list of the finished item, and the index there.
 Place = tuple[Item, str, int]
@@ -34,16 +34,11 @@ _DELTAS = {
     "response.reasoning_summary_text.delta": ("reasoning", "summary"),
     "response.reasoning_text.delta": ("reasoning", "content"),
 }
-# How an answer ended, by its last event.
-_ENDS = {
-    "response.completed": "completed",
-    "response.done": "completed",
-    "response.incomplete": "incomplete",
-    "response.failed": "failed",
-}
+# The last event of an answer (P163, P165, P166).
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
 # The fields of an item that are too large to be logged.
 _LARGE = ("encrypted_content", "result")
-# The words for the user while the service runs one of its tools.
+# The words for the user while the service runs a tool of its own.
 _ACTIVITIES = {"web_search_call": "Searching the web", "image_generation_call": "Drawing"}
 # llm parses the arguments again, which fails at deeper nesting.
 _ARGUMENT_LEVELS = 200
@@ -65,7 +60,7 @@ class EventTranslator:
         tool_names: Mapping[str, str] | None = None,
     ) -> None:
         self.round = round_ or Round(Answer())
-        # The account and the model, which are stored with reasoning.
+        # The account and the model, which are stored with reasoning (P103).
         self.origin = origin or {}
         self.save_image = save_image
         # llm's names of the tools, by the names in the request.
@@ -74,16 +69,15 @@ class EventTranslator:
         self.ended: str | None = None
         self.error: Fields = {}
         # Whether anything of this request's answer was shown, or a hosted tool with effects was
-        # called. From then on the request is not sent again.
+        # called. From then on the request is not sent again (P196).
         self.started = False
-        # The work of one of the service's tools, for the user; empty while none runs.
+        # The words for the user about a running tool of the service; empty while none runs.
         self.activity = ""
-        # The body of a reply that is not a stream.
+        # The body of a reply that is not a stream (P158).
         self.page = b""
         self._is_stream: bool | None = None
         self._decoder = SSEDecoder()
         self._items: dict[object, Item] = {}
-        # The texts, by their places.
         self._passages: defaultdict[Place, Passage] = defaultdict(Passage)
 
     def takes_long(self, chunk: bytes) -> bool:
@@ -126,7 +120,7 @@ class EventTranslator:
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._read_item(event, is_finished=kind.endswith("done"))
         elif kind in _ENDS:
-            self._end(_ENDS[kind], as_mapping(event.get("response")))
+            self._end(kind.removeprefix("response."), as_mapping(event.get("response")))
         elif kind == "error":
             # The fields are in `error`, or in the event itself (P167).
             self._end("failed", {"error": as_mapping(event.get("error")) or event})
@@ -276,7 +270,7 @@ class EventTranslator:
         if written and text == written and written != json.dumps(arguments):
             # llm keeps only the object, but the service gets its own text back (P117).
             self.round.emit("tool_call_args", "", item, {"arguments": written})
-        # A call that was cut short is recorded, but not run.
+        # A call that was cut short (P165) is recorded, but not run.
         if fields.get("status") != "incomplete":
             call = llm.ToolCall(name=item.name, arguments=arguments, tool_call_id=item.call_id)
             self.round.tool_calls.append(call)

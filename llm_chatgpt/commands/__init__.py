@@ -1,4 +1,4 @@
-"""llm chatgpt ...: the only code that prints to stdout."""
+"""The group `llm chatgpt`. Only its commands print to stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
 
 class _Group(click.Group):
-    """Imports its commands when one is asked for, so that other llm commands start fast."""
+    """A group that imports its commands when one is used, so that other llm commands start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         _import_commands()
@@ -46,6 +46,6 @@ def _import_commands() -> None:
 @click.version_option(package_name="llm-chatgpt-oauth", prog_name="llm-chatgpt-oauth")
 def chatgpt() -> None:
     """Use OpenAI's models with your ChatGPT subscription"""
-    # Characters that an old code page lacks become a ?, instead of an error.
+    # Print ? for a character that an old code page lacks, instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

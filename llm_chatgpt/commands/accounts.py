@@ -1,4 +1,4 @@
-"""llm chatgpt status, accounts, use, import and logout."""
+"""The commands `status`, `accounts`, `use`, `import` and `logout`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import chatgpt, common
-from llm_chatgpt.commands.common import who_is
+from llm_chatgpt.commands.common import user_words
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
-from llm_chatgpt.login import credentials, login_file
-from llm_chatgpt.login.credentials import choose_credential
+from llm_chatgpt.login.credentials import choose_credential, no_such_account
 from llm_chatgpt.login.imported import read_codex_login
-from llm_chatgpt.login.login_file import read_store
+from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
 from llm_chatgpt.login.new_login import store_new_login, workspace_words
 from llm_chatgpt.login.oauth import revoke_all
 from llm_chatgpt.login.store import CODEX_ACCOUNT
@@ -38,7 +37,7 @@ def status(account: str | None, json_: bool) -> None:
         llm chatgpt status
         llm chatgpt status --account work --json
     """
-    store, path = read_store(), login_file.store_path()
+    store, path = read_store(), store_path()
     try:
         credential = choose_credential(account, store)
     except NotSignedIn as error:
@@ -56,13 +55,13 @@ def status(account: str | None, json_: bool) -> None:
         details = _account_json(tokens, ended, problem)
         common.echo_json({"signed_in": not ended, "path": str(path), **chosen, **details})
     else:
-        again = "llm chatgpt import"
-        if tokens.renewable:
-            again = tokens.route.login_command(credential.account)
-        who = who_is(tokens)
-        common.echo(
-            f"Your login as {who} has ended. Run '{again}'." if ended else f"Signed in as {who}"
-        )
+        first_line = f"Signed in as {user_words(tokens)}"
+        if ended:
+            command = "llm chatgpt import"
+            if tokens.renewable:
+                command = tokens.route.login_command(credential.account)
+            first_line = f"Your login as {user_words(tokens)} has ended. Run '{command}'."
+        common.echo(first_line)
         common.echo(f"Account: {common.credential_words(credential, store)}")
         if tokens.account_id:
             common.echo(f"Workspace: {workspace_words(tokens)}")
@@ -127,12 +126,12 @@ def use(name: str) -> None:
     \b
         llm chatgpt use work
     """
-    with login_file.locked_store() as writer:
+    with locked_store() as writer:
         store = read_store()
         if not name or store.get(name) is None:
-            raise credentials.no_such_account(name, store.accounts)
+            raise no_such_account(name, store.accounts)
         writer.save(store.with_default(name))
-    common.echo(f"Default account: {printable(name)}, {who_is(store.accounts[name])}")
+    common.echo(f"Default account: {printable(name)}, {user_words(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
 
@@ -159,7 +158,7 @@ def import_command(path: str | None, yes: bool) -> None:
             )
         yes = True
     tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(common.may_replace, yes))
-    common.echo(f"Imported as account {CODEX_ACCOUNT}: {who_is(tokens)}")
+    common.echo(f"Imported as account {CODEX_ACCOUNT}: {user_words(tokens)}")
     common.echo(f"Access token: {common.lifetime_words(tokens)}")
     if read_store().default != CODEX_ACCOUNT:
         common.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
@@ -184,7 +183,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     if revoke_:
         notice("Warning: this may also sign out other programs that use the same session.")
     name = config.setting("ACCOUNT") if account is None else account
-    deleted = login_file.delete_tokens(name, everything=all_)
+    deleted = delete_tokens(name, everything=all_)
     if deleted:
         for each in deleted:
             common.echo(f"Signed out of account {printable(each, 60)}.")
@@ -202,10 +201,11 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
 
 
 def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
-    # An official session is this plugin's alone; after an end by OpenAI there is none.
-    ending = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
-    revoke_all(tokens for tokens in ending if tokens.renewable)
-    if not all(tokens.renewable for tokens in ending):
+    """End the sessions of deleted logins: all if `requested`, otherwise the official ones, which no
+    other program uses. A login without an access token was ended by OpenAI."""
+    logins = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
+    revoke_all(tokens for tokens in logins if tokens.renewable)
+    if not all(tokens.renewable for tokens in logins):
         notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
 
 

@@ -1,4 +1,4 @@
-"""The options and words that the commands share."""
+"""Options, output and phrases that the commands share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def echo_json(value: object) -> None:
 
 
 def echo(text: str) -> None:
-    """Print an answer; a terminal gets lines that fit it."""
+    """Print a result. On a terminal, break lines that are too long for it."""
     click.echo(fitted(text, sys.stdout, indent=2))
 
 
@@ -68,7 +68,7 @@ def echo_state(state: str, text: str, details: Iterable[str] = ()) -> None:
 
 
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
-    """Print aligned columns. Each of `notes` is a line to print below the row at its index.
+    """Print aligned columns, with the titles in the first row. `notes[i]` goes below `rows[i]`.
 
     On a terminal that is too narrow, the widest columns are shortened. Names stay whole, because
     users copy them.
@@ -78,18 +78,18 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
     note_width = 500
     if terminal.is_terminal(sys.stdout):
         note_width = width() - 3
-        others = [n for n, title in enumerate(rows[0]) if title not in ("NAME", "MODEL")]
+        shortenable = [n for n, title in enumerate(rows[0]) if title not in ("NAME", "MODEL")]
         for _ in range(sum(widths) + 2 * len(widths) - width() - 1):
-            widest = max(others, key=widths.__getitem__)
+            widest = max(shortenable, key=widths.__getitem__)
             widths[widest] = max(widths[widest] - 1, 6)
     for row, note in itertools.zip_longest(cells, notes):
-        shown = [printable(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)]
-        click.echo("  ".join(shown).rstrip())
+        padded = [printable(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)]
+        click.echo("  ".join(padded).rstrip())
         if note:
             click.echo(f"  {printable(note, note_width)}")
 
 
-def who_is(tokens: Tokens) -> str:
+def user_words(tokens: Tokens) -> str:
     """Describe a login's user: 'ada@example.com (Plus plan, Acme)'."""
     if tokens.kind == "access_token" and tokens.account_id is None:
         return "an unknown user (not checked yet)"
@@ -109,17 +109,17 @@ def credential_words(credential: Credential, store: Store) -> str:
 
 
 def tokens_of(credential: Credential, store: Store) -> Tokens:
-    """Read a login's tokens, offline. An access token that was not used yet has no owner."""
+    """Read a login's tokens without a request. An access token not used yet has no owner."""
     unused = Tokens(credential.access_token or "", kind="access_token")
     return stored_tokens(credential, store) or unused
 
 
 def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -> tuple[bool, str]:
-    """Check, offline, whether a login has ended, and explain what is wrong with it.
+    """Check without a request whether a login has ended, and explain its problem.
 
-    A login has ended if it can be neither used nor renewed. The sentence says why it has ended or
-    cannot be renewed, with the next step; it is empty for a healthy login. `rejected` supposes
-    that the backend refuses the access token.
+    A login has ended if it can be neither used nor renewed. The explanation says why it has ended
+    or cannot be renewed, and names the next step; it is empty if there is no problem. `rejected`:
+    the backend refuses the access token.
     """
     try:
         check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
@@ -129,7 +129,10 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
 
 
 def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> str:
-    """Say when an access token expires and how it is renewed. The problem is `problem_of`'s."""
+    """Say when an access token expires and how it is renewed.
+
+    `ended` and `problem` are the results of `problem_of`.
+    """
     if tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
     if ended and tokens.renewable:
@@ -149,10 +152,10 @@ def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> st
 
 
 def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
-    """Ask whether a new login may replace another user's; --yes answers it."""
+    """Ask whether a new login may replace another user's. Does not ask with --yes."""
     if yes:
         return True
-    notice(f"You are already signed in as {who_is(old)};\nthis login is {who_is(new)}.")
+    notice(f"You are already signed in as {user_words(old)};\nthis login is {user_words(new)}.")
     if old.email == new.email:
         notice(f"Old workspace: {workspace_words(old)}\nNew workspace: {workspace_words(new)}")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)

@@ -1,4 +1,4 @@
-"""llm chatgpt doctor."""
+"""The command `doctor`: one function for each check."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
 from llm_chatgpt.values import as_http_date
 
-# A clock that is this wrong does no harm.
+# A clock that is less wrong than this does no harm.
 CLOCK_TOLERANCE_SECONDS = 5 * 60
 
 
 class Finding(NamedTuple):
-    """What `doctor` says about one thing. `state` is "ok", "warning" or "broken"."""
+    """The result of one check. `state` is "ok", "warning" or "broken"."""
 
     name: str
     state: str
@@ -157,12 +157,12 @@ def _certificates() -> Finding:
 
 
 def _login(chosen: str, account: str | None, tokens: Tokens) -> Finding:
-    """Describe the login in use. `chosen` names it, and why it is used."""
+    """Judge the login in use. `chosen` are the words for the account and why it is used."""
     ended, problem = common.problem_of(account, tokens)
     user, _, host = (tokens.email or "").partition("@")
     anonymous = tokens._replace(email=f"{user[:1]}...@{host}" if host else None, workspace=None)
     lifetime = common.lifetime_words(tokens, ended, problem)
-    text = f"{chosen}: {common.who_is(anonymous)}, access token: {lifetime}"
+    text = f"{chosen}: {common.user_words(anonymous)}, access token: {lifetime}"
     return Finding("login", "broken" if ended else "warning" if problem else "ok", text, problem)
 
 

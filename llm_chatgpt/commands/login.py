@@ -1,4 +1,4 @@
-"""llm chatgpt login."""
+"""The command `login`: three ways to sign in, and their screens."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Options(NamedTuple):
 @click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
 @click.option("--new", is_flag=True, help="With --official, register with OpenAI anew")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
-@click.option("--no-open", is_flag=True, help="Print the address, but open nothing")
+@click.option("--no-open", is_flag=True, help="Print the address without opening it")
 @common.yes_option
 def login_command(
     account: str | None,
@@ -91,14 +91,14 @@ def login_command(
         tokens = _login_in_browser(options)
     else:
         tokens = _login_with_code(options, device)
-    common.echo(f"Signed in as {common.who_is(tokens)}")
+    common.echo(f"Signed in as {common.user_words(tokens)}")
     if first_time:
         click.echo("You're using your ChatGPT plan.")
     _suggest_next_steps(name, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
-    """Choose the account name: the given one, else LLM_CHATGPT_ACCOUNT unless that is a token."""
+    """Return the given name, or LLM_CHATGPT_ACCOUNT unless that is a token. Raises UsageError."""
     chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
@@ -111,7 +111,7 @@ def _new_account_name(name: str | None) -> str | None:
 
 
 def _announce_login(name: str) -> None:
-    """Tell who is signed in already, and whether the new login replaces that one."""
+    """Name the logins that exist, and say whether the new one replaces one of them."""
     try:
         store = read_store()
     except StoreError:
@@ -119,11 +119,11 @@ def _announce_login(name: str) -> None:
         return
     old = store.accounts.get(name)
     if old and common.problem_of(name, old)[0]:
-        notice(f"Your login as {common.who_is(old)} has ended.\nA new login replaces it.\n")
+        notice(f"Your login as {common.user_words(old)} has ended.\nA new login replaces it.\n")
     elif old:
         notice(
-            f"You are signed in as {common.who_is(old)}. A new login replaces this one; to keep "
-            "both, use --account NAME.\n"
+            f"You are signed in as {common.user_words(old)}. A new login replaces this one; to "
+            "keep both, use --account NAME.\n"
         )
     elif store.accounts:
         others = ", ".join(f"{n} ({t.email or '?'})" for n, t in store.accounts.items())
@@ -216,7 +216,7 @@ class _CodeScreen:
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Do what the user types for so many seconds. Raises _WithoutCode."""
+        """Read keys for so many seconds, and act on them. Raises _WithoutCode."""
         end = time.monotonic() + seconds
         while (rest := end - time.monotonic()) > 0:
             try:
@@ -273,14 +273,11 @@ def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
 
 
 def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogin) -> None:
-    """Open the address of a sign-in, and show it; the hint says what to do if that fails."""
-    opened = not no_open and terminal.open_in_browser(request.url)
-    lines = [
-        "Opening your browser. If nothing happens, visit:"
-        if opened
-        else "Open this page in a browser:",
-        f"\n  {terminal.styled(request.url, bold=True)}\n",
-    ]
+    """Open the address of a sign-in, unless `no_open`, and show it. `hint` helps if it fails."""
+    title = "Open this page in a browser:"
+    if not no_open and terminal.open_in_browser(request.url):
+        title = "Opening your browser. If nothing happens, visit:"
+    lines = [title, f"\n  {terminal.styled(request.url, bold=True)}\n"]
     if hint:
         lines.append(hint)
     if not shows_waiting():

@@ -1,4 +1,4 @@
-"""The user's terminal, keyboard and browser."""
+"""The user's terminal, keyboard, browser and clipboard."""
 
 from __future__ import annotations
 

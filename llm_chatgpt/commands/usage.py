@@ -195,7 +195,9 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",
             "Choose another login with --account.",
         )
-    report, who = with_login(account, lambda t, login: (_fetch_report(t, login), common.who_is(t)))
+    report, who = with_login(
+        account, lambda t, login: (_fetch_report(t, login), common.user_words(t))
+    )
     banked = report["banked_resets"]
     if banked and not banked["available"]:
         raise _not_reset("no_credit", account)

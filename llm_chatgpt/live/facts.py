@@ -1,6 +1,6 @@
-"""The names that docs/protocol.md knows in an answer, with their facts' numbers.
+"""The names that docs/protocol.md lists for answers ("Known names").
 
-`*` stands for any words.
+Names are separated by spaces; `*` stands for any words.
 """
 
 from __future__ import annotations

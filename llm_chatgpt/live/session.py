@@ -1,4 +1,4 @@
-"""Runs checks: the state that they share, and the lines that they make for the report."""
+"""Runs checks: their shared state, and their lines in the report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Live:
         self.lines: list[Line] = []
         # All differences, including those that the line of a later check will report.
         self.differences: list[Difference] = []
-        # Facts of the current check that did not come into play.
+        # Facts of the current check that this run has not tested.
         self.unsettled: set[str] = set()
         # Seconds until each answer's first text.
         self.first_texts: list[float] = []
@@ -140,8 +140,8 @@ _FACTS_OF_PARTS = {
 def run_check(live: Live, check: Check, later: Iterable[Check]) -> Line:
     """Run a check and return its line. Raises nothing but KeyboardInterrupt and the like.
 
-    The line reports a difference that an earlier check came upon if its fact is one of this
-    check's, and leaves one to the `later` checks if it is one of theirs.
+    A difference is reported by the check that settles its fact. So the line includes differences
+    that earlier checks have found, and leaves some to the `later` checks.
     """
     before = len(live.exchanges)
     live.unsettled = set()
@@ -192,7 +192,7 @@ def _examine_refusal(live: Live, exchange: Exchange) -> None:
 
 
 def _examine_names(live: Live, exchange: Exchange) -> None:
-    """Note the names in an answer that docs/protocol.md does not know."""
+    """Note the names in an answer that docs/protocol.md does not list."""
     event_types = [str(event.get("type")) for event in exchange.events]
     for fact, kind, names, known in (
         ("P273", "event", event_types, facts.EVENTS),

@@ -227,7 +227,7 @@ def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
         tokens, now = _account_tokens(credential, store), time.time()
         if rejection.concerns(tokens) or not still_works(tokens, now):
             raise
-        if credential.account in store.unsaved:
+        if credential.account == store.unsaved:
             warning = f"Warning: the login was renewed but not stored. {error.message}"
             _warn_once(login_file.store_path(), warning)
         elif needs_refresh(tokens, now):
@@ -278,7 +278,7 @@ def _tokens_or_job(
     if tokens is None:
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
-    renews = credential.account in store.unsaved
+    renews = credential.account == store.unsaved
     # The refusal of a login that can be renewed is dealt with under the lock.
     renews = renews or (tokens.renewable and rejection.concerns(tokens))
     if not renews and not check_usable(credential.account, tokens, rejection):

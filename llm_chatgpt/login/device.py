@@ -5,9 +5,10 @@ This is OpenAI's own flow (P15 to P30), not RFC 8628.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llm_chatgpt import config
 from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, SlowDown
@@ -59,13 +60,12 @@ def request_device_code() -> DeviceCode:
     )
 
 
-def _poll_interval(value: Any) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = config.POLL_INTERVAL_SECONDS
+def _poll_interval(value: object) -> float:
+    """Read the seconds between two polls from a number or a text (P18)."""
+    text = str(value)
+    number = re.fullmatch(r"\d+(\.\d+)?", text)
     low, high = config.POLL_INTERVAL_LIMITS
-    return min(high, max(low, seconds))
+    return min(high, max(low, float(text) if number else config.POLL_INTERVAL_SECONDS))
 
 
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:

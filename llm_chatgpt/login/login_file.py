@@ -22,9 +22,9 @@ from llm_chatgpt.text import in_words, notice, short_path
 # Bytes to reserve for the tokens that a sign-in or a refresh adds to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
-# Renewed logins that this process could not write, by the login file's path and the spent refresh
-# token. `read_store` puts them in place of the old ones.
-_unsaved: dict[tuple[pathlib.Path, str | None], Tokens] = {}
+# The renewed login that this process could not write, with its spent refresh token, by the login
+# file's path. There is at most one: the next renewal writes it first.
+_unsaved: dict[pathlib.Path, tuple[str | None, Tokens]] = {}
 # Stands for a file that is damaged as a whole: a store whose only login is damaged.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
@@ -57,7 +57,7 @@ def store_path() -> pathlib.Path:
 
 
 def read_store(*, if_damaged: Store | None = None) -> Store:
-    """Read the login file, with the renewed logins that this process could not write.
+    """Read the login file, with the renewed login that this process could not write.
 
     Returns an empty store if there is no file. Raises StoreError; its code is "damaged" for a file
     that is not a store at all (unless `if_damaged` is given, which is returned), "newer_version"
@@ -89,14 +89,11 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
             code="damaged",
         ) from error
     store = Store(data)
-    renewed = {
-        name: _unsaved[path, tokens.refresh_token]
-        for name, tokens in store.accounts.items()
-        if (path, tokens.refresh_token) in _unsaved
-    }
-    for name, tokens in renewed.items():
-        store = store.put(name, tokens)
-    store.unsaved = frozenset(renewed)
+    spent, renewed = _unsaved.get(path, ("", None))
+    for name, tokens in store.accounts.items():
+        if renewed and tokens.refresh_token == spent:
+            store = store.put(name, renewed)
+            store.unsaved = name
     return store
 
 
@@ -108,15 +105,14 @@ class StoreWriter(NamedTuple):
     def save(self, store: Store) -> None:
         """Write a store that was read under this lock. Raises StoreError."""
         self.write(self.path, store.to_bytes())
-        for key in [key for key in _unsaved if key[0] == self.path]:
-            del _unsaved[key]
+        _unsaved.pop(self.path, None)
 
     def save_renewed(self, store: Store, name: str, tokens: Tokens) -> None:
         """Write an account's renewed login. Until that succeeds, this process remembers it.
 
         Raises StoreError.
         """
-        _unsaved[self.path, store.accounts[name].refresh_token] = tokens
+        _unsaved[self.path] = store.accounts[name].refresh_token, tokens
         self.save(store.put(name, tokens))
 
     def save_shorter(self, store: Store) -> None:
@@ -202,7 +198,7 @@ def check_writable() -> None:
 
 
 def save_unsaved() -> None:
-    """Write the renewed logins that this process could not write. Raises StoreError."""
+    """Write the renewed login that this process could not write. Raises StoreError."""
     if _unsaved and read_store().unsaved:
         with locked_store(config.REFRESH_GRACE_SECONDS) as writer:
             writer.save(read_store())

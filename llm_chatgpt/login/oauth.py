@@ -190,12 +190,10 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 def _description(reply: http.Reply) -> str:
     """Quote the issuer's own words after a colon, without long words, which may be secrets."""
     data = as_mapping(reply.data)
-    words = as_text(data.get("error_description")) or as_text(
-        as_mapping(data.get("error")).get("message")
-    )
-    if not words:
-        return ""
-    return f": {printable(re.sub(r'[!-~]{20,}', '...', words), 200).rstrip('.')}"
+    message = as_mapping(data.get("error")).get("message")
+    words = as_text(data.get("error_description")) or as_text(message) or ""
+    quoted = printable(re.sub(r"[!-~]{20,}", "...", words), 200).rstrip(".")
+    return f": {quoted}" if words else ""
 
 
 def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:

@@ -50,9 +50,10 @@ class Store:
     """The content of the login file. Immutable: methods that change something return a new Store.
 
     `accounts` are the logins by account name, and `entries` what the file has of them. `default` is
-    the account that prompts use; empty if the user must choose first. `unsaved` are the accounts
-    that this process has renewed and could not write. `registrations` are the client ids issued by
-    the official route, by account name, each with its issuer and owner; they outlive logouts.
+    the account that prompts use; empty if the user must choose first. `unsaved` is the account that
+    this process has renewed and could not write; empty if there is none. `registrations` are the
+    client ids issued by the official route, by account name, each with its issuer and owner; they
+    outlive logouts.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):
@@ -62,7 +63,7 @@ class Store:
         self.registrations = as_mapping(self._data.get("registrations"))
         logins = {name: tokens_from_store(entry) for name, entry in self.entries.items()}
         self.accounts = {name: tokens for name, tokens in logins.items() if tokens}
-        self.unsaved: frozenset[str] = frozenset()
+        self.unsaved = ""
 
     def get(self, account: str | None = None) -> Tokens | None:
         """Return an account's login (None: the default account's); None if it is not signed in."""

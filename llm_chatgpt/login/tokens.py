@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_chatgpt import config
@@ -124,9 +124,8 @@ def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
     return [*payloads, *(as_mapping(payload.get(name)) for name in names for payload in payloads)]
 
 
-def first_text(holders: Iterable[Mapping[str, Any]], *names: str) -> str | None:
+def first_text(holders: Sequence[Mapping[str, Any]], *names: str) -> str | None:
     """Return the first text under one of these names in one of these objects, name by name."""
-    holders = list(holders)
     texts = (as_text(holder.get(name)) for name in names for holder in holders)
     return next(filter(None, texts), None)
 
