@@ -21,15 +21,15 @@ from llm_chatgpt.values import as_list, as_mapping, as_text
 SUMMARY = "reasoning.summary"
 # The guarantee of strict mode that the answer fits the schema (P109).
 STRICT = "text.format.strict"
-# P95.
+# The limit of the answer (P95).
 OUTPUT_LIMIT = "max_output_tokens"
 # The system prompt as a message, without `instructions` (P84).
 SYSTEM_MESSAGE = "system message"
 # The first region that the login names; there may be a second one (P78).
 FIRST_RESIDENCY = "first residency"
-# P79.
+# The header that names the conversation (P79).
 SESSION_HEADER = "session-id"
-# P83.
+# The compression of the body (P83).
 COMPRESSION = "compression"
 
 # A part is left out for the rest of the "turn", or of all requests that this process sends to the

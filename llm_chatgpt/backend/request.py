@@ -24,9 +24,9 @@ class Request(NamedTuple):
     """A request: the `arguments` of `http.SyncStream`, and facts about it.
 
     `info` is the requested model, `models` the account's list of models (None if it is unknown).
-    `without` names the parts that were left out, `items` is the input. `beside_messages` goes into
-    the answer's metadata (history.py). `tool_names` maps the service's names of the tools to
-    llm's. `notes` are for the user.
+    `without` names the parts that were left out, `items` is the input. The answer stores
+    `beside_messages` as metadata (history.py). `tool_names` maps the service's names of the tools
+    to llm's. `notes` are for the user.
     """
 
     info: ModelInfo
@@ -125,7 +125,10 @@ class RequestBuilder:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """Return the value of the scope of each part that the process remembers (optional_parts.py)."""
+    """Return, for each optional part that the process remembers, the value of its scope.
+
+    A scope's value is a model's slug, an account's key or an address (optional_parts.py).
+    """
     path = tokens.route.responses_path
     values = {"model": info.slug, "account": tokens.account_key, "service": path}
     parts = optional_parts.SCOPES.items()
