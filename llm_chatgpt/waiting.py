@@ -56,11 +56,13 @@ def width() -> int:
 class Waiting:
     """Context manager around a wait: shows the line, and counts up, or down from `seconds`.
 
-    `hint` follows the time in brackets.
+    `activity` names the wait. `hint` follows the time in brackets.
     """
 
-    def __init__(self, what: str | Callable[[], str], seconds: float | None = None, hint: str = ""):
-        self._what = what
+    def __init__(
+        self, activity: str | Callable[[], str], seconds: float | None = None, hint: str = ""
+    ):
+        self._activity = activity
         self._seconds = seconds
         self._hint = f" ({hint})" if hint else ""
         self._began = 0.0
@@ -81,11 +83,11 @@ class Waiting:
         passed = max(0.0, time.time() - self._began)
         if passed < _DELAY_SECONDS:
             return ""
-        what = self._what if isinstance(self._what, str) else self._what()
+        activity = self._activity if isinstance(self._activity, str) else self._activity()
         clock = _clock(passed)
         if self._seconds is not None:
             clock = f"{_clock(max(0.0, self._seconds - passed))} left"
-        text = f"{what}, {clock}{self._hint}"
+        text = f"{activity}, {clock}{self._hint}"
         # A line that is too long would begin a new one each second.
         return text if len(text) < width() - 1 else clock
 

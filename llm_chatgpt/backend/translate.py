@@ -197,11 +197,8 @@ class EventTranslator:
             self._passages[place].shown.append(text)
             self.round.show(place[0], place, text)
 
-    def _texts_done(self, item: Item, fields: Fields) -> str:
-        """Show the missing ends of a finished item's texts, and record the whole texts.
-
-        Returns the texts, joined.
-        """
+    def _texts_done(self, item: Item, fields: Fields) -> None:
+        """Show the missing ends of a finished item's texts, and record the whole texts."""
         texts = []
         for field in ("summary", "content"):
             for index, part in enumerate(map(as_mapping, as_list(fields.get(field)))):
@@ -212,10 +209,9 @@ class EventTranslator:
                     self._show(place, self._passages[place].rest(text))
         if texts:
             item.correct(("" if item.kind == "message" else "\n\n").join(texts))
-        return "".join(texts)
 
     def _message_done(self, item: Item, fields: Fields) -> None:
-        text = self._texts_done(item, fields)
+        self._texts_done(item, fields)
         parts = map(as_mapping, as_list(fields.get("content")))
         annotations = [one for part in parts for one in as_list(part.get("annotations"))]
         metadata = {"phase": as_text(fields.get("phase")), "annotations": annotations}
@@ -224,7 +220,7 @@ class EventTranslator:
         if item.events and item.metadata != before:
             self.round.emit("reasoning" if item.is_aside else "text", "", item, item.metadata)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
-            text or item.text, provider_metadata={config.METADATA_KEY: item.metadata}
+            item.text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
 
     def _reasoning_done(self, item: Item, fields: Fields) -> None:

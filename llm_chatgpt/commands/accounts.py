@@ -202,7 +202,8 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
 
 def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
     """End the sessions of deleted logins: all if `requested`, otherwise the official ones, which no
-    other program uses. A login without an access token was ended by OpenAI."""
+    other program uses. Codex CLI's session never ends (P63)."""
+    # A login without an access token was ended by OpenAI.
     logins = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
     revoke_all(tokens for tokens in logins if tokens.renewable)
     if not all(tokens.renewable for tokens in logins):

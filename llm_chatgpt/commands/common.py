@@ -92,7 +92,7 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
 def user_words(tokens: Tokens) -> str:
     """Describe a login's user: 'ada@example.com (Plus plan, Acme)'."""
     if tokens.kind == "access_token" and tokens.account_id is None:
-        return "an unknown user (not checked yet)"
+        return "the token's owner (not checked yet)"
     user = printable(tokens.email, 100) if tokens.email else "an account without an email"
     plan = f"{plan_name(tokens.plan)} plan" if tokens.plan else ""
     if tokens.route.plan:

@@ -183,11 +183,13 @@ def _hosts(account: str | None, tokens: Tokens | None) -> Iterator[Finding]:
 
 
 def _ask_issuer(_: Tokens | None) -> http.Reply:
+    """Request the issuer's public settings (P217), which need no login."""
     url = f"{config.issuer()}/.well-known/openid-configuration"
     return http.send("GET", url, headers={"User-Agent": config.user_agent()})
 
 
 def _ask_backend(tokens: Tokens | None) -> http.Reply:
+    """Request the model list (P11), without a login if there is none."""
     route = tokens.route if tokens else CODEX
     return http.send(
         "GET",

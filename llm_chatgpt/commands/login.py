@@ -204,6 +204,7 @@ class _CodeScreen:
             f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}):",
             f"\n     {terminal.styled(self._user_code, bold=True)}\n",
             "Only continue if you started this sign-in. If someone sent you this code, stop.",
+            # Only the page tells users who have turned them off (P20).
             "Page says device codes are off? Turn them on in ChatGPT under Settings > Security, or "
             f"{other_way}.",
         ]
@@ -241,7 +242,7 @@ class _CodeScreen:
 
 def _login_in_browser(options: _Options) -> Tokens:
     other_host = "127.0.0.1" if config.redirect_host() == "localhost" else "localhost"
-    # Only the browser shows OpenAI's error page, so the terminal says what to do then.
+    # Only the browser shows OpenAI's error, so the terminal says in advance what to do (P32).
     hint = f"Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST={other_host} and retry."
     return login_with_browser(
         options.account,

@@ -76,7 +76,7 @@ def _browser_command() -> str:
         return chosen if "%s" in chosen else f"{chosen} %s"
     if sys.platform == "darwin":
         return "open %s"
-    # Without a display, a text browser would open in this terminal.
+    # Without a display, xdg-open looks for a text browser, which would have no terminal.
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return "xdg-open %s" if display and shutil.which("xdg-open") else ""
 
