@@ -396,8 +396,10 @@ def test_an_image_model_prints_the_path_and_is_logged(simulator, signed_in, run_
 
 
 def test_an_image_model_from_python(simulator, signed_in, ask):
+    usage = {"input_tokens": 12, "output_tokens": 4000, "total_tokens": 4012}
     data = {"b64_json": base64.b64encode(png(32, 32)).decode()}
-    simulator.script("draw", Answer(200, {"data": [data], "created": 7, "odd": [[]]}))
+    answer = {"data": [data], "created": 7, "usage": usage, "odd": [[]]}
+    simulator.script("draw", Answer(200, answer))
     answered = ask("A pelican", slug="gpt-image-2.5-flare", system="In watercolours.")
     (path,) = pictures()
     assert answered.text == str(path)
@@ -405,6 +407,7 @@ def test_an_image_model_from_python(simulator, signed_in, ask):
     assert drawn(simulator) == [
         {**USUAL, "prompt": "In watercolours.\n\nA pelican", "model": "gpt-image-2.5-flare"}
     ]
+    assert (answered.response.input_tokens, answered.response.output_tokens) == (12, 4000)
     assert answered.json["created"] == 7
     assert "odd" not in answered.json
 

@@ -114,6 +114,20 @@ def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkey
     assert pathlib.Path(result.output).read_bytes() == picture
 
 
+def test_a_large_picture_is_decoded_in_slices(monkeypatch):
+    """Decoding stops all other threads, so the event loop's must get its turns in between."""
+    decode, lengths = base64.b64decode, []
+
+    def record(part, **options):
+        lengths.append(len(part))
+        return decode(part, **options)
+
+    monkeypatch.setattr(base64, "b64decode", record)
+    picture = secrets.token_bytes(3_000_001)
+    assert images_module.decode_image(base64.b64encode(picture).decode()) == picture
+    assert max(lengths) <= 2**20
+
+
 def test_where_a_picture_is_is_told_on_the_terminal_from_a_thread(simulator, signed_in, run_llm):
     picture = PNG + secrets.token_bytes(300_000)
     simulator.answer(Draw("A pelican", picture=picture), Say("Here."))

@@ -134,11 +134,15 @@ TABLE = [
     ),
     (
         error_answer(403, "access_program_not_enabled", "Not enabled."),
-        "OpenAI refuses this account's request: Not enabled. Try again later, or run 'llm chatgpt",
+        "has not been admitted to an OpenAI access program: Not enabled. Ask its admin, or choose",
     ),
     (
         error_answer(403, "inference_hook_denied", "A hook said no."),
-        "OpenAI refuses this account's request: A hook said no. Try again later, or run 'llm chat",
+        "A rule of your workspace refuses this prompt: A hook said no. Rephrase it, or ask",
+    ),
+    (
+        error_answer(401, "token_invalidated", "Your token is invalid. Please sign in again."),
+        "no longer accepts this login: Your token is invalid. Run 'llm chatgpt login' to sign in",
     ),
     (
         error_answer(400, "tool_collision", "Tool names must be unique."),
@@ -146,7 +150,7 @@ TABLE = [
     ),
     (
         error_answer(400, "invalid_image_request", "Invalid image in your last message"),
-        "OpenAI refused the request: Invalid image in your last message.",
+        "OpenAI cannot read an image: Invalid image in your last message. Leave it out, or",
     ),
     # Shapes of bodies.
     (Answer(400, {"detail": "Input must be a list"}), "refused the request: Input must be a list."),
@@ -167,7 +171,7 @@ TABLE = [
     (Answer(500), "OpenAI server error (500). Try again in a minute."),
     (
         error_answer(503, "x", "It failed. Sorry."),
-        "OpenAI server error (503): It failed. Sorry. Try again in a minute.",
+        "OpenAI server error (503): It failed. Try again in a minute.",
     ),
     (
         error_answer(400, "unsupported_value", "Use 'low'.", param="reasoning.effort"),

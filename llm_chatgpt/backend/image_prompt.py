@@ -10,6 +10,7 @@ from llm_chatgpt import http
 from llm_chatgpt.backend import images
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
+from llm_chatgpt.values import as_mapping, as_number
 
 
 def build_body(prompt: Any, model: str) -> dict[str, Any]:
@@ -58,4 +59,9 @@ def finish(answer: images.Answer, body: dict[str, Any], prompt: Any, response: A
     saved = images.save_answer(answer, body, prompt.options.output)
     fields = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}
     response.response_json = {"model": body["model"], **fields, **saved._asdict()}
+    if usage := as_mapping(answer.fields.get("usage")):
+        response.set_usage(
+            input=int(as_number(usage.get("input_tokens")) or 0),
+            output=int(as_number(usage.get("output_tokens")) or 0),
+        )
     return saved.path

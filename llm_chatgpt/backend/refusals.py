@@ -35,7 +35,8 @@ _PLAN_LIMIT = "usage_limit_reached"
 
 # The messages, by the service's codes (P176 to P195, P211); those that no code chooses have names
 # with a space. {words} are the service's own, if it said anything: the first sentence ends the
-# reason, which stands before them, and the other sentences begin the advice.
+# reason, which stands before them, and the other sentences begin the advice, except in the texts of
+# _FIRST_SENTENCE_ONLY.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
@@ -67,8 +68,19 @@ _TEXTS = {
         "OpenAI has no capacity for this prompt{words} Try again in {wait}, or choose another "
         "model."
     ),
+    "access_program_not_enabled": (
+        "Your organization has not been admitted to an OpenAI access program{words} Ask its admin, "
+        "or choose another model."
+    ),
+    "inference_hook_denied": (
+        "A rule of your workspace refuses this prompt{words} Rephrase it, or ask your workspace's "
+        "admin."
+    ),
     "tool_collision": (
         "OpenAI cannot tell two tools apart{words} Leave one of them out, or rename it."
+    ),
+    "invalid_image_request": (
+        "OpenAI cannot read an image{words} Leave it out, or convert it to PNG or JPEG."
     ),
     SCHEMA: "OpenAI refused the schema{words} Change it, or leave it out.",
     WRONG_REGION: (
@@ -133,6 +145,12 @@ _SAME_TEXT = {
 _LIMITS = {_PLAN_LIMIT, "organization_usage_limit_exceeded", "usage_not_included"}
 _LIMITS |= {"usage_limit_exceeded", "workplace_individual_usage_limit_exceeded"}
 _PASSING = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}
+# The texts whose advice replaces the service's further sentences, such as "Please try again".
+_FIRST_SENTENCE_ONLY = {"rate_limit_reset_ineligible", "usage_not_included", "old version"}
+_FIRST_SENTENCE_ONLY |= {"deactivated_workspace", "refused login", "refused account"}
+_FIRST_SENTENCE_ONLY |= {"large prompt", "refused file", "rate_limit_exceeded", "server error"}
+_FIRST_SENTENCE_ONLY |= {"server_is_overloaded", "policy_capacity_unavailable"}
+_FIRST_SENTENCE_ONLY |= {"usage_unavailable"}
 # The prefix of the official route's codes. Some have had "v2_" after it (P263).
 _SHARING = "subscription_sharing_"
 # Words of errors that have no code (P176, P186, P177, P181, P109).
@@ -177,7 +195,7 @@ def explain_refusal(
     reply: http.Reply, request: RefusedRequest, *, in_stream: bool = False
 ) -> ChatGPTError:
     """Build the error for a reply with an error status, or for an error inside a stream."""
-    error = as_mapping(as_mapping(reply.data).get("error"))
+    error = as_mapping(reply.data.get("error"))
     message = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
@@ -200,6 +218,7 @@ def explain_refusal(
             "official_page": config.OFFICIAL_PAGE,
         }
         first, *more = re.split(r"(?<=[.!?]) ", message, maxsplit=1)
+        more = [] if name in _FIRST_SENTENCE_ONLY else more
         what, _, next_step = _TEXTS[name].partition("{words}")
         reason = ": ".join(filter(None, (what.format(**facts), first)))
         reason = reason or f"OpenAI refused the request (status {reply.status})"
@@ -310,7 +329,7 @@ def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
 
 def error_message(reply: http.Reply) -> str | None:
     """Return the server's own words, made printable: `error`, `detail` or `message` (P174)."""
-    data = as_mapping(reply.data)
+    data = reply.data
     error, detail = data.get("error"), data.get("detail")
     entries = [
         f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg') or entry.get('type')}"
