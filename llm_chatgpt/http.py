@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 import sys
 import threading
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
 from llm_chatgpt.text import in_words, printable, start_in_thread
-from llm_chatgpt.values import as_mapping
+from llm_chatgpt.values import as_mapping, json_object
 
 
 def fetch_errors() -> tuple[type[Exception], ...]:
@@ -113,17 +112,14 @@ class Reply:
     certificate: Mapping[str, Any] | None = None
 
     @functools.cached_property
-    def data(self) -> Any:
-        """The body as JSON; None if it is not JSON."""
-        try:
-            return json.loads(self.content)
-        except (ValueError, RecursionError):
-            return None
+    def data(self) -> Mapping[str, Any]:
+        """The JSON object in the body; empty if there is none."""
+        return json_object(self.content)
 
     @property
     def error_code(self) -> str | None:
         """The first error code in the body, in lower case (P174, P263)."""
-        data = as_mapping(self.data)
+        data = self.data
         error, detail = data.get("error"), as_mapping(data.get("detail"))
         codes = (
             error,

@@ -72,7 +72,9 @@ def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No setting of this machine reaches a test, no test reaches beyond loopback."""
     for name in list(os.environ):
-        if name.startswith(("LLM_", "OPENAI_", "CODEX_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("LLM_", "OPENAI_", "CODEX_", "SSL_CERT_")) or name.lower().endswith(
+            "_proxy"
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
     # Who runs the tests may be signed in to Codex CLI.

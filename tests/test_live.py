@@ -445,6 +445,24 @@ def test_a_recording_has_no_secret_and_can_be_replayed(
     assert played.all_played
 
 
+def test_a_recording_of_a_refresh_has_no_secret(simulator, route, run_llm, tmp_path):
+    rejected = Answer(401, {"detail": {"error_code": "invalid_token"}})
+    if route == "official":
+        # Otherwise the refresh after the 401 would come too early.
+        simulator.official.earliest_refresh_form = "absent"
+        sign_in_officially(simulator)
+    simulator.script("responses" if route == "codex" else "official_responses", rejected)
+    result = run_llm("chatgpt", "doctor", "--live", "--yes", "--record", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / f"live_{route}.yaml").read_text()
+    assert "oauth/token" in text
+    assert "scrubbed-refresh_token-1" in text
+    with secrets_watch(simulator) as watch:
+        watch(text)
+    assert secrets_in(text) == []
+    assert simulator.account.email not in text
+
+
 def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, tmp_path):
     changed_end(simulator, mood="at-1234567890abcdef")
     assert wrong(check("--record", str(tmp_path))) == {"one-word prompt": "differs"}

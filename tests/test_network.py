@@ -22,12 +22,6 @@ from proxy import Proxy
 AUTH, BACKEND = "CONNECT auth.openai.com:443", "CONNECT chatgpt.com:443"
 
 
-@pytest.fixture(autouse=True)
-def no_certificates_of_this_machine(monkeypatch):
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def proxy(simulator, tmp_path, monkeypatch):
     """Only through it are OpenAI's hosts reached; nothing else is set."""

@@ -34,7 +34,7 @@ def fetch_models(
     route = tokens.route
     params = {"client_version": config.models_client_version()}
     reply = _get(route.models_path, tokens, login, params=params, seconds=seconds)
-    entries = as_mapping(reply.data).get("models")
+    entries = reply.data.get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
     if route.list_is_ordered:
@@ -91,7 +91,7 @@ def fetch_usage(
     tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> Mapping[str, Any]:
     """Fetch the use of the account's limits within `seconds` (P203)."""
-    return as_mapping(_get("/wham/usage", tokens, login, seconds=seconds).data)
+    return _get("/wham/usage", tokens, login, seconds=seconds).data
 
 
 def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | None) -> None:
@@ -114,7 +114,7 @@ _RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
     """Fetch the expiry of the first banked reset, in Unix seconds."""
-    return first_expiry(as_mapping(_get(_RESETS_PATH, tokens, login).data))
+    return first_expiry(_get(_RESETS_PATH, tokens, login).data)
 
 
 def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
@@ -131,7 +131,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
         try:
             reply = http.send("POST", url, headers=backend_headers(tokens), json=body)
             if reply.status == 200:
-                code = as_text(as_mapping(reply.data).get("code"))
+                code = as_text(reply.data.get("code"))
                 # An earlier attempt has spent it, but its answer was lost.
                 return "reset" if resends and code == "already_redeemed" else code
             failure = explain_refusal(reply, RefusedRequest(tokens, login))

@@ -26,7 +26,7 @@ from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
 from llm_chatgpt.login.credentials import with_login, with_login_async
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_thread, notice, printable
-from llm_chatgpt.values import as_mapping, as_text, first_mapping
+from llm_chatgpt.values import as_text, first_mapping
 from llm_chatgpt.waiting import Waiting
 
 
@@ -160,7 +160,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None)
             # Luna Reserve is not named, because it creates no images.
             add_resets(error, tokens, RESERVE.slug, key)
         raise error
-    fields = dict(as_mapping(reply.data))
+    fields = dict(reply.data)
     image = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not image:
         raise ChatGPTError("The service sent no image.", "Try again, or describe it differently.")

@@ -195,7 +195,7 @@ def explain_refusal(
     reply: http.Reply, request: RefusedRequest, *, in_stream: bool = False
 ) -> ChatGPTError:
     """Build the error for a reply with an error status, or for an error inside a stream."""
-    error = as_mapping(as_mapping(reply.data).get("error"))
+    error = as_mapping(reply.data.get("error"))
     message = error_message(reply) or ""
     names = (reply.error_code, error.get("type"))
     codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
@@ -329,7 +329,7 @@ def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
 
 def error_message(reply: http.Reply) -> str | None:
     """Return the server's own words, made printable: `error`, `detail` or `message` (P174)."""
-    data = as_mapping(reply.data)
+    data = reply.data
     error, detail = data.get("error"), data.get("detail")
     entries = [
         f"{'.'.join(map(str, as_list(entry.get('loc'))))}: {entry.get('msg') or entry.get('type')}"

@@ -94,10 +94,10 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, all_work = [], True
+    entries, any_ended = [], False
     for name, tokens in store.accounts.items():
         ended, problem = common.problem_of(name, tokens)
-        all_work = all_work and not ended
+        any_ended = any_ended or ended
         default = name == store.default
         entries.append({"name": name, "default": default, **_account_json(tokens, ended, problem)})
         lifetime = "renews automatically"
@@ -114,7 +114,7 @@ def accounts(json_: bool) -> None:
         common.echo_table(rows)
         if store.default not in store.accounts:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
-    if not all_work:
+    if any_ended:
         sys.exit(1)
 
 
@@ -142,8 +142,8 @@ def use(name: str) -> None:
 def import_command(path: str | None, yes: bool) -> None:
     """Use Codex CLI's login until its access token expires
 
-    PATH is Codex CLI's auth.json or the folder of that file; without it, CODEX_HOME or
-    ~/.codex is used. Codex CLI's file stays unchanged.
+    PATH is Codex CLI's auth.json or its folder; the default is CODEX_HOME, or ~/.codex.
+    Codex CLI's file stays unchanged.
 
     \b
         llm chatgpt import
@@ -171,7 +171,7 @@ def import_command(path: str | None, yes: bool) -> None:
 def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     """Sign out on this machine
 
-    A login of the official route also ends at OpenAI.
+    For an official login, this also ends the session at OpenAI.
 
     \b
         llm chatgpt logout

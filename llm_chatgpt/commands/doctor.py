@@ -42,7 +42,9 @@ class Finding(NamedTuple):
 @chatgpt.command()
 @common.account_option()
 @click.option("--live", is_flag=True, help="Check with small prompts that the plugin works")
-@click.option("all_", "--all", is_flag=True, help="With --live: also an image and a renewal")
+@click.option(
+    "all_", "--all", is_flag=True, help="With --live: also create an image and renew the login"
+)
 @click.option("--yes", is_flag=True, help="With --live: do not ask first")
 @click.option(
     "folder",

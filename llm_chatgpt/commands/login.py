@@ -59,9 +59,9 @@ def login_command(
 ) -> None:
     """Sign in to ChatGPT
 
-    Shows an address and a one-time code, which you enter in any browser. With --browser
-    you sign in without a code. With --official you use OpenAI's documented sign-in for apps
-    instead of Codex CLI's.
+    Shows an address and a one-time code. Open the address in any browser and enter the code.
+    With --browser you sign in without a code. With --official you use OpenAI's documented
+    sign-in for apps instead of Codex CLI's.
 
     \b
         llm chatgpt login

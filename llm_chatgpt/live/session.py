@@ -177,7 +177,8 @@ def _examine_refusal(live: Live, exchange: Exchange) -> None:
     """Note an error of an unknown form, and a refused part that the plugin can leave out."""
     reply = exchange.reply
     message = refusals.error_message(reply)
-    if message is None and not reply.is_web_page and reply.content.strip():
+    known_form = message or reply.error_code or reply.is_web_page or not reply.content.strip()
+    if not known_form:
         text = printable(reply.content.decode(errors="replace"), 200)
         live.differs("P174", f"an error of unknown form ({exchange.status}): {text}")
     error = refusals.explain_refusal(reply, refusals.RefusedRequest(live.tokens))

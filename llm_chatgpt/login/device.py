@@ -17,7 +17,7 @@ from llm_chatgpt.login.login_file import check_writable
 from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_mapping, as_text
+from llm_chatgpt.values import as_text
 from llm_chatgpt.waiting import Waiting
 
 
@@ -41,7 +41,7 @@ def request_device_code() -> DeviceCode:
     """
     body = {"client_id": config.CLIENT_ID}
     reply = oauth.ask_issuer("POST", "/api/accounts/deviceauth/usercode", LoginFailed, json=body)
-    data = as_mapping(reply.data)
+    data = reply.data
     user_code = as_text(data.get("user_code")) or as_text(data.get("usercode"))
     device_auth_id = as_text(data.get("device_auth_id"))
     if reply.status == 404:
@@ -82,7 +82,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
         "Still trying.",
         json={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
     )
-    data, error = as_mapping(reply.data), reply.error_code or ""
+    data, error = reply.data, reply.error_code or ""
     if reply.status == 200:
         approved, verifier = data.get("authorization_code"), data.get("code_verifier")
         if isinstance(approved, str) and isinstance(verifier, str):

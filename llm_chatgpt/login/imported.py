@@ -113,7 +113,7 @@ def request_owner(access_token: str) -> Tokens:
     )
     if reply.status == 401:
         raise oauth.access_token_rejected()
-    if reply.status != 200 or not isinstance(reply.data, dict):
+    if reply.status != 200 or not reply.data:
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
     # The names that other endpoints use; those of this one are not known (P70).
     holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]

@@ -108,8 +108,8 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
     except ChatGPTError as error:
         log.info("The workspace is unknown: %s", error)
         return tokens
-    entries = [as_mapping(entry) for entry in as_list(as_mapping(reply.data).get("accounts"))]
-    account_id = sent_account_id(tokens) or _default_account(as_mapping(reply.data), entries)
+    entries = [as_mapping(entry) for entry in as_list(reply.data.get("accounts"))]
+    account_id = sent_account_id(tokens) or _default_account(reply.data, entries)
     matching = [entry for entry in entries if entry.get("id") == account_id]
     if reply.status != 200 or len(matching) != 1:
         log.info("The workspace is unknown: status %s", reply.status)

@@ -189,7 +189,7 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 
 def _description(reply: http.Reply) -> str:
     """Quote the issuer's own words after a colon, without long words, which may be secrets."""
-    data = as_mapping(reply.data)
+    data = reply.data
     message = as_mapping(data.get("error")).get("message")
     words = as_text(data.get("error_description")) or as_text(message) or ""
     quoted = printable(re.sub(r"[!-~]{20,}", "...", words), 200).rstrip(".")
@@ -240,7 +240,7 @@ def read_login(reply: http.Reply, approved: AuthorizationCode) -> Tokens:
     """Read the login in the answer to an exchange. Raises LoginFailed if it lacks a token."""
     kind, client_id = approved.route.kind, approved.client_id
     owner = Tokens("", kind=kind, issuer=config.issuer(), client_id=client_id)
-    tokens = tokens_from_reply(as_mapping(reply.data), old=owner, now=time.time())
+    tokens = tokens_from_reply(reply.data, old=owner, now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
@@ -376,7 +376,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
     }
     seconds = config.REFRESH_TIMEOUT_SECONDS
     reply = _post(route, route.token_path, RefreshFailed, body, seconds=seconds, whole=False)
-    if reply.status == 200 and isinstance(reply.data, dict):
+    if reply.status == 200 and reply.data:
         old = tokens._replace(issuer=config.issuer())
         new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}

@@ -21,7 +21,7 @@ from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.oauth import AuthorizationCode
 from llm_chatgpt.login.routes import OFFICIAL
 from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
-from llm_chatgpt.values import as_http_date, as_mapping, as_number, as_text
+from llm_chatgpt.values import as_http_date, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
 # The client id to send before one is issued (P220).
@@ -140,7 +140,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
         if error.code == "invalid_client":
             _save_registration(name, client_id=None)
         raise
-    data = as_mapping(reply.data)
+    data = reply.data
     claims = parse_jwt_claims(data.get("id_token")) or {}
     problem = _id_token_problem(claims, reply, approved)
     if problem:
