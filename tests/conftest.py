@@ -34,9 +34,10 @@ from llm.cli import cli
 from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt import clients
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend import prompt_run
 from llm_chatgpt.backend.memory import Memory
+from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login import login_file
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
@@ -386,6 +387,51 @@ def fetch(url: str, redirects: bool = True) -> tuple[int, Any, str]:
         return error.code, error.headers, error.read().decode()
 
 
+class Browser:
+    """The browser that a login opens: `visit` is what it does with an address."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+        self.pages: list[tuple[int, Any, str]] = []
+        self.threads: list[threading.Thread] = []
+        self.visit: Callable[[str], Any] = lambda url: self.pages.append(fetch(url))
+
+    def open(self, url: str) -> bool:
+        self.urls.append(url)
+        self.threads.append(threading.Thread(target=self.visit, args=(url,)))
+        self.threads[-1].start()
+        return True
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    browser = Browser()
+    monkeypatch.setattr(users_terminal, "open_in_browser", browser.open)
+    # A test whose browser does not come back fails soon.
+    monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 20)
+    yield browser
+    for thread in browser.threads:
+        thread.join()
+
+
+@pytest.fixture
+def login(
+    simulator: Simulator, browser: Browser, run_llm: Callable[..., Result]
+) -> Callable[..., Result]:
+    """`llm chatgpt login --official`; its output shows no token, no code and no traceback."""
+
+    def run(*arguments: str) -> Result:
+        result = run_llm("chatgpt", "login", "--official", *arguments)
+        for thread in browser.threads:
+            thread.join()
+        with secrets_watch(simulator) as check:
+            check(result.output + str(browser.pages))
+        assert not re.search(r"ac_[0-9a-f]{8}|Traceback", result.output + str(browser.pages))
+        return result
+
+    return run
+
+
 def redirect_of(url: str) -> str:
     """Where the issuer sends the browser back to."""
     status, headers, body = fetch(url, redirects=False)
@@ -458,6 +504,25 @@ def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
         text=True,
         **kwargs,
     )
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """`start(*arguments)` runs `llm` in a terminal, which ends with the test."""
+    from terminal import Terminal
+
+    for name in ("SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    started: list[Terminal] = []
+
+    def run(*arguments: str, **options: Any) -> Terminal:
+        started.append(Terminal(*arguments, **options))
+        return started[-1]
+
+    yield run
+    for terminal in started:
+        terminal.process.kill()
+        terminal.process.wait()
 
 
 def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:

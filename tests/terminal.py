@@ -12,7 +12,11 @@ import sys
 import time
 from typing import Any
 
+import pytest
+
 from conftest import make_logs
+
+needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
 
 
 class Terminal:

@@ -34,6 +34,7 @@ from conftest import (
 from llm_chatgpt import config
 from llm_chatgpt.login.callback import open_listener
 from simulator import Account, Answer, error_answer, web_page
+from terminal import needs_pty
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -58,7 +59,6 @@ def listen_on(port):
     return taken
 
 
-needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
 AT = "at-3vqkxPoNotShown"
 # What a test that fails would leave listening.
 STARTED: list[subprocess.Popen] = []

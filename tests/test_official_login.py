@@ -3,78 +3,31 @@
 from __future__ import annotations
 
 import http.client
-import logging
 import os
 import re
 import signal
 import socket
 import stat
-import threading
-import time
 import urllib.parse
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
 import terminal
-from conftest import fetch, redirect_of, secrets_watch, sign_in, start_llm, with_query
+from conftest import fetch, redirect_of, secrets_watch, start_llm, with_query
 from llm_chatgpt import config
-from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import (
     OFFICIAL_SCOPE,
     PLAN_SCOPE,
-    PNG,
     RESOURCE,
     Account,
     Answer,
     error_answer,
-    plan_error,
 )
+from terminal import needs_pty
 
-needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals or signals")
 NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
-
-
-class Browser:
-    """The browser that the command opens: `visit` is what it does with an address."""
-
-    def __init__(self):
-        self.urls, self.pages, self.threads = [], [], []
-        self.visit = lambda url: self.pages.append(fetch(url))
-
-    def open(self, url):
-        self.urls.append(url)
-        self.threads.append(threading.Thread(target=self.visit, args=(url,)))
-        self.threads[-1].start()
-        return True
-
-
-@pytest.fixture
-def browser(monkeypatch):
-    browser = Browser()
-    monkeypatch.setattr(users_terminal, "open_in_browser", browser.open)
-    # A test whose browser does not come back fails soon.
-    monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 20)
-    yield browser
-    for thread in browser.threads:
-        thread.join()
-
-
-@pytest.fixture
-def login(simulator, browser, run_llm):
-    """`llm chatgpt login --official`; its output shows no token, no code and no traceback."""
-
-    def run(*arguments):
-        result = run_llm("chatgpt", "login", "--official", *arguments)
-        for thread in browser.threads:
-            thread.join()
-        with secrets_watch(simulator) as check:
-            check(result.output + str(browser.pages))
-        assert not re.search(r"ac_[0-9a-f]{8}|Traceback", result.output + str(browser.pages))
-        return result
-
-    return run
 
 
 def authorize_queries(simulator):
@@ -474,214 +427,6 @@ def test_another_user_under_the_same_name(simulator, login, run_llm, signed_out)
     assert plugin.load_tokens() == old
     assert login("--account", "bob").exit_code == 0
     assert plugin.load_tokens("bob").email == "bob@example.com"
-
-
-# A registration that is given up
-
-
-def forget_registrations(simulator):
-    """As if the user had removed the app in ChatGPT's settings."""
-    simulator.clients.clear()
-
-
-def revoked(simulator):
-    return [r.body["token"] for r in simulator.seen("/api/accounts/oauth/revoke")]
-
-
-@pytest.mark.parametrize("arguments", [(), ("--account", "work")])
-def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
-    simulator, login, run_llm, ask, clock, arguments
-):
-    login(*arguments)
-    forget_registrations(simulator)
-    simulator.expire_access_tokens()
-    clock.shift = 4000
-    simulator.clock = clock
-    command = " ".join(["'llm chatgpt login --official", *arguments, "--new'"])
-    with pytest.raises(plugin.RefreshFailed, match=command) as caught:
-        ask("hi")
-    # Perhaps OpenAI remembers it again.
-    assert not caught.value.permanent
-    again = login(*arguments)
-    assert again.exit_code == 0, again.stderr
-    assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
-    assert ask("hi").text
-
-
-def test_after_a_logout_a_forgotten_registration_stays_forgotten(
-    simulator, login, run_llm, ask, clock
-):
-    login()
-    forget_registrations(simulator)
-    clock.shift = 4000
-    simulator.clock = clock
-    with pytest.raises(plugin.RefreshFailed):
-        ask("hi")
-    run_llm("chatgpt", "logout")
-    assert login().exit_code == 0
-    assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
-
-
-def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
-    login()
-
-    def visit(url):
-        back = redirect_of(url)
-        forget_registrations(simulator)
-        browser.pages.append(fetch(back))
-
-    browser.visit = visit
-    result = login()
-    assert result.exit_code == 1
-    assert "no longer knows this installation" in result.stderr
-    assert "'llm chatgpt login --official' again" in result.stderr
-    browser.visit = lambda url: browser.pages.append(fetch(url))
-    assert login().exit_code == 0
-    assert len(simulator.clients) == 1
-
-
-def test_the_waiting_terminal_names_the_way_back(simulator, login, browser):
-    first = login("--account", "work")
-    assert "--new" not in first.stderr
-    forget_registrations(simulator)
-    command = "'llm chatgpt login --official --account work --new'"
-    with pytest.MonkeyPatch.context() as context:
-        context.setattr(config, "BROWSER_LOGIN_SECONDS", 0.3)
-        result = login("--account", "work")
-    assert result.exit_code == 1
-    assert browser.pages[-1][0] == 400
-    advice = "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run " + command
-    assert advice in result.stderr
-    assert result.stderr.index(advice) < result.stderr.index("Waiting for the browser")
-    assert login("--account", "work", "--new").exit_code == 0
-
-
-def test_a_new_registration_ends_the_session_of_the_old_one(simulator, login, run_llm, ask):
-    login()
-    first = plugin.load_tokens()
-    assert login().exit_code == 0
-    # Both sessions have one client id.
-    assert revoked(simulator) == []
-    second = plugin.load_tokens()
-    result = login("--new")
-    assert result.exit_code == 0, result.stderr
-    assert authorize_queries(simulator)[2]["client_id"] == "dynamic_agent_client"
-    assert revoked(simulator) == [second.refresh_token]
-    third = plugin.load_tokens()
-    assert third.client_id != second.client_id == first.client_id
-    registration = read_store().registration("official")
-    assert (registration["client_id"], registration["subject"]) == (third.client_id, third.subject)
-    assert login().exit_code == 0
-    assert authorize_queries(simulator)[3]["client_id"] == third.client_id
-    assert ask("hi").text
-
-
-def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
-    login()
-    simulator.always["official_revoke"] = lambda request: Answer(500)
-    result = login("--new")
-    assert result.exit_code == 0
-    assert "Warning: Could not end the session at OpenAI (" in result.stderr
-
-
-def test_a_new_registration_lets_another_user_in(simulator, login):
-    login()
-    old, registration = plugin.load_tokens(), read_store().registration("official")
-    simulator.account = Account(email="bob@example.com", user_id="user-bob")
-    result = login()
-    assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
-    result = login("--new")
-    assert result.exit_code == 1
-    assert "Kept ada@example.com." in result.stderr
-    assert (plugin.load_tokens(), read_store().registration("official")) == (old, registration)
-    assert revoked(simulator) == []
-    assert login("--new", "--yes").exit_code == 0
-    assert plugin.load_tokens().email == "bob@example.com"
-    assert revoked(simulator) == [old.refresh_token]
-
-
-def test_new_is_for_the_official_route(run_llm):
-    result = run_llm("chatgpt", "login", "--new")
-    assert result.exit_code == 2
-    assert "--new only with --official" in result.stderr
-
-
-def test_it_stands_beside_a_codex_login(simulator, login, run_llm):
-    codex = sign_in(simulator)
-    result = login()
-    assert result.exit_code == 0, result.stderr
-    assert "Already signed in: default (ada@example.com)." in result.stderr
-    assert plugin.load_tokens("default") == codex
-    assert plugin.load_tokens().kind == "official"
-    paths = {request.path for request in simulator.requests}
-    assert paths == {"/api/accounts/authorize", "/api/accounts/oauth/token", "/v1/models"}
-
-
-def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
-    codex = sign_in(simulator)
-    result = login("--account", "default")
-    assert result.exit_code == 1
-    assert plugin.load_tokens() == codex
-    assert login("--account", "default", "--yes").exit_code == 0
-    assert plugin.load_tokens().kind == "official"
-
-
-def test_a_wrong_clock_here_does_no_harm(simulator, login):
-    behind = 86400
-    simulator.clock = lambda: time.time() - behind
-    assert login().exit_code == 0
-    tokens = plugin.load_tokens()
-    assert tokens.expires_at == pytest.approx(time.time() + 3600, abs=60)
-    # By OpenAI's own clock, which the API's answers tell.
-    assert tokens.earliest_refresh_at == pytest.approx(simulator.clock() + 3240, abs=60)
-
-
-def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, clock, caplog):
-    """What README promises of this route, one after the other, beside a Codex login."""
-    caplog.set_level(logging.DEBUG)
-    codex = sign_in(simulator)
-    model, outputs = ("-m", "chatgpt-gpt-6-luna"), []
-
-    def run(*arguments, exit_code=0, **options):
-        result = run_llm(*arguments, **options)
-        assert result.exit_code == exit_code, result.output
-        outputs.append(result.output)
-        return result
-
-    simulator.clock = clock
-    outputs.append(login().output)
-    run(*model, "hi")
-    functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
-    chain = run(*model, 'multiply {"a": 6, "b": 7}', "--functions", functions)
-    assert "The tool returned: 42" in chain.stdout
-    picture = run(*model, "look", "--at", "-", "image/png", input=PNG)
-    assert "(with 1 picture)" in picture.stdout
-    run(*model, "a pelican", "--schema", "name, age int")
-    run("chat", *model, input="hello\nquit\n")
-    clock.shift = 4000
-    run(*model, "an hour later")
-    assert len(simulator.refreshes) == 1
-    simulator.script("official_responses", plan_error("subscription_sharing_usage_limit_exceeded"))
-    limit = run(*model, "too much", exit_code=1)
-    assert "https://chatgpt.com/settings/usage" in limit.stderr
-    simulator.end_official_logins("refresh_token_reused")
-    clock.shift = 8000
-    ended = run(*model, "two hours later", exit_code=1)
-    assert "'llm chatgpt login --official'" in ended.stderr
-    run("chatgpt", "accounts", exit_code=1)
-    again = login()
-    assert again.exit_code == 0, again.stderr
-    run("chatgpt", "logout", "--account", "official")
-
-    assert len(simulator.clients) == 1
-    assert {request.path for request in simulator.requests} == {
-        *("/api/accounts/authorize", "/api/accounts/oauth/token", "/api/accounts/oauth/revoke"),
-        *("/v1/models", "/v1/responses"),
-    }
-    assert plugin.load_tokens("default") == codex
-    with secrets_watch(simulator) as check:
-        for text in (*outputs, caplog.text):
-            check(text)
 
 
 # The command around it
