@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
+import hypothesis
 import llm
 import pytest
 import sqlite_utils
@@ -54,6 +55,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same with SIGHUP, which nohup ignores.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
