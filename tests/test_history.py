@@ -199,7 +199,9 @@ def test_a_service_that_insists_on_the_ids_of_searches(simulator, signed_in, run
         assert run_llm("-c", prompt, *options).exit_code == 0
     # Only the second prompt was sent twice.
     assert len(simulator.prompts) == 5
-    assert kinds(simulator)[:5] == ["user", "reasoning", "assistant", "user", "assistant"]
+    searches = of_kind(simulator, "web_search_call")
+    assert [search["id"][:3] for search in searches] == ["ws_", "ws_"]
+    assert kinds(simulator)[:4] == ["user", "reasoning", "web_search_call", "assistant"]
     assert_same_beginnings(simulator, first=2)
 
 
@@ -212,10 +214,25 @@ def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
     simulator.answer(Search("y"), Say("Three."))
     ask.chain(conversation, "add", tools=[add])
     ask.finish(lambda: conversation.prompt("on"))
-    # Once with the search, then without.
-    assert len(simulator.prompts) == 5
-    assert kinds(simulator, 2) == ["user", "reasoning", "assistant", "user"]
-    assert_same_beginnings(simulator, first=2)
+    # Once without ids, once with them, then without searches.
+    assert len(simulator.prompts) == 6
+    assert kinds(simulator, 3) == ["user", "reasoning", "assistant", "user"]
+    assert_same_beginnings(simulator, first=3)
+
+
+def test_an_id_of_a_search_that_the_service_does_not_know(simulator, signed_in, ask):
+    simulator.demands_search_ids = True
+    simulator.answer(Search("x"), Say("Found."))
+    history = [llm.user("search"), *ask("search").messages, llm.user("on")]
+
+    def forget(request):
+        (search,) = [item for item in request.body["input"] if "id" in item]
+        return error_answer(404, None, f"Item with id '{search['id']}' not found.")
+
+    simulator.script("responses", None, forget)
+    ask(messages=history)
+    assert len(simulator.prompts) == 4
+    assert kinds(simulator) == ["user", "assistant", "user"]
 
 
 REFUSED_SEARCHES = [
@@ -232,7 +249,7 @@ def test_how_a_refusal_names_a_search(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     ask(messages=history)
     assert len(simulator.prompts) == 3
-    assert kinds(simulator) == ["user", "assistant", "user"]
+    assert of_kind(simulator, "web_search_call")[0]["id"].startswith("ws_")
 
 
 def test_a_refusal_of_something_else_is_final(simulator, signed_in, ask):

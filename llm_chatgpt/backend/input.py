@@ -37,8 +37,8 @@ class InputBuilder:
     bytes of the shorter one: the service caches them, and reasoning may be bound to them (P124).
     `request` holds the state that the messages do not tell; the answer must store it (history.py).
 
-    Reasoning is sent back only to the account and the model that it came from (P103), and items
-    without their ids, because the service stores nothing (P102).
+    Reasoning is sent back only to the account and the model that it came from (P103). Ids are sent
+    back only if the service insists on them, because it stores nothing (P102, P105).
 
     Every call gets an output, every output a call, and every pair its own id, because the service
     refuses unpaired ones (P101). A history can have those: an answer that was cut short, or another
@@ -210,7 +210,9 @@ class InputBuilder:
             action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
             is_known = action.get("type") in _SEARCH_ACTIONS
             if is_known and optional_parts.SEARCHES not in self._without:
-                self._add_item(kind, status="completed", action=action)
+                needs_id = optional_parts.SEARCHES_WITHOUT_ID in self._without
+                item_id = {"id": part.tool_call_id} if needs_id else {}
+                self._add_item(kind, **item_id, status="completed", action=action)
         elif kind == "image_generation_call":
             # The image follows with the user's next message (P120).
             prompt = as_mapping(part.arguments).get("prompt")

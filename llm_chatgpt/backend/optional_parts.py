@@ -49,7 +49,8 @@ _BY_PARAM["instructions"] = SYSTEM_MESSAGE
 
 # Parts of the input. Encrypted reasoning of earlier answers (P103).
 REASONING = "reasoning"
-# Web searches of earlier answers (P105).
+# Web searches of earlier answers: those without their ids, then all (P105).
+SEARCHES_WITHOUT_ID = "web_search_call without id"
 SEARCHES = "web_search_call"
 # Items that change the effort within a conversation (P214).
 EFFORT_UPDATES = "configuration_update"
@@ -84,11 +85,12 @@ def refused_parts(
     if is_compressed and error.status in (400, 415) and not error.param:
         is_explained = error.code in refusals.POLICY_CODES | {"context_length_exceeded"}
         return frozenset() if is_explained else frozenset({COMPRESSION})
-    return _refused_items(error, items) if error.status == 400 else frozenset()
+    # 404 is for an id that the service does not know (P102).
+    return _refused_items(error, items) if error.status in (400, 404) else frozenset()
 
 
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the part of the input that `param` names: by an item's place or type, or by an
+    """Return the part of the input that `param` names: by an item's place, type or id, or by an
     address."""
     param = error.param or ""
     place = re.match(r"input\[(\d{1,9})\]", param)
@@ -98,7 +100,10 @@ def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> f
         return addresses & {param} or addresses
     sent_types = {item.get("type") for item in items}
     named_types = {param, *(item.get("type") for item in named_items)}
-    return frozenset({SEARCHES, EFFORT_UPDATES} & named_types & sent_types)
+    ids = {item["id"] for item in items if "id" in item}
+    if SEARCHES in named_types & sent_types or param in ids:
+        return frozenset({SEARCHES if ids else SEARCHES_WITHOUT_ID})
+    return frozenset({EFFORT_UPDATES} & named_types & sent_types)
 
 
 def _image_addresses(items: Iterable[Mapping[str, Any]]) -> frozenset[str]:
