@@ -1,4 +1,4 @@
-"""The device login: tables of what the issuer answers, and what a person sees."""
+"""The device login: the issuer's answers, and what the user sees."""
 
 from __future__ import annotations
 

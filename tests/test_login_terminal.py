@@ -25,7 +25,7 @@ NO_CODES = Answer(404, {"detail": "Not Found"})
 
 @pytest.fixture
 def in_pipes(start, callback_ports):
-    """`llm chatgpt login --browser` in pipes: the process, the address, what it said."""
+    """Start `llm chatgpt login --browser` in pipes; return the process, the address, its output."""
     started = []
 
     def run():

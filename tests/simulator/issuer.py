@@ -1,4 +1,4 @@
-"""The sign-in half of the service: device codes, authorize, tokens, revocation, whoami."""
+"""The sign-in part of the service: device codes, authorize, tokens, revocation, whoami."""
 
 from __future__ import annotations
 
