@@ -312,7 +312,7 @@ def test_async_on_the_command_line(simulator, signed_in, run_llm):
     assert result.stdout == "This is answer 1. You said: hi\n"
 
 
-def test_another_model_than_asked_for_is_told(simulator, signed_in, run_llm):
+def test_another_model_than_requested_is_noted(simulator, signed_in, run_llm):
     simulator.served_model = "gpt-6-luna-2026-11-01"
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.stderr == ""
