@@ -285,7 +285,7 @@ def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm)
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
     names = set(re.findall(r"m\.\w+", "\n".join(database.conn.iterdump())))
-    assert {"m.chatgpt_text_0", "m.chatgpt_tool_usage_0"} <= names
+    assert {f"m.chatgpt_{name}_0" for name in ("envelope", "text", "tool_usage")} <= names
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
 
