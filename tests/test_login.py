@@ -424,7 +424,7 @@ def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
         check(text.output + data.output)
 
 
-def test_status_of_nobody(run_llm):
+def test_status_without_a_login(run_llm):
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 1
     assert "llm chatgpt login" in text.stdout

@@ -226,7 +226,7 @@ def request_status(back, method="GET", host=None):
     return reply.status, answer
 
 
-def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
+def test_other_requests_are_refused_and_the_wait_goes_on(simulator, login, browser):
     seen = {}
 
     def visit(url):
@@ -378,7 +378,7 @@ def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, r
     assert ask("hi").text
 
 
-def test_who_has_declined_is_asked_again(simulator, login):
+def test_a_user_who_declined_is_asked_again(simulator, login):
     login()
     simulator.official.declined = True
     assert login().exit_code == 1

@@ -240,7 +240,7 @@ def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monk
     assert "No space left on device" in caplog.text
 
 
-def test_a_pair_that_could_not_be_stored_is_used_and_told(
+def test_a_pair_that_could_not_be_stored_is_used_with_a_warning(
     simulator, signed_in, ask, monkeypatch, caplog
 ):
     old = expire()
@@ -398,7 +398,7 @@ def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, 
     assert len(simulator.refreshes) == 1
 
 
-def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
+def test_a_shared_failure_is_warned_about_once(simulator, signed_in, ask, caplog):
     old = expire(200)
     simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
     assert all_at_once(ask.kind, 20) == [old] * 20
@@ -406,7 +406,7 @@ def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
     assert caplog.text.count("The old token works until") == 1
 
 
-def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, clock):
+def test_a_passing_failure_ends_with_those_who_waited(simulator, signed_in, clock):
     expire()
     simulator.script("token", Answer(500))
     with pytest.raises(plugin.RefreshFailed):
@@ -580,9 +580,7 @@ def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("lifetime", [10, 300])
-def test_a_token_that_hardly_lives_is_renewed_once_for_all_who_wait(
-    simulator, signed_in, kind, lifetime
-):
+def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_in, kind, lifetime):
     expire()
     simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
     for entry in simulator.refresh_tokens.values():

@@ -394,7 +394,7 @@ def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
 
 
 @posix_only
-def test_the_lock_of_a_killed_process_holds_nobody_up():
+def test_the_lock_of_a_killed_process_blocks_no_other():
     code = (
         "import time\n"
         "from llm_chatgpt.login.login_file import locked_store\n"
