@@ -344,6 +344,20 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     assert "prompt" not in authorize_queries(simulator)[2]
 
 
+def test_a_grant_that_only_the_redirect_names(simulator, login):
+    def without(request):
+        reply = simulator.serve_official_token(request)
+        del reply.body["scope"]
+        return reply
+
+    simulator.official.scope = NO_PLAN
+    simulator.script("official_token", without)
+    result = login()
+    assert result.exit_code == 1
+    assert "without permission to use your ChatGPT plan" in result.stderr
+    assert plugin.load_tokens() is None
+
+
 def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
     login()
     login("--account", "work")
@@ -529,8 +543,9 @@ def test_a_pasted_address(simulator):
         code = dict(urllib.parse.parse_qsl(query))["code"]
         wrong = [
             *("what?", code, query, back.replace("127.0.0.1", "localhost")),
-            # The first of two lines.
+            # The first of two lines, and an address that was cut off after its code.
             back.partition("&code=")[0],
+            with_query(back, client_id=None),
         ]
         for number, line in enumerate(wrong, 1):
             screen.type(line)

@@ -588,3 +588,40 @@ def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_
     simulator.script("token", lambda request: time.sleep(0.5))
     assert len(set(all_at_once(kind, 24))) == 1
     assert len(simulator.refreshes) == 1
+
+
+FORKED_WHILE_IMPORTING = """
+import importlib.abc, importlib.util, os, signal, sys, threading, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("filelock"):
+            importing.set()
+            time.sleep(0.2)
+
+importing = threading.Event()
+import llm_chatgpt_oauth as plugin
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=plugin.store_tokens, args=(plugin.load_tokens(),))
+thread.start()
+assert importing.wait(20)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    try:
+        plugin.store_tokens(plugin.load_tokens(), "child")
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert plugin.load_tokens("child") == signed_in
