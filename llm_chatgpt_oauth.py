@@ -128,6 +128,19 @@ class _ChatGPTModel(AccountModel):
     # Values that recur in the raw JSON of answers, which llm logs by these names instead. Only ever
     # add an entry: logs that are stored already refer to the old ones.
     json_replacements: ClassVar[dict[str, Any]] = {
+        "chatgpt_envelope_0": {
+            "object": "response",
+            "background": False,
+            "parallel_tool_calls": True,
+            "service_tier": "default",
+            "status": "completed",
+            "store": False,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "top_logprobs": 0,
+            "top_p": 0.98,
+            "truncation": "disabled",
+        },
         "chatgpt_tool_usage_0": {
             "image_gen": {
                 "input_tokens": 0,

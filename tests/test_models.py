@@ -257,6 +257,7 @@ def test_usage_model_and_raw_answer(simulator, signed_in, ask):
     assert response.resolved_model == "gpt-6-luna"
     for name in ("instructions", "tools", "safety_identifier", "user"):
         assert name not in answered.json
+    assert "attribution" not in answered.json["usage"]
     assert answered.json["status"] == "completed"
     assert [item["type"] for item in answered.json["output"]] == ["reasoning", "message"]
     assert "encrypted_content" not in json.dumps(answered.json)
@@ -285,7 +286,7 @@ def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm)
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
     names = set(re.findall(r"m\.\w+", "\n".join(database.conn.iterdump())))
-    assert {"m.chatgpt_text_0", "m.chatgpt_tool_usage_0"} <= names
+    assert {"m.chatgpt_envelope_0", "m.chatgpt_text_0", "m.chatgpt_tool_usage_0"} <= names
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
 
