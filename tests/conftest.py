@@ -1,4 +1,4 @@
-"""Every test has its own llm folder and its own simulator, and reaches no other host."""
+"""Fixtures and helpers. Each test has its own llm folder and simulator; other hosts are blocked."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
+import hypothesis
 import llm
 import pytest
 import sqlite_utils
@@ -47,13 +48,18 @@ BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob",
 EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
 AT = "at-3vqkxPoNotShown"
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every
-# program that they start.
+# A shell makes background programs ignore Ctrl-C, and the programs that they start inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# The same with SIGHUP, which nohup ignores.
+# nohup does the same with SIGHUP.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--http makes the plugin use that library, whatever llm has loaded."""
+    """Make the plugin use the library of `--http` instead of the one that llm has loaded."""
     name = request.config.getoption("--http")
     if name:
         module = importlib.import_module(name)
@@ -71,16 +77,16 @@ def chosen_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No setting of this machine reaches a test, no test reaches beyond loopback."""
+    """Hide this machine's settings from the test, and fail it if it connects beyond loopback."""
     for name in list(os.environ):
         if name.startswith(("LLM_", "OPENAI_", "CODEX_", "SSL_CERT_")) or name.lower().endswith(
             "_proxy"
         ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
-    # Who runs the tests may be signed in to Codex CLI.
+    # The developer may be signed in to Codex CLI.
     monkeypatch.setenv("CODEX_HOME", str(tmp_path / "no-codex"))
-    # Whoever forgets the simulator gets a closed port, not OpenAI.
+    # A test without the simulator reaches a closed port instead of OpenAI.
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://127.0.0.1:9/backend-api")
     monkeypatch.setenv("LLM_CHATGPT_API_URL", "http://127.0.0.1:9/v1")
@@ -126,14 +132,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def callback_ports() -> Iterator[None]:
-    """The registered ports are this machine's, so one test at a time may listen there."""
+    """Lock the fixed ports of the browser login, so that one test at a time listens there."""
     with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
         yield
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the ports run in one process, so that no other one waits for them."""
+    """Run all tests that need the ports in one worker, so that no other worker waits for them."""
     for item in items:
         if "callback_ports" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("callback-ports"))
@@ -149,7 +155,7 @@ def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
 
 @pytest.fixture
 def signed_in(simulator: Simulator) -> plugin.Tokens:
-    """A stored login, as a device login would have left it."""
+    """A stored login, as a device login leaves it."""
     return sign_in(simulator)
 
 
@@ -166,7 +172,7 @@ def headers(simulator: Simulator) -> dict[str, str | None]:
 
 @pytest.fixture
 def two(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
-    """ada is the default account, bob is `work`."""
+    """Two stored logins: Ada's is the default account, Bob's is `work`."""
     ada = sign_in(simulator)
     bob = new_login(simulator, BOB)
     plugin.store_tokens(bob, "work")
@@ -181,7 +187,7 @@ def at(simulator: Simulator) -> str:
 
 
 def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
-    """A login that a device login would bring; not stored."""
+    """Create a login as a device login does, without storing it."""
     owner = plugin.Tokens("", issuer=simulator.issuer)
     tokens = tokens_from_reply(simulator.sign_in(user), old=owner, now=time.time())
     assert tokens is not None
@@ -197,7 +203,7 @@ def sign_in(simulator: Simulator, account: str | None = None, **changes: Any) ->
 def sign_in_officially(
     simulator: Simulator, account: str | None = None, ago: float = 0.0, **changes: Any
 ) -> plugin.Tokens:
-    """A stored login of the official route, as it is `ago` seconds after the sign-in."""
+    """Store a login of the official route that is `ago` seconds old."""
     reply = simulator.sign_in_officially(ago=ago)
     tokens = tokens_from_reply(reply, now=time.time() - ago)
     claims = parse_jwt_claims(reply["id_token"])
@@ -213,7 +219,7 @@ def sign_in_officially(
 
 
 def expire(seconds_left: float = -60.0) -> plugin.Tokens:
-    """The stored login, made to end so many seconds from now."""
+    """Change the stored login to expire in so many seconds."""
     tokens = plugin.load_tokens()
     assert tokens is not None
     tokens = tokens._replace(expires_at=time.time() + seconds_left)
@@ -222,7 +228,7 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
 
 
 def entry_on_disk(account: str = "default") -> Any:
-    """An account's entry in the login file, whatever this process has not written yet."""
+    """Read an account's entry from the login file, without what this process has yet to write."""
     return json.loads(login_file.store_path().read_text())["accounts"].get(account)
 
 
@@ -242,7 +248,7 @@ def keep_key(name: str, value: str) -> None:
 
 
 def bearers(simulator: Simulator) -> list[str]:
-    """The access token of each prompt."""
+    """Return the access token of each prompt."""
     requests = [*simulator.seen("/codex/responses"), *simulator.seen("/v1/responses")]
     return [request.headers["authorization"].removeprefix("Bearer ") for request in requests]
 
@@ -254,7 +260,7 @@ def device_login(simulator: Simulator, run_llm: Callable[..., Result], *argument
 
 
 def kinds(items: list[dict[str, Any]]) -> list[str]:
-    """The role of each message and the type of each other item of a request's input."""
+    """Return the role of each message, and the type of each other item, of a request's input."""
     return [item.get("role", item["type"]) for item in items]
 
 
@@ -289,7 +295,7 @@ class Answered:
 
 
 class Asker:
-    """Prompts as a library user would send them, to the sync or to the async model."""
+    """Sends prompts through llm's Python API, to the sync or the async model."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -317,7 +323,7 @@ class Asker:
         return self.finish(lambda: model.prompt(*args, **kwargs))
 
     def chain(self, owner: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Run a tool chain to its end; the responses in their order."""
+        """Run a tool chain to its end and return its responses in order."""
         if self.kind == "sync":
             chain = owner.chain(*args, **kwargs)
             chain.text()
@@ -339,7 +345,7 @@ def ask(request: pytest.FixtureRequest) -> Asker:
 
 @functools.cache
 def empty_logs() -> bytes:
-    """llm's database without a log. To create it takes llm longer than most tests."""
+    """Create llm's database without a log, once: that takes longer than most tests."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "logs.db"
         database = sqlite_utils.Database(path)
@@ -357,7 +363,7 @@ def make_logs() -> None:
 
 @pytest.fixture
 def run_llm() -> Callable[..., Result]:
-    """`llm ...` in this process; stdout and stderr apart."""
+    """Run `llm ...` in this process, with separate stdout and stderr."""
 
     def run(*args: str, **kwargs: Any) -> Result:
         if args[0] != "chatgpt":
@@ -376,9 +382,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(url: str, redirects: bool = True) -> tuple[int, Any, str]:
-    """What a browser gets at this address: status, headers and body."""
+    """Open an address as a browser does; return status, headers and body."""
     opener = urllib.request.build_opener(*([] if redirects else [_NoRedirect]))
-    # Cloudflare, before the issuer, turns the library's own name away.
+    # Cloudflare, in front of the issuer, refuses urllib's own User-Agent.
     opener.addheaders = [("User-Agent", "Mozilla/5.0")]
     try:
         with opener.open(url, timeout=20) as reply:
@@ -433,21 +439,21 @@ def login(
 
 
 def redirect_of(url: str) -> str:
-    """Where the issuer sends the browser back to."""
+    """Open the authorize address; return the address that the issuer redirects to."""
     status, headers, body = fetch(url, redirects=False)
     assert status == 302, body
     return str(headers["Location"])
 
 
 def with_query(url: str, **changes: Any) -> str:
-    """The address with parameters replaced; a list repeats one, None leaves it out."""
+    """Replace parameters of an address; a list repeats one, None removes it."""
     parts = urllib.parse.urlsplit(url)
     query = {**dict(urllib.parse.parse_qsl(parts.query)), **changes}
     pairs = {k: v for k, v in query.items() if v is not None}
     return parts._replace(query=urllib.parse.urlencode(pairs, doseq=True)).geturl()
 
 
-# For a program that a test starts: it prints a line when it begins to wait for the lock.
+# Code for a program that a test starts: prints a line when it begins to wait for the lock.
 TELL_WAITING = """
 import filelock, sys
 acquire = filelock.FileLock.acquire
@@ -462,7 +468,7 @@ filelock.FileLock.acquire = tell
 
 @pytest.fixture
 def lock_wanted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a thread begins to wait for the lock of the login file."""
+    """Event that is set when a thread begins to wait for the lock of the login file."""
     event, acquire = threading.Event(), filelock.FileLock.acquire
 
     def tell(lock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -493,7 +499,7 @@ def change_during_the_wait(lock_wanted: threading.Event) -> Callable[..., Any]:
 
 
 def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
-    """The real `llm` in a process of its own."""
+    """Start the real `llm` in its own process."""
     if args[0] != "chatgpt":
         make_logs()
     return subprocess.Popen(
@@ -526,7 +532,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 
 
 def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Interrupt a program that waits; what it has printed by its end.
+    """Interrupt a program that waits, and return its stdout and stderr.
 
     A signal that comes right before a sleep begins does not interrupt it, so it is sent again,
     as a user would press again.
@@ -539,7 +545,7 @@ def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def prompt_in_five_processes() -> None:
-    """Five programs prompt at the same moment; each must get its own answer."""
+    """Send prompts from five programs at once, and check that each gets its own answer."""
     processes = [start_llm("-m", "chatgpt-gpt-6-luna", f"number {n}", "--no-log") for n in range(5)]
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 5, outputs
@@ -547,7 +553,7 @@ def prompt_in_five_processes() -> None:
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Until the condition holds; it is asked often, so that no test waits for nothing."""
+    """Wait until the condition holds, checking it often."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -556,7 +562,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
-    """A function that fails if a text holds any token the simulator has made."""
+    """Yield a function that fails if a text contains a token of the simulator."""
 
     def check(text: str) -> None:
         for tokens in (
@@ -567,7 +573,7 @@ def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
         ):
             assert not any(token in text for token in tokens)
         assert not re.search(r"\brt_[0-9a-f]{8}", text)
-        # At the beginning of a word: the random state of an address may hold these letters.
+        # At the start of a word, because the random state of an address may contain these letters.
         assert not re.search(r"(?<![\w-])eyJ", text)
 
     yield check

@@ -33,7 +33,7 @@ COMMANDS = [
 def run(
     command: list[str], environment: dict[str, str], *, capture: bool = False
 ) -> tuple[int, str]:
-    """Show a command and run it; its exit code, and what it printed if that is to be kept."""
+    """Print a command and run it; return its exit code, and its output if `capture` is set."""
     words = " ".join(f'"{word}"' if " " in word else word for word in command)
     print(f"\n$ llm {words}", flush=True)
     done = subprocess.run(
@@ -68,7 +68,7 @@ def install(environment: dict[str, str]) -> None:
 
 
 def show(environment: dict[str, str]) -> list[int]:
-    """Run all commands; their exit codes."""
+    """Run all commands and return their exit codes."""
     codes, model = [], ""
     for command in COMMANDS:
         signing_in = command == ["chatgpt", "login"]

@@ -1,4 +1,4 @@
-"""A disk that is full: files can be created, but not written."""
+"""Simulates a full disk: files can be created, but not written."""
 
 from __future__ import annotations
 

@@ -15,9 +15,11 @@ DEVELOPMENT = ["--editable", ".", "--group", "dev"]
 
 
 def prepare(name: str, *installs: list[str]) -> pathlib.Path:
-    """The folder of commands of a virtual environment below the repository, into which
-    `pip install` was run with each list of arguments. Made once, and again when
-    pyproject.toml or the arguments change."""
+    """Create a virtual environment in the repository and return its folder of commands.
+
+    `pip install` runs in it with each list of arguments, and again when they or pyproject.toml
+    change.
+    """
     folder = ROOT / name
     scripts = folder / SCRIPTS
     wanted = hashlib.sha256(

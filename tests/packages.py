@@ -25,7 +25,7 @@ SUBSET = ("docs", "replay", "cassettes", "startup")
 
 
 def build(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """The paths of the wheel and of the source package."""
+    """Build the wheel and the source package, and return their paths."""
     builder = prepare(".venv-build", ["build"]) / "python"
     command = [builder, "-m", "build", "--outdir", folder]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -20,9 +20,9 @@ needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such term
 
 
 class Terminal:
-    """`llm ...` with a terminal of so many columns as its stdin, stdout and stderr.
+    """`llm ...` whose stdin, stdout and stderr are a terminal of so many columns.
 
-    `screen` is all that it has printed so far, without colours and weights.
+    `screen` is everything printed so far, without colours and bold type.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Terminal:
 
     @property
     def rows(self) -> list[str]:
-        """The lines that are on the screen, without the spaces at their ends."""
+        """The lines on the screen, without trailing spaces."""
         rows: list[list[str]] = [[]]
         column = 0
         for character in self.screen:
@@ -83,7 +83,7 @@ class Terminal:
         os.write(self.master, text.encode() + b"\n")
 
     def end(self) -> int:
-        """The exit code; `screen` is whole then."""
+        """Wait for the end of the program, complete `screen`, and return the exit code."""
         with contextlib.suppress(AssertionError):
             self.wait_for(r"(?!)", 20)
         code = self.process.wait(timeout=20)

@@ -134,7 +134,7 @@ def test_whoami_in_other_forms(simulator, at, ask, body):
     assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
 
 
-def test_status_asks_nobody(simulator, at, run_llm, monkeypatch):
+def test_status_sends_no_request(simulator, at, run_llm, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
     result = run_llm("chatgpt", "status")
     assert result.exit_code == 0

@@ -267,7 +267,7 @@ def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, 
     assert not simulator.seen("/codex/responses")
 
 
-def test_a_name_where_nobody_is_signed_in(simulator, ask):
+def test_an_account_name_before_any_login(simulator, ask):
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
         ask("hello", key="work")
 
@@ -364,7 +364,7 @@ def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulat
 # Somebody else
 
 
-def test_somebody_else_is_not_replaced_by_a_script(simulator, run_llm):
+def test_a_script_does_not_replace_another_user(simulator, run_llm):
     old = sign_in(simulator)
     simulator.account, simulator.approve_after_polls = BOB, 0
     result = run_llm("chatgpt", "login")

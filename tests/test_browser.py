@@ -142,7 +142,7 @@ def send(address, method, *hosts):
     return reply.status
 
 
-def test_strangers_are_answered_and_ignored(simulator):
+def test_other_requests_to_the_listener_are_answered_and_ignored(simulator):
     login = Login("--no-open")
     back = redirect_of(login.url)
     root = "http://127.0.0.1:1455"
@@ -393,7 +393,7 @@ def test_ten_minutes_are_the_limit(simulator, monkeypatch):
     listen_on(1455).close()
 
 
-def test_an_issuer_that_is_none(run_llm, monkeypatch):
+def test_an_invalid_issuer_is_refused(run_llm, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://elsewhere.example")
     result = run_llm("chatgpt", "login", "--browser")
     assert result.exit_code == 1
@@ -401,7 +401,7 @@ def test_an_issuer_that_is_none(run_llm, monkeypatch):
     listen_on(1455).close()
 
 
-def test_two_ways_at_once_are_one_too_many(run_llm):
+def test_two_ways_to_sign_in_exclude_each_other(run_llm):
     result = run_llm("chatgpt", "login", "--browser", "--device")
     assert result.exit_code == 2
     assert "either --browser or --device" in result.stderr
@@ -449,7 +449,7 @@ def test_pasting_what_the_browser_ended_on(simulator, form):
 
 
 @needs_pty
-def test_a_code_of_an_earlier_attempt_is_told_as_such(simulator):
+def test_a_code_of_an_earlier_attempt_is_named_as_one(simulator):
     earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
     address_on(terminal)
@@ -482,7 +482,7 @@ def test_an_address_in_two_lines_is_asked_for_again(simulator, end, at_once):
 
 
 @needs_pty
-def test_an_address_of_an_earlier_attempt_is_told_as_such(simulator):
+def test_an_address_of_an_earlier_attempt_is_named_as_one(simulator):
     earlier = redirect_of(plugin.BrowserLogin(1455).url)
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
     back = redirect_of(address_on(terminal))
@@ -533,7 +533,7 @@ def test_without_a_terminal_the_browser_is_only_named(simulator, run_llm, argume
 
 
 @needs_pty
-def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
+def test_replacing_another_user_needs_a_yes(simulator):
     old = sign_in(simulator)
     simulator.account = Account(email="bob@example.com", account_id="other")
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
@@ -546,7 +546,7 @@ def test_somebody_else_under_a_taken_name_is_asked_about(simulator):
     assert plugin.load_tokens() == old
 
 
-def test_nobody_reads_the_terminal_while_a_question_is_asked(simulator):
+def test_pasting_stops_before_a_question_is_asked(simulator):
     sign_in(simulator)
     simulator.account = Account(email="bob@example.com", account_id="other")
     ended, reader_had_ended = threading.Event(), []

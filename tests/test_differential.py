@@ -153,7 +153,7 @@ def plain(value):
 
 @pytest.mark.parametrize("final_output", ["none", "all"])
 def test_both_read_the_same(simulator, signed_in, ask, final_output):
-    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=30)
+    @settings(suppress_health_check=list(HealthCheck), max_examples=30)
     @given(st.data())
     def check(data):
         for_package, for_plugin = data.draw(streams(simulator, final_output))

@@ -153,7 +153,7 @@ def test_an_empty_prompt(simulator, signed_in, image):
 
 
 @pytest.mark.parametrize("repeats", [True, False])
-def test_another_size_is_told(simulator, signed_in, image, repeats):
+def test_another_size_than_requested_is_noted(simulator, signed_in, image, repeats):
     simulator.picture_size = "1312x1199"
     simulator.picture_repeats_options = repeats
     result = image("A pelican", "--size", "1664x2496")
@@ -452,7 +452,7 @@ def test_a_refused_login_names_its_account(simulator, signed_in, image):
     assert "Run 'llm chatgpt login --account work' to sign in again." in message
 
 
-def test_nobody_is_signed_in(simulator, image):
+def test_no_account_is_signed_in(simulator, image):
     assert "Not signed in to ChatGPT" in error_of(image("A pelican"))
 
 

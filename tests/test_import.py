@@ -75,7 +75,7 @@ def test_import(simulator, codex, run_llm, ask):
 CODEX_ADVICE = "'llm chatgpt login' first, or 'llm chatgpt import' to use Codex CLI's login."
 
 
-def test_who_is_not_signed_in_is_told_of_codex_clis_login(simulator, codex, run_llm, ask):
+def test_without_a_login_that_of_codex_cli_is_offered(simulator, codex, run_llm, ask):
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello")
     message = f"Not signed in to ChatGPT. Run {CODEX_ADVICE}"
@@ -96,7 +96,7 @@ def test_who_is_not_signed_in_is_told_of_codex_clis_login(simulator, codex, run_
         None,
     ],
 )
-def test_who_has_no_login_of_codex_cli_either(simulator, codex, ask, content):
+def test_without_a_login_of_codex_cli_only_login_is_advised(simulator, codex, ask, content):
     if content:
         codex(**content)
     else:
@@ -284,7 +284,7 @@ def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, firs
     assert (store.default, list(store.accounts)) == ("default", ["default"])
 
 
-def test_what_is_not_ours_is_never_revoked(simulator, codex, at, run_llm):
+def test_imported_logins_are_never_revoked(simulator, codex, at, run_llm):
     keep_key("chatgpt", at)
     run_llm("chatgpt", "import")
     result = run_llm("chatgpt", "logout", "--revoke", "--all")

@@ -6,7 +6,7 @@ import base64
 import json
 
 import llm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llm_chatgpt_oauth as plugin
@@ -82,7 +82,7 @@ CLAIMS = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(CLAIMS, CLAIMS)
 def test_any_claims_make_a_login_that_can_be_stored(id_claims, access_claims):
     reply = {"access_token": make_jwt(access_claims), "id_token": make_jwt(id_claims)}

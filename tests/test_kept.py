@@ -70,7 +70,7 @@ def test_a_model_list_that_fails(simulator, prompt_logged, models, options):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_nobody_waits_for_the_model_list(simulator, prompt_logged, options):
+def test_no_answer_waits_for_the_model_list(simulator, prompt_logged, options):
     let_go = threading.Event()
 
     def stuck(request):
@@ -230,7 +230,7 @@ def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fau
     assert len(held) == 6
 
 
-def test_an_incomplete_answer_is_kept_and_told(simulator, signed_in, run_llm):
+def test_an_incomplete_answer_is_kept_with_a_note(simulator, signed_in, run_llm):
     frames = list(
         simulator.frames(
             [Say("Half of it"), Call("multiply", {"a": 1, "b": 2})],

@@ -105,7 +105,7 @@ def test_all_is_well(simulator, route, check):
     assert all(line["facts"] for line in report["lines"])
 
 
-def test_as_many_requests_as_it_says(simulator, route, run_llm):
+def test_the_live_check_sends_as_many_requests_as_announced(simulator, route, run_llm):
     refused = run_llm("chatgpt", "doctor", "--live")
     assert refused.exit_code == 1
     announced = re.fullmatch(
@@ -119,7 +119,7 @@ def test_as_many_requests_as_it_says(simulator, route, run_llm):
     assert int(announced[1]) < 20
 
 
-def test_the_report_names_nobody(simulator, route, run_llm, tmp_path):
+def test_the_report_contains_no_personal_data(simulator, route, run_llm, tmp_path):
     name, plan = simulator.account.name, simulator.account.plan
     result = run_llm("chatgpt", "doctor", "--live", "--yes", "--all")
     assert result.exit_code == 0
@@ -336,7 +336,7 @@ def test_a_plan_that_lacks_something(simulator, check, capability, lines):
     assert wrong(check()) == dict.fromkeys(lines, "failed")
 
 
-def test_what_the_service_said_is_told(simulator, codex, check):
+def test_the_report_quotes_the_service(simulator, codex, check):
     image = error_answer(400, "invalid_image_request", "It is a bad picture.", param="input[0]")
     always(simulator, refuse_if(lambda body: "input_image" in parts(body), image))
     line = next(line for line in check()["lines"] if line["name"] == "image")

@@ -1,4 +1,4 @@
-"""The device login: tables of what the issuer answers, and what a person sees."""
+"""The device login: the issuer's answers, and what the user sees."""
 
 from __future__ import annotations
 
@@ -79,6 +79,19 @@ def test_usercode_under_its_other_name(simulator):
     body = {"device_auth_id": "deviceauth_1", "usercode": "ABCD-EFGH", "interval": "5"}
     simulator.script("usercode", Answer(200, body))
     assert plugin.request_device_code().user_code == "ABCD-EFGH"
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60, 60), (3600, 900), (-5, 900)])
+def test_the_server_says_how_long_the_code_lasts(simulator, seconds, expected):
+    simulator.device_expires_in = seconds
+    assert plugin.request_device_code().expires_in == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("expires_at", [None, "tomorrow", 17, "2026-11-23T10:00:00"])
+def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
+    body = {"device_auth_id": "d", "user_code": "A", "expires_at": expires_at}
+    simulator.script("usercode", Answer(200, body))
+    assert plugin.request_device_code().expires_in == 900
 
 
 @pytest.mark.parametrize(
@@ -411,7 +424,7 @@ def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
         check(text.output + data.output)
 
 
-def test_status_of_nobody(run_llm):
+def test_status_without_a_login(run_llm):
     text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
     assert text.exit_code == data.exit_code == 1
     assert "llm chatgpt login" in text.stdout

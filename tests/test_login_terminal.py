@@ -25,7 +25,7 @@ NO_CODES = Answer(404, {"detail": "Not Found"})
 
 @pytest.fixture
 def in_pipes(start, callback_ports):
-    """`llm chatgpt login --browser` in pipes: the process, the address, what it said."""
+    """Start `llm chatgpt login --browser` in pipes; return the process, the address, its output."""
     started = []
 
     def run():
@@ -312,7 +312,7 @@ def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
     assert max(map(len, re.split(r"[\r\n]+", after))) < 60
 
 
-def test_who_is_signed_in_already_is_said(simulator, run_llm):
+def test_a_login_names_the_accounts_already_signed_in(simulator, run_llm):
     sign_in(simulator)
     simulator.approve_after_polls = 0
     stderr = run_llm("chatgpt", "login").stderr
@@ -327,7 +327,7 @@ def test_who_is_signed_in_already_is_said(simulator, run_llm):
     assert "llm chatgpt use work" in result.stdout
 
 
-def test_nothing_is_said_about_nobody(simulator, run_llm):
+def test_a_first_login_mentions_no_account(simulator, run_llm):
     simulator.approve_after_polls = 0
     assert "signed in" not in run_llm("chatgpt", "login").stderr.lower()
 

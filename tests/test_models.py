@@ -286,7 +286,7 @@ def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm)
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
     names = set(re.findall(r"m\.\w+", "\n".join(database.conn.iterdump())))
-    assert {"m.chatgpt_envelope_0", "m.chatgpt_text_0", "m.chatgpt_tool_usage_0"} <= names
+    assert {f"m.chatgpt_{name}_0" for name in ("envelope", "text", "tool_usage")} <= names
     row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
 
@@ -313,7 +313,7 @@ def test_async_on_the_command_line(simulator, signed_in, run_llm):
     assert result.stdout == "This is answer 1. You said: hi\n"
 
 
-def test_another_model_than_asked_for_is_told(simulator, signed_in, run_llm):
+def test_another_model_than_requested_is_noted(simulator, signed_in, run_llm):
     simulator.served_model = "gpt-6-luna-2026-11-01"
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.stderr == ""

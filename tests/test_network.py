@@ -195,7 +195,7 @@ def test_the_systems_certificates(
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"])
 @pytest.mark.parametrize("content", [None, "no certificate", ""])
-def test_a_certificate_file_that_is_none(proxy, monkeypatch, tmp_path, name, content):
+def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, name, content):
     path = tmp_path / "root.pem"
     if content is not None:
         path.write_text(content)

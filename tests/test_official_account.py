@@ -271,7 +271,7 @@ def test_a_refresh_that_fails_for_now_keeps_everything(simulator, run_llm, answe
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
 
 
-def test_a_renewed_login_that_cannot_be_written_is_used_and_told(
+def test_a_renewed_login_that_cannot_be_written_is_used_with_a_warning(
     simulator, ask, monkeypatch, caplog
 ):
     old = signed_in_since(simulator, EXPIRED)

@@ -226,7 +226,7 @@ def request_status(back, method="GET", host=None):
     return reply.status, answer
 
 
-def test_strangers_are_refused_and_the_wait_goes_on(simulator, login, browser):
+def test_other_requests_are_refused_and_the_wait_goes_on(simulator, login, browser):
     seen = {}
 
     def visit(url):
@@ -344,6 +344,20 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     assert "prompt" not in authorize_queries(simulator)[2]
 
 
+def test_a_grant_that_only_the_redirect_names(simulator, login):
+    def without(request):
+        reply = simulator.serve_official_token(request)
+        del reply.body["scope"]
+        return reply
+
+    simulator.official.scope = NO_PLAN
+    simulator.script("official_token", without)
+    result = login()
+    assert result.exit_code == 1
+    assert "without permission to use your ChatGPT plan" in result.stderr
+    assert plugin.load_tokens() is None
+
+
 def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
     login()
     login("--account", "work")
@@ -364,7 +378,7 @@ def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, r
     assert ask("hi").text
 
 
-def test_who_has_declined_is_asked_again(simulator, login):
+def test_a_user_who_declined_is_asked_again(simulator, login):
     login()
     simulator.official.declined = True
     assert login().exit_code == 1
@@ -529,8 +543,9 @@ def test_a_pasted_address(simulator):
         code = dict(urllib.parse.parse_qsl(query))["code"]
         wrong = [
             *("what?", code, query, back.replace("127.0.0.1", "localhost")),
-            # The first of two lines.
+            # The first of two lines, and an address that was cut off after its code.
             back.partition("&code=")[0],
+            with_query(back, client_id=None),
         ]
         for number, line in enumerate(wrong, 1):
             screen.type(line)

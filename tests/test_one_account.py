@@ -44,7 +44,7 @@ def test_another_default_account_is_for_the_next_prompt(simulator, busy, ask):
 
 
 @pytest.mark.parametrize("other", ["an account", "a token in the environment"])
-def test_after_a_logout_nobody_else_is_used(simulator, busy, ask, monkeypatch, other):
+def test_after_a_logout_no_other_account_is_used(simulator, busy, ask, monkeypatch, other):
     sign_in(simulator)
     if other == "an account":
         plugin.store_tokens(new_login(simulator, BOB), "work")

@@ -240,7 +240,7 @@ def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monk
     assert "No space left on device" in caplog.text
 
 
-def test_a_pair_that_could_not_be_stored_is_used_and_told(
+def test_a_pair_that_could_not_be_stored_is_used_with_a_warning(
     simulator, signed_in, ask, monkeypatch, caplog
 ):
     old = expire()
@@ -398,7 +398,7 @@ def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, 
     assert len(simulator.refreshes) == 1
 
 
-def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
+def test_a_shared_failure_is_warned_about_once(simulator, signed_in, ask, caplog):
     old = expire(200)
     simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
     assert all_at_once(ask.kind, 20) == [old] * 20
@@ -406,7 +406,7 @@ def test_who_waited_is_not_warned_again(simulator, signed_in, ask, caplog):
     assert caplog.text.count("The old token works until") == 1
 
 
-def test_a_failure_does_not_outlast_those_who_waited(simulator, signed_in, clock):
+def test_a_passing_failure_ends_with_those_who_waited(simulator, signed_in, clock):
     expire()
     simulator.script("token", Answer(500))
     with pytest.raises(plugin.RefreshFailed):
@@ -580,9 +580,7 @@ def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("lifetime", [10, 300])
-def test_a_token_that_hardly_lives_is_renewed_once_for_all_who_wait(
-    simulator, signed_in, kind, lifetime
-):
+def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_in, kind, lifetime):
     expire()
     simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
     for entry in simulator.refresh_tokens.values():
@@ -590,3 +588,40 @@ def test_a_token_that_hardly_lives_is_renewed_once_for_all_who_wait(
     simulator.script("token", lambda request: time.sleep(0.5))
     assert len(set(all_at_once(kind, 24))) == 1
     assert len(simulator.refreshes) == 1
+
+
+FORKED_WHILE_IMPORTING = """
+import importlib.abc, importlib.util, os, signal, sys, threading, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("filelock"):
+            importing.set()
+            time.sleep(0.2)
+
+importing = threading.Event()
+import llm_chatgpt_oauth as plugin
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=plugin.store_tokens, args=(plugin.load_tokens(),))
+thread.start()
+assert importing.wait(20)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    try:
+        plugin.store_tokens(plugin.load_tokens(), "child")
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert plugin.load_tokens("child") == signed_in

@@ -241,6 +241,10 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
             },
         ),
         (
+            error_answer(400, None, "It says no. See https://help.example.com/no for more."),
+            {"reason": "OpenAI refused the request: It says no", "param": None},
+        ),
+        (
             Answer(401, {"detail": "Unauthorized"}),
             {
                 "reason": "OpenAI no longer accepts this login: Unauthorized",

@@ -85,7 +85,6 @@ def reply(ask, response):
 
 @settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(turns=st.lists(TURN, min_size=1, max_size=3))

@@ -337,14 +337,14 @@ def test_a_prompt_that_does_not_wait(simulator, signed_in, ask, monkeypatch, sle
 
 
 @pytest.mark.parametrize("setting", ["yes", "h", "-1", "1.5h", "1h 30m"])
-def test_a_wait_that_is_none(simulator, signed_in, ask, monkeypatch, setting):
+def test_an_invalid_wait_setting_is_refused(simulator, signed_in, ask, monkeypatch, setting):
     monkeypatch.setenv("LLM_CHATGPT_WAIT", setting)
     simulator.script("responses", usage_limit())
     with pytest.raises(llm.ModelError, match=r"^LLM_CHATGPT_WAIT must be 0, 1 or a duration"):
         ask("hi")
 
 
-def test_who_waits_needs_no_advice(simulator, signed_in, ask, monkeypatch, slept):
+def test_a_prompt_that_waits_looks_up_no_resets(simulator, signed_in, ask, monkeypatch, slept):
     monkeypatch.setenv("LLM_CHATGPT_WAIT", "1")
     simulator.bank_reset()
     simulator.script("responses", usage_limit())

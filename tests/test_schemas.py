@@ -9,7 +9,7 @@ from typing import Any, Literal
 import llm
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm.default_plugins.openai_models import WebSearch
 
@@ -481,7 +481,7 @@ near_strict = st.recursive(
 )
 
 
-of_any_kind = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+of_any_kind = settings(max_examples=50)
 
 
 @of_any_kind

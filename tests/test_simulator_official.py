@@ -271,7 +271,7 @@ def test_claims_can_be_wrong(simulator):
     assert claims(simulator.sign_in_officially(bob)["id_token"])["sub"] != id_claims["sub"]
 
 
-def test_a_refresh_rotates_and_a_spent_token_is_told(simulator):
+def test_a_refresh_rotates_and_a_spent_token_is_refused(simulator):
     reply = simulator.sign_in_officially(ago=3500)
     new = refresh(simulator, reply).json()
     assert post(simulator, new["access_token"]).status_code == 200

@@ -83,7 +83,7 @@ def test_sources_can_be_switched_off(simulator, ask_on_terminal, value):
     assert ask_on_terminal("-T", "WebSearch", "-R", LLM_CHATGPT_SOURCES=value)[1] == ""
 
 
-def test_without_sources_nothing_is_said(simulator, ask_on_terminal):
+def test_without_sources_nothing_is_printed(simulator, ask_on_terminal):
     simulator.answer(Say("So."))
     assert ask_on_terminal("-R")[1] == ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_chatgpt.backend.sse import SSEDecoder
@@ -57,7 +57,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))
 def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
     text = b"".join(pieces)

@@ -15,7 +15,7 @@ import typing
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import edit_login, sign_in, wait_until
+from conftest import edit_login, keep_key, sign_in, wait_until
 from disk import fill_disk
 from llm_chatgpt import files
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
@@ -202,10 +202,26 @@ def test_a_damaged_entry_stops_no_other_account(simulator, entry, ask):
     assert ask("hello").text
     assert plugin.load_tokens("home")
     assert plugin.load_tokens("work") is None
-    with pytest.raises(
-        plugin.NotSignedIn, match=r"No account named 'work'\. Accounts: default, ho"
-    ):
+    with pytest.raises(plugin.NotSignedIn, match="'llm chatgpt login --account work' to replace"):
         plugin.get_tokens("work")
+
+
+def test_no_other_login_takes_the_place_of_a_damaged_one(simulator, run_llm, monkeypatch):
+    """It could be somebody else's."""
+    simulator.personal_tokens["at-eve"] = simulator.account
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
+    keep_key("default", "at-eve")
+    sign_in(simulator)
+    damage("default", None)
+    for key in ((), ("--key", "default")):
+        result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log", *key)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "'default' is damaged, or was written by a newer llm-chatgpt-oauth" in result.stderr
+        assert "'llm chatgpt login' to replace it" in result.stderr
+    assert simulator.requests == []
+    status = run_llm("chatgpt", "status")
+    assert status.exit_code == 1
+    assert "'default' is damaged" in status.stdout
 
 
 def test_a_login_replaces_a_damaged_entry_and_keeps_the_others(simulator, run_llm):
@@ -307,7 +323,7 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     sign_in(simulator)
     change_file(lambda data: data["accounts"].update(later=LATER_KIND))
     assert plugin.load_tokens("later") is None
-    with pytest.raises(plugin.NotSignedIn, match="No account named 'later'"):
+    with pytest.raises(plugin.NotSignedIn, match="written by a newer llm-chatgpt-oauth"):
         plugin.get_tokens("later")
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--key", "later", "--no-log")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -378,7 +394,7 @@ def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
 
 
 @posix_only
-def test_the_lock_of_a_killed_process_holds_nobody_up():
+def test_the_lock_of_a_killed_process_blocks_no_other():
     code = (
         "import time\n"
         "from llm_chatgpt.login.login_file import locked_store\n"

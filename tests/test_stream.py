@@ -62,9 +62,7 @@ def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):
     assert len({request.connection for request in simulator.seen("/codex/responses")}) <= 2
 
 
-def test_nobody_waits_for_the_end_of_a_stream_but_the_next_prompt(
-    simulator, signed_in, monkeypatch
-):
+def test_only_the_next_prompt_waits_for_the_end_of_a_stream(simulator, signed_in, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.DRAIN_SECONDS", 10)
     go_on = threading.Event()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from junk import json_values
@@ -323,7 +323,6 @@ JSON = json_values(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), JSON), max_size=8))
 def test_no_event_however_odd_is_too_much(events):
     frames = [

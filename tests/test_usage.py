@@ -200,7 +200,7 @@ def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
         assert "resets" not in "".join([note, *lines])
 
 
-def test_a_low_allowance_is_told(simulator, signed_in, run_llm, monkeypatch):
+def test_a_low_allowance_is_noted(simulator, signed_in, run_llm, monkeypatch):
     simulator.used_percent = {"primary": 92.0, "secondary": 20.0}
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert re.fullmatch(

@@ -109,7 +109,7 @@ def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
 
 
 @pytest.mark.parametrize("nothing", ["", "a b"])
-def test_a_workspace_id_that_is_none(simulator, run_llm, nothing):
+def test_an_invalid_workspace_id(simulator, run_llm, nothing):
     result = run_llm("chatgpt", "login", "--workspace", nothing)
     assert result.exit_code == 2
     assert "--workspace takes a workspace's id" in result.stderr

@@ -311,7 +311,8 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
 # place (P104, P105), its id (P102), its address (P106) or its type.
 _NAMED_PART = re.compile(
     r"(?:Unsupported parameter|Unexpected header): '?([\w.-]+)|(Instructions) are required"
-    r"|\b(input\[\d+\][\w.\[\]]*)|Item with id '?([\w-]+)|(https://[^\s'\"]*[^\s'\".,)])"
+    r"|\b(input\[\d+\][\w.\[\]]*)|Item with id '?([\w-]+)"
+    r"|ownload.*?(https://[^\s'\"]*[^\s'\".,)])"
     r"|\b(web_search_call|configuration_update)\b(?!\.\w)"
 )
 

@@ -86,7 +86,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(key, store, "chosen by name")
     if account := config.setting("ACCOUNT"):
         return _named_credential(account, store, "chosen by LLM_CHATGPT_ACCOUNT")
-    if owner := store.get():
+    if owner := _stored_login(store.default, store):
         return Credential(store.default, "the default account", owner=owner)
     llm_key, variable = files.llm_key("chatgpt"), os.environ.get("CODEX_ACCESS_TOKEN")
     for reason, value in (("llm's key chatgpt", llm_key), ("CODEX_ACCESS_TOKEN", variable)):
@@ -105,8 +105,24 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
 
 
+def _stored_login(name: str, store: Store) -> Tokens | None:
+    """Return an account's login; None if it is not signed in.
+
+    Raises NotSignedIn for an entry that this version does not understand, because another login
+    might be somebody else's.
+    """
+    if name in store.entries and name not in store.accounts:
+        raise NotSignedIn(
+            f"The stored login '{printable(name, 60)}' is damaged, or was written by a newer "
+            "llm-chatgpt-oauth.",
+            f"Run '{store.login_command(name)}' to replace it, or update with 'llm install -U "
+            "llm-chatgpt-oauth'.",
+        )
+    return store.accounts.get(name)
+
+
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
-    if name and (owner := store.get(name)):
+    if owner := _stored_login(name, store):
         return Credential(name, reason, owner=owner)
     if store.registration(name):
         raise _signed_out(name, store)

@@ -17,7 +17,7 @@ from llm_chatgpt.login.login_file import check_writable
 from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.text import notice
-from llm_chatgpt.values import as_text
+from llm_chatgpt.values import as_http_date, as_moment, as_text
 from llm_chatgpt.waiting import Waiting
 
 
@@ -56,6 +56,7 @@ def request_device_code() -> DeviceCode:
         user_code=user_code,
         device_auth_id=device_auth_id,
         interval=_poll_interval(data.get("interval")),
+        expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
         verification_url=f"{config.issuer()}/codex/device",
     )
 
@@ -66,6 +67,12 @@ def _poll_interval(value: object) -> float:
     number = re.fullmatch(r"\d+(\.\d+)?", text)
     low, high = config.POLL_INTERVAL_LIMITS
     return min(high, max(low, float(text) if number else config.POLL_INTERVAL_SECONDS))
+
+
+def _code_lifetime(expires_at: object, date: str | None) -> float:
+    """Return how many seconds the code lasts by the server's own clock, at most 900 (P19)."""
+    seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
+    return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 
 
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:

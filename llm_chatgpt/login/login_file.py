@@ -7,7 +7,9 @@ the lock: read the file again, change the `Store`, save it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -143,7 +145,7 @@ class StoreWriter(NamedTuple):
     def probe(self) -> None:
         """Raise StoreError unless a new login could be written now.
 
-        Call it before a code is shown_path or a refresh token is sent, because both work once.
+        Call it before a code is shown or a refresh token is sent, because both work once.
         """
         size = self.path.stat().st_size if self.path.exists() else 0
         probe = self.path.with_name(f"{self.path.name}.probe.tmp")
@@ -160,6 +162,11 @@ class StoreWriter(NamedTuple):
         self.write(copy, self.path.read_bytes())
         notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
         return Store()
+
+
+if hasattr(os, "register_at_fork"):
+    # A child that is forked during the first import of filelock could never finish that import.
+    os.register_at_fork(before=lambda: importlib.import_module("filelock"))
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class AuthorizationCode(NamedTuple):
     """The approval of a sign-in, to exchange for a login. It is secret and works once.
 
     `command` starts such a sign-in again. The official route adds the client id that OpenAI has
-    issued, and the nonce that the ID token must repeat.
+    issued, the nonce that the ID token must repeat, and the scope that the redirect names.
     """
 
     authorization_code: str
@@ -42,6 +42,7 @@ class AuthorizationCode(NamedTuple):
     command: str = "llm chatgpt login"
     client_id: str = config.CLIENT_ID
     nonce: str = ""
+    scope: str = ""
 
     def __repr__(self) -> str:
         return "AuthorizationCode()"
@@ -67,6 +68,8 @@ class AuthorizeRequest:
 
     # Whether the user may paste the code alone: PKCE ties it to this sign-in, as the state does.
     takes_code = True
+    # The parameters of an approval. An address without them was cut off.
+    expected = frozenset({"code"})
 
     def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
         self.route = route
@@ -112,7 +115,7 @@ class AuthorizeRequest:
         # An address with a space was broken into two lines.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)
-        complete = "code" in fields or "error" in fields
+        complete = "error" in fields or self.expected <= fields.keys()
         if address == self.redirect_uri and complete and self.owns(fields):
             return fields
         # An address that was cut off may have only the beginning of this state.

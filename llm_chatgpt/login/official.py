@@ -45,6 +45,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
         }
         if not self._client_id:
             parameters["agent_name_hint"] = APP_NAME
+            self.expected = frozenset({"code", "client_id"})
         elif registered.get("declined") is True:
             # Otherwise OpenAI would not ask again a user who has declined.
             parameters["prompt"] = "consent"
@@ -61,7 +62,8 @@ class OfficialLogin(oauth.AuthorizeRequest):
                 "The browser came back with an incomplete address: OpenAI has not registered this "
                 "installation."
             )
-        return approved._replace(client_id=client_ids[0], nonce=self.nonce)
+        scope = fields.get("scope", [""])[0]
+        return approved._replace(client_id=client_ids[0], nonce=self.nonce, scope=scope)
 
 
 def login_officially(
@@ -154,7 +156,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
             f"run '{command} --new'.",
         )
-    granted = as_text(data.get("scope")) or OFFICIAL.scope
+    granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
     permitted = config.PLAN_SCOPE in granted.split()
     denied = LoginDenied(
         "Signed in, but without permission to use your ChatGPT plan.",

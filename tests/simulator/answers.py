@@ -54,7 +54,7 @@ class Item:
 
     kind: ClassVar[str]
     prefix: ClassVar[str]
-    # What the item counts for in the usage.
+    # The number of tokens counted for the item.
     tokens: ClassVar[int] = 5
 
     def begin(self, turn: Turn) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class Compact(Item):
 
 
 def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
-    """What `max_output_tokens` leaves of an answer.
+    """Cut an answer to `max_output_tokens`.
 
     Only its messages count here, so that a small limit cuts an answer instead of leaving none.
     """
@@ -298,7 +298,7 @@ def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
 def response_object(
     body: dict[str, Any], model: str, session: str | None, now: int
 ) -> dict[str, Any]:
-    """The response as it begins; `output` stays empty to the end (docs/protocol.md)."""
+    """Build the response object as it begins; `output` stays empty to the end."""
     reasoning = dict(body.get("reasoning") or {})
     for item in body.get("input", []):
         if item.get("type") == "configuration_update":
@@ -417,7 +417,7 @@ def uses_of_tools(
 
 
 def forced_call(body: dict[str, Any]) -> Call | None:
-    """The call that `tool_choice` demands, if it demands one."""
+    """Return the call that `tool_choice` demands, or None."""
     choice = body.get("tool_choice")
     name = choice.get("name") if isinstance(choice, dict) else None
     for tool, namespace in declared_tools(body) if name or choice == "required" else []:

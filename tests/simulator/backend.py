@@ -1,4 +1,4 @@
-"""The half of the service that answers prompts."""
+"""The part of the service that answers prompts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Backend(Models):
 
     def __init__(self) -> None:
         super().__init__()
-        # The model that answers say they come from, if not the one that was asked for.
+        # The model named in answers, if it differs from the requested one.
         self.served_model: str | None = None
         # Parameters that this account may not send, such as max_output_tokens.
         self.refused_parameters: set[str] = set()
@@ -73,7 +73,7 @@ class Backend(Models):
         self.cache = PromptCache()
 
     def answer(self, *items: Item, **changes: Any) -> None:
-        """What the model says to the next prompt: Say, Think, Call, Search, Draw, Refuse.
+        """Set the answer to the next prompt: Say, Think, Call, Search, Draw, Refuse.
 
         `changes` is what `response.completed` also says, such as end_turn=False.
         """
@@ -97,7 +97,7 @@ class Backend(Models):
         return Stream(self._grouped(frames), headers=self.stream_headers(account))
 
     def _check(self, body: dict[str, Any], account: Account, headers: dict[str, str]) -> None:
-        """Raises Refusal for the first fault, in the service's order (docs/protocol.md)."""
+        """Raise Refusal for the first fault, in the service's order (docs/protocol.md)."""
         check_parameters(body, self.refused_parameters)
         self.check_instructions(body)
         self.check_model(body, account)
@@ -160,7 +160,7 @@ class Backend(Models):
     def answer_frames(
         self, body: dict[str, Any], account: Account, session: str | None
     ) -> Iterator[bytes]:
-        """The frames of the scripted answer, or of one that fits the prompt."""
+        """Return the frames of the scripted answer, or of one that fits the prompt."""
         if body["input"] and body["input"][-1].get("type") == "compaction_trigger":
             return self.frames([Compact()], body, account, session)
         with self.lock:
@@ -184,7 +184,7 @@ class Backend(Models):
         terminal: str = "completed",
         **changes: Any,
     ) -> Iterator[bytes]:
-        """An answer's frames. `terminal` is how it ends, `changes` what its end also says."""
+        """Build an answer's frames; the last event is of kind `terminal`, with `changes` added."""
         body = body if body is not None else {"model": "gpt-6-luna", "input": []}
         owner = (account or self.account).account_id
         turn = Turn(body, self.reasoning.remember(body, owner))

@@ -1,4 +1,4 @@
-"""What the service remembers between two requests: the prompt cache, and reasoning.
+"""State that the service keeps between requests: the prompt cache, and reasoning.
 
 Both hold the beginning of a conversation against what was sent before, so a client that
 changes the beginning loses them.
@@ -20,7 +20,7 @@ class PromptCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # What each session has sent last.
+        # The last request of each session.
         self._sessions: dict[str, list[str]] = {}
 
     def count(self, body: dict[str, Any], session: str | None) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def is_older(model: str) -> bool:
 
 
 class Origin(NamedTuple):
-    """Where encrypted reasoning came from: whose, which model's, and after which input."""
+    """Origin of encrypted reasoning: account, model, and the input before it."""
 
     owner: str | None
     model: str
@@ -63,7 +63,7 @@ class Origin(NamedTuple):
 
 
 class Reasoning:
-    """The encrypted reasoning that was given out."""
+    """All encrypted reasoning that the service has sent."""
 
     def __init__(self) -> None:
         self.origins: dict[str, Origin] = {}
@@ -85,7 +85,7 @@ class Reasoning:
         return belongs
 
     def removals(self, body: dict[str, Any], owner: str | None) -> list[dict[str, str]]:
-        """The pieces that the service leaves out of a prompt, with its reason for each."""
+        """Return the pieces that the service leaves out of a prompt, with the reason for each."""
         reasons = []
         for number, item in enumerate(body["input"]):
             if item.get("type") == "reasoning":

@@ -1,4 +1,4 @@
-"""What the service refuses about the body of a prompt, whoever sends it.
+"""Checks the body of a prompt as the service does for every account.
 
 Every function returns nothing or raises Refusal, with the service's own words where
 docs/protocol.md has them.
@@ -175,7 +175,7 @@ def check_search(item: dict[str, Any], path: str) -> None:
 
 
 def check_search_ids(items: list[dict[str, Any]]) -> None:
-    """As a service does that insists on the ids of web searches."""
+    """Refuse web searches without ids."""
     for number, item in enumerate(items):
         if item.get("type") == "web_search_call" and not item.get("id"):
             path = f"input[{number}].id"
@@ -184,14 +184,14 @@ def check_search_ids(items: list[dict[str, Any]]) -> None:
 
 
 def refuse_searches(items: list[dict[str, Any]]) -> None:
-    """As a service does that takes no web searches back."""
+    """Refuse all web searches of earlier answers."""
     for number, item in enumerate(items):
         if item.get("type") == "web_search_call":
             raise invalid_choice(f"input[{number}]", "web_search_call", ("message", "reasoning"))
 
 
 def check_picture(options: dict[str, Any], fields: set[str]) -> None:
-    """What a picture shall be like: `fields` are all that may be said, if it is said rightly."""
+    """Check the options of an image tool or request; `fields` lists those that are allowed."""
     for name in options:
         if name not in fields:
             raise invalid("unknown_parameter", f"Unknown parameter: '{name}'.", param=name)
@@ -263,9 +263,9 @@ def check_message(item: dict[str, Any], number: int) -> None:
 
 
 def check_phases(items: list[dict[str, Any]], given: list[tuple[str, str | None]]) -> None:
-    """The messages that this session was given, as text and phase, come back just so.
+    """Check that the session's messages come back with the text and phase that they were given.
 
-    A message of other origin has no phase.
+    Other messages have no phase.
     """
     texts = [text for text, _ in given]
     messages = [(message_text(i), i.get("phase")) for i in items if i.get("role") == "assistant"]
@@ -280,7 +280,7 @@ def message_text(item: dict[str, Any]) -> str:
 
 
 def is_part(part: dict[str, Any], role: str) -> bool:
-    """Whether a message of this role may contain the part."""
+    """Check whether a message of this role may contain the part."""
     kind = part.get("type")
     if kind == "input_image" and role != "assistant":
         url = part.get("image_url") or ""
@@ -292,7 +292,7 @@ def is_part(part: dict[str, Any], role: str) -> bool:
 
 
 def check_addresses(items: list[dict[str, Any]], dead: set[str]) -> None:
-    """Whether every image can be downloaded from its address."""
+    """Check whether every image can be downloaded from its address."""
     for item in items:
         parts = item.get("content") or item.get("output")
         for part in parts if isinstance(parts, list) else []:
@@ -302,7 +302,7 @@ def check_addresses(items: list[dict[str, Any]], dead: set[str]) -> None:
 
 
 def refuse_files(items: list[dict[str, Any]]) -> None:
-    """As a service does that knows no files."""
+    """Refuse files."""
     for number, item in enumerate(items):
         parts = item.get("content") or item.get("output")
         for place, part in enumerate(parts if isinstance(parts, list) else []):

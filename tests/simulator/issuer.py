@@ -1,4 +1,4 @@
-"""The sign-in half of the service: device codes, authorize, tokens, revocation, whoami."""
+"""The sign-in part of the service: device codes, authorize, tokens, revocation, whoami."""
 
 from __future__ import annotations
 
@@ -142,6 +142,7 @@ class Issuer:
         self.lock = threading.RLock()
         # Seconds between polls, a string as the live service writes it.
         self.interval: Any = "5"
+        self.device_expires_in = 900.0
         self.approve_after_polls: int | None = None
         # The hosts that the browser may be sent back to; at times not 127.0.0.1.
         self.redirect_hosts = {"127.0.0.1", "localhost"}
@@ -184,7 +185,7 @@ class Issuer:
         user_code = "".join(secrets.choice(letters) for _ in range(9))
         user_code = f"{user_code[:4]}-{user_code[4:]}"
         device_auth_id = f"deviceauth_{secrets.token_hex(16)}"
-        end = self.clock() + 900.0
+        end = self.clock() + self.device_expires_in
         self.devices[device_auth_id] = {
             "user_code": user_code,
             "state": "pending",

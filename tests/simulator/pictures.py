@@ -1,4 +1,4 @@
-"""The endpoints that make a picture, and change one, without a conversation."""
+"""The endpoints that create and edit images outside a conversation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FIELDS = {"prompt", "model", *PICTURE_OPTIONS}
 
 
 class Pictures(Wham):
-    """Draws for the users whom the issuer has signed in."""
+    """Creates images for signed-in users."""
 
     def __init__(self) -> None:
         super().__init__()
-        # The size of the pictures, if it is not the one that was asked for.
+        # The size of the images, if it differs from the requested one.
         self.picture_size: str | None = None
         # Whether the answer repeats what was asked for, even where the picture differs.
         self.picture_repeats_options = True

@@ -27,7 +27,7 @@ PLAN_ERRORS = {
     "chatpass_v2_scope_not_authorized": 403,
     "chatpass_v2_invalid_authorization_context": 403,
 }
-# What a client that names no version is taken for.
+# The version assumed for a client that names none.
 OLDEST_CLIENT = "0.150.0"
 # Headers that name an account, an organization or an official client.
 NAMING_HEADERS = re.compile(
@@ -73,7 +73,7 @@ def check_fields(body: dict[str, Any]) -> None:
 
 
 def check_placement(tools: list[dict[str, Any]], allowed: set[str]) -> None:
-    """Raises Refusal for the first tool of a kind that may not stand here."""
+    """Raise Refusal for the first tool of a kind that is not allowed here."""
     for tool in tools:
         kind = tool.get("type")
         if kind in ("image_generation", "tool_search"):
@@ -86,7 +86,7 @@ def check_placement(tools: list[dict[str, Any]], allowed: set[str]) -> None:
 
 
 def check_choice(body: dict[str, Any], declared: list[dict[str, Any]]) -> None:
-    """Whether `tool_choice` names a tool that this model can be told to call."""
+    """Check that `tool_choice` names a tool that this model can be told to call."""
     choice = body.get("tool_choice")
     if not isinstance(choice, dict):
         return
@@ -98,7 +98,7 @@ def check_choice(body: dict[str, Any], declared: list[dict[str, Any]]) -> None:
 
 
 def capabilities(body: dict[str, Any]) -> set[str]:
-    """What a request uses that a model or a workspace may lack."""
+    """Return the capabilities that a request needs and a model or workspace may lack."""
     used = {tool["type"] for tool in body.get("tools") or []} & {"web_search"}
     if (body.get("text") or {}).get("format"):
         used.add("text.format")
@@ -114,7 +114,7 @@ class Plan(OfficialSignIn):
     """Answers the users who have let an app use their plan."""
 
     def plan_login(self, request: Request) -> Login:
-        """Whose request this is; raises Refusal."""
+        """Return the login of a request; raises Refusal."""
         entry = self.official_access_tokens.get(request.bearer)
         if entry is None:
             raise refuse(401, "Could not validate the credentials.")

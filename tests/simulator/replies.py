@@ -1,4 +1,4 @@
-"""What arrives and what is sent back: requests, whole answers, streams, and error bodies."""
+"""Requests, whole answers, streams, and error bodies."""
 
 from __future__ import annotations
 

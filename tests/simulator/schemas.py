@@ -22,13 +22,13 @@ NOT_STRICT = (
 
 
 def strict_fault(schema: dict[str, Any]) -> str | None:
-    """Why a schema may not have `strict: true`."""
+    """Return why a schema may not have `strict: true`, or None."""
     found = next(_strict_faults(schema, schema, (), 1), None)
     return root_fault(schema) or found
 
 
 def parameters_fault(schema: dict[str, Any]) -> str | None:
-    """Why a function may not have these parameters, strict or not."""
+    """Return why a function may not have these parameters, or None."""
     return root_fault(schema) or next(_form_faults(schema, ()), None)
 
 

@@ -51,13 +51,13 @@ ROUTES = {
 
 
 class Simulator(Plan):
-    """The whole service: `with Simulator() as simulator:` runs it; its attributes are knobs."""
+    """The whole service. `with Simulator() as simulator:` runs it; its attributes are settings."""
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         super().__init__()
         self.requests: list[Request] = []
         self.scripts: dict[str, deque[Any]] = {name: deque() for name in ROUTES.values()}
-        # For each endpoint a function of the request, asked when nothing is scripted.
+        # Functions that answer requests to an endpoint while nothing is scripted for it.
         self.always: dict[str, Callable[[Request], Any]] = {}
         handler = type("Handler", (_Handler,), {"simulator": self})
         self._server = _Server(("127.0.0.1", port), handler)
@@ -81,12 +81,12 @@ class Simulator(Plan):
         self.close()
 
     def close(self) -> None:
-        """Give the port back; only for a simulator that was not entered."""
+        """Release the port. Needed only for a simulator that was not entered."""
         self._server.server_close()
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings by which the plugin finds it."""
+        """The settings that point the plugin at the simulator."""
         return {
             "LLM_CHATGPT_ISSUER": self.issuer,
             "LLM_CHATGPT_BASE_URL": self.base_url,
@@ -94,7 +94,7 @@ class Simulator(Plan):
         }
 
     def script(self, endpoint: str, *answers: Any) -> None:
-        """The next answers of an endpoint, which is one of the names in ROUTES.
+        """Set the next answers of an endpoint, which is one of the names in ROUTES.
 
         Each is an Answer, a Stream, None for the normal answer, or a function of the request
         that returns one of these.
@@ -102,14 +102,14 @@ class Simulator(Plan):
         self.scripts[endpoint].extend(answers)
 
     def respond(self, endpoint: str, request: Request) -> Answer | Stream:
-        """What is sent: the scripted answer, else the normal one."""
+        """Return the scripted answer, or the normal one."""
         with self.lock:
             waiting = self.scripts[endpoint]
             answer = waiting.popleft() if waiting else self.always.get(endpoint)
         if callable(answer):
             answer = answer(request)
         if answer is None:
-            # Cloudflare stands before issuer and backend, and lets an empty name pass.
+            # Cloudflare, in front of issuer and backend, accepts an empty User-Agent.
             if request.headers.get("user-agent", "").startswith("Python-urllib"):
                 return web_page()
             try:
@@ -119,13 +119,13 @@ class Simulator(Plan):
         return answer
 
     def serve_websocket(self, request: Request) -> Answer:
-        """No WebSocket is offered, and clients go on with HTTPS."""
+        """Refuse a WebSocket, so that clients continue over HTTPS."""
         if request.headers.get("upgrade", "").lower() == "websocket":
             return Answer(426, {"detail": "Upgrade Required"})
         return Answer(405, {"detail": "Method Not Allowed"}, {"Allow": "POST"})
 
     def seen(self, path: str) -> list[Request]:
-        """The requests whose path ends like this."""
+        """Return the requests whose path ends with `path`."""
         return [request for request in self.requests if request.path.endswith(path)]
 
     @property
@@ -148,7 +148,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that went away is not worth a traceback.
+        # A client that has disconnected needs no traceback.
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _decompressed(raw: bytes, encoding: str) -> bytes:
-    """A request's body; empty if it is not what Content-Encoding says."""
+    """Decompress a request's body; empty if it does not match Content-Encoding."""
     if encoding == "zstd":
         import zstandard
 

@@ -11,13 +11,13 @@ from .replies import Answer, Refusal, Request, error_answer, invalid, refuse, us
 
 MONTH = 30 * 24 * 3600
 WEEK = 7 * 24 * 3600
-# The model that Luna Reserve is used by.
+# The model that uses Luna Reserve.
 RESERVE = "gpt-reserve"
 RESIDENCY = "x-openai-internal-codex-residency"
 
 
 class Wham(Issuer):
-    """Tells the users whom the issuer has signed in what they have."""
+    """Reports limits, banked resets and workspaces to signed-in users."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Wham(Issuer):
         self.repeated_redeem_code = "already_redeemed"
 
     def signed_in(self, request: Request) -> Account:
-        """Whose request this is; raises Refusal."""
+        """Return the account of a request; raises Refusal."""
         if request.bearer in self.personal_tokens:
             return self.personal_tokens[request.bearer]
         entry = self.access_tokens.get(request.bearer)
@@ -113,7 +113,7 @@ class Wham(Issuer):
         ]
 
     def check_allowance(self, model: str, account: Account) -> None:
-        """Raises Refusal if what this model is paid from is used up."""
+        """Raise Refusal if the limit that pays for this model is used up."""
         reserve = self.reserve_used or 0
         if reserve >= 100 if model == RESERVE else self.limit_reached:
             raise Refusal(usage_limit(plan_type=account.plan))
@@ -121,7 +121,7 @@ class Wham(Issuer):
     # Banked resets
 
     def bank_reset(self, **fields: Any) -> dict[str, Any]:
-        """One more reset, which expires in a month; `fields` replace its own."""
+        """Add a reset that expires in a month; `fields` replace its own."""
         now = self.clock()
         number = len(self.resets) + 1
         reset = {
