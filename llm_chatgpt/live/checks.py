@@ -307,7 +307,8 @@ def _refresh(live: Live) -> str:
 def _another_model(live: Live) -> str:
     others = [model.model_id for model in live.listed if model.slug != live.info.slug]
     if not others:
-        raise ChatGPTError("The account has no other model.")
+        live.unsettled.add("P200")
+        return "the account has no other model"
     live.short.model = llm.get_model(others[0])
     live.ask("Reply with one word: again.", live.short)
     return f"{others[0]} continued the conversation"
