@@ -4,7 +4,11 @@ The names of `api` can be imported from here, too, except `login`, which is a pa
 """
 
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_chatgpt import login as login
+    from llm_chatgpt.api import *  # type: ignore[no-redef]  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:

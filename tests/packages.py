@@ -43,6 +43,16 @@ def missing_files(wheel: pathlib.Path, source: pathlib.Path) -> list[str]:
     )
 
 
+# If a name had no type, mypy would call the comment unused.
+TYPED_PROGRAM = """
+from llm_chatgpt import NotSignedIn, Tokens, get_tokens
+
+tokens: Tokens = get_tokens()
+number: int = get_tokens()  # type: ignore[assignment]
+error: type[Exception] = NotSignedIn
+"""
+
+
 def try_wheel(wheel: pathlib.Path, folder: pathlib.Path) -> None:
     """Run the installed command, and check the documentation's programs with mypy --strict."""
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
@@ -59,6 +69,7 @@ def try_wheel(wheel: pathlib.Path, folder: pathlib.Path) -> None:
     )
     for number, example in enumerate(examples):
         (folder / f"example{number}.py").write_text(example)
+    (folder / "example_of_types.py").write_text(TYPED_PROGRAM)
     mypy = prepare(".venv", DEVELOPMENT) / "mypy"
     subprocess.run(
         [mypy, "--strict", "--python-executable", python, *folder.glob("example*.py")],

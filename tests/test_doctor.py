@@ -120,7 +120,7 @@ def test_a_lock_that_is_held(signed_in, examine):
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), PermissionError(13, "Permission denied")])
-def test_a_folder_that_cannot_be_written(signed_in, examine, monkeypatch, error):
+def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatch, error):
     def no(*_, **__):
         raise error
 
@@ -128,6 +128,9 @@ def test_a_folder_that_cannot_be_written(signed_in, examine, monkeypatch, error)
     finding = examine()["storage"]
     assert finding["state"] == "broken"
     assert "LLM_USER_PATH" in finding["advice"]
+    result = run_llm("chatgpt", "status")
+    assert result.exit_code == 0
+    assert result.stderr == f"Warning: {finding['advice']}\n"
 
 
 def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, tmp_path):

@@ -386,6 +386,14 @@ def test_another_account(simulator, codex, check):
     assert {r.headers["chatgpt-account-id"] for r in simulator.requests} == {"other"}
 
 
+def test_an_account_with_one_model(simulator, codex, check):
+    simulator.models = [model for model in simulator.models if model["slug"] == "gpt-6-luna"]
+    report = check("--all")
+    assert wrong(report) == {}
+    line = report["lines"][-1]
+    assert (line["text"], line["facts"]) == ("the account has no other model", [])
+
+
 def test_ctrl_c_shows_what_is_known(simulator, codex, run_llm, monkeypatch):
     def last(live):
         raise KeyboardInterrupt

@@ -159,6 +159,7 @@ TABLE = [
         "body.input: field required",
     ),
     (Answer(400, {"detail": {"message": "Wrong"}}), "refused the request: Wrong."),
+    (Answer(400, {"detail": "No. Ask us"}), "refused the request: No. Ask us."),
     (Answer(400, {"error": "plain words"}), "refused the request: plain words."),
     (Answer(400, {"error": {"message": "M", "code": "c"}}), "refused the request: M."),
     (Answer(400, {"message": "M"}), "refused the request: M."),

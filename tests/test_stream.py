@@ -25,6 +25,7 @@ def frames_of(simulator, *items, **changes):
         lambda data: [data[i : i + 1] for i in range(len(data))],
         lambda data: [data[i : i + 7] for i in range(0, len(data), 7)],
         lambda data: [data.replace(b"\n", b"\r\n")],
+        lambda data: [data.replace(b"\n", b"\r")],
         lambda data: [b": hello\n\n" + data + b"data: [DONE]\n\n"],
     ],
 )

@@ -51,14 +51,16 @@ def test_two_workspaces_of_one_user_can_be_told_apart(two_workspaces, simulator,
     assert len(simulator.requests) == seen
 
 
-def test_workspaces_without_a_name(simulator, run_llm):
+@pytest.mark.parametrize("name", ["Acme", None])
+def test_workspaces_without_a_name_of_their_own(simulator, run_llm, name):
     for account, workspace in ((None, ACME), ("other", GLOBEX)):
         simulator.account = workspace
-        sign_in(simulator, account)
+        sign_in(simulator, account, workspace=name)
     table = run_llm("chatgpt", "accounts").stdout
     assert "aaaa1111" in table
     assert "bbbb2222" in table
-    assert f"Workspace: {ACME.account_id}" in run_llm("chatgpt", "status").stdout
+    shown = f"{name} ({ACME.account_id})" if name else ACME.account_id
+    assert f"Workspace: {shown}" in run_llm("chatgpt", "status").stdout
 
 
 def test_a_refresh_and_a_silent_service_keep_the_workspaces_name(two_workspaces, simulator):

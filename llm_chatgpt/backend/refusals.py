@@ -217,7 +217,8 @@ def explain_refusal(
             "manage": f"Manage usage: {config.USAGE_PAGE}",
             "official_page": config.OFFICIAL_PAGE,
         }
-        first, *more = re.split(r"(?<=[.!?]) ", message, maxsplit=1)
+        words = as_sentence(message) if message else ""
+        first, *more = re.split(r"(?<=[.!?]) ", words, maxsplit=1)
         more = [] if name in _FIRST_SENTENCE_ONLY else more
         what, _, next_step = _TEXTS[name].partition("{words}")
         reason = ": ".join(filter(None, (what.format(**facts), first)))

@@ -68,6 +68,10 @@ def status(account: str | None, json_: bool) -> None:
         common.echo(f"Access token: {common.lifetime_words(tokens, ended, problem)}")
         if credential.account:
             common.echo(f"Stored in: {short_path(path)}")
+            # Otherwise the user would not know before the next renewal.
+            storage = common.storage_problem()
+            if storage and storage.code == "unwritable":
+                notice(f"Warning: {storage.message}")
         if problem:
             common.echo(problem)
     if ended:
@@ -95,6 +99,7 @@ def accounts(json_: bool) -> None:
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
     entries, any_ended = [], False
+    workspaces = [tokens.workspace for tokens in store.accounts.values()]
     for name, tokens in store.accounts.items():
         ended, problem = common.problem_of(name, tokens)
         any_ended = any_ended or ended
@@ -104,7 +109,11 @@ def accounts(json_: bool) -> None:
         if problem or not tokens.renewable:
             lifetime = common.lifetime_words(tokens, ended, problem)
         plan = tokens.route.plan or plan_name(tokens.plan)
-        workspace = tokens.workspace or (tokens.account_id or "?")[:8]
+        workspace, short_id = tokens.workspace, (tokens.account_id or "?")[:8]
+        if not workspace:
+            workspace = short_id
+        elif workspaces.count(workspace) > 1:
+            workspace = f"{workspace} ({short_id})"
         rows.append(("*" if default else "", name, tokens.email or "?", plan, workspace, lifetime))
     if json_:
         common.echo_json(entries)

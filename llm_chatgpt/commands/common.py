@@ -13,7 +13,7 @@ import click
 
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import terminal
-from llm_chatgpt.errors import ChatGPTError, RefreshFailed
+from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.credentials import (
     Credential,
     Rejection,
@@ -21,7 +21,7 @@ from llm_chatgpt.login.credentials import (
     choose_credential,
     stored_tokens,
 )
-from llm_chatgpt.login.login_file import read_store
+from llm_chatgpt.login.login_file import locked_store, read_store
 from llm_chatgpt.login.new_login import workspace_words
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
@@ -126,6 +126,17 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
     except RefreshFailed as error:
         return True, error.message
     return False, tokens.refusal or ""
+
+
+def storage_problem() -> StoreError | None:
+    """Check whether a login could be stored now. The error's code is "unwritable", unless another
+    program holds the lock."""
+    try:
+        with locked_store(0) as writer:
+            writer.probe()
+    except StoreError as error:
+        return error
+    return None
 
 
 def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> str:

@@ -20,7 +20,7 @@ from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.errors import ChatGPTError, StoreError
 from llm_chatgpt.login.credentials import choose_credential
-from llm_chatgpt.login.login_file import locked_store, read_store, store_path
+from llm_chatgpt.login.login_file import read_store, store_path
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
@@ -117,15 +117,13 @@ def _examine(account: str | None) -> Iterator[Finding]:
 
 
 def _storage() -> Finding:
-    try:
-        with locked_store(0) as writer:
-            writer.probe()
-    except StoreError as error:
-        if error.code == "unwritable":
-            return Finding("storage", "broken", "no login can be stored", error.message)
-        advice = "If this lasts for more than a minute, end that program."
-        return Finding("storage", "warning", "another program holds the lock", advice)
-    return Finding("storage", "ok", "logins can be stored")
+    error = common.storage_problem()
+    if error is None:
+        return Finding("storage", "ok", "logins can be stored")
+    if error.code == "unwritable":
+        return Finding("storage", "broken", "no login can be stored", error.message)
+    advice = "If this lasts for more than a minute, end that program."
+    return Finding("storage", "warning", "another program holds the lock", advice)
 
 
 def _login_file(path: pathlib.Path) -> Finding:
