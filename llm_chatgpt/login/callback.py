@@ -1,4 +1,4 @@
-"""Wait for the browser's redirect to 127.0.0.1, or for a pasted address, on both routes.
+"""Wait for the browser's redirect to the loopback, or for a pasted address, on both routes.
 
 Each route's AuthorizeRequest defines the parameters that it sends and accepts. This module is
 imported when a sign-in begins, because http.server takes time to load.
@@ -7,6 +7,7 @@ imported when a sign-in begins, because http.server takes time to load.
 from __future__ import annotations
 
 import contextlib
+import errno
 import html
 import http.server
 import logging
@@ -42,9 +43,13 @@ PAGE_HEADERS = {
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on a port of 127.0.0.1. It starts to answer when `serve` is called."""
+    """A server on a port of 127.0.0.1 or ::1. It starts to answer when `serve` is called."""
 
     daemon_threads = True
+
+    def __init__(self, host: str, port: int):
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
 
     @property
     def port(self) -> int:
@@ -113,14 +118,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Log nothing, because the addresses contain authorization codes."""
 
 
-def open_listener(ports: Sequence[int]) -> Listener:
-    """Listen on the first free port (0: any port). Raises LoginFailed if all are in use."""
+def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
+    """Listen on the first free port (0: any port). Raises LoginFailed if all are in use.
+
+    For localhost, which a browser may resolve to ::1 (P32), the port must be free there, too.
+    """
     reason = ""
     for port in ports:
+        listeners = []
         try:
-            return Listener(("127.0.0.1", port), _Handler)
+            listeners.append(Listener("127.0.0.1", port))
+            if host == "localhost":
+                listeners.append(Listener("::1", port))
+            return listeners
         except OSError as error:
+            # This machine may have no IPv6.
+            if listeners and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return listeners
             reason = os_reason(error)
+            for listener in listeners:
+                listener.server_close()
     if not any(ports):
         raise LoginFailed(
             f"No port of 127.0.0.1 is free for the browser to come back to ({reason}).",
@@ -135,23 +152,25 @@ def open_listener(ports: Sequence[int]) -> Listener:
 def wait_for_approval(
     build_request: Callable[[int], AuthorizeRequest],
     *,
+    host: str = "127.0.0.1",
     ports: Sequence[int],
     show: Callable[[Any], None],
     read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """Wait for a redirect to one of `ports`, or for a pasted address; return the approval.
+    """Wait for a redirect to `host` and one of `ports`, or for a pasted address.
 
     `build_request(port)` builds the request, and `show(request)` presents it. `read_lines(line,
     stop)`, if given, runs in a thread and calls `line` with each pasted line until `stop` is set.
-    Raises LoginFailed and its subclasses.
+    Returns the approval. Raises LoginFailed and its subclasses.
     """
     # Redirects' parameters from the listener's threads, and pasted lines from the reader's thread.
     answers: queue.SimpleQueue[Fields | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(open_listener(ports))
-        request = build_request(listener.port)
-        listener.serve(request, answers.put)
-        stack.callback(listener.shutdown)
+        listeners = [stack.enter_context(each) for each in open_listeners(host, ports)]
+        request = build_request(listeners[0].port)
+        for listener in listeners:
+            listener.serve(request, answers.put)
+            stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
