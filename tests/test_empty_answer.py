@@ -163,3 +163,8 @@ def test_an_answer_that_says_next_to_nothing(simulator, signed_in, ask):
     assert answered.text == ""
     assert answered.response.input_tokens is None
     assert answered.response.resolved_model is None
+    # llm's own models mark reasoning that is only counted in the same way.
+    usage = {"output_tokens_details": {"reasoning_tokens": 5}}
+    end = sse({"type": "response.completed", "response": {"usage": usage}})
+    simulator.script("responses", *[Stream([end])] * 2)
+    assert [part.redacted for part in ask("hi").parts] == [True]

@@ -257,6 +257,7 @@ def test_usage_model_and_raw_answer(simulator, signed_in, ask):
     assert response.resolved_model == "gpt-6-luna"
     for name in ("instructions", "tools", "safety_identifier", "user"):
         assert name not in answered.json
+    assert "attribution" not in answered.json["usage"]
     assert answered.json["status"] == "completed"
     assert [item["type"] for item in answered.json["output"]] == ["reasoning", "message"]
     assert "encrypted_content" not in json.dumps(answered.json)

@@ -138,6 +138,16 @@ def test_answer_messages_are_separated_by_a_blank_line(simulator, signed_in, ask
     assert back == [("One.", "final_answer"), ("Two.", None), ("No three.", "final_answer")]
 
 
+@pytest.mark.parametrize("items", [[comment("One."), Say("Two.")], [Say("Two."), comment("One.")]])
+def test_commentary_does_not_stand_for_hidden_reasoning(simulator, signed_in, run_llm, ask, items):
+    usage = {"input_tokens": 1, "output_tokens_details": {"reasoning_tokens": 5}}
+    simulator.answer(*items, usage=usage)
+    simulator.answer(*items, usage=usage)
+    redacted = [part.redacted for part in ask("hi").parts if isinstance(part, ReasoningPart)]
+    assert redacted.count(True) == 1
+    assert run_llm("-m", MODEL, "hi").stdout == "Two.\n"
+
+
 def test_a_message_that_is_announced_late_stays_an_answer(simulator, signed_in, ask):
     created, _, added, *rest = simulator.frames([comment("I will look.")])
     simulator.script("responses", Stream([created, *rest[:2], added, *rest[2:]]))

@@ -320,7 +320,7 @@ def test_citation_markup_is_neither_shown_nor_logged(simulator, signed_in, run_l
     assert (result.stdout, result.stderr) == (f"{shown}\n", "Looking.\n")
     (row,) = logged(run_llm)
     assert (row["response"], row["reasoning"].strip()) == (shown, "Looking.")
-    # The service's own JSON, in which the places of the annotations count.
+    assert "\ue200" not in json.dumps(row, ensure_ascii=False)
     content = row["response_json"]["output"][1]["content"][0]
     found = content["annotations"][0]
     assert content["text"][found["start_index"] : found["end_index"]] == "fish"
@@ -333,6 +333,10 @@ def test_citation_markup_is_neither_shown_nor_logged(simulator, signed_in, run_l
 )
 def test_what_is_no_citation_is_text(simulator, signed_in, ask, text):
     simulator.answer(Say(text))
+    assert ask("hi").text == text
+    # Also if the finished item never comes.
+    frames = without(frames_of(simulator, Say(text)), "text.done", "item.done", "part.done")
+    simulator.script("responses", Stream(frames))
     assert ask("hi").text == text
 
 
@@ -420,6 +424,10 @@ NO_STREAM = {
     ),
     "error without a type": (Stream([b'{"detail": "No."}']), "OpenAI refused the request: No."),
     "nonsense": (Answer(200, b"no upstream", {"Content-Type": "text/plain"}), "status 200"),
+    "words like a field": (
+        Stream([b"error: no upstream"], headers={"Content-Type": "text/plain"}),
+        "status 200",
+    ),
 }
 
 
@@ -464,6 +472,12 @@ def test_a_whole_response_that_failed(simulator, signed_in, ask):
     simulator.script("responses", Answer(200, response))
     with pytest.raises(llm.ModelError, match="policies refuse this prompt"):
         ask("hi")
+
+
+@pytest.mark.parametrize("begin", [b"junk\n\n", b"\xef\xbb\xbf"])
+def test_a_stream_without_a_type_may_begin_with_junk(simulator, signed_in, ask, begin):
+    simulator.script("responses", Stream([begin, *frames_of(simulator, Say("The answer."))]))
+    assert ask("hi").text == "The answer."
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "text/plain", "TEXT/HTML"])

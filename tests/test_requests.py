@@ -16,7 +16,7 @@ from llm.default_plugins.openai_models import WebSearch
 import llm_chatgpt_oauth as plugin
 from conftest import expire, multiply, press_ctrl_c, sign_in, sign_in_officially, start_llm
 from llm_chatgpt.backend.endpoints import fetch_models
-from simulator import Call, Say, error_answer, usage_limit
+from simulator import Call, Say, Stream, error_answer, sse, usage_limit
 from terminal import Terminal
 
 posix = pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
@@ -270,6 +270,18 @@ def test_reasoning_that_was_left_out(simulator, signed_in, ask, caplog, reason, 
     answered = ask("hi")
     assert caplog.messages == note
     assert answered.json["input_transformations"][0]["action"] == "removed"
+
+
+def test_a_custom_tools_call_is_told(simulator, signed_in, ask, caplog):
+    item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c1", "name": "x", "input": "y"}
+    frames = [
+        sse({"type": "response.output_item.done", "output_index": 0, "item": item}),
+        sse({"type": "response.completed", "response": {"model": "gpt-6-luna"}}),
+    ]
+    simulator.script("responses", Stream(frames))
+    ask("hi")
+    assert caplog.messages == ["Note: the model called a custom tool, which llm cannot carry out."]
+    assert len(sent(simulator)) == 1
 
 
 # Waiting for a limit to reset --------------------------------------------------------------------

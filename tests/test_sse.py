@@ -29,7 +29,7 @@ def decode(*chunks: bytes) -> list[bytes]:
         (b"data\n\ndata\ndata\n\ndata:", [b""]),
         (b"data:test\n\ndata: test\n\n", [b"test", b"test"]),
         # Line ends.
-        (b"data: a\r\n\r\ndata: b\n\n", [b"a", b"b"]),
+        (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", [b"a", b"b", b"c"]),
         (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
         (b"data: a\n\r\ndata: b\n\n", [b"a", b"b"]),
         # Comments, unknown fields, junk.
@@ -69,8 +69,9 @@ def test_an_event_leaves_as_soon_as_it_is_complete():
     decoder = SSEDecoder()
     assert decoder.feed(b"data: a\n") == []
     assert decoder.feed(b"\n") == [b"a"]
-    assert decoder.feed(b"data: b\r\n\r") == []
-    assert decoder.feed(b"\n") == [b"b"]
+    # After CR CR nothing more needs to come.
+    assert decoder.feed(b"data: b\r\r") == [b"b"]
+    assert decoder.feed(b"\ndata: c\n\n") == [b"c"]
 
 
 def test_a_very_long_event_takes_linear_time():

@@ -25,6 +25,7 @@ def frames_of(simulator, *items, **changes):
         lambda data: [data[i : i + 1] for i in range(len(data))],
         lambda data: [data[i : i + 7] for i in range(0, len(data), 7)],
         lambda data: [data.replace(b"\n", b"\r\n")],
+        lambda data: [data.replace(b"\n", b"\r")],
         lambda data: [b": hello\n\n" + data + b"data: [DONE]\n\n"],
     ],
 )
@@ -51,6 +52,23 @@ def test_the_last_event_ends_the_answer_though_the_socket_stays_open(simulator, 
     assert ask("hi").text == "done"
     assert time.monotonic() - start < 5
     assert ask("again").text
+
+
+def test_a_stream_that_never_ends_is_closed(simulator, signed_in, ask):
+    closed = threading.Event()
+
+    def pieces():
+        try:
+            yield from frames_of(simulator, Say("done"))
+            while True:
+                yield 0.02
+                yield b": ping\n\n"
+        finally:
+            closed.set()
+
+    simulator.script("responses", Stream(pieces()))
+    assert ask("hi").text == "done"
+    assert closed.wait(5)
 
 
 def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):

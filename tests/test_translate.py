@@ -381,3 +381,9 @@ def test_an_item_of_a_new_kind_is_kept_in_the_output():
     translator, events = translate(done({"type": "something_new", "x": 1}), done(7))
     assert events == []
     assert output_of(translator) == [{"type": "something_new", "x": 1}]
+
+
+def test_items_without_an_index_keep_their_order():
+    items = [{"type": "new", "id": f"i{n}", "n": n} for n in range(3)]
+    events = [{"type": "response.output_item.done", "item": item} for item in items]
+    assert [item["n"] for item in output_of(translate(*map(sse, events))[0])] == [0, 1, 2]

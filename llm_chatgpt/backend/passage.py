@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from llm_chatgpt.values import as_list, as_mapping
 
 # The service's markup for a citation (P156), such as U+E200 cite U+E202 turn0search0 U+E201.
 # Without an end within 1,000 characters it is text.
@@ -44,3 +48,21 @@ class Passage:
 def without_citations(text: str) -> str:
     """Remove the citations from a text."""
     return _CITATION.sub("", text)
+
+
+def readable_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Remove citations from a part of a message, and move the positions of its annotations."""
+    text = part.get("text")
+    if not isinstance(text, str) or "\ue200" not in text:
+        return part
+
+    def moved(name: str, value: Any) -> Any:
+        if name not in ("start_index", "end_index") or not isinstance(value, int):
+            return value
+        return len(_OPEN_CITATION.sub("", without_citations(text[:value])))
+
+    annotations = [
+        {name: moved(name, value) for name, value in annotation.items()}
+        for annotation in map(as_mapping, as_list(part.get("annotations")))
+    ]
+    return {**part, "text": without_citations(text), "annotations": annotations}

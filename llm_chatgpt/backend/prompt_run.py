@@ -129,6 +129,7 @@ class PromptRun:
     def opened(self, headers: Mapping[str, str]) -> None:
         """Store the headers of an answer that begins, and remember the parts that were refused."""
         self._headers, self._is_sending = headers, False
+        self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
         # The answer itself stores the names of parts of the input.
@@ -262,7 +263,7 @@ class PromptRun:
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
-        record.record(answer, self._headers, self._response)
+        yield from self.display.pass_on(record.record(answer, self._headers, self._response))
         # An answer that has arrived is kept, whatever fails after it.
         with contextlib.suppress(Exception):
             own = [record.sources(answer), *self._notes]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm.parts import StreamEvent
+
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import RESERVE, models_to_register
@@ -21,11 +23,13 @@ _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "
 _SOURCES_SHOWN = 10
 
 
-def record(answer: Answer, headers: Mapping[str, str], response: Any) -> None:
+def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
     """Give llm's response its tool calls, usage, model and raw JSON.
 
-    The JSON is the last round's, with the items and the usage of all rounds.
+    The JSON is the last round's, with the items and the usage of all rounds. Returns the event
+    with which llm's own models mark reasoning that is counted, but came in no item.
     """
+    is_hidden = False
     for call in answer.tool_calls:
         response.add_tool_call(call)
     fields = answer.last_round.response
@@ -33,7 +37,7 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> None:
     logged["output"] = answer.output
     usage = functools.reduce(_add, (one.response.get("usage") for one in answer.rounds))
     if isinstance(usage, dict):
-        logged["usage"] = usage
+        logged["usage"] = {k: v for k, v in usage.items() if k != "attribution"}
         names = ("input_tokens_details", "output_tokens_details")
         details = {name: usage[name] for name in names if as_mapping(usage.get(name))}
         response.set_usage(
@@ -41,9 +45,12 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> None:
             output=int(as_number(usage.get("output_tokens")) or 0),
             details=details or None,
         )
+        thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
+        is_hidden = bool(thought) and not any(item.kind == "reasoning" for item in answer.items)
     response.response_json = logged
     if model := _served_model(answer, headers):
         response.set_resolved_model(model)
+    return [StreamEvent(type="reasoning", chunk="", redacted=True)] if is_hidden else []
 
 
 def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, str]:
@@ -56,6 +63,8 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
     if answer.last_round.ended == "incomplete":
         reason = as_mapping(response.get("incomplete_details")).get("reason")
         lines["incomplete"] = f"The answer was cut short ({_reason(reason)})."
+    elif any(item.kind == "custom_tool_call" for item in answer.items):
+        lines["custom"] = "Note: the model called a custom tool, which llm cannot carry out."
     elif not answer.has_content:
         lines["empty"] = "The model returned an empty answer."
     # Reasons for which the service has left out earlier reasoning (P169).

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+# The fields of an event, and the beginning of a comment.
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
-def is_event_stream(begin: bytes) -> bool:
-    """Check whether a reply is a stream of events, by its first byte.
 
-    The service's own streams have no Content-Type (P154). Anything but a stream (P158) begins like
-    HTML or JSON, or with words.
+def is_event_stream(content_type: str, begin: bytes) -> bool:
+    """Check whether a reply is a stream of events, by its type and its first chunk.
+
+    The service's own streams have no Content-Type (P154). Anything but a stream (P158) has one, or
+    begins like HTML or JSON.
     """
-    # The fields of an event (data, event, id, retry), or a comment.
-    return begin.lstrip()[:1] in (b"d", b"e", b"i", b"r", b":")
+    begin = begin.lstrip()
+    if not content_type or "event-stream" in content_type.lower():
+        return begin[:1] not in (b"<", b"{", b"[")
+    # The chunk may end within the name of a field.
+    return any(begin.startswith(field[: len(begin)]) for field in _FIELDS)
 
 
 class SSEDecoder:
     """Decodes the data of each complete event from bytes that are cut anywhere.
 
     Works on bytes, so that U+2028 is no line end and a character may be cut in two. Comments and
-    other fields are skipped. Lines end in LF or CRLF; unlike the standard, a CR alone ends none,
-    and no byte order mark is expected.
+    other fields are skipped. Lines end in LF, CRLF or CR.
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
 
@@ -28,13 +33,18 @@ class SSEDecoder:
         # How many bytes that is.
         self.pending = 0
         self._data: list[bytes] = []
+        self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that this chunk completes."""
-        *ended, rest = chunk.split(b"\n")
+        # A CR has ended its line already; its LF may come in the next chunk.
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        *ended, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         events = []
         for end in ended:
-            line = b"".join([*self._line, end]).removesuffix(b"\r")
+            line = b"".join([*self._line, end])
             self._line, self.pending = [], 0
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))

@@ -18,7 +18,7 @@ from llm.parts import ReasoningPart, StreamEvent, TextPart, ToolCallPart
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer, Item, Round
 from llm_chatgpt.backend.images import decode_image
-from llm_chatgpt.backend.passage import Passage, without_citations
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
 from llm_chatgpt.backend.sse import SSEDecoder, is_event_stream
 from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, json_object
 
@@ -73,6 +73,8 @@ class EventTranslator:
         self.started = False
         # The words for the user about a running tool of the service; empty while none runs.
         self.activity = ""
+        # The reply's Content-Type; the service's streams have none (P154).
+        self.content_type = ""
         # The body of a reply that is not a stream (P158).
         self.page = b""
         self._is_stream: bool | None = None
@@ -87,7 +89,7 @@ class EventTranslator:
     def feed(self, chunk: bytes) -> list[StreamEvent]:
         """Return llm's events for the next bytes of the answer."""
         if self._is_stream is None and chunk.strip():
-            self._is_stream = is_event_stream(chunk)
+            self._is_stream = is_event_stream(self.content_type, chunk)
         if self._is_stream is False:
             self.page += chunk
             return []
@@ -138,6 +140,10 @@ class EventTranslator:
             if not any(item.finished for item in self._items.values()):
                 for index, item in enumerate(as_list(response.get("output"))):
                     self._read_item({"output_index": index, "item": item}, is_finished=True)
+            # A citation of an unfinished item has no end any more, so it is text.
+            for place, passage in list(self._passages.items()):
+                if place[0].finished is None:
+                    self._show(place, passage.held)
             self.round.ended, self.round.response = ended, response
         self.ended = ended
 
@@ -146,11 +152,13 @@ class EventTranslator:
     def _item(self, event: Fields, kind: str) -> Item:
         """Find or create the item that an event belongs to."""
         index = event.get("output_index")
-        place = index if isinstance(index, int) else float("inf")
-        if (kind, place) not in self._items:
-            item = self._items[kind, place] = self.round.new_item(kind, place)
-            self.started |= item.acts
-        return self._items[kind, place]
+        names = (index, event.get("item_id"), as_mapping(event.get("item")).get("id"))
+        key = (kind, next((name for name in names if isinstance(name, (int, str))), None))
+        if key not in self._items:
+            place = index if isinstance(index, int) else float("inf")
+            self._items[key] = self.round.new_item(kind, place)
+            self.started |= self._items[key].acts
+        return self._items[key]
 
     def _read_item(self, event: Fields, *, is_finished: bool) -> None:
         """Read an item that begins or is finished."""
@@ -212,7 +220,9 @@ class EventTranslator:
 
     def _message_done(self, item: Item, fields: Fields) -> None:
         self._texts_done(item, fields)
-        parts = map(as_mapping, as_list(fields.get("content")))
+        parts = [readable_part(part) for part in map(as_mapping, as_list(fields.get("content")))]
+        if item.finished and parts:
+            item.finished["content"] = parts
         annotations = [one for part in parts for one in as_list(part.get("annotations"))]
         metadata = {"phase": as_text(fields.get("phase")), "annotations": annotations}
         before = item.metadata
