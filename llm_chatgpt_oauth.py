@@ -1,18 +1,18 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
 llm loads this file: the models' options, the sync and the async model, and llm's two hooks.
-Everything else is in the package `llm_chatgpt`, one subject to a file:
+Everything else is in the package `llm_chatgpt`, with one subject per file:
 
     values, errors, config, text, files, http    used by all modules
-    login/      tokens, the login file, ways to sign in, a valid access token
-    backend/    a prompt: the request, its answer as llm's events, errors, limits, models
+    login/      tokens, the login file, signing in, renewing access tokens
+    backend/    prompts: requests, answers as llm's events, errors, limits, models
     commands/   llm chatgpt ...
 
 A prompt runs from `execute` below through login/credentials.py, backend/prompt_run.py and http.py
 to backend/translate.py. docs/development.md says which file to open for which change.
 
 Other programs can import the Python API (docs/reference.md) from here. llm loads this file for
-every command; modules that only prompts or other programs need are imported when they are used.
+every command, so modules that only prompts or other programs need are imported on first use.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from llm_chatgpt.text import in_thread
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the Python API when it is used."""
+    """Return a name of the Python API, which is imported on first use."""
     from llm_chatgpt import api
 
     return getattr(api, name)
 
 
 class Options(BaseOptions):
-    """The options of a prompt. Those with a description are sent (backend/body.py)."""
+    """Options of a prompt. Only those with a description affect the request (backend/body.py)."""
 
     reasoning_effort: str | None = Field(
         None,
@@ -88,8 +88,8 @@ class Options(BaseOptions):
         "alike. By default each conversation has its own.",
     )
 
-    # The service refuses these (P96). Some plugins always pass them, so they are accepted, left
-    # out of the request, and not listed.
+    # The service refuses these options (P96). They are accepted because some plugins always pass
+    # them, but neither sent nor listed.
     temperature: SkipJsonSchema[Any] = None
     top_p: SkipJsonSchema[Any] = None
     seed: SkipJsonSchema[Any] = None
@@ -118,15 +118,15 @@ class Options(BaseOptions):
 
 
 class _ChatGPTModel(AccountModel):
-    """The common base of the sync and the async model."""
+    """Base class of the sync and the async model."""
 
     can_stream = True
     supports_schema = True
     supports_tools = True
     Options = Options
 
-    # Values that recur in the raw JSON of answers, which llm logs by these names instead. Only ever
-    # add an entry: logs that are stored already refer to the old ones.
+    # Values that recur in the raw JSON of answers. llm logs the name in place of the value. Never
+    # change or remove an entry, because existing logs refer to it.
     json_replacements: ClassVar[dict[str, Any]] = {
         "chatgpt_envelope_0": {
             "object": "response",
@@ -208,7 +208,7 @@ class ChatGPT(_ChatGPTModel, llm.KeyModel):  # type: ignore[misc]
 
 
 class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
-    """`ChatGPT` for an event loop, which it never blocks."""
+    """`ChatGPT` for event loops, which it never blocks."""
 
     async def execute(
         self,
@@ -237,8 +237,8 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
                         run.opened(reply.headers)
                         async for chunk in reply.chunks:
                             feed = run.translator.feed
-                            long = run.translator.takes_long(chunk)
-                            events = await in_thread(feed, chunk) if long else feed(chunk)
+                            is_slow = run.translator.takes_long(chunk)
+                            events = await in_thread(feed, chunk) if is_slow else feed(chunk)
                             for event in run.display.pass_on(events):
                                 yield event
                             if run.translator.ended:
@@ -253,7 +253,7 @@ class AsyncChatGPT(_ChatGPTModel, llm.AsyncKeyModel):  # type: ignore[misc]
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
-    # llm cannot register a model without listing it.
+    # `llm models` lists every registered model, so hidden ones are not registered for it.
     skip_hidden = _lists_all_models()
     for info in models_to_register().values():
         if info.hidden and skip_hidden:

@@ -1,4 +1,4 @@
-"""The models that create or edit an image and answer with the path of the file.
+"""Models that create or edit an image and answer with the path of its file.
 
 The work is done in backend/images.py and image_prompt.py, which are imported when a prompt runs.
 """
@@ -15,7 +15,7 @@ from llm_chatgpt.text import in_thread
 
 
 class ImageOptions(BaseOptions):
-    """The options of the models that create images."""
+    """Options of the models that create images."""
 
     size: str | None = Field(
         None, description="Width and height in pixels, such as 1536x1024; auto by default."
@@ -33,16 +33,16 @@ class ImageOptions(BaseOptions):
 
 
 class _ImageModel(AccountModel):
-    """The base of the sync and the async image model."""
+    """Base class of the sync and the async image model."""
 
     attachment_types = frozenset({"image/png", "image/jpeg", "image/webp"})
-    # Each image is a request of its own.
+    # The service creates each image from its prompt alone.
     supports_conversation = False
     Options = ImageOptions
 
 
 class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
-    """A model that creates or edits an image and answers with the path of the file."""
+    """A model that creates or edits an image and answers with the path of its file."""
 
     def execute(
         self,
@@ -60,7 +60,7 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
 
 
 class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
-    """The same model for an event loop, which it never blocks."""
+    """`ChatGPTImage` for event loops, which it never blocks."""
 
     async def execute(
         self,

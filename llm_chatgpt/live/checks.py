@@ -1,8 +1,8 @@
 """The checks of `llm chatgpt doctor --live`, in the order of its report.
 
-Each sends prompts through llm, as any program does. It returns the text for its line, notes
-differences with `live.differs`, and raises an error if it failed. Checks read the service's answers
-from the recording, because the plugin itself copes with most differences.
+Each check sends prompts through llm, like any program. It returns the text of its line, records
+differences with `live.differs`, and raises an error if it fails. Checks read the service's answers
+from the recording, because the plugin hides most differences.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _check(name: str, codex: str, official: str, **settings: Any) -> Callable[..
 
 
 def chosen_checks(tokens: Tokens, with_optional: bool) -> list[Check]:
-    """Return the checks for a login, in their order."""
+    """Return the checks to run for a login, in order."""
     renewable = tokens.kind == "login" and tokens.refresh_token
     chosen = [c for c in CHECKS if c.facts_on(tokens) and (with_optional or not c.optional)]
     return [check for check in chosen if check.run is not _refresh or renewable]
@@ -54,7 +54,7 @@ def _model_list(live: Live) -> str:
     return f"{len(live.listed)} listed; the checks use {live.info.model_id}"
 
 
-# Makes a prompt of 1,900 tokens. Caching was seen with 9,000 (P213).
+# Lengthens a prompt to 1,900 tokens. Caching was seen with 9,000 (P213).
 _NUMBERS = " ".join(map(str, range(900)))
 
 
@@ -64,7 +64,7 @@ _NUMBERS = " ".join(map(str, range(900)))
     "P245 P246 P247 P273 P274 P275",
 )
 def _one_word(live: Live) -> str:
-    live.ask(f"Reply with one word: hello. Ignore these numbers: {_NUMBERS}", live.short)
+    live.ask(f"Reply with one word: hello. Ignore these numbers: {_NUMBERS}", live.short_chat)
     return f"answered by {live.last.headers.get('openai-model') or live.last.response.get('model')}"
 
 
@@ -91,13 +91,13 @@ def _tool_turn(live: Live) -> str:
         key=live.key,
         options={"parallel_tool_calls": True},
     )
-    # Not the whole chain: a model may go on calling tools.
-    calls = [len(response.tool_calls()) for response in itertools.islice(chain.responses(), 2)]
+    # Only two responses, because a model may go on calling tools.
+    counts = [len(response.tool_calls()) for response in itertools.islice(chain.responses(), 2)]
     if "x-codex-turn-state" not in live.last.request_headers:
         live.unsettled.add("P80")
-    if calls[0] < 2:
-        live.differs("P277", f"{calls[0]} calls in one answer instead of 2")
-    return f"{calls[0]} calls in one answer, their results accepted"
+    if counts[0] < 2:
+        live.differs("P277", f"{counts[0]} calls in one answer instead of 2")
+    return f"{counts[0]} calls in one answer, their results accepted"
 
 
 _LOOSE_SCHEMA = {
@@ -105,7 +105,7 @@ _LOOSE_SCHEMA = {
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name", "age"],
 }
-# Strict mode demands this, too (P133).
+# Strict mode also requires `additionalProperties` (P133).
 _STRICT_SCHEMA = {**_LOOSE_SCHEMA, "additionalProperties": False}
 
 
@@ -138,12 +138,12 @@ def _ask_for_dog(live: Live, schema: dict[str, Any], fact: str) -> str:
 )
 def _reasoning(live: Live) -> str:
     question = "Which is larger: 17 * 23 or 19 * 21? Answer with one number."
-    live.ask(question, live.thoughtful, reasoning_effort="medium")
-    thought = live.last.count("reasoning_tokens")
-    if thought and not any(item.get("encrypted_content") for item in live.last.items):
+    live.ask(question, live.reasoning_chat, reasoning_effort="medium")
+    reasoning_tokens = live.last.token_count("reasoning_tokens")
+    if reasoning_tokens and not any(item.get("encrypted_content") for item in live.last.items):
         live.differs("P88", "the model thought, but no encrypted reasoning came")
     question = "What is the difference of the two? Answer with one number."
-    live.ask(question, live.thoughtful, reasoning_effort="medium")
+    live.ask(question, live.reasoning_chat, reasoning_effort="medium")
     for removal in map(as_mapping, as_list(live.last.response.get("input_transformations"))):
         if removal.get("reason") != "turn_boundary":
             reason = printable(removal.get("reason"), 60)
@@ -152,15 +152,15 @@ def _reasoning(live: Live) -> str:
     sent = sum(item.get("type") == "reasoning" for item in items)
     if not sent:
         live.unsettled |= {"P116", "P124", "P125", "P155"}
-        return "nothing was sent back" if thought else "the model did not think"
+        return "nothing was sent back" if reasoning_tokens else "the model did not think"
     return f"reasoning items accepted: {sent}"
 
 
 @_check("changed effort", "P89", "P249")
 def _changed_effort(live: Live) -> str:
-    live.ask("And their sum? One number.", live.thoughtful, reasoning_effort="low")
-    answered = as_mapping(live.last.response.get("reasoning")).get("effort")
-    return f"low accepted; the answer names {printable(answered, 20)}"
+    live.ask("And their sum? One number.", live.reasoning_chat, reasoning_effort="low")
+    effort = as_mapping(live.last.response.get("reasoning")).get("effort")
+    return f"low accepted; the answer names {printable(effort, 20)}"
 
 
 # A red square of 32 pixels.
@@ -168,7 +168,7 @@ _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAJ0lEQVR42u3NsQkAAAjAsP7/tF7hIASyp6lTCQQC"
     "gUAgEAgEgi/BAjLD/C5w/SM9AAAAAElFTkSuQmCC"
 )
-# A page with the word "pelican". The table at the end has the places of the objects.
+# A page with the word "pelican". The table at the end lists the byte offsets of its objects.
 _PDF = b"""%PDF-1.4
 1 0 obj <</Type/Catalog /Pages 2 0 R>> endobj
 2 0 obj <</Type/Pages /Kids[3 0 R] /Count 1>> endobj
@@ -189,7 +189,7 @@ startxref
 355
 %%EOF
 """
-_READ = "Reply with the one word that this file is about."
+_FILE_QUESTION = "Reply with the one word that this file is about."
 
 
 @_check("image", "P114", "P253")
@@ -201,12 +201,12 @@ def _image(live: Live) -> str:
 @_check("text file", "P113", "P248")
 def _text_file(live: Live) -> str:
     content = b"The notes of today.\nThe word is pelican.\n"
-    return _ask_about(live, _READ, llm.Attachment(type="text/plain", content=content))
+    return _ask_about(live, _FILE_QUESTION, llm.Attachment(type="text/plain", content=content))
 
 
 @_check("PDF", "P115 P126", "P253")
 def _pdf(live: Live) -> str:
-    return _ask_about(live, _READ, llm.Attachment(type="application/pdf", content=_PDF))
+    return _ask_about(live, _FILE_QUESTION, llm.Attachment(type="application/pdf", content=_PDF))
 
 
 def _ask_about(live: Live, question: str, attachment: llm.Attachment) -> str:
@@ -218,7 +218,7 @@ def _output_limit(live: Live) -> str:
     limit = 16
     live.ask("Count from one to two hundred, in words, without a comment.", max_output_tokens=limit)
     status = live.last.response.get("status")
-    tokens = live.last.count("output_tokens") - live.last.count("reasoning_tokens")
+    tokens = live.last.token_count("output_tokens") - live.last.token_count("reasoning_tokens")
     if "max_output_tokens" in live.last.body and status != "incomplete" and tokens > limit:
         live.differs("P95", f"{tokens} tokens came, although {limit} were allowed")
     return f"{limit} tokens allowed; {status}"
@@ -234,10 +234,10 @@ def _web_search(live: Live) -> str:
 
 @_check("second turn", "P79 P93 P113 P213", "P250")
 def _second_turn(live: Live) -> str:
-    if not live.short.responses:
+    if not live.short_chat.responses:
         raise ChatGPTError("There was no first turn.")
-    live.ask("Reply with one word: bye.", live.short)
-    total, cached = live.last.count("input_tokens"), live.last.count("cached_tokens")
+    live.ask("Reply with one word: bye.", live.short_chat)
+    total, cached = live.last.token_count("input_tokens"), live.last.token_count("cached_tokens")
     if not cached:
         live.differs("P213", f"none of {total} input tokens was cached")
     return f"{100 * cached // max(1, total)}% of {total} input tokens cached"
@@ -245,7 +245,7 @@ def _second_turn(live: Live) -> str:
 
 @_check("streaming", "P154 P163 P276", "P261 P276", requests=0)
 def _streaming(live: Live) -> str:
-    if not live.first_texts:
+    if not live.first_text_seconds:
         raise ChatGPTError("There was no answer to judge.")
     most_pieces = 0
     for answer in (exchange for exchange in live.prompts if exchange.status == 200):
@@ -257,11 +257,12 @@ def _streaming(live: Live) -> str:
             live.differs("P163", "the last event repeats the output")
     if most_pieces < 2:
         live.differs("P276", "no text came in pieces")
-    first, last = min(live.first_texts), max(live.first_texts)
-    return f"first text after {first:.1f} to {last:.1f} seconds, up to {most_pieces} pieces"
+    fastest, slowest = min(live.first_text_seconds), max(live.first_text_seconds)
+    return f"first text after {fastest:.1f} to {slowest:.1f} seconds, up to {most_pieces} pieces"
 
 
-# How far two reports of the same limit may lie apart, in percent: other programs use it, too.
+# Allowed difference between two reports of one limit, in percentage points. Other programs may use
+# the limit between the two.
 _USAGE_TOLERANCE = 3
 
 
@@ -299,8 +300,8 @@ def _refresh(live: Live) -> str:
     new = get_tokens(credential, rejected=Rejection(old.access_token, final=False))
     if new.access_token == old.access_token:
         raise ChatGPTError("The login was not renewed.")
-    rotated = "a new" if new.refresh_token != old.refresh_token else "the same"
-    return f"renewed, with {rotated} refresh token"
+    which = "a new" if new.refresh_token != old.refresh_token else "the same"
+    return f"renewed, with {which} refresh token"
 
 
 @_check("another model", "P200", "P200", optional=True)
@@ -309,6 +310,6 @@ def _another_model(live: Live) -> str:
     if not others:
         live.unsettled.add("P200")
         return "the account has no other model"
-    live.short.model = llm.get_model(others[0])
-    live.ask("Reply with one word: again.", live.short)
+    live.short_chat.model = llm.get_model(others[0])
+    live.ask("Reply with one word: again.", live.short_chat)
     return f"{others[0]} continued the conversation"

@@ -1,6 +1,6 @@
-"""The names that docs/protocol.md lists for answers ("Known names").
+"""The events, headers and fields that docs/protocol.md lists ("Known names").
 
-Names are separated by spaces; `*` stands for any words.
+Names are separated by whitespace; `*` matches any characters.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ USAGE_FIELDS = """
 """
 
 
-def unknown(names: Iterable[str], known: str) -> list[str]:
-    """Return the names that are not among the known ones, sorted."""
-    patterns = known.split()
+def unlisted(names: Iterable[str], listed: str) -> list[str]:
+    """Return the names that `listed` does not contain, sorted."""
+    patterns = listed.split()
     return sorted({n for n in names if not any(fnmatchcase(n, pattern) for pattern in patterns)})

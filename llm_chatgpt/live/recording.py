@@ -1,4 +1,4 @@
-"""Records what the plugin sends and receives, so that the live check can read it, too."""
+"""Record the plugin's requests and their answers, for the live checks and for cassettes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from llm_chatgpt.values import as_mapping, as_number, json_object
 
 
 class Exchange:
-    """A request and its answer. `pieces` of the answer are added while the plugin reads it.
-
-    All content is without its compression.
-    """
+    """A request and its answer, decompressed. `pieces` grows while the plugin reads the answer."""
 
     def __init__(self, response: Any):
         request = response.request
@@ -50,7 +47,7 @@ class Exchange:
 
     @property
     def final_event(self) -> Mapping[str, Any]:
-        """The last event that has a response; empty without one."""
+        """The last event with a `response`; empty if there is none."""
         return next((event for event in reversed(self.events) if "response" in event), {})
 
     @property
@@ -65,8 +62,8 @@ class Exchange:
         input_details = as_mapping(usage.get("input_tokens_details"))
         return {**usage, **input_details, **as_mapping(usage.get("output_tokens_details"))}
 
-    def count(self, name: str) -> int:
-        """Return a number of the usage; 0 if it is missing."""
+    def token_count(self, name: str) -> int:
+        """Return a number from the usage; 0 if it is missing."""
         return int(as_number(self.usage.get(name)) or 0)
 
 
@@ -81,7 +78,7 @@ def recording() -> Iterator[list[Exchange]]:
     """Record the exchanges of the sync client. The list grows while the block runs."""
     exchanges: list[Exchange] = []
     client = clients.sync_client()
-    hooks_before = client.event_hooks
+    old_hooks = client.event_hooks
 
     def record(response: Any) -> None:
         exchanges.append(exchange := Exchange(response))
@@ -94,8 +91,8 @@ def recording() -> Iterator[list[Exchange]]:
 
         response.iter_bytes = iter_bytes
 
-    client.event_hooks = {**hooks_before, "response": [*hooks_before["response"], record]}
+    client.event_hooks = {**old_hooks, "response": [*old_hooks["response"], record]}
     try:
         yield exchanges
     finally:
-        client.event_hooks = hooks_before
+        client.event_hooks = old_hooks

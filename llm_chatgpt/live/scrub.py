@@ -1,7 +1,7 @@
-"""Takes secrets out of recordings and reports: tokens, codes, ids, emails and cookies.
+"""Remove secrets from recordings and reports: tokens, codes, ids, emails and cookies.
 
-A value is secret if its field is one of `_PRIVATE_FIELDS`, or if it has one of the forms in
-`_SECRET`. Of headers, only those that are known to be harmless are kept.
+A value is secret if its field is one of `_PRIVATE_FIELDS`, or if it matches `_SECRET`. Only
+harmless headers are kept.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _PRIVATE_FIELDS = (
 _FIELD = re.compile(rf'"({_PRIVATE_FIELDS})"(\s*:\s*)"((?:[^"\\]|\\.)+)"')
 _ID_PREFIX = "(?:resp|msg|rs|fc|ws|ig|cmp|user|org|acct|acc|call|ts|req|sess)[_-]"
 _SECRET = re.compile(
-    # JWTs, also those that were cut off; the other tokens, codes and keys.
+    # JWTs, including truncated ones; other tokens, codes and keys.
     r"(?<![\w-])eyJ[\w-]{3,}(?:\.[\w-]+)*|Bearer [\w.-]{6,}|gAAAA[\w-]{6,}"
     r"|(?<![\w-])(?:rt|at|ac|sk)[_.-](?=[\w-]*\d)[\w-]{6,}|deviceauth_(?=\w*\d)\w{6,}"
-    # Client ids of the official route, which belong to one user each.
+    # Client ids of the official route: each belongs to one user.
     r"|oaiapp_\w+"
     # Random ids, UUIDs, emails, cookies.
     rf"|(?<![\w-]){_ID_PREFIX}(?=[\w-]*\d)[\w-]{{8,}}"
@@ -41,10 +41,10 @@ _HARMLESS_HEADERS = re.compile(
 
 
 class Scrubber:
-    """Replaces each secret by a name that stays the same within one recording."""
+    """Replaces each secret with a placeholder, the same one throughout a recording."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._placeholders: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         """Scrub JSON, or a stream of events with JSON in them."""
@@ -60,21 +60,22 @@ class Scrubber:
         return self.text(text).encode()
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that say nothing about the user."""
+        """Return the harmless headers, scrubbed."""
         harmless = {k: v for k, v in headers.items() if _HARMLESS_HEADERS.fullmatch(k.lower())}
         return {name: self.text(value) for name, value in harmless.items()}
 
     def replacement(self, field: str, secret: str) -> str:
-        """Return the name that takes the place of a secret; a name is its own replacement."""
+        """Return the placeholder for a secret. A placeholder is returned unchanged."""
         if secret.startswith("scrubbed-"):
             return secret
-        if secret not in self._names:
-            same = sum(1 for name in self._names.values() if name.startswith(f"scrubbed-{field}-"))
-            self._names[secret] = f"scrubbed-{field}-{same + 1}"
-        return self._names[secret]
+        if secret not in self._placeholders:
+            count = sum(p.startswith(f"scrubbed-{field}-") for p in self._placeholders.values())
+            self._placeholders[secret] = f"scrubbed-{field}-{count + 1}"
+        return self._placeholders[secret]
 
     def _value(self, field: str, value: str) -> str:
-        # In JSON, a `code` is an error's. The ids of service tiers are no secrets.
+        # `code` is secret in forms only: in JSON it is an error code, and does not get here. An
+        # `id` without a known prefix, such as that of a service tier, is not secret.
         is_private = re.fullmatch(f"{_PRIVATE_FIELDS}|code", field)
         if is_private and (field != "id" or re.match(_ID_PREFIX, value)):
             return self.replacement(field, value)
@@ -82,38 +83,38 @@ class Scrubber:
 
 
 def cassette(exchanges: Iterable[Exchange]) -> str:
-    """Write exchanges without secrets, as vcrpy reads them: JSON, which is YAML as well."""
+    """Return exchanges as a vcrpy cassette without secrets. It is JSON, which is valid YAML."""
     scrubber = Scrubber()
 
     def headers(headers: Mapping[str, str]) -> dict[str, list[str]]:
         return {name: [value] for name, value in scrubber.headers(headers).items()}
 
     interactions = []
-    for one in exchanges:
-        kind = one.request_headers.get("content-type", "")
+    for exchange in exchanges:
+        content_type = exchange.request_headers.get("content-type", "")
         request = {
-            "method": one.method,
-            "uri": one.url,
-            "body": scrubber.body(one.request_content, kind).decode(),
-            "headers": headers(one.request_headers),
+            "method": exchange.method,
+            "uri": exchange.url,
+            "body": scrubber.body(exchange.request_content, content_type).decode(),
+            "headers": headers(exchange.request_headers),
         }
         response = {
-            "status": {"code": one.status, "message": ""},
-            "headers": headers(one.headers),
-            "body": {"string": scrubber.body(one.reply.content).decode()},
+            "status": {"code": exchange.status, "message": ""},
+            "headers": headers(exchange.headers),
+            "body": {"string": scrubber.body(exchange.reply.content).decode()},
         }
         interactions.append({"request": request, "response": response})
     return json.dumps({"version": 1, "interactions": interactions}, indent=1, ensure_ascii=False)
 
 
 def secrets_in(text: str) -> list[str]:
-    """Return what looks like a token, a cookie, an id or an email in a text."""
+    """Return the probable tokens, cookies, ids and emails in a text."""
     return _SECRET.findall(text)
 
 
-def harmless(text: str, tokens: Tokens) -> str:
-    """Remove everything from a text that identifies the user or lets anybody in."""
-    own = (tokens.account_id, tokens.email, tokens.workspace, tokens.subject)
-    for secret in (*filter(None, own), *secrets_in(text)):
+def without_secrets(text: str, tokens: Tokens) -> str:
+    """Remove secrets, and everything that identifies the user, from a text."""
+    identity = (tokens.account_id, tokens.email, tokens.workspace, tokens.subject)
+    for secret in (*filter(None, identity), *secrets_in(text)):
         text = text.replace(secret, "[removed]")
     return text

@@ -1,4 +1,4 @@
-"""Runs checks: their shared state, and their lines in the report."""
+"""Run checks, hold their shared state, and collect the lines of the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo, remembered
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import facts
 from llm_chatgpt.live.recording import Exchange
-from llm_chatgpt.live.scrub import harmless
+from llm_chatgpt.live.scrub import without_secrets
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
@@ -23,7 +23,7 @@ from llm_chatgpt.values import as_list
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A fact of docs/protocol.md that does not hold, and what the service did instead."""
+    """A difference between a fact in docs/protocol.md and the service's behaviour."""
 
     fact: str
     text: str
@@ -33,7 +33,7 @@ class Difference:
 class Line:
     """The result of a check. `state` is "ok", "differs" or "failed".
 
-    `facts` are confirmed if it is "ok".
+    `facts` are confirmed if `state` is "ok".
     """
 
     name: str
@@ -54,21 +54,21 @@ class Live:
         self.differences: list[Difference] = []
         # Facts of the current check that this run has not tested.
         self.unsettled: set[str] = set()
-        # Seconds until each answer's first text.
-        self.first_texts: list[float] = []
+        # Seconds from each prompt to the first text of its answer.
+        self.first_text_seconds: list[float] = []
 
     def use(self, listed: Sequence[ModelInfo]) -> None:
-        """Choose the cheapest of these models, and begin the conversations that checks share.
+        """Choose a cheap model from a list, and begin the conversations that checks share.
 
-        It is the first one that is called luna, nano or mini; without one, the last of the list.
+        Chooses the first model with luna, nano or mini in its name, otherwise the last model.
         """
         self.listed = listed or list(BUILT_IN_MODELS.values())
         small = (m for m in self.listed if any(n in m.slug for n in ("luna", "nano", "mini")))
         self.info = next(small, self.listed[-1])
-        # Once for all checks: older versions of llm need a second for it.
+        # Loaded once for all checks, because older versions of llm need a second for it.
         self.model = llm.get_model(self.info.model_id)
-        self.short = llm.Conversation(self.model)
-        self.thoughtful = llm.Conversation(self.model)
+        self.short_chat = llm.Conversation(self.model)
+        self.reasoning_chat = llm.Conversation(self.model)
 
     def ask(self, prompt: str, conversation: Any = None, **arguments: Any) -> str:
         """Send a prompt and return the text. Raises ChatGPTError if it is empty."""
@@ -77,15 +77,15 @@ class Live:
         answer = conversation.prompt(prompt, key=self.key, **arguments)
         for number, _ in enumerate(answer):
             if not number:
-                self.first_texts.append(time.monotonic() - begin)
+                self.first_text_seconds.append(time.monotonic() - begin)
         text = str(answer.text())
         if not text.strip() and self.last.response.get("status") != "incomplete":
             raise ChatGPTError("The answer was empty.")
         return text
 
     def differs(self, fact: str, text: str) -> None:
-        """Note a difference, unless an earlier exchange had the same one."""
-        difference = Difference(fact, harmless(text, self.tokens))
+        """Record a difference, unless the same one has been recorded already."""
+        difference = Difference(fact, without_secrets(text, self.tokens))
         if difference not in self.differences:
             self.differences.append(difference)
 
@@ -97,13 +97,14 @@ class Live:
 
     @property
     def last(self) -> Exchange:
+        """The last recorded prompt."""
         return self.prompts[-1]
 
 
 class Check(NamedTuple):
-    """A line of the report, and the ids of the facts that it settles on each route.
+    """A check, with the ids of the facts that it settles on each route.
 
-    A route without facts has no such line. `optional` checks belong to --all.
+    On a route without facts the check is skipped. `optional` checks run only with --all.
     """
 
     name: str
@@ -115,15 +116,15 @@ class Check(NamedTuple):
 
     @property
     def facts(self) -> list[str]:
-        """The facts that it settles on either route."""
+        """The facts that the check settles on either route."""
         return f"{self.codex} {self.official}".split()
 
     def facts_on(self, tokens: Tokens) -> list[str]:
-        """Return the facts that it settles on a login's route."""
+        """Return the facts that the check settles on a login's route."""
         return (self.codex if tokens.route is CODEX else self.official).split()
 
 
-# The facts that are wrong if the service refuses these parts of a request.
+# For each part of a request, the fact that is wrong if the service refuses the part.
 _FACTS_OF_PARTS = {
     optional_parts.SUMMARY: "P89",
     optional_parts.REASONING: "P116",
@@ -138,47 +139,47 @@ _FACTS_OF_PARTS = {
 
 
 def run_check(live: Live, check: Check, later: Iterable[Check]) -> Line:
-    """Run a check and return its line. Raises nothing but KeyboardInterrupt and the like.
+    """Run a check and return its line, also if the check raises an Exception.
 
-    A difference is reported by the check that settles its fact. So the line includes differences
-    that earlier checks have found, and leaves some to the `later` checks.
+    The check that settles a fact reports its differences. So the line includes differences that
+    earlier checks have found, and leaves others to the `later` checks.
     """
-    before = len(live.exchanges)
+    start = len(live.exchanges)
     live.unsettled = set()
     try:
         text, state = check.run(live), "ok"
     except Exception as error:
-        text, state = _error_words(error), "failed"
-    for exchange in live.exchanges[before:]:
+        text, state = _describe_error(error), "failed"
+    for exchange in live.exchanges[start:]:
         if exchange.status != 200:
             _examine_refusal(live, exchange)
         elif exchange in live.prompts:
             _examine_names(live, exchange)
     reported = [difference for line in live.lines for difference in line.differences]
-    left_to_others = {fact for other in later for fact in other.facts} - set(check.facts)
-    found = [d for d in live.differences if d not in reported and d.fact not in left_to_others]
-    if found and state == "ok":
+    later_facts = {fact for later_check in later for fact in later_check.facts} - set(check.facts)
+    new = [d for d in live.differences if d not in reported and d.fact not in later_facts]
+    if new and state == "ok":
         state = "differs"
     settled = [fact for fact in check.facts_on(live.tokens) if fact not in live.unsettled]
-    return Line(check.name, state, harmless(text, live.tokens), settled, found)
+    return Line(check.name, state, without_secrets(text, live.tokens), settled, new)
 
 
-def _error_words(error: Exception) -> str:
-    """Say in one line what failed, with the service's status, code and parameter."""
+def _describe_error(error: Exception) -> str:
+    """Describe an error in one line, with the service's status, code and parameter."""
     if not isinstance(error, ChatGPTError):
-        # A fault of the plugin, which this answer of the service has brought to light.
+        # A bug in the plugin that the service's answer has revealed.
         return f"{type(error).__name__}: {printable(error, 200)}"
     details = filter(None, (error.status, error.code, error.param))
-    words = ", ".join(printable(detail, 100) for detail in details)
-    return f"{error.reason} ({words})" if words else error.reason
+    suffix = ", ".join(printable(detail, 100) for detail in details)
+    return f"{error.reason} ({suffix})" if suffix else error.reason
 
 
 def _examine_refusal(live: Live, exchange: Exchange) -> None:
-    """Note an error of an unknown form, and a refused part that the plugin can leave out."""
+    """Record differences: an error of unknown form, or a refused part that can be left out."""
     reply = exchange.reply
     message = refusals.error_message(reply)
-    known_form = message or reply.error_code or reply.is_web_page or not reply.content.strip()
-    if not known_form:
+    has_known_form = message or reply.error_code or reply.is_web_page or not reply.content.strip()
+    if not has_known_form:
         text = printable(reply.content.decode(errors="replace"), 200)
         live.differs("P174", f"an error of unknown form ({exchange.status}): {text}")
     error = refusals.explain_refusal(reply, refusals.RefusedRequest(live.tokens))
@@ -193,14 +194,14 @@ def _examine_refusal(live: Live, exchange: Exchange) -> None:
 
 
 def _examine_names(live: Live, exchange: Exchange) -> None:
-    """Note the names in an answer that docs/protocol.md does not list."""
+    """Record the names in an answer that docs/protocol.md does not list as differences."""
     event_types = [str(event.get("type")) for event in exchange.events]
-    for fact, kind, names, known in (
+    for fact, kind, names, listed in (
         ("P273", "event", event_types, facts.EVENTS),
         ("P274", "header", exchange.headers, facts.SERVICE_HEADERS + facts.TRANSPORT_HEADERS),
         ("P275", "field of the final event", exchange.final_event, facts.EVENT_FIELDS),
         ("P275", "field of the response", exchange.response, facts.RESPONSE_FIELDS),
         ("P275", "field of the usage", exchange.usage, facts.USAGE_FIELDS),
     ):
-        for name in facts.unknown(names, known):
+        for name in facts.unlisted(names, listed):
             live.differs(fact, f"unknown {kind}: {printable(name, 100)}")
