@@ -50,8 +50,9 @@ LOCK_TIMEOUT_SECONDS = 180.0
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# The largest answer, which only images come near.
-MAX_REPLY_BYTES = 128 * 2**20
+# The largest answer to a side request; images can be larger.
+MAX_REPLY_BYTES = 16 * 2**20
+MAX_IMAGE_REPLY_BYTES = 128 * 2**20
 # How long to wait for the end of a stream after its last event, so that its connection can
 # be reused.
 DRAIN_SECONDS = 0.1

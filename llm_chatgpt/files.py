@@ -74,6 +74,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         replace_file(temporary, path)
+        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -116,6 +117,16 @@ def remove_leftovers(path: pathlib.Path) -> None:
 def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
     """Replace `target` with `source` atomically."""
     _retried(lambda: os.replace(source, target))
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Make a rename survive a power cut. Windows cannot open a folder."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 Result = TypeVar("Result")

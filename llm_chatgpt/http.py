@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import socket
 import sys
 import threading
 import time
@@ -156,6 +157,7 @@ def send(
     *,
     headers: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
+    max_bytes: int = config.MAX_REPLY_BYTES,
     whole: bool = True,
     **content: Any,
 ) -> Reply:
@@ -163,6 +165,7 @@ def send(
 
     `content` is `params`, `json` or `data`, as the HTTP library takes them. `seconds` limits the
     whole exchange, or without `whole` each single wait, so that a late answer is still used.
+    `max_bytes` limits the body.
 
     Raises ConnectionFailed if no readable answer came, and ChatGPTError for an unusable setting.
     """
@@ -177,8 +180,8 @@ def send(
             body = bytearray()
             for chunk in response.iter_bytes():
                 body += chunk
-                if len(body) > config.MAX_REPLY_BYTES:
-                    size = config.MAX_REPLY_BYTES // 2**20
+                if len(body) > max_bytes:
+                    size = max_bytes // 2**20
                     raise ConnectionFailed(f"{host} sent an answer of more than {size} MiB.")
             answer_headers = dict(response.headers)
             return Reply(response.status_code, answer_headers, bytes(body), host, certificate)
@@ -259,8 +262,21 @@ class SyncStream(_Stream):
         return b"".join(self.chunks)
 
     def _drain(self) -> None:
+        """Read to the end. After 100 ms shut the connection: nothing else ends a blocking read."""
+        stream = self._response.extensions.get("network_stream")
+        connection = stream and stream.get_extra_info("socket")
+
+        def shut() -> None:
+            if connection:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+        limit = threading.Timer(config.DRAIN_SECONDS, shut)
+        limit.daemon = True
+        limit.start()
         with contextlib.suppress(Exception), contextlib.closing(self._response):
             self.read()
+        limit.cancel()
 
 
 class AsyncStream(_Stream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import http.client
 import os
 import re
@@ -32,7 +33,7 @@ from conftest import (
     with_query,
 )
 from llm_chatgpt import config
-from llm_chatgpt.login.callback import open_listener
+from llm_chatgpt.login.callback import open_listeners
 from simulator import Account, Answer, error_answer, web_page
 from terminal import needs_pty
 
@@ -51,12 +52,23 @@ def started_programs(callback_ports):
     STARTED.clear()
 
 
-def listen_on(port):
-    taken = socket.socket()
+def listen_on(port, host="127.0.0.1"):
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    taken.bind(("127.0.0.1", port))
+    taken.bind((host, port))
     taken.listen()
     return taken
+
+
+def has_ipv6():
+    try:
+        listen_on(0, "::1").close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 AT = "at-3vqkxPoNotShown"
@@ -353,6 +365,40 @@ def test_localhost_is_answered_under_both_names(simulator, to_localhost, host):
     assert login.end()[0] == 0
 
 
+@needs_ipv6
+def test_localhost_is_answered_on_ipv6(simulator, to_localhost):
+    login = Login("--no-open")
+    back = urllib.parse.urlsplit(redirect_of(login.url))
+    with contextlib.closing(http.client.HTTPConnection("::1", 1455, timeout=10)) as browser:
+        browser.request("GET", f"{back.path}?{back.query}", headers={"Host": "localhost:1455"})
+        assert browser.getresponse().status == 200
+    assert login.end()[0] == 0
+
+
+@needs_ipv6
+def test_a_port_must_be_free_on_both_addresses(simulator, to_localhost):
+    with contextlib.closing(listen_on(1455, "::1")):
+        login = Login("--no-open")
+        assert "%3A1457" in login.url
+        assert fetch(login.url)[0] == 200
+        assert login.end()[0] == 0
+    listen_on(1455).close()
+
+
+def test_without_ipv6_the_other_address_suffices(simulator, to_localhost, monkeypatch):
+    class Socket(socket.socket):
+        def bind(self, address):
+            if address[0] == "::1":
+                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    tokens = plugin.login_with_browser(
+        show=lambda request: threading.Thread(target=fetch, args=(request.url,)).start()
+    )
+    assert tokens.email == "ada@example.com"
+
+
 @needs_pty
 def test_pasting_what_the_browser_ended_on_at_localhost(simulator, to_localhost):
     terminal = Terminal("chatgpt", "login", "--browser", "--no-open")
@@ -618,6 +664,7 @@ def test_windows_binds_the_port_for_itself_alone(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
     monkeypatch.setattr(socket, "socket", Socket)
-    open_listener((0,)).server_close()
+    (listener,) = open_listeners("127.0.0.1", (0,))
+    listener.server_close()
     assert calls.count((socket.SOL_SOCKET, -5, 1)) == 1
     assert not any(call[1] == socket.SO_REUSEADDR for call in calls)

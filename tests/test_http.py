@@ -133,10 +133,9 @@ def test_certificates_that_cannot_be_read(content, reason, monkeypatch, tmp_path
         tls_context()
 
 
-def test_an_endless_answer_is_given_up(simulator, signed_in, run_llm, monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.MAX_REPLY_BYTES", 2**20)
-    body = b"x" * (2**20 + 1)
+def test_an_endless_answer_is_given_up(simulator, signed_in, run_llm):
+    body = b"x" * (16 * 2**20 + 1)
     simulator.script("usage", Answer(200, body))
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 1
-    assert "sent an answer of more than 1 MiB. Check the network" in result.stderr
+    assert "sent an answer of more than 16 MiB. Check the network" in result.stderr

@@ -58,6 +58,21 @@ def test_accounts_have_names():
 
 
 @posix_only
+def test_a_new_login_survives_a_power_cut(monkeypatch):
+    """The old refresh token is spent. So the folder is flushed after the rename."""
+    flushed = []
+    fsync = os.fsync
+
+    def look(handle):
+        fsync(handle)
+        flushed.append(plugin.load_tokens() if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", look)
+    plugin.store_tokens(TOKENS)
+    assert flushed == ["file", TOKENS]
+
+
+@posix_only
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_private_from_its_first_byte(umask, monkeypatch):
     modes = []

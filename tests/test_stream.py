@@ -54,6 +54,23 @@ def test_the_last_event_ends_the_answer_though_the_socket_stays_open(simulator, 
     assert ask("again").text
 
 
+def test_a_stream_that_never_ends_is_closed(simulator, signed_in, ask):
+    closed = threading.Event()
+
+    def pieces():
+        try:
+            yield from frames_of(simulator, Say("done"))
+            while True:
+                yield 0.02
+                yield b": ping\n\n"
+        finally:
+            closed.set()
+
+    simulator.script("responses", Stream(pieces()))
+    assert ask("hi").text == "done"
+    assert closed.wait(5)
+
+
 def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):
     model = llm.get_model("chatgpt-gpt-6-luna")
     for number in range(5):

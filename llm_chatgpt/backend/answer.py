@@ -224,7 +224,7 @@ class Answer:
         return [Message("assistant", [item.part]) for item in self.items if item.part]
 
     def repeat_commentary(self) -> list[StreamEvent]:
-        """Return events that repeat commentary as text, if there is no other text or call (P162)."""
+        """Return events that repeat commentary as text if no other text or call came (P162)."""
         commentaries = [item for item in self.items if item.is_commentary and item.text]
         last = self.rounds[-1]
         if commentaries and not last.last_message and not self.tool_calls:

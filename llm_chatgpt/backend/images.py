@@ -111,7 +111,11 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
 
     def send(tokens: Tokens, login: str) -> Answer:
         with _waiting():
-            reply = http.send(**_request(tokens, body), seconds=config.IMAGE_TIMEOUT_SECONDS)
+            reply = http.send(
+                **_request(tokens, body),
+                seconds=config.IMAGE_TIMEOUT_SECONDS,
+                max_bytes=config.MAX_IMAGE_REPLY_BYTES,
+            )
         return _read_answer(reply, tokens, login, key)
 
     return with_login(key, send)

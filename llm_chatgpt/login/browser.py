@@ -50,6 +50,7 @@ def login_with_browser(
     check_writable()
     approved = callback.wait_for_approval(
         functools.partial(BrowserLogin, workspace=workspace),
+        host=config.redirect_host(),
         ports=config.REDIRECT_PORTS,
         show=show,
         read_lines=read_lines,

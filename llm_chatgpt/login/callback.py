@@ -1,4 +1,4 @@
-"""Wait for the browser: listen on 127.0.0.1, and read pasted addresses. For both routes.
+"""Wait for the browser: listen on the loopback, and read pasted addresses. For both routes.
 
 The AuthorizeRequest of each route says which parameters it sends and accepts. This module is
 imported when a sign-in begins, because http.server takes time to load.
@@ -7,6 +7,7 @@ imported when a sign-in begins, because http.server takes time to load.
 from __future__ import annotations
 
 import contextlib
+import errno
 import html
 import http.server
 import logging
@@ -42,9 +43,13 @@ PAGE_HEADERS = {
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on a port of 127.0.0.1. It answers once `serve` is called."""
+    """A server on a port of 127.0.0.1 or ::1. It answers once `serve` is called."""
 
     daemon_threads = True
+
+    def __init__(self, host: str, port: int):
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
 
     @property
     def port(self) -> int:
@@ -113,14 +118,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Log nothing: the addresses hold codes."""
 
 
-def open_listener(ports: Sequence[int]) -> Listener:
-    """Listen on the first free port; 0 stands for any free one. Raises LoginFailed if none is."""
+def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
+    """Listen on the first free port; 0 stands for any free one. Raises LoginFailed if none is.
+
+    For localhost, which a browser may take for ::1 (P32), the port must be free there, too.
+    """
     reason = ""
     for port in ports:
+        listeners = []
         try:
-            return Listener(("127.0.0.1", port), _Handler)
+            listeners.append(Listener("127.0.0.1", port))
+            if host == "localhost":
+                listeners.append(Listener("::1", port))
+            return listeners
         except OSError as error:
+            # This machine may have no IPv6.
+            if listeners and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return listeners
             reason = os_reason(error)
+            for listener in listeners:
+                listener.server_close()
     if not any(ports):
         raise LoginFailed(
             f"No port of 127.0.0.1 is free for the browser to come back to ({reason}).",
@@ -135,11 +152,13 @@ def open_listener(ports: Sequence[int]) -> Listener:
 def wait_for_approval(
     start: Callable[[int], AuthorizeRequest],
     *,
+    host: str = "127.0.0.1",
     ports: Sequence[int],
     show: Callable[[Any], None],
     read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """Wait for a redirect to one of `ports`, or for a pasted address; return the approval.
+    """Wait for a redirect to one of `ports` of `host`, or for a pasted address; return the
+    approval.
 
     `start(port)` makes the request that `show` presents. `read_lines(line, stop)`, if given,
     runs in a thread and calls `line` with each line that the user pastes until `stop` is set.
@@ -148,10 +167,11 @@ def wait_for_approval(
     # Parameters of redirects from the listener's threads, and pasted lines from the terminal's.
     answers: queue.SimpleQueue[Fields | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(open_listener(ports))
-        request = start(listener.port)
-        listener.serve(request, answers.put)
-        stack.callback(listener.shutdown)
+        listeners = [stack.enter_context(each) for each in open_listeners(host, ports)]
+        request = start(listeners[0].port)
+        for listener in listeners:
+            listener.serve(request, answers.put)
+            stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
