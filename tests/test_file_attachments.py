@@ -292,10 +292,7 @@ def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_
 
 
 FILE_REFUSALS = [
-    (
-        None,
-        "Invalid value: 'input_file'. Supported values are: 'input_text', 'input_image'.",
-    ),
+    (None, "Invalid value: 'input_file'."),
     (
         error_answer(400, "invalid_value", "Invalid file data: 'input[0].content[0].file_data'."),
         "Invalid file data: 'input[0].content[0].file_data'.",

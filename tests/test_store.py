@@ -343,7 +343,10 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--key", "later", "--no-log")
     assert (result.exit_code, result.stdout) == (1, "")
     assert simulator.requests == []
-    assert "later" not in run_llm("chatgpt", "accounts").stdout
+    listed = run_llm("chatgpt", "accounts")
+    assert listed.exit_code == 1
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["later", "?"]
+    assert "damaged or newer" in listed.stdout
     assert ask("hi").text
     # A new login replaces it.
     plugin.store_tokens(TOKENS, "later")

@@ -90,7 +90,8 @@ def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *. Exits with 1 if a login has expired.
+    The default account is marked with *. Exits with 1 if a login has expired
+    or cannot be read.
 
     \b
         llm chatgpt accounts
@@ -115,15 +116,17 @@ def accounts(json_: bool) -> None:
         elif workspaces.count(workspace) > 1:
             workspace = f"{workspace} ({short_id})"
         rows.append(("*" if default else "", name, tokens.email or "?", plan, workspace, lifetime))
+    unreadable = [name for name in store.entries if name not in store.accounts]
+    rows += [("", name, "?", "?", "?", "damaged or newer") for name in unreadable]
     if json_:
         common.echo_json(entries)
-    elif not store.accounts:
+    elif len(rows) == 1:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         common.echo_table(rows)
         if store.default not in store.accounts:
             notice("No default account. Choose one with 'llm chatgpt use NAME'.")
-    if any_ended:
+    if any_ended or unreadable:
         sys.exit(1)
 
 

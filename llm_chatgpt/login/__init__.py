@@ -1,1 +1,1 @@
-"""Logins: signing in, storing, renewing and choosing one. Knows nothing of prompts."""
+"""Sign in, and store, renew and choose logins. Nothing here sends a prompt."""

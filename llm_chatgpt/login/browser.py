@@ -1,4 +1,4 @@
-"""Sign in with a browser by the Codex route."""
+"""Sign in through a browser on the Codex route."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def login_with_browser(
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
-    """Sign in with a browser that comes back to this machine, and store the login.
+    """Sign in through a browser that is redirected to this machine, and store the login.
 
     `show` presents the address. `read_lines(line, stop)`, if given, runs in a thread and calls
-    `line` with each pasted line until `stop` is set. The request names the `workspace` with that
-    id. It, `account` and `replace` are as for `login`. Raises LoginFailed and its subclasses,
+    `line` with each pasted line until `stop` is set. `account`, `replace` and `workspace` are as
+    for `login`; the request also names the workspace. Raises LoginFailed and its subclasses,
     StoreError.
     """
     # Imported here, because http.server takes time to load.

@@ -1,6 +1,6 @@
-"""Wait for the browser: listen on the loopback, and read pasted addresses. For both routes.
+"""Wait for the browser's redirect to the loopback, or for a pasted address, on both routes.
 
-The AuthorizeRequest of each route says which parameters it sends and accepts. This module is
+Each route's AuthorizeRequest defines the parameters that it sends and accepts. This module is
 imported when a sign-in begins, because http.server takes time to load.
 """
 
@@ -43,7 +43,7 @@ PAGE_HEADERS = {
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """A server on a port of 127.0.0.1 or ::1. It answers once `serve` is called."""
+    """A server on a port of 127.0.0.1 or ::1. It starts to answer when `serve` is called."""
 
     daemon_threads = True
 
@@ -56,16 +56,16 @@ class Listener(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def serve(self, request: AuthorizeRequest, deliver: Callable[[Fields], None]) -> None:
-        """Answer redirects in threads until `shutdown`. Call `deliver` with the parameters of each
-        that belongs to `request`."""
+        """Answer redirects in threads until `shutdown`. If a redirect belongs to `request`, pass
+        its parameters to `deliver`."""
         self.request, self.deliver = request, deliver
-        # The `Host` headers that are allowed.
-        self.own_hosts = [f"127.0.0.1:{self.port}"], [urlsplit(request.redirect_uri).netloc]
+        # A browser sends exactly one `Host` header, with one of these two values.
+        self.allowed_hosts = [f"127.0.0.1:{self.port}"], [urlsplit(request.redirect_uri).netloc]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:
-        # Elsewhere this only skips the wait after an earlier sign-in. On Windows it would let
-        # another program listen on the same port.
+        # Lets a sign-in listen right after an earlier one. On Windows it would also let another
+        # program listen on the same port.
         self.allow_reuse_address = not config.WINDOWS
         exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
         if config.WINDOWS and exclusive is not None:
@@ -78,7 +78,7 @@ class Listener(socketserver.ThreadingTCPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Listener
-    # Browsers open connections in advance that they may never use.
+    # Browsers open spare connections, which they may never use.
     timeout = 30
     server_version = "llm-chatgpt-oauth"
     sys_version = ""
@@ -86,8 +86,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         fields = parse_qs(query, keep_blank_values=True)
-        # A web page can resolve a name of its own to this machine and send requests to it.
-        if self.headers.get_all("Host") not in self.server.own_hosts:
+        # DNS rebinding: a web page can point its own domain at this machine and send requests.
+        if self.headers.get_all("Host") not in self.server.allowed_hosts:
             self.send_error(400)
         elif path != "/auth/callback":
             self.send_error(404)
@@ -103,7 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.server.deliver(fields)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer without repeating parts of the request, unlike the inherited method."""
+        """Answer with a page that repeats no part of the request, unlike the inherited method."""
         self._answer(code, "There is nothing here.")
 
     def _answer(self, status: int, sentence: str) -> None:
@@ -115,13 +115,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def log_message(self, *_: Any) -> None:
-        """Log nothing: the addresses hold codes."""
+        """Log nothing, because the addresses contain authorization codes."""
 
 
 def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
-    """Listen on the first free port; 0 stands for any free one. Raises LoginFailed if none is.
+    """Listen on the first free port (0: any port). Raises LoginFailed if all are in use.
 
-    For localhost, which a browser may take for ::1 (P32), the port must be free there, too.
+    For localhost, which a browser may resolve to ::1 (P32), the port must be free there, too.
     """
     reason = ""
     for port in ports:
@@ -150,35 +150,33 @@ def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
 
 
 def wait_for_approval(
-    start: Callable[[int], AuthorizeRequest],
+    build_request: Callable[[int], AuthorizeRequest],
     *,
     host: str = "127.0.0.1",
     ports: Sequence[int],
     show: Callable[[Any], None],
     read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """Wait for a redirect to one of `ports` of `host`, or for a pasted address; return the
-    approval.
+    """Wait for a redirect to `host` and one of `ports`, or for a pasted address.
 
-    `start(port)` makes the request that `show` presents. `read_lines(line, stop)`, if given,
-    runs in a thread and calls `line` with each line that the user pastes until `stop` is set.
-    Raises LoginFailed and its subclasses.
+    `build_request(port)` builds the request, and `show(request)` presents it. `read_lines(line,
+    stop)`, if given, runs in a thread and calls `line` with each pasted line until `stop` is set.
+    Returns the approval. Raises LoginFailed and its subclasses.
     """
-    # Parameters of redirects from the listener's threads, and pasted lines from the terminal's.
+    # Redirects' parameters from the listener's threads, and pasted lines from the reader's thread.
     answers: queue.SimpleQueue[Fields | str] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(each) for each in open_listeners(host, ports)]
-        request = start(listeners[0].port)
+        request = build_request(listeners[0].port)
         for listener in listeners:
             listener.serve(request, answers.put)
             stack.callback(listener.shutdown)
         show(request)
         if read_lines:
             stop = threading.Event()
-            lines = (answers.put, stop)
-            reader = threading.Thread(target=read_lines, args=lines, daemon=True)
+            reader = threading.Thread(target=read_lines, args=(answers.put, stop), daemon=True)
             reader.start()
-            # Wait for the reader: it could take the answer to a later question.
+            # Wait for the reader to end: it could read the answer to a later question.
             stack.callback(reader.join, 1)
             stack.callback(stop.set)
         limit = config.BROWSER_LOGIN_SECONDS
@@ -190,10 +188,10 @@ def wait_for_approval(
                 answer = answers.get(timeout=0.25)
             except queue.Empty:
                 continue
-            fields = request.read_pasted(answer) if isinstance(answer, str) else answer
-            if not isinstance(fields, str):
-                return request.approval(fields)
-            notice(fields)
+            result = request.read_pasted(answer) if isinstance(answer, str) else answer
+            if not isinstance(result, str):
+                return request.approval(result)
+            notice(result)
     raise LoginExpired(
         f"Nobody signed in within {in_words(limit)}.", f"Run '{request.command}' again."
     )

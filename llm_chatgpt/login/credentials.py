@@ -39,8 +39,8 @@ log = logging.getLogger("llm_chatgpt_oauth")
 class Credential(NamedTuple):
     """The login that a request uses: an account of the store, or a personal access token.
 
-    `reason` says why it was chosen. `owner` is the account's login at that moment; a login of
-    another user that replaces it later is not used.
+    `reason` says why it was chosen. `owner` is the account's login at that moment: if another
+    user's login replaces it later, the request fails.
     """
 
     account: str | None
@@ -53,11 +53,11 @@ class Credential(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A 401 from the backend: the access token that it refused (None: no 401 came), and the
-    answer's Date in Unix seconds (None: this machine's clock counts).
+    """A 401 from the backend.
 
-    `final` says that the login ends if it cannot be renewed. It is False for requests other than
-    prompts, and for a proxy's answer.
+    `access_token` is the refused token (None: no 401 came), `date` the answer's Date in Unix
+    seconds (None: this machine's clock counts). `final` says that the login ends if it cannot be
+    renewed; it is False for requests other than prompts, and for a proxy's answer.
     """
 
     access_token: str | None = None
@@ -76,10 +76,10 @@ NO_REJECTION = Rejection()
 
 
 def choose_credential(key: str | None, store: Store) -> Credential:
-    """Choose the first login that exists of: `key` (--key, key=), LLM_CHATGPT_ACCOUNT, the default
-    account, llm's key "chatgpt", CODEX_ACCESS_TOKEN.
+    """Choose the login: `key` (--key, key=), else LLM_CHATGPT_ACCOUNT, the default account, llm's
+    key "chatgpt", or CODEX_ACCESS_TOKEN, in this order.
 
-    A key is an account's name, otherwise the name of one of llm's keys, otherwise a token (at-...).
+    A key is an account's name, else the name of one of llm's keys, else a token (at-...).
     Raises NotSignedIn, which names the existing accounts.
     """
     if key is not None:
@@ -150,21 +150,20 @@ def no_such_account(name: str, accounts: Iterable[str]) -> NotSignedIn:
     return NotSignedIn(reason, advice)
 
 
-# Owners of personal access tokens that could not be stored, by the login file's path and a hash of
-# the token.
-_owners: dict[tuple[pathlib.Path, str], Tokens] = {}
+# Owners that could not be stored, by the login file's path and a hash of the personal access token.
+_unsaved_owners: dict[tuple[pathlib.Path, str], Tokens] = {}
 _worker = Worker()
 
 
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account has been signed out, or replaced by another
-    user's, since it was chosen.
+    Sends nothing. Raises NotSignedIn if the account has been signed out since it was chosen, or
+    another user has signed in to it.
     """
     if credential.access_token:
         key = (login_file.store_path(), token_hash(credential.access_token))
-        return _owners.get(key) or store.identify(credential.access_token)
+        return _unsaved_owners.get(key) or store.identify(credential.access_token)
     return _account_tokens(credential, store)
 
 
@@ -182,10 +181,10 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
 
 
 def check_usable(account: str | None, tokens: Tokens, rejection: Rejection = NO_REJECTION) -> bool:
-    """Decide whether to renew a login before it is used. Sends nothing.
+    """Check that a login can be used or renewed, and return whether to renew it first.
 
-    Raises RefreshFailed if it can be neither used nor renewed, by its expiry date or by OpenAI's
-    refusal of an earlier refresh.
+    Sends nothing. Raises RefreshFailed if the login has expired or was rejected, and is known not
+    to be renewable now.
     """
     now = time.time()
     if rejection.concerns(tokens) or not still_works(tokens, now):
@@ -203,10 +202,10 @@ def _finish() -> None:
 
 
 def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
-    """Refresh a login under the store's lock, and store it before anything else (P60).
+    """Refresh a login under the store's lock, and store the new tokens at once (P60).
 
-    `old` are the tokens that the caller read. If the store has others by now, from another thread
-    or process, return those. Raises NotSignedIn, RefreshFailed, StoreError.
+    `old` are the tokens that the caller read. If another thread or process has stored others by
+    now, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
     with locked_store() as writer, _worker.sending():
@@ -222,7 +221,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
         except RefreshFailed as error:
             with contextlib.suppress(StoreError):
                 store = read_store()
-                # A program that ignores the lock may have been faster.
+                # A program that ignores the lock may have replaced the login meanwhile.
                 if store.accounts.get(name) == tokens:
                     ended = rejection.final and rejection.concerns(tokens)
                     writer.save(store.put_refusal(name, error, ended=ended))
@@ -232,9 +231,9 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
 
 
 def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
-    """Run `_refresh`; if that fails, return the stored tokens with a warning while they still work.
+    """Run `_refresh`. If it fails but the stored tokens still work, warn and return those.
 
-    These may be newer than `old`, or have been renewed but not written.
+    They may be newer than `old`, or renewed but not yet written.
     """
     try:
         return _refresh(credential, old, rejection)
@@ -263,9 +262,9 @@ def _warn_once(path: pathlib.Path, text: str) -> None:
 
 
 def _identify(access_token: str) -> Tokens:
-    """Look up the owner of a personal access token, once for all programs (P70).
+    """Look up the owner of a personal access token, and store it for all programs (P70).
 
-    If the owner cannot be stored, only this process remembers it. Raises RefreshFailed.
+    If it cannot be stored, only this process remembers it. Raises RefreshFailed.
     """
     tokens = None
     try:
@@ -276,7 +275,7 @@ def _identify(access_token: str) -> Tokens:
     except StoreError as error:
         log.info("The access token's owner is not stored: %s", error)
         tokens = tokens or imported.request_owner(access_token)
-        _owners[login_file.store_path(), token_hash(access_token)] = tokens
+        _unsaved_owners[login_file.store_path(), token_hash(access_token)] = tokens
     return tokens
 
 
@@ -294,10 +293,10 @@ def _tokens_or_job(
     if tokens is None:
         token = credential.access_token or ""
         return _worker.submit(token, lambda: _identify(token))
-    renews = credential.account == store.unsaved
-    # The refusal of a login that can be renewed is dealt with under the lock.
-    renews = renews or (tokens.renewable and rejection.concerns(tokens))
-    if not renews and not check_usable(credential.account, tokens, rejection):
+    needs_lock = credential.account == store.unsaved
+    # A 401 for a login that can be renewed is handled under the lock.
+    needs_lock = needs_lock or (tokens.renewable and rejection.concerns(tokens))
+    if not needs_lock and not check_usable(credential.account, tokens, rejection):
         if tokens.refusal:
             _warn_of_old_token(tokens.refusal, tokens)
         return tokens
@@ -313,11 +312,11 @@ def get_tokens(
     means the login that `choose_credential` chooses. To stay with one user for several calls, pass
     the Credential that it returns.
 
-    However many threads, tasks and processes ask at once, one of them refreshes and all get its
-    result. `rejected` is an access token that the backend has just answered with 401: if the store
-    has another one by now, that is returned; otherwise the login is renewed. A login of the
-    official route is only renewed with `rejected`, even if it has expired by this machine's clock.
-    Reading a valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
+    If several threads, tasks and processes ask at once, one of them refreshes and all get its
+    result. `rejected` is an access token that the backend has just refused with 401: if the store
+    has another one by now, that is returned; otherwise the login is renewed. An official login is
+    renewed only if `rejected` is given, even if it has expired by this machine's clock. Reading a
+    valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     result = _tokens_or_job(key, rejected)
     return result if isinstance(result, Tokens) else _worker.result(result)
@@ -364,7 +363,7 @@ async def with_login_async(
 
 
 def _rejection(tokens: Tokens, error: RequestRefused) -> Rejection:
-    """Describe a 401 for the renewal. Raises any other error again."""
+    """Build the Rejection for a 401. Raises any other error again."""
     if not error.tokens_refused:
         raise error
     return Rejection(tokens.access_token, error.date, final=False)

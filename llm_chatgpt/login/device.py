@@ -22,7 +22,7 @@ from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
-    """A code for the user to enter. `interval` between polls and `expires_in` are seconds."""
+    """A code for the user to enter. `interval` (between polls) and `expires_in` are in seconds."""
 
     user_code: str
     device_auth_id: str
@@ -35,7 +35,7 @@ class DeviceCode(NamedTuple):
 
 
 def request_device_code() -> DeviceCode:
-    """Request a code, and the address of the page to enter it (P15 to P20).
+    """Request a code and the address of the page where the user enters it (P15 to P20).
 
     Raises DeviceLoginDisabled, LoginFailed.
     """
@@ -62,7 +62,7 @@ def request_device_code() -> DeviceCode:
 
 
 def _poll_interval(value: object) -> float:
-    """Read the seconds between two polls from a number or a text (P18)."""
+    """Parse the seconds between two polls, a number or text (P18), and keep them within limits."""
     text = str(value)
     number = re.fullmatch(r"\d+(\.\d+)?", text)
     low, high = config.POLL_INTERVAL_LIMITS
@@ -76,7 +76,7 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
 
 
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
-    """Ask once whether the user has approved the login; None if not yet (P21 to P30).
+    """Ask once for the approval of the login; return None if it has not come yet (P21 to P30).
 
     Raises LoginDenied, LoginExpired, LoginFailed. Raises SlowDown if the caller should wait longer:
     with the code "slow_down" if the server asks for it, without a code if the server fails or
@@ -93,7 +93,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     if reply.status == 200:
         approved, verifier = data.get("authorization_code"), data.get("code_verifier")
         if isinstance(approved, str) and isinstance(verifier, str):
-            # The address is compared and never opened (P7).
+            # The issuer compares this address; nothing opens it (P7).
             redirect_uri = f"{config.issuer()}/deviceauth/callback"
             return oauth.AuthorizationCode(approved, verifier, redirect_uri)
         raise LoginFailed(*oauth.explain(reply, "hand over the approved sign-in"))
@@ -107,7 +107,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
         raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
         raise SlowDown(f"OpenAI server error ({reply.status}).", "Still trying.")
-    # A 403 or 404 without a code means: not yet (P26).
+    # A 403 or 404 without a code means that the user has not approved yet (P26).
     if not error and (reply.status == 404 or (reply.status == 403 and not reply.is_web_page)):
         return None
     raise LoginFailed(*oauth.explain(reply, "accept the sign-in"))
@@ -126,9 +126,9 @@ def poll_for_token(
 ) -> Tokens:
     """Wait until the user has approved the login, and return its tokens. Stores nothing.
 
-    `wait(seconds, left)` sleeps between two requests; `left` is how many seconds the code still
-    lasts. An exception of `wait` ends the login and reaches the caller. `notify` is called once
-    with a message if the server is in trouble. Raises LoginFailed and its subclasses.
+    `wait(seconds, left)` sleeps between two requests; the code expires in `left` seconds. An
+    exception raised by `wait` ends the login and reaches the caller. `notify` is called once, with
+    a message, if the server fails or cannot be reached. Raises LoginFailed and its subclasses.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
@@ -146,7 +146,7 @@ def poll_for_token(
         left = end - clock()
         if left <= 0:
             raise _code_expired()
-        # With a margin, because clocks that run fast, as in WSL, would poll too early (P21).
+        # Add a margin: a clock that runs fast, as in WSL, would poll too early (P21).
         wait(min(interval * config.POLL_MARGIN, left), left)
 
 
@@ -161,10 +161,10 @@ def login(
 ) -> Tokens:
     """Sign in with a device code and store the login under `account` (None: `default`).
 
-    `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. The
-    stored login is replaced at the end, and only by a success. If it is another user's,
-    `replace(old, new)` decides. With the id of a `workspace`, a login for another one is not
-    stored. Raises LoginFailed and its subclasses, StoreError.
+    `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. A stored
+    login is replaced only after a successful sign-in. If it belongs to another user,
+    `replace(old, new)` decides. If `workspace`, an id, is given, a login for another workspace is
+    not stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
     code = request_device_code()

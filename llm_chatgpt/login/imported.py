@@ -1,6 +1,6 @@
-"""Logins that others created: personal access tokens (at-...) and Codex CLI's login.
+"""Read logins created keyring_advice: personal access tokens (at-...) and Codex CLI's login.
 
-They cannot be renewed here, and are never revoked.
+The plugin never renews or revokes them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def read_codex_login(location: str | None = None) -> Tokens:
     try:
         return _parse_codex_login(read_file(path), file_name)
     except FileNotFoundError as error:
-        elsewhere = (
+        keyring_advice = (
             "Codex CLI may store its login in the system's keyring: set "
             'cli_auth_credentials_store = "file" in its config.toml and sign in there again, '
             "or run 'llm chatgpt login'."
         )
-        advice = elsewhere if in_folder else "Name Codex CLI's auth.json or its folder."
+        advice = keyring_advice if in_folder else "Name Codex CLI's auth.json or its folder."
         raise LoginFailed(f"There is no {file_name}.", advice) from error
     except OSError as error:
         raise LoginFailed(
@@ -58,7 +58,7 @@ def read_codex_login(location: str | None = None) -> Tokens:
 
 
 def has_codex_login() -> bool:
-    """Check whether Codex CLI's login could be imported, and has not expired."""
+    """Check whether Codex CLI has a login that can be imported and has not expired."""
     try:
         read_codex_login()
     except LoginFailed:
@@ -67,7 +67,7 @@ def has_codex_login() -> bool:
 
 
 def _parse_codex_login(content: bytes, file_name: str) -> Tokens:
-    """Read the content of Codex CLI's file, whose name is for messages. Raises LoginFailed."""
+    """Parse Codex CLI's login file. `file_name` is for messages. Raises LoginFailed."""
     try:
         fields = as_mapping(json.loads(content))
     except (ValueError, RecursionError):
@@ -97,7 +97,7 @@ def _parse_codex_login(content: bytes, file_name: str) -> Tokens:
 
 
 def access_token_in(value: object) -> str | None:
-    """Return the personal access token (at-...) in a setting; None if it has none."""
+    """Return the personal access token (at-...) in a setting; None if it contains none."""
     text = value.strip() if isinstance(value, str) else ""
     return text if re.fullmatch(r"at-[!-~]+", text) else None
 
@@ -115,7 +115,7 @@ def request_owner(access_token: str) -> Tokens:
         raise oauth.access_token_rejected()
     if reply.status != 200 or not reply.data:
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
-    # The names that other endpoints use; those of this one are not known (P70).
+    # The field names of this endpoint are unknown: try the names that other endpoints use (P70).
     holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]
     owner = Tokens(
         access_token,

@@ -1,7 +1,7 @@
 """Read, lock and write the login file, chatgpt-oauth.json.
 
-Readers take no lock, because the file is always replaced as a whole. Every change is made under
-the lock: read the file again, change the `Store`, save it.
+Readers take no lock, because the file is complete at every moment. Every change is made under the
+lock: read the file again, change the `Store`, save it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from llm_chatgpt.text import in_words, notice, short_path
 # Bytes to reserve for the tokens that a sign-in or a refresh adds to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
-# The renewed login that this process could not write, with its spent refresh token, by the login
-# file's path. There is at most one: the next renewal writes it first.
+# The renewed login that this process could not write, after the refresh token spent on it, by the
+# login file's path. There is at most one for a file: the next renewal writes it first.
 _unsaved: dict[pathlib.Path, tuple[str | None, Tokens]] = {}
 # Stands for a file that is damaged as a whole: a store whose only login is damaged.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
 
 
 @contextlib.contextmanager
-def _failing_with(
+def _os_errors_as(
     failure: str, advice: str = WRITE_ADVICE, code: str | None = "unwritable"
 ) -> Iterator[None]:
-    """Raise StoreError in place of OSError: the failure, its cause, and the advice."""
+    """Context manager that turns an OSError into a StoreError: failure, cause and advice."""
     try:
         yield
     # filelock raises NotImplementedError on a file system without locks.
@@ -44,9 +44,9 @@ def _failing_with(
 
 
 def store_path() -> pathlib.Path:
-    """Return the path of the login file, beside llm's keys.json.
+    """Return the path of the login file, in the folder of llm's keys.json.
 
-    Raises StoreError (code "unwritable") if llm's folder is missing and cannot be made.
+    Raises StoreError (code "unwritable") if that folder is missing and cannot be created.
     """
     try:
         return files.user_dir() / "chatgpt-oauth.json"
@@ -59,16 +59,16 @@ def store_path() -> pathlib.Path:
 
 
 def read_store(*, if_damaged: Store | None = None) -> Store:
-    """Read the login file, with the renewed login that this process could not write.
+    """Read the login file, and add the renewed login that this process could not write.
 
-    Returns an empty store if there is no file. Raises StoreError; its code is "damaged" for a file
-    that is not a store at all (unless `if_damaged` is given, which is returned), "newer_version"
-    for one written by a later version of this plugin.
+    Returns an empty store if there is no file, and `if_damaged`, if given, for a file that is not a
+    store at all. Raises StoreError; its code is "damaged" for such a file, "newer_version" for one
+    written by a later version of this plugin.
     """
     path = store_path()
     shown_path = short_path(path)
     advice = "Give yourself read access to it, or move it away and run 'llm chatgpt login'."
-    with _failing_with(f"Could not read the login file {shown_path}", advice, code=None):
+    with _os_errors_as(f"Could not read the login file {shown_path}", advice, code=None):
         if not path.exists():
             return Store()
         raw = files.read_file(path)
@@ -118,8 +118,8 @@ class StoreWriter(NamedTuple):
         self.save(store.put(name, tokens))
 
     def save_shorter(self, store: Store) -> None:
-        """Write a store from which logins were removed. If the disk is full, overwrite the file in
-        place. Raises StoreError."""
+        """Write a store from which logins were removed. If that fails, as on a full disk, overwrite
+        the file in place. Raises StoreError."""
         try:
             self.save(store)
         except StoreError as error:
@@ -130,7 +130,7 @@ class StoreWriter(NamedTuple):
             notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
 
     def write(self, path: pathlib.Path, content: bytes) -> None:
-        """Write the login file, or a file beside it, as a whole. Raises StoreError."""
+        """Replace the login file, or another file in its folder, atomically. Raises StoreError."""
         shown_path = short_path(self.path)
         if self.path.is_symlink():
             raise StoreError(
@@ -138,14 +138,14 @@ class StoreWriter(NamedTuple):
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _failing_with(f"Could not write the login file {shown_path}"):
+        with _os_errors_as(f"Could not write the login file {shown_path}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
     def probe(self) -> None:
         """Raise StoreError unless a new login could be written now.
 
-        Call it before a code is shown or a refresh token is sent, because both work once.
+        Call it before showing a code or sending a refresh token: each works only once.
         """
         size = self.path.stat().st_size if self.path.exists() else 0
         probe = self.path.with_name(f"{self.path.name}.probe.tmp")
@@ -153,14 +153,14 @@ class StoreWriter(NamedTuple):
         files.remove_leftovers(self.path)
 
     def read_to_add(self) -> Store:
-        """Read the store to add a new login to. A file that is damaged as a whole is copied and
-        counts as empty. Raises StoreError."""
+        """Read the store before a login is added. If the whole file is damaged, copy it and return
+        an empty store. Raises StoreError."""
         store = read_store(if_damaged=_DAMAGED)
         if store is not _DAMAGED:
             return store
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
         self.write(copy, self.path.read_bytes())
-        notice(f"The login file was damaged. The old one is kept as {short_path(copy)}.")
+        notice(f"The login file was damaged. A copy is stored as {short_path(copy)}.")
         return Store()
 
 
@@ -174,8 +174,8 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     """Hold the lock of the login file, which excludes all other threads and processes.
 
     The operating system releases the lock of a process that dies. Raises StoreError if another
-    program holds it for so many seconds (None: config.LOCK_TIMEOUT_SECONDS), or if the file system
-    has no locks.
+    program holds it for `seconds` (None: config.LOCK_TIMEOUT_SECONDS), or if the file system has no
+    locks.
     """
     import filelock
 
@@ -183,7 +183,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
     shown_path = short_path(f"{path}.lock")
     limit = config.LOCK_TIMEOUT_SECONDS if seconds is None else seconds
     lock = filelock.FileLock(f"{path}.lock", timeout=limit, mode=0o600)
-    with _failing_with(f"Could not lock {shown_path}"):
+    with _os_errors_as(f"Could not lock {shown_path}"):
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -220,10 +220,10 @@ def load_tokens(account: str | None = None) -> Tokens | None:
 
 
 def store_tokens(tokens: Tokens, account: str | None = None) -> str:
-    """Store a login under an account's name, in place of an older one; return the name.
+    """Store a login under an account's name, replacing an older one; return the name.
 
-    Without a name it becomes the default account's. A damaged file is replaced, and a copy of it
-    is kept. Raises StoreError.
+    Without a name, it becomes the default account's login. A damaged file is copied and replaced.
+    Raises StoreError.
     """
     with locked_store() as writer:
         store = writer.read_to_add()
@@ -248,7 +248,7 @@ def delete_tokens(
         if everything:
             writer.save_shorter(store.only_registrations())
             for copy in writer.path.parent.glob(f"{writer.path.name}.damaged-*"):
-                with _failing_with(f"Could not delete {short_path(copy)}"):
+                with _os_errors_as(f"Could not delete {short_path(copy)}"):
                     copy.unlink()
         elif names:
             writer.save_shorter(store.without(chosen))

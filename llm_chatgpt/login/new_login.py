@@ -31,10 +31,10 @@ def store_new_login(
 ) -> Tokens:
     """Ask for a new login's workspace, then store the login under an account's name.
 
-    Without a name it is stored under its route's (`default` or `official`) and becomes the default.
-    Raises LoginFailed if the login is for another workspace than the one with the id `workspace`
-    (None: any will do), AccountTaken if the name is another user's and `replace(old, new)` returns
-    False, StoreError.
+    Without `account`, it is stored as `default` or `official`, by its route, and becomes the
+    default account. Raises LoginFailed if the login is not for the workspace with the id
+    `workspace` (None: any workspace), AccountTaken if the name belongs to another user and
+    `replace(old, new)` returns False, StoreError.
     """
     name = account or tokens.route.account
     tokens = fetch_workspace(tokens)
@@ -44,15 +44,15 @@ def store_new_login(
             f"{printable(workspace, 60)}.",
             "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page.",
         )
-    # Logins whose owners may be replaced: this user's, and those that `replace` has allowed.
+    # Logins whose users may be replaced: the new one, and those that `replace` has approved.
     replaceable = [tokens]
     while True:
         with locked_store() as writer:
-            # Read here, because another program may just have signed in under this name.
+            # Read under the lock, because another program may just have signed in under this name.
             store = writer.read_to_add()
             old = store.accounts.get(name)
-            is_another = old and all(is_somebody_else(old, login) for login in replaceable)
-            if not (old and replace and is_another):
+            is_other_user = old and all(is_somebody_else(old, login) for login in replaceable)
+            if not (old and replace and is_other_user):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(
                         origin=tokens.origin or old.origin,
@@ -70,31 +70,30 @@ def store_new_login(
 
 
 def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
-    def name(tokens: Tokens) -> str:
+    def user(tokens: Tokens) -> str:
         workspace = f" in {printable(tokens.workspace or tokens.account_id, 60)}"
         return printable(tokens.email or "?") + (workspace if old.email == new.email else "")
 
     return AccountTaken(
-        f"Kept {name(old)}.",
-        f"To add {name(new)} as well, use --account NAME; to replace {name(old)}, use --yes.",
+        f"Kept {user(old)}.",
+        f"To add {user(new)} as well, use --account NAME; to replace {user(old)}, use --yes.",
     )
 
 
 def workspace_words(tokens: Tokens) -> str:
-    """Describe a workspace by its name, if that is known, and its id: 'Acme (5e1f7a3c-...)'."""
+    """Describe a workspace by its name, if known, and its id: 'Acme (5e1f7a3c-...)'."""
     account_id = printable(tokens.account_id or "?", 60)
     return f"{printable(tokens.workspace, 60)} ({account_id})" if tokens.workspace else account_id
 
 
-# Values of `account_routing_override` with which the origin is used (P71).
+# Values of `account_routing_override` that allow requests to the workspace's own host (P71).
 ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 
 
 def fetch_workspace(tokens: Tokens) -> Tokens:
-    """Add the name and the host of the workspace to a login, and its id if the tokens have none
-    (P71, P72).
+    """Add the workspace's name and host to a login, and its id if the tokens have none (P71, P72).
 
-    Raises nothing: without an answer the login is unchanged, and the default host serves it.
+    Raises nothing: without an answer, returns the login unchanged, which uses the default host.
     """
     if not tokens.route.names_account:
         return tokens
@@ -115,16 +114,16 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
         log.info("The workspace is unknown: status %s", reply.status)
         return tokens
     origin = matching[0].get("workspace_backend_origin")
-    routed = matching[0].get("account_routing_override") in ROUTING_OVERRIDES
+    may_use_origin = matching[0].get("account_routing_override") in ROUTING_OVERRIDES
     return tokens._replace(
         account_id=account_id,
-        origin=origin if routed and config.is_workspace_origin(origin) else tokens.origin,
+        origin=origin if may_use_origin and config.is_workspace_origin(origin) else tokens.origin,
         workspace=as_text(matching[0].get("name")) or tokens.workspace,
     )
 
 
 def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
-    """Choose the workspace for tokens that name none: the first in use, in the service's order."""
-    in_use = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
-    ordered = [name for name in as_list(answer.get("account_ordering")) if name in in_use]
-    return next(filter(None, map(header_safe, [*ordered, *in_use])), None)
+    """Return the id of the first active workspace in the service's order (None: no workspace)."""
+    active = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
+    ordered = [each for each in as_list(answer.get("account_ordering")) if each in active]
+    return next(filter(None, map(header_safe, [*ordered, *active])), None)
