@@ -157,7 +157,7 @@ class EventTranslator:
         if key not in self._items:
             place = index if isinstance(index, int) else float("inf")
             self._items[key] = self.round.new_item(kind, place)
-            self.started |= self._items[key].acts
+            self.started |= self._items[key].has_effects
         return self._items[key]
 
     def _read_item(self, event: Fields, *, is_finished: bool) -> None:
@@ -228,7 +228,7 @@ class EventTranslator:
         before = item.metadata
         item.metadata = before | {name: value for name, value in metadata.items() if value}
         if item.events and item.metadata != before:
-            self.round.emit("reasoning" if item.is_aside else "text", "", item, item.metadata)
+            self.round.emit("reasoning" if item.as_reasoning else "text", "", item, item.metadata)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
             item.text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
@@ -250,7 +250,7 @@ class EventTranslator:
             return
         if not item.name:
             self.started = item.has_content = True
-            self.round.end_aside()
+            self.round.end_reasoning()
             self.round.emit("tool_call_name", "", item)
         item.name, item.call_id = self.tool_names.get(name, name), call_id
         item.events[0].chunk = item.name
