@@ -220,7 +220,7 @@ def test_a_file_that_has_another_type_since_it_was_sent(
         found = part.get("image_url") or part.get("file_data") or part["text"]
         assert found.startswith(sent)
     else:
-        words = "it is no PNG, JPEG, WebP or GIF image"
+        words = "it is not a PNG, JPEG, WebP or GIF image"
         assert part["text"] == f"[attachment left out: {words}]"
 
 

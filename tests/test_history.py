@@ -348,7 +348,7 @@ def test_how_a_refusal_speaks_of_a_download(simulator, signed_in, ask, reachable
 def test_an_address_that_brings_a_web_page(simulator, signed_in, ask, reachable):
     simulator.dead_addresses = {DEAD}
     reachable[DEAD] = b"<!DOCTYPE html>"
-    with pytest.raises(llm.ModelError, match="it is no PNG, JPEG, WebP or GIF image"):
+    with pytest.raises(llm.ModelError, match="it is not a PNG, JPEG, WebP or GIF image"):
         ask("look", attachments=[image(DEAD)])
 
 

@@ -130,7 +130,6 @@ def test_any_model_list_is_read(tmp_path_factory):
         st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
     )
 
-    @settings(deadline=None)
     @given(st.lists(entry | st.none(), max_size=3), st.none() | st.lists(st.text(max_size=3)))
     def check(models, seen):
         llm.user_dir()

@@ -209,6 +209,8 @@ def test_continuing_in_later_processes(simulator, signed_in, run_llm):
 
 
 def test_chat_in_a_process(simulator, signed_in, run_llm):
+    # Otherwise the list of models is fetched after the first answer, over its connection.
+    run_llm("chatgpt", "refresh")
     result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", input="one\ntwo\nquit\n")
     assert result.exit_code == 0
     assert "This is answer 2. You said: two" in result.stdout

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llm.parts import ReasoningPart, TextPart, ToolCallPart
 
 import llm_chatgpt_oauth as plugin
-from llm_chatgpt.backend.passage import Passage, without_citations
+from llm_chatgpt.backend.passage import Passage, readable_part, without_citations
 from llm_chatgpt.backend.translate import EventTranslator
 from simulator import (
     Answer,
@@ -177,6 +177,15 @@ def test_a_last_event_that_says_it_failed(simulator, signed_in, ask, changes):
     with pytest.raises(llm.ModelError, match=r"policies refuse this prompt: No\."):
         ask("hi")
     assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_failed_answer_counts_as_failed_whatever_its_status(simulator, signed_in, ask, status):
+    error = {"code": "invalid_prompt", "message": "No."}
+    frames = frames_of(simulator, Say("Half"), terminal="failed", error=error, status=status)
+    simulator.script("responses", Stream(frames))
+    with pytest.raises(llm.ModelError, match=r"policies refuse this prompt: No\."):
+        ask("hi")
 
 
 def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, no_pauses):
@@ -357,6 +366,19 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
     passage = Passage()
     visible = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
     assert "".join(visible) + passage.held == without_citations(text)
+
+
+@given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())
+def test_annotations_keep_their_words(pieces, data):
+    text = "".join(pieces)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    part = readable_part({"text": text, "annotations": [{"start_index": start, "end_index": end}]})
+    (found,) = part["annotations"]
+    words = part["text"][found["start_index"] : found["end_index"]]
+    citations = [match.span() for match in re.finditer("\ue200[^\ue201]*\ue201", text)]
+    if not any(first < end and start < last for first, last in citations):
+        assert words == text[start:end]
 
 
 # Tools that the service carries out -------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Collect one answer for llm: its items, and the blank lines between its texts.
 
-An answer can take several requests, its rounds (P171, P172). Each request's events fill a Round of
-their own, which is dropped if the request fails, and joins the Answer if it is complete.
+An answer can take several requests, called rounds (P171, P172). Each request's events fill a new
+Round, which joins the Answer when it is complete and is dropped if the request fails.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from llm_chatgpt.backend.history import REQUEST
 Metadata = Mapping[str, Any]
 # Metadata of a part that is never sent back (input.py).
 NOT_REPLAYED = {"replay": False}
-# Calls that can be repeated (P196): llm runs them itself, or they only look something up.
+# Calls that do not rule out sending the request again (P196): llm runs them, or they only look
+# something up.
 _REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
-# Numbers for llm's parts. None is used twice, because a response that is run again after a failure
-# keeps its earlier parts.
+# Indexes for llm's parts. Each is used once per process, because a response that is run again after
+# a failure keeps its earlier parts.
 _part_numbers = itertools.count()
 
 
@@ -42,7 +43,7 @@ class Item:
     name: str = ""
     # A commentary is a message that llm records as reasoning (P162).
     is_commentary: bool = False
-    # Whether the item has anything for the user: text, a picture, or a call of one of llm's tools.
+    # Whether the item gives the user anything: text, a picture, or a call of one of llm's tools.
     has_content: bool = False
     # llm's events of this part. llm reads them again at the end, so `correct` can change them.
     events: list[StreamEvent] = dataclasses.field(default_factory=list)
@@ -59,17 +60,17 @@ class Item:
         return "".join(event.chunk for event in self.events)
 
     @property
-    def is_aside(self) -> bool:
+    def as_reasoning(self) -> bool:
         """Whether llm gets this item's text as reasoning."""
         return self.kind == "reasoning" or self.is_commentary
 
     @property
-    def acts(self) -> bool:
+    def has_effects(self) -> bool:
         """Whether this is a call of a hosted tool with effects, such as image generation."""
         return self.kind.endswith("_call") and self.kind not in _REPEATABLE
 
     def correct(self, text: str) -> None:
-        """Make llm record this text instead of the text that was shown."""
+        """Make llm record this text in place of the shown text."""
         if self.text != text:
             for event in self.events:
                 event.chunk = ""
@@ -79,49 +80,49 @@ class Item:
 class Round:
     """The answer to one request, which continues `answer`.
 
-    `request` is the state of the request that its messages do not tell (history.py); the first
+    `request` is the part of the request's state that messages do not hold (history.py). The first
     part of the answer stores it.
     """
 
     def __init__(self, answer: Answer, request: Metadata | None = None) -> None:
         self.items: list[Item] = []
         self.tool_calls: list[llm.ToolCall] = []
-        # How the round ended ("completed" or "incomplete"); None if it did not.
+        # How the round ended: "completed" or "incomplete"; None if it has not ended properly.
         self.ended: str | None = None
         # The response in its last event.
         self.response: Mapping[str, Any] = {}
         # Events that llm has not received yet.
         self._events: list[StreamEvent] = []
-        self._messages = sum(item.kind == "message" for item in answer.items)
-        self._first = next((item for item in answer.items if item.events), None)
-        self._request = {} if self._first else request
-        before = answer.rounds[-1] if answer.rounds else None
+        self._message_count = sum(item.kind == "message" for item in answer.items)
+        self._first_item = next((item for item in answer.items if item.events), None)
+        self._request = {} if self._first_item else request
+        previous = answer.rounds[-1] if answer.rounds else None
         # The last message that was shown as text, in this round or an earlier one.
-        self.last_message: Item | None = before.last_message if before else None
-        # The text that was shown last: its item, and for reasoning its place. None after its blank
-        # line.
-        self.last_text: tuple[Item, object] | None = before.last_text if before else None
+        self.last_message: Item | None = previous.last_message if previous else None
+        # The item whose text was shown last, and the place of the text if it is reasoning. None
+        # after the blank line that ends reasoning.
+        self.last_text: tuple[Item, object] | None = previous.last_text if previous else None
 
     def take_events(self) -> list[StreamEvent]:
-        """Return the events that llm has not received yet, once."""
+        """Return the events that llm has not received yet, and forget them."""
         events, self._events = self._events, []
         return events
 
     def new_item(self, kind: str, output_index: float) -> Item:
-        """Begin an item."""
-        # Items between two messages belong to the first one, as in llm itself.
-        self._messages += kind == "message"
-        item = Item(kind, next(_part_numbers), max(0, self._messages - 1), output_index)
+        """Create an item and add it to the round."""
+        # Items between two messages belong to the first message, as in llm itself.
+        self._message_count += kind == "message"
+        item = Item(kind, next(_part_numbers), max(0, self._message_count - 1), output_index)
         self.items.append(item)
         return item
 
     def emit(
-        self, kind: str, chunk: str, item: Item, metadata: Metadata | None = None, **more: Any
+        self, kind: str, chunk: str, item: Item, metadata: Metadata | None = None, **fields: Any
     ) -> None:
-        """Add an event of this item's part."""
-        self._first = self._first or item
-        # llm keeps only the last metadata that a part is given.
-        if item is self._first and self._request and (metadata or not item.events):
+        """Add an event to an item's part."""
+        self._first_item = self._first_item or item
+        # llm keeps only the last metadata of a part.
+        if item is self._first_item and self._request and (metadata or not item.events):
             metadata = {**(metadata or {}), REQUEST: self._request}
         event = StreamEvent(
             type=kind,
@@ -130,13 +131,13 @@ class Round:
             message_index=item.message_index,
             tool_call_id=item.call_id,
             provider_metadata={config.METADATA_KEY: metadata} if metadata else None,
-            **more,
+            **fields,
         )
         item.events.append(event)
         self._events.append(event)
 
-    def keep_reasoning_out(self) -> None:
-        """Keep the reasoning of this round, which has no answer, out of later requests (P172)."""
+    def exclude_reasoning(self) -> None:
+        """Exclude the reasoning of this round, which has no answer, from later requests (P172)."""
         for item in self.items:
             item.part = None
             for event in item.events if item.kind == "reasoning" else ():
@@ -146,12 +147,12 @@ class Round:
     # Text and blank lines
 
     def show(self, item: Item, place: object, text: str) -> None:
-        """Show text of an item. Texts of reasoning at different places are set apart."""
-        shown = (item, place if item.kind == "reasoning" else None)
-        if self.last_text != shown:
+        """Show text of an item. A blank line separates texts of reasoning at different places."""
+        text_place = (item, place if item.kind == "reasoning" else None)
+        if self.last_text != text_place:
             self._separate(item)
-            self.last_text = shown
-        if item.is_aside:
+            self.last_text = text_place
+        if item.as_reasoning:
             self.emit("reasoning", text, item, item.metadata)
         else:
             # The part needs its metadata once.
@@ -161,33 +162,33 @@ class Round:
 
     def _separate(self, item: Item) -> None:
         """Add a blank line between the text that was shown last and this item's."""
-        if item.is_aside:
-            self.end_aside()
+        if item.as_reasoning:
+            self.end_reasoning()
             if self.last_text and not self.last_text[0].text.endswith("\n"):
                 self.add_part("reasoning", "\n\n", item)
         # llm itself ends the line between reasoning and text.
         elif self.last_message not in (None, item):
             self.add_part("text", "\n\n", item, NOT_REPLAYED)
 
-    def end_aside(self) -> None:
+    def end_reasoning(self) -> None:
         """Add a blank line if reasoning or commentary was shown last."""
-        if not self.last_text or not self.last_text[0].is_aside:
+        if not self.last_text or not self.last_text[0].as_reasoning:
             return
         item, self.last_text = self.last_text[0], None
-        # A commentary is sent back as it came, so nothing is added to it.
+        # A commentary is sent back unchanged, so its blank line is a part of its own.
         if item.is_commentary:
             self.add_part("reasoning", "\n\n", item)
         else:
             self.emit("reasoning", "\n\n", item)
 
     def add_part(self, kind: str, text: str, item: Item, metadata: Metadata | None = None) -> None:
-        """Add a part beside the item's own, for readers only."""
+        """Add an extra part for an item, which is shown but never sent back."""
         part = Item(kind, next(_part_numbers), item.message_index, item.output_index)
         self.emit(kind, text, part, metadata)
 
 
 class Answer:
-    """A whole answer: its complete rounds, and perhaps one that failed after it was shown."""
+    """A whole answer: its complete rounds, and perhaps a last one that failed midway."""
 
     def __init__(self) -> None:
         self.rounds: list[Round] = []
@@ -195,26 +196,26 @@ class Answer:
     @property
     def last_round(self) -> Round:
         """The last complete round."""
-        return next(one for one in reversed(self.rounds) if one.ended)
+        return next(round_ for round_ in reversed(self.rounds) if round_.ended)
 
     @property
     def items(self) -> list[Item]:
-        return [item for one in self.rounds for item in one.items]
+        return [item for round_ in self.rounds for item in round_.items]
 
     @property
     def output(self) -> list[dict[str, Any]]:
-        """The finished items in their order. The last event's own list is empty (P163)."""
-        in_order = (sorted(one.items, key=lambda item: item.output_index) for one in self.rounds)
-        items = itertools.chain.from_iterable(in_order)
+        """The finished items in order. The list in the last event is empty (P163)."""
+        sorted_items = (sorted(r.items, key=lambda item: item.output_index) for r in self.rounds)
+        items = itertools.chain.from_iterable(sorted_items)
         return [item.finished for item in items if item.finished is not None]
 
     @property
     def tool_calls(self) -> list[llm.ToolCall]:
-        return [call for one in self.rounds for call in one.tool_calls]
+        return [call for round_ in self.rounds for call in round_.tool_calls]
 
     @property
     def has_content(self) -> bool:
-        """Whether there is anything for the user: text, a picture, or a call of llm's tools."""
+        """Whether the answer gives the user anything: text, a picture, or a call of llm's tools."""
         return any(item.has_content for item in self.items)
 
     @property
@@ -223,7 +224,7 @@ class Answer:
         return [Message("assistant", [item.part]) for item in self.items if item.part]
 
     def repeat_commentary(self) -> list[StreamEvent]:
-        """Return the commentary as text if the answer has no other text and no call (P162)."""
+        """Return events that repeat commentary as text if no other text or call came (P162)."""
         commentaries = [item for item in self.items if item.is_commentary and item.text]
         last = self.rounds[-1]
         if commentaries and not last.last_message and not self.tool_calls:

@@ -1,6 +1,6 @@
-"""Translate llm's attachments to `input_image`, `input_file` and `input_text`.
+"""Translate llm's attachments into `input_image`, `input_file` and `input_text`.
 
-The facts about them are in docs/protocol.md: P106, P114, P115 and P126.
+docs/protocol.md describes them in P106, P114, P115 and P126.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llm_chatgpt.text import printable
 
 
 class CannotSend(Exception):
-    """An attachment cannot be sent. `args` are the problem and the advice to the user."""
+    """Error for an attachment that cannot be sent. `args` are the problem and the advice."""
 
 
 def attachment_part(
@@ -29,21 +29,21 @@ def attachment_part(
     image_detail: str | None = None,
     takes_images: bool = True,
 ) -> dict[str, Any]:
-    """Return an attachment as part of a message. Reads the file or fetches the address.
+    """Return an attachment as part of a message. May read a file or fetch an address.
 
-    The service downloads an image from its https address itself, unless the address is in
-    `unreachable`, because that has failed (P106). Raises CannotSend.
+    The service itself downloads images with https addresses (P106), except those in `unreachable`,
+    where it has failed. Raises CannotSend.
     """
     url = attachment.url or ""
     try:
         if is_data_url(attachment):
             attachment = _read_data_url(attachment)
-        kind = _named_kind(attachment)
+        kind = _declared_kind(attachment)
         if kind not in config.IMAGE_TYPES and not config.may_be_text(kind):
             raise _unknown_type(kind)
-        by_address = kind in config.IMAGE_TYPES and url.startswith("https://")
-        by_address = by_address and url not in unreachable
-        if not by_address:
+        as_link = kind in config.IMAGE_TYPES and url.startswith("https://")
+        as_link = as_link and url not in unreachable
+        if not as_link:
             content = _content(attachment, kind)
             kind = _actual_kind(kind, content)
     except FileNotFoundError as error:
@@ -54,7 +54,7 @@ def attachment_part(
     if kind in config.TEXT_TYPES:
         name, text = printable(name, 200), content.decode("utf-8-sig")
         return {"type": "input_text", "text": f"{name}:\n\n{text}" if name else text}
-    if not by_address:
+    if not as_link:
         url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     if kind in config.IMAGE_TYPES:
         if not takes_images:
@@ -80,15 +80,15 @@ def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
     return llm.Attachment(type=attachment.type or header.partition(";")[0], content=content)
 
 
-def _named_kind(attachment: llm.Attachment) -> str:
+def _declared_kind(attachment: llm.Attachment) -> str:
     """Return the MIME type without parameters; empty if it is unknown.
 
-    An https address without a type is the file that its suffix names, otherwise an image.
+    For an https address without a type, the suffix decides: a known file type, otherwise an image.
     """
     if attachment.type or not (attachment.url or "").startswith("https://"):
         kind = (attachment.resolve_type() or "").partition(";")[0].strip().lower()
         return "image/jpeg" if kind == "image/jpg" else kind
-    # llm would ask the server in every turn, and another answer would change the earlier messages.
+    # llm would ask the server in every turn, and a different reply would change earlier messages.
     path = urlsplit(str(attachment.url)).path.lower()
     suffixes = (config.FILE_TYPES | config.TEXT_TYPES).items()
     return next((kind for kind, suffix in suffixes if path.endswith(suffix)), "image/png")
@@ -98,7 +98,7 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
     """Read a file or fetch an address. Raises CannotSend."""
     limit = None if kind in config.IMAGE_TYPES else config.MAX_FILE_MIB * 2**20
     too_large = CannotSend(f"is larger than {config.MAX_FILE_MIB} MiB", "Shorten or split it,")
-    # Before reading: such a file may be too large for the memory, too.
+    # Checked before reading, because the file may not fit into memory.
     path = None if attachment.content else attachment.path
     if limit and path and os.path.getsize(path) > limit:
         raise too_large
@@ -111,14 +111,14 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 
 
 def _actual_kind(kind: str, content: bytes) -> str:
-    """Return the type that the content tells; "text/plain" for any text. Raises CannotSend.
+    """Detect the type from the content; "text/plain" for any text. Raises CannotSend.
 
     A file may have changed since llm looked at it, and an address may return anything.
     """
-    is_named_text = kind.startswith("text/") or kind in config.TEXT_TYPES
+    is_declared_text = kind.startswith("text/") or kind in config.TEXT_TYPES
     is_text = _is_text(content)
-    # Text can begin with any bytes.
-    if is_named_text and is_text:
+    # Checked first, because a text can begin like an image or a PDF.
+    if is_declared_text and is_text:
         return "text/plain"
     if suffix := image_kind(content):
         return f"image/{suffix}"
@@ -129,10 +129,10 @@ def _actual_kind(kind: str, content: bytes) -> str:
     if kind in config.FILE_TYPES:
         return kind
     if kind in config.IMAGE_TYPES:
-        raise CannotSend("is no PNG, JPEG, WebP or GIF image", "Check it")
+        raise CannotSend("is not a PNG, JPEG, WebP or GIF image", "Check it")
     if is_text:
         return "text/plain"
-    raise CannotSend("is not UTF-8 text", "Convert it") if is_named_text else _unknown_type(kind)
+    raise CannotSend("is not UTF-8 text", "Convert it") if is_declared_text else _unknown_type(kind)
 
 
 def _is_text(content: bytes) -> bool:

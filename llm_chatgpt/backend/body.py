@@ -14,10 +14,10 @@ from llm_chatgpt.backend.catalogue import ModelInfo
 
 
 def takes_system_message(slug: str) -> bool:
-    """Check whether a model caches a system prompt only as a message, not as `instructions`.
+    """Check whether to send a system prompt as a message instead of as `instructions` (P84).
 
-    That holds for the models after gpt-5.5; the older ones refuse a request without
-    `instructions` (P84).
+    Models after gpt-5.5 cache it only as a message; older ones refuse a request without
+    `instructions`.
     """
     version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
     return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
@@ -28,8 +28,8 @@ def session_id(
 ) -> str:
     """Derive the UUID that routes a conversation's requests to one cache (P213).
 
-    It is the same in every process. Its source is the user's `key`, otherwise the conversation,
-    otherwise the beginning of the input.
+    It is the same in every process. It is derived from the user's `key`, otherwise from the
+    conversation, otherwise from the beginning of the input.
     """
     if key:
         name = f"prompt_cache_key {key}"
@@ -42,10 +42,10 @@ def session_id(
 
 
 def schema_of_chain(prompt: Any, conversation: Any) -> Any:
-    """Return the schema for the answer to an llm prompt; None if there is none.
+    """Return the schema that the answer to a prompt must fit; None if there is none.
 
-    The last answer of a chain of tools must fit the schema, but llm gives it to the first prompt
-    of the chain only.
+    llm gives the schema only to the first prompt of a tool chain, but the chain's last answer must
+    fit it, too.
     """
     earlier = list(conversation.responses) if conversation is not None else []
     while prompt.tool_results and not prompt.schema and earlier:
@@ -56,9 +56,9 @@ def schema_of_chain(prompt: Any, conversation: Any) -> Any:
 def build_body(
     prompt: Any, info: ModelInfo, effort: str | None, schema: Any, without: frozenset[str]
 ) -> dict[str, Any]:
-    """Build the fields of the request's JSON that come from the prompt's options and its schema.
+    """Build the fields of the request's JSON that depend on the options and the schema.
 
-    `without` names the parts to leave out (optional_parts.py). The facts are P84 to P93.
+    `without` names the parts to leave out (optional_parts.py). P84 to P93 describe the fields.
     """
     options = prompt.options
     summary = options.reasoning_summary or "auto"
@@ -79,14 +79,14 @@ def build_body(
         "stream": True,
         "include": ["reasoning.encrypted_content"],
         "max_output_tokens": None if optional_parts.OUTPUT_LIMIT in without else limit,
-        "reasoning": _given(effort=effort, summary=None if summary == "none" else summary),
-        "text": _given(verbosity=options.verbosity, format=text_format),
+        "reasoning": _non_empty(effort=effort, summary=None if summary == "none" else summary),
+        "text": _non_empty(verbosity=options.verbosity, format=text_format),
         "service_tier": tier,
         "parallel_tool_calls": options.parallel_tool_calls,
     }
     return {name: value for name, value in body.items() if value not in (None, {})}
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def _non_empty(**fields: Any) -> dict[str, Any]:
     """Return the fields that have a value."""
     return {name: value for name, value in fields.items() if value}

@@ -1,6 +1,6 @@
-"""The models: the built-in ones, and those of the last fetched lists.
+"""Built-in models, and the model lists that were fetched last, one for each account.
 
-A fetched list is stored for each account. Nothing here sends a request: endpoints.py does.
+endpoints.py fetches the lists. Nothing here sends a request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
 
 
 class ModelInfo(NamedTuple):
-    """The facts about a model. `efforts` is empty if the list does not name any."""
+    """Properties of a model. `efforts` is empty if the list does not name any."""
 
     slug: str
     display_name: str = ""
@@ -47,8 +47,8 @@ class ModelInfo(NamedTuple):
 
 
 # The models that the official client 0.171.0 lists, in its order, except that gpt-6.1-sol comes
-# first because gpt-6.2 is not in every plan (P201). Then the models that the service has retired
-# for many accounts but may still serve to some (P200).
+# first because gpt-6.2 is not in every plan (P201). The models at the end have been retired for
+# many accounts, but the service may still serve them to some (P200).
 BUILT_IN_MODELS = {
     slug: ModelInfo(slug, upgrade=upgrade)
     for slug, upgrade in {
@@ -75,10 +75,10 @@ BUILT_IN_MODELS = {
 RESERVE = ModelInfo("gpt-reserve", "Luna Reserve", hidden=True)
 # Models of the image endpoint, which no list names (P146).
 IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
-# The first model of the account's list, which is chosen when a prompt runs.
+# Stands for the first model of the account's list, which is looked up when a prompt runs.
 DEFAULT = ModelInfo("default", "The first model of your account's list")
-# The fields of a fetched entry that `parse_model` reads. Only they are stored, because the others
-# are large (base instructions...).
+# The fields of a fetched entry that `parse_model` reads. The others are not stored, because they
+# can be large (such as the base instructions).
 STORED_MODEL_FIELDS = {"slug", "display_name", "description", "visibility", "priority", "upgrade"}
 STORED_MODEL_FIELDS |= {"context_window", "default_reasoning_level", "supported_reasoning_levels"}
 STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities"}
@@ -87,23 +87,23 @@ STORED_MODEL_FIELDS |= {"supports_reasoning_effort_updates"}
 
 
 def parse_model(entry: object) -> ModelInfo | None:
-    """Read an entry of the service's list, in which only the slug is certain (P198, P199).
+    """Parse an entry of the service's list; None if it has no usable slug.
 
-    Returns None if the entry has no usable slug.
+    All other fields are optional (P198, P199).
     """
     fields = as_mapping(entry)
     slug = fields.get("slug")
     if not isinstance(slug, str) or not slug or slug != printable(slug, 100):
         return None
 
-    def names(name: str, key: str) -> tuple[str, ...]:
-        entries = as_list(fields.get(name))
+    def strings(field: str, key: str) -> tuple[str, ...]:
+        entries = as_list(fields.get(field))
         values = [item.get(key) if isinstance(item, dict) else item for item in entries]
         return tuple(value for value in values if isinstance(value, str))
 
     upgrade = fields.get("upgrade")
     priority = as_number(fields.get("priority"))
-    modalities = names("input_modalities", "type")
+    modalities = strings("input_modalities", "type")
     return ModelInfo(
         slug=slug,
         display_name=as_text(fields.get("display_name")) or slug,
@@ -112,8 +112,8 @@ def parse_model(entry: object) -> ModelInfo | None:
         hidden=as_text(fields.get("visibility")) not in ("list", None),
         context_window=int(as_number(fields.get("context_window")) or 0) or None,
         default_effort=as_text(fields.get("default_reasoning_level")),
-        efforts=names("supported_reasoning_levels", "effort"),
-        service_tiers=names("service_tiers", "id"),
+        efforts=strings("supported_reasoning_levels", "effort"),
+        service_tiers=strings("service_tiers", "id"),
         takes_images=not modalities or "image" in modalities,
         summaries=fields.get("supports_reasoning_summary_parameter") is not False,
         effort_updates=fields.get("supports_reasoning_effort_updates") is True,
@@ -122,9 +122,9 @@ def parse_model(entry: object) -> ModelInfo | None:
 
 
 class ModelList(NamedTuple):
-    """An account's models as last fetched; empty before that. Times are Unix seconds.
+    """An account's model list as last fetched; empty if it was never fetched.
 
-    `fetched_at` is the last success, `tried_at` the last attempt.
+    `fetched_at` is the time of the last success, `tried_at` of the last attempt, in Unix seconds.
     """
 
     models: tuple[ModelInfo, ...] = ()
@@ -147,12 +147,12 @@ class ModelList(NamedTuple):
 
 
 def models_path() -> pathlib.Path:
-    """Return the file that stores the fetched lists."""
+    """Return the path of the file that stores the fetched lists."""
     return user_dir() / "chatgpt-models.json"
 
 
 def read_models_file() -> Mapping[str, Any]:
-    """Read the file. Returns {} if it is missing or damaged: llm must start all the same."""
+    """Read the file of lists; {} if it is missing or damaged, because llm must start anyway."""
     try:
         return as_mapping(json.loads(read_file(models_path())))
     except (OSError, ValueError, RecursionError):
@@ -160,7 +160,7 @@ def read_models_file() -> Mapping[str, Any]:
 
 
 def parse_model_list(value: object) -> ModelList:
-    """Read a stored list."""
+    """Parse a stored list."""
     fields = as_mapping(value)
     return ModelList(
         tuple(filter(None, map(parse_model, as_list(fields.get("models"))))),
@@ -189,17 +189,17 @@ def models_to_register() -> dict[str, ModelInfo]:
     slugs = [*as_list(data.get("seen")), *config.named_models()]
     models += filter(None, (parse_model({"slug": slug}) for slug in slugs))
     models += [DEFAULT, *map(ModelInfo, IMAGE_MODELS), RESERVE]
-    listed = {model.slug for model in models if not model.hidden}
+    visible = {model.slug for model in models if not model.hidden}
     by_slug: dict[str, ModelInfo] = {}
     for model in models:
-        by_slug.setdefault(model.slug, model._replace(hidden=model.slug not in listed))
+        by_slug.setdefault(model.slug, model._replace(hidden=model.slug not in visible))
     return by_slug
 
 
 def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
-    """Return the requested model with the facts of the account's list, if that has them.
+    """Return the requested model, with its properties from the account's list if it is there.
 
-    DEFAULT stands for the list's first model, or without a list for the first built-in one.
+    DEFAULT stands for the first model of the list, or without a list for the first built-in one.
     """
     if requested.slug == DEFAULT.slug:
         return [*models.listed, *BUILT_IN_MODELS.values()][0]
@@ -209,7 +209,7 @@ def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
 def successor(slug: str, models: ModelList) -> str:
     """Choose another model to try: the successor that a list names, otherwise the first model.
 
-    It is on the account's list; without a list, it is a built-in model.
+    Chooses from the account's list, or without one from the built-in models.
     """
     available = [model.slug for model in models.listed] or list(BUILT_IN_MODELS)
     entries = [models.find(slug), BUILT_IN_MODELS.get(slug)]

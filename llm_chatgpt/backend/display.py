@@ -1,8 +1,7 @@
-"""Give llm the events of an answer, and keep the waiting line and the notes apart from its output.
+"""Pass an answer's events to llm, and keep the waiting line and the notes apart from its output.
 
-llm prints each event that it gets, some on stdout and some on stderr, before it takes the next
-one. So the waiting line is away from the moment that llm gets an event until it comes back for
-more.
+llm prints each event, on stdout or stderr, before it asks for the next one. So the waiting line is
+hidden while llm prints events.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from llm_chatgpt.waiting import Waiting, beside_line, line
 
 
 class Display:
-    """Context manager around the answer to `prompt`, whose events reach llm through `pass_on`.
+    """Context manager for the answer to `prompt`; `pass_on` passes its events to llm.
 
-    `activity` returns the words of the waiting line.
+    `activity` returns the text of the waiting line.
     """
 
     def __init__(self, prompt: Any, stream: bool, activity: Callable[[], str]):
         context = click.get_current_context(silent=True)
         command = context.command.name if context else None
-        # It is unknown when other commands print.
+        # Other commands may print at any time, so they get no waiting line.
         self._context = context if command in ("prompt", "chat") else None
         self._waiting = Waiting(activity)
-        # Holds `_waiting` open while llm prints nothing.
+        # Shows the waiting line while llm prints nothing.
         self._silence = contextlib.ExitStack()
         # `llm chat` prints an answer as it arrives even with --no-stream.
         self._streams = stream or command == "chat"
@@ -46,14 +45,14 @@ class Display:
 
     def __enter__(self) -> None:
         if self._context:
-            # llm ends the line of an answer, but not before its tools run.
+            # llm ends an answer's line, but not before it runs the answer's tools.
             if not self._follows_tools:
                 line.mid_line = False
             self._silence.enter_context(self._waiting)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._silence.close()
-        # The error is printed next, on a line of its own. For Ctrl-C click itself begins one.
+        # llm prints the error next, so a new line begins here. For Ctrl-C, click begins one.
         if isinstance(error, Exception):
             with beside_line():
                 pass
@@ -78,7 +77,11 @@ class Display:
             self._silence.enter_context(self._waiting)
 
     def note(self, text: str) -> None:
-        """Print a note below the answer, which llm prints at the end if it does not stream."""
+        """Print a note below the answer.
+
+        Without streaming, the note waits until the command ends, because llm prints the answer
+        only then.
+        """
         if self._streams or not self._context:
             notice(text)
             return
@@ -90,7 +93,7 @@ class Display:
 
 def _has_one_output() -> bool:
     """Check whether stdout and stderr are the same terminal, file or pipe."""
-    # A stream may be closed, or no file.
+    # A stream may be closed, or may not be a file.
     with contextlib.suppress(AttributeError, OSError, ValueError):
         if config.WINDOWS:
             return sys.stdout.isatty() and sys.stderr.isatty()

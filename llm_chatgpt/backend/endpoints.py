@@ -1,8 +1,8 @@
 """Fetch the model list, the usage and the banked resets; spend a reset.
 
-Only prompts and images are requested elsewhere. A function raises ChatGPTError if there is no
-answer, and RequestRefused for an error status. `login` is the command that signs in again, which
-errors name (None: without an account's name).
+The functions raise ChatGPTError if there is no answer, and RequestRefused for an error status.
+`login` is the command that signs in again, for the messages of errors (None: the command without
+an account's name).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.reached_limit import what_is_left
+from llm_chatgpt.backend.reached_limit import remaining_allowance
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.backend.usage import first_expiry
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, UsageLimitReached
@@ -37,7 +37,7 @@ def fetch_models(
     entries = reply.data.get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
-    if route.list_is_ordered:
+    if route.lists_in_order:
         # The order of the list is the priority (P262).
         served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
         entries = [{**entry, "priority": place} for place, entry in enumerate(served)]
@@ -54,8 +54,8 @@ def fetch_models(
     try:
         catalogue.remember_models(tokens, record)
     except OSError as error:
-        where = catalogue.models_path()
-        notice(f"Warning: could not save the model list in {where} ({os_reason(error)}).")
+        path = catalogue.models_path()
+        notice(f"Warning: could not save the model list in {path} ({os_reason(error)}).")
     return catalogue.parse_model_list(record)
 
 
@@ -73,7 +73,7 @@ def update_models(tokens: Tokens, models: catalogue.ModelList, etag: str | None)
         with contextlib.suppress(Exception):
             # Another thread or process may have fetched it meanwhile.
             if _is_outdated(catalogue.remembered_models(tokens), etag):
-                # First, so that no other process fetches it as well.
+                # Stored before the fetch, so that no other process fetches the list as well.
                 catalogue.remember_models(tokens, {"tried_at": time.time()})
                 fetch_models(tokens)
 
@@ -98,15 +98,15 @@ def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | N
     """Add the account's banked resets and Luna Reserve to the advice of a reached limit (P212).
 
     `slug` is the requested model. `key` names the login; nothing is added for an access token,
-    which no command can name. Waits for the server for 2 seconds at most.
+    which no command can name. Waits at most 2 seconds for the server.
     """
     usage: Mapping[str, Any] = {}
     if error.resettable and not access_token_in(key):
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch_usage(tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-    if steps := what_is_left(usage, slug, key):
-        other = f"{error.advice[0].lower()}{error.advice[1:]}"
-        error.replace_advice(f"{' '.join(steps)} Or {other}")
+    if steps := remaining_allowance(usage, slug, key):
+        old_advice = f"{error.advice[0].lower()}{error.advice[1:]}"
+        error.replace_advice(f"{' '.join(steps)} Or {old_advice}")
 
 
 _RESETS_PATH = "/wham/rate-limit-reset-credits"
@@ -120,8 +120,8 @@ def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None
 def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
     """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit" (P210).
 
-    After a server error or a lost answer the request is sent again (P212). The server spends only
-    one reset for one `request_id`, a UUID.
+    After a server error or a lost answer, the request is sent again (P212). The server spends at
+    most one reset for each `request_id`, a UUID.
     """
     url = f"{tokens.route.base_url(tokens.origin)}{_RESETS_PATH}/consume"
     body = {"redeem_request_id": request_id}
@@ -132,7 +132,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
             reply = http.send("POST", url, headers=backend_headers(tokens), json=body)
             if reply.status == 200:
                 code = as_text(reply.data.get("code"))
-                # An earlier attempt has spent it, but its answer was lost.
+                # An earlier attempt has spent the reset, but its answer was lost.
                 return "reset" if resends and code == "already_redeemed" else code
             failure = explain_refusal(reply, RefusedRequest(tokens, login))
             if reply.status < 500:

@@ -1,9 +1,9 @@
-"""Read from a conversation's answers how their requests were made.
+"""Read the state of earlier requests from the metadata of their answers.
 
-The first part of an answer stores the state of its request that the messages do not have: a
-system prompt of its own, the effort, and the parts that the service had refused. Later requests
-repeat it, so that they begin with the same bytes, whether llm has stored the messages in memory, in
-its logs or as JSON. A place is the index of a message.
+The first part of an answer stores the state of its request that messages do not hold: a system
+prompt of its own, the effort, and the parts that the service has refused. Later requests repeat
+this state, so that they begin with the same bytes, whether llm has the messages in memory, in its
+logs or as JSON. A place is the index of a message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llm.parts import AttachmentPart, Message, TextPart, ToolResultPart
 from llm_chatgpt import config
 from llm_chatgpt.values import as_list, as_mapping, as_text
 
-# The key of an answer's request in the plugin's metadata, and its fields.
+# The key of this state in the plugin's metadata, and its fields.
 REQUEST, SYSTEM, EFFORT, WITHOUT = "request", "system", "effort", "without"
 
 
@@ -27,18 +27,18 @@ def plugin_metadata(part: Any) -> Mapping[str, Any]:
 
 
 def _stored_request(message: Message) -> Mapping[str, Any]:
-    """Return the state of its request that an answer has stored; empty for other messages."""
+    """Return the state that is stored with an answer; empty for other messages."""
     stored = (as_mapping(plugin_metadata(part).get(REQUEST)) for part in message.parts)
     return next(filter(None, stored), {})
 
 
 def effort_of(answer: Message) -> str | None:
-    """Return the effort of an answer's request; None for the model's own."""
+    """Return the effort of an answer's request; None for the model's default."""
     return as_text(_stored_request(answer).get(EFFORT))
 
 
 def without_of(message: Message) -> frozenset[str]:
-    """Return the names of the input's parts that an answer's request left out."""
+    """Return the names of the input parts that an answer's request left out."""
     return frozenset(map(str, as_list(_stored_request(message).get(WITHOUT))))
 
 
@@ -69,10 +69,11 @@ def system_text(message: Message) -> str:
 
 
 def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[Message], bool]:
-    """Insert the system prompts of earlier requests, and the new prompt's `system`, where missing.
+    """Insert missing system prompts: those of earlier requests, and the new prompt's `system`.
 
-    `llm -c -s`, and `messages=` with `system=`, leave them out of the messages. Each is placed
-    where its turn begins. Also returns whether `system` was inserted: the answer must store it.
+    `llm -c -s`, and `messages=` with `system=`, leave them out of the messages. Each is inserted
+    at the beginning of its turn. Also returns whether `system` was inserted; if so, the answer must
+    store it.
     """
     starts = _turn_starts(messages)
     stored = []
@@ -95,18 +96,18 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
 
 
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Return, for each number of messages, the place where the turn that follows them begins.
+    """Return, for each number of messages read so far, the place where the next turn begins.
 
     A turn begins at the user's own message, or after the last answer if there is none yet.
     """
-    starts, start, before = [0], 0, "system"
+    starts, start, previous = [0], 0, "system"
     for place, message in enumerate(messages):
         role = message.role
         # llm puts the attachments of a tool's result into a message of the user.
-        is_result = before == "tool" and all(isinstance(p, AttachmentPart) for p in message.parts)
-        is_users = role not in ("assistant", "tool", "system")
-        if is_users and before in ("assistant", "system", "tool") and not is_result:
+        is_result = previous == "tool" and all(isinstance(p, AttachmentPart) for p in message.parts)
+        is_user = role not in ("assistant", "tool", "system")
+        if is_user and previous in ("assistant", "system", "tool") and not is_result:
             start = place
         starts.append(place + 1 if role in ("assistant", "system") else start)
-        before = role
+        previous = role
     return starts

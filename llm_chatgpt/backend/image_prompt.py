@@ -1,4 +1,4 @@
-"""Translate llm's prompt for an image model to a request, and the answer to llm's record."""
+"""Turn a prompt for an image model into a request, and record the answer in llm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_chatgpt.values import as_mapping, as_number
 def build_body(prompt: Any, model: str) -> dict[str, Any]:
     """Build the request's body: the system prompt, the prompt, and the attached images.
 
-    Reads files and fetches addresses. Raises ChatGPTError, also if the image could not be saved.
+    Reads files and fetches addresses. Raises ChatGPTError, also if no image could be saved later.
     """
     options = dict(prompt.options)
     images.check_place(options["output"])
@@ -31,8 +31,8 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
 def _new_messages(messages: list[Message]) -> list[Message]:
     """Return the system prompt, and the user's messages since the last answer.
 
-    An image model has no conversation, but a version of llm that does not know this may
-    continue one.
+    Image models have no conversations, but versions of llm that do not check
+    `supports_conversation` may continue one.
     """
     new: list[Message] = []
     for message in messages:

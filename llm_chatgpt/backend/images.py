@@ -47,14 +47,14 @@ def png_size(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-# Characters of base64: a multiple of four.
+# Characters of base64 to decode at a time: a multiple of four.
 _SLICE = 2**20
 
 
 def decode_image(encoded: object) -> bytes:
     """Decode an image from base64; empty if it is not base64.
 
-    In slices, because decoding stops all other threads, an event loop's too.
+    Decodes in slices, because decoding blocks all other threads, including an event loop's.
     """
     text = as_text(encoded) or ""
     try:
@@ -80,7 +80,7 @@ def build_body(
 ) -> dict[str, Any]:
     """Build the request's JSON. `images` are data URLs of the images to edit."""
     body: dict[str, Any] = {
-        # An argument may hold bytes that are not UTF-8, which JSON cannot hold.
+        # A command line may contain bytes that are not UTF-8, which JSON cannot contain.
         "prompt": prompt.strip().encode("utf-8", "replace").decode(),
         "model": model,
         **{name: options.get(name) or value for name, value in DEFAULT_OPTIONS.items()},
@@ -105,8 +105,8 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
     """Create an image, or edit the `images` of the body, with the login that `key` names.
 
     Takes a minute or two. Nothing is sent again except after a 401, because a request may count
-    against the limits even if its answer is lost (P151). Raises ChatGPTError, as RequestRefused
-    for an error status.
+    against the limits even if its answer is lost (P151). Raises ChatGPTError; for an error status,
+    RequestRefused.
     """
 
     def send(tokens: Tokens, login: str) -> Answer:
@@ -122,7 +122,7 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
 
 
 async def create_image_async(key: str | None, body: Mapping[str, Any]) -> Answer:
-    """`create_image` for an event loop. It can be cancelled at any time."""
+    """Create an image like `create_image`, in an event loop. Can be cancelled at any time."""
 
     async def send(tokens: Tokens, login: str) -> Answer:
         request = _request(tokens, body)
@@ -158,7 +158,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None)
     if reply.status != 200:
         error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
         if error.code == refusals.MODEL_NOT_FOUND:
-            # The usual advice names a model that answers prompts.
+            # The usual advice names a text model.
             error.replace_advice("Choose another with -m.")
         if isinstance(error, UsageLimitReached):
             # Luna Reserve is not named, because it creates no images.
@@ -173,20 +173,22 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None)
 
 # Files -----------------------------------------------------------------------------
 
-# Errors of a path: an unknown ~user is a RuntimeError, a null byte a ValueError.
+# Errors of paths: an unknown ~user raises RuntimeError, a null byte ValueError.
 _PATH_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 def _output_path(output: str) -> pathlib.Path:
-    """Return the file to write. The suffix of another image format becomes .png, because nothing
-    converts the image. Raises RuntimeError for an unknown ~user."""
+    """Return the path of the file to write. Raises RuntimeError for an unknown ~user.
+
+    Replaces the suffix of another image format with .png, because the image is not converted.
+    """
     path = pathlib.Path(output).expanduser()
     other_format = (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
     return path.with_suffix(".png") if path.suffix.lower() in other_format else path
 
 
 def image_file_name(suffix: str) -> str:
-    """Make up a file name that no other image has."""
+    """Return a unique file name, made of the time and random characters."""
     return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
 
 
@@ -195,9 +197,10 @@ def _default_path(suffix: str) -> pathlib.Path:
 
 
 def check_place(output: str | None, *, replace: bool = False) -> None:
-    """Make the folder of the new file. Raises ChatGPTError if the file could not be written.
+    """Create the new file's folder, and raise ChatGPTError if the file cannot be written.
 
-    An image that cannot be saved would count against the limits for nothing.
+    Called before the request, because an image that cannot be saved would still count against the
+    limits.
     """
     where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
     try:
@@ -226,8 +229,7 @@ class SavedImage(NamedTuple):
 def save_answer(
     answer: Answer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
 ) -> SavedImage:
-    """Write the image to a file, as `write_image` does. A note says if it has another size than
-    `body` asks for."""
+    """Write the image with `write_image`. Prints a note if its size differs from `body`'s."""
     kind = image_kind(answer.image) or "png"
     chosen = str(_output_path(output)) if output else None
     path = write_image(answer.image, kind, chosen, replace=replace)
@@ -243,8 +245,8 @@ def save_answer(
 def write_image(image: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
     """Write an image to a new file, or `replace` an old one, and return its absolute path.
 
-    Where the `chosen` file cannot be written, a warning says so and the default folder is
-    used. Raises ChatGPTError if that fails, too.
+    If the `chosen` file cannot be written, prints a warning and uses the default folder. Raises
+    ChatGPTError if that fails, too.
     """
     if chosen:
         try:
@@ -268,7 +270,7 @@ def _write(path: pathlib.Path, image: bytes, replace: bool = False) -> str:
         replace_file(temporary, path)
     else:
         write_new(path, image)
-    # Later turns read the file again, perhaps in another folder.
+    # Later turns read the file again, perhaps from another working directory.
     return os.path.abspath(path)
 
 

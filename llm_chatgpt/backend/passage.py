@@ -55,11 +55,12 @@ def readable_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     text = part.get("text")
     if not isinstance(text, str) or "\ue200" not in text:
         return part
+    gaps = [citation.span() for citation in _CITATION.finditer(text)]
 
     def moved(name: str, value: Any) -> Any:
         if name not in ("start_index", "end_index") or not isinstance(value, int):
             return value
-        return len(_OPEN_CITATION.sub("", without_citations(text[:value])))
+        return value - sum(min(value, end) - start for start, end in gaps if start < value)
 
     annotations = [
         {name: moved(name, value) for name, value in annotation.items()}

@@ -174,14 +174,14 @@ class PromptRun:
         goes_on = wants_more and not has_calls
         is_empty = completed and not goes_on and not answer.has_content
         if is_empty:
-            finished.keep_reasoning_out()
+            finished.exclude_reasoning()
         if goes_on and self._further_rounds == config.MAX_FURTHER_ROUNDS:
             goes_on = False
             self._notes.append(
                 f"Note: stopped after {self._further_rounds} further requests, although the model "
                 "wanted to go on."
             )
-        acted = any(item.acts for item in answer.items)
+        acted = any(item.has_effects for item in answer.items)
         tries_again = is_empty and not acted and not self._tried_again
         self.complete = not goes_on and not tries_again
         if not self.complete:

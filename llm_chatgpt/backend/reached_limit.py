@@ -104,7 +104,7 @@ def login_option(name: str, key: str | None) -> str:
     return f" {name} {shlex.quote(printable(key, 60))}" if key and not access_token_in(key) else ""
 
 
-def what_is_left(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
+def remaining_allowance(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
     """Name the banked resets and Luna Reserve that are left when `slug` has reached a limit.
 
     `usage` is the usage endpoint's answer, `key` names the login.

@@ -36,6 +36,8 @@ _DELTAS = {
 }
 # The last event of an answer (P163, P165, P166).
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
+# An answer with one of these is kept, even if an `error` stands beside it.
+_GOOD_STATUSES = ("completed", "incomplete")
 # The fields of an item that are too large to be logged.
 _LARGE = ("encrypted_content", "result")
 # The words for the user while the service runs a tool of its own.
@@ -128,11 +130,11 @@ class EventTranslator:
             self._end("failed", {"error": as_mapping(event.get("error")) or event})
 
     def _end(self, ended: str, response: Fields) -> None:
-        """Read the last event, whose `status` and `error` override its name (P170)."""
+        """Read the last event. Its name, `status` and `error` count, the worst of them (P170)."""
         status, error = response.get("status"), response.get("error")
-        if status in ("completed", "incomplete", "failed"):
+        if status == "incomplete" and ended == "completed":
             ended = status
-        elif error or status == "cancelled":
+        elif status in ("failed", "cancelled") or (error and status not in _GOOD_STATUSES):
             ended = "failed"
         self.error = {"message": error} if isinstance(error, str) else as_mapping(error)
         if ended != "failed":
@@ -157,7 +159,7 @@ class EventTranslator:
         if key not in self._items:
             place = index if isinstance(index, int) else float("inf")
             self._items[key] = self.round.new_item(kind, place)
-            self.started |= self._items[key].acts
+            self.started |= self._items[key].has_effects
         return self._items[key]
 
     def _read_item(self, event: Fields, *, is_finished: bool) -> None:
@@ -228,7 +230,7 @@ class EventTranslator:
         before = item.metadata
         item.metadata = before | {name: value for name, value in metadata.items() if value}
         if item.events and item.metadata != before:
-            self.round.emit("reasoning" if item.is_aside else "text", "", item, item.metadata)
+            self.round.emit("reasoning" if item.as_reasoning else "text", "", item, item.metadata)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
             item.text, provider_metadata={config.METADATA_KEY: item.metadata}
         )
@@ -250,7 +252,7 @@ class EventTranslator:
             return
         if not item.name:
             self.started = item.has_content = True
-            self.round.end_aside()
+            self.round.end_reasoning()
             self.round.emit("tool_call_name", "", item)
         item.name, item.call_id = self.tool_names.get(name, name), call_id
         item.events[0].chunk = item.name
