@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import a name of the Python API when it is used."""
-    # `from llm_chatgpt import http` also asks here before it imports the module.
+    # `from llm_chatgpt import http` also calls this before it imports the module.
     if find_spec(f"{__name__}.{name}"):
         raise AttributeError(name)
     from llm_chatgpt import api

@@ -53,20 +53,20 @@ class BaseOptions(llm.Options):
         try:
             return handler(values)
         except ValidationError as error:
-            # llm would show pydantic's words in a frame of several lines.
+            # llm would show pydantic's message on several lines.
             name = str(error.errors()[0]["loc"][0])
             options = cls.model_json_schema()["properties"]
             if name not in options:
                 names = ", ".join(options)
                 reason = f"No option named '{printable(name, 60)}'. Options: {names}."
             else:
-                # The schema of a value or null.
+                # `anyOf` lists the schema of the value, then null.
                 value = options[name]["anyOf"][0]
-                reason = f"The option {name} must be {_in_words(value)}."
+                reason = f"The option {name} must be {_allowed_values(value)}."
             raise ChatGPTError(reason) from error
 
 
-def _in_words(schema: dict[str, Any]) -> str:
+def _allowed_values(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
     words = {"boolean": "true or false", "integer": "a whole number above 0", "string": "text"}

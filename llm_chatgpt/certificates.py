@@ -31,7 +31,7 @@ def tls_context() -> ssl.SSLContext:
 
     Raises ChatGPTError for a file that cannot be read or holds no certificate.
     """
-    # Another thread may be using the parent's context at the moment of a fork.
+    # A forked child builds its own: another thread may have been using the parent's at the fork.
     return _build_context(os.getpid(), tuple(os.environ.get(name) for name in SETTINGS))
 
 
@@ -49,9 +49,9 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
     for name, path in zip(SETTINGS, paths, strict=True):
         if not path:
             continue
-        place = "capath" if name == "SSL_CERT_DIR" else "cafile"
+        argument = "capath" if name == "SSL_CERT_DIR" else "cafile"
         try:
-            context.load_verify_locations(**{place: path})
+            context.load_verify_locations(**{argument: path})
         except OSError as error:
             reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
             raise ChatGPTError(
@@ -65,14 +65,14 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
 def _trust_system(context: ssl.SSLContext) -> None:
     """Trust the system's folder of certificates, and its file if that has more of them.
 
-    OpenSSL finds a certificate in the folder by its name when needed. Reading the file takes about
-    15 ms (docs/benchmarks.md). Users append certificates to the file by hand.
+    OpenSSL looks up certificates in the folder by name when it needs them. Reading the file takes
+    about 15 ms (docs/benchmarks.md). It has more if a user has appended certificates by hand.
     """
     defaults = ssl.get_default_verify_paths()
     in_folder: set[int] = set()
     with contextlib.suppress(OSError):
         context.load_verify_locations(capath=defaults.openssl_capath)
-        # `openssl rehash` names certificates like this, some tools twice.
+        # `openssl rehash` creates links with such names; other tools may create two for one file.
         names = glob.glob(f"{defaults.openssl_capath}/????????.[0-9]")
         in_folder = {os.stat(name).st_ino for name in names}
     for bundle in (defaults.openssl_cafile, *_BUNDLES):

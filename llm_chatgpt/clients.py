@@ -1,7 +1,7 @@
 """The HTTP clients, which keep connections for the next request.
 
-All threads of a process share one client, each event loop has its own. They are in the dictionaries
-below, because nothing else outlives a request.
+All threads of a process share one client; each event loop has its own. The dictionaries below hold
+them, because nothing else outlives a request.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import ChatGPTError
 
-# By process, because a forked child must not write into its parent's connections. There is no lock,
-# because a fork could leave it locked forever: if two threads create a client at the same time, the
-# first one is used.
-_shared: dict[int, Any] = {}
-_of_loops: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
+# By process id, because a forked child must not write into its parent's connections, and by event
+# loop. There is no lock, because a fork could leave it locked forever: if two threads create a
+# client at the same time, the first one is used.
+_sync_clients: dict[int, Any] = {}
+_async_clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
 
 
 @functools.cache
 def library() -> Any:
-    """Return httpx2 if llm has loaded it already, else httpx. Use only what both have."""
+    """Return httpx2 if llm has already loaded it, else httpx. Callers use only what both have."""
     return sys.modules.get("httpx2") or importlib.import_module("httpx")
 
 
@@ -40,20 +40,20 @@ def timeout(seconds: float) -> Any:
 def sync_client() -> Any:
     """Return the client that all threads of this process share."""
     process = os.getpid()
-    return _shared.get(process) or _shared.setdefault(process, _new_client("Client"))
+    return _sync_clients.get(process) or _sync_clients.setdefault(process, _new_client("Client"))
 
 
 async def async_client() -> Any:
     """Return the running event loop's client."""
-    for closed in [loop for loop in _of_loops if loop.is_closed()]:
-        _of_loops.pop(closed, None)
-    return await _of_loops.setdefault(asyncio.get_running_loop(), _LoopClient()).get()
+    for closed in [loop for loop in _async_clients if loop.is_closed()]:
+        _async_clients.pop(closed, None)
+    return await _async_clients.setdefault(asyncio.get_running_loop(), _LoopClient()).get()
 
 
 @atexit.register
 def close_clients() -> None:
-    """Close the connections that threads share. A later request opens new ones."""
-    if client := _shared.pop(os.getpid(), None):
+    """Close the client that threads share. A later request opens a new one."""
+    if client := _sync_clients.pop(os.getpid(), None):
         client.close()
 
 
@@ -65,13 +65,13 @@ class _LoopClient:
         self._client: Any = None
 
     async def get(self) -> Any:
-        # One prompt creates the client; others that begin at the same time wait for it.
+        # The first prompt creates the client; others that begin at the same time wait for it.
         async with self._lock:
             if self._client is None:
                 # In a thread, because it may read the system's certificates.
                 self._client = await asyncio.to_thread(_new_client, "AsyncClient")
                 self._closer = self._close_with_loop()
-                # Once it has begun, the loop finishes the generator when it shuts down.
+                # Start the generator: when the loop shuts down, it finishes started generators.
                 await anext(self._closer)
             return self._client
 
@@ -79,7 +79,7 @@ class _LoopClient:
         try:
             yield
         finally:
-            _of_loops.pop(asyncio.get_running_loop(), None)
+            _async_clients.pop(asyncio.get_running_loop(), None)
             await self._client.aclose()
 
 

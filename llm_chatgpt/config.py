@@ -1,7 +1,7 @@
 """Addresses, names, times, limits and the settings of the environment.
 
-P and a number refer to a fact about the service in docs/protocol.md. Names that end in _SECONDS are
-seconds. A function with the name of a setting returns its value, or the default if it is unset.
+P and a number refer to a fact about the service in docs/protocol.md. Constants that end in _SECONDS
+are in seconds. A function named after a setting returns its value, or the default if it is unset.
 """
 
 from __future__ import annotations
@@ -50,32 +50,32 @@ LOCK_TIMEOUT_SECONDS = 180.0
 # HTTP.
 CONNECT_TIMEOUT_SECONDS = 15.0
 AUTH_TIMEOUT_SECONDS = 30.0
-# The largest answer to a side request; images can be larger.
+# The largest answer that is read, except for images and answers to prompts.
 MAX_REPLY_BYTES = 16 * 2**20
 MAX_IMAGE_REPLY_BYTES = 128 * 2**20
 # How long to wait for the end of a stream after its last event, so that its connection can
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
-# A new connection carries this much before it waits for the first acknowledgement (RFC 6928).
+# A new connection sends this much before it waits for the first acknowledgement (RFC 6928).
 COMPRESS_ABOVE_BYTES = 14_000
-# Larger requests contain images, of which gzip saves little and takes long.
+# Larger requests contain images, which gzip shrinks little and slowly.
 GZIP_UP_TO_BYTES = 1_000_000
 # An image takes 40 to 120 seconds (P151).
 IMAGE_TIMEOUT_SECONDS = 300.0
 
-# An event of this size, such as a picture, is read in a thread instead of the event loop.
+# An event of this size, such as an image, is parsed in a thread instead of the event loop.
 LARGE_EVENT_BYTES = 100_000
 
-# How often a model may go on after a complete answer (P171).
+# How many further requests a prompt may take if the model wants to continue its answer (P171).
 MAX_FURTHER_ROUNDS = 5
 
 # Sending a prompt again (P196).
 MAX_RESENDS = 4
-# The longest single wait that the server can ask for, and all waits of a prompt together.
+# The longest wait that the server can ask for, and the longest total of a prompt's waits.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_RESEND_WAIT_SECONDS = 90.0
-# How long after the announced reset a prompt is sent again.
+# How long to wait after the announced reset before a prompt is sent again.
 AFTER_RESET_SECONDS = 5.0
 FIRST_RESEND_PAUSE_SECONDS = 0.2
 
@@ -110,7 +110,7 @@ MAX_FILE_MIB = 20
 
 
 def may_be_text(kind: object) -> bool:
-    """Check whether only the content tells if an attachment is text, as with source code."""
+    """Check whether an attachment of this type may be text, such as source code."""
     family = str(kind).partition("/")[0]
     return kind == "image/svg+xml" or family not in ("image", "audio", "video", "font")
 
@@ -131,7 +131,7 @@ def is_off(name: str) -> bool:
 
 
 def originator() -> str:
-    """Return the client's name in headers. The service takes others than its own clients' (P82)."""
+    """Return the client's name for headers. The service accepts names of other clients (P82)."""
     return setting("ORIGINATOR") or "llm_chatgpt_oauth"
 
 
@@ -147,7 +147,7 @@ def named_models() -> list[str]:
 
 
 def redirect_host() -> str:
-    """Return the host that the browser login returns to.
+    """Return the host to which the browser is redirected after the login.
 
     Raises ChatGPTError if the setting is neither 127.0.0.1 nor localhost.
     """
@@ -167,7 +167,7 @@ def issuer() -> str:
 
 
 def base_url(origin: str | None = None) -> str:
-    """Return the backend's address (P2). `origin` is the account's workspace, if it has its own."""
+    """Return the backend's address (P2). `origin` is the workspace's own host, if it has one."""
     return _service_url("BASE_URL", f"{origin or 'https://chatgpt.com'}/backend-api")
 
 
@@ -194,7 +194,7 @@ def _service_url(name: str, default: str) -> str:
 
 
 def longest_limit_wait() -> float:
-    """Return for how many seconds a prompt may wait for a limit to reset; infinity for "1".
+    """Return how many seconds a prompt may wait for a limit to reset; infinity for "1".
 
     Raises ChatGPTError for a value that is not a duration.
     """
@@ -208,7 +208,7 @@ def longest_limit_wait() -> float:
 
 
 def idle_timeout() -> float:
-    """Return after how many seconds without data an answer counts as stalled (P159).
+    """Return the number of seconds without data after which an answer counts as stalled (P159).
 
     Raises ChatGPTError for a value that is not a number above 0.
     """

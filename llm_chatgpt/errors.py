@@ -1,6 +1,6 @@
 """The errors that end a login or a prompt.
 
-Each has a reason and an advice for the user, and fields by which callers decide: no code reads the
+Each has a reason and advice for the user, and fields by which callers decide: no code reads the
 message.
 """
 
@@ -15,13 +15,13 @@ import llm
 
 
 class ChatGPTError(llm.ModelError, click.ClickException):
-    """Stops a login or a prompt.
+    """An error that ends a login or a prompt.
 
     `reason` says what happened, without a full stop, and `advice` is the next step; the
     message is both, with the request's id after them.
 
-    It is an llm and a click error at once: `llm prompt` shows the first in one line, `llm
-    chat` only the second.
+    It is both an llm and a click error: `llm prompt` shows an llm error on one line, `llm chat`
+    shows only click errors.
     """
 
     # The part of the request that the server refused.
@@ -70,9 +70,9 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 
 
 class ConnectionFailed(ChatGPTError):
-    """No readable answer came.
+    """The server sent no readable answer.
 
-    `stalled` says that the server kept the connection open and sent nothing in time.
+    `stalled` says that it kept the connection open and sent nothing in time.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class LoginExpired(LoginFailed):
 
 
 class LoginDenied(LoginFailed):
-    """The user or their workspace declined."""
+    """The user or their workspace declined the sign-in."""
 
 
 class DeviceLoginDisabled(LoginFailed):

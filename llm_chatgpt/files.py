@@ -50,7 +50,7 @@ def llm_keys() -> Mapping[str, Any]:
 
 
 def read_file(path: pathlib.Path) -> bytes:
-    """Read a whole file. Raises OSError for a FIFO or a device, too, which might never end."""
+    """Read a whole file. Raises OSError, also for a FIFO or a device, which might never end."""
 
     def read() -> bytes:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -81,10 +81,10 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
-    """Overwrite a file with JSON that is not longer. This works on a full disk, too.
+    """Overwrite a file with JSON that is not longer. Works on a full disk.
 
-    The JSON is padded with spaces until the file is truncated, so that the file is valid JSON all
-    the time. Raises OSError for a symbolic link, too.
+    The JSON is padded with spaces before the file is truncated, so that the file is always valid
+    JSON. Raises OSError, also for a symbolic link.
     """
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -97,7 +97,7 @@ def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_new(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that does not exist yet, whole or not at all."""
+    """Create a file; if it cannot be written completely, delete it. Raises OSError if it exists."""
     file = path.open("xb")
     try:
         with file:
@@ -133,10 +133,10 @@ Result = TypeVar("Result")
 
 
 def _retried(action: Callable[[], Result]) -> Result:
-    """Return the result of a file operation.
+    """Run a file operation and return its result.
 
-    On Windows, repeat it for up to a second: it fails while another program reads or replaces the
-    file.
+    On Windows, repeat it for up to a second if it fails because another program reads or replaces
+    the file.
     """
     for _ in range(50 if config.WINDOWS else 0):
         try:
@@ -147,5 +147,5 @@ def _retried(action: Callable[[], Result]) -> Result:
 
 
 def os_reason(error: Exception) -> str:
-    """Return why the system refused something, without a path."""
+    """Return the system's reason for an error, without a path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,6 @@
 """Send requests: `send` returns a whole answer, the streams yield the answer to a prompt.
 
-Every failure of the HTTP library becomes a ConnectionFailed in this file and nowhere else.
+This module turns every error of the HTTP library during a request into a ConnectionFailed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llm_chatgpt.values import as_mapping, json_object
 
 
 def fetch_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that llm can raise when it fetches an attachment with either library."""
+    """Return the errors that llm can raise when it fetches an attachment with httpx or httpx2."""
     loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
     library_errors = (error for http in loaded for error in (http.HTTPError, http.InvalidURL))
     return (OSError, ValueError, *library_errors)
@@ -72,8 +72,8 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
         )
     if "ssl" in message.lower():
         return ConnectionFailed(f"Could not open a TLS connection to {host}.")
-    way = " through the proxy" if proxy_settings() else ""
-    return ConnectionFailed(f"Could not reach {host}{way}.")
+    via = " through the proxy" if proxy_settings() else ""
+    return ConnectionFailed(f"Could not reach {host}{via}.")
 
 
 def proxy_settings() -> dict[str, str]:
@@ -94,7 +94,7 @@ def _check_headers(headers: Mapping[str, str]) -> None:
             )
 
 
-# Side requests ---------------------------------------------------------------------
+# Whole answers ---------------------------------------------------------------------
 
 
 # No repr, because the content may hold tokens.
@@ -142,7 +142,7 @@ class Reply:
 
     @property
     def web_page_advice(self) -> tuple[str, str]:
-        """The reason and the next step to tell the user about such a page."""
+        """The reason and the advice of an error about such a page."""
         ray = self.headers.get("cf-ray")
         return (
             f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network.",
@@ -164,7 +164,7 @@ def send(
     """Send one request and return its whole answer, whatever its status.
 
     `content` is `params`, `json` or `data`, as the HTTP library takes them. `seconds` limits the
-    whole exchange, or without `whole` each single wait, so that a late answer is still used.
+    whole exchange; if `whole` is False, only each single wait, so that a late answer is still used.
     `max_bytes` limits the body.
 
     Raises ConnectionFailed if no readable answer came, and ChatGPTError for an unusable setting.
@@ -189,23 +189,23 @@ def send(
     if not whole:
         return fetch()
     # In a thread, because the library limits only single socket operations.
-    outcome = start_in_thread(fetch)
+    future = start_in_thread(fetch)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-        if concurrent.futures.wait([outcome], timeout=min(left, 0.25)).done:
-            return outcome.result()
+        if concurrent.futures.wait([future], timeout=min(left, 0.25)).done:
+            return future.result()
     raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
 
 
 def _certificate(response: Any) -> Mapping[str, Any] | None:
     stream = response.extensions.get("network_stream")
     connection = stream and stream.get_extra_info("ssl_object")
-    # A system that checks certificates itself may not show them.
+    # Where the operating system checks certificates, it may not show them.
     return connection and (connection.getpeercert() or {})
 
 
-# The stream of a prompt --------------------------------------------------------------
+# Streamed answers --------------------------------------------------------------------
 #
 # These are classes, because a generator-based context manager cannot be closed during a wait: an
 # abandoned async answer would end in contextlib's RuntimeError.
@@ -233,15 +233,15 @@ class _Stream:
 
 
 # `drain` is the thread that reads the end of this thread's last stream. Only the next request waits
-# for it: a program can exit without it.
-_of_thread = threading.local()
+# for it: the program can exit before it ends.
+_thread_local = threading.local()
 
 
 class SyncStream(_Stream):
     def __enter__(self) -> SyncStream:
         client = clients.sync_client()
-        # The next request of a chain needs the connection of the last one.
-        if drain := getattr(_of_thread, "drain", None):
+        # Wait until the last stream's connection can be reused.
+        if drain := getattr(_thread_local, "drain", None):
             drain.join(config.DRAIN_SECONDS)
         with self._failures():
             self._opened(client.send(client.build_request(**self._request), stream=True))
@@ -250,8 +250,8 @@ class SyncStream(_Stream):
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is None and not self._response.is_closed:
-            _of_thread.drain = threading.Thread(target=self._drain, daemon=True)
-            _of_thread.drain.start()
+            _thread_local.drain = threading.Thread(target=self._drain, daemon=True)
+            _thread_local.drain.start()
             return
         self._response.close()
         with self._failures():

@@ -1,4 +1,7 @@
-"""Make text for a terminal: harmless foreign text, wrapped lines, notices, times in words."""
+"""Prepare text for a terminal: printable text, wrapped lines, notices, times in words.
+
+Threads that start here can print notices, too.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ log = logging.getLogger("llm_chatgpt_oauth")
 
 
 def printable(text: object, limit: int = 500) -> str:
-    """Make foreign text harmless for a terminal: one line, no control characters."""
+    """Make text from elsewhere safe for a terminal: one line, no control characters."""
     line = " ".join(str(text)[: limit * 4].split())
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def as_sentence(text: str) -> str:
-    """Return the text with a full stop, unless it ends a sentence already."""
+    """Add a full stop, unless the text already ends in one or in ! or ?."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def fitted(text: str, stream: TextIO | None, indent: int = 0) -> str:
-    """Break long lines between words if `stream` is a terminal; indent the broken-off parts.
+    """Break long lines between words if `stream` is a terminal; indent the continuation lines.
 
     A command in quotes and a picture's path stay on one line, so that they can be copied.
     """
@@ -56,7 +59,7 @@ def fitted(text: str, stream: TextIO | None, indent: int = 0) -> str:
 
 
 def notice(text: str) -> None:
-    """Print a notice beside the answer: on stderr while a command runs, else to `logging`."""
+    """Print a notice on stderr, apart from the answer, while a command runs; otherwise log it."""
     if not in_command():
         log.warning("%s", text)
         return
@@ -76,9 +79,9 @@ def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
 
 
 def start_in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
-    """Run a function in a daemon thread, for which the end of the program does not wait."""
+    """Run a function in a daemon thread: the program can end without waiting for it."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    # From here on, a cancelled task that waits for it cannot cancel it for others.
+    # A running future cannot be cancelled, so that one cancelled task does not stop it for others.
     future.set_running_or_notify_cancel()
 
     def run() -> None:
@@ -97,7 +100,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def short_path(path: object) -> str:
-    """Return a path with ~ in place of the home folder, whose name may be the user's."""
+    """Return a path with ~ instead of the home folder, which may contain the user's name."""
     text, home = str(path), os.path.expanduser("~")
     return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
 
@@ -127,7 +130,7 @@ def local_time(epoch: float) -> str:
 
 
 def from_now(epoch: float) -> str:
-    """Return a moment as distance and local time: 'in 4 hours 10 minutes (17:30)'."""
+    """Return a moment as relative and local time: 'in 4 hours 10 minutes (17:30)'."""
     left = epoch - time.time()
     words = f"in {in_words(left)}" if left >= 0 else f"{in_words(-left)} ago"
     return f"{words} ({local_time(epoch)})"

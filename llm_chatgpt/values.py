@@ -11,7 +11,7 @@ from typing import Any
 
 
 def json_object(data: bytes | str) -> Mapping[str, Any]:
-    """Parse a JSON object; empty for anything else, also if it is nested too deep."""
+    """Parse a JSON object; empty for anything else, and if it is nested too deeply."""
     try:
         return as_mapping(json.loads(data))
     except (ValueError, RecursionError):
@@ -34,7 +34,7 @@ def first_mapping(value: object) -> Mapping[str, Any]:
 
 
 def as_text(value: object) -> str | None:
-    """Return a string, `without_halves`; None if it is empty, and for anything else."""
+    """Return a non-empty string after `without_halves`; None for anything else."""
     return without_halves(value) if isinstance(value, str) and value else None
 
 
@@ -49,9 +49,10 @@ def without_halves(text: str) -> str:
 
 
 def cleaned(value: Any, levels: int = 50) -> Any:
-    """Copy JSON so that it can be printed and logged: `without_halves`, and empty below `levels`.
+    """Copy JSON so that it can be printed and logged.
 
-    llm cannot log JSON with several hundred levels.
+    Strings go through `without_halves`. Arrays and objects below `levels` are emptied, because llm
+    cannot log JSON with several hundred levels.
     """
     if isinstance(value, str):
         return without_halves(value)

@@ -1,8 +1,8 @@
-"""Show the waiting line: it names the current wait on the user's terminal, and counts its seconds.
+"""Show the waiting line, which names the current wait on the terminal and counts its seconds.
 
-A thread writes the line, only while a `Waiting` block runs, and never beside other output: code
-that prints something takes the line away first (`beside_line`), and no line is written into an
-unfinished line of other output. A program that uses the plugin without a command has no such line.
+A thread writes the line while a `Waiting` block runs. The line never mixes with other output: code
+that prints erases it first (`beside_line`), and the thread writes nothing while other output has an
+unfinished line. Programs that use the plugin outside llm's commands get no such line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 
 from llm_chatgpt import config
 
-# How long a wait must last to be worth a line, and how often the line is written again.
+# How long a wait must last before the line appears, and how often it is updated.
 _DELAY_SECONDS = 0.5
 _TICK_SECONDS = 0.25
 
@@ -30,12 +30,12 @@ def in_command() -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Check whether a standard stream is a terminal. One that was closed at the start is None."""
+    """Check whether a standard stream is a terminal. None stands for a closed stream."""
     return stream is not None and stream.isatty()
 
 
 def stderr_is_terminal() -> bool:
-    """Check whether a command runs whose notices appear on a terminal."""
+    """Check whether a command runs and its notices appear on a terminal."""
     return in_command() and is_terminal(sys.stderr)
 
 
@@ -47,14 +47,14 @@ def shows_waiting() -> bool:
 def width() -> int:
     """Return the number of columns of the user's terminal."""
     for stream in (sys.stderr, sys.stdout):
-        # A stream may be closed, or no terminal.
+        # A stream may be closed, or not be a terminal.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             return os.get_terminal_size(stream.fileno()).columns or 80
     return 80
 
 
 class Waiting:
-    """Context manager around a wait: shows the line, and counts up, or down from `seconds`.
+    """Context manager around a wait that shows the line and counts up, or down from `seconds`.
 
     `activity` names the wait. `hint` follows the time in brackets.
     """
@@ -79,7 +79,7 @@ class Waiting:
 
     def text(self) -> str:
         """Return the text of the line; empty if the wait has only just begun."""
-        # By the clock, so that a machine may sleep meanwhile.
+        # By the wall clock, which also counts the time while the machine sleeps.
         passed = max(0.0, time.time() - self._began)
         if passed < _DELAY_SECONDS:
             return ""
@@ -88,7 +88,7 @@ class Waiting:
         if self._seconds is not None:
             clock = f"{_clock(max(0.0, self._seconds - passed))} left"
         text = f"{activity}, {clock}{self._hint}"
-        # A line that is too long would begin a new one each second.
+        # A line that is wider than the terminal could not be overwritten.
         return text if len(text) < width() - 1 else clock
 
 
@@ -102,20 +102,20 @@ class _Line:
     """The waiting line. A process has one, as it has one terminal."""
 
     def __init__(self) -> None:
-        # Held while anything is written beside an answer.
+        # Held while anything but an answer is written.
         self.lock = threading.RLock()
-        # Whether other output on this terminal has not ended its line.
+        # Whether other output on this terminal has left a line unfinished.
         self.mid_line = False
         # The waits that have begun, of which the last one is shown.
         self._waits: list[Waiting] = []
         self._on_screen = ""
-        self._ticks = False
+        self._is_ticking = False
 
     def add(self, wait: Waiting) -> None:
         with self.lock:
             self._waits.append(wait)
-            if not self._ticks:
-                self._ticks = True
+            if not self._is_ticking:
+                self._is_ticking = True
                 threading.Thread(target=self._tick, name="chatgpt-waiting", daemon=True).start()
 
     def remove(self, wait: Waiting) -> None:
@@ -125,19 +125,19 @@ class _Line:
 
     def erase(self) -> None:
         if self._on_screen:
-            # All of it, because Ctrl-C has left ^C there.
+            # Erase the whole line, because Ctrl-C leaves ^C there.
             self._write(" " * (width() - 1) + "\r")
             self._on_screen = ""
 
     def _tick(self) -> None:
         while True:
             with self.lock:
-                self._ticks = bool(self._waits)
-                if not self._ticks:
+                self._is_ticking = bool(self._waits)
+                if not self._is_ticking:
                     return
                 text = "" if self.mid_line else self._waits[-1].text()
                 if text and text != self._on_screen and _in_foreground():
-                    # Spaces cover the rest of a longer line, and keep apart what a user types.
+                    # Spaces overwrite the rest of a longer line, and set off the user's typing.
                     length = max(len(text) + 1, len(self._on_screen))
                     self._write(text.ljust(min(length, width() - 1)))
                     self._on_screen = text
@@ -153,17 +153,18 @@ line = _Line()
 
 
 def _in_foreground() -> bool:
-    """Check whether the terminal belongs to this program. After `&` it belongs to the shell."""
+    """Check whether this program owns the terminal. After `&` the shell owns it."""
     try:
         return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    # Windows does not know this, and the terminal may belong to another session.
+    # Windows has no such functions, and the terminal may belong to another session.
     except (AttributeError, OSError, ValueError):
         return True
 
 
 @contextlib.contextmanager
 def beside_line() -> Iterator[None]:
-    """Context manager for output beside the answer: erases the line, and ends the answer's line."""
+    """Context manager for output other than the answer: erases the waiting line, and ends an
+    unfinished line of the answer."""
     with line.lock:
         line.erase()
         if line.mid_line:

@@ -37,7 +37,7 @@ def fetch_models(
     entries = reply.data.get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
-    if route.list_is_ordered:
+    if route.lists_in_order:
         # The order of the list is the priority (P262).
         served = [e for e in map(as_mapping, entries) if e.get("supported_in_api") is not False]
         entries = [{**entry, "priority": place} for place, entry in enumerate(served)]

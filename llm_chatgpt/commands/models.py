@@ -41,7 +41,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         notes = ["(hidden) " * model.hidden + model.description for model in chosen]
         common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
-        if tokens and not tokens.route.tells_usage:
+        if tokens and not tokens.route.reports_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
 
 

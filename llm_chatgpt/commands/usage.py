@@ -72,7 +72,7 @@ def _report_or_error(account: str) -> dict[str, Any]:
 def _report(account: str | None) -> dict[str, Any]:
     """Fetch the usage of an account; the official route reports none (P219)."""
     tokens = common.stored_login(account)
-    if tokens and not tokens.route.tells_usage:
+    if tokens and not tokens.route.reports_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
     report: dict[str, Any] = with_login(account, _fetch_report)
     return report
@@ -190,7 +190,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Run it in a terminal, or use --yes.",
         )
     tokens = common.stored_login(account)
-    if tokens and not tokens.route.tells_usage:
+    if tokens and not tokens.route.reports_usage:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",
             "Choose another login with --account.",

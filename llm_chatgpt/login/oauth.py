@@ -1,6 +1,6 @@
 """OAuth at the issuer: the authorize address and its redirect, and the token endpoint.
 
-Every request to the issuer is sent by `ask_issuer`. Errors name the command to run next.
+`ask_issuer` sends every request of a sign-in or a renewal. Errors name the command to run next.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llm_chatgpt.values import as_mapping, as_text
 class AuthorizationCode(NamedTuple):
     """The approval of a sign-in, to exchange for a login. It is secret and works once.
 
-    `command` starts such a sign-in again. The official route adds the client id that OpenAI has
+    `command` starts the sign-in again. The official route adds the client id that OpenAI has
     issued, the nonce that the ID token must repeat, and the scope that the redirect names.
     """
 
@@ -62,16 +62,16 @@ STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 class AuthorizeRequest:
     """An authorization request whose answer is a redirect to this machine (RFC 6749, RFC 7636).
 
-    `url` is the address to open in a browser, and `command` starts such a sign-in again. `more` are
-    the parameters that only its route has. The state and the verifier are secret.
+    `url` is the address to open in a browser, and `command` starts the sign-in again. `extra` holds
+    the parameters that only this route sends. The state and the verifier are secret.
     """
 
-    # Whether the user may paste the code alone: PKCE ties it to this sign-in, as the state does.
+    # Whether the user may paste the code without its state: PKCE also ties it to this sign-in.
     takes_code = True
     # The parameters of an approval. An address without them was cut off.
     expected = frozenset({"code"})
 
-    def __init__(self, route: Route, host: str, port: int, command: str, more: Mapping[str, str]):
+    def __init__(self, route: Route, host: str, port: int, command: str, extra: Mapping[str, str]):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
         self.command = command
@@ -85,7 +85,7 @@ class AuthorizeRequest:
             "code_challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
             "state": self.state,
-            **more,
+            **extra,
         }
         self.url = f"{config.issuer()}{route.authorize_path}?{urlencode(query, quote_via=quote)}"
 
@@ -108,11 +108,11 @@ class AuthorizeRequest:
         )
 
     def read_pasted(self, line: str) -> Fields | str:
-        """Read a pasted address or code. Return a request to paste again (str) if it is neither."""
+        """Read a pasted address or code. For anything else, return a message that says so."""
         text = line.strip().strip("'\"<>").partition("#")[0]
         if self.takes_code and re.fullmatch(r"ac_[\w.~+/=-]{8,2000}", text):
             return {"code": [text]}
-        # An address with a space was broken into two lines.
+        # An address with a space was broken into two lines: do not read it.
         address, _, query = ("" if re.search(r"\s", text) else text).partition("?")
         fields = parse_qs(query)
         complete = "error" in fields or self.expected <= fields.keys()
@@ -122,13 +122,13 @@ class AuthorizeRequest:
         if not self.state.startswith(fields.get("state", [""])[0]):
             return (
                 "That isn't the right address: it is from an earlier attempt. Open the\n"
-                "address above, sign in, and paste where the browser ends."
+                "address above, sign in, and paste the address of the last page."
             )
         root = self.redirect_uri.removesuffix("auth/callback")
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
 
     def _refused(self, error: str, description: str) -> LoginFailed:
-        """Explain the `error` of a redirect (P35; RFC 6749, section 4.1.2.1)."""
+        """Build the error for a redirect with an `error` (P35; RFC 6749, section 4.1.2.1)."""
         if "missing_codex_entitlement" in description:
             return errors.LoginDenied(
                 "Codex is not enabled for this workspace.",
@@ -153,7 +153,7 @@ def ask_issuer(
 ) -> http.Reply:
     """Send one request to the issuer. Raises an error of `error_class` if no answer comes.
 
-    `next_step` takes the place of the usual advice for a connection that failed.
+    `next_step` replaces the usual advice for a connection that failed.
     """
     headers = {"User-Agent": config.user_agent(), "Accept": "*/*", **(headers or {})}
     try:
@@ -164,16 +164,16 @@ def ask_issuer(
 
 
 def _post(
-    route: Route, path: str, error_class: ErrorClass, body: dict[str, str], **more: Any
+    route: Route, path: str, error_class: ErrorClass, body: dict[str, str], **options: Any
 ) -> http.Reply:
     """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}
     encoded: dict[str, Any] = {"data" if route.form else "json": body}
-    return ask_issuer("POST", path, error_class, headers=headers, **encoded, **more)
+    return ask_issuer("POST", path, error_class, headers=headers, **encoded, **options)
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Explain an unexpected answer: the reason and the advice of an error."""
+    """Return the reason and the advice for an unexpected answer: it "did not <expected>"."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -191,12 +191,12 @@ def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
 
 
 def _description(reply: http.Reply) -> str:
-    """Quote the issuer's own words after a colon, without long words, which may be secrets."""
+    """Quote the issuer's message after a colon, without long words, which may be secrets."""
     data = reply.data
     message = as_mapping(data.get("error")).get("message")
-    words = as_text(data.get("error_description")) or as_text(message) or ""
-    quoted = printable(re.sub(r"[!-~]{20,}", "...", words), 200).rstrip(".")
-    return f": {quoted}" if words else ""
+    text = as_text(data.get("error_description")) or as_text(message) or ""
+    quoted = printable(re.sub(r"[!-~]{20,}", "...", text), 200).rstrip(".")
+    return f": {quoted}" if text else ""
 
 
 def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
@@ -206,9 +206,9 @@ def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
 
 
 def exchange(approved: AuthorizationCode) -> http.Reply:
-    """Trade an approved code for tokens, and return the answer with them (P40, P232).
+    """Exchange an approved code for tokens, and return the answer with them (P40, P232).
 
-    Sent once: after a lost answer the code may be spent (P42). Raises LoginFailed.
+    Sent only once: after a lost answer, the code may be spent (P42). Raises LoginFailed.
     """
     route, command = approved.route, approved.command
     reply = ask_issuer(
@@ -250,7 +250,7 @@ def read_login(reply: http.Reply, approved: AuthorizationCode) -> Tokens:
 
 
 def exchange_for_login(approved: AuthorizationCode) -> Tokens:
-    """Trade an approved code of the Codex route for a login. Raises LoginFailed."""
+    """Exchange an approved code of the Codex route for a login. Raises LoginFailed."""
     return read_login(exchange(approved), approved)
 
 
@@ -280,7 +280,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # OpenAI asks programs of the official route to repeat after failures of network and server.
+    # On the official route, OpenAI asks programs to retry after a failure of network or server.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:
@@ -321,7 +321,10 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
-    """Build the error for a login that only a new sign-in, by this command, can repair."""
+    """Build the error for a login that only a new sign-in with `command` can replace.
+
+    `reason` completes the sentence "Your ChatGPT login ...".
+    """
     return RefreshFailed(
         f"Your ChatGPT login {reason}.",
         f"Run '{command}' to sign in again.",
@@ -341,7 +344,7 @@ def access_token_rejected() -> RefreshFailed:
 def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> None:
     """Raise RefreshFailed for a login whose renewal is known to fail. `command` signs in again.
 
-    `now` is by OpenAI's clock; None leaves out whether it is too early.
+    `now` is the time by OpenAI's clock; None skips the check whether it is too early.
     """
     if tokens.refusal:
         raise RefreshFailed(tokens.refusal, permanent=True)
@@ -364,7 +367,7 @@ def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> N
 
 
 def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") -> Tokens:
-    """Trade a refresh token, which works once, for new tokens (P50, P238). Stores nothing.
+    """Exchange a refresh token, which works once, for new tokens (P50, P238). Stores nothing.
 
     To use the stored login, call `get_tokens` instead. Raises RefreshFailed, whose advice is to run
     `login_command` if only a new login helps.

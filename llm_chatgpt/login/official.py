@@ -1,4 +1,4 @@
-"""Sign in by OpenAI's official route, "Sign in with ChatGPT" (P215 to P237).
+"""Sign in on OpenAI's official route, "Sign in with ChatGPT" (P215 to P237).
 
 The first sign-in under an account's name registers this installation: OpenAI issues a client id,
 which later sign-ins under that name send.
@@ -24,14 +24,14 @@ from llm_chatgpt.login.tokens import Tokens, parse_jwt_claims
 from llm_chatgpt.values import as_http_date, as_number, as_text
 
 APP_NAME = "llm-chatgpt-oauth"
-# The client id to send before one is issued (P220).
+# The client id to send until OpenAI has issued one (P220).
 UNREGISTERED = "dynamic_agent_client"
 
 
 class OfficialLogin(oauth.AuthorizeRequest):
     """An AuthorizeRequest of the official route (P220). Its nonce is secret, too."""
 
-    # It would lack the client id that OpenAI issues with it (P225).
+    # A code alone lacks the client id that OpenAI issues with it (P225).
     takes_code = False
 
     def __init__(self, port: int, registered: Mapping[str, Any], command: str):
@@ -47,12 +47,12 @@ class OfficialLogin(oauth.AuthorizeRequest):
             parameters["agent_name_hint"] = APP_NAME
             self.expected = frozenset({"code", "client_id"})
         elif registered.get("declined") is True:
-            # Otherwise OpenAI would not ask again a user who has declined.
+            # Without this, OpenAI would not ask again after the user has declined.
             parameters["prompt"] = "consent"
         super().__init__(OFFICIAL, "127.0.0.1", port, command, parameters)
 
     def approval(self, fields: oauth.Fields) -> AuthorizationCode:
-        """Read the approval, and the client id to exchange it with (P226 to P230)."""
+        """Read the approval, with the client id for its exchange (P226 to P230)."""
         approved = super().approval(fields)
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             raise self.failed("The browser came back from another issuer.")
@@ -74,11 +74,11 @@ def login_officially(
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     new: bool = False,
 ) -> Tokens:
-    """Sign in by the official route and store the login under `account` (None: `official`).
+    """Sign in on the official route and store the login under `account` (None: `official`).
 
-    `new` registers with OpenAI anew, for which any ChatGPT user may sign in, and ends the session
-    of the login that is replaced. The other arguments are those of `login_with_browser`. Raises
-    LoginFailed and its subclasses, StoreError.
+    `new` registers with OpenAI again, so that any ChatGPT user may sign in, and ends the session of
+    the replaced login. The other arguments are as for `login_with_browser`. Raises LoginFailed and
+    its subclasses, StoreError.
     """
     # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import callback
@@ -102,7 +102,7 @@ def login_officially(
         raise
     except AccountTaken:
         if new and registered:
-            # The old login stays, and needs its own registration.
+            # The old login stays, so restore its registration.
             _save_registration(name, **registered)
         raise
 
@@ -115,9 +115,9 @@ def registration(name: str) -> Mapping[str, Any]:
 
 
 def host_id() -> str:
-    """Return the id of this installation, which is made once, not secret, and survives logouts.
+    """Return the id of this installation; create it at the first call. Logouts do not delete it.
 
-    Raises StoreError.
+    It is not secret. Raises StoreError.
     """
     with locked_store() as writer:
         path = writer.path.with_name("chatgpt-host-id")
@@ -130,7 +130,7 @@ def host_id() -> str:
 
 
 def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> Tokens:
-    """Trade an approval for a login. The client id may replace `replaced`, and no other.
+    """Exchange an approval for a login. Its client id may replace only the id `replaced`.
 
     Raises LoginFailed, StoreError.
     """
@@ -152,7 +152,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
         )
     if as_text(registered.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
-            "This is another ChatGPT user than before under this name.",
+            "This account name belongs to another ChatGPT user.",
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
             f"run '{command} --new'.",
         )
@@ -178,7 +178,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
 def _register(approved: AuthorizationCode, name: str, replaced: str | None) -> Mapping[str, Any]:
     """Store the client id of an approval, and return its registration (P225 to P228).
 
-    Done before anything else can fail: without it, the next sign-in would register a second time.
+    Called before anything else can fail: without the id, the next sign-in would register again.
     """
     with locked_store() as writer:
         store = writer.read_to_add()
@@ -220,4 +220,4 @@ def _id_token_problem(
         "nonce": claims.get("nonce") == approved.nonce,
         "subject": as_text(claims.get("sub")) is not None,
     }
-    return next((name for name, holds in checks.items() if not holds), "")
+    return next((name for name, passed in checks.items() if not passed), "")

@@ -26,12 +26,11 @@ Future = concurrent.futures.Future[Tokens]
 
 
 class Worker:
-    """Runs the renewals of this process, each in a thread of its own.
+    """The running renewals of this process, each in its own thread.
 
     Neither Ctrl-C nor a cancelled task can stop such a thread between the request and the write.
-    Callers wait for it, and it waits for other threads and processes at the store's lock. A
-    ThreadPoolExecutor would not do: Python waits for its threads at exit, here perhaps for another
-    program's lock.
+    Callers wait for the thread, which waits for the store's lock. A ThreadPoolExecutor would not
+    do: at exit Python waits for its threads, and these may wait for another program's lock.
     """
 
     def __init__(self) -> None:
@@ -40,8 +39,8 @@ class Worker:
             os.register_at_fork(after_in_child=self.reset)
 
     def reset(self) -> None:
-        """Forget all jobs, and make new locks. A forked child has none of its parent's threads, and
-        may inherit a lock that nobody will release."""
+        """Forget all jobs, and create new locks. A forked child has none of its parent's threads,
+        and may inherit a lock that nobody will release."""
         self._futures: dict[object, Future] = {}
         self._submitting, self._sending = threading.Lock(), threading.Lock()
         self._ending = False
@@ -87,7 +86,10 @@ class Worker:
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Make `settle` wait until a job that holds the store's lock has finished its write."""
+        """Context manager for a refresh and its write, for which `settle` waits.
+
+        The caller holds the store's lock. Raises RefreshFailed if the program is ending.
+        """
         with self._sending:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
@@ -95,8 +97,8 @@ class Worker:
             yield
 
     def settle(self, *, ending: bool = False) -> None:
-        """Wait for a refresh that was sent, up to 8 seconds from the first call. `ending` allows no
-        further refresh."""
+        """Wait for a refresh that was sent, up to 8 seconds from the first call. After `ending`, no
+        refresh can begin."""
         now = time.monotonic()
         self._deadline = self._deadline or now + config.REFRESH_GRACE_SECONDS
         if self._sending.acquire(timeout=max(0.0, self._deadline - now)):
@@ -111,26 +113,26 @@ class Worker:
         Only at the command line, and only if Python's default handlers are installed: other
         programs keep their signals.
         """
-        replaced: dict[int, Any] = {}
+        handlers: dict[int, Any] = {}
 
         def obey_later(number: int, _: object) -> None:
             self.settle(ending=number != signal.SIGINT)
-            signal.signal(number, replaced[number])
+            signal.signal(number, handlers[number])
             signal.raise_signal(number)
 
         if in_command() and threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)
                 if number is not None and _is_default(signal.getsignal(number)):
-                    replaced[number] = signal.signal(number, obey_later)
+                    handlers[number] = signal.signal(number, obey_later)
         try:
             yield
         finally:
-            for number, handler in replaced.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
 def _is_default(handler: Any) -> bool:
     # While an event loop runs, asyncio handles Ctrl-C by cancelling the main task.
-    of_asyncio = getattr(getattr(handler, "func", None), "__module__", "") == "asyncio.runners"
-    return handler in (signal.SIG_DFL, signal.default_int_handler) or of_asyncio
+    is_asyncio = getattr(getattr(handler, "func", None), "__module__", "") == "asyncio.runners"
+    return handler in (signal.SIG_DFL, signal.default_int_handler) or is_asyncio

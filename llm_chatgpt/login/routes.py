@@ -1,8 +1,8 @@
 """The two routes to a ChatGPT plan, and a table of the differences between them.
 
 The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
-preview (P215). Code that uses a login reads the table through `tokens.route`. These differences
-stand elsewhere:
+preview (P215). Code that uses a login reads the table through `tokens.route`. Other modules contain
+these differences:
 
 - how each route signs in: device.py and browser.py (Codex), official.py
 - the kinds of login, including imported ones, and how users are told apart: tokens.py
@@ -19,8 +19,8 @@ from typing import NamedTuple
 from llm_chatgpt import config
 from llm_chatgpt.text import printable
 
-# The codes of errors that refuse a refresh token for good (P54, P55, P240), each with a predicate
-# for the sentence "Your ChatGPT login ...".
+# Error codes that refuse a refresh token permanently (P54, P55, P240), each with the end of the
+# sentence "Your ChatGPT login ...".
 FINAL_REFUSALS: Mapping[str, str] = {
     "invalid_grant": "is no longer accepted",
     "invalid_refresh_token": "is no longer accepted",
@@ -33,9 +33,9 @@ FINAL_REFUSALS: Mapping[str, str] = {
 
 
 class Route(NamedTuple):
-    """How logins of one kind are made, renewed and used. The defaults are the Codex login's."""
+    """A row of the table, with the values of the Codex route as defaults."""
 
-    # The `kind` of logins that take this route.
+    # The `kind` of the logins on this route.
     kind: str = "login"
     # Signing in, renewing and signing out (P4, P9, P216).
     authorize_path: str = "/oauth/authorize"
@@ -46,16 +46,16 @@ class Route(NamedTuple):
     login_option: str = ""
     # The account name used when the user gives none.
     account: str = "default"
-    # Shown in place of the plan, which the tokens do not name.
+    # Shown instead of the plan if the tokens do not name it.
     plan: str = ""
-    # Whether refreshes and revocations are sent as forms, not as JSON (P50, P238).
+    # Whether refreshes and revocations are sent as forms instead of JSON (P50, P238).
     form: bool = False
-    # Fields that every form to the token endpoint has.
+    # Fields to add to every request to the token endpoint.
     token_fields: Mapping[str, str] = {}
-    # How many seconds before its access token expires a login is renewed; None: only after the API
+    # A login is renewed so many seconds before its access token expires; None: only after the API
     # has refused the token (P52, P239).
     refresh_leeway: float | None = 5 * 60
-    # The status of an error in JSON that refuses a refresh token for good, whatever its code (P55).
+    # The status of a JSON error that refuses a refresh token permanently, whatever its code (P55).
     final_status: int | None = 401
     # Whether a session belongs to this plugin alone, so that a logout also ends it at OpenAI.
     own_session: bool = False
@@ -67,22 +67,23 @@ class Route(NamedTuple):
     images_path: str = "/codex/images"
     # Whether requests name the account and this client (P245).
     names_account: bool = True
-    # Whether the service takes changes of the effort within a conversation (P214, P255).
+    # Whether the service accepts changes of the effort within a conversation (P214, P255).
     effort_updates: bool = True
-    # Parts that requests never have (P254), by their names in backend/optional_parts.py.
+    # Parts that requests never contain (P254), by their names in backend/optional_parts.py.
     without: frozenset[str] = frozenset()
-    # Whether functions are the first input item (P256), and which tools are refused (P260).
+    # Whether functions are sent as the first input item (P256).
     tools_in_input: bool = False
+    # Whether the service refuses a type of tool (P260).
     refuses_tool: Callable[[str], bool] = lambda kind: False
-    # Whether models are listed in the order to show them in, with some to leave out (P262).
-    list_is_ordered: bool = False
-    # Whether limits can be read (P12, P219).
-    tells_usage: bool = True
+    # Whether the service lists models in display order, and marks those to hide (P262).
+    lists_in_order: bool = False
+    # Whether the service reports the plan's usage (P12, P219).
+    reports_usage: bool = True
     # How often a prompt is sent again after a failure of the server or the network.
     max_resends: int = 4
 
     def login_command(self, account: str | None = None) -> str:
-        """Build the command that signs in under an account's name by this route."""
+        """Build the command that signs in under an account's name on this route."""
         is_named = account and account != self.account
         option = f" --account {printable(account, 60)}" if is_named else ""
         return f"llm chatgpt login{self.login_option}{option}"
@@ -112,7 +113,7 @@ OFFICIAL = Route(
     without=frozenset({"max_output_tokens", "compression"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
-    list_is_ordered=True,
-    tells_usage=False,
+    lists_in_order=True,
+    reports_usage=False,
     max_resends=2,
 )

@@ -1,8 +1,8 @@
 """The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
-An account's entry has the fields of `Tokens`. Whatever this version does not understand, because it
-is damaged or written by a newer version, is kept verbatim: entries, and fields of entries. An entry
-that is not understood is no account.
+An account's entry has the fields of `Tokens`. Entries and fields that this version does not
+understand, because they are damaged or written by a newer version, are kept verbatim. Such an entry
+does not count as an account.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def tokens_from_store(value: object) -> Tokens | None:
 class Store:
     """The content of the login file. Immutable: methods that change something return a new Store.
 
-    `accounts` are the logins by account name, and `entries` what the file has of them. `default` is
-    the account that prompts use; empty if the user must choose first. `unsaved` is the account that
-    this process has renewed and could not write; empty if there is none. `registrations` are the
-    client ids issued by the official route, by account name, each with its issuer and owner; they
-    outlive logouts.
+    `accounts` are the logins by account name, `entries` their JSON in the file. `default` is the
+    account that prompts use; empty if the user must choose first. `unsaved` is the account whose
+    renewed login this process could not write; empty if there is none. `registrations` are the
+    client ids issued by the official route, by account name, each with its issuer and owner;
+    logouts keep them.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):
@@ -78,7 +78,7 @@ class Store:
         return Store({**self._data, **fields})
 
     def add(self, name: str, tokens: Tokens, *, as_default: bool) -> Store:
-        """Add a new login in place of an old one. The first account becomes the default."""
+        """Add a login, replacing one of the same name. The first account becomes the default."""
         others = {other: entry for other, entry in self.entries.items() if other != name}
         added = self._with(accounts=others).put(name, tokens)
         return added.with_default(name) if as_default or len(added.accounts) == 1 else added
@@ -99,15 +99,15 @@ class Store:
     def identify(self, access_token: str) -> Tokens | None:
         """Return a personal access token with its stored owner; None if that is unknown."""
         identity = as_mapping(self._data.get("identities")).get(token_hash(access_token))
-        own = {"access_token": access_token, "kind": "access_token"}
-        return tokens_from_store({**identity, **own}) if isinstance(identity, dict) else None
+        fields = {"access_token": access_token, "kind": "access_token"}
+        return tokens_from_store({**identity, **fields}) if isinstance(identity, dict) else None
 
     def put_identity(self, tokens: Tokens) -> Store:
         identity = {token_hash(tokens.access_token): tokens._replace(access_token="")._asdict()}
         return self._with(identities={**as_mapping(self._data.get("identities")), **identity})
 
     def registration(self, name: str) -> Mapping[str, Any]:
-        """Return an account's registration with the issuer in use; empty if there is none."""
+        """Return an account's registration at the issuer in use; empty if there is none."""
         entry = as_mapping(self.registrations.get(name))
         return entry if entry.get("issuer") == config.issuer() else {}
 
@@ -119,12 +119,12 @@ class Store:
     def login_command(self, name: str | None) -> str:
         """Build the command that signs in again under an account's name, by the same route."""
         tokens = self.accounts.get(name or "")
-        signed_out = OFFICIAL if self.registration(name or "") else CODEX
-        return (tokens.route if tokens else signed_out).login_command(name)
+        last_route = OFFICIAL if self.registration(name or "") else CODEX
+        return (tokens.route if tokens else last_route).login_command(name)
 
     def put_refusal(self, name: str, error: RefreshFailed, *, ended: bool) -> Store:
-        """Store the refusal of a refresh if it is for good (P58). With `ended`, because the access
-        token was refused, too, drop all tokens."""
+        """Store the refusal of a refresh if it is permanent (P58). `ended` says that the access
+        token was refused, too: drop all tokens."""
         store = self
         if error.permanent:
             tokens = self.accounts[name]._replace(refusal=error.message)

@@ -1,6 +1,6 @@
 """A login as a value, and the claims in its JWTs.
 
-Nothing is read, sent or decided by the clock here: the time is an argument, in Unix seconds.
+Nothing here reads a file, the network or the clock: the time is an argument, in Unix seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llm_chatgpt import config
 from llm_chatgpt.login.routes import CODEX, OFFICIAL, Route
 from llm_chatgpt.values import as_mapping, as_moment, as_number, as_text, first_mapping
 
-# The objects of OpenAI's own claims in a JWT, and one of these claims (P45 to P48).
+# Names of the objects with OpenAI's own claims in a JWT, and of one such claim (P45 to P48).
 AUTH_CLAIM = "https://api.openai.com/auth"
 PROFILE_CLAIM = "https://api.openai.com/profile"
 FEDRAMP_CLAIM = "chatgpt_account_is_fedramp"
@@ -53,7 +53,7 @@ class Tokens(NamedTuple):
     workspace: str | None = None
     # One of KINDS.
     kind: str = "login"
-    # The issuer of the tokens, and the client that they were issued to; None if it is not known.
+    # The issuer of the tokens, and the id of the client that they were issued to; None if unknown.
     issuer: str | None = None
     client_id: str | None = None
     # The user's id at the issuer; only the official route has one.
@@ -72,8 +72,8 @@ class Tokens(NamedTuple):
     def account_key(self) -> str:
         """Hash that identifies the account without revealing its id."""
         official = (self.issuer, self.client_id, self.subject)
-        name = " ".join(map(str, official)) if self.route is OFFICIAL else self.account_id or ""
-        return token_hash(name)[:12]
+        identity = " ".join(map(str, official)) if self.route is OFFICIAL else self.account_id or ""
+        return token_hash(identity)[:12]
 
     @property
     def route(self) -> Route:
@@ -125,13 +125,13 @@ def _claim_holders(*tokens: object) -> list[Mapping[str, Any]]:
 
 
 def first_text(holders: Sequence[Mapping[str, Any]], *names: str) -> str | None:
-    """Return the first text under one of these names in one of these objects, name by name."""
+    """Search all objects for the first name, then for the next; return the first text found."""
     texts = (as_text(holder.get(name)) for name in names for holder in holders)
     return next(filter(None, texts), None)
 
 
 def header_safe(value: object) -> str | None:
-    """Return a token or an id that fits into an HTTP header, otherwise None."""
+    """Return a token or an id if it fits into an HTTP header, otherwise None."""
     return value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else None
 
 
@@ -153,7 +153,7 @@ def tokens_from_reply(
     if access_token != old.access_token:
         expires_at = _expiry(parse_jwt_claims(access_token) or {}, reply.get("expires_in"), now)
     account_id = old.account_id
-    # The official route knows no account ids (P233).
+    # The official route has no account ids (P233).
     if old.route.names_account:
         account_id = account_id or extract_account_id(id_token, access_token)
     return old._replace(
@@ -195,9 +195,9 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
 
 
 def seconds_until_refresh(tokens: Tokens, now: float) -> float:
-    """Return how many seconds OpenAI refuses to renew an official login. `now` is by its clock.
+    """Return the seconds until OpenAI first renews an official login. `now` is by OpenAI's clock.
 
-    Ignores an earliest moment after the access token's expiry (P239).
+    Ignores an `earliest_refresh_at` after the access token's expiry (P239).
     """
     claims = parse_jwt_claims(tokens.access_token) or {}
     earliest = tokens.earliest_refresh_at or 0.0
@@ -206,9 +206,9 @@ def seconds_until_refresh(tokens: Tokens, now: float) -> float:
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
-    """Check whether the access token has not expired, as far as this machine can tell.
+    """Check whether the access token is still valid, as far as this machine can tell.
 
-    An official one counts until the API refuses it, whatever this machine's clock says (P239).
+    An official one counts as valid until the API refuses it, whatever the clock says (P239).
     """
     if tokens.expires_at is None or tokens.route.refresh_leeway is None:
         return bool(tokens.access_token)
@@ -221,7 +221,7 @@ def token_hash(token: str) -> str:
 
 
 def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Check whether two logins differ in user, workspace or route. An unknown value fits any."""
+    """Check whether two logins differ in user, workspace or route. Unknown values match any."""
     # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     values = [(getattr(old, name), getattr(new, name)) for name in names]
