@@ -179,6 +179,15 @@ def test_a_last_event_that_says_it_failed(simulator, signed_in, ask, changes):
     assert len(simulator.prompts) == 1
 
 
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_failed_answer_counts_as_failed_whatever_its_status(simulator, signed_in, ask, status):
+    error = {"code": "invalid_prompt", "message": "No."}
+    frames = frames_of(simulator, Say("Half"), terminal="failed", error=error, status=status)
+    simulator.script("responses", Stream(frames))
+    with pytest.raises(llm.ModelError, match=r"policies refuse this prompt: No\."):
+        ask("hi")
+
+
 def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, no_pauses):
     frames = frames_of(simulator, status="failed", error="It broke.")
     simulator.script("responses", *[Stream(frames)] * 5)
@@ -356,7 +365,7 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     passage = Passage()
     visible = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-    assert "".join(visible) + passage.held == without_citations(text)
+    assert "".join(visible) + passage.held_back == without_citations(text)
 
 
 @given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())
