@@ -365,7 +365,7 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     passage = Passage()
     visible = [passage.add(text[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-    assert "".join(visible) + passage.held == without_citations(text)
+    assert "".join(visible) + passage.held_back == without_citations(text)
 
 
 @given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())

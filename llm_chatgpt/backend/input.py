@@ -1,6 +1,6 @@
-"""Translate llm's messages to the request's `instructions` and `input`.
+"""Translate llm's messages into the request's `instructions` and `input`.
 
-The facts about the items are in docs/protocol.md, P97 to P126.
+docs/protocol.md describes the items in P97 to P126.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ _SEARCH_ACTIONS = ("search", "open_page", "find_in_page")
 class InputBuilder:
     """Builds `instructions` and `items` from the messages of a conversation.
 
-    The same messages always give the same items, and a longer conversation begins with the
-    bytes of the shorter one: the service caches them, and reasoning may be bound to them (P124).
-    `request` holds the state that the messages do not tell; the answer must store it (history.py).
+    The same messages always give the same items, and a longer conversation begins with the same
+    bytes as a shorter one, because the service caches them and reasoning may be bound to them
+    (P124). `request` is the part of the request's state that messages do not hold; the answer must
+    store it (history.py).
 
     Reasoning is sent back only to the account and the model that it came from (P103). Ids are sent
-    back only if the service insists on them, because it stores nothing (P102, P105).
+    back only if the service requires them, because it stores nothing (P102, P105).
 
-    Every call gets an output, every output a call, and every pair its own id, because the service
-    refuses unpaired ones (P101). A history can have those: an answer that was cut short, or another
-    model's ids, which may be missing or repeat in every turn.
+    Every call gets an output, every output gets a call, and every pair gets an id of its own,
+    because the service refuses unpaired items (P101). A history can contain them: answers may have
+    been cut short, and another model's ids may be missing or repeated.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class InputBuilder:
         self.request: dict[str, Any] = {}
         if refused := sorted(optional_parts.parts_of_input(without)):
             self.request[history.WITHOUT] = refused
-        # The effort in the request's own field; None for the model's own. If efforts can be
-        # updated, this stays that of the first request, because another one would miss the cache
-        # (P214). The official client sends its highest step, ultra, as max (P89).
+        # The effort in the request's field; None for the model's default. If efforts can be
+        # updated, the field keeps the effort of the first request, because a change would miss the
+        # cache (P214). The official client sends the highest effort, ultra, as max (P89).
         self.effort: str | None = options.get("reasoning_effort")
         if self.effort == "ultra":
             self.effort = "max"
@@ -73,40 +74,40 @@ class InputBuilder:
         self._without = without
         # The role of the last item if it is a message to which content can be added.
         self._open_role: str | None = None
-        # Calls without an output so far, oldest first: the original id and the one sent.
-        self._waiting: list[tuple[object, str]] = []
+        # Calls that have no output yet, oldest first: the original id and the sent id.
+        self._open_calls: list[tuple[object, str]] = []
         self._call_ids: set[str] = set()
         # The ids of the calls that created images, and the images to send with the next message.
         self._image_calls: set[str | None] = set()
-        self._images: list[llm.Attachment] = []
+        self._pending_images: list[llm.Attachment] = []
 
     def build(
         self, messages: Sequence[Message], system: str, answer: Iterable[Message] = ()
     ) -> None:
-        """Fill `items`. `answer` is the beginning of the model's answer, if it wants to go on.
+        """Fill `items`. `answer` holds the earlier rounds of the answer, if there are any.
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
         messages, is_new_prompt = history.with_system_prompts(messages, system)
         if is_new_prompt:
             self.request[history.SYSTEM] = system
-        # Earlier requests left out these parts, one set for each message. Reasoning is left out up
-        # to the last request that was refused because of it.
+        # The parts that earlier requests left out, one set for each message. Reasoning is left out
+        # up to the last request that was refused because of it.
         refused = [history.without_of(message) for message in messages]
         places = [place for place, parts in enumerate(refused) if optional_parts.REASONING in parts]
         if optional_parts.REASONING in self._without:
             places.append(len(messages))
         reasoning_from = max(places, default=0)
         self._without = self._without.union(*refused)
-        requested = self.effort
+        requested_effort = self.effort
         self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
             first = next(filter(is_own_answer, messages), None)
-            self.effort = history.effort_of(first) if first else requested
-            self.request |= {history.EFFORT: requested} if requested else {}
+            self.effort = history.effort_of(first) if first else requested_effort
+            self.request |= {history.EFFORT: requested_effort} if requested_effort else {}
         self._effort_in_force = self.effort or self._info.default_effort
         new = history.new_messages(messages)
-        # After a tool has run, an error would lose its work.
+        # After a tool has run, an error would lose its result, so no attachment counts as new.
         tool_ran = any(message.role == "tool" for message in new)
         new_from = len(messages) - (0 if tool_ran else len(new))
         for place, message in enumerate(messages):
@@ -116,12 +117,12 @@ class InputBuilder:
         self._add_missing_outputs()
         if not self.items:
             self._add_empty_message()
-        self._change_effort(requested)
+        self._change_effort(requested_effort)
         for message in answer:
             self._add_message(message, new=False, reasoning=True)
 
     def _change_effort(self, effort: str | None) -> None:
-        """Add an item if the next answer has another effort; None is the model's own (P214)."""
+        """Add an item if the next answer's effort differs; None is the model's default (P214)."""
         effort = effort or self._info.default_effort
         if self._updates_effort and effort and effort != self._effort_in_force:
             self._add_missing_outputs()
@@ -129,7 +130,7 @@ class InputBuilder:
             self._effort_in_force = effort
 
     def _add_empty_message(self) -> None:
-        """Add an empty message of the user: the service refuses an `input` without any (P98)."""
+        """Add an empty user message, because the service refuses an empty `input` (P98)."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
 
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:
@@ -139,17 +140,17 @@ class InputBuilder:
             return
         role = message.role if message.role in ("user", "assistant", "developer") else "user"
         if not self.items and is_own_answer(message):
-            # This answer was to a system prompt alone.
+            # The prompt of this answer had nothing but a system prompt.
             self._add_empty_message()
         if message.role == "user":
-            for image in self._images:
+            for image in self._pending_images:
                 self._add_content(role, self._attachment(image, new=False))
-            self._images = []
+            self._pending_images = []
         for part in message.parts:
             metadata = plugin_metadata(part)
             if metadata.get("replay") is False:
                 continue
-            # A commentary is a message to the service, though llm records it as reasoning.
+            # For the service, commentary is a message; llm records it as reasoning.
             if isinstance(part, TextPart) or (
                 isinstance(part, ReasoningPart) and metadata.get("type") == "message"
             ):
@@ -166,7 +167,7 @@ class InputBuilder:
                 self._add_tool_result(part)
 
     def _add_system(self, text: str) -> None:
-        """Add a system prompt: to the instructions, or later as a message."""
+        """Add a system prompt to the instructions, or after other items as a message."""
         if self.items:
             self._add_text("developer", text)
         else:
@@ -178,13 +179,13 @@ class InputBuilder:
         if role != "assistant":
             self._add_content(role, {"type": "input_text", "text": text})
             return
-        # Each message goes back alone, with the phase that it came with (P161).
+        # Each message is sent back as an item of its own, with its original phase (P161).
         fields = {"phase": phase} if phase else {}
         content = [{"type": "output_text", "text": text}]
         self._add_item("message", role=role, **fields, content=content)
 
     def _add_content(self, role: str, content: dict[str, Any]) -> None:
-        """Add content to the last message, or to a new one if that has another role."""
+        """Add content to the last item if it is a message of this role, or to a new message."""
         if role != self._open_role:
             self._add_missing_outputs()
             self._add_item("message", role=role, content=[])
@@ -208,8 +209,8 @@ class InputBuilder:
             self._add_call(part.tool_call_id, part.name, _arguments(part))
         elif kind == "web_search_call":
             action = {k: v for k, v in as_mapping(part.arguments).items() if k != "sources"}
-            is_known = action.get("type") in _SEARCH_ACTIONS
-            if is_known and optional_parts.SEARCHES not in self._without:
+            is_accepted = action.get("type") in _SEARCH_ACTIONS
+            if is_accepted and optional_parts.SEARCHES not in self._without:
                 needs_id = optional_parts.SEARCHES_WITHOUT_ID in self._without
                 item_id = {"id": part.tool_call_id} if needs_id else {}
                 self._add_item(kind, **item_id, status="completed", action=action)
@@ -226,35 +227,35 @@ class InputBuilder:
             kind = f"image/{os.path.splitext(part.output)[1][1:]}"
             is_image = part.tool_call_id in self._image_calls and kind in config.IMAGE_TYPES
             if is_image and self._info.takes_images:
-                self._images.append(llm.Attachment(type=kind, path=part.output))
+                self._pending_images.append(llm.Attachment(type=kind, path=part.output))
             return
         output: Any = part.output
         if part.attachments:
             output = [{"type": "input_text", "text": part.output}] if part.output else []
             output += [self._attachment(each, new=False) for each in part.attachments]
-        calls = (pair for pair in self._waiting if pair[0] == part.tool_call_id)
+        calls = (pair for pair in self._open_calls if pair[0] == part.tool_call_id)
         self._add_output(
             next(calls, None) or self._add_call(part.tool_call_id, part.name, "{}"), output
         )
 
     def _add_call(self, original: object, name: str, arguments: str) -> tuple[object, str]:
-        call = (original, _unused(original, self._call_ids))
-        self._waiting.append(call)
+        call = (original, _unique_id(original, self._call_ids))
+        self._open_calls.append(call)
         self._add_item("function_call", call_id=call[1], name=tool_name(name), arguments=arguments)
         return call
 
     def _add_output(self, call: tuple[object, str], output: Any) -> None:
-        self._waiting.remove(call)
+        self._open_calls.remove(call)
         self._add_item("function_call_output", call_id=call[1], output=output)
 
     def _add_missing_outputs(self) -> None:
-        for call in self._waiting.copy():
+        for call in self._open_calls.copy():
             self._add_output(call, "[this call was not carried out]")
 
     def _attachment(self, attachment: llm.Attachment | None, *, new: bool) -> dict[str, Any]:
-        """Translate an attachment, or put a note in its place if it cannot be sent.
+        """Translate an attachment, or return a note in its place if it cannot be sent.
 
-        Raises ChatGPTError instead if it is `new`.
+        Raises ChatGPTError instead if the attachment is `new`.
         """
         if attachment is None:
             return _note("an attachment that was not kept")
@@ -288,7 +289,7 @@ def _arguments(part: ToolCallPart) -> str:
         return raw
     written = as_text(plugin_metadata(part).get("arguments"))
     with contextlib.suppress(ValueError, RecursionError):
-        # As JSON, because 1, 1.0 and True are equal in Python.
+        # Compared as JSON, because 1, 1.0 and True are equal in Python.
         value = json.dumps(json.loads(written or ""), sort_keys=True)
         if written and value == json.dumps(arguments, sort_keys=True):
             return written
@@ -296,7 +297,7 @@ def _arguments(part: ToolCallPart) -> str:
 
 
 def system_message(text: str) -> dict[str, Any]:
-    """Return a system prompt as an item; the service refuses the role system (P97)."""
+    """Return a system prompt as a developer message: the service refuses role system (P97)."""
     content = [{"type": "input_text", "text": text}]
     return {"type": "message", "role": "developer", "content": content}
 
@@ -310,10 +311,10 @@ def tool_name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name or "")[:128] or "tool"
 
 
-def _unused(call_id: object, used: set[str]) -> str:
-    """Return the id, or another one if it is missing, too long or used already."""
+def _unique_id(call_id: object, used: set[str]) -> str:
+    """Return the id, or a new one if it is missing, too long or already in use."""
     is_usable = isinstance(call_id, str) and 0 < len(call_id) <= 64 and call_id not in used
     digest = hashlib.sha256(f"{len(used)} {call_id}".encode()).hexdigest()
-    sent = str(call_id) if is_usable else f"call_{digest[:40]}"
-    used.add(sent)
-    return sent
+    unique = str(call_id) if is_usable else f"call_{digest[:40]}"
+    used.add(unique)
+    return unique

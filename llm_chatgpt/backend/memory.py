@@ -1,6 +1,6 @@
-"""Remember, within this process, turns whose tools are running and refused parts of requests.
+"""Remember, for this process, the turns whose tools are running, and refused parts of requests.
 
-A turn is all requests that a chain of tools makes for one message of the user (P80).
+A turn comprises all requests for one message of the user, such as those of a tool chain (P80).
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ _MAX_TURNS = 256
 class Turn:
     """The state that the requests of one turn share.
 
-    `states` holds the server's turn states by the `account_key` of the account that got them.
+    `states` maps the `account_key` of an account to the turn state that the server sent to it.
     `without` names the parts that the service has refused in this turn, as in `retry.Attempt`.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.without: frozenset[str] = frozenset()
-        self._noted: set[str] = set()
+        self._noted_subjects: set[str] = set()
 
-    def news(self, notes: Mapping[str, str]) -> list[str]:
-        """Return the notes whose subjects, the keys, are new in this turn."""
-        lines = [line for subject, line in notes.items() if subject not in self._noted]
-        self._noted.update(notes)
+    def new_notes(self, notes: Mapping[str, str]) -> list[str]:
+        """Return the notes on new subjects. `notes` maps subjects to notes."""
+        lines = [line for subject, line in notes.items() if subject not in self._noted_subjects]
+        self._noted_subjects.update(notes)
         return lines
 
 
 class Memory:
     """The turns whose tools are running, and the parts that the service has refused.
 
-    It has no lock, because a fork could leave that locked forever: each step on a dict or a set
-    is atomic, and a lost entry costs one more request.
+    There is no lock, because a fork could leave it locked forever. None is needed: each operation
+    on the dict or the set is atomic, and a lost entry costs only one more request.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class Memory:
         turns = (self._turns.get(call_id) for call_id in call_ids if isinstance(call_id, str))
         return next(filter(None, turns), None) or Turn()
 
-    def calls_made(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
-        """Keep the turn for the request that brings the results of these tool calls."""
+    def remember_turn(self, turn: Turn, call_ids: Iterable[str | None]) -> None:
+        """Remember the turn for the request that will send the results of these tool calls."""
         for call_id in filter(None, call_ids):
             self._turns.pop(call_id, None)
             self._turns[call_id] = turn

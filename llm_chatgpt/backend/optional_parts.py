@@ -1,9 +1,9 @@
-"""Find out which part of a request the service has refused.
+"""Find the part of a request that the service has refused, to send the request without it.
 
-A request is sent once more without that part (docs/protocol.md, "What is refused"). `SCOPES` says
-how long each part is left out. The parts of the input have no scope: the answer stores their names
-(history.py), and later requests of the conversation leave them out, too. `RequestBuilder` and
-`InputBuilder` leave out the parts that `Attempt.without` names.
+docs/protocol.md explains this under "What is refused". `SCOPES` says how long each part is left
+out. The parts of the input have no scope: the answer stores their names (history.py), and later
+requests of the conversation leave them out, too. `RequestBuilder` and `InputBuilder` leave out the
+parts in `Attempt.without`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm_chatgpt.values import as_list, as_mapping, as_text
 SUMMARY = "reasoning.summary"
 # The guarantee of strict mode that the answer fits the schema (P109).
 STRICT = "text.format.strict"
-# The limit of the answer (P95).
+# The limit on the length of the answer (P95).
 OUTPUT_LIMIT = "max_output_tokens"
 # The system prompt as a message, without `instructions` (P84).
 SYSTEM_MESSAGE = "system message"
@@ -32,8 +32,8 @@ SESSION_HEADER = "session-id"
 # The compression of the body (P83).
 COMPRESSION = "compression"
 
-# A part is left out for the rest of the "turn", or of all requests that this process sends to the
-# same "model", for the same "account", or to the same "service".
+# How long a refused part is left out: for the rest of the "turn", or from all requests of this
+# process to the same "model", with the same "account", or to the same "service".
 SCOPES = {
     SUMMARY: "model",
     STRICT: "turn",
@@ -43,22 +43,22 @@ SCOPES = {
     SESSION_HEADER: "account",
     COMPRESSION: "service",
 }
-# The part that a 400 is about, by the parameter that it names.
+# The refused part, by the parameter that a 400 or 415 names.
 _BY_PARAM = {SUMMARY: SUMMARY, OUTPUT_LIMIT: OUTPUT_LIMIT, SESSION_HEADER: SESSION_HEADER}
 _BY_PARAM["instructions"] = SYSTEM_MESSAGE
 
 # Parts of the input. Encrypted reasoning of earlier answers (P103).
 REASONING = "reasoning"
-# Web searches of earlier answers: those without their ids, then all (P105).
+# Web searches of earlier answers (P105): sent without their ids, then with them, then left out.
 SEARCHES_WITHOUT_ID = "web_search_call without id"
 SEARCHES = "web_search_call"
 # Items that change the effort within a conversation (P214).
 EFFORT_UPDATES = "configuration_update"
-# Each other name is the address of an image that the service cannot download (P106).
+# Any other name is the address of an image that the service cannot download (P106).
 
 
 def parts_of_input(without: Iterable[str]) -> frozenset[str]:
-    """Return those names in an `Attempt.without` that are parts of the input."""
+    """Return the names in an `Attempt.without` that stand for parts of the input."""
     return frozenset(without) - SCOPES.keys()
 
 
@@ -71,7 +71,7 @@ def refused_parts(
 ) -> frozenset[str]:
     """Return the names of the parts that an error is about; empty if it is about something else.
 
-    `items` are the input and `tokens` the tokens that were sent.
+    `items` is the input of the refused request, `tokens` are its tokens.
     """
     if error.code == "invalid_encrypted_content":
         return frozenset({REASONING})
@@ -81,17 +81,16 @@ def refused_parts(
         return frozenset({FIRST_RESIDENCY})
     if error.status in (400, 415) and error.param in _BY_PARAM:
         return frozenset({_BY_PARAM[error.param]})
-    # It is not known how the service refuses compressed requests, if it does (P83).
+    # It is unknown whether and how the service refuses compressed requests (P83).
     if is_compressed and error.status in (400, 415) and not error.param:
         is_explained = error.code in refusals.POLICY_CODES | {"context_length_exceeded"}
         return frozenset() if is_explained else frozenset({COMPRESSION})
-    # 404 is for an id that the service does not know (P102).
+    # A 404 names an id that the service does not know (P102).
     return _refused_items(error, items) if error.status in (400, 404) else frozenset()
 
 
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the part of the input that `param` names: by an item's place, type or id, or by an
-    address."""
+    """Return the parts of the input that `param` names by place, type, id or address."""
     param = error.param or ""
     place = re.match(r"input\[(\d{1,9})\]", param)
     named_items = items[int(place[1]) :][:1] if place else ()

@@ -10,7 +10,7 @@ from typing import Any
 from llm_chatgpt.values import as_list, as_mapping
 
 # The service's markup for a citation (P156), such as U+E200 cite U+E202 turn0search0 U+E201.
-# Without an end within 1,000 characters it is text.
+# If it does not end within 1,000 characters, it is ordinary text.
 _CITATION = re.compile("\ue200[^\ue201]{0,1000}\ue201")
 _OPEN_CITATION = re.compile("\ue200[^\ue201]{0,1000}\\Z")
 
@@ -20,28 +20,28 @@ class Passage:
 
     def __init__(self) -> None:
         # The pieces that have been shown.
-        self.shown: list[str] = []
-        # The beginning of a citation, whose end may be in the next piece.
-        self.held = ""
-        # An emoji may be cut in two (`\ud83d`, then `\ude00`), and half of it cannot be shown.
+        self.shown_pieces: list[str] = []
+        # The beginning of a citation that may end in the next piece.
+        self.held_back = ""
+        # Joins an emoji that is split between pieces (`\ud83d`, then `\ude00`).
         self._characters = codecs.getincrementaldecoder("utf-16-le")("replace")
 
     def add(self, delta: str) -> str:
         """Add a piece. Returns the text that can be shown now."""
         text = self._characters.decode(delta.encode("utf-16-le", "surrogatepass"))
-        text, self.held = self.held + text, ""
+        text, self.held_back = self.held_back + text, ""
         if "\ue200" in text:
-            if begun := _OPEN_CITATION.search(text):
-                self.held = begun[0]
-            text = without_citations(text.removesuffix(self.held))
+            if match := _OPEN_CITATION.search(text):
+                self.held_back = match[0]
+            text = without_citations(text.removesuffix(self.held_back))
         return text
 
     def rest(self, whole: str) -> str:
         """Return the end of the whole text that has not been shown yet.
 
-        Empty if the shown text is not its beginning.
+        Empty if the whole text does not begin with the shown text.
         """
-        shown = "".join(self.shown)
+        shown = "".join(self.shown_pieces)
         return whole[len(shown) :] if whole.startswith(shown) else ""
 
 

@@ -39,11 +39,10 @@ from llm_chatgpt.waiting import Waiting
 
 
 class PromptRun:
-    """One prompt, over all rounds of its answer and all attempts to send each.
+    """The state of one prompt, over all rounds of its answer and all attempts at each round.
 
-    Until it is `complete`, `execute` sleeps for the `pauses`, sends what `request` returns,
-    calls `opened`, `translator.feed` and `end_round`, and passes each error to `failed`; then
-    `finish` once.
+    Until it is `complete`, `execute` sleeps for the `pauses`, sends the `request`, calls `opened`,
+    `translator.feed` and `end_round`, and passes each error to `failed`. Then it calls `finish`.
     """
 
     def __init__(
@@ -61,8 +60,8 @@ class PromptRun:
         self._key = key
         self._turn = memory.turn_of(answered_calls(prompt.messages))
         self._builder = RequestBuilder(model, prompt, conversation, self._turn, memory)
-        self.display = Display(prompt, stream, self._doing)
-        # Notes for the user about the requests, and the reason if the answer ends early.
+        self.display = Display(prompt, stream, self._activity)
+        # Notes for the user about the requests, and about an early end of the answer.
         self._notes: list[str] = []
         # The request that was sent last.
         self._sent = Request(model.info)
@@ -71,15 +70,15 @@ class PromptRun:
         self.translator = EventTranslator()
         # The content of the complete rounds.
         self._answer = Answer()
-        # How often the model has gone on with another request.
+        # How many further requests the model has asked for.
         self._further_rounds = 0
-        # Whether an empty answer has been tried again.
-        self._tried_again = False
+        # Whether the prompt has been sent again after an empty answer.
+        self._retried_empty = False
         # Whether the last request has no answer yet.
         self._is_sending = False
         self._tokens = Tokens("")
         self._headers: Mapping[str, str] = {}
-        # The server's last 401, and the access token that it refused; another may be accepted.
+        # The server's last 401, and the access token that it refused.
         self._unauthorized: ChatGPTError | None = None
         self.rejected: Rejection | None = None
 
@@ -93,7 +92,7 @@ class PromptRun:
     def pauses(self) -> Iterator[float]:
         """Yield the seconds to sleep before this attempt.
 
-        A long pause comes in pieces and ends by the clock, so that the machine may sleep meanwhile.
+        A long pause is divided, and checked against the clock: the machine may sleep meanwhile.
         """
         pause = self.attempt.pause
         end, longest = time.time() + pause, config.MAX_RETRY_AFTER_SECONDS
@@ -102,7 +101,7 @@ class PromptRun:
             while pause > longest and (left := end - time.time()) > 0:
                 yield min(left, longest)
 
-    def _doing(self) -> str:
+    def _activity(self) -> str:
         """Return the text of the waiting line."""
         size = len(self._sent.arguments.get("content", b"")) / 1e6
         if self._is_sending and size >= 1:
@@ -118,7 +117,7 @@ class PromptRun:
         self._sent = sent = self._builder.build(tokens, self.attempt.without, self._answer)
         self.attempt = self.attempt._replace(without=sent.without)
         self.translator = EventTranslator(
-            Round(self._answer, sent.beside_messages),
+            Round(self._answer, sent.state),
             origin={"account": tokens.account_key, "model": sent.info.slug},
             save_image=functools.partial(save_image, self._prompt, self.display.note),
             tool_names=sent.tool_names,
@@ -132,7 +131,7 @@ class PromptRun:
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):
             self._turn.states[self._tokens.account_key] = turn_state
-        # The answer itself stores the names of parts of the input.
+        # The names of parts of the input are stored with the answer instead.
         without = self.attempt.without
         self._turn.without = without - optional_parts.parts_of_input(without)
         memory.remember(without, scopes(self._sent.info, self._tokens))
@@ -140,18 +139,17 @@ class PromptRun:
         endpoints.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 
     def refusal(self, status: int, headers: Mapping[str, str], content: bytes) -> ChatGPTError:
-        """Build the error for a reply that is no answer."""
+        """Build the error for a reply that is not an answer."""
         host = urlsplit(self._sent.arguments["url"]).netloc
         reply = http.Reply(status, headers, content, host)
         return refusals.explain_refusal(reply, self._refused_request())
 
     def end_round(self) -> Iterator[StreamEvent]:
-        """Return the stream's last events and keep the round's answer.
+        """Yield the stream's last events, and add the round to the answer.
 
         Another request follows if the model wants to go on (P171), and once if the answer is
-        empty (P172).
-
-        Raises the error that the stream has reported; StreamFailed if it was cut off.
+        empty (P172). Raises the error that the stream has reported; StreamFailed if the stream was
+        cut off.
         """
         yield from self.display.pass_on(self.translator.finish())
         if self.translator.ended == "failed":
@@ -166,15 +164,15 @@ class PromptRun:
                 "Send the prompt again.",
                 code="closed",
             )
-        answer, finished = self._answer, self.translator.round
-        answer.rounds.append(finished)
-        completed = finished.ended == "completed"
-        wants_more = completed and finished.response.get("end_turn") is False
-        has_calls = any(item.kind == "function_call" for item in finished.items)
+        answer, round_ = self._answer, self.translator.round
+        answer.rounds.append(round_)
+        completed = round_.ended == "completed"
+        wants_more = completed and round_.response.get("end_turn") is False
+        has_calls = any(item.kind == "function_call" for item in round_.items)
         goes_on = wants_more and not has_calls
         is_empty = completed and not goes_on and not answer.has_content
         if is_empty:
-            finished.exclude_reasoning()
+            round_.exclude_reasoning()
         if goes_on and self._further_rounds == config.MAX_FURTHER_ROUNDS:
             goes_on = False
             self._notes.append(
@@ -182,36 +180,36 @@ class PromptRun:
                 "wanted to go on."
             )
         acted = any(item.has_effects for item in answer.items)
-        tries_again = is_empty and not acted and not self._tried_again
+        tries_again = is_empty and not acted and not self._retried_empty
         self.complete = not goes_on and not tries_again
         if not self.complete:
             self._further_rounds += goes_on
-            self._tried_again |= tries_again
+            self._retried_empty |= tries_again
             self.attempt = retry.Attempt(without=self.attempt.without)
             self.translator = EventTranslator()
-        # A complete round is not dropped any more.
-        yield from self.display.pass_on(finished.take_events())
+        # The round is complete and will not be dropped, so llm gets the events held back so far.
+        yield from self.display.pass_on(round_.take_events())
 
     # After an error
 
     def failed(self, error: ChatGPTError) -> None:
         """Prepare another attempt after an error, or end the answer after its complete rounds.
 
-        Raises the error if neither is possible. At a usage limit it may ask the server what is
-        left, so an event loop calls it in a thread.
+        Raises the error if neither is possible. At a usage limit it may ask the server for the
+        remaining allowance, so event loops call it in a thread.
         """
         if isinstance(error, ConnectionFailed):
             error = _broken_connection(error, started=self.translator.started)
-        last, again, sent, tokens = self.attempt, None, self._sent, self._tokens
+        last, next_attempt, sent, tokens = self.attempt, None, self._sent, self._tokens
         if not self.translator.started:
             refused = optional_parts.refused_parts(
                 error, sent.items, tokens, is_compressed=sent.is_compressed
             )
-            again = retry.next_attempt(last, error, refused, tokens, time.time())
-        if again is None:
+            next_attempt = retry.next_attempt(last, error, refused, tokens, time.time())
+        if next_attempt is None:
             self._end_early(error)
             return
-        self.attempt = again
+        self.attempt = next_attempt
         if isinstance(error, UsageLimitReached):
             notice(f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...")
         if error.tokens_refused:
@@ -219,10 +217,10 @@ class PromptRun:
             is_final = error.code != refusals.WEB_PAGE
             self._unauthorized = error
             self.rejected = Rejection(self._tokens.access_token, error.date, is_final)
-        if again.resends > last.resends:
+        if next_attempt.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             allowed = retry.resends_allowed(error, self._tokens)
-            count = f" ({again.resends} of {allowed})" if allowed > 1 else ""
+            count = f" ({next_attempt.resends} of {allowed})" if allowed > 1 else ""
             notice(f"{error.reason}; retrying{wait}{count}...")
 
     def _end_early(self, error: ChatGPTError) -> None:
@@ -231,7 +229,7 @@ class PromptRun:
             endpoints.add_resets(error, self._tokens, self._sent.info.slug, self._key)
         refusal = self._unauthorized
         if isinstance(error, RefreshFailed) and refusal and self._tokens.earliest_refresh_at:
-            # The reason of the 401 helps the user as well.
+            # The reason for the 401 helps the user, too.
             reason = f"{refusal.reason}. {error.reason}."
             error = RefreshFailed(reason, error.advice, permanent=error.permanent, code=error.code)
         if not self._further_rounds:
@@ -258,23 +256,23 @@ class PromptRun:
     def finish(self) -> Iterator[StreamEvent]:
         """Record the answer and print the notes after it. Yields the last events."""
         answer = self._answer
-        memory.calls_made(self._turn, (call.tool_call_id for call in answer.tool_calls))
+        memory.remember_turn(self._turn, (call.tool_call_id for call in answer.tool_calls))
         yield from self.display.pass_on(answer.repeat_commentary())
         if self._model.info.slug == DEFAULT.slug:
             # The service does not always say which model has answered.
             self._response.set_resolved_model(self._sent.info.slug)
         yield from self.display.pass_on(record.record(answer, self._headers, self._response))
-        # An answer that has arrived is kept, whatever fails after it.
+        # The answer has arrived, so no error in the notes may lose it.
         with contextlib.suppress(Exception):
-            own = [record.sources(answer), *self._notes]
-            notes = {line: line for line in own if line}
+            request_notes = [record.sources(answer), *self._notes]
+            notes = {line: line for line in request_notes if line}
             notes |= record.notes(answer, self._headers, self._sent.info.slug)
-            if lines := self._turn.news(notes):
+            if lines := self._turn.new_notes(notes):
                 self.display.note("\n".join(lines))
 
 
 def _broken_connection(error: ConnectionFailed, *, started: bool) -> StreamFailed:
-    """Explain a failed connection by what it means for the answer."""
+    """Return an error that explains how a failed connection affects the answer."""
     if not started and not error.stalled:
         return StreamFailed(f"{error.reason}.", error.advice, code="connection")
     problem = "The answer was cut off" if started else "No answer from OpenAI"

@@ -18,15 +18,15 @@ from llm_chatgpt.backend.usage import (
 from llm_chatgpt.login.imported import access_token_in
 from llm_chatgpt.text import as_sentence, from_now, printable
 
-# The steps besides waiting that a personal plan offers at a limit (P206).
+# The options of personal plans at a limit, besides waiting (P206).
 _PERSONAL_OPTIONS = {
     "plus": ("upgrade to Pro", "buy credits"),
     **dict.fromkeys(("pro", "prolite", "promax"), ("buy credits",)),
     **dict.fromkeys(("free", "go", "guest"), ("upgrade to Plus",)),
 }
-# Plans with an admin to ask (P206), by the beginning of their id.
+# The beginnings of the ids of plans that have an admin (P206).
 _WITH_ADMIN = ("team", "business", "ent26", "self_serve_business", "enterprise_cbp")
-# Names of plans that their id does not spell, by the beginning of the id.
+# Names of plans that differ from the plan's id, by the beginning of the id.
 _PLAN_NAMES = {
     "prolite": "Pro Lite",
     "promax": "Pro Max",
@@ -38,7 +38,7 @@ _PLAN_NAMES = {
 
 
 def is_personal(plan: str | None) -> bool:
-    """Check whether a plan is known to belong to one user, without a workspace's admin."""
+    """Check whether a plan belongs to one user and has no admin; False if it is unknown."""
     return plan in _PERSONAL_OPTIONS
 
 
@@ -49,7 +49,7 @@ def plan_name(plan: object) -> str:
     return next(names, " ".join(word.capitalize() for word in plan_id.split("_")))
 
 
-def of_workspace(headers: Mapping[str, str]) -> bool:
+def is_workspace_limit(headers: Mapping[str, str]) -> bool:
     """Check whether only the workspace's owner can raise the limit (P206)."""
     return headers.get("x-codex-rate-limit-reached-type", "").startswith("workspace_")
 
@@ -59,8 +59,8 @@ def _longest_full_window(headers: Mapping[str, str]) -> UsageWindow | None:
     return max(full, key=lambda window: window.seconds, default=None)
 
 
-def moment_of_reset(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """Return when a limit resets, in Unix seconds; None if it is unknown (P188, P203)."""
+def limit_resets_at(error: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """Return the time of a limit's reset in Unix seconds; None if it is unknown (P188, P203)."""
     moment, window = reset_moment(error), _longest_full_window(headers)
     return window.resets_at if moment is None and window else moment
 
@@ -73,7 +73,7 @@ def explain(
     window = _longest_full_window(headers)
     length, name = f"{window.name} " if window else "", f"{plan_name(plan)} " if plan else ""
     reason = f"The {length}usage limit of your ChatGPT {name}plan is reached"
-    # The service's usual message says no more than this.
+    # The service's usual message adds nothing.
     if message and not message.startswith("The usage limit has been reached"):
         reason += f": {message}"
     if resets_at is not None:
@@ -86,9 +86,9 @@ def explain(
 
 
 def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the steps besides waiting that the user can take (P206)."""
+    """Return the user's options besides waiting (P206)."""
     options = _PERSONAL_OPTIONS.get(plan, ())
-    if of_workspace(headers):
+    if is_workspace_limit(headers):
         options = ("ask your workspace's owner to raise the limit or add credits",)
     elif plan.startswith(_WITH_ADMIN):
         options = ("ask your workspace's admin for more",)
@@ -105,9 +105,10 @@ def login_option(name: str, key: str | None) -> str:
 
 
 def remaining_allowance(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
-    """Name the banked resets and Luna Reserve that are left when `slug` has reached a limit.
+    """Return sentences about the banked resets and the Luna Reserve that the user has left.
 
-    `usage` is the usage endpoint's answer, `key` names the login.
+    `usage` is the usage endpoint's answer, `slug` the model that has reached a limit; `key` names
+    the login.
     """
     sentences = []
     if available := banked_resets(usage):

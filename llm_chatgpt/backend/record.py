@@ -20,14 +20,14 @@ from llm_chatgpt.waiting import stderr_is_terminal
 # Fields of a response that are not logged as they are: they repeat the request, identify the user
 # or belong to one round (P275).
 _NOT_LOGGED = ("instructions", "tools", "safety_identifier", "user", "output", "usage")
-_SOURCES_SHOWN = 10
+_MAX_SOURCES = 10
 
 
 def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
-    """Give llm's response its tool calls, usage, model and raw JSON.
+    """Set the tool calls, the usage, the model and the raw JSON of llm's response.
 
-    The JSON is the last round's, with the items and the usage of all rounds. Returns the event
-    with which llm's own models mark reasoning that is counted, but came in no item.
+    The JSON comes from the last round, but has the items and the usage of all rounds. Returns the
+    event that llm's own models use for reasoning that is counted, but came in no item.
     """
     is_hidden = False
     for call in answer.tool_calls:
@@ -35,7 +35,7 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     fields = answer.last_round.response
     logged = {k: v for k, v in fields.items() if v is not None and k not in _NOT_LOGGED}
     logged["output"] = answer.output
-    usage = functools.reduce(_add, (one.response.get("usage") for one in answer.rounds))
+    usage = functools.reduce(_add, (r.response.get("usage") for r in answer.rounds))
     if isinstance(usage, dict):
         logged["usage"] = {k: v for k, v in usage.items() if k != "attribution"}
         names = ("input_tokens_details", "output_tokens_details")
@@ -54,9 +54,9 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
 
 
 def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, str]:
-    """Return the notes after an answer of the model `slug`, by their subjects.
+    """Return the notes after an answer of the model `slug`, by subject.
 
-    A chain of tools prints each subject once.
+    A tool chain prints only the first note on each subject.
     """
     lines = {}
     response = answer.last_round.response
@@ -67,7 +67,7 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
         lines["custom"] = "Note: the model called a custom tool, which llm cannot carry out."
     elif not answer.has_content:
         lines["empty"] = "The model returned an empty answer."
-    # Reasons for which the service has left out earlier reasoning (P169).
+    # The service's reasons for leaving out earlier reasoning (P169).
     removed = {
         _reason(entry.get("reason"))
         for entry in map(as_mapping, as_list(response.get("input_transformations")))
@@ -77,10 +77,10 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
         why = ", ".join(sorted(removed))
         lines["removed"] = f"Note: OpenAI left out earlier reasoning ({why})."
     model = _served_model(answer, headers)
-    # A dated snapshot counts as the model. Luna Reserve may be answered by any model.
+    # A dated snapshot counts as the same model. For Luna Reserve any model may answer.
     same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
     if model and slug != RESERVE.slug and not re.fullmatch(same, model):
-        # With the prefix only if `-m` takes it.
+        # The name gets llm's prefix only if `-m` accepts it.
         registered = models_to_register().get(model)
         name = registered.model_id if registered else model
         lines["model"] = f"Note: {name} answered instead of chatgpt-{slug}."
@@ -102,12 +102,12 @@ def _served_model(answer: Answer, headers: Mapping[str, str]) -> str | None:
 
 
 def sources(answer: Answer) -> str:
-    """Return a note of several lines with the `pages` of an answer; empty without a terminal."""
+    """Return a note that lists the `pages` of an answer; empty if stderr is not a terminal."""
     if not stderr_is_terminal() or config.is_off("SOURCES"):
         return ""
     lines = [f"{number}. {line}" for number, line in enumerate(pages(answer.output), 1)]
-    if len(lines) > _SOURCES_SHOWN:
-        lines[_SOURCES_SHOWN:] = [f"and {len(lines) - _SOURCES_SHOWN} more"]
+    if len(lines) > _MAX_SOURCES:
+        lines[_MAX_SOURCES:] = [f"and {len(lines) - _MAX_SOURCES} more"]
     return "\n".join(["\nSources:", *lines]) if lines else ""
 
 
@@ -116,15 +116,15 @@ def pages(output: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Without citations, return one for each page that its searches found.
     """
-    cited: list[Any] = []
-    found: list[Any] = []
+    annotations: list[Any] = []
+    results: list[Any] = []
     for item in output:
         for part in map(as_mapping, as_list(item.get("content"))):
-            cited += as_list(part.get("annotations"))
-        found += as_list(as_mapping(item.get("action")).get("sources"))
-    citations = [page for page in map(as_mapping, cited) if page.get("type") == "url_citation"]
+            annotations += as_list(part.get("annotations"))
+        results += as_list(as_mapping(item.get("action")).get("sources"))
+    citations = [p for p in map(as_mapping, annotations) if p.get("type") == "url_citation"]
     titles: dict[str, str] = {}
-    for page in citations or map(as_mapping, found):
+    for page in citations or map(as_mapping, results):
         if url := as_text(page.get("url")):
             titles.setdefault(url, as_text(page.get("title")) or "")
     return [
@@ -133,10 +133,10 @@ def pages(output: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _add(one: Any, other: Any) -> Any:
+def _add(first: Any, second: Any) -> Any:
     """Add the usage of two rounds (P173): numbers, and objects field by field."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {name: _add(one.get(name), other.get(name)) for name in {**one, **other}}
-    if as_number(one) is not None and as_number(other) is not None:
-        return one + other
-    return other if one is None else one
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {name: _add(first.get(name), second.get(name)) for name in {**first, **second}}
+    if as_number(first) is not None and as_number(second) is not None:
+        return first + second
+    return second if first is None else first

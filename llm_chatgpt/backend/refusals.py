@@ -1,8 +1,8 @@
 """Explain the service's errors: what happened, and the next step.
 
-A reply's code, words or status choose a text of `_TEXTS`; the facts are in docs/protocol.md,
-"Errors" and "Official errors". Nothing here sends or decides to send again: callers go by the
-error's class and fields.
+The code, message or status of a reply selects a text from `_TEXTS`. docs/protocol.md describes the
+errors under "Errors" and "Official errors". Nothing here sends a request or decides to send it
+again: callers decide that by the error's class and fields.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from llm_chatgpt.values import as_http_date, as_list, as_mapping, as_text
 # The codes of a refusal by policy (P152, P178).
 POLICY_CODES = frozenset(("cyber_policy", "bio_policy", "invalid_prompt", "moderation_blocked"))
 POLICY_CODES |= {"misalignment_policy_violation"}
-# Codes for errors that the service marks with none.
+# The plugin's codes for errors to which the service gives none.
 MODEL_NOT_FOUND = "model_not_found"
 WEB_PAGE = "web_page"
 WRONG_REGION = "wrong_region"
 IMAGE_DOWNLOAD = "image_download_failed"
-# The service's own code for the schema of an answer, which not every such refusal has.
+# The service's code for a refused schema of an answer. Some of these refusals come without it.
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
-# The messages, by the service's codes (P176 to P195, P211); those that no code chooses have names
-# with a space. {words} are the service's own, if it said anything: the first sentence ends the
-# reason, which stands before them, and the other sentences begin the advice, except in the texts of
-# _FIRST_SENTENCE_ONLY.
+# The messages, by the service's codes (P176 to P195, P211); keys with a space are for errors
+# without a code. Before {words} stands the reason, after it the advice. {words} is the service's
+# own message: its first sentence ends the reason, and its other sentences begin the advice, except
+# in the texts of _FIRST_SENTENCE_ONLY.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
@@ -131,7 +131,7 @@ _TEXTS = {
     "refused request": "OpenAI refused the request{words}",
     "unexplained refusal": "OpenAI refused the request (status {status}){words} Try again later.",
 }
-# Codes that share a text with another one (P189, P193, P195, P266, P270, P271).
+# Codes that share the text of another code (P189, P193, P195, P266, P270, P271).
 _SAME_TEXT = {
     "insufficient_quota": _PLAN_LIMIT,
     "organization_spend_limit_exceeded": "organization_usage_limit_exceeded",
@@ -141,10 +141,10 @@ _SAME_TEXT = {
     "chatpass_invalid_authorization_context": "chatpass_scope_not_authorized",
     **dict.fromkeys(POLICY_CODES, "refused by policy"),
 }
-# The texts of a UsageLimitReached, and those of a StreamFailed if they come inside a stream.
+# The texts for a UsageLimitReached, and the texts for a StreamFailed if they come inside a stream.
 _LIMITS = {_PLAN_LIMIT, "organization_usage_limit_exceeded", "usage_not_included"}
 _LIMITS |= {"usage_limit_exceeded", "workplace_individual_usage_limit_exceeded"}
-_PASSING = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}
+_TEMPORARY = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}
 # The texts whose advice replaces the service's further sentences, such as "Please try again".
 _FIRST_SENTENCE_ONLY = {"rate_limit_reset_ineligible", "usage_not_included", "old version"}
 _FIRST_SENTENCE_ONLY |= {"deactivated_workspace", "refused login", "refused account"}
@@ -152,8 +152,8 @@ _FIRST_SENTENCE_ONLY |= {"large prompt", "refused file", "rate_limit_exceeded", 
 _FIRST_SENTENCE_ONLY |= {"server_is_overloaded", "policy_capacity_unavailable"}
 _FIRST_SENTENCE_ONLY |= {"usage_unavailable"}
 # The prefix of the official route's codes. Some have had "v2_" after it (P263).
-_SHARING = "subscription_sharing_"
-# Words of errors that have no code (P176, P186, P177, P181, P109).
+_OFFICIAL_PREFIX = "subscription_sharing_"
+# Texts for errors without a code, by words in the message (P176, P186, P177, P181, P109).
 _BY_WORDS = {
     "is not supported when using Codex": MODEL_NOT_FOUND,
     "Model not found": MODEL_NOT_FOUND,
@@ -169,14 +169,14 @@ _BY_STATUS = {
     429: "rate_limit_exceeded",
 }
 # Words about a file: its kind, a field, or its place in a message.
-_OF_FILES = re.compile(
+_FILE_WORDS = re.compile(
     r"(?<![a-z])(files?|filename|pdf|documents?)(?![a-z])|content(\[\d+\]|\.\d+\b)(?!\.image)",
     re.IGNORECASE,
 )
 
 
 class RefusedRequest(NamedTuple):
-    """Facts about a refused request that the message of its error can mention.
+    """Facts about a refused request for the message of its error.
 
     `tokens` were sent. `login` is the command that signs in again (None: without an account's
     name), `key_option` the option of llm that names the login. `slug` is the requested model,
@@ -204,7 +204,7 @@ def explain_refusal(
     if in_stream and name in ("refused request", "unexplained refusal"):
         name = "broken stream"
     wait = _retry_after(reply, message)
-    resets_at = reached_limit.moment_of_reset(error, reply.headers)
+    resets_at = reached_limit.limit_resets_at(error, reply.headers)
     if name == _PLAN_LIMIT:
         reason, advice = reached_limit.explain(reply.headers, error, message, resets_at)
     elif name == WEB_PAGE:
@@ -220,21 +220,21 @@ def explain_refusal(
         words = as_sentence(message) if message else ""
         first, *more = re.split(r"(?<=[.!?]) ", words, maxsplit=1)
         more = [] if name in _FIRST_SENTENCE_ONLY else more
-        what, _, next_step = _TEXTS[name].partition("{words}")
-        reason = ": ".join(filter(None, (what.format(**facts), first)))
+        problem, _, next_step = _TEXTS[name].partition("{words}")
+        reason = ": ".join(filter(None, (problem.format(**facts), first)))
         reason = reason or f"OpenAI refused the request (status {reply.status})"
         advice = " ".join(filter(None, (*more, next_step.strip().format(**facts))))
     kind: type[ChatGPTError] = RequestRefused
     if name in _LIMITS:
         kind = UsageLimitReached
-    elif in_stream and name in _PASSING:
+    elif in_stream and name in _TEMPORARY:
         kind = StreamFailed
-    own_codes = (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
+    plugin_codes = (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
     refusal = kind(
         as_sentence(reason),
         advice,
-        code=name if name in own_codes else next(iter(codes), None),
+        code=name if name in plugin_codes else next(iter(codes), None),
         request_id=printable(request_id, 80) if request_id else None,
     )
     refusal.param = param
@@ -245,7 +245,7 @@ def explain_refusal(
     refusal.tokens_refused = name == "refused login" or refused_status
     if isinstance(refusal, UsageLimitReached):
         of_plan = _PLAN_LIMIT in codes
-        refusal.resettable = of_plan and not reached_limit.of_workspace(reply.headers)
+        refusal.resettable = of_plan and not reached_limit.is_workspace_limit(reply.headers)
         refusal.resets_at = resets_at
     return refusal
 
@@ -253,8 +253,8 @@ def explain_refusal(
 def explain_stream_error(
     error: Mapping[str, Any], headers: Mapping[str, str], request: RefusedRequest
 ) -> ChatGPTError:
-    """Build the error for one that was reported inside a stream (P166, P167)."""
-    # A flat event's own type is not the error's (P167).
+    """Build the error for a failure that was reported inside a stream (P166, P167)."""
+    # In a flat event, `type` is the event's type, not the error's (P167).
     fields = {
         name: value
         for name, value in error.items()
@@ -268,9 +268,9 @@ def _choose_text(
     reply: http.Reply, codes: Sequence[str], message: str, param: str | None, has_files: bool
 ) -> str:
     """Choose the name of the text; the more specific ones come first."""
-    if reached_limit.of_workspace(reply.headers):
+    if reached_limit.is_workspace_limit(reply.headers):
         return _PLAN_LIMIT
-    for code in (code.removeprefix(_SHARING) for code in codes):
+    for code in (code.removeprefix(_OFFICIAL_PREFIX) for code in codes):
         if (name := _SAME_TEXT.get(code, code)) in (_PLAN_LIMIT, *_TEXTS):
             return name
     if reply.is_web_page and reply.status < 500:
@@ -287,13 +287,13 @@ def _choose_text(
             return IMAGE_DOWNLOAD
         if (param or "").startswith(("text.format", "response_format")):  # P109
             return SCHEMA
-        if has_files and _OF_FILES.search(" ".join([message, param or "", *codes])):  # P111
+        if has_files and _FILE_WORDS.search(" ".join([message, param or "", *codes])):  # P111
             return "refused file"
     return _BY_STATUS.get(reply.status) or ("refused request" if message else "unexplained refusal")
 
 
 def _request_facts(request: RefusedRequest) -> dict[str, str]:
-    """Return the facts that the texts mention about the request and its login."""
+    """Return the facts about the request and its login that the texts can mention."""
     tokens, slug, models = request.tokens, request.slug, request.models
     model = models.find(slug)
     size = model.context_window if model else None
@@ -319,8 +319,7 @@ _NAMED_PART = re.compile(
 
 
 def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
-    """Return the part of the request that is refused: `param`, or what the message names if that
-    is more specific."""
+    """Return the refused part of the request: `param`, or a more specific name in the message."""
     param = as_text(error.get("param"))
     named = _NAMED_PART.search(message)
     if named and param in (None, "input", "url"):
@@ -330,7 +329,7 @@ def _refused_param(error: Mapping[str, Any], message: str) -> str | None:
 
 
 def error_message(reply: http.Reply) -> str | None:
-    """Return the server's own words, made printable: `error`, `detail` or `message` (P174)."""
+    """Return the server's message, made printable, from `error`, `detail` or `message` (P174)."""
     data = reply.data
     error, detail = data.get("error"), data.get("detail")
     entries = [
@@ -344,9 +343,9 @@ def error_message(reply: http.Reply) -> str | None:
 
 
 def _retry_after(reply: http.Reply, message: str) -> float | None:
-    """Return how many seconds the server asks to wait: Retry-After, or a stream's message (P196).
+    """Return the seconds to wait, from Retry-After or from the message of a stream (P196).
 
-    Nonsense such as `inf` is ignored.
+    Invalid values such as `inf` are ignored.
     """
     words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", message, re.IGNORECASE)
     if reply.status == 200 and words:

@@ -21,12 +21,12 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
 class Request(NamedTuple):
-    """A request: the `arguments` of `http.SyncStream`, and facts about it.
+    """A request: the `arguments` of `http.SyncStream`, and details about it.
 
-    `info` is the requested model, `models` the account's list of models (None if it is unknown).
-    `without` names the parts that were left out, `items` is the input. The answer stores
-    `beside_messages` as metadata (history.py). `tool_names` maps the service's names of the tools
-    to llm's. `notes` are for the user.
+    `info` is the requested model, `models` the account's list (empty if it is unknown). `without`
+    names the parts that were left out, `items` is the input. The answer stores `state` as metadata
+    (history.py). `tool_names` maps the tools' names in the request to llm's names. `notes` are for
+    the user.
     """
 
     info: ModelInfo
@@ -34,7 +34,7 @@ class Request(NamedTuple):
     arguments: Mapping[str, Any] = {}
     without: frozenset[str] = frozenset()
     items: Sequence[Mapping[str, Any]] = ()
-    beside_messages: Mapping[str, Any] = {}
+    state: Mapping[str, Any] = {}
     tool_names: Mapping[str, str] = {}
     notes: Sequence[str] = ()
 
@@ -82,7 +82,7 @@ class RequestBuilder:
         elif instructions:
             items.insert(0, system_message(instructions))
         tool_names = add_tools(body, items, prompt, self._model, tokens.route)
-        # Last, so that the unchanged fields come first.
+        # `input` comes last, after the fields that stay the same throughout a conversation.
         body["input"] = items
         return Request(
             info=info,
@@ -90,7 +90,7 @@ class RequestBuilder:
             arguments=self._arguments(tokens, without, body),
             without=without,
             items=items,
-            beside_messages=builder.request,
+            state=builder.request,
             tool_names=tool_names,
             notes=[*_ignored_options(prompt, without), *builder.notes],
         )
@@ -104,9 +104,9 @@ class RequestBuilder:
         headers |= {"Accept": "text/event-stream", "Content-Type": "application/json"}
         if optional_parts.SESSION_HEADER not in without:
             headers["session-id"] = body["prompt_cache_key"]
-        state = self._turn.states.get(tokens.account_key)
-        if tokens.route.names_account and state:
-            headers["x-codex-turn-state"] = state
+        turn_state = self._turn.states.get(tokens.account_key)
+        if tokens.route.names_account and turn_state:
+            headers["x-codex-turn-state"] = turn_state
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         content = text.encode("utf-8", "replace")
         if optional_parts.COMPRESSION not in without and not config.is_off("COMPRESS"):
@@ -125,9 +125,9 @@ class RequestBuilder:
 
 
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
-    """Return, for each optional part that the process remembers, the value of its scope.
+    """Map each optional part that the process remembers to the value of its scope.
 
-    A scope's value is a model's slug, an account's key or an address (optional_parts.py).
+    The value is a model's slug, an account's key or a path of the service (optional_parts.py).
     """
     path = tokens.route.responses_path
     values = {"model": info.slug, "account": tokens.account_key, "service": path}
@@ -136,11 +136,11 @@ def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
 
 
 def _ignored_options(prompt: Any, without: frozenset[str]) -> list[str]:
-    """Return the note that names the options that are not sent, if there are any."""
+    """Return a note that names the options that are not sent; empty if all are sent."""
     limits = ("max_output_tokens", "max_tokens") if optional_parts.OUTPUT_LIMIT in without else ()
     names = [name for name in limits if getattr(prompt.options, name)] + prompt.options.ignored
-    them = "it" if len(names) == 1 else "them"
-    note = f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {them}."
+    pronoun = "it" if len(names) == 1 else "them"
+    note = f"Note: ignoring {', '.join(names)}; a ChatGPT login does not accept {pronoun}."
     return [note] if names else []
 
 

@@ -1,6 +1,6 @@
-"""Decide whether and how a prompt is sent again. Nothing here sends or waits.
+"""Decide whether and how to send a prompt again. Nothing here sends or waits.
 
-docs/protocol.md, "Sending again" (P196), lists the rules. They apply only while nothing of the
+docs/protocol.md lists the rules under "Sending again" (P196). They apply only until a part of the
 answer has been shown.
 """
 
@@ -14,7 +14,7 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# A stream that ends with one of these would end with it again.
+# Errors that end a stream and would end it again.
 _FINAL_CODES = refusals.POLICY_CODES | {
     "context_length_exceeded",
     "invalid_encrypted_content",
@@ -27,11 +27,11 @@ _FINAL_CODES = refusals.POLICY_CODES | {
 
 
 class Attempt(NamedTuple):
-    """How to send a prompt this time, and how often that has failed.
+    """One attempt to send a prompt, and counts of the failures before it.
 
-    `pause` is the number of seconds to wait first, `waited` the sum over all attempts. The tokens
-    were refused with a 401 `unauthorized` times, the last time at `refused_at`. `without` names
-    the parts to leave out (optional_parts.py).
+    `pause` is the number of seconds to wait first, `waited` the sum of the pauses before resends.
+    The tokens were refused with a 401 `unauthorized` times, the last time at `refused_at`.
+    `without` names the parts to leave out (optional_parts.py).
     """
 
     pause: float = 0.0
@@ -57,9 +57,10 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
 def next_attempt(
     last: Attempt, error: ChatGPTError, refused: frozenset[str], tokens: Tokens, now: float
 ) -> Attempt | None:
-    """Plan the attempt after this error; None if the error is final.
+    """Plan the next attempt after an error; None if the error is final.
 
-    `refused` names the parts that it is about (optional_parts.py); the `tokens` were sent.
+    `refused` names the parts that the error is about (optional_parts.py), `tokens` are those of
+    the failed attempt.
     """
     last = last._replace(pause=0.0)
     if isinstance(error, UsageLimitReached) and error.resets_at is not None:
@@ -67,8 +68,8 @@ def next_attempt(
         if 0 < wait <= config.longest_limit_wait():
             return last._replace(pause=wait + config.AFTER_RESET_SECONDS)
     if error.tokens_refused:
-        # Another program may have stored other tokens meanwhile. If those fail as well, or
-        # there are none, a refresh brings new ones; it would not help a second time (P61).
+        # Another program may have stored other tokens meanwhile. If those fail, too, or there are
+        # none, the login is refreshed. A second refresh would not help (P61).
         renewed = last.unauthorized and tokens.refreshed_at >= last.refused_at
         if renewed or last.unauthorized == 2:
             return None

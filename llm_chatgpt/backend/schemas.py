@@ -1,6 +1,6 @@
 """Check whether strict mode accepts a JSON schema, and repair the schemas of tools.
 
-The service's rules are in docs/protocol.md, P131 to P144. Nothing here knows llm.
+docs/protocol.md describes the service's rules in P131 to P144. Nothing here imports llm.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.values import as_list, as_mapping, depth
 
 _TYPES = frozenset(("string", "number", "integer", "boolean", "object", "array", "null"))
-# The most usual keywords that strict mode accepts (P138).
+# The most common keywords that strict mode accepts (P138).
 _STRICT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "items", "anyOf"}
 _STRICT_KEYWORDS |= {"enum", "const", "$ref", "$defs", "title", "description"}
-# Levels of dicts and lists: more than any schema has, and few enough for a recursive function.
+# Allowed levels of dicts and lists: more than real schemas have, and few enough for recursion.
 _MAX_LEVELS = 200
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf")
@@ -46,7 +46,7 @@ def check_json(schema: Any, name: str) -> None:
 
 
 def is_strict(schema: Any) -> bool:
-    """Check whether strict mode accepts a schema; False where the rules are not known."""
+    """Check whether strict mode accepts a schema; False if that is unknown."""
     is_object = as_mapping(schema).get("type") == "object"
     return is_object and _repaired(schema) == schema and _is_strict_part(schema, schema)
 
@@ -123,28 +123,31 @@ def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     choices = [*as_list(schema.get("prefixItems")), *as_list(items)]
     choices += [one for one in (items, schema.get("additionalItems")) if isinstance(one, dict)]
-    others = {k: v for k, v in schema.items() if k not in ("prefixItems", "additionalItems")}
-    return {**others, "items": _any_of(choices)}
+    other_keywords = {
+        k: v for k, v in schema.items() if k not in ("prefixItems", "additionalItems")
+    }
+    return {**other_keywords, "items": _any_of(choices)}
 
 
 def _as_object(
-    schema: Mapping[str, Any], root: Mapping[str, Any], seen: tuple[Any, ...]
+    schema: Mapping[str, Any], root: Mapping[str, Any], followed: tuple[Any, ...]
 ) -> dict[str, Any]:
     """Build an object's schema without unions and references at its root.
 
     It has the properties of all alternatives. A property is required if every alternative
-    requires it. `seen` holds the references that led here: following one again would never end.
+    requires it. `followed` holds the references that led here. Each is followed only once, because
+    a schema can contain itself.
     """
     groups = [[part] for part in schema.get("allOf", [])]
     groups += [schema.get(union, []) for union in ("anyOf", "oneOf")]
     reference = schema.get("$ref")
-    if reference not in seen:
+    if reference not in followed:
         groups.append([_resolve(reference, root)])
     choices = {name: [part] for name, part in schema.get("properties", {}).items()}
     required = list(schema.get("required", []))
     for group in groups:
         objects = [
-            _as_object(part, root, (*seen, reference))
+            _as_object(part, root, (*followed, reference))
             for part in group
             if isinstance(part, dict) and ("type" not in part or "object" in _types(part))
         ]
@@ -161,13 +164,13 @@ def _as_object(
 
 
 def _any_of(schemas: Iterable[Any]) -> Any:
-    """Build a schema that allows whatever one of these allows."""
+    """Build a schema that accepts every value that one of these schemas accepts."""
     choices = _distinct(schemas)
     return {"anyOf": choices} if len(choices) > 1 else next(iter(choices), {})
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    """Return the values without repetitions, compared as JSON because 1 == True in Python."""
+    """Return the values without duplicates, compared as JSON because 1 == True in Python."""
     return list({json.dumps(value): value for value in values}.values())
 
 

@@ -1,4 +1,4 @@
-"""Decode bytes to server-sent events."""
+"""Decode bytes into server-sent events."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def is_event_stream(content_type: str, begin: bytes) -> bool:
-    """Check whether a reply is a stream of events, by its type and its first chunk.
+    """Check whether a reply is a stream of events, by its Content-Type and its first chunk.
 
-    The service's own streams have no Content-Type (P154). Anything but a stream (P158) has one, or
-    begins like HTML or JSON.
+    The service's own streams have no Content-Type (P154). Other replies (P158) have one, or begin
+    like HTML or JSON.
     """
     begin = begin.lstrip()
     if not content_type or "event-stream" in content_type.lower():
@@ -20,24 +20,24 @@ def is_event_stream(content_type: str, begin: bytes) -> bool:
 
 
 class SSEDecoder:
-    """Decodes the data of each complete event from bytes that are cut anywhere.
+    """Decodes the data of events from chunks of bytes, which may be split anywhere.
 
-    Works on bytes, so that U+2028 is no line end and a character may be cut in two. Comments and
+    Works on bytes, so that U+2028 does not end a line and characters may be split. Comments and
     other fields are skipped. Lines end in LF, CRLF or CR.
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     """
 
     def __init__(self) -> None:
-        # The beginning of a line, in pieces, so that a long line takes linear time.
+        # The pieces of an unfinished line. They are joined at its end, in linear time.
         self._line: list[bytes] = []
-        # How many bytes that is.
+        # The number of bytes in these pieces.
         self.pending = 0
         self._data: list[bytes] = []
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that this chunk completes."""
-        # A CR has ended its line already; its LF may come in the next chunk.
+        # A CR at the end of a chunk has ended its line. The next chunk may begin with its LF.
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
@@ -56,5 +56,5 @@ class SSEDecoder:
         return events
 
     def flush(self) -> list[bytes]:
-        """Return the event at the end of the stream that no blank line follows."""
+        """Return the last event if the stream ends without a blank line after it."""
         return self.feed(b"\n\n")

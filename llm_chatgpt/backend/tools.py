@@ -1,6 +1,6 @@
-"""Translate llm's tools to the request's `tools`; the tool ImageGeneration.
+"""Translate llm's tools into the request's `tools`, and define the tool ImageGeneration.
 
-The facts about tools are in docs/protocol.md, P127 to P130 and P256 to P260.
+docs/protocol.md describes tools in P127 to P130 and P256 to P260.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class ImageGeneration(llm.ServerSideTool):
         return {"type": self.name, **options}
 
 
-# Asks for the pages that a search has found (P88).
+# Value of `include` that requests the pages found by a search (P88).
 _SOURCES = "web_search_call.action.sources"
 
 
 def add_tools(
     body: dict[str, Any], items: list[dict[str, Any]], prompt: Any, model: Any, route: Route
 ) -> dict[str, str]:
-    """Write the prompt's tools into the request's body, or functions into the input `items`.
+    """Add the prompt's tools to the request's body, or its functions to the input `items`.
 
     Returns llm's names of the functions, by their names in the request. Raises ChatGPTError for a
     tool that the route refuses, and for an input schema that is not JSON.
@@ -71,7 +71,7 @@ def add_tools(
     specs: list[dict[str, Any]] = []
     for tool in prompt.tools:
         spec = tool.tool_spec(model) if tool in hosted else _function(functions[tool.name])
-        # The service refuses two tools of one name (P144).
+        # The service refuses two tools with the same name (P144).
         if spec not in specs:
             specs.append(spec)
     kinds = [str(spec.get("type")) for spec in specs]
@@ -109,8 +109,7 @@ def _function(tool: llm.Tool) -> dict[str, Any]:
 def save_image(prompt: llm.Prompt, note: Callable[[str], None], picture: bytes, suffix: str) -> str:
     """Write a generated image to a new file.
 
-    Returns its path, or the reason if it could not be saved. Tells the user as well, through
-    `note`.
+    Returns its path, or the reason why it could not be saved, and passes either to `note`.
     """
     tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     folder = next((tool.folder for tool in tools if tool.folder), None)

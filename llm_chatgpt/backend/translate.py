@@ -1,7 +1,7 @@
-"""Translate the service's events to llm's StreamEvents.
+"""Translate the service's events into llm's StreamEvents.
 
-Bytes go in, events come out. Nothing else is read or written, except that a generated picture is
-passed to `save_image`. docs/protocol.md, "Stream", tells what each event means.
+Bytes go in, events come out. Nothing else is read or written, except that generated pictures are
+passed to `save_image`. docs/protocol.md describes the events under "Stream".
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from llm_chatgpt.values import as_list, as_mapping, as_text, cleaned, depth, jso
 
 # The fields of an event, an item or a response.
 Fields = Mapping[str, Any]
-# The place of a text: its item, a list of the finished item, and the index there.
+# The place of a text: its item, the name of a list in the finished item, and the index there.
 Place = tuple[Item, str, int]
-# For each event that brings a piece of text, the kind of its item, and the list in the finished
-# item that holds the whole text.
+# For each event with a piece of text: the kind of its item, and the name of the list in the
+# finished item that has the whole text.
 _DELTAS = {
     "response.output_text.delta": ("message", "content"),
     "response.refusal.delta": ("message", "content"),
@@ -40,17 +40,17 @@ _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _GOOD_STATUSES = ("completed", "incomplete")
 # The fields of an item that are too large to be logged.
 _LARGE = ("encrypted_content", "result")
-# The words for the user while the service runs a tool of its own.
+# The waiting line's text while the service runs one of its own tools.
 _ACTIVITIES = {"web_search_call": "Searching the web", "image_generation_call": "Drawing"}
-# llm parses the arguments again, which fails at deeper nesting.
+# The allowed nesting of a call's arguments: llm parses them again, which fails at deeper levels.
 _ARGUMENT_LEVELS = 200
 
 
 class EventTranslator:
-    """Reads one request's answer: `feed` it bytes, then `finish`, and read the attributes.
+    """Translates the answer to one request: `feed` it the bytes, then call `finish`.
 
-    It fills `round`. Each item becomes one part. Unknown events, junk and wrong types are ignored.
-    A finished item overrides its deltas (P155).
+    It fills `round`, with one part for each item. Unknown events, invalid JSON and wrong types are
+    ignored. A finished item overrides its deltas (P155).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class EventTranslator:
         # The account and the model, which are stored with reasoning (P103).
         self.origin = origin or {}
         self.save_image = save_image
-        # llm's names of the tools, by the names in the request.
+        # Maps the tools' names in the request to llm's names.
         self.tool_names = tool_names or {}
         # "completed", "incomplete" or "failed" once the answer has ended.
         self.ended: str | None = None
@@ -73,7 +73,7 @@ class EventTranslator:
         # Whether anything of this request's answer was shown, or a hosted tool with effects was
         # called. From then on the request is not sent again (P196).
         self.started = False
-        # The words for the user about a running tool of the service; empty while none runs.
+        # The waiting line's text about a running tool of the service; empty while none runs.
         self.activity = ""
         # The reply's Content-Type; the service's streams have none (P154).
         self.content_type = ""
@@ -98,7 +98,7 @@ class EventTranslator:
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
-        """Return llm's events for what the end of the stream completes."""
+        """Return llm's events that are complete only at the end of the stream."""
         response = cleaned(json_object(self.page))
         # A proxy can turn the stream into one whole response (P158).
         if "output" in response or response.get("object") == "response":
@@ -111,7 +111,7 @@ class EventTranslator:
                 break
             event = json_object(frame)
             if isinstance(kind := event.get("type"), str):
-                # A delta can end in half a character, whose other half is in the next one.
+                # A delta can end in half a character; the next delta has the other half.
                 self._handle(kind, event if kind.endswith(".delta") else cleaned(event))
         # Until something is shown, the prompt can be sent again, so llm gets no event yet.
         return self.round.take_events() if self.started else []
@@ -138,14 +138,14 @@ class EventTranslator:
             ended = "failed"
         self.error = {"message": error} if isinstance(error, str) else as_mapping(error)
         if ended != "failed":
-            # The items may be in `output` alone (P163).
+            # The items may be only in `output` (P163).
             if not any(item.finished for item in self._items.values()):
                 for index, item in enumerate(as_list(response.get("output"))):
                     self._read_item({"output_index": index, "item": item}, is_finished=True)
-            # A citation of an unfinished item has no end any more, so it is text.
+            # The citation at the end of an unfinished item will not be closed, so it is text.
             for place, passage in list(self._passages.items()):
                 if place[0].finished is None:
-                    self._show(place, passage.held)
+                    self._show(place, passage.held_back)
             self.round.ended, self.round.response = ended, response
         self.ended = ended
 
@@ -204,11 +204,11 @@ class EventTranslator:
     def _show(self, place: Place, text: str) -> None:
         if text:
             self.started = True
-            self._passages[place].shown.append(text)
+            self._passages[place].shown_pieces.append(text)
             self.round.show(place[0], place, text)
 
     def _texts_done(self, item: Item, fields: Fields) -> None:
-        """Show the missing ends of a finished item's texts, and record the whole texts."""
+        """Show the rest of a finished item's texts, and record the whole texts."""
         texts = []
         for field in ("summary", "content"):
             for index, part in enumerate(map(as_mapping, as_list(fields.get(field)))):
@@ -225,11 +225,11 @@ class EventTranslator:
         parts = [readable_part(part) for part in map(as_mapping, as_list(fields.get("content")))]
         if item.finished and parts:
             item.finished["content"] = parts
-        annotations = [one for part in parts for one in as_list(part.get("annotations"))]
+        annotations = [entry for part in parts for entry in as_list(part.get("annotations"))]
         metadata = {"phase": as_text(fields.get("phase")), "annotations": annotations}
-        before = item.metadata
-        item.metadata = before | {name: value for name, value in metadata.items() if value}
-        if item.events and item.metadata != before:
+        earlier = item.metadata
+        item.metadata = earlier | {name: value for name, value in metadata.items() if value}
+        if item.events and item.metadata != earlier:
             self.round.emit("reasoning" if item.as_reasoning else "text", "", item, item.metadata)
         item.part = (ReasoningPart if item.is_commentary else TextPart)(
             item.text, provider_metadata={config.METADATA_KEY: item.metadata}
@@ -276,9 +276,9 @@ class EventTranslator:
                 event.chunk = ""
             self.round.emit("tool_call_args", text, item)
         if written and text == written and written != json.dumps(arguments):
-            # llm keeps only the object, but the service gets its own text back (P117).
+            # llm stores only the object, but the model's own text is sent back (P117).
             self.round.emit("tool_call_args", "", item, {"arguments": written})
-        # A call that was cut short (P165) is recorded, but not run.
+        # An incomplete call (P165) is recorded, but not run.
         if fields.get("status") != "incomplete":
             call = llm.ToolCall(name=item.name, arguments=arguments, tool_call_id=item.call_id)
             self.round.tool_calls.append(call)
@@ -319,10 +319,10 @@ class EventTranslator:
 
 
 def _read_arguments(written: str) -> tuple[dict[str, Any], str]:
-    """Parse the arguments of a call. Returns them, and JSON from which llm parses them again.
+    """Parse the arguments of a call. Returns them, and their JSON, which llm parses again.
 
-    Anything but an object, or one that is nested too deep, becomes a text named `_raw`, as in llm
-    (P156).
+    Text that is not an object, or is nested too deeply, becomes an argument named `_raw`, as in
+    llm (P156).
     """
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(written or "{}")

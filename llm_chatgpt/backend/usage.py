@@ -1,7 +1,7 @@
-"""Read usage limits and banked resets from headers and answers.
+"""Parse usage limits and banked resets.
 
-The answers are those of the usage endpoint (P203), except for the list of banked resets (P209). A
-value of the wrong type counts as missing.
+They come from the headers of an answer, from the usage endpoint (P203) or from the list of banked
+resets (P209). A value of the wrong type counts as missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The window by its length, such as '5-hour': their order varies by plan (P205)."""
+        """The window's length, such as '5-hour'. The order of windows varies by plan (P205)."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"
@@ -37,15 +37,15 @@ class UsageWindow(NamedTuple):
 
 
 def reset_words(resets_at: float | None) -> str:
-    """Say when a limit resets: ', resets in 4 hours 10 minutes (17:30)'; empty if unknown."""
+    """Return a phrase such as ', resets in 4 hours 10 minutes (17:30)'; empty if unknown."""
     return "" if resets_at is None else f", resets {from_now(resets_at)}"
 
 
 def reset_moment(limit: Mapping[str, Any]) -> float | None:
-    """Return the moment of a reset in Unix seconds; None if it is not in the future.
+    """Return the time of a reset in Unix seconds; None if it is not in the future.
 
     `limit` has the fields of a window, of a spending limit (P203) or of an error (P188). The
-    distance in seconds is preferred, because this machine's clock may be wrong.
+    number of seconds until then is preferred, because this machine's clock may be wrong.
     """
     now = time.time()
     moment = as_number(limit.get("reset_at", limit.get("resets_at")))
@@ -94,7 +94,7 @@ RESERVE_LIMIT = "gpt-reserve"
 
 
 class Limit(NamedTuple):
-    """One limit in the usage endpoint's answer. The plan's own has no name."""
+    """One limit in the usage endpoint's answer. The plan's own limit has no name."""
 
     name: str
     windows: list[UsageWindow]
@@ -102,12 +102,12 @@ class Limit(NamedTuple):
 
     @property
     def left_percent(self) -> float:
-        """The percentage left of the window that has the least left."""
+        """The lowest percentage left in a window; 0 if the limit is reached."""
         return 0.0 if self.reached else min((w.left_percent for w in self.windows), default=100.0)
 
 
 def limits_of_usage(usage: Mapping[str, Any]) -> list[Limit]:
-    """Read the plan's limit, then those of single models and Luna Reserve."""
+    """Return the plan's limit, then the limits of single models and Luna Reserve."""
     additional = map(as_mapping, as_list(usage.get("additional_rate_limits")))
     named = [(str(entry.get("limit_name") or "another limit"), entry) for entry in additional]
     limits = []
@@ -138,7 +138,7 @@ def spending_left(usage: Mapping[str, Any]) -> float:
 
 
 def banked_resets(usage: Mapping[str, Any]) -> int | None:
-    """Read how many resets are banked from the usage endpoint's answer (P208); None if unknown."""
+    """Read the number of banked resets from the usage endpoint's answer (P208); None if unknown."""
     count = as_number(as_mapping(usage.get("rate_limit_reset_credits")).get("available_count"))
     return None if count is None else int(count)
 
