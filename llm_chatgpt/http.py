@@ -262,7 +262,7 @@ class SyncStream(_Stream):
         return b"".join(self.chunks)
 
     def _drain(self) -> None:
-        """Read to the end. After 100 ms shut the connection: nothing else ends a blocking read."""
+        """Read to the end; shut the connection after 100 ms, because only that ends a slow read."""
         stream = self._response.extensions.get("network_stream")
         connection = stream and stream.get_extra_info("socket")
 

@@ -207,7 +207,7 @@ def test_usage_that_fails_afterwards_leaves_the_success(banked, run_llm):
     banked.script("usage", None, Answer(500))
     result = run_llm("chatgpt", "reset", "--yes")
     assert (result.exit_code, result.stdout) == (0, "The limits were reset.\n")
-    assert "could not fetch the usage after it. OpenAI server error" in result.stderr
+    assert "could not fetch the usage after the reset. OpenAI server error" in result.stderr
 
 
 def test_a_login_that_is_refused_is_renewed_once(banked, run_llm):

@@ -68,10 +68,10 @@ def status(account: str | None, json_: bool) -> None:
         common.echo(f"Access token: {common.lifetime_words(tokens, ended, problem)}")
         if credential.account:
             common.echo(f"Stored in: {short_path(path)}")
-            # Otherwise the user would not know before the next renewal.
-            storage = common.storage_problem()
-            if storage and storage.code == "unwritable":
-                notice(f"Warning: {storage.message}")
+            # Otherwise the user would learn of this only at the next renewal.
+            storage_error = common.storage_problem()
+            if storage_error and storage_error.code == "unwritable":
+                notice(f"Warning: {storage_error.message}")
         if problem:
             common.echo(problem)
     if ended:
@@ -197,8 +197,8 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     name = config.setting("ACCOUNT") if account is None else account
     deleted = delete_tokens(name, everything=all_)
     if deleted:
-        for each in deleted:
-            common.echo(f"Signed out of account {printable(each, 60)}.")
+        for deleted_name in deleted:
+            common.echo(f"Signed out of account {printable(deleted_name, 60)}.")
         _show_account_in_use()
         _end_sessions(filter(None, deleted.values()), requested=revoke_)
     elif name is None or all_:
@@ -214,7 +214,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
 
 def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
     """End the sessions of deleted logins: all if `requested`, otherwise the official ones, which no
-    other program uses. Codex CLI's session never ends (P63)."""
+    other program uses. Never ends Codex CLI's session (P63)."""
     # A login without an access token was ended by OpenAI.
     logins = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
     revoke_all(tokens for tokens in logins if tokens.renewable)

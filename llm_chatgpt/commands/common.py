@@ -53,22 +53,22 @@ def echo_json(value: object) -> None:
 
 
 def echo(text: str) -> None:
-    """Print a result. On a terminal, break lines that are too long for it."""
+    """Print a result. On a terminal, wrap long lines."""
     click.echo(fitted(text, sys.stdout, indent=2))
 
 
 def echo_state(state: str, text: str, details: Iterable[str] = ()) -> None:
-    """Print a line of a report: its state, the text, and the details below it."""
+    """Print an entry of a report: its state and text, and the details below."""
     lines = [f"{state:<8} {printable(text, 1000)}"]
     lines += [f"{'':<8} -> {printable(detail, 1000)}" for detail in filter(None, details)]
     report = fitted("\n".join(lines), sys.stdout, indent=12)
     colour = {"ok": "green", "broken": "red", "failed": "red"}.get(state, "yellow")
-    # Coloured last, because `fitted` would count the codes of the colour.
+    # Coloured last, because `fitted` would count the colour codes as text.
     click.echo(report.replace(state, terminal.styled(state, fg=colour), 1))
 
 
 def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
-    """Print aligned columns, with the titles in the first row. `notes[i]` goes below `rows[i]`.
+    """Print aligned columns; the first row holds the titles. `notes[i]` is printed below `rows[i]`.
 
     On a terminal that is too narrow, the widest columns are shortened. Names stay whole, because
     users copy them.
@@ -109,17 +109,17 @@ def credential_words(credential: Credential, store: Store) -> str:
 
 
 def tokens_of(credential: Credential, store: Store) -> Tokens:
-    """Read a login's tokens without a request. An access token not used yet has no owner."""
-    unused = Tokens(credential.access_token or "", kind="access_token")
-    return stored_tokens(credential, store) or unused
+    """Read a login's tokens without a request. The owner of a new access token is still unknown."""
+    ownerless = Tokens(credential.access_token or "", kind="access_token")
+    return stored_tokens(credential, store) or ownerless
 
 
 def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -> tuple[bool, str]:
     """Check without a request whether a login has ended, and explain its problem.
 
     A login has ended if it can be neither used nor renewed. The explanation says why it has ended
-    or cannot be renewed, and names the next step; it is empty if there is no problem. `rejected`:
-    the backend refuses the access token.
+    or cannot be renewed, and names the next step; it is empty if there is no problem. `rejected`
+    says that the backend has refused the access token.
     """
     try:
         check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
@@ -129,8 +129,8 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
 
 
 def storage_problem() -> StoreError | None:
-    """Check whether a login could be stored now. The error's code is "unwritable", unless another
-    program holds the lock."""
+    """Return the error that storing a login would raise now; None without one. Its code is
+    "unwritable", unless another program holds the lock."""
     try:
         with locked_store(0) as writer:
             writer.probe()
@@ -163,7 +163,7 @@ def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> st
 
 
 def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
-    """Ask whether a new login may replace another user's. Does not ask with --yes."""
+    """Ask whether a new login may replace another user's. If `yes`, return True without asking."""
     if yes:
         return True
     notice(f"You are already signed in as {user_words(old)};\nthis login is {user_words(new)}.")
@@ -173,6 +173,6 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
 
 
 def stored_login(account: str | None) -> Tokens | None:
-    """Read a login's tokens without a request; None for an access token not used yet."""
+    """Read a login's tokens without a request; None for a new access token (owner unknown)."""
     store = read_store()
     return stored_tokens(choose_credential(account, store), store)

@@ -26,7 +26,7 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
 from llm_chatgpt.values import as_http_date
 
-# A clock that is less wrong than this does no harm.
+# A smaller difference between the clocks does no harm.
 CLOCK_TOLERANCE_SECONDS = 5 * 60
 
 
@@ -127,14 +127,14 @@ def _storage() -> Finding:
 
 
 def _login_file(path: pathlib.Path) -> Finding:
-    shown = short_path(path)
+    shown_path = short_path(path)
     if not path.exists():
-        return Finding("login file", "ok", f"{shown} does not exist yet")
+        return Finding("login file", "ok", f"{shown_path} does not exist yet")
     mode = path.stat().st_mode & 0o777
     if mode & 0o077 and not config.WINDOWS:
-        text = f"others can read {shown} (mode {mode:o})"
-        return Finding("login file", "warning", text, f"Run 'chmod 600 {shown}'.")
-    return Finding("login file", "ok", shown)
+        text = f"others can read {shown_path} (mode {mode:o})"
+        return Finding("login file", "warning", text, f"Run 'chmod 600 {shown_path}'.")
+    return Finding("login file", "ok", shown_path)
 
 
 def _proxies() -> Finding:
@@ -148,21 +148,21 @@ def _proxies() -> Finding:
 
 
 def _certificates() -> Finding:
-    added = [f"{name}={short_path(os.environ[name])}" for name in SETTINGS if os.environ.get(name)]
+    extra = [f"{name}={short_path(os.environ[name])}" for name in SETTINGS if os.environ.get(name)]
     try:
         tls_context()
     except ChatGPTError as error:
-        return Finding("certificates", "broken", ", ".join(added), error.message)
-    return Finding("certificates", "ok", ", ".join(["the system's", *added]))
+        return Finding("certificates", "broken", ", ".join(extra), error.message)
+    return Finding("certificates", "ok", ", ".join(["the system's", *extra]))
 
 
-def _login(chosen: str, account: str | None, tokens: Tokens) -> Finding:
-    """Judge the login in use. `chosen` are the words for the account and why it is used."""
+def _login(account_words: str, account: str | None, tokens: Tokens) -> Finding:
+    """Judge the login in use. `account_words` name the account and why it is used."""
     ended, problem = common.problem_of(account, tokens)
     user, _, host = (tokens.email or "").partition("@")
     anonymous = tokens._replace(email=f"{user[:1]}...@{host}" if host else None, workspace=None)
     lifetime = common.lifetime_words(tokens, ended, problem)
-    text = f"{chosen}: {common.user_words(anonymous)}, access token: {lifetime}"
+    text = f"{account_words}: {common.user_words(anonymous)}, access token: {lifetime}"
     return Finding("login", "broken" if ended else "warning" if problem else "ok", text, problem)
 
 
@@ -200,7 +200,7 @@ def _ask_backend(tokens: Tokens | None) -> http.Reply:
 
 
 def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | None) -> Finding:
-    """Judge a host by its answer, and the tokens that the request had (None: it had none)."""
+    """Judge a host by its answer. `tokens` are those in the request; None if it had none."""
     text = f"{reply.host} answers{_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
         return Finding(name, "broken", text, " ".join(reply.web_page_advice))
@@ -218,7 +218,7 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
 
 
 def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
-    """Say who issued a certificate; empty where the system checks it and does not show it."""
+    """Name a certificate's issuer and expiry; empty where the operating system does not show it."""
     if not certificate:
         return ""
     issuer = {key: value for part in certificate["issuer"] for key, value in part}
@@ -227,11 +227,11 @@ def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
 
 
 def _clock(ahead: float) -> Finding:
-    """Judge this machine's clock, which is so many seconds ahead of OpenAI's."""
+    """Judge this machine's clock, which is `ahead` seconds ahead of OpenAI's."""
     if abs(ahead) <= CLOCK_TOLERANCE_SECONDS:
         return Finding("clock", "ok", "in sync")
-    way = "ahead of" if ahead > 0 else "behind"
-    text = f"{in_words(abs(ahead))} {way} OpenAI's servers"
+    direction = "ahead of" if ahead > 0 else "behind"
+    text = f"{in_words(abs(ahead))} {direction} OpenAI's servers"
     return Finding("clock", "warning", text, "Set this machine's clock.")
 
 

@@ -1,4 +1,4 @@
-"""llm chatgpt image."""
+"""The command `image`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def image(
     if to_stdout and terminal.is_terminal(sys.stdout):
         raise click.UsageError("-o - writes the image to stdout, which must not be a terminal.")
     model = model.removeprefix("chatgpt-")
-    # Before the prompt, which must not be read from an image on stdin.
+    # Read the images first, so that an image on stdin is not taken for the prompt.
     data_urls = [
         images.data_url(file.read(), getattr(file, "name", "stdin")) for file in attachments
     ]
@@ -101,7 +101,7 @@ def image(
 
 
 def _write_to_stdout(image: bytes) -> bool:
-    """Check whether the image could be written; if not, a warning says so."""
+    """Write the image to stdout. Returns False after a warning if that fails."""
     try:
         sys.stdout.buffer.write(image)
         sys.stdout.buffer.flush()

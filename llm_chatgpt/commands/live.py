@@ -1,4 +1,4 @@
-"""`llm chatgpt doctor --live`: the question before the checks, and the report."""
+"""`llm chatgpt doctor --live`: asks for consent, runs the checks, and prints the report."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def check_live(
 
 def _ask(requests: int) -> None:
     """Ask whether to go on. Raises ChatGPTError without a terminal, Abort if the user declines."""
-    costs = f"sends up to {requests} small requests, which count against your plan's limits"
+    cost = f"sends up to {requests} small requests, which count against your plan's limits"
     if not terminal.is_terminal(sys.stdin):
-        raise ChatGPTError(f"The live check {costs}.", "Confirm that with --yes.")
-    click.confirm(f"The live check {costs}. Go on?", abort=True, err=True)
+        raise ChatGPTError(f"The live check {cost}.", "Confirm that with --yes.")
+    click.confirm(f"The live check {cost}. Go on?", abort=True, err=True)
 
 
 def _echo(line: Line) -> None:
-    differences = [f"{found.fact}: {found.text}" for found in line.differences]
+    differences = [f"{difference.fact}: {difference.text}" for difference in line.differences]
     text = f"{line.name}: {line.text} [{' '.join(line.facts)}]"
     common.echo_state(line.state, text, differences)
 
@@ -87,7 +87,7 @@ def _summary(lines: list[Line], planned: int) -> str:
     if len(lines) < planned:
         counts.append(f"{planned - len(lines)} not run")
     parts = [", ".join(counts)]
-    contradicted = {found.fact for line in lines for found in line.differences}
+    contradicted = {difference.fact for line in lines for difference in line.differences}
     confirmed = {fact for line in lines if line.state == "ok" for fact in line.facts}
     for title, ids in (("confirmed", confirmed - contradicted), ("contradicted", contradicted)):
         if ids:

@@ -1,4 +1,4 @@
-"""The command `login`: three ways to sign in, and their screens."""
+"""The command `login`: three ways to sign in, and the texts they show."""
 
 from __future__ import annotations
 
@@ -173,10 +173,10 @@ def _login_with_code(options: _Options, device: bool) -> Tokens:
 
 
 class _CodeScreen:
-    """Shows a one-time code, and reads the keyboard until the code has been entered.
+    """Screen that shows a one-time code, and reads the keyboard until the code has been entered.
 
     Enter opens the page where the user enters the code, c copies the code, b switches to the
-    browser login. Only what can work here is offered.
+    browser login. The screen offers only the keys that can work on this terminal.
     """
 
     def __init__(self, *, no_open: bool, device: bool):
@@ -204,7 +204,7 @@ class _CodeScreen:
             f"  2. Enter this one-time code (expires in {in_words(code.expires_in)}):",
             f"\n     {terminal.styled(self._user_code, bold=True)}\n",
             "Only continue if you started this sign-in. If someone sent you this code, stop.",
-            # Only the page tells users who have turned them off (P20).
+            # Only the page says that the user has turned device codes off (P20).
             "Page says device codes are off? Turn them on in ChatGPT under Settings > Security, or "
             f"{other_way}.",
         ]
@@ -217,7 +217,7 @@ class _CodeScreen:
         notice("\n".join(lines))
 
     def wait(self, seconds: float, left: float) -> None:
-        """Read keys for so many seconds, and act on them. Raises _WithoutCode."""
+        """Read keys for `seconds`, and act on them. Raises _WithoutCode after b."""
         end = time.monotonic() + seconds
         while (rest := end - time.monotonic()) > 0:
             try:
@@ -242,7 +242,7 @@ class _CodeScreen:
 
 def _login_in_browser(options: _Options) -> Tokens:
     other_host = "127.0.0.1" if config.redirect_host() == "localhost" else "localhost"
-    # Only the browser shows OpenAI's error, so the terminal says in advance what to do (P32).
+    # Only the browser shows OpenAI's error, so the terminal gives the advice in advance (P32).
     hint = f"Error instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST={other_host} and retry."
     return login_with_browser(
         options.account,
@@ -295,12 +295,12 @@ def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogi
 def _read_pasted(use_line: Callable[[str], None], stop: threading.Event) -> None:
     """Pass the lines that the user types or pastes to `use_line`, until `stop` is set."""
     keyboard = terminal.Keyboard()
-    # Where the terminal cannot be read, the browser can still come back.
+    # If the terminal cannot be read, the browser can still complete the sign-in.
     with contextlib.suppress(EOFError, OSError, ValueError):
         while not stop.is_set():
             typed = keyboard.read_line(0.1)
             # An address that was pasted in two lines is one answer, not two.
-            while typed and (more := keyboard.read_line(0.05)) is not None:
-                typed += f" {more}"
+            while typed and (next_line := keyboard.read_line(0.05)) is not None:
+                typed += f" {next_line}"
             if typed is not None:
                 use_line(typed)

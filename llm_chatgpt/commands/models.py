@@ -1,4 +1,4 @@
-"""llm chatgpt models and refresh."""
+"""The commands `models` and `refresh`."""
 
 from __future__ import annotations
 

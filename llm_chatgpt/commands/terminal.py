@@ -22,25 +22,25 @@ from llm_chatgpt.waiting import is_terminal as is_terminal
 
 
 def styled(text: str, **styles: Any) -> str:
-    """Give a text a colour or weight, which click shows on terminals only."""
+    """Give a text a colour or weight, which click removes if the output is not a terminal."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **styles)
 
 
 class Keyboard:
-    """Lines that the user types on this terminal."""
+    """The user's keyboard, read line by line."""
 
     def __init__(self) -> None:
         # The beginning of the next line on a Windows console.
         self._typed = ""
 
     def read_line(self, seconds: float) -> str | None:
-        """Return the next line; None if it does not come within so many seconds.
+        """Return the next line; None if it does not come within `seconds`.
 
         Raises EOFError, or OSError or ValueError where the terminal cannot be read.
         """
         if config.WINDOWS:
             return self._read_console(seconds)
-        # Not through sys.stdin: a thread that waits in there hangs the program's end.
+        # Not through sys.stdin: a thread that waits in it would keep the program from ending.
         terminal = sys.stdin.fileno()
         if not select.select([terminal], [], [], seconds)[0]:
             return None
@@ -89,7 +89,7 @@ def open_in_browser(url: str) -> bool:
     """
     try:
         if config.WINDOWS:
-            # Not a command: one in the current folder could be run in its place.
+            # Not a command: Windows could run a program of its name in the current folder.
             start: Callable[[str], None] = getattr(os, "startfile")  # noqa: B009 - Windows only
             start(url)
             return True
@@ -132,17 +132,17 @@ class Clipboard:
                 return "Copied the code."
         if not self._through_terminal:
             return "Could not copy the code."
-        # "OSC 52". No terminal answers whether it did it.
+        # OSC 52, a request to copy that terminals do not answer.
         encoded = base64.b64encode(text.encode()).decode()
         click.echo(f"\x1b]52;c;{encoded}\a", nl=False, err=True)
         return "Asked your terminal to copy the code; not every terminal does."
 
 
 def _clipboard_commands() -> list[list[str]]:
-    """Return the installed commands that copy their input. Those for another system fail."""
+    """Return the installed commands that copy their input. A command for another system fails."""
     if config.WINDOWS:
-        # Not by its name: a program in the current folder could be run in its place.
+        # With its path: Windows could run a program of its name in the current folder.
         return [[os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]]
-    # The last one is that of Windows, in WSL.
+    # WSL has Windows' clip.exe.
     commands = ("pbcopy", "wl-copy", "xclip -selection clipboard", "clip.exe")
     return [words for words in map(str.split, commands) if shutil.which(words[0])]

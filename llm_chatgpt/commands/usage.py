@@ -1,4 +1,4 @@
-"""llm chatgpt usage and reset."""
+"""The commands `usage` and `reset`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
     else:
         common.echo("\n\n".join("\n".join(_lines(report, account)) for report in reports))
         common.echo(f"Details: {config.USAGE_PAGE}")
-    problems = [_too_little(report, min_left) for report in reports if min_left is not None]
+    problems = [_shortage(report, min_left) for report in reports if min_left is not None]
     for problem in filter(None, problems):
         notice(problem)
     if any(problems) or any("error" in report for report in reports):
@@ -97,8 +97,11 @@ def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
 _UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
 
 
-def _too_little(report: Mapping[str, Any], min_left: float) -> str:
-    """Name the limits below --min-left; empty if there are none, or if the report is an error."""
+def _shortage(report: Mapping[str, Any], min_left: float) -> str:
+    """Build the message about limits below --min-left; empty without one, or after an error.
+
+    Also says that the official route reports no limits.
+    """
     if "details" in report:
         return _UNREPORTED
     left = {
@@ -107,13 +110,13 @@ def _too_little(report: Mapping[str, Any], min_left: float) -> str:
         if limit.name != limits.RESERVE_LIMIT
     }
     left["spending"] = limits.spending_left(report)
-    short = [f"{name} limit ({rest:.3g}%)" for name, rest in left.items() if rest < min_left]
-    whose = f" of account {printable(report['account'])}" if "account" in report else ""
-    return f"Less than {min_left:g}% is left{whose}: {', '.join(short)}." if short else ""
+    low = [f"{name} limit ({rest:.3g}%)" for name, rest in left.items() if rest < min_left]
+    account = f" of account {printable(report['account'])}" if "account" in report else ""
+    return f"Less than {min_left:g}% is left{account}: {', '.join(low)}." if low else ""
 
 
 def _name_of(limit: limits.Limit) -> str:
-    """Name a limit and its window that has the least left: '5-hour', 'gpt-6-astra weekly'."""
+    """Name a limit and its window with the least left: '5-hour', 'gpt-6-astra weekly'."""
     window = min(limit.windows, key=lambda window: window.left_percent, default=None)
     names = (printable(limit.name, 60), window.name if window else "")
     return " ".join(filter(None, names)) or "plan's"
@@ -134,9 +137,9 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
         else:
             lines += _windows(f"{printable(limit.name, 60)}, " if limit.name else "", limit)
     if resets := report["banked_resets"]:
-        end = resets["first_expires_at"]
-        first = "" if end is None else f"; the first expires {from_now(end)}"
-        lines.append(f"Banked resets: {resets['available']}{first}")
+        expires_at = resets["first_expires_at"]
+        expiry = "" if expires_at is None else f"; the first expires {from_now(expires_at)}"
+        lines.append(f"Banked resets: {resets['available']}{expiry}")
     credits_ = as_mapping(report.get("credits"))
     if credits_.get("unlimited") is True:
         lines.append("Credits: unlimited")
@@ -145,13 +148,13 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
     spending = as_mapping(as_mapping(report.get("spend_control")).get("individual_limit"))
     if spending:
         used, allowed = printable(spending.get("used"), 40), printable(spending.get("limit"), 40)
-        when = limits.reset_words(limits.reset_moment(spending))
-        lines.append(f"Spending: {used} of {allowed}{when}")
+        reset_words = limits.reset_words(limits.reset_moment(spending))
+        lines.append(f"Spending: {used} of {allowed}{reset_words}")
     return lines
 
 
 def _windows(prefix: str, limit: limits.Limit) -> list[str]:
-    """Draw a line for each window of a limit."""
+    """Describe each window of a limit in one line, with a bar."""
     lines = []
     for window in limit.windows:
         # ASCII characters, which every terminal and pipe can print; with the time of the reset
@@ -163,7 +166,7 @@ def _windows(prefix: str, limit: limits.Limit) -> list[str]:
     return lines
 
 
-# What the server can say instead of "reset" (P210).
+# Messages for the server's codes other than "reset" (P210).
 _NOT_RESET = {
     "nothing_to_reset": "There is nothing to reset, so no banked reset was used.",
     "no_credit": "No reset is banked. Wait until the limits reset.",
@@ -195,7 +198,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",
             "Choose another login with --account.",
         )
-    report, who = with_login(
+    report, user = with_login(
         account, lambda t, login: (_fetch_report(t, login), common.user_words(t))
     )
     banked = report["banked_resets"]
@@ -203,9 +206,9 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         raise _not_reset("no_credit", account)
     notice("\n".join(_lines(report, account)))
     if not yes:
-        notice(f"\nA reset clears these limits of {who} now.\nThis cannot be undone.")
+        notice(f"\nA reset clears these limits of {user} now.\nThis cannot be undone.")
         click.confirm("Use one banked reset?", abort=True, err=True)
-    # One id for all attempts, so that they spend one reset together.
+    # One id for all attempts, so that together they use only one reset.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))
     code = with_login(account, redeem)
     if code != "reset":
@@ -214,7 +217,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
     try:
         after = with_login(account, _fetch_report)
     except ChatGPTError as error:
-        notice(f"Warning: could not fetch the usage after it. {error.message}")
+        notice(f"Warning: could not fetch the usage after the reset. {error.message}")
     if json_:
         common.echo_json({"reset": True, "usage": after})
     else:

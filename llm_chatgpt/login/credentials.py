@@ -97,19 +97,19 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             "No default account.",
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
-    why = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if llm_key else ""
+    detail = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if llm_key else ""
     registered = filter(store.registration, store.registrations)
     advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
     if imported.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
-    raise NotSignedIn(f"Not signed in to ChatGPT{why}.", f"{advice}.")
+    raise NotSignedIn(f"Not signed in to ChatGPT{detail}.", f"{advice}.")
 
 
 def _stored_login(name: str, store: Store) -> Tokens | None:
     """Return an account's login; None if it is not signed in.
 
-    Raises NotSignedIn for an entry that this version does not understand, because another login
-    might be somebody else's.
+    Raises NotSignedIn for an entry that this version does not understand: the login chosen instead
+    could be another user's.
     """
     if name in store.entries and name not in store.accounts:
         raise NotSignedIn(
@@ -130,8 +130,8 @@ def _named_credential(name: str, store: Store, reason: str) -> Credential:
     if token:
         return Credential(None, reason, token)
     keys = files.llm_keys()
-    tokens = (other for other, value in keys.items() if imported.access_token_in(value))
-    raise no_such_account(name, [*store.accounts, *tokens])
+    token_keys = (key for key, value in keys.items() if imported.access_token_in(value))
+    raise no_such_account(name, [*store.accounts, *token_keys])
 
 
 def _signed_out(name: str | None, store: Store) -> NotSignedIn:

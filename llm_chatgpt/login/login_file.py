@@ -100,7 +100,7 @@ def read_store(*, if_damaged: Store | None = None) -> Store:
 
 
 class StoreWriter(NamedTuple):
-    """Writes the login file while this process holds its lock. Only `locked_store` creates it."""
+    """Writer of the login file, for the holder of its lock. Only `locked_store` creates it."""
 
     path: pathlib.Path
 

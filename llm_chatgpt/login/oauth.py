@@ -100,9 +100,9 @@ class AuthorizeRequest:
         """Read the approval in a redirect of this sign-in (P35 to P37). Raises LoginFailed."""
         codes = fields.get("code", [])
         if fields.get("error"):
-            raise self._refused(fields["error"][0], fields.get("error_description", [""])[0])
+            raise self._refusal(fields["error"][0], fields.get("error_description", [""])[0])
         if len(codes) != 1 or not codes[0]:
-            raise self.failed("The browser came back with an incomplete address, without a code.")
+            raise self.failure("The browser came back with an incomplete address, without a code.")
         return AuthorizationCode(
             codes[0], self.code_verifier, self.redirect_uri, self.route, self.command
         )
@@ -127,7 +127,7 @@ class AuthorizeRequest:
         root = self.redirect_uri.removesuffix("auth/callback")
         return f"That isn't the right address. Copy the whole address,\nstarting with {root}."
 
-    def _refused(self, error: str, description: str) -> LoginFailed:
+    def _refusal(self, error: str, description: str) -> LoginFailed:
         """Build the error for a redirect with an `error` (P35; RFC 6749, section 4.1.2.1)."""
         if "missing_codex_entitlement" in description:
             return errors.LoginDenied(
@@ -136,9 +136,10 @@ class AuthorizeRequest:
             )
         if error == "access_denied":
             return sign_in_declined(self.command)
-        return self.failed(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
+        return self.failure(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
 
-    def failed(self, reason: str) -> LoginFailed:
+    def failure(self, reason: str) -> LoginFailed:
+        """Build an error whose advice is to start the sign-in again."""
         return LoginFailed(reason, f"Run '{self.command}' again.")
 
 

@@ -55,10 +55,10 @@ class OfficialLogin(oauth.AuthorizeRequest):
         """Read the approval, with the client id for its exchange (P226 to P230)."""
         approved = super().approval(fields)
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
-            raise self.failed("The browser came back from another issuer.")
+            raise self.failure("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
         if len(client_ids) > 1 or client_ids[0] in ("", UNREGISTERED):
-            raise self.failed(
+            raise self.failure(
                 "The browser came back with an incomplete address: OpenAI has not registered this "
                 "installation."
             )
@@ -94,8 +94,8 @@ def login_officially(
             show=show,
             read_lines=read_lines,
         )
-        replaced = as_text(registered.get("client_id")) if new else None
-        return store_new_login(_exchange(approved, name, replaced), account, replace)
+        old_id = as_text(registered.get("client_id")) if new else None
+        return store_new_login(_exchange(approved, name, old_id), account, replace)
     except LoginDenied:
         if registration(name):
             _save_registration(name, declined=True)
@@ -129,13 +129,13 @@ def host_id() -> str:
         return new
 
 
-def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> Tokens:
-    """Exchange an approval for a login. Its client id may replace only the id `replaced`.
+def _exchange(approved: AuthorizationCode, name: str, old_id: str | None) -> Tokens:
+    """Exchange an approval for a login. Its client id may replace `old_id`, and no other.
 
     Raises LoginFailed, StoreError.
     """
     command = OFFICIAL.login_command(name)
-    registered = _register(approved, name, replaced)
+    registered = _register(approved, name, old_id)
     try:
         reply = oauth.exchange(approved)
     except LoginFailed as error:
@@ -175,7 +175,7 @@ def _exchange(approved: AuthorizationCode, name: str, replaced: str | None) -> T
     return oauth.read_login(reply, approved)._replace(subject=claims["sub"])
 
 
-def _register(approved: AuthorizationCode, name: str, replaced: str | None) -> Mapping[str, Any]:
+def _register(approved: AuthorizationCode, name: str, old_id: str | None) -> Mapping[str, Any]:
     """Store the client id of an approval, and return its registration (P225 to P228).
 
     Called before anything else can fail: without the id, the next sign-in would register again.
@@ -184,7 +184,7 @@ def _register(approved: AuthorizationCode, name: str, replaced: str | None) -> M
         store = writer.read_to_add()
         client_id = as_text(store.registration(name).get("client_id"))
         # Another sign-in under this name may have registered meanwhile.
-        if client_id not in (None, replaced, approved.client_id):
+        if client_id not in (None, old_id, approved.client_id):
             raise LoginFailed(
                 "OpenAI has answered for another registration.",
                 f"Run '{approved.command}' again.",
