@@ -69,5 +69,5 @@ class BaseOptions(llm.Options):
 def _allowed_values(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return f"{', '.join(schema['enum'][:-1])} or {schema['enum'][-1]}"
-    words = {"boolean": "true or false", "integer": "a whole number above 0", "string": "text"}
-    return words[schema["type"]]
+    types = {"boolean": "true or false", "integer": "a whole number above 0", "string": "text"}
+    return types[schema["type"]]

@@ -73,8 +73,8 @@ def _trust_system(context: ssl.SSLContext) -> None:
     with contextlib.suppress(OSError):
         context.load_verify_locations(capath=defaults.openssl_capath)
         # `openssl rehash` creates links with such names; other tools may create two for one file.
-        names = glob.glob(f"{defaults.openssl_capath}/????????.[0-9]")
-        in_folder = {os.stat(name).st_ino for name in names}
+        links = glob.glob(f"{defaults.openssl_capath}/????????.[0-9]")
+        in_folder = {os.stat(link).st_ino for link in links}
     for bundle in (defaults.openssl_cafile, *_BUNDLES):
         with contextlib.suppress(OSError):
             if Path(bundle).read_bytes().count(b"-----BEGIN ") > len(in_folder):

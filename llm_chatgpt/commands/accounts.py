@@ -51,9 +51,9 @@ def status(account: str | None, json_: bool) -> None:
     tokens = common.tokens_of(credential, store)
     ended, problem = common.problem_of(credential.account, tokens)
     if json_:
-        chosen = {"account": credential.account, "reason": credential.reason}
+        selection = {"account": credential.account, "reason": credential.reason}
         details = _account_json(tokens, ended, problem)
-        common.echo_json({"signed_in": not ended, "path": str(path), **chosen, **details})
+        common.echo_json({"signed_in": not ended, "path": str(path), **selection, **details})
     else:
         first_line = f"Signed in as {user_words(tokens)}"
         if ended:

@@ -219,9 +219,9 @@ class _CodeScreen:
     def wait(self, seconds: float, left: float) -> None:
         """Read keys for `seconds`, and act on them. Raises _WithoutCode after b."""
         end = time.monotonic() + seconds
-        while (rest := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             try:
-                typed = self._read_line(rest)
+                typed = self._read_line(remaining)
             except (EOFError, OSError, ValueError):
                 self._read_line = time.sleep
                 continue

@@ -32,13 +32,13 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
     models = remembered_models(tokens) if tokens else ModelList()
     if not models.models:
         models = with_login(account, fetch_models)
-    chosen = models.by_rank if all_ else models.listed
+    listed = models.by_rank if all_ else models.listed
     if json_:
-        common.echo_json([_model_json(model) for model in chosen])
+        common.echo_json([_model_json(model) for model in listed])
     else:
         header = ("MODEL", "CONTEXT", "EFFORTS", "TIERS")
-        rows = [header, *map(_model_row, chosen)]
-        notes = ["(hidden) " * model.hidden + model.description for model in chosen]
+        rows = [header, *map(_model_row, listed)]
+        notes = ["(hidden) " * model.hidden + model.description for model in listed]
         common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if tokens and not tokens.route.reports_usage:
@@ -81,10 +81,10 @@ def refresh(account: str | None) -> None:
     tokens = common.stored_login(account)
     before = remembered_models(tokens) if tokens else ModelList()
     models = with_login(account, fetch_models)
-    old = [model.model_id for model in before.by_rank]
-    new = [model.model_id for model in models.by_rank]
-    changes = [f"New:  {model_id}" for model_id in new if model_id not in old]
-    changes += [f"Gone: {model_id}" for model_id in old if model_id not in new]
+    old_ids = [model.model_id for model in before.by_rank]
+    new_ids = [model.model_id for model in models.by_rank]
+    changes = [f"New:  {model_id}" for model_id in new_ids if model_id not in old_ids]
+    changes += [f"Gone: {model_id}" for model_id in old_ids if model_id not in new_ids]
     for change in changes:
         click.echo(change)
     count = len(models.listed)

@@ -71,9 +71,9 @@ def has_browser() -> bool:
 
 def _browser_command() -> str:
     """Return the command of the user's browser, with %s for the address; empty if there is none."""
-    chosen = os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &")
-    if chosen:
-        return chosen if "%s" in chosen else f"{chosen} %s"
+    command = os.environ.get("BROWSER", "").partition(os.pathsep)[0].rstrip(" &")
+    if command:
+        return command if "%s" in command else f"{command} %s"
     if sys.platform == "darwin":
         return "open %s"
     # Without a display, xdg-open looks for a text browser, which would have no terminal.
@@ -145,4 +145,4 @@ def _clipboard_commands() -> list[list[str]]:
         return [[os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]]
     # WSL has Windows' clip.exe.
     commands = ("pbcopy", "wl-copy", "xclip -selection clipboard", "clip.exe")
-    return [words for words in map(str.split, commands) if shutil.which(words[0])]
+    return [command for command in map(str.split, commands) if shutil.which(command[0])]

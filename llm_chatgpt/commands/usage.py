@@ -227,7 +227,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
 
 def _not_reset(code: str | None, account: str | None) -> ChatGPTError:
     """Build the error for a code of the server other than "reset"."""
-    words = printable(code or "no code", 60)
-    unknown = f"OpenAI did not say that the limits were reset ({words})."
+    shown_code = printable(code or "no code", 60)
+    unknown = f"OpenAI did not say that the limits were reset ({shown_code})."
     option = login_option("--account", account)
     return ChatGPTError(_NOT_RESET.get(code or "", unknown), f"See 'llm chatgpt usage{option}'.")

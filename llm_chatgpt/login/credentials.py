@@ -183,8 +183,8 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
 def check_usable(account: str | None, tokens: Tokens, rejection: Rejection = NO_REJECTION) -> bool:
     """Check that a login can be used or renewed, and return whether to renew it first.
 
-    Sends nothing. Raises RefreshFailed if the login has expired or was rejected, and is known not
-    to be renewable now.
+    Sends nothing. Raises RefreshFailed if the login has expired or was rejected, and cannot be
+    renewed.
     """
     now = time.time()
     if rejection.concerns(tokens) or not still_works(tokens, now):

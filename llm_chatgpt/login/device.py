@@ -70,7 +70,7 @@ def _poll_interval(value: object) -> float:
 
 
 def _code_lifetime(expires_at: object, date: str | None) -> float:
-    """Return how many seconds the code lasts by the server's own clock, at most 900 (P19)."""
+    """Return the code's lifetime in seconds by the server's clock, at most 900 (P19)."""
     seconds = (as_moment(expires_at) or 0.0) - (as_http_date(date) or 0.0)
     return seconds if 0 < seconds < config.DEVICE_CODE_SECONDS else config.DEVICE_CODE_SECONDS
 

@@ -243,13 +243,13 @@ def delete_tokens(
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)
-        chosen = store.default if account is None else account
-        names = [name for name in store.entries if everything or name == chosen]
+        chosen_name = store.default if account is None else account
+        names = [name for name in store.entries if everything or name == chosen_name]
         if everything:
             writer.save_shorter(store.only_registrations())
             for copy in writer.path.parent.glob(f"{writer.path.name}.damaged-*"):
                 with _os_errors_as(f"Could not delete {short_path(copy)}"):
                     copy.unlink()
         elif names:
-            writer.save_shorter(store.without(chosen))
+            writer.save_shorter(store.without(chosen_name))
     return {name: store.accounts.get(name) for name in names}

@@ -109,21 +109,21 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
         return tokens
     entries = [as_mapping(entry) for entry in as_list(reply.data.get("accounts"))]
     account_id = sent_account_id(tokens) or _default_account(reply.data, entries)
-    matching = [entry for entry in entries if entry.get("id") == account_id]
-    if reply.status != 200 or len(matching) != 1:
+    matches = [entry for entry in entries if entry.get("id") == account_id]
+    if reply.status != 200 or len(matches) != 1:
         log.info("The workspace is unknown: status %s", reply.status)
         return tokens
-    origin = matching[0].get("workspace_backend_origin")
-    may_use_origin = matching[0].get("account_routing_override") in ROUTING_OVERRIDES
+    origin = matches[0].get("workspace_backend_origin")
+    may_use_origin = matches[0].get("account_routing_override") in ROUTING_OVERRIDES
     return tokens._replace(
         account_id=account_id,
         origin=origin if may_use_origin and config.is_workspace_origin(origin) else tokens.origin,
-        workspace=as_text(matching[0].get("name")) or tokens.workspace,
+        workspace=as_text(matches[0].get("name")) or tokens.workspace,
     )
 
 
 def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
     """Return the id of the first active workspace in the service's order (None: no workspace)."""
     active = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
-    ordered = [each for each in as_list(answer.get("account_ordering")) if each in active]
+    ordered = [entry for entry in as_list(answer.get("account_ordering")) if entry in active]
     return next(filter(None, map(header_safe, [*ordered, *active])), None)

@@ -124,9 +124,9 @@ def host_id() -> str:
         with contextlib.suppress(OSError, ValueError):
             stored = files.read_file(path).decode().strip()
             return f"urn:uuid:{uuid.UUID(stored.removeprefix('urn:uuid:'))}"
-        new = f"urn:uuid:{uuid.uuid4()}"
-        writer.write(path, f"{new}\n".encode())
-        return new
+        new_id = f"urn:uuid:{uuid.uuid4()}"
+        writer.write(path, f"{new_id}\n".encode())
+        return new_id
 
 
 def _exchange(approved: AuthorizationCode, name: str, old_id: str | None) -> Tokens:
@@ -190,8 +190,8 @@ def _register(approved: AuthorizationCode, name: str, old_id: str | None) -> Map
                 f"Run '{approved.command}' again.",
             )
         if client_id != approved.client_id:
-            new = approved.client_id
-            store = store.register(name, client_id=new, subject=None, declined=False)
+            new_id = approved.client_id
+            store = store.register(name, client_id=new_id, subject=None, declined=False)
         writer.save(store)
     return store.registration(name)
 

@@ -52,8 +52,8 @@ class Route(NamedTuple):
     form: bool = False
     # Fields to add to every request to the token endpoint.
     token_fields: Mapping[str, str] = {}
-    # A login is renewed so many seconds before its access token expires; None: only after the API
-    # has refused the token (P52, P239).
+    # Seconds between the renewal of a login and its access token's expiry; None: the login is
+    # renewed only after the API has refused the token (P52, P239).
     refresh_leeway: float | None = 5 * 60
     # The status of a JSON error that refuses a refresh token permanently, whatever its code (P55).
     final_status: int | None = 401

@@ -1,8 +1,8 @@
 """The content of the login file: accounts, registrations, owners of access tokens. No I/O.
 
 An account's entry has the fields of `Tokens`. Entries and fields that this version does not
-understand, because they are damaged or written by a newer version, are kept verbatim. Such an entry
-does not count as an account.
+understand, because they are damaged or written by a newer version, are kept verbatim. An entry
+that `tokens_from_store` cannot read does not count as an account.
 """
 
 from __future__ import annotations

@@ -201,8 +201,8 @@ def seconds_until_refresh(tokens: Tokens, now: float) -> float:
     """
     claims = parse_jwt_claims(tokens.access_token) or {}
     earliest = tokens.earliest_refresh_at or 0.0
-    end = as_number(claims.get("exp", tokens.expires_at))
-    return 0.0 if end is not None and earliest > end else max(0.0, earliest - now)
+    expiry = as_number(claims.get("exp", tokens.expires_at))
+    return 0.0 if expiry is not None and earliest > expiry else max(0.0, earliest - now)
 
 
 def still_works(tokens: Tokens, now: float) -> bool:
@@ -224,8 +224,8 @@ def is_somebody_else(old: Tokens, new: Tokens) -> bool:
     """Check whether two logins differ in user, workspace or route. Unknown values match any."""
     # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
-    values = [(getattr(old, name), getattr(new, name)) for name in names]
-    return old.route is not new.route or any(a and b and a != b for a, b in values)
+    pairs = [(getattr(old, name), getattr(new, name)) for name in names]
+    return old.route is not new.route or any(a and b and a != b for a, b in pairs)
 
 
 def sent_account_id(tokens: Tokens) -> str | None:
@@ -239,15 +239,15 @@ def residencies(tokens: Tokens) -> list[str]:
 
     Empty for other workspaces.
     """
-    chosen = config.setting("RESIDENCY")
-    if not tokens.route.names_account or chosen == "off":
+    setting = config.setting("RESIDENCY")
+    if not tokens.route.names_account or setting == "off":
         return []
-    if chosen:
-        return [chosen]
+    if setting:
+        return [setting]
     auth = as_mapping((parse_jwt_claims(tokens.access_token) or {}).get(AUTH_CLAIM))
     claims = (auth.get("chatgpt_compute_residency"), auth.get("chatgpt_data_residency"))
-    named = (claim for claim in map(header_safe, claims) if claim not in (None, "no_constraint"))
-    return list(dict.fromkeys(named))
+    regions = (claim for claim in map(header_safe, claims) if claim not in (None, "no_constraint"))
+    return list(dict.fromkeys(regions))
 
 
 def backend_headers(tokens: Tokens, *, second_residency: bool = False) -> dict[str, str]:
