@@ -1,6 +1,6 @@
 """Prepare text for a terminal: printable text, wrapped lines, notices, times in words.
 
-Threads that start here can print notices, too.
+Threads that these functions start can print notices, too.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def _post(
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Return the reason and the advice for an unexpected answer: it "did not <expected>"."""
+    """Return the reason and the advice for an unexpected answer. `expected` follows "did not"."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -300,7 +300,7 @@ def revoke(tokens: Tokens) -> None:
 
 
 def revoke_all(logins: Iterable[Tokens]) -> None:
-    """End several sessions at the same time, within 10 seconds. Warn of each that did not end."""
+    """End several sessions at the same time, within 10 seconds. Warn about each failure."""
 
     def end(tokens: Tokens) -> None:
         try:
