@@ -107,7 +107,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """Another user is signed in under that account name; their login is kept."""
+    """Another user is signed in under that account name; their login is unchanged."""
 
 
 class StoreError(ChatGPTError):

@@ -43,7 +43,7 @@ class _Options(NamedTuple):
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
-@click.option("--new", is_flag=True, help="With --official, register with OpenAI anew")
+@click.option("--new", is_flag=True, help="With --official, register with OpenAI again")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address without opening it")
 @common.yes_option

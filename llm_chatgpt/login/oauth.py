@@ -236,7 +236,7 @@ def exchange(approved: AuthorizationCode) -> http.Reply:
         )
         advice = f"Run '{command}' again."
     elif reply.error_code == "invalid_client" and route is not CODEX:
-        reason, advice = FORGOTTEN, f"Run '{command}' again to register anew."
+        reason, advice = FORGOTTEN, f"Run '{command}' to register again."
     raise LoginFailed(reason, advice, code=reply.error_code)
 
 
