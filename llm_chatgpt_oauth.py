@@ -108,7 +108,7 @@ class Options(BaseOptions):
 
     @field_validator("reasoning_effort")
     @classmethod
-    def _one_word(cls, value: str | None) -> str | None:
+    def _clean_effort(cls, value: str | None) -> str | None:
         effort = value and value.strip().lower()
         if effort is not None and not re.fullmatch(r"[a-z0-9_-]{1,20}", effort):
             raise ChatGPTError(

@@ -36,7 +36,7 @@ class _ImageModel(AccountModel):
     """Base class of the sync and the async image model."""
 
     attachment_types = frozenset({"image/png", "image/jpeg", "image/webp"})
-    # The service creates each image from its prompt alone.
+    # The image endpoint takes no earlier messages.
     supports_conversation = False
     Options = ImageOptions
 

@@ -117,7 +117,7 @@ def _actual_kind(kind: str, content: bytes) -> str:
     """
     is_declared_text = kind.startswith("text/") or kind in config.TEXT_TYPES
     is_text = _is_text(content)
-    # Checked first, because a text can begin like an image or a PDF.
+    # Checked first, because text can begin like an image or a PDF.
     if is_declared_text and is_text:
         return "text/plain"
     if suffix := image_kind(content):
@@ -144,5 +144,5 @@ def _is_text(content: bytes) -> bool:
 
 
 def _unknown_type(kind: str) -> CannotSend:
-    named = printable(kind, 60) if kind else "of an unknown type"
-    return CannotSend(f"is {named}", "Convert it to PNG, JPEG, WebP, GIF, PDF or UTF-8 text,")
+    description = printable(kind, 60) if kind else "of an unknown type"
+    return CannotSend(f"is {description}", "Convert it to PNG, JPEG, WebP, GIF, PDF or UTF-8 text,")

@@ -88,8 +88,8 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
     for place, text in reversed(stored):
         complete.insert(place, llm.system(text))
     place = starts[-1] + len(stored) if has_begun else 0
-    in_force = [system_text(m) for m in complete[:place] if m.role == "system"][-1:]
-    is_missing = bool(system) and system not in in_force
+    current = [system_text(m) for m in complete[:place] if m.role == "system"][-1:]
+    is_missing = bool(system) and system not in current
     if is_missing:
         complete.insert(place, llm.system(system))
     return complete, is_missing

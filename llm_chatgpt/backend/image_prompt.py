@@ -19,7 +19,7 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
     Reads files and fetches addresses. Raises ChatGPTError, also if no image could be saved later.
     """
     options = dict(prompt.options)
-    images.check_place(options["output"])
+    images.check_output(options["output"])
     parts = [part for message in _new_messages(prompt.messages) for part in message.parts]
     text = "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
     if not text.strip():

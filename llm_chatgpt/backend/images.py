@@ -196,7 +196,7 @@ def _default_path(suffix: str) -> pathlib.Path:
     return user_dir() / "chatgpt-images" / image_file_name(suffix)
 
 
-def check_place(output: str | None, *, replace: bool = False) -> None:
+def check_output(output: str | None, *, replace: bool = False) -> None:
     """Create the new file's folder, and raise ChatGPTError if the file cannot be written.
 
     Called before the request, because an image that cannot be saved would still count against the

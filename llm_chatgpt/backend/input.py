@@ -53,7 +53,7 @@ class InputBuilder:
         options: Mapping[str, Any],
         without: frozenset[str] = frozenset(),
     ):
-        """`without` names the parts that the service has refused, as in `retry.Attempt`."""
+        """Begin an empty input. `without` names the parts to leave out, as in `retry.Attempt`."""
         self.instructions = ""
         self.items: list[dict[str, Any]] = []
         # Warnings about attachments that cannot be sent.
@@ -88,8 +88,8 @@ class InputBuilder:
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """
-        messages, is_new_prompt = history.with_system_prompts(messages, system)
-        if is_new_prompt:
+        messages, must_store_system = history.with_system_prompts(messages, system)
+        if must_store_system:
             self.request[history.SYSTEM] = system
         # The parts that earlier requests left out, one set for each message. Reasoning is left out
         # up to the last request that was refused because of it.
@@ -105,7 +105,7 @@ class InputBuilder:
             first = next(filter(is_own_answer, messages), None)
             self.effort = history.effort_of(first) if first else requested_effort
             self.request |= {history.EFFORT: requested_effort} if requested_effort else {}
-        self._effort_in_force = self.effort or self._info.default_effort
+        self._current_effort = self.effort or self._info.default_effort
         new = history.new_messages(messages)
         # After a tool has run, an error would lose its result, so no attachment counts as new.
         tool_ran = any(message.role == "tool" for message in new)
@@ -124,10 +124,10 @@ class InputBuilder:
     def _change_effort(self, effort: str | None) -> None:
         """Add an item if the next answer's effort differs; None is the model's default (P214)."""
         effort = effort or self._info.default_effort
-        if self._updates_effort and effort and effort != self._effort_in_force:
+        if self._updates_effort and effort and effort != self._current_effort:
             self._add_missing_outputs()
             self._add_item("configuration_update", reasoning={"effort": effort})
-            self._effort_in_force = effort
+            self._current_effort = effort
 
     def _add_empty_message(self) -> None:
         """Add an empty user message, because the service refuses an empty `input` (P98)."""

@@ -62,7 +62,7 @@ class Memory:
         """
         return frozenset(name for name, value in scopes.items() if (name, value) in self._refused)
 
-    def remember(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
+    def remember_refused(self, without: frozenset[str], scopes: Mapping[str, str]) -> None:
         """Leave these parts out of every later request in the same scope."""
         self._refused.update((name, scopes[name]) for name in without & scopes.keys())
 

@@ -51,19 +51,19 @@ def without_citations(text: str) -> str:
 
 
 def readable_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Remove citations from a part of a message, and move the positions of its annotations."""
+    """Remove citations from a part of a message, and adjust the positions of its annotations."""
     text = part.get("text")
     if not isinstance(text, str) or "\ue200" not in text:
         return part
-    gaps = [citation.span() for citation in _CITATION.finditer(text)]
+    removed_spans = [citation.span() for citation in _CITATION.finditer(text)]
 
-    def moved(name: str, value: Any) -> Any:
+    def adjusted(name: str, value: Any) -> Any:
         if name not in ("start_index", "end_index") or not isinstance(value, int):
             return value
-        return value - sum(min(value, end) - start for start, end in gaps if start < value)
+        return value - sum(min(value, end) - start for start, end in removed_spans if start < value)
 
     annotations = [
-        {name: moved(name, value) for name, value in annotation.items()}
+        {name: adjusted(name, value) for name, value in annotation.items()}
         for annotation in map(as_mapping, as_list(part.get("annotations")))
     ]
     return {**part, "text": without_citations(text), "annotations": annotations}

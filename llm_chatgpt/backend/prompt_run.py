@@ -134,7 +134,7 @@ class PromptRun:
         # The names of parts of the input are stored with the answer instead.
         without = self.attempt.without
         self._turn.without = without - optional_parts.parts_of_input(without)
-        memory.remember(without, scopes(self._sent.info, self._tokens))
+        memory.remember_refused(without, scopes(self._sent.info, self._tokens))
         self._notes += self._sent.notes
         endpoints.update_models(self._tokens, self._sent.models, headers.get("x-models-etag"))
 

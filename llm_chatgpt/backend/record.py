@@ -45,8 +45,8 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
             output=int(as_number(usage.get("output_tokens")) or 0),
             details=details or None,
         )
-        thought = details.get("output_tokens_details", {}).get("reasoning_tokens")
-        is_hidden = bool(thought) and not any(item.kind == "reasoning" for item in answer.items)
+        reasoned = details.get("output_tokens_details", {}).get("reasoning_tokens")
+        is_hidden = bool(reasoned) and not any(item.kind == "reasoning" for item in answer.items)
     response.response_json = logged
     if model := _served_model(answer, headers):
         response.set_resolved_model(model)
@@ -78,8 +78,8 @@ def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, st
         lines["removed"] = f"Note: OpenAI left out earlier reasoning ({why})."
     model = _served_model(answer, headers)
     # A dated snapshot counts as the same model. For Luna Reserve any model may answer.
-    same = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
-    if model and slug != RESERVE.slug and not re.fullmatch(same, model):
+    same_model = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
+    if model and slug != RESERVE.slug and not re.fullmatch(same_model, model):
         # The name gets llm's prefix only if `-m` accepts it.
         registered = models_to_register().get(model)
         name = registered.model_id if registered else model

@@ -197,17 +197,17 @@ def explain_refusal(
     """Build the error for a reply with an error status, or for an error inside a stream."""
     error = as_mapping(reply.data.get("error"))
     message = error_message(reply) or ""
-    names = (reply.error_code, error.get("type"))
-    codes = [c.lower().replace("_v2_", "_") for c in names if isinstance(c, str) and c]
+    candidates = (reply.error_code, error.get("type"))
+    codes = [c.lower().replace("_v2_", "_") for c in candidates if isinstance(c, str) and c]
     param = _refused_param(error, message)
-    name = _choose_text(reply, codes, message, param, request.has_files)
-    if in_stream and name in ("refused request", "unexplained refusal"):
-        name = "broken stream"
+    text_name = _choose_text(reply, codes, message, param, request.has_files)
+    if in_stream and text_name in ("refused request", "unexplained refusal"):
+        text_name = "broken stream"
     wait = _retry_after(reply, message)
     resets_at = reached_limit.limit_resets_at(error, reply.headers)
-    if name == _PLAN_LIMIT:
+    if text_name == _PLAN_LIMIT:
         reason, advice = reached_limit.explain(reply.headers, error, message, resets_at)
-    elif name == WEB_PAGE:
+    elif text_name == WEB_PAGE:
         reason, advice = reply.web_page_advice
     else:
         facts = _request_facts(request) | {
@@ -218,31 +218,31 @@ def explain_refusal(
             "official_page": config.OFFICIAL_PAGE,
         }
         words = as_sentence(message) if message else ""
-        first, *more = re.split(r"(?<=[.!?]) ", words, maxsplit=1)
-        more = [] if name in _FIRST_SENTENCE_ONLY else more
-        problem, _, next_step = _TEXTS[name].partition("{words}")
+        first, *further = re.split(r"(?<=[.!?]) ", words, maxsplit=1)
+        further = [] if text_name in _FIRST_SENTENCE_ONLY else further
+        problem, _, next_step = _TEXTS[text_name].partition("{words}")
         reason = ": ".join(filter(None, (problem.format(**facts), first)))
         reason = reason or f"OpenAI refused the request (status {reply.status})"
-        advice = " ".join(filter(None, (*more, next_step.strip().format(**facts))))
-    kind: type[ChatGPTError] = RequestRefused
-    if name in _LIMITS:
-        kind = UsageLimitReached
-    elif in_stream and name in _TEMPORARY:
-        kind = StreamFailed
+        advice = " ".join(filter(None, (*further, next_step.strip().format(**facts))))
+    error_class: type[ChatGPTError] = RequestRefused
+    if text_name in _LIMITS:
+        error_class = UsageLimitReached
+    elif in_stream and text_name in _TEMPORARY:
+        error_class = StreamFailed
     plugin_codes = (MODEL_NOT_FOUND, WEB_PAGE, WRONG_REGION, SCHEMA, IMAGE_DOWNLOAD)
     request_id = reply.headers.get("x-request-id") or reply.headers.get("x-oai-request-id")
-    refusal = kind(
+    refusal = error_class(
         as_sentence(reason),
         advice,
-        code=name if name in plugin_codes else next(iter(codes), None),
+        code=text_name if text_name in plugin_codes else next(iter(codes), None),
         request_id=printable(request_id, 80) if request_id else None,
     )
     refusal.param = param
     refusal.status = None if in_stream else reply.status
     refusal.retry_after = wait
     refusal.date = as_http_date(reply.headers.get("date"))
-    refused_status = reply.status == 401 and name != WRONG_REGION
-    refusal.tokens_refused = name == "refused login" or refused_status
+    is_unauthorized = reply.status == 401 and text_name != WRONG_REGION
+    refusal.tokens_refused = text_name == "refused login" or is_unauthorized
     if isinstance(refusal, UsageLimitReached):
         of_plan = _PLAN_LIMIT in codes
         refusal.resettable = of_plan and not reached_limit.is_workspace_limit(reply.headers)

@@ -123,10 +123,8 @@ def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     choices = [*as_list(schema.get("prefixItems")), *as_list(items)]
     choices += [one for one in (items, schema.get("additionalItems")) if isinstance(one, dict)]
-    other_keywords = {
-        k: v for k, v in schema.items() if k not in ("prefixItems", "additionalItems")
-    }
-    return {**other_keywords, "items": _any_of(choices)}
+    rest = {k: v for k, v in schema.items() if k not in ("prefixItems", "additionalItems")}
+    return {**rest, "items": _any_of(choices)}
 
 
 def _as_object(

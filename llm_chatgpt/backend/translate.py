@@ -154,8 +154,8 @@ class EventTranslator:
     def _item(self, event: Fields, kind: str) -> Item:
         """Find or create the item that an event belongs to."""
         index = event.get("output_index")
-        names = (index, event.get("item_id"), as_mapping(event.get("item")).get("id"))
-        key = (kind, next((name for name in names if isinstance(name, (int, str))), None))
+        ids = (index, event.get("item_id"), as_mapping(event.get("item")).get("id"))
+        key = (kind, next((item_id for item_id in ids if isinstance(item_id, (int, str))), None))
         if key not in self._items:
             place = index if isinstance(index, int) else float("inf")
             self._items[key] = self.round.new_item(kind, place)

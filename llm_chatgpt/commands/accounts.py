@@ -140,7 +140,9 @@ def use(name: str) -> None:
     """
     with locked_store() as writer:
         store = read_store()
-        if not name or store.get(name) is None:
+        if name not in store.accounts:
+            # Raises if the account is signed out, or cannot be read.
+            choose_credential(name, store)
             raise no_such_account(name, store.accounts)
         writer.save(store.with_default(name))
     common.echo(f"Default account: {printable(name)}, {user_words(store.accounts[name])}")

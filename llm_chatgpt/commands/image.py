@@ -85,7 +85,7 @@ def image(
     ]
     body = images.build_body(_prompt(prompt), model, options, data_urls)
     if not to_stdout:
-        images.check_place(output, replace=force)
+        images.check_output(output, replace=force)
     answer = images.create_image(account, body)
     if to_stdout and _write_to_stdout(answer.image):
         return

@@ -50,7 +50,7 @@ def chosen_checks(tokens: Tokens, with_optional: bool) -> list[Check]:
 
 @_check("model list", "P11 P197 P198", "P218 P262")
 def _model_list(live: Live) -> str:
-    live.use(with_login(live.key, fetch_models).listed)
+    live.choose_model(with_login(live.key, fetch_models).listed)
     return f"{len(live.listed)} listed; the checks use {live.info.model_id}"
 
 
@@ -246,7 +246,7 @@ def _second_turn(live: Live) -> str:
 @_check("streaming", "P154 P163 P276", "P261 P276", requests=0)
 def _streaming(live: Live) -> str:
     if not live.first_text_seconds:
-        raise ChatGPTError("There was no answer to judge.")
+        raise ChatGPTError("No prompt was answered.")
     most_pieces = 0
     for answer in (exchange for exchange in live.prompts if exchange.status == 200):
         types = [event.get("type") for event in answer.events]
@@ -276,11 +276,11 @@ def _usage(live: Live) -> str:
         if by_headers.keys() != by_endpoint.keys() or any(
             abs(used - by_endpoint[name]) > _USAGE_TOLERANCE for name, used in by_headers.items()
         ):
-            live.differs("P203", f"the headers report other limits: {_limits(by_headers)}")
-    return f"used: {_limits(by_endpoint)}"
+            live.differs("P203", f"the headers report other limits: {_describe_limits(by_headers)}")
+    return f"used: {_describe_limits(by_endpoint)}"
 
 
-def _limits(used: dict[str, float]) -> str:
+def _describe_limits(used: dict[str, float]) -> str:
     return ", ".join(f"{name} {percent:g}%" for name, percent in used.items()) or "none"
 
 
@@ -306,10 +306,10 @@ def _refresh(live: Live) -> str:
 
 @_check("another model", "P200", "P200", optional=True)
 def _another_model(live: Live) -> str:
-    others = [model.model_id for model in live.listed if model.slug != live.info.slug]
-    if not others:
+    other_ids = [model.model_id for model in live.listed if model.slug != live.info.slug]
+    if not other_ids:
         live.unsettled.add("P200")
         return "the account has no other model"
-    live.short_chat.model = llm.get_model(others[0])
+    live.short_chat.model = llm.get_model(other_ids[0])
     live.ask("Reply with one word: again.", live.short_chat)
-    return f"{others[0]} continued the conversation"
+    return f"{other_ids[0]} continued the conversation"

@@ -48,7 +48,7 @@ class Live:
 
     def __init__(self, key: str | None, tokens: Tokens, exchanges: list[Exchange]):
         self.key, self.tokens, self.exchanges = key, tokens, exchanges
-        self.use(remembered_models(tokens).listed)
+        self.choose_model(remembered_models(tokens).listed)
         self.lines: list[Line] = []
         # All differences, including those that the line of a later check will report.
         self.differences: list[Difference] = []
@@ -57,7 +57,7 @@ class Live:
         # Seconds from each prompt to the first text of its answer.
         self.first_text_seconds: list[float] = []
 
-    def use(self, listed: Sequence[ModelInfo]) -> None:
+    def choose_model(self, listed: Sequence[ModelInfo]) -> None:
         """Choose a cheap model from a list, and begin the conversations that checks share.
 
         Chooses the first model with luna, nano or mini in its name, otherwise the last model.
@@ -139,7 +139,7 @@ _FACTS_OF_PARTS = {
 
 
 def run_check(live: Live, check: Check, later: Iterable[Check]) -> Line:
-    """Run a check and return its line, also if the check raises an Exception.
+    """Run a check and return its line, even if the check fails.
 
     The check that settles a fact reports its differences. So the line includes differences that
     earlier checks have found, and leaves others to the `later` checks.
@@ -194,7 +194,7 @@ def _examine_refusal(live: Live, exchange: Exchange) -> None:
 
 
 def _examine_names(live: Live, exchange: Exchange) -> None:
-    """Record the names in an answer that docs/protocol.md does not list as differences."""
+    """Record a difference for each name in an answer that docs/protocol.md does not list."""
     event_types = [str(event.get("type")) for event in exchange.events]
     for fact, kind, names, listed in (
         ("P273", "event", event_types, facts.EVENTS),
