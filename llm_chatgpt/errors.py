@@ -28,7 +28,7 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     param: str | None = None
     # The HTTP status; None inside a stream.
     status: int | None = None
-    # The seconds that the server asks to wait.
+    # How many seconds the server asks the client to wait.
     retry_after: float | None = None
     # When the server answered, in Unix seconds by its own clock.
     date: float | None = None

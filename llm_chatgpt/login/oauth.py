@@ -388,7 +388,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}
         if tokens.subject not in (None, claims.get("sub", tokens.subject)):
-            raise sign_in_again("came back as another user's", login_command)
+            raise sign_in_again("was renewed for another user", login_command)
         if new is not None:
             return new
     code = reply.error_code
