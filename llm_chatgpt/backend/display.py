@@ -37,9 +37,9 @@ class Display:
         # `llm chat` prints an answer as it arrives even with --no-stream.
         self._streams = stream or command == "chat"
         # The types of the events that llm prints.
-        self._printed = {"text"} if self._streams else set()
+        self._printed_types = {"text"} if self._streams else set()
         if self._streams and not prompt.hide_reasoning:
-            self._printed.add("reasoning")
+            self._printed_types.add("reasoning")
         self._has_one_output = bool(self._context) and _has_one_output()
         self._follows_tools = bool(prompt.tool_results)
 
@@ -59,7 +59,7 @@ class Display:
 
     def pass_on(self, events: Sequence[StreamEvent]) -> Iterator[StreamEvent]:
         """Yield events for llm, which may print them."""
-        printed = [event for event in events if event.chunk and event.type in self._printed]
+        printed = [event for event in events if event.chunk and event.type in self._printed_types]
         if printed and self._context:
             self._silence.close()
         for event in events:

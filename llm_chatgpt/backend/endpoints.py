@@ -63,7 +63,7 @@ _UPDATE_THREAD = "chatgpt-models"
 
 
 def update_models(tokens: Tokens, models: catalogue.ModelList, etag: str | None) -> None:
-    """Fetch the list in the background if the server's `etag` differs from that of `models`.
+    """Fetch the list in the background if the server's `etag` differs from `models.etag`.
 
     At most once an hour (P202).
     """
@@ -113,7 +113,7 @@ _RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
 def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
-    """Fetch the expiry of the first banked reset, in Unix seconds."""
+    """Fetch the earliest expiry of the banked resets, in Unix seconds."""
     return first_expiry(_get(_RESETS_PATH, tokens, login).data)
 
 

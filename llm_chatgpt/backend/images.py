@@ -183,8 +183,8 @@ def _output_path(output: str) -> pathlib.Path:
     Replaces the suffix of another image format with .png, because the image is not converted.
     """
     path = pathlib.Path(output).expanduser()
-    other_format = (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-    return path.with_suffix(".png") if path.suffix.lower() in other_format else path
+    other_suffixes = (".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+    return path.with_suffix(".png") if path.suffix.lower() in other_suffixes else path
 
 
 def image_file_name(suffix: str) -> str:

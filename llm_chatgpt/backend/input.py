@@ -130,7 +130,7 @@ class InputBuilder:
             self._current_effort = effort
 
     def _add_empty_message(self) -> None:
-        """Add an empty user message, because the service refuses an empty `input` (P98)."""
+        """Add an empty user message, because the service may refuse an empty `input` (P98)."""
         self._add_item("message", role="user", content=[{"type": "input_text", "text": ""}])
 
     def _add_message(self, message: Message, *, new: bool, reasoning: bool) -> None:

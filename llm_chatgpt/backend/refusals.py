@@ -34,9 +34,9 @@ SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
 # The messages, by the service's codes (P176 to P195, P211); keys with a space are for errors
-# without a code. Before {words} stands the reason, after it the advice. {words} is the service's
-# own message: its first sentence ends the reason, and its other sentences begin the advice, except
-# in the texts of _FIRST_SENTENCE_ONLY.
+# without a code. The text before {words} is the reason, the text after it the advice. {words} is
+# the service's own message: its first sentence ends the reason, and its other sentences begin the
+# advice, except in the texts of _FIRST_SENTENCE_ONLY.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
@@ -153,8 +153,8 @@ _FIRST_SENTENCE_ONLY |= {"server_is_overloaded", "policy_capacity_unavailable"}
 _FIRST_SENTENCE_ONLY |= {"usage_unavailable"}
 # The prefix of the official route's codes. Some have had "v2_" after it (P263).
 _OFFICIAL_PREFIX = "subscription_sharing_"
-# Texts for errors without a code, by words in the message (P176, P186, P177, P181, P109).
-_BY_WORDS = {
+# Texts for errors without a code, by a phrase in the message (P176, P186, P177, P181, P109).
+_BY_PHRASE = {
     "is not supported when using Codex": MODEL_NOT_FOUND,
     "Model not found": MODEL_NOT_FOUND,
     "requires a newer version": "old version",
@@ -217,8 +217,8 @@ def explain_refusal(
             "manage": f"Manage usage: {config.USAGE_PAGE}",
             "official_page": config.OFFICIAL_PAGE,
         }
-        words = as_sentence(message) if message else ""
-        first, *further = re.split(r"(?<=[.!?]) ", words, maxsplit=1)
+        sentences = as_sentence(message) if message else ""
+        first, *further = re.split(r"(?<=[.!?]) ", sentences, maxsplit=1)
         further = [] if text_name in _FIRST_SENTENCE_ONLY else further
         problem, _, next_step = _TEXTS[text_name].partition("{words}")
         reason = ": ".join(filter(None, (problem.format(**facts), first)))
@@ -275,8 +275,8 @@ def _choose_text(
             return name
     if reply.is_web_page and reply.status < 500:
         return WEB_PAGE
-    for words, name in _BY_WORDS.items():
-        if words in message:
+    for phrase, name in _BY_PHRASE.items():
+        if phrase in message:
             return name
     if reply.status >= 500:
         return "server error"
@@ -347,9 +347,9 @@ def _retry_after(reply: http.Reply, message: str) -> float | None:
 
     Invalid values such as `inf` are ignored.
     """
-    words = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", message, re.IGNORECASE)
-    if reply.status == 200 and words:
-        return float(words[1]) / (1000 if words[2].lower() == "ms" else 1)
+    match = re.search(r"try again in (\d+(?:\.\d+)?) ?(ms|s\b|second)", message, re.IGNORECASE)
+    if reply.status == 200 and match:
+        return float(match[1]) / (1000 if match[2].lower() == "ms" else 1)
     header = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", header):
         return float(header)

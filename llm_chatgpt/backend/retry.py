@@ -48,8 +48,8 @@ def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
         return 0
     if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):
         return 1
-    too_many = error.status == 429 and error.retry_after is not None
-    if isinstance(error, StreamFailed) or too_many or (error.status or 0) >= 500:
+    is_rate_limited = error.status == 429 and error.retry_after is not None
+    if isinstance(error, StreamFailed) or is_rate_limited or (error.status or 0) >= 500:
         return min(config.MAX_RESENDS, tokens.route.max_resends)
     return 0
 

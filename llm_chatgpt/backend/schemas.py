@@ -122,7 +122,7 @@ def _without_tuple(schema: dict[str, Any]) -> dict[str, Any]:
     if "prefixItems" not in schema and not isinstance(items, list):
         return schema
     choices = [*as_list(schema.get("prefixItems")), *as_list(items)]
-    choices += [one for one in (items, schema.get("additionalItems")) if isinstance(one, dict)]
+    choices += [s for s in (items, schema.get("additionalItems")) if isinstance(s, dict)]
     rest = {k: v for k, v in schema.items() if k not in ("prefixItems", "additionalItems")}
     return {**rest, "items": _any_of(choices)}
 
@@ -149,13 +149,13 @@ def _as_object(
             for part in group
             if isinstance(part, dict) and ("type" not in part or "object" in _types(part))
         ]
-        for name, part in (pair for one in objects for pair in one["properties"].items()):
+        for name, part in (pair for each in objects for pair in each["properties"].items()):
             choices.setdefault(name, []).append(part)
-        always = objects[0].get("required", []) if objects else []
-        required += [n for n in always if all(n in one.get("required", []) for one in objects)]
-    others = {name: value for name, value in schema.items() if name not in _NOT_AT_ROOT}
+        first = objects[0].get("required", []) if objects else []
+        required += [n for n in first if all(n in each.get("required", []) for each in objects)]
+    rest = {name: value for name, value in schema.items() if name not in _NOT_AT_ROOT}
     properties = {name: _any_of(parts) for name, parts in choices.items()}
-    merged = others | {"type": "object", "properties": properties}
+    merged = rest | {"type": "object", "properties": properties}
     if required:
         merged["required"] = _distinct(required)
     return merged

@@ -144,7 +144,7 @@ def banked_resets(usage: Mapping[str, Any]) -> int | None:
 
 
 def first_expiry(answer: Mapping[str, Any]) -> float | None:
-    """Read the expiry of the first banked reset from their list, in Unix seconds (P209)."""
+    """Read the earliest expiry from the list of banked resets, in Unix seconds (P209)."""
     resets = map(as_mapping, as_list(answer.get("credits")))
     moments = (as_moment(r.get("expires_at")) for r in resets if r.get("status") == "available")
     return min((moment for moment in moments if moment is not None), default=None)
