@@ -15,7 +15,7 @@ import uuid
 from llm_chatgpt.errors import ChatGPTError
 
 WINDOWS = os.name == "nt"
-# The public client of the Codex login, which has no secret (P3).
+# The id of the Codex login's client, which is public and has no secret (P3).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 DEFAULT_ISSUER = "https://auth.openai.com"  # P1
 # The official route: its API, for which its tokens are requested (P220), the scope that lets them
@@ -131,7 +131,7 @@ def is_off(name: str) -> bool:
 
 
 def originator() -> str:
-    """Return the client's name for headers. The service accepts names of other clients (P82)."""
+    """Return the client's name for headers. The service accepts third-party names, too (P82)."""
     return setting("ORIGINATOR") or "llm_chatgpt_oauth"
 
 

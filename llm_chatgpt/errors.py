@@ -28,7 +28,7 @@ class ChatGPTError(llm.ModelError, click.ClickException):
     param: str | None = None
     # The HTTP status; None inside a stream.
     status: int | None = None
-    # The seconds that the server asks to wait.
+    # How many seconds the server asks the client to wait.
     retry_after: float | None = None
     # When the server answered, in Unix seconds by its own clock.
     date: float | None = None
@@ -107,7 +107,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """Another user is signed in under that account name; their login is kept."""
+    """Another user is signed in under that account name; their login is unchanged."""
 
 
 class StoreError(ChatGPTError):

@@ -81,7 +81,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
-    """Overwrite a file with JSON that is not longer. Works on a full disk.
+    """Overwrite a file with JSON that is not longer than the file. Works even on a full disk.
 
     The JSON is padded with spaces before the file is truncated, so that the file is always valid
     JSON. Raises OSError, also for a symbolic link.
@@ -120,7 +120,7 @@ def replace_file(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    """Make a rename survive a power cut. Windows cannot open a folder."""
+    """Make a rename survive a power cut. Does nothing on Windows, which cannot open a folder."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -63,8 +63,8 @@ def _explain(error: Exception, host: str) -> ConnectionFailed:
     if not isinstance(error, http.ConnectError):
         return ConnectionFailed(f"The connection to {host} broke off.")
     if "certificate" in message.lower():
-        why = re.search(r"verify failed: ([^(\n]+)", message)
-        reason = printable(why[1] if why else message, 200).rstrip(".")
+        cause = re.search(r"verify failed: ([^(\n]+)", message)
+        reason = printable(cause[1] if cause else message, 200).rstrip(".")
         return ConnectionFailed(
             f"The certificate of {host} was not accepted ({reason}).",
             "If a company's proxy intercepts TLS, set CODEX_CA_CERTIFICATE to its root "

@@ -1,6 +1,6 @@
 """Prepare text for a terminal: printable text, wrapped lines, notices, times in words.
 
-Threads that start here can print notices, too.
+Threads that these functions start can print notices, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from llm_chatgpt.waiting import beside_line, in_command, is_terminal, width
+from llm_chatgpt.waiting import in_command, is_terminal, line_erased, width
 
 T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
@@ -63,7 +63,7 @@ def notice(text: str) -> None:
     if not in_command():
         log.warning("%s", text)
         return
-    with beside_line():
+    with line_erased():
         click.echo(fitted(text, sys.stderr), err=True)
 
 

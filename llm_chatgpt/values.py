@@ -19,12 +19,12 @@ def json_object(data: bytes | str) -> Mapping[str, Any]:
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
-    """Return an object; empty for anything else."""
+    """Return a JSON object; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: object) -> list[Any]:
-    """Return an array; empty for anything else."""
+    """Return a JSON array; empty for anything else."""
     return value if isinstance(value, list) else []
 
 
@@ -65,7 +65,7 @@ def cleaned(value: Any, levels: int = 50) -> Any:
 
 
 def depth(value: object) -> int:
-    """Count the levels of arrays and objects. Raises RecursionError beyond some hundred."""
+    """Count the levels of arrays and objects. Raises RecursionError beyond several hundred."""
     if isinstance(value, (dict, list)):
         return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
     return 0

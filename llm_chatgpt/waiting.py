@@ -1,7 +1,7 @@
 """Show the waiting line, which names the current wait on the terminal and counts its seconds.
 
 A thread writes the line while a `Waiting` block runs. The line never mixes with other output: code
-that prints erases it first (`beside_line`), and the thread writes nothing while other output has an
+that prints erases it first (`line_erased`), and the thread writes nothing while other output has an
 unfinished line. Programs that use the plugin outside llm's commands get no such line.
 """
 
@@ -106,7 +106,7 @@ class _Line:
         self.lock = threading.RLock()
         # Whether other output on this terminal has left a line unfinished.
         self.mid_line = False
-        # The waits that have begun, of which the last one is shown.
+        # The running waits. The line shows the last one.
         self._waits: list[Waiting] = []
         self._on_screen = ""
         self._is_ticking = False
@@ -162,7 +162,7 @@ def _in_foreground() -> bool:
 
 
 @contextlib.contextmanager
-def beside_line() -> Iterator[None]:
+def line_erased() -> Iterator[None]:
     """Context manager for output other than the answer: erases the waiting line, and ends an
     unfinished line of the answer."""
     with line.lock:

@@ -462,8 +462,8 @@ def test_no_port_is_free(simulator, login, monkeypatch):
     result = login()
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        "Error: No port of 127.0.0.1 is free for the browser to come back to (Address already in "
-        "use). End programs that you do not need, then try again."
+        "Error: No port of 127.0.0.1 is free for the browser's redirect (Address already in use). "
+        "Close programs that you do not need, then try again."
     )
 
 

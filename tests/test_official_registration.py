@@ -77,7 +77,7 @@ def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
     result = login()
     assert result.exit_code == 1
     assert "no longer knows this installation" in result.stderr
-    assert "'llm chatgpt login --official' again" in result.stderr
+    assert "'llm chatgpt login --official' to register again" in result.stderr
     browser.visit = lambda url: browser.pages.append(fetch(url))
     assert login().exit_code == 0
     assert len(simulator.clients) == 1

@@ -17,7 +17,7 @@ from llm.parts import StreamEvent
 
 from llm_chatgpt import config
 from llm_chatgpt.text import notice
-from llm_chatgpt.waiting import Waiting, beside_line, line
+from llm_chatgpt.waiting import Waiting, line, line_erased
 
 
 class Display:
@@ -54,7 +54,7 @@ class Display:
         self._silence.close()
         # llm prints the error next, so a new line begins here. For Ctrl-C, click begins one.
         if isinstance(error, Exception):
-            with beside_line():
+            with line_erased():
                 pass
 
     def pass_on(self, events: Sequence[StreamEvent]) -> Iterator[StreamEvent]:

@@ -129,8 +129,8 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
 
 
 def storage_problem() -> StoreError | None:
-    """Return the error that storing a login would raise now; None without one. Its code is
-    "unwritable", unless another program holds the lock."""
+    """Return the error that storing a login now would raise, or None. Its code is "unwritable",
+    unless another program holds the lock."""
     try:
         with locked_store(0) as writer:
             writer.probe()

@@ -43,7 +43,7 @@ class _Options(NamedTuple):
 @click.option("--browser", is_flag=True, help="Sign in through the browser instead of with a code")
 @click.option("--device", is_flag=True, help="Use a device code; never fall back to the browser")
 @click.option("--official", is_flag=True, help="Use OpenAI's official sign-in (a preview)")
-@click.option("--new", is_flag=True, help="With --official, register with OpenAI anew")
+@click.option("--new", is_flag=True, help="With --official, register with OpenAI again")
 @click.option("--workspace", metavar="ID", help="Sign in to this workspace and no other")
 @click.option("--no-open", is_flag=True, help="Print the address without opening it")
 @common.yes_option
@@ -115,7 +115,7 @@ def _announce_login(name: str) -> None:
     try:
         store = read_store()
     except StoreError:
-        # The login itself replaces a damaged file, or says what is wrong.
+        # The sign-in itself replaces a damaged file, or reports the problem.
         return
     old = store.accounts.get(name)
     if old and common.problem_of(name, old)[0]:
@@ -148,7 +148,7 @@ def _suggest_next_steps(name: str, tokens: Tokens) -> None:
 
 
 class _WithoutCode(Exception):
-    """The user wants to sign in through the browser instead."""
+    """Raised if the user chooses the browser instead of a code."""
 
 
 def _login_with_code(options: _Options, device: bool) -> Tokens:

@@ -82,10 +82,10 @@ def _browser_command() -> str:
 
 
 def open_in_browser(url: str) -> bool:
-    """Open a page in the user's browser; False where that is not possible.
+    """Open a page in the user's browser. Returns False if that is not possible.
 
-    Unlike with `webbrowser` and `click.launch`, the browser cannot write to our stdout, does
-    not end with our Ctrl-C, and is not waited for.
+    Unlike `webbrowser` and `click.launch`, this does not wait for the browser, and the browser can
+    neither write to our stdout nor end with our Ctrl-C.
     """
     try:
         if config.WINDOWS:

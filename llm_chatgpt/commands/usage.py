@@ -98,9 +98,9 @@ _UNREPORTED = "OpenAI's official sign-in does not report your plan's usage."
 
 
 def _shortage(report: Mapping[str, Any], min_left: float) -> str:
-    """Build the message about limits below --min-left; empty without one, or after an error.
+    """Build the message about limits below --min-left; empty if there are none, or for an error.
 
-    Also says that the official route reports no limits.
+    For the official route, the message says that it reports no usage.
     """
     if "details" in report:
         return _UNREPORTED

@@ -140,8 +140,8 @@ def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
                 listener.server_close()
     if not any(ports):
         raise LoginFailed(
-            f"No port of 127.0.0.1 is free for the browser to come back to ({reason}).",
-            "End programs that you do not need, then try again.",
+            f"No port of 127.0.0.1 is free for the browser's redirect ({reason}).",
+            "Close programs that you do not need, then try again.",
         )
     raise LoginFailed(
         f"Ports {' and '.join(map(str, ports))} are both in use, and OpenAI allows no others.",

@@ -1,4 +1,4 @@
-"""Read logins created keyring_advice: personal access tokens (at-...) and Codex CLI's login.
+"""Read logins created elsewhere: personal access tokens (at-...) and Codex CLI's login.
 
 The plugin never renews or revokes them.
 """

@@ -29,12 +29,12 @@ def store_new_login(
     replace: Callable[[Tokens, Tokens], bool] | None = None,
     workspace: str | None = None,
 ) -> Tokens:
-    """Ask for a new login's workspace, then store the login under an account's name.
+    """Look up a new login's workspace, then store the login under an account's name.
 
-    Without `account`, it is stored as `default` or `official`, by its route, and becomes the
-    default account. Raises LoginFailed if the login is not for the workspace with the id
-    `workspace` (None: any workspace), AccountTaken if the name belongs to another user and
-    `replace(old, new)` returns False, StoreError.
+    Without `account`, the name is `default` or `official`, and the login becomes the default.
+    Raises LoginFailed if the login is not for the workspace with the id `workspace` (None: any
+    workspace), AccountTaken if the name belongs to another user and `replace(old, new)` returns
+    False, StoreError.
     """
     name = account or tokens.route.account
     tokens = fetch_workspace(tokens)

@@ -174,7 +174,7 @@ def _post(
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
-    """Return the reason and the advice for an unexpected answer: it "did not <expected>"."""
+    """Return the reason and the advice for an unexpected answer. `expected` follows "did not"."""
     if reply.is_web_page:
         return reply.web_page_advice
     if reply.error_code == "unsupported_country_region_territory":
@@ -236,7 +236,7 @@ def exchange(approved: AuthorizationCode) -> http.Reply:
         )
         advice = f"Run '{command}' again."
     elif reply.error_code == "invalid_client" and route is not CODEX:
-        reason, advice = FORGOTTEN, f"Run '{command}' again to register anew."
+        reason, advice = FORGOTTEN, f"Run '{command}' to register again."
     raise LoginFailed(reason, advice, code=reply.error_code)
 
 
@@ -300,7 +300,7 @@ def revoke(tokens: Tokens) -> None:
 
 
 def revoke_all(logins: Iterable[Tokens]) -> None:
-    """End several sessions at the same time, within 10 seconds. Warn of each that did not end."""
+    """End several sessions at the same time, within 10 seconds. Warn about each failure."""
 
     def end(tokens: Tokens) -> None:
         try:
@@ -388,7 +388,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}
         if tokens.subject not in (None, claims.get("sub", tokens.subject)):
-            raise sign_in_again("came back as another user's", login_command)
+            raise sign_in_again("was renewed for another user", login_command)
         if new is not None:
             return new
     code = reply.error_code

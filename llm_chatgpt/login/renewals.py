@@ -110,8 +110,8 @@ class Worker:
     def _signals_held(self) -> Iterator[None]:
         """Hold back the signals that would end the program between a refresh and its write.
 
-        Only at the command line, and only if Python's default handlers are installed: other
-        programs keep their signals.
+        Only in a command, and only if Python's default handlers are installed: other programs keep
+        their own handlers.
         """
         handlers: dict[int, Any] = {}
 

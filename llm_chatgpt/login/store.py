@@ -129,7 +129,7 @@ class Store:
         if error.permanent:
             tokens = self.accounts[name]._replace(refusal=error.message)
             store = self.put(name, tokens.ended() if ended else tokens)
-        # The next sign-in registers anew (P241).
+        # The next sign-in registers again (P241).
         return store.register(name, client_id=None) if error.code == "invalid_client" else store
 
     def to_bytes(self) -> bytes:
