@@ -70,7 +70,7 @@ LARGE_EVENT_BYTES = 100_000
 # How many further requests a prompt may take if the model wants to continue its answer (P171).
 MAX_FURTHER_ROUNDS = 5
 
-# Sending a prompt again (P196).
+# Sending a prompt, or the request for a banked reset, again (P196, P212).
 MAX_RESENDS = 4
 # The longest wait that the server can ask for, and the longest total of a prompt's waits.
 MAX_RETRY_AFTER_SECONDS = 60.0

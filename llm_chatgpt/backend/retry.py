@@ -1,7 +1,7 @@
 """Decide whether and how to send a prompt again. Nothing here sends or waits.
 
-docs/protocol.md lists the rules under "Sending again" (P196). They apply only until a part of the
-answer has been shown.
+The plugin's rules are the list below P196 in docs/protocol.md, "Sending again". They apply only
+while nothing of the answer has been shown.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Attempt(NamedTuple):
     """One attempt to send a prompt, and counts of the failures before it.
 
     `pause` is the number of seconds to wait first, `waited` the sum of the pauses before resends.
+    `resends` counts attempts that differ in nothing from the one before, after errors of any kind.
     The tokens were refused with a 401 `unauthorized` times, the last time at `refused_at`.
     `without` names the parts to leave out (optional_parts.py).
     """
@@ -43,7 +44,7 @@ class Attempt(NamedTuple):
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
-    """Return how often a prompt may be sent again, unchanged, after this error."""
+    """Return after how many resends, whatever caused them, this error is final."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
         return 0
     if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):

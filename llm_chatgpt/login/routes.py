@@ -79,8 +79,8 @@ class Route(NamedTuple):
     lists_in_order: bool = False
     # Whether the service reports the plan's usage (P12, P219).
     reports_usage: bool = True
-    # How often a prompt is sent again after a failure of the server or the network.
-    max_resends: int = 4
+    # The most resends of a prompt on this route. `config.MAX_RESENDS` limits those of all routes.
+    max_resends: int = config.MAX_RESENDS
 
     def login_command(self, account: str | None = None) -> str:
         """Build the command that signs in under an account's name on this route."""
