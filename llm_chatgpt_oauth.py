@@ -69,7 +69,7 @@ class Options(BaseOptions):
     max_output_tokens: int | None = Field(
         None,
         ge=1,
-        description="The largest number of tokens in an answer, reasoning included. A note tells "
+        description="The largest number of tokens in an answer, reasoning included. A note says "
         "if the service accepts no limit.",
     )
     max_tokens: int | None = Field(None, ge=1, description="Another name for max_output_tokens.")

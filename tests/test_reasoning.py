@@ -71,10 +71,15 @@ def test_efforts(simulator, signed_in, ask, effort, sent):
     assert simulator.prompts[-1]["reasoning"]["effort"] == sent
 
 
-@pytest.mark.parametrize("is_listed", [True, False])
-def test_the_server_says_which_efforts_there_are(simulator, signed_in, ask, is_listed):
-    if is_listed:
-        fetch_models(signed_in)
+def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
+    fetch_models(signed_in)
+    with pytest.raises(llm.ModelError) as caught:
+        ask("hi", reasoning_effort="huge")
+    assert "Choose one of: none, low, medium, high, xhigh, max." in str(caught.value)
+    assert simulator.prompts == []
+
+
+def test_without_a_fetched_list_the_server_says_which_efforts_there_are(simulator, signed_in, ask):
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="minimal")
     assert "Supported values are: 'low', 'medium'" in str(caught.value)
@@ -94,5 +99,5 @@ def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
     fetch_models(signed_in)
     ask("hi", slug="gpt-9", reasoning_effort="xhigh")
     assert simulator.prompts[-1]["reasoning"]["effort"] == "xhigh"
-    with pytest.raises(llm.ModelError, match=r"Supported values are: 'low', 'xhigh'"):
+    with pytest.raises(llm.ModelError, match=r"Choose one of: none, low, xhigh\."):
         ask("hi", slug="gpt-9", reasoning_effort="medium")

@@ -1,1 +1,1 @@
-"""Prompts, models, usage and images: everything that is requested with a login."""
+"""Prompts, models, usage and images: all requests that need a login."""

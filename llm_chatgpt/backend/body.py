@@ -11,6 +11,8 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.errors import ChatGPTError
+from llm_chatgpt.text import printable
 
 
 def takes_system_message(slug: str) -> bool:
@@ -21,6 +23,17 @@ def takes_system_message(slug: str) -> bool:
     """
     version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
     return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
+
+
+def check_effort(effort: str | None, info: ModelInfo) -> None:
+    """Raise ChatGPTError for an effort that a model from the service's own list does not have."""
+    efforts = dict.fromkeys(("none", *info.efforts))
+    sent = "max" if effort == "ultra" else effort  # P89
+    if effort and info.efforts and not efforts.keys() & {effort, sent}:
+        raise ChatGPTError(
+            f"{info.model_id} has no reasoning effort '{effort}'.",
+            f"Choose one of: {', '.join(map(printable, efforts))}.",
+        )
 
 
 def session_id(

@@ -178,9 +178,9 @@ def remembered_models(tokens: Tokens) -> ModelList:
 def models_to_register() -> dict[str, ModelInfo]:
     """Return every model to register, by slug.
 
-    Fetched models come first, then the built-in ones, then those of earlier lists, which old
-    conversations may need, and those that LLM_CHATGPT_MODELS names. A model is `hidden` if every
-    list that has it hides it.
+    Fetched models come first, then built-in ones, then models of earlier lists (old conversations
+    may need them) and the models in LLM_CHATGPT_MODELS. A model is `hidden` if every list that has
+    it hides it.
     """
     data = read_models_file()
     lists = map(parse_model_list, as_mapping(data.get("accounts")).values())

@@ -90,7 +90,10 @@ def refused_parts(
 
 
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the parts of the input that `param` names by place, type, id or address."""
+    """Return the refused parts of the input: `param` may name a place, a type, an id or an address.
+
+    If a download failed and no address is named, returns the addresses of all images.
+    """
     param = error.param or ""
     place = re.match(r"input\[(\d{1,9})\]", param)
     named_items = items[int(place[1]) :][:1] if place else ()

@@ -176,11 +176,11 @@ _FILE_WORDS = re.compile(
 
 
 class RefusedRequest(NamedTuple):
-    """Facts about a refused request for the message of its error.
+    """Facts about a refused request, for the message of the error.
 
     `tokens` were sent. `login` is the command that signs in again (None: without an account's
     name), `key_option` the option of llm that names the login. `slug` is the requested model,
-    `models` are those of the account. `has_files` says that the prompt had files attached.
+    `models` is the account's list. `has_files` says whether the prompt had files attached.
     """
 
     tokens: Tokens

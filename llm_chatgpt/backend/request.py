@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from llm_chatgpt import clients, config
 from llm_chatgpt.backend import optional_parts
 from llm_chatgpt.backend.answer import Answer
-from llm_chatgpt.backend.body import build_body, schema_of_chain, session_id, takes_system_message
+from llm_chatgpt.backend.body import (
+    build_body,
+    check_effort,
+    schema_of_chain,
+    session_id,
+    takes_system_message,
+)
 from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
 from llm_chatgpt.backend.input import InputBuilder, system_message
 from llm_chatgpt.backend.memory import Memory, Turn
@@ -61,10 +67,12 @@ class RequestBuilder:
     def build(self, tokens: Tokens, without: frozenset[str], answer: Answer) -> Request:
         """Build the request for the next round of `answer`. May read files and fetch addresses.
 
-        Raises ChatGPTError for a schema, a tool or an attachment that cannot be sent.
+        Raises ChatGPTError for an effort, a schema, a tool or an attachment that cannot be sent.
         """
         prompt, models = self._prompt, remembered_models(tokens)
         info = model_to_use(self._model.info, models)
+        if info in models.models:  # Another account's list may say otherwise.
+            check_effort(prompt.options.reasoning_effort, info)
         without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
         schema = schema_of_chain(prompt, self._conversation)
         check_json(schema, "The schema")

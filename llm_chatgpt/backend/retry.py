@@ -59,7 +59,7 @@ def next_attempt(
 ) -> Attempt | None:
     """Plan the next attempt after an error; None if the error is final.
 
-    `refused` names the parts that the error is about (optional_parts.py), `tokens` are those of
+    `refused` names the parts that the error is about (optional_parts.py). `tokens` were sent with
     the failed attempt.
     """
     last = last._replace(pause=0.0)

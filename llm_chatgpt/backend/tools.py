@@ -66,7 +66,7 @@ def add_tools(
     tool that the route refuses, and for an input schema that is not JSON.
     """
     hosted = [tool for tool in prompt.tools if isinstance(tool, llm.ServerSideTool)]
-    # Of several functions with one name, llm runs the last.
+    # Of several functions with the same name, llm runs the last.
     functions = {tool.name: tool for tool in prompt.tools if tool not in hosted}
     specs: list[dict[str, Any]] = []
     for tool in prompt.tools:
@@ -88,9 +88,9 @@ def add_tools(
             "Leave the tool out, or use the Codex login ('llm chatgpt login').",
         )
     if route.tools_in_input and functions:
-        moved = [spec for spec in specs if spec["type"] == "function"]
-        specs = [spec for spec in specs if spec not in moved]
-        items.insert(0, {"type": "additional_tools", "role": "developer", "tools": moved})
+        function_specs = [spec for spec in specs if spec["type"] == "function"]
+        specs = [spec for spec in specs if spec not in function_specs]
+        items.insert(0, {"type": "additional_tools", "role": "developer", "tools": function_specs})
     if specs:
         body["tools"] = specs
     return {tool_name(name): name for name in functions}

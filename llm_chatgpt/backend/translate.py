@@ -36,8 +36,8 @@ _DELTAS = {
 }
 # The last event of an answer (P163, P165, P166).
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
-# An answer with one of these is kept, even if an `error` stands beside it.
-_GOOD_STATUSES = ("completed", "incomplete")
+# An answer with one of these is used, even if it also has an `error`.
+_USABLE_STATUSES = ("completed", "incomplete")
 # The fields of an item that are too large to be logged.
 _LARGE = ("encrypted_content", "result")
 # The waiting line's text while the service runs one of its own tools.
@@ -130,11 +130,11 @@ class EventTranslator:
             self._end("failed", {"error": as_mapping(event.get("error")) or event})
 
     def _end(self, ended: str, response: Fields) -> None:
-        """Read the last event. Its name, `status` and `error` count, the worst of them (P170)."""
+        """Read the last event. The worst of its name, `status` and `error` counts (P170)."""
         status, error = response.get("status"), response.get("error")
         if status == "incomplete" and ended == "completed":
             ended = status
-        elif status in ("failed", "cancelled") or (error and status not in _GOOD_STATUSES):
+        elif status in ("failed", "cancelled") or (error and status not in _USABLE_STATUSES):
             ended = "failed"
         self.error = {"message": error} if isinstance(error, str) else as_mapping(error)
         if ended != "failed":

@@ -74,8 +74,8 @@ class Scrubber:
         return self._placeholders[secret]
 
     def _value(self, field: str, value: str) -> str:
-        # `code` is secret in forms only: in JSON it is an error code, and does not get here. An
-        # `id` without a known prefix, such as that of a service tier, is not secret.
+        # `code` is secret only in forms: in JSON it is an error code, and does not get here. An
+        # `id` is secret only with a known prefix, which the id of a service tier does not have.
         is_private = re.fullmatch(f"{_PRIVATE_FIELDS}|code", field)
         if is_private and (field != "id" or re.match(_ID_PREFIX, value)):
             return self.replacement(field, value)

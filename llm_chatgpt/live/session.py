@@ -50,7 +50,7 @@ class Live:
         self.key, self.tokens, self.exchanges = key, tokens, exchanges
         self.choose_model(remembered_models(tokens).listed)
         self.lines: list[Line] = []
-        # All differences, including those that the line of a later check will report.
+        # All differences so far, including some that a later check will report.
         self.differences: list[Difference] = []
         # Facts of the current check that this run has not tested.
         self.unsettled: set[str] = set()
