@@ -23,7 +23,7 @@ from llm_chatgpt.values import as_mapping, as_text
 
 
 def user_dir() -> pathlib.Path:
-    """Return llm's folder, and create it if it is missing. LLM_USER_PATH can name another one."""
+    """Return llm's folder, and create it if it is missing. LLM_USER_PATH can name another."""
     return cast(pathlib.Path, llm.user_dir())
 
 

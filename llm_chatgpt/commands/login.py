@@ -111,7 +111,7 @@ def _new_account_name(name: str | None) -> str | None:
 
 
 def _announce_login(name: str) -> None:
-    """Name the logins that exist, and say whether the new one replaces one of them."""
+    """Name the existing logins, and say whether the new login replaces one."""
     try:
         store = read_store()
     except StoreError:

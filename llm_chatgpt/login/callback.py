@@ -157,7 +157,7 @@ def wait_for_approval(
     show: Callable[[Any], None],
     read_lines: ReadLines | None,
 ) -> AuthorizationCode:
-    """Wait for a redirect to `host` and one of `ports`, or for a pasted address.
+    """Wait for a redirect to `host` on one of `ports`, or for a pasted address.
 
     `build_request(port)` builds the request, and `show(request)` presents it. `read_lines(line,
     stop)`, if given, runs in a thread and calls `line` with each pasted line until `stop` is set.

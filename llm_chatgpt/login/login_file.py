@@ -198,7 +198,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 
 
 def check_writable() -> None:
-    """Raise StoreError unless a new login could be stored now. Leaves nothing but the lock file."""
+    """Raise StoreError unless a new login could be stored now. Leaves only the lock file behind."""
     with locked_store() as writer:
         read_store(if_damaged=_DAMAGED)
         writer.probe()

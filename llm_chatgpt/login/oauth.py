@@ -281,7 +281,7 @@ def revoke(tokens: Tokens) -> None:
     if tokens.refresh_token:
         body["client_id"] = tokens.client_id or config.CLIENT_ID
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
-    # On the official route, OpenAI asks programs to retry after a failure of network or server.
+    # On the official route, OpenAI asks programs to retry after a network or server failure.
     for _ in range(2 if route.own_session else 1):
         seconds = end - time.monotonic()
         try:

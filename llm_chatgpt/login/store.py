@@ -117,7 +117,7 @@ class Store:
         return self._with(registrations={**self.registrations, name: entry})
 
     def login_command(self, name: str | None) -> str:
-        """Build the command that signs in again under an account's name, by the same route."""
+        """Build the command that signs in again under an account's name, on the same route."""
         tokens = self.accounts.get(name or "")
         last_route = OFFICIAL if self.registration(name or "") else CODEX
         return (tokens.route if tokens else last_route).login_command(name)

@@ -25,7 +25,7 @@ KINDS = (CODEX.kind, OFFICIAL.kind, "codex", "access_token")
 
 
 def without_secrets(value: Any, *names: str) -> str:
-    """Build a repr with only these fields of a value that holds secrets."""
+    """Build a repr that shows only these fields of a value with secrets."""
     fields = ", ".join(f"{name}={getattr(value, name)!r}" for name in names)
     return f"{type(value).__name__}({fields})"
 
