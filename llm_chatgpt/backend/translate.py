@@ -77,8 +77,8 @@ class EventTranslator:
         self.activity = ""
         # The reply's Content-Type; the service's streams have none (P154).
         self.content_type = ""
-        # The body of a reply that is not a stream (P158).
-        self.page = b""
+        # The pieces of `page`, so that a long body takes linear time.
+        self._page: list[bytes] = []
         self._is_stream: bool | None = None
         self._decoder = SSEDecoder()
         self._items: dict[object, Item] = {}
@@ -93,7 +93,7 @@ class EventTranslator:
         if self._is_stream is None and chunk.strip():
             self._is_stream = is_event_stream(self.content_type, chunk)
         if self._is_stream is False:
-            self.page += chunk
+            self._page.append(chunk)
             return []
         return self._translate(self._decoder.feed(chunk))
 
@@ -104,6 +104,11 @@ class EventTranslator:
         if "output" in response or response.get("object") == "response":
             self._end("completed", response)
         return self._translate(self._decoder.flush())
+
+    @property
+    def page(self) -> bytes:
+        """The body of a reply that is not a stream (P158); empty for a stream."""
+        return b"".join(self._page)
 
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
         for frame in frames:
