@@ -36,8 +36,6 @@ from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import clients, config
-from llm_chatgpt.backend import prompt_run
-from llm_chatgpt.backend.memory import Memory
 from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login import login_file
 from llm_chatgpt.login.store import Store
@@ -99,7 +97,6 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
-    monkeypatch.setattr(prompt_run, "memory", Memory())
     yield
     clients.close_clients()
     models_updated()
@@ -145,9 +142,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("callback-ports"))
 
 
+_used_ports: set[int] = set()
+
+
+def new_simulator() -> Simulator:
+    """Create a simulator on a port that no earlier one had.
+
+    The plugin remembers by the address what a service has refused.
+    """
+    simulator = Simulator()
+    while simulator.port in _used_ports:
+        simulator.close()
+        simulator = Simulator()
+    _used_ports.add(simulator.port)
+    return simulator
+
+
 @pytest.fixture
 def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator() as running:
+    with new_simulator() as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running

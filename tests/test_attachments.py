@@ -194,7 +194,7 @@ def screenshot() -> llm.ToolOutput:
 
 
 def test_tools_that_return_pictures(simulator, signed_in, ask):
-    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Call("screenshot", {}))
     simulator.answer(Say("I see."))
     conversation = ask.model().conversation(tools=[screenshot])
     ask.chain(conversation, "Look", tools=[screenshot])
@@ -220,7 +220,7 @@ def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signe
 
 def test_reply_with_images_and_tools(simulator, signed_in):
     model = llm.get_model("chatgpt-gpt-6-luna")
-    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Call("screenshot", {}))
     first = model.prompt("Look", tools=[screenshot])
     simulator.answer(Say("Nice."))
     assert first.reply("What do you see?").text() == "Nice."

@@ -366,7 +366,7 @@ def report() -> llm.ToolOutput:
 
 
 def test_a_tool_that_returns_a_file(simulator, signed_in, ask):
-    simulator.answer(Call("report", {}, "c1"))
+    simulator.answer(Call("report", {}))
     simulator.answer(Say("Read."))
     conversation = ask.model().conversation(tools=[report])
     ask.chain(conversation, "Go", tools=[report])

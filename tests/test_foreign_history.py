@@ -72,7 +72,7 @@ def test_core_openai_reasoning_is_left_alone(simulator, signed_in, ask):
 
 def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
     simulator.answer(
-        Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2}, "c1")
+        Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2})
     )
     answered = ask("Go", tools=[multiply, WebSearch()])
     for message in answered.messages:

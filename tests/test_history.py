@@ -130,7 +130,7 @@ WRITTEN = [
 
 @pytest.mark.parametrize("arguments", WRITTEN)
 def test_arguments_go_back_as_the_model_wrote_them(simulator, signed_in, run_llm, arguments):
-    simulator.answer(Call("add", arguments, "c1"))
+    simulator.answer(Call("add", arguments))
     run_llm("-m", MODEL, "go", "--functions", ADD)
     run_llm("-c", "on")
     assert len(simulator.prompts) == 3
@@ -140,7 +140,7 @@ def test_arguments_go_back_as_the_model_wrote_them(simulator, signed_in, run_llm
 
 
 def test_arguments_in_memory_and_from_a_dict(simulator, signed_in, ask):
-    simulator.answer(Call("add", '{"a":6,"b":7}', "c1"))
+    simulator.answer(Call("add", '{"a":6,"b":7}'))
     first, last = ask.chain(ask.model(), "go", tools=[add])
     history = [*first.prompt.messages, *first._messages_now(), *last.prompt.messages[-1:]]
     loaded = [llm.Message.from_dict(json.loads(json.dumps(m.to_dict()))) for m in history]
@@ -150,7 +150,7 @@ def test_arguments_in_memory_and_from_a_dict(simulator, signed_in, ask):
 
 
 def test_arguments_that_were_changed_later_are_sent_as_they_are(simulator, signed_in, ask):
-    simulator.answer(Call("add", '{"a":6,"b":7}', "c1"))
+    simulator.answer(Call("add", '{"a":6,"b":7}'))
     messages = ask("go", tools=[add]).messages
     for changed in ({"a": 6, "b": 8}, {"a": 6.0, "b": 7}, {"a": 6, "b": True}):
         messages[0].parts[0].arguments = changed
@@ -372,7 +372,7 @@ def test_a_tool_whose_attachment_cannot_be_sent(simulator, signed_in, ask, caplo
         "Draw"
         return llm.ToolOutput("done", attachments=[bad(kind), llm.Attachment(content=PNG)])
 
-    simulator.answer(Call("draw", {}, "c1"))
+    simulator.answer(Call("draw", {}))
     simulator.answer(Say("Never mind."))
     responses = ask.chain(ask.model(), "go", tools=[draw])
     assert responses[-1].text_or_raise() == "Never mind."
