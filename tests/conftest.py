@@ -36,11 +36,12 @@ from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import clients, config
+from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login import login_file
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
-from simulator import Account, Simulator
+from simulator import Account, Answer, Simulator
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
 EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
@@ -62,6 +63,18 @@ hypothesis.settings.load_profile("tests")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--http", choices=["httpx", "httpx2"], help="the HTTP library to test with")
+
+
+def pytest_make_parametrize_id(val: Any) -> str | None:
+    """Name an answer of the simulator by its status and its error."""
+    if not isinstance(val, Answer):
+        return None
+    error = val.body
+    while isinstance(error, dict):
+        names = ("error", "detail", "code", "type", "message")
+        error = next((error[name] for name in names if error.get(name)), None)
+    words = "dropped" if val.drop else error if isinstance(error, str) else ""
+    return f"{val.status} {words[:40]}".strip()
 
 
 @pytest.fixture(autouse=True)
@@ -277,6 +290,13 @@ def kinds(items: list[dict[str, Any]]) -> list[str]:
     return [item.get("role", item["type"]) for item in items]
 
 
+def add_blind_model(simulator: Simulator, tokens: plugin.Tokens) -> None:
+    """Offer `gpt-blind`, which takes no images, and fetch the list of models."""
+    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
+    simulator.models = [*simulator.models, blind]
+    fetch_models(tokens)
+
+
 def multiply(a: int, b: int) -> int:
     """Multiply two numbers"""
     return a * b
@@ -374,6 +394,11 @@ def make_logs() -> None:
         path.write_bytes(empty_logs())
 
 
+def logged(run_llm: Callable[..., Result], number: int = 1) -> list[dict[str, Any]]:
+    """Return llm's newest logs, the newest first."""
+    return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
+
+
 @pytest.fixture
 def run_llm() -> Callable[..., Result]:
     """Run `llm ...` in this process, with separate stdout and stderr."""
@@ -451,6 +476,16 @@ def login(
     return run
 
 
+def authorize_queries(simulator: Simulator) -> list[dict[str, str]]:
+    """The queries of all authorize addresses of the official route that were opened."""
+    return [request.query for request in simulator.seen("/api/accounts/authorize")]
+
+
+def exchanges(simulator: Simulator) -> list[Any]:
+    """The bodies of all requests to the official route's token endpoint."""
+    return [request.body for request in simulator.seen("/api/accounts/oauth/token")]
+
+
 def redirect_of(url: str) -> str:
     """Open the authorize address; return the address that the issuer redirects to."""
     status, headers, body = fetch(url, redirects=False)
@@ -523,6 +558,39 @@ def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
         text=True,
         **kwargs,
     )
+
+
+class PipedLogin:
+    """`llm chatgpt login` with pipes, up to the address that it prints."""
+
+    def __init__(self, *arguments: str, **options: Any):
+        self.process = start_llm("chatgpt", "login", *arguments, **options)
+        self.printed = ""
+        while "Waiting for the browser" not in self.printed:
+            line = self.process.stderr.readline()
+            assert line, self.printed
+            self.printed += line
+        self.url = re.search(r"^  (http\S+)$", self.printed, re.MULTILINE)[1]
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the end; return the exit code, stdout and stderr."""
+        stdout, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stdout, self.printed + stderr
+
+
+@pytest.fixture
+def start_login() -> Iterator[Callable[..., PipedLogin]]:
+    """`start_login(*arguments)` runs `llm chatgpt login` with pipes; it ends with the test."""
+    started: list[PipedLogin] = []
+
+    def run(*arguments: str, **options: Any) -> PipedLogin:
+        started.append(PipedLogin(*arguments, **options))
+        return started[-1]
+
+    yield run
+    for login in started:
+        login.process.kill()
+        login.process.wait()
 
 
 @pytest.fixture

@@ -41,8 +41,17 @@ def test_all_is_well(simulator, signed_in, examine, run_llm):
     found = examine()
     assert {f["state"] for f in found.values()} == {"ok"}
     assert set(found) == {
-        *("versions", "login file", "storage", "proxies", "certificates", "settings"),
-        *("login", "sign-in host", "backend", "clock", "models"),
+        "versions",
+        "login file",
+        "storage",
+        "proxies",
+        "certificates",
+        "settings",
+        "login",
+        "sign-in host",
+        "backend",
+        "clock",
+        "models",
     }
     assert "llm-chatgpt-oauth/" in found["versions"]["text"]
     assert "httpx" in found["versions"]["text"]

@@ -10,9 +10,9 @@ import llm
 import pytest
 from llm.parts import ToolCallPart, ToolResultPart
 
+from conftest import add_blind_model
 from llm_chatgpt import config
 from llm_chatgpt.backend.attachments import attachment_part
-from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import PNG, Answer, Call, Say, error_answer
 from test_attachments import GIF, JPEG, PDF, WEBP, images_of, last_body, parts_of
 
@@ -30,6 +30,8 @@ def files_of(body):
 
 
 OFFICE = "application/vnd.openxmlformats-officedocument."
+
+
 KINDS = {
     "word": "wordprocessingml.document",
     "ppt": "presentationml.presentation",
@@ -386,9 +388,7 @@ def test_a_part_with_a_file_becomes_an_output_with_a_file(simulator, signed_in, 
 
 
 def test_every_model_takes_files(simulator, signed_in):
-    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
-    simulator.models = [*simulator.models, blind]
-    fetch_models(signed_in)
+    add_blind_model(simulator, signed_in)
     for get in (llm.get_model, llm.get_async_model):
         assert "application/pdf" in get("chatgpt-gpt-6-luna").attachment_types
         assert "image/png" in get("chatgpt-gpt-6-luna").attachment_types

@@ -59,8 +59,14 @@ def test_a_claude_conversation_goes_on_here(simulator, signed_in, ask):
     )
     items = simulator.prompts[-1]["input"]
     assert kinds(items) == [
-        *("developer", "user", "assistant", "assistant", "function_call", "function_call_output"),
-        *("assistant", "user"),
+        "developer",
+        "user",
+        "assistant",
+        "assistant",
+        "function_call",
+        "function_call_output",
+        "assistant",
+        "user",
     ]
 
 

@@ -10,14 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    BOB,
-    bearers,
-    device_login,
-    keep_key,
-    secrets_watch,
-    sign_in,
-)
+from conftest import BOB, bearers, device_login, keep_key, secrets_watch, sign_in
 from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import make_jwt
 

@@ -20,8 +20,18 @@ from simulator import make_jwt
 
 WORKSPACE = "x-codex-rate-limit-reached-type"
 JSON = json_values(
-    *("error", "detail", "message", "code", "type", "param", "plan_type"),
-    *("resets_at", "resets_in_seconds", "loc", "msg", "error_description"),
+    "error",
+    "detail",
+    "message",
+    "code",
+    "type",
+    "param",
+    "plan_type",
+    "resets_at",
+    "resets_in_seconds",
+    "loc",
+    "msg",
+    "error_description",
 )
 
 
@@ -31,9 +41,15 @@ JSON = json_values(
     st.dictionaries(
         st.sampled_from(
             [
-                *("x-request-id", "cf-ray", "content-type", "x-codex-plan-type", WORKSPACE),
-                *("x-codex-primary-used-percent", "x-codex-primary-window-minutes"),
-                *("x-codex-limit-name", "x-codex-primary-reset-at"),
+                "x-request-id",
+                "cf-ray",
+                "content-type",
+                "x-codex-plan-type",
+                WORKSPACE,
+                "x-codex-primary-used-percent",
+                "x-codex-primary-window-minutes",
+                "x-codex-limit-name",
+                "x-codex-primary-reset-at",
             ]
         ),
         st.text(max_size=12) | st.floats().map(str),
@@ -63,8 +79,13 @@ def test_any_claims_can_be_read(payload):
 CLAIMS = st.dictionaries(
     st.sampled_from(
         [
-            *("exp", "iat", "email", "chatgpt_account_id", "organizations"),
-            *(tokens.AUTH_CLAIM, tokens.PROFILE_CLAIM),
+            "exp",
+            "iat",
+            "email",
+            "chatgpt_account_id",
+            "organizations",
+            tokens.AUTH_CLAIM,
+            tokens.PROFILE_CLAIM,
         ]
     ),
     st.recursive(

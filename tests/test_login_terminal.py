@@ -8,40 +8,16 @@ import re
 import sys
 import threading
 import types
-import urllib.request
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, start_llm, wait_until
+from conftest import fetch, sign_in, wait_until
 from simulator import Account, Answer
 from terminal import needs_pty
 
 listens = pytest.mark.usefixtures("callback_ports")
-
-
 NO_CODES = Answer(404, {"detail": "Not Found"})
-
-
-@pytest.fixture
-def in_pipes(start, callback_ports):
-    """Start `llm chatgpt login --browser` in pipes; return the process, the address, its output."""
-    started = []
-
-    def run():
-        process = start_llm("chatgpt", "login", "--browser")
-        started.append(process)
-        printed = ""
-        while not (found := re.search(r"^  (http\S+)$", printed, re.MULTILINE)):
-            line = process.stderr.readline()
-            assert line, printed
-            printed += line
-        return process, found[1], printed
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -57,16 +33,6 @@ def browser(tmp_path, monkeypatch, start):
 
 def approve(simulator):
     simulator.approve(simulator.seen("/deviceauth/token")[0].body["user_code"])
-
-
-def address_on(terminal):
-    return terminal.wait_for(r"\n  (http://127\S+)\r")[1]
-
-
-def visit(url):
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
-    with urllib.request.urlopen(request, timeout=20) as reply:
-        return reply.read().decode()
 
 
 # Signing in at a terminal
@@ -100,11 +66,11 @@ def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
     terminal.wait_for("14:5")
     terminal.type("what?")
     terminal.type(typed)
-    url = address_on(terminal)
+    url = terminal.address()
     terminal.wait_for("Opening your browser")
     wait_until(browser)
     assert browser() == [url]
-    assert "Go back to the terminal" in visit(url)
+    assert "Go back to the terminal" in fetch(url)[2]
     assert terminal.end() == 0, terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
 
@@ -120,7 +86,7 @@ def test_without_a_browser_only_b_is_offered(simulator, start):
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
-    assert "Go back to the terminal" in visit(address_on(terminal))
+    assert "Go back to the terminal" in fetch(terminal.address())[2]
     assert "Opening your browser" not in terminal.screen
     assert terminal.end() == 0, terminal.screen
 
@@ -134,7 +100,7 @@ def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
-    visit(address_on(terminal))
+    fetch(terminal.address())
     assert terminal.end() == 0, terminal.screen
     assert browser() == []
 
@@ -160,9 +126,9 @@ def test_without_device_codes_the_browser_login_begins_by_itself(simulator, star
     simulator.script("usercode", NO_CODES)
     terminal = start("chatgpt", "login")
     terminal.wait_for("Device codes are turned off for this account")
-    url = address_on(terminal)
+    url = terminal.address()
     wait_until(browser)
-    visit(url)
+    fetch(url)
     assert terminal.end() == 0, terminal.screen
     assert "[Y/n]" not in terminal.screen
 
@@ -306,7 +272,7 @@ def test_where_nothing_can_copy_it_is_not_offered(simulator, start, clipboard, m
 def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
     terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
-    before, _, after = terminal.screen.partition(address_on(terminal))
+    before, _, after = terminal.screen.partition(terminal.address())
     assert before == "Open this page in a browser:\r\n\r\n  "
     assert "LLM_CHATGPT_REDIRECT_HOST=localhost" in after
     assert max(map(len, re.split(r"[\r\n]+", after))) < 60
@@ -368,34 +334,36 @@ def planted(tmp_path, monkeypatch):
 @listens
 def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, browser, planted):
     terminal = start("chatgpt", "login", "--browser")
-    url = address_on(terminal)
+    url = terminal.address()
     wait_until(browser)
-    visit(url)
+    fetch(url)
     assert terminal.end() == 0, terminal.screen
     assert planted() == []
     assert browser() == [url]
 
 
 @needs_pty
-def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
-    process, url, printed = in_pipes()
+@listens
+def test_a_browser_does_not_write_into_our_output(simulator, start_login, browser):
+    login = start_login("--browser")
     wait_until(browser)
-    visit(url)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0
+    fetch(login.url)
+    code, stdout, stderr = login.end()
+    assert code == 0
     assert stdout.startswith("Signed in as ada@example.com")
-    assert "noise" not in stdout + printed + stderr
+    assert "noise" not in stdout + stderr
 
 
 @needs_pty
+@listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
-def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
+def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypatch, value):
     """A text browser would open in this very terminal."""
     monkeypatch.setenv("BROWSER", value)
-    process, url, printed = in_pipes()
-    assert "Open this page in a browser" in printed
-    visit(url)
-    assert process.wait(timeout=30) == 0
+    login = start_login("--browser")
+    assert "Open this page in a browser" in login.printed
+    fetch(login.url)
+    assert login.end()[0] == 0
 
 
 def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeypatch):
@@ -404,7 +372,7 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 
     def startfile(url):
         opened.append(url)
-        threads.append(threading.Thread(target=visit, args=(url,)))
+        threads.append(threading.Thread(target=fetch, args=(url,)))
         threads[-1].start()
 
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)

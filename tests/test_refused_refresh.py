@@ -10,12 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    edit_login,
-    expire,
-    sign_in,
-    start_llm,
-)
+from conftest import edit_login, expire, sign_in, start_llm
 from llm_chatgpt.login.credentials import check_usable
 from llm_chatgpt.login.login_file import read_store
 from simulator import Answer, error_answer

@@ -128,6 +128,5 @@ def test_to_dict_and_back(simulator, signed_in):
     again = llm.Response.from_dict(data)
     simulator.answer(Say("It is 42."))
     assert again.reply(tools=[multiply]).text() == "It is 42."
-    assert kinds(simulator.prompts[-1]["input"]) == [
-        *("user", "reasoning", "function_call", "function_call_output")
-    ]
+    last = kinds(simulator.prompts[-1]["input"])
+    assert last == ["user", "reasoning", "function_call", "function_call_output"]

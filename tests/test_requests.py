@@ -44,7 +44,9 @@ def test_a_model_that_insists_on_instructions_is_asked_without_them_once(simulat
         assert ask("hi", system="Be brief.").text
     ask("hi", system="Be brief.", slug="gpt-6-sol")
     assert [body.get("instructions") for body in sent(simulator)] == [
-        *(None, "Be brief.", "Be brief."),
+        None,
+        "Be brief.",
+        "Be brief.",
         None,
     ]
 

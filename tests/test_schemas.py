@@ -289,7 +289,7 @@ def test_a_schema_on_the_command_line_outlives_the_tools(simulator, signed_in, r
     simulator.answer(Call("llm_time", {}))
     simulator.answer(Say("{}"))
     result = run_llm(
-        *("-m", "chatgpt-gpt-6-luna", "x", "--schema", "name, age int", "-T", "llm_time", "-R")
+        "-m", "chatgpt-gpt-6-luna", "x", "--schema", "name, age int", "-T", "llm_time", "-R"
     )
     assert (result.stderr, result.stdout) == ("", "{}\n")
     assert text_format(simulator)["schema"] == llm.schema_dsl("name, age int")
@@ -425,9 +425,8 @@ def test_the_same_tool_twice_is_sent_once(simulator, signed_in, ask):
     tools = [now, WebSearch(), other, newer, other, WebSearch()]
     ask.chain(ask.model(), "Go", tools=tools)
     first, second = simulator.prompts
-    assert [tool.get("name", tool["type"]) for tool in first["tools"]] == [
-        *("now", "web_search", "other")
-    ]
+    tools_sent = [tool.get("name", tool["type"]) for tool in first["tools"]]
+    assert tools_sent == ["now", "web_search", "other"]
     # The one that llm runs.
     assert first["tools"][0]["description"] == "Newer"
     assert second["input"][-1]["output"] == "13:00"

@@ -85,9 +85,15 @@ def test_no_token_in_debug_logging(simulator, caplog):
 def test_no_token_on_any_output(simulator, signed_in, run_llm):
     outputs = []
     for command in (
-        *(["chatgpt", "status"], ["chatgpt", "status", "--json"], ["chatgpt", "models"]),
-        *(["chatgpt", "usage"], ["chatgpt", "usage", "--json"], ["chatgpt", "refresh"]),
-        *(["-m", "chatgpt-gpt-6-luna", "hi", "-u"], ["logs", "--json"], ["chatgpt", "logout"]),
+        ["chatgpt", "status"],
+        ["chatgpt", "status", "--json"],
+        ["chatgpt", "models"],
+        ["chatgpt", "usage"],
+        ["chatgpt", "usage", "--json"],
+        ["chatgpt", "refresh"],
+        ["-m", "chatgpt-gpt-6-luna", "hi", "-u"],
+        ["logs", "--json"],
+        ["chatgpt", "logout"],
     ):
         outputs.append(run_llm(*command).output)
     with secrets_watch(simulator) as check:

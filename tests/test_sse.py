@@ -51,8 +51,21 @@ def test_events_of_a_text(text, expected):
 
 PIECES = st.sampled_from(
     [
-        *(b"data: ", b"data:", b"data", b": c", b"event: x", b"\n", b"\n\n", b"\r", b"\r\n"),
-        *("\u00e9".encode(), "\u2028".encode(), b"{}", b" ", b"\xff", b"x" * 50),
+        b"data: ",
+        b"data:",
+        b"data",
+        b": c",
+        b"event: x",
+        b"\n",
+        b"\n\n",
+        b"\r",
+        b"\r\n",
+        "\u00e9".encode(),
+        "\u2028".encode(),
+        b"{}",
+        b" ",
+        b"\xff",
+        b"x" * 50,
     ]
 )
 

@@ -121,8 +121,13 @@ def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
 
 def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
     result = run_llm(
-        *("-m", "chatgpt-gpt-6-luna", 'double {"n": 21}', "-R", "--td"),
-        *("--functions", "def double(n: int) -> int:\n    return n * 2"),
+        "-m",
+        "chatgpt-gpt-6-luna",
+        'double {"n": 21}',
+        "-R",
+        "--td",
+        "--functions",
+        "def double(n: int) -> int:\n    return n * 2",
     )
     assert "The tool returned: 42" in result.stdout
     assert "Tool call: double({'n': 21})" in result.stderr

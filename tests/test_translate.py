@@ -305,21 +305,53 @@ EVENTS = [
     *(
         f"response.{name}"
         for name in (
-            *("output_item.added", "output_item.done", "function_call_arguments.delta"),
-            *("output_text.delta", "output_text.done", "refusal.delta", "refusal.done"),
-            *("reasoning_summary_text.delta", "reasoning_summary_text.done"),
-            *("reasoning_text.delta", "reasoning_text.done"),
-            *("completed", "incomplete", "failed"),
+            "output_item.added",
+            "output_item.done",
+            "function_call_arguments.delta",
+            "output_text.delta",
+            "output_text.done",
+            "refusal.delta",
+            "refusal.done",
+            "reasoning_summary_text.delta",
+            "reasoning_summary_text.done",
+            "reasoning_text.delta",
+            "reasoning_text.done",
+            "completed",
+            "incomplete",
+            "failed",
         )
     ),
 ]
 
 
 JSON = json_values(
-    *("type", "item", "delta", "text", "output_index", "item_id", "call_id", "name"),
-    *("arguments", "summary", "content", "id", "response", "error", "code", "action"),
-    *("annotations", "status", "usage", "result", "sources", "summary_index"),
-    *("content_index", "annotation", "url", "title", "refusal"),
+    "type",
+    "item",
+    "delta",
+    "text",
+    "output_index",
+    "item_id",
+    "call_id",
+    "name",
+    "arguments",
+    "summary",
+    "content",
+    "id",
+    "response",
+    "error",
+    "code",
+    "action",
+    "annotations",
+    "status",
+    "usage",
+    "result",
+    "sources",
+    "summary_index",
+    "content_index",
+    "annotation",
+    "url",
+    "title",
+    "refusal",
 )
 
 
