@@ -23,7 +23,6 @@ from llm_chatgpt.login.credentials import (
 )
 from llm_chatgpt.login.login_file import locked_store, read_store
 from llm_chatgpt.login.new_login import workspace_words
-from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import fitted, from_now, notice, printable
 from llm_chatgpt.waiting import width
@@ -101,17 +100,20 @@ def user_words(tokens: Tokens) -> str:
     return f"{user} ({details})" if details else user
 
 
-def credential_words(credential: Credential, store: Store) -> str:
+def stored_login(key: str | None) -> tuple[Credential, Tokens]:
+    """Choose a login, and read its tokens without a request. The owner of a new access token is
+    still unknown. Raises NotSignedIn, StoreError."""
+    store = read_store()
+    credential = choose_credential(key, store)
+    ownerless = Tokens(credential.access_token or "", kind="access_token")
+    return credential, stored_tokens(credential, store) or ownerless
+
+
+def credential_words(credential: Credential) -> str:
     """Name the account in use and, unless it is the default, why it is used."""
-    if credential.account and credential.account == store.default:
+    if credential.account and credential.account == read_store().default:
         return printable(credential.account)
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
-
-
-def tokens_of(credential: Credential, store: Store) -> Tokens:
-    """Read a login's tokens without a request. The owner of a new access token is still unknown."""
-    ownerless = Tokens(credential.access_token or "", kind="access_token")
-    return stored_tokens(credential, store) or ownerless
 
 
 def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -> tuple[bool, str]:
@@ -170,9 +172,3 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     if old.email == new.email:
         notice(f"Old workspace: {workspace_words(old)}\nNew workspace: {workspace_words(new)}")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
-
-
-def stored_login(account: str | None) -> Tokens | None:
-    """Read a login's tokens without a request; None for a new access token (owner unknown)."""
-    store = read_store()
-    return stored_tokens(choose_credential(account, store), store)

@@ -19,8 +19,7 @@ from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.errors import ChatGPTError, StoreError
-from llm_chatgpt.login.credentials import choose_credential
-from llm_chatgpt.login.login_file import read_store, store_path
+from llm_chatgpt.login.login_file import store_path
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
@@ -104,14 +103,12 @@ def _examine(account: str | None) -> Iterator[Finding]:
     if settings:
         yield Finding("settings", "ok", ", ".join(settings))
     try:
-        store = read_store()
-        credential = choose_credential(account, store)
+        credential, tokens = common.stored_login(account)
     except ChatGPTError as error:
         yield Finding("login", "broken", "not signed in", error.message)
         yield from _hosts(None, None)
         return
-    tokens = common.tokens_of(credential, store)
-    yield _login(common.credential_words(credential, store), credential.account, tokens)
+    yield _login(common.credential_words(credential), credential.account, tokens)
     yield from _hosts(credential.account, tokens)
     yield _models(tokens)
 
