@@ -51,7 +51,7 @@ def status(account: str | None, json_: bool) -> None:
     ended, problem = common.problem_of(credential.account, tokens)
     if json_:
         selection = {"account": credential.account, "reason": credential.reason}
-        details = _account_json(tokens, ended, problem)
+        details = _account_json(tokens, problem)
         common.echo_json({"signed_in": not ended, "path": str(path), **selection, **details})
     else:
         first_line = f"Signed in as {user_words(tokens)}"
@@ -64,7 +64,7 @@ def status(account: str | None, json_: bool) -> None:
         common.echo(f"Account: {common.credential_words(credential)}")
         if tokens.account_id:
             common.echo(f"Workspace: {workspace_words(tokens)}")
-        common.echo(f"Access token: {common.lifetime_words(tokens, ended, problem)}")
+        common.echo(f"Access token: {common.lifetime_words(tokens)}")
         if credential.account:
             common.echo(f"Stored in: {short_path(path)}")
             # Otherwise the user would learn of this only at the next renewal.
@@ -77,10 +77,10 @@ def status(account: str | None, json_: bool) -> None:
         sys.exit(1)
 
 
-def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
+def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
     names = ("kind", "account_id", "workspace", "email", "plan", "expires_at")
     fields = {name: getattr(tokens, name) for name in names}
-    expired = ended or not still_works(tokens, time.time())
+    expired = not still_works(tokens, time.time())
     return {**fields, "expired": expired, "problem": problem or None}
 
 
@@ -104,10 +104,10 @@ def accounts(json_: bool) -> None:
         ended, problem = common.problem_of(name, tokens)
         any_ended = any_ended or ended
         default = name == store.default
-        entries.append({"name": name, "default": default, **_account_json(tokens, ended, problem)})
+        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = common.lifetime_words(tokens, ended, problem)
+            lifetime = common.lifetime_words(tokens)
         plan = tokens.route.plan or plan_name(tokens.plan)
         workspace, short_id = tokens.workspace, (tokens.account_id or "?")[:8]
         if not workspace:

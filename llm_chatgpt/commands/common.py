@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
@@ -88,6 +89,12 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
             click.echo(f"  {printable(note, note_width)}")
 
 
+def versions() -> str:
+    """Name the versions of the plugin, the system, Python, llm and the HTTP library."""
+    library = clients.library()
+    return f"{config.user_agent()} {library.__name__}/{library.__version__}"
+
+
 def user_words(tokens: Tokens) -> str:
     """Describe a login's user: 'ada@example.com (Plus plan, Acme)'."""
     if tokens.kind == "access_token" and tokens.account_id is None:
@@ -141,13 +148,11 @@ def storage_problem() -> StoreError | None:
     return None
 
 
-def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> str:
-    """Say when an access token expires and how it is renewed.
-
-    `ended` and `problem` are the results of `problem_of`.
-    """
+def lifetime_words(tokens: Tokens) -> str:
+    """Say when an access token expires and how it is renewed."""
     if tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
+    ended, problem = problem_of(None, tokens)
     if ended and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
