@@ -175,11 +175,13 @@ def _default_path(suffix: str) -> pathlib.Path:
     return user_dir() / "chatgpt-images" / image_file_name(suffix)
 
 
-def check_output(output: str | None, *, replace: bool = False) -> None:
+def check_output(
+    output: str | None, *, replace: bool = False, if_exists: str = "Choose another name."
+) -> None:
     """Create the new file's folder, and raise ChatGPTError if the file cannot be written.
 
-    Called before the request, because an image that cannot be saved would still count against the
-    limits.
+    `if_exists` is the advice for an existing file. Called before the request, because an image
+    that cannot be saved would still count against the limits.
     """
     where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
     try:
@@ -192,7 +194,7 @@ def check_output(output: str | None, *, replace: bool = False) -> None:
             f"Could not save the image {where} ({_reason(error)}).", "Choose another place with -o."
         ) from error
     if exists:
-        raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
+        raise ChatGPTError(f"{printable(path, 200)} already exists.", if_exists)
     if output and path.suffix != pathlib.Path(output).suffix:
         notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 
