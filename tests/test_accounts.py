@@ -291,8 +291,12 @@ def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask
     delete_tokens(name)
     with pytest.raises(llm.NeedsKeyException, match=r"No default account.*use NAME") as caught:
         ask("hello")
-    for left in {"home", "work", "default"} - {name}:
-        assert left in str(caught.value)
+    listed = run_llm("chatgpt", "accounts")
+    assert (listed.exit_code, "*" in listed.stdout) == (0, False)
+    for message in (str(caught.value), listed.stderr):
+        assert "No default account. Choose one with 'llm chatgpt use NAME'" in message
+        for left in {"home", "work", "default"} - {name}:
+            assert left in message
     assert run_llm("chatgpt", "use", "home").exit_code == 0
     assert ask("hello").text
 

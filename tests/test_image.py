@@ -196,13 +196,13 @@ def test_another_account(simulator, signed_in, image):
 def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_path):
     (tmp_path / "old.png").write_bytes(b"old")
     message = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
-    assert message.endswith("old.png already exists. Choose another name.")
+    assert message.endswith("old.png already exists. Choose another name or use --force.")
     message = error_of(image("A pelican", "-o", str(tmp_path / "old.png" / "a.png")))
     assert message.startswith("Error: Could not save the image as ")
     assert message.endswith("Choose another place with -o.")
     # It would be saved as old.png.
     message = error_of(image("A pelican", "-o", str(tmp_path / "old.jpg")))
-    assert message.endswith("old.png already exists. Choose another name.")
+    assert message.endswith("old.png already exists. Choose another name or use --force.")
     assert image("A pelican", "-o", str(tmp_path)).exit_code == 2
     (llm.user_dir() / "chatgpt-images").touch()
     assert "in chatgpt-images in llm's folder (" in error_of(image("A pelican"))

@@ -106,6 +106,10 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
             {"prompt": "x", "output": f"{__file__}/a.png"},
             f"Could not save the image as {__file__}/a",
         ),
+        (
+            {"prompt": "x", "output": __file__},
+            f"{__file__} already exists. Choose another name.",
+        ),
     ],
 )
 def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, words):

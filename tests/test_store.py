@@ -242,6 +242,11 @@ def test_no_other_login_takes_the_place_of_a_damaged_one(simulator, run_llm, mon
     status = run_llm("chatgpt", "status")
     assert status.exit_code == 1
     assert "'default' is damaged" in status.stdout
+    listed = run_llm("chatgpt", "accounts")
+    assert listed.exit_code == 1
+    assert listed.stdout.splitlines()[-1].split()[:2] == ["*", "default"]
+    assert "'default' is damaged" in listed.stderr
+    assert "No default account" not in listed.stderr
 
 
 def test_a_login_replaces_a_damaged_entry_and_keeps_the_others(simulator, run_llm):

@@ -77,10 +77,17 @@ def test_other_limits_count_for_a_script(simulator, signed_in, run_llm, report, 
 
 def test_the_official_sign_in_cannot_say_that_enough_is_left(simulator, run_llm):
     sign_in_officially(simulator)
+    sent = len(simulator.requests)
     assert run_llm("chatgpt", "usage").exit_code == 0
-    result = run_llm("chatgpt", "usage", "--min-left", "1")
-    assert result.exit_code == 1
-    assert result.stderr == "OpenAI's official sign-in does not report your plan's usage.\n"
+    unreported = "OpenAI's official sign-in does not report your plan's usage.\n"
+    for options in ([], ["--all"]):
+        result = run_llm("chatgpt", "usage", "--min-left", "1", *options)
+        assert (result.exit_code, result.stderr) == (1, "")
+        assert result.stdout.count(unreported) == 1
+    result = run_llm("chatgpt", "usage", "--min-left", "1", "--json")
+    assert (result.exit_code, result.stderr) == (1, unreported)
+    assert json.loads(result.stdout)["kind"] == "official"
+    assert len(simulator.requests) == sent
 
 
 def test_the_usage_of_all_accounts(simulator, signed_in, run_llm):

@@ -15,17 +15,16 @@ import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from llm_chatgpt import clients, config, http
+from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.endpoints import add_resets
 from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
 from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
-from llm_chatgpt.login.credentials import with_login, with_login_async
+from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_thread, notice, printable
+from llm_chatgpt.text import notice, printable
 from llm_chatgpt.values import as_text, first_mapping
 from llm_chatgpt.waiting import Waiting
 
@@ -110,7 +109,7 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
     """
 
     def send(tokens: Tokens, login: str) -> Answer:
-        with _waiting():
+        with Waiting("Creating the image", hint="takes a minute or two"):
             reply = http.send(
                 **_request(tokens, body),
                 seconds=config.IMAGE_TIMEOUT_SECONDS,
@@ -119,26 +118,6 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
         return _read_answer(reply, tokens, login, key)
 
     return with_login(key, send)
-
-
-async def create_image_async(key: str | None, body: Mapping[str, Any]) -> Answer:
-    """Create an image like `create_image`, in an event loop. Can be cancelled at any time."""
-
-    async def send(tokens: Tokens, login: str) -> Answer:
-        request = _request(tokens, body)
-        request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
-        with _waiting():
-            async with http.AsyncStream(request) as stream:
-                content = await stream.read()
-        host = urlsplit(request["url"]).netloc
-        reply = http.Reply(stream.status, stream.headers, content, host)
-        return await in_thread(_read_answer, reply, tokens, login, key)
-
-    return await with_login_async(key, send)
-
-
-def _waiting() -> Waiting:
-    return Waiting("Creating the image", hint="takes a minute or two")
 
 
 def _request(tokens: Tokens, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,11 +175,13 @@ def _default_path(suffix: str) -> pathlib.Path:
     return user_dir() / "chatgpt-images" / image_file_name(suffix)
 
 
-def check_output(output: str | None, *, replace: bool = False) -> None:
+def check_output(
+    output: str | None, *, replace: bool = False, if_exists: str = "Choose another name."
+) -> None:
     """Create the new file's folder, and raise ChatGPTError if the file cannot be written.
 
-    Called before the request, because an image that cannot be saved would still count against the
-    limits.
+    `if_exists` is the advice for an existing file. Called before the request, because an image
+    that cannot be saved would still count against the limits.
     """
     where = f"as {printable(output, 200)}" if output else "in chatgpt-images in llm's folder"
     try:
@@ -213,7 +194,7 @@ def check_output(output: str | None, *, replace: bool = False) -> None:
             f"Could not save the image {where} ({_reason(error)}).", "Choose another place with -o."
         ) from error
     if exists:
-        raise ChatGPTError(f"{printable(path, 200)} already exists.", "Choose another name.")
+        raise ChatGPTError(f"{printable(path, 200)} already exists.", if_exists)
     if output and path.suffix != pathlib.Path(output).suffix:
         notice(f"Note: images are PNG files, so this one will be saved as {printable(path, 200)}.")
 

@@ -37,9 +37,9 @@ def status(account: str | None, json_: bool) -> None:
         llm chatgpt status
         llm chatgpt status --account work --json
     """
-    store, path = read_store(), store_path()
+    path = store_path()
     try:
-        credential = choose_credential(account, store)
+        credential, tokens = common.stored_login(account)
     except NotSignedIn as error:
         if account is not None or config.setting("ACCOUNT"):
             raise
@@ -48,11 +48,10 @@ def status(account: str | None, json_: bool) -> None:
         else:
             common.echo(error.message)
         sys.exit(1)
-    tokens = common.tokens_of(credential, store)
     ended, problem = common.problem_of(credential.account, tokens)
     if json_:
         selection = {"account": credential.account, "reason": credential.reason}
-        details = _account_json(tokens, ended, problem)
+        details = _account_json(tokens, problem)
         common.echo_json({"signed_in": not ended, "path": str(path), **selection, **details})
     else:
         first_line = f"Signed in as {user_words(tokens)}"
@@ -62,10 +61,10 @@ def status(account: str | None, json_: bool) -> None:
                 command = tokens.route.login_command(credential.account)
             first_line = f"Your login as {user_words(tokens)} has ended. Run '{command}'."
         common.echo(first_line)
-        common.echo(f"Account: {common.credential_words(credential, store)}")
+        common.echo(f"Account: {common.credential_words(credential)}")
         if tokens.account_id:
             common.echo(f"Workspace: {workspace_words(tokens)}")
-        common.echo(f"Access token: {common.lifetime_words(tokens, ended, problem)}")
+        common.echo(f"Access token: {common.lifetime_words(tokens)}")
         if credential.account:
             common.echo(f"Stored in: {short_path(path)}")
             # Otherwise the user would learn of this only at the next renewal.
@@ -78,10 +77,10 @@ def status(account: str | None, json_: bool) -> None:
         sys.exit(1)
 
 
-def _account_json(tokens: Tokens, ended: bool, problem: str) -> dict[str, Any]:
+def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
     names = ("kind", "account_id", "workspace", "email", "plan", "expires_at")
     fields = {name: getattr(tokens, name) for name in names}
-    expired = ended or not still_works(tokens, time.time())
+    expired = not still_works(tokens, time.time())
     return {**fields, "expired": expired, "problem": problem or None}
 
 
@@ -105,10 +104,10 @@ def accounts(json_: bool) -> None:
         ended, problem = common.problem_of(name, tokens)
         any_ended = any_ended or ended
         default = name == store.default
-        entries.append({"name": name, "default": default, **_account_json(tokens, ended, problem)})
+        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
-            lifetime = common.lifetime_words(tokens, ended, problem)
+            lifetime = common.lifetime_words(tokens)
         plan = tokens.route.plan or plan_name(tokens.plan)
         workspace, short_id = tokens.workspace, (tokens.account_id or "?")[:8]
         if not workspace:
@@ -117,15 +116,18 @@ def accounts(json_: bool) -> None:
             workspace = f"{workspace} ({short_id})"
         rows.append(("*" if default else "", name, tokens.email or "?", plan, workspace, lifetime))
     unreadable = [name for name in store.entries if name not in store.accounts]
-    rows += [("", name, "?", "?", "?", "damaged or newer") for name in unreadable]
+    for name in unreadable:
+        rows.append(("*" * (name == store.default), name, "?", "?", "?", "damaged or newer"))
     if json_:
         common.echo_json(entries)
     elif len(rows) == 1:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
         common.echo_table(rows)
-        if store.default not in store.accounts:
-            notice("No default account. Choose one with 'llm chatgpt use NAME'.")
+        try:
+            choose_credential(None, store)
+        except NotSignedIn as error:
+            notice(error.message)
     if any_ended or unreadable:
         sys.exit(1)
 
@@ -232,4 +234,4 @@ def _show_account_in_use() -> None:
         if store.accounts:
             common.echo(error.message)
         return
-    common.echo(f"Now in use: {common.credential_words(credential, store)}")
+    common.echo(f"Now in use: {common.credential_words(credential)}")

@@ -11,19 +11,19 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from llm_chatgpt import clients, config
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import terminal
 from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.credentials import (
     Credential,
     Rejection,
-    check_usable,
     choose_credential,
+    must_renew,
     stored_tokens,
 )
 from llm_chatgpt.login.login_file import locked_store, read_store
 from llm_chatgpt.login.new_login import workspace_words
-from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import fitted, from_now, notice, printable
 from llm_chatgpt.waiting import width
@@ -89,6 +89,12 @@ def echo_table(rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
             click.echo(f"  {printable(note, note_width)}")
 
 
+def versions() -> str:
+    """Name the versions of the plugin, the system, Python, llm and the HTTP library."""
+    library = clients.library()
+    return f"{config.user_agent()} {library.__name__}/{library.__version__}"
+
+
 def user_words(tokens: Tokens) -> str:
     """Describe a login's user: 'ada@example.com (Plus plan, Acme)'."""
     if tokens.kind == "access_token" and tokens.account_id is None:
@@ -101,17 +107,20 @@ def user_words(tokens: Tokens) -> str:
     return f"{user} ({details})" if details else user
 
 
-def credential_words(credential: Credential, store: Store) -> str:
+def stored_login(key: str | None) -> tuple[Credential, Tokens]:
+    """Choose a login, and read its tokens without a request. The owner of a new access token is
+    still unknown. Raises NotSignedIn, StoreError."""
+    store = read_store()
+    credential = choose_credential(key, store)
+    ownerless = Tokens(credential.access_token or "", kind="access_token")
+    return credential, stored_tokens(credential, store) or ownerless
+
+
+def credential_words(credential: Credential) -> str:
     """Name the account in use and, unless it is the default, why it is used."""
-    if credential.account and credential.account == store.default:
+    if credential.account and credential.account == read_store().default:
         return printable(credential.account)
     return printable(f"{credential.account or 'an access token'} ({credential.reason})")
-
-
-def tokens_of(credential: Credential, store: Store) -> Tokens:
-    """Read a login's tokens without a request. The owner of a new access token is still unknown."""
-    ownerless = Tokens(credential.access_token or "", kind="access_token")
-    return stored_tokens(credential, store) or ownerless
 
 
 def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -> tuple[bool, str]:
@@ -122,7 +131,7 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
     says that the backend has refused the access token.
     """
     try:
-        check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
+        must_renew(account, tokens, Rejection(tokens.access_token if rejected else None))
     except RefreshFailed as error:
         return True, error.message
     return False, tokens.refusal or ""
@@ -139,13 +148,11 @@ def storage_problem() -> StoreError | None:
     return None
 
 
-def lifetime_words(tokens: Tokens, ended: bool = False, problem: str = "") -> str:
-    """Say when an access token expires and how it is renewed.
-
-    `ended` and `problem` are the results of `problem_of`.
-    """
+def lifetime_words(tokens: Tokens) -> str:
+    """Say when an access token expires and how it is renewed."""
     if tokens.kind == "access_token":
         return "no expiry date; cannot be renewed"
+    ended, problem = problem_of(None, tokens)
     if ended and tokens.renewable:
         return "expired, sign in again"
     expired = not still_works(tokens, time.time())
@@ -170,9 +177,3 @@ def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
     if old.email == new.email:
         notice(f"Old workspace: {workspace_words(old)}\nNew workspace: {workspace_words(new)}")
     return terminal.is_terminal(sys.stdin) and click.confirm("Replace the old login?", err=True)
-
-
-def stored_login(account: str | None) -> Tokens | None:
-    """Read a login's tokens without a request; None for a new access token (owner unknown)."""
-    store = read_store()
-    return stored_tokens(choose_credential(account, store), store)

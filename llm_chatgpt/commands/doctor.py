@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from llm_chatgpt import clients, config, http
+from llm_chatgpt import config, http
 from llm_chatgpt.backend.catalogue import remembered_models
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.errors import ChatGPTError, StoreError
-from llm_chatgpt.login.credentials import choose_credential
-from llm_chatgpt.login.login_file import read_store, store_path
+from llm_chatgpt.login.credentials import Credential
+from llm_chatgpt.login.login_file import store_path
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, backend_headers
 from llm_chatgpt.text import in_words, short_path
@@ -91,9 +91,7 @@ def doctor(
 
 
 def _examine(account: str | None) -> Iterator[Finding]:
-    library = clients.library()
-    versions = f"{config.user_agent()} {library.__name__}/{library.__version__}"
-    yield Finding("versions", "ok", versions)
+    yield Finding("versions", "ok", common.versions())
     yield _storage()
     with contextlib.suppress(StoreError):
         yield _login_file(store_path())
@@ -104,14 +102,12 @@ def _examine(account: str | None) -> Iterator[Finding]:
     if settings:
         yield Finding("settings", "ok", ", ".join(settings))
     try:
-        store = read_store()
-        credential = choose_credential(account, store)
+        credential, tokens = common.stored_login(account)
     except ChatGPTError as error:
         yield Finding("login", "broken", "not signed in", error.message)
         yield from _hosts(None, None)
         return
-    tokens = common.tokens_of(credential, store)
-    yield _login(common.credential_words(credential, store), credential.account, tokens)
+    yield _login(credential, tokens)
     yield from _hosts(credential.account, tokens)
     yield _models(tokens)
 
@@ -156,27 +152,27 @@ def _certificates() -> Finding:
     return Finding("certificates", "ok", ", ".join(["the system's", *extra]))
 
 
-def _login(account_words: str, account: str | None, tokens: Tokens) -> Finding:
-    """Judge the login in use. `account_words` name the account and why it is used."""
-    ended, problem = common.problem_of(account, tokens)
+def _login(credential: Credential, tokens: Tokens) -> Finding:
+    """Judge the login in use."""
+    ended, problem = common.problem_of(credential.account, tokens)
     user, _, host = (tokens.email or "").partition("@")
     anonymous = tokens._replace(email=f"{user[:1]}...@{host}" if host else None, workspace=None)
-    lifetime = common.lifetime_words(tokens, ended, problem)
-    text = f"{account_words}: {common.user_words(anonymous)}, access token: {lifetime}"
+    text = f"{common.credential_words(credential)}: {common.user_words(anonymous)}"
+    text += f", access token: {common.lifetime_words(tokens)}"
     return Finding("login", "broken" if ended else "warning" if problem else "ok", text, problem)
 
 
 def _hosts(account: str | None, tokens: Tokens | None) -> Iterator[Finding]:
     """Send a request to each of the two hosts; compare this machine's clock with theirs."""
     date = None
-    for name, ask in (("sign-in host", _ask_issuer), ("backend", _ask_backend)):
+    for name, ask, sent in (("sign-in host", _ask_issuer, None), ("backend", _ask_backend, tokens)):
         try:
-            reply = ask(tokens)
+            reply = ask(sent)
         except ChatGPTError as error:
             yield Finding(name, "broken", "not reached", error.message)
             continue
         date = date or reply.headers.get("date")
-        yield _host(name, reply, account, tokens if ask is _ask_backend else None)
+        yield _host(name, reply, account, sent)
     moment = as_http_date(date)
     if moment is not None:
         yield _clock(time.time() - moment)

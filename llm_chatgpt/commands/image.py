@@ -85,7 +85,8 @@ def image(
     ]
     body = images.build_body(_prompt(prompt), model, options, data_urls)
     if not to_stdout:
-        images.check_output(output, replace=force)
+        advice = "Choose another name or use --force."
+        images.check_output(output, replace=force, if_exists=advice)
     answer = images.create_image(account, body)
     if to_stdout and _write_to_stdout(answer.image):
         return

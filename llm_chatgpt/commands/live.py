@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import platform
 import sys
 
 import click
 
-from llm_chatgpt import clients, config
 from llm_chatgpt.commands import common, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.files import os_reason, write_whole
@@ -33,10 +31,8 @@ def check_live(
     checks = chosen_checks(tokens, all_)
     if not yes:
         _ask(sum(check.requests for check in checks))
-    library = clients.library()
     report = {
-        "versions": f"{config.user_agent()} {library.__name__}/{library.__version__} "
-        f"Python/{platform.python_version()}",
+        "versions": common.versions(),
         "route": "Codex" if tokens.route is CODEX else "official",
         "plan": printable(tokens.plan or "not told", 40),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.login.credentials import with_login
@@ -28,8 +28,8 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models
         llm chatgpt models --all --json
     """
-    tokens = common.stored_login(account)
-    models = remembered_models(tokens) if tokens else ModelList()
+    _, tokens = common.stored_login(account)
+    models = remembered_models(tokens)
     if not models.models:
         models = with_login(account, fetch_models)
     listed = models.by_rank if all_ else models.listed
@@ -41,7 +41,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         notes = ["(hidden) " * model.hidden + model.description for model in listed]
         common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
-        if tokens and not tokens.route.reports_usage:
+        if not tokens.route.reports_usage:
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
 
 
@@ -78,9 +78,9 @@ def refresh(account: str | None) -> None:
     \b
         llm chatgpt refresh
     """
-    tokens = common.stored_login(account)
-    before = remembered_models(tokens) if tokens else ModelList()
-    models = with_login(account, fetch_models)
+    before, models = with_login(
+        account, lambda t, login: (remembered_models(t), fetch_models(t, login))
+    )
     old_ids = [model.model_id for model in before.by_rank]
     new_ids = [model.model_id for model in models.by_rank]
     changes = [f"New:  {model_id}" for model_id in new_ids if model_id not in old_ids]

@@ -48,7 +48,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
     if all_ and account is not None:
         raise click.UsageError("--all cannot be combined with --account.")
     names = list(read_store().accounts) if all_ else []
-    reports = [_report_or_error(name) for name in names] or [_report(account)]
+    reports = [_report_or_error(name) for name in names] or [with_login(account, _fetch_report)]
     if json_:
         common.echo_json(reports if all_ else reports[0])
     else:
@@ -56,7 +56,9 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
         common.echo(f"Details: {config.USAGE_PAGE}")
     problems = [_shortage(report, min_left) for report in reports if min_left is not None]
     for problem in filter(None, problems):
-        notice(problem)
+        # Above, only JSON does not say that no usage is reported.
+        if json_ or problem != _UNREPORTED:
+            notice(problem)
     if any(problems) or any("error" in report for report in reports):
         sys.exit(1)
 
@@ -64,22 +66,18 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
 def _report_or_error(account: str) -> dict[str, Any]:
     """Fetch an account's usage, or report the error that prevented it."""
     try:
-        return {"account": account, **_report(account)}
+        return {"account": account, **with_login(account, _fetch_report)}
     except ChatGPTError as error:
         return {"account": account, "error": error.message}
 
 
-def _report(account: str | None) -> dict[str, Any]:
-    """Fetch the usage of an account; the official route reports none (P219)."""
-    tokens = common.stored_login(account)
-    if tokens and not tokens.route.reports_usage:
-        return {"kind": tokens.kind, "details": config.USAGE_PAGE}
-    report: dict[str, Any] = with_login(account, _fetch_report)
-    return report
-
-
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
-    """Fetch the usage without names and ids, and add `banked_resets`."""
+    """Fetch the usage without names and ids, and add `banked_resets`.
+
+    The official route reports no usage (P219): send nothing, and name the page that shows it.
+    """
+    if not tokens.route.reports_usage:
+        return {"kind": tokens.kind, "details": config.USAGE_PAGE}
     answer = fetch_usage(tokens, login)
     # A script may log its output, so it gets no names and ids.
     report = {k: v for k, v in answer.items() if k not in ("user_id", "account_id", "email")}
@@ -192,15 +190,14 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
             "Nothing was sent: a reset cannot be undone, so the command asks first.",
             "Run it in a terminal, or use --yes.",
         )
-    tokens = common.stored_login(account)
-    if tokens and not tokens.route.reports_usage:
+    report, user = with_login(
+        account, lambda t, login: (_fetch_report(t, login), common.user_words(t))
+    )
+    if "details" in report:
         raise ChatGPTError(
             "Nothing was sent: OpenAI's official sign-in has no banked resets.",
             "Choose another login with --account.",
         )
-    report, user = with_login(
-        account, lambda t, login: (_fetch_report(t, login), common.user_words(t))
-    )
     banked = report["banked_resets"]
     if banked and not banked["available"]:
         raise _not_reset("no_credit", account)

@@ -43,9 +43,8 @@ def _check(name: str, codex: str, official: str, **settings: Any) -> Callable[..
 
 def chosen_checks(tokens: Tokens, with_optional: bool) -> list[Check]:
     """Return the checks to run for a login, in order."""
-    renewable = tokens.kind == "login" and tokens.refresh_token
     chosen = [c for c in CHECKS if c.facts_on(tokens) and (with_optional or not c.optional)]
-    return [check for check in chosen if check.run is not _refresh or renewable]
+    return [check for check in chosen if check.run is not _refresh or tokens.refresh_token]
 
 
 @_check("model list", "P11 P197 P198", "P218 P262")

@@ -71,8 +71,11 @@ class Tokens(NamedTuple):
     @property
     def account_key(self) -> str:
         """Hash that identifies the account without revealing its id."""
-        official = (self.issuer, self.client_id, self.subject)
-        identity = " ".join(map(str, official)) if self.route is OFFICIAL else self.account_id or ""
+        if self.route is OFFICIAL:
+            identity = f"{self.issuer} {self.client_id} {self.subject}"
+        else:
+            # Without an id, no other login may have the same hash.
+            identity = self.account_id or self.access_token
         return token_hash(identity)[:12]
 
     @property
