@@ -273,6 +273,7 @@ def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_
     path = tmp_path / "large.pdf"
     path.write_bytes(PDF.ljust(MIB))
     by_path = llm.Attachment(type="application/pdf", path=str(path))
+    simulator.answer(Say("Read."))
     ask("Read", attachments=[by_path, llm.Attachment(type="text/plain", content=b"x" * MIB)])
     assert [len(data) for _, _, data in files_of(last_body(simulator))] == [MIB]
     assert text_of(simulator) == "x" * MIB

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 
 import pytest
 
@@ -369,42 +366,6 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
     assert "Aborted!" in err
     assert plugin.load_tokens() == old
     assert not list(store_path().parent.glob("*.tmp"))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_a_countdown(simulator):
-    import pty
-
-    main, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm", "chatgpt", "login"],
-        stdin=child,
-        stdout=subprocess.PIPE,
-        stderr=child,
-    )
-    os.close(child)
-    screen = b""
-    while screen.count(b"left") < 3:
-        screen += os.read(main, 4096)
-    code = simulator.seen("/deviceauth/token")[0].body["user_code"]
-    simulator.approve(code)
-    reader = threading.Thread(target=lambda: _drain(main))
-    reader.start()
-    out, _ = process.communicate(timeout=30)
-    assert b"Signed in" in out
-    times = [part[:5] for part in screen.decode().split("enter the code, ")[1:]]
-    assert len(set(times)) >= 2
-    assert times[0] in ("15:00", "14:59", "14:58")
-    os.close(main)
-    reader.join()
-
-
-def _drain(handle):
-    try:
-        while os.read(handle, 4096):
-            pass
-    except OSError:
-        pass
 
 
 @pytest.mark.parametrize("arguments", [[], ["--device"]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
+import subprocess
 import sys
 import threading
 import types
@@ -13,10 +15,13 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import fetch, sign_in, wait_until
+from llm_chatgpt.login.callback import open_listeners
 from simulator import Account, Answer
 from terminal import needs_pty
 
 listens = pytest.mark.usefixtures("callback_ports")
+
+
 NO_CODES = Answer(404, {"detail": "Not Found"})
 
 
@@ -35,16 +40,27 @@ def approve(simulator):
     simulator.approve(simulator.seen("/deviceauth/token")[0].body["user_code"])
 
 
+@pytest.fixture
+def begin(simulator, start):
+    """Start a login with a code in a terminal, and return the terminal when it counts down."""
+
+    def run(*options, **settings):
+        simulator.interval = "1"
+        terminal = start("chatgpt", "login", *options, **settings)
+        terminal.wait_for("14:5")
+        return terminal
+
+    return run
+
+
 # Signing in at a terminal
 
 
 @needs_pty
-def test_enter_opens_the_page(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+def test_enter_opens_the_page(simulator, begin, browser):
+    terminal = begin()
     terminal.wait_for("type b and Enter to sign in through the browser")
     terminal.wait_for("Press Enter to open the page")
-    terminal.wait_for("14:5")
     assert browser() == []
     terminal.type("")
     terminal.wait_for("Opened the page in your browser")
@@ -60,10 +76,8 @@ def test_enter_opens_the_page(simulator, start, browser):
 @needs_pty
 @listens
 @pytest.mark.parametrize("typed", ["b", " B "])
-def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+def test_b_goes_over_to_the_browser(simulator, begin, browser, typed):
+    terminal = begin()
     terminal.type("what?")
     terminal.type(typed)
     url = terminal.address()
@@ -77,12 +91,10 @@ def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
 
 @needs_pty
 @listens
-def test_without_a_browser_only_b_is_offered(simulator, start):
+def test_without_a_browser_only_b_is_offered(simulator, begin):
     """In a container, say; the address can be opened elsewhere."""
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+    terminal = begin()
     terminal.wait_for("type b and Enter to sign in through the browser")
-    terminal.wait_for("14:5")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
@@ -93,10 +105,8 @@ def test_without_a_browser_only_b_is_offered(simulator, start):
 
 @needs_pty
 @listens
-def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", "--no-open")
-    terminal.wait_for("14:5")
+def test_no_open_opens_nothing_in_both_ways(simulator, begin, browser):
+    terminal = begin("--no-open")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
@@ -106,11 +116,9 @@ def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
 
 
 @needs_pty
-def test_device_stays_with_the_code(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", "--device")
+def test_device_stays_with_the_code(simulator, begin, browser):
+    terminal = begin("--device")
     terminal.wait_for("Press Enter to open the page")
-    terminal.wait_for("14:5")
     assert "type b" not in terminal.screen
     terminal.type("b")
     terminal.type("")
@@ -134,11 +142,9 @@ def test_without_device_codes_the_browser_login_begins_by_itself(simulator, star
 
 
 @needs_pty
-def test_over_ssh_nothing_is_opened_or_offered(simulator, start, browser, monkeypatch):
+def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser, monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+    terminal = begin()
     assert "Press Enter" not in terminal.screen
     assert "type b" not in terminal.screen
     assert "llm chatgpt login --browser" in terminal.screen
@@ -172,10 +178,8 @@ def test_a_terminal_without_stderr(simulator, start):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_countdown(simulator, start):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+def test_the_end_of_input_leaves_the_countdown(simulator, begin):
+    terminal = begin()
     os.write(terminal.master, b"\x04")
     terminal.wait_for("14:5[0-7]")
     approve(simulator)
@@ -183,10 +187,21 @@ def test_the_end_of_input_leaves_the_countdown(simulator, start):
 
 
 @needs_pty
+def test_the_countdown_counts_though_stdout_is_a_pipe(simulator, begin):
+    terminal = begin(stdout=subprocess.PIPE)
+    terminal.wait_for("(?s)(left.*){3}")
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    assert b"Signed in" in terminal.process.stdout.read()
+    times = re.findall(r"enter the code, ([\d:]+)", terminal.screen)
+    assert len(set(times)) >= 2
+    assert times[0] in ("15:00", "14:59", "14:58")
+
+
+@needs_pty
 @pytest.mark.parametrize("columns", [20, 40, 80])
-def test_the_countdown_stays_on_its_line(simulator, start, columns):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", columns=columns)
+def test_the_countdown_stays_on_its_line(simulator, begin, columns):
+    terminal = begin(columns=columns)
     terminal.wait_for("14:5[0-7]")
     counted = terminal.screen.rpartition("code.")[2]
     assert "\n" not in counted.lstrip("\r\n")
@@ -196,11 +211,10 @@ def test_the_countdown_stays_on_its_line(simulator, start, columns):
 
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_screen_of_a_login_fits(simulator, start, browser, columns):
+def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
     """The address and the code stand alone, so that a double click selects them."""
     sign_in(simulator)
-    terminal = start("chatgpt", "login", columns=columns)
-    terminal.wait_for("14:5")
+    terminal = begin(columns=columns)
     lines = re.split(r"[\r\n]+", terminal.screen)
     assert max(map(len, lines)) < columns
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
@@ -218,12 +232,10 @@ def clipboard(tmp_path, monkeypatch, start):
     return copied
 
 
-def copy_code(simulator, start):
+def copy_code(simulator, begin):
     """What the login says after c and Enter, and the code."""
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+    terminal = begin()
     terminal.wait_for("ype c and Enter to copy the code")
-    terminal.wait_for("14:5")
     terminal.type("c")
     message = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
@@ -233,9 +245,9 @@ def copy_code(simulator, start):
 
 
 @needs_pty
-def test_c_copies_the_code(simulator, start, clipboard):
+def test_c_copies_the_code(simulator, begin, clipboard):
     (clipboard.parent / "bin" / "pbcopy").chmod(0o755)
-    message, user_code, raw = copy_code(simulator, start)
+    message, user_code, raw = copy_code(simulator, begin)
     assert message == "Copied the code."
     assert clipboard.read_text() == user_code
     assert "]52;" not in raw
@@ -244,7 +256,7 @@ def test_c_copies_the_code(simulator, start, clipboard):
 @needs_pty
 @pytest.mark.parametrize("where", ["no command", "it fails", "over SSH"])
 def test_without_a_command_the_terminal_is_asked_to_copy(
-    simulator, start, clipboard, monkeypatch, where
+    simulator, begin, clipboard, monkeypatch, where
 ):
     command = clipboard.parent / "bin" / "pbcopy"
     if where != "no command":
@@ -253,17 +265,16 @@ def test_without_a_command_the_terminal_is_asked_to_copy(
         command.write_text("#!/bin/sh\nexit 1\n")
     if where == "over SSH":
         monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
-    message, user_code, raw = copy_code(simulator, start)
+    message, user_code, raw = copy_code(simulator, begin)
     assert message == "Asked your terminal to copy the code; not every terminal does."
     assert f"\x1b]52;c;{base64.b64encode(user_code.encode()).decode()}\a" in raw
     assert not clipboard.exists()
 
 
 @needs_pty
-def test_where_nothing_can_copy_it_is_not_offered(simulator, start, clipboard, monkeypatch):
+def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, monkeypatch):
     monkeypatch.setenv("TERM", "linux")
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+    terminal = begin()
     assert "copy" not in terminal.screen
 
 
@@ -399,3 +410,19 @@ def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeyp
     result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert keys == []
     assert "That isn't the right address" in result.stderr
+
+
+def test_windows_binds_the_port_for_itself_alone(monkeypatch):
+    calls = []
+
+    class Socket(socket.socket):
+        def setsockopt(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
+    monkeypatch.setattr(socket, "socket", Socket)
+    (listener,) = open_listeners("127.0.0.1", (0,))
+    listener.server_close()
+    assert calls.count((socket.SOL_SOCKET, -5, 1)) == 1
+    assert not any(call[1] == socket.SO_REUSEADDR for call in calls)

@@ -81,11 +81,8 @@ def test_a_user_who_declined_is_asked_again(simulator, login):
     assert login().exit_code == 1
     simulator.official.declined = False
     assert login().exit_code == 0
-    assert [query.get("prompt") for query in authorize_queries(simulator)] == [
-        None,
-        None,
-        "consent",
-    ]
+    prompts = [query.get("prompt") for query in authorize_queries(simulator)]
+    assert prompts == [None, None, "consent"]
 
 
 def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):

@@ -69,8 +69,6 @@ PERMANENT = [
     (error_answer(401, "something_new"), "no longer accepted"),
     (Answer(400, {"error": "invalid_grant"}), "no longer accepted"),
 ]
-
-
 PASSING = [
     error_answer(400, "invalid_request"),
     Answer(500),

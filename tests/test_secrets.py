@@ -39,6 +39,14 @@ def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
     assert simulator.account.account_id not in chained(caught.value)
 
 
+def test_the_address_is_fresh_each_time():
+    one, two = plugin.BrowserLogin(1455), plugin.BrowserLogin(1455)
+    assert one.state != two.state
+    assert one.code_verifier != two.code_verifier
+    assert one.code_verifier not in repr(one) + one.url
+    assert one.state not in repr(one)
+
+
 @pytest.mark.parametrize("endpoint", ["usercode", "device_token", "token"])
 @pytest.mark.parametrize("fault", [Answer(400, {"error": "odd"}), Answer(drop=True)])
 def test_no_code_in_a_login_error(simulator, endpoint, fault):

@@ -90,12 +90,12 @@ def test_an_event_leaves_as_soon_as_it_is_complete():
 def test_a_very_long_event_takes_linear_time():
     def seconds(size: int) -> float:
         decoder = SSEDecoder()
-        start = time.perf_counter()
+        start = time.process_time()
         decoder.feed(b"data: ")
         for _ in range(size // 65536):
             assert decoder.feed(b"x" * 65536) == []
         assert len(decoder.feed(b"\n\n")[0]) == size // 65536 * 65536
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     small = min(seconds(2_000_000) for _ in range(3))
     assert seconds(20_000_000) < 40 * small + 0.5
