@@ -41,7 +41,7 @@ from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login import login_file
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
-from simulator import Account, Answer, Simulator
+from simulator import Account, Answer, Simulator, Stream
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
 EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
@@ -66,15 +66,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:
-    """Name an answer of the simulator by its status and its error."""
+    """Name an answer of the simulator by its status, and an answer or a stream by its error."""
+    if isinstance(val, Stream) and isinstance(val.pieces, list):
+        code = re.search(
+            rb'"code": "(\w+)"', b"".join(p for p in val.pieces if isinstance(p, bytes))
+        )
+        return f"stream {code[1].decode()}" if code else None
     if not isinstance(val, Answer):
         return None
     error = val.body
     while isinstance(error, dict):
         names = ("error", "detail", "code", "type", "message")
         error = next((error[name] for name in names if error.get(name)), None)
-    words = "dropped" if val.drop else error if isinstance(error, str) else ""
-    return f"{val.status} {words[:40]}".strip()
+    words = error[:40] if isinstance(error, str) else ""
+    return "dropped" if val.drop else f"{val.status} {words}".strip()
 
 
 @pytest.fixture(autouse=True)

@@ -147,11 +147,7 @@ def test_the_suffix_that_the_issuer_is_known_to_add(simulator, start_login):
 REFUSALS = [
     ({"error": "access_denied", "code": None}, "declined in the browser"),
     (
-        {
-            "error": "access_denied",
-            "error_description": "missing_codex_entitlement",
-            "code": None,
-        },
+        {"error": "access_denied", "error_description": "missing_codex_entitlement", "code": None},
         "not enabled for this workspace",
     ),
     ({"error": "<script>alert(1)</script>", "code": None}, "ended the sign-in"),

@@ -304,10 +304,7 @@ FILE_REFUSALS = [
         error_answer(400, None, "Missing required parameter: 'input[0].content[0]'."),
         "Missing required parameter: 'input[0].content[0]'.",
     ),
-    (
-        error_answer(400, None, "Not allowed.", param="input[0].content[0].type"),
-        "Not allowed.",
-    ),
+    (error_answer(400, None, "Not allowed.", param="input[0].content[0].type"), "Not allowed."),
     (Answer(400, {"detail": "PDF files are not supported"}), "PDF files are not supported."),
     (
         Answer(400, {"detail": [{"loc": ["body", "input", 0, "content", 1], "msg": "Bad part"}]}),

@@ -83,11 +83,7 @@ def test_without_a_login_that_of_codex_cli_is_offered(simulator, codex, run_llm,
 
 @pytest.mark.parametrize(
     "content",
-    [
-        {"auth_mode": "apikey"},
-        {"tokens": {"access_token": make_jwt({"exp": 1000})}},
-        None,
-    ],
+    [{"auth_mode": "apikey"}, {"tokens": {"access_token": make_jwt({"exp": 1000})}}, None],
 )
 def test_without_a_login_of_codex_cli_only_login_is_advised(simulator, codex, ask, content):
     if content:

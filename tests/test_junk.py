@@ -32,10 +32,7 @@ JSON = json_values(
 @given(
     st.integers(300, 599),
     st.binary(max_size=60) | JSON.map(lambda data: json.dumps(data).encode()),
-    st.dictionaries(
-        st.sampled_from(HEADERS.split()),
-        st.text(max_size=12) | st.floats().map(str),
-    ),
+    st.dictionaries(st.sampled_from(HEADERS.split()), st.text(max_size=12) | st.floats().map(str)),
 )
 def test_any_answer_is_a_sentence(status, body, headers):
     error = explain_refusal(

@@ -128,11 +128,7 @@ def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator
     assert len(simulator.refreshes) == 1
 
 
-SIDE_REQUESTS = {
-    "usage": ["usage"],
-    "models": ["refresh"],
-    "draw": ["image", "a pelican"],
-}
+SIDE_REQUESTS = {"usage": ["usage"], "models": ["refresh"], "draw": ["image", "a pelican"]}
 
 
 @pytest.mark.parametrize("endpoint", SIDE_REQUESTS)

@@ -92,18 +92,14 @@ def test_no_token_in_debug_logging(simulator, caplog):
 
 def test_no_token_on_any_output(simulator, signed_in, run_llm):
     outputs = []
+    commands = ("status", "status --json", "models", "usage", "usage --json", "refresh")
     for command in (
-        ["chatgpt", "status"],
-        ["chatgpt", "status", "--json"],
-        ["chatgpt", "models"],
-        ["chatgpt", "usage"],
-        ["chatgpt", "usage", "--json"],
-        ["chatgpt", "refresh"],
-        ["-m", "chatgpt-gpt-6-luna", "hi", "-u"],
-        ["logs", "--json"],
-        ["chatgpt", "logout"],
+        *(f"chatgpt {name}" for name in commands),
+        "-m chatgpt-gpt-6-luna hi -u",
+        "logs --json",
+        "chatgpt logout",
     ):
-        outputs.append(run_llm(*command).output)
+        outputs.append(run_llm(*command.split()).output)
     with secrets_watch(simulator) as check:
         check("\n".join(outputs))
 

@@ -49,25 +49,10 @@ def test_events_of_a_text(text, expected):
     assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected
 
 
-PIECES = st.sampled_from(
-    [
-        b"data: ",
-        b"data:",
-        b"data",
-        b": c",
-        b"event: x",
-        b"\n",
-        b"\n\n",
-        b"\r",
-        b"\r\n",
-        "\u00e9".encode(),
-        "\u2028".encode(),
-        b"{}",
-        b" ",
-        b"\xff",
-        b"x" * 50,
-    ]
-)
+FIELDS = [b"data: ", b"data:", b"data", b": c", b"event: x"]
+LINE_ENDS = [b"\n", b"\n\n", b"\r", b"\r\n"]
+VALUES = ["\u00e9".encode(), "\u2028".encode(), b"{}", b" ", b"\xff", b"x" * 50]
+PIECES = st.sampled_from(FIELDS + LINE_ENDS + VALUES)
 
 
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))

@@ -35,12 +35,7 @@ PARAMETERS = {
 }
 # The kinds of call, with the field that holds what the tool is given.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
-OTHER_ITEMS = {
-    "image_generation_call",
-    "configuration_update",
-    "compaction",
-    "compaction_trigger",
-}
+OTHER_ITEMS = {"image_generation_call", "configuration_update", "compaction", "compaction_trigger"}
 OUTPUT_FIELDS = {
     "type",
     "call_id",
