@@ -577,6 +577,11 @@ class PipedLogin:
             self.printed += line
         self.url = re.search(r"^  (http\S+)$", self.printed, re.MULTILINE)[1]
 
+    def visit(self, url: str = "") -> tuple[int, str, str]:
+        """Open the address, or another one, as a browser does; return what `end` returns."""
+        assert fetch(url or self.url)[0] == 200
+        return self.end()
+
     def end(self) -> tuple[int, str, str]:
         """Wait for the end; return the exit code, stdout and stderr."""
         stdout, stderr = self.process.communicate(timeout=30)

@@ -140,8 +140,7 @@ def test_the_suffix_that_the_issuer_is_known_to_add(simulator, start_login):
     back = redirect_of(login.url)
     state = urllib.parse.parse_qs(urllib.parse.urlsplit(back).query)["state"][0]
     suffix = ".onboarding_entrypoint=life_sciences"
-    assert fetch(with_query(back, state=state + suffix))[0] == 200
-    assert login.end()[0] == 0
+    assert login.visit(with_query(back, state=state + suffix))[0] == 0
 
 
 REFUSALS = [
@@ -222,15 +221,13 @@ def test_the_second_port_where_the_first_is_taken(simulator, start_login):
     with contextlib.closing(listen_on(1455)):
         login = start_login("--browser", "--no-open")
         assert "%3A1457" in login.url
-        assert fetch(login.url)[0] == 200
-        assert login.end()[0] == 0
+        assert login.visit()[0] == 0
 
 
 def test_the_official_sign_in_needs_neither_port(simulator, start_login):
     with contextlib.closing(listen_on(1455)), contextlib.closing(listen_on(1457)):
         login = start_login("--official", "--no-open")
-        assert fetch(login.url)[0] == 200
-        code, stdout, stderr = login.end()
+        code, stdout, stderr = login.visit()
     assert code == 0, stderr
     assert stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)")
 
@@ -254,8 +251,7 @@ ELSEWHERE = Account(name="Personal", account_id="personal", workspaces=(ACME,))
 def test_a_certain_workspace_is_asked_for(simulator, start_login):
     simulator.account = ELSEWHERE
     login = start_login("--browser", "--no-open", "--workspace", "acme")
-    assert fetch(login.url)[0] == 200
-    assert login.end()[0] == 0
+    assert login.visit()[0] == 0
     assert simulator.seen("/oauth/authorize")[0].query["allowed_workspace_id"] == "acme"
     tokens = plugin.load_tokens()
     assert (tokens.account_id, tokens.workspace) == ("acme", "Acme")
@@ -265,8 +261,7 @@ def test_another_workspace_is_not_stored(simulator, start_login):
     old = sign_in(simulator)
     simulator.account = ELSEWHERE
     login = start_login("--browser", "--no-open", "--workspace", "globex")
-    assert fetch(login.url)[0] == 200
-    code, stdout, stderr = login.end()
+    code, stdout, stderr = login.visit()
     assert (code, stdout) == (1, "")
     assert "signed you in to the workspace Personal (personal), not to globex." in stderr
     assert plugin.load_tokens() == old
@@ -294,8 +289,7 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, start_login, 
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
     login = start_login("--browser", "--no-open")
     assert "\nError instead of a sign-in? Set LLM_CHATGPT_REDIRECT_HOST=127.0.0.1" in login.printed
-    assert fetch(login.url)[0] == 200
-    assert login.end()[0] == 0
+    assert login.visit()[0] == 0
     assert plugin.load_tokens().email == "ada@example.com"
     exchanged = simulator.seen("/oauth/token")[0].body
     assert exchanged["redirect_uri"] == "http://localhost:1455/auth/callback"
@@ -305,8 +299,7 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, start_login, 
 def test_localhost_is_answered_under_both_names(simulator, start_login, to_localhost, host):
     login = start_login("--browser", "--no-open")
     back = redirect_of(login.url).replace("localhost", host)
-    assert fetch(back)[0] == 200
-    assert login.end()[0] == 0
+    assert login.visit(back)[0] == 0
 
 
 @needs_ipv6
@@ -324,8 +317,7 @@ def test_a_port_must_be_free_on_both_addresses(simulator, start_login, to_localh
     with contextlib.closing(listen_on(1455, "::1")):
         login = start_login("--browser", "--no-open")
         assert "%3A1457" in login.url
-        assert fetch(login.url)[0] == 200
-        assert login.end()[0] == 0
+        assert login.visit()[0] == 0
     listen_on(1455).close()
 
 

@@ -106,22 +106,20 @@ def test_an_address_that_brings_a_web_page(simulator, signed_in, ask, reachable)
 # Attachments of tools
 
 
-def bad(kind):
-    files = {
-        "bmp": llm.Attachment(type="image/bmp", content=b"BM"),
-        "wav": llm.Attachment(type="audio/wav", content=b"RIFF"),
-        "empty": llm.Attachment(type="image/png", content=b""),
-        "gone": llm.Attachment(type="image/png", path="/nowhere/a.png"),
-        "text": llm.Attachment(type="image/png", content=b"no picture"),
-    }
-    return files[kind]
+UNSENDABLE = {
+    "bmp": llm.Attachment(type="image/bmp", content=b"BM"),
+    "wav": llm.Attachment(type="audio/wav", content=b"RIFF"),
+    "empty": llm.Attachment(type="image/png", content=b""),
+    "gone": llm.Attachment(type="image/png", path="/nowhere/a.png"),
+    "text": llm.Attachment(type="image/png", content=b"no picture"),
+}
 
 
-@pytest.mark.parametrize("kind", ["bmp", "wav", "empty", "gone", "text"])
+@pytest.mark.parametrize("kind", UNSENDABLE)
 def test_a_tool_whose_attachment_cannot_be_sent(simulator, signed_in, ask, caplog, kind):
     def draw() -> llm.ToolOutput:
         "Draw"
-        return llm.ToolOutput("done", attachments=[bad(kind), llm.Attachment(content=PNG)])
+        return llm.ToolOutput("done", attachments=[UNSENDABLE[kind], llm.Attachment(content=PNG)])
 
     simulator.answer(Call("draw", {}))
     simulator.answer(Say("Never mind."))
@@ -136,7 +134,7 @@ def test_a_tool_whose_attachment_cannot_be_sent(simulator, signed_in, ask, caplo
 def test_an_attachment_of_the_user_after_a_tool_turn_is_an_error(simulator, signed_in, ask):
     result = llm.tool_message(ToolResultPart("add", "3", "c1"))
     turn = [llm.user("go"), llm.assistant(ToolCallPart("add", {}, "c1")), result]
-    new = llm.user("Look", bad("bmp"))
+    new = llm.user("Look", UNSENDABLE["bmp"])
     with pytest.raises(llm.ModelError, match="Could not send the attachment"):
         ask(messages=[*turn, llm.assistant("3"), new])
 

@@ -240,14 +240,8 @@ def test_an_incomplete_answer_is_kept_with_a_note(simulator, signed_in, run_llm)
     )
     cut = [f for f in frames if not (b"output_item.done" in f and b"function_call" in f)]
     simulator.script("responses", Stream(cut))
-    result = run_llm(
-        "-m",
-        "chatgpt-gpt-6-luna",
-        "hi",
-        "-R",
-        "--functions",
-        "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')",
-    )
+    function = "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')"
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R", "--functions", function)
     assert result.exit_code == 0
     assert result.stdout == "Half of it\n"
     assert "The answer was cut short (max_output_tokens)." in result.stderr

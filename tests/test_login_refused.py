@@ -68,14 +68,16 @@ def test_another_host_for_the_redirect_is_refused(simulator, run_llm, monkeypatc
     assert not simulator.requests
 
 
-def test_two_ways_to_sign_in_exclude_each_other(run_llm):
-    result = run_llm("chatgpt", "login", "--browser", "--device")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--browser --device", "either --browser or --device"),
+        ("--official --browser", "--official cannot be combined with"),
+        ("--official --device", "--official cannot be combined with"),
+        ("--official --workspace=acme", "--official cannot be combined with"),
+    ],
+)
+def test_ways_to_sign_in_exclude_each_other(run_llm, options, words):
+    result = run_llm("chatgpt", "login", *options.split())
     assert result.exit_code == 2
-    assert "either --browser or --device" in result.stderr
-
-
-@pytest.mark.parametrize("other", ["--browser", "--device", "--workspace=acme"])
-def test_it_goes_with_no_other_way(run_llm, other):
-    result = run_llm("chatgpt", "login", "--official", other)
-    assert result.exit_code == 2
-    assert "--official cannot be combined with" in result.stderr
+    assert words in result.stderr

@@ -358,8 +358,7 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
 def test_a_browser_does_not_write_into_our_output(simulator, start_login, browser):
     login = start_login("--browser")
     wait_until(browser)
-    fetch(login.url)
-    code, stdout, stderr = login.end()
+    code, stdout, stderr = login.visit()
     assert code == 0
     assert stdout.startswith("Signed in as ada@example.com")
     assert "noise" not in stdout + stderr
@@ -373,8 +372,7 @@ def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypat
     monkeypatch.setenv("BROWSER", value)
     login = start_login("--browser")
     assert "Open this page in a browser" in login.printed
-    fetch(login.url)
-    assert login.end()[0] == 0
+    assert login.visit()[0] == 0
 
 
 def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeypatch):

@@ -95,10 +95,8 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
         plugin.login_officially(show=while_another_one_finishes)
     tokens, registration = plugin.load_tokens(), read_store().registration("official")
     assert tokens.email == "ada@example.com"
-    assert (registration["client_id"], registration["subject"]) == (
-        tokens.client_id,
-        tokens.subject,
-    )
+    stored = (registration["client_id"], registration["subject"])
+    assert stored == (tokens.client_id, tokens.subject)
     assert len(exchanges(simulator)) == 1
 
 
@@ -108,10 +106,8 @@ def test_a_damaged_registration_is_mended(simulator, login, damage):
         writer.save(read_store().register("official", **damage))
     assert login().exit_code == 0
     registration = read_store().registration("official")
-    assert (registration["client_id"], registration["subject"]) == (
-        *simulator.clients,
-        "auth0|user-ada",
-    )
+    stored = (registration["client_id"], registration["subject"])
+    assert stored == (*simulator.clients, "auth0|user-ada")
 
 
 def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkeypatch):

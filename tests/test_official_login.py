@@ -344,8 +344,7 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
 def test_a_program_without_stdin(simulator, start_login):
     login = start_login("--official", "--no-open", preexec_fn=lambda: os.close(0))
-    assert fetch(login.url)[0] == 200
-    code, stdout, stderr = login.end()
+    code, stdout, stderr = login.visit()
     assert code == 0, stderr
     assert "Signed in as ada@example.com" in stdout
 

@@ -120,15 +120,9 @@ def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
 
 
 def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
-    result = run_llm(
-        "-m",
-        "chatgpt-gpt-6-luna",
-        'double {"n": 21}',
-        "-R",
-        "--td",
-        "--functions",
-        "def double(n: int) -> int:\n    return n * 2",
-    )
+    function = "def double(n: int) -> int:\n    return n * 2"
+    options = ("-m", "chatgpt-gpt-6-luna", "-R", "--td", "--functions", function)
+    result = run_llm('double {"n": 21}', *options)
     assert "The tool returned: 42" in result.stdout
     assert "Tool call: double({'n': 21})" in result.stderr
     result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "-T", "llm_version", input="llm_version\n")
