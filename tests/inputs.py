@@ -14,6 +14,7 @@ def add(a: float, b: float) -> float:
 
 
 def items(simulator, number=-1):
+    """Return the input of the last request, or of the one with this number."""
     return simulator.prompts[number]["input"]
 
 

@@ -20,7 +20,7 @@ from simulator import Answer, error_answer
 
 
 def all_at_once(kind, count):
-    """Call for the tokens so often before the first call has its result; return what each got."""
+    """Ask `count` times at once for the tokens. Returns the tokens or the error of each call."""
     if kind == "async":
 
         async def run():
@@ -134,11 +134,10 @@ def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_
 # Cancelled tasks, and processes that end or fork
 
 
-def slow_token(arrived, release, answer=None):
+def slow_token(arrived, release):
     def answer_late(request):
         arrived.set()
         release.wait(20)
-        return answer
 
     return answer_late
 
