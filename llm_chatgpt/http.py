@@ -6,7 +6,6 @@ This module turns every error of the HTTP library during a request into a Connec
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -14,14 +13,13 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
-from llm_chatgpt.text import in_words, printable, start_in_thread
+from llm_chatgpt.text import in_words, printable, start_in_thread, wait_for
 from llm_chatgpt.values import as_mapping, json_object
 
 
@@ -190,12 +188,9 @@ def send(
         return fetch()
     # In a thread, because the library limits only single socket operations.
     future = start_in_thread(fetch)
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-        if concurrent.futures.wait([future], timeout=min(left, 0.25)).done:
-            return future.result()
-    raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
+    if not wait_for(future, seconds):
+        raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
+    return future.result()
 
 
 def _certificate(response: Any) -> Mapping[str, Any] | None:

@@ -5,13 +5,15 @@ The work is done in backend/images.py and image_prompt.py, which are imported wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 
 import llm
 from pydantic import Field
 
 from llm_chatgpt.base import AccountModel, BaseOptions
-from llm_chatgpt.text import in_thread
+from llm_chatgpt.text import start_in_thread
 
 
 class ImageOptions(BaseOptions):
@@ -40,6 +42,14 @@ class _ImageModel(AccountModel):
     supports_conversation = False
     Options = ImageOptions
 
+    def _create(self, prompt: Any, response: Any, key: str | None) -> str:
+        """Create the image, and return the path of its file."""
+        from llm_chatgpt.backend import image_prompt, images
+
+        body = image_prompt.build_body(prompt, self.info.slug)
+        answer = images.create_image(key, body)
+        return image_prompt.finish(answer, body, prompt, response)
+
 
 class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
     """A model that creates or edits an image and answers with the path of its file."""
@@ -52,11 +62,7 @@ class ChatGPTImage(_ImageModel, llm.KeyModel):  # type: ignore[misc]
         conversation: llm.Conversation | None = None,
         key: str | None = None,
     ) -> Iterator[str]:
-        from llm_chatgpt.backend import image_prompt, images
-
-        body = image_prompt.build_body(prompt, self.info.slug)
-        answer = images.create_image(key, body)
-        yield image_prompt.finish(answer, body, prompt, response)
+        yield self._create(prompt, response, key)
 
 
 class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
@@ -70,8 +76,6 @@ class AsyncChatGPTImage(_ImageModel, llm.AsyncKeyModel):  # type: ignore[misc]
         conversation: llm.AsyncConversation | None = None,
         key: str | None = None,
     ) -> AsyncGenerator[str, None]:
-        from llm_chatgpt.backend import image_prompt, images
-
-        body = await in_thread(image_prompt.build_body, prompt, self.info.slug)
-        answer = await images.create_image_async(key, body)
-        yield await in_thread(image_prompt.finish, answer, body, prompt, response)
+        # In a daemon thread: a cancelled prompt must not keep the program from ending.
+        future = start_in_thread(lambda: self._create(prompt, response, key))
+        yield await asyncio.wrap_future(future)

@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import datetime
 import logging
+import math
 import os
 import re
 import sys
@@ -92,6 +93,16 @@ def start_in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
 
     threading.Thread(target=in_this_context(run), daemon=True).start()
     return future
+
+
+def wait_for(future: concurrent.futures.Future[Any], seconds: float = math.inf) -> bool:
+    """Wait until a future is done. Returns False if it is not done after `seconds`."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
+        if concurrent.futures.wait([future], timeout=min(left, 0.25)).done:
+            return True
+    return False
 
 
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:

@@ -16,7 +16,7 @@ from conftest import (
     sign_in,
     start_llm,
 )
-from llm_chatgpt.login.credentials import check_usable
+from llm_chatgpt.login.credentials import must_renew
 from llm_chatgpt.login.login_file import read_store
 from simulator import Answer, error_answer
 from test_refresh import PERMANENT
@@ -44,7 +44,7 @@ def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in,
     assert len(simulator.refreshes) == 1
     store = read_store()
     with pytest.raises(plugin.RefreshFailed, match="sign in again"):
-        check_usable("default", store.get())
+        must_renew("default", store.get())
     # A new login ends it.
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm.parts import AttachmentPart, Message, TextPart
+from llm.parts import AttachmentPart, TextPart
 
 from llm_chatgpt import http
 from llm_chatgpt.backend import images
+from llm_chatgpt.backend.history import new_messages
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_mapping, as_number
@@ -20,26 +21,17 @@ def build_body(prompt: Any, model: str) -> dict[str, Any]:
     """
     options = dict(prompt.options)
     images.check_output(options["output"])
-    parts = [part for message in _new_messages(prompt.messages) for part in message.parts]
+    # Image models have no conversations, but versions of llm that do not check
+    # `supports_conversation` may continue one: leave out all earlier messages but system prompts.
+    new = new_messages(prompt.messages)
+    earlier = prompt.messages[: len(prompt.messages) - len(new)]
+    messages = [*(message for message in earlier if message.role == "system"), *new]
+    parts = [part for message in messages for part in message.parts]
     text = "\n\n".join(part.text for part in parts if isinstance(part, TextPart))
     if not text.strip():
         raise ChatGPTError("The prompt is empty.", "Say what to create or change.")
     data_urls = [_data_url(part.attachment) for part in parts if isinstance(part, AttachmentPart)]
     return images.build_body(text, model, options, data_urls)
-
-
-def _new_messages(messages: list[Message]) -> list[Message]:
-    """Return the system prompt, and the user's messages since the last answer.
-
-    Image models have no conversations, but versions of llm that do not check
-    `supports_conversation` may continue one.
-    """
-    new: list[Message] = []
-    for message in messages:
-        new.append(message)
-        if message.role == "assistant":
-            new = [earlier for earlier in new if earlier.role == "system"]
-    return new
 
 
 def _data_url(attachment: Any) -> str:

@@ -15,17 +15,16 @@ import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from llm_chatgpt import clients, config, http
+from llm_chatgpt import config, http
 from llm_chatgpt.backend import refusals
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.endpoints import add_resets
 from llm_chatgpt.errors import ChatGPTError, UsageLimitReached
 from llm_chatgpt.files import os_reason, replace_file, user_dir, write_new
-from llm_chatgpt.login.credentials import with_login, with_login_async
+from llm_chatgpt.login.credentials import with_login
 from llm_chatgpt.login.tokens import Tokens, backend_headers
-from llm_chatgpt.text import in_thread, notice, printable
+from llm_chatgpt.text import notice, printable
 from llm_chatgpt.values import as_text, first_mapping
 from llm_chatgpt.waiting import Waiting
 
@@ -110,7 +109,7 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
     """
 
     def send(tokens: Tokens, login: str) -> Answer:
-        with _waiting():
+        with Waiting("Creating the image", hint="takes a minute or two"):
             reply = http.send(
                 **_request(tokens, body),
                 seconds=config.IMAGE_TIMEOUT_SECONDS,
@@ -119,26 +118,6 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
         return _read_answer(reply, tokens, login, key)
 
     return with_login(key, send)
-
-
-async def create_image_async(key: str | None, body: Mapping[str, Any]) -> Answer:
-    """Create an image like `create_image`, in an event loop. Can be cancelled at any time."""
-
-    async def send(tokens: Tokens, login: str) -> Answer:
-        request = _request(tokens, body)
-        request["timeout"] = clients.timeout(config.IMAGE_TIMEOUT_SECONDS)
-        with _waiting():
-            async with http.AsyncStream(request) as stream:
-                content = await stream.read()
-        host = urlsplit(request["url"]).netloc
-        reply = http.Reply(stream.status, stream.headers, content, host)
-        return await in_thread(_read_answer, reply, tokens, login, key)
-
-    return await with_login_async(key, send)
-
-
-def _waiting() -> Waiting:
-    return Waiting("Creating the image", hint="takes a minute or two")
 
 
 def _request(tokens: Tokens, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -266,7 +266,7 @@ class PromptRun:
         with contextlib.suppress(Exception):
             request_notes = [record.sources(answer), *self._notes]
             notes = {line: line for line in request_notes if line}
-            notes |= record.notes(answer, self._headers, self._sent.info.slug)
+            notes |= record.notes(answer, self._headers, self._sent)
             if lines := self._turn.new_notes(notes):
                 self.display.note("\n".join(lines))
 

@@ -12,6 +12,7 @@ from llm.parts import StreamEvent
 from llm_chatgpt import config
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.catalogue import RESERVE, models_to_register
+from llm_chatgpt.backend.request import Request
 from llm_chatgpt.backend.usage import reset_words, windows_of_headers
 from llm_chatgpt.text import printable
 from llm_chatgpt.values import as_list, as_mapping, as_number, as_text
@@ -53,12 +54,12 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
     return [StreamEvent(type="reasoning", chunk="", redacted=True)] if is_hidden else []
 
 
-def notes(answer: Answer, headers: Mapping[str, str], slug: str) -> dict[str, str]:
-    """Return the notes after an answer of the model `slug`, by subject.
+def notes(answer: Answer, headers: Mapping[str, str], sent: Request) -> dict[str, str]:
+    """Return the notes after the answer to a request, by subject.
 
     A tool chain prints only the first note on each subject.
     """
-    lines = {}
+    lines, slug = {}, sent.info.slug
     response = answer.last_round.response
     if answer.last_round.ended == "incomplete":
         reason = as_mapping(response.get("incomplete_details")).get("reason")

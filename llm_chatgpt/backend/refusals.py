@@ -34,102 +34,107 @@ SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
 # The messages, by the service's codes (P176 to P195, P211); keys with a space are for errors
-# without a code. The text before {words} is the reason, the text after it the advice. {words} is
-# the service's own message: its first sentence ends the reason, and its other sentences begin the
-# advice, except in the texts of _FIRST_SENTENCE_ONLY.
+# without a code. Between the reason and the advice stands {message}, the service's own message: its
+# first sentence ends the reason, its other sentences begin the advice. {sentence} is its first
+# sentence alone, where the advice replaces the others, such as "Please try again".
 _TEXTS = {
     "organization_usage_limit_exceeded": (
-        "Your organization has used up its limit{words} Ask its admin to raise it. {manage}"
+        "Your organization has used up its limit{message} Ask its admin to raise it. {manage}"
     ),
     "rate_limit_reset_ineligible": (
-        "This account cannot use a banked reset{words} Wait until its limits reset."
+        "This account cannot use a banked reset{sentence} Wait until its limits reset."
     ),
     "usage_not_included": (
-        "Your ChatGPT plan does not include Codex, which this login needs{words} Upgrade at "
+        "Your ChatGPT plan does not include Codex, which this login needs{sentence} Upgrade at "
         "https://chatgpt.com/#pricing, or run 'llm chatgpt login' with another account."
     ),
     "deactivated_workspace": (
-        "The workspace of this login was deactivated{words} Run 'llm chatgpt login' with "
+        "The workspace of this login was deactivated{sentence} Run 'llm chatgpt login' with "
         "another account."
     ),
-    MODEL_NOT_FOUND: '{words} Run: llm -m chatgpt-{successor}{key_option} "prompt"',
+    MODEL_NOT_FOUND: '{message} Run: llm -m chatgpt-{successor}{key_option} "prompt"',
     "old version": (
-        "{words} Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version."
+        "{sentence} Update llm-chatgpt-oauth, or set LLM_CHATGPT_CLIENT_VERSION to a newer version."
     ),
     "context_length_exceeded": (
-        "The conversation is longer than the model's context{size}{words} Start a new one, or "
+        "The conversation is longer than the model's context{size}{message} Start a new one, or "
         "send less."
     ),
-    "refused by policy": "OpenAI's policies refuse this prompt{words} Rephrase it.",
+    "refused by policy": "OpenAI's policies refuse this prompt{message} Rephrase it.",
     "server_is_overloaded": (
-        "The model is at capacity{words} Try again in {wait}, or choose another model."
+        "The model is at capacity{sentence} Try again in {wait}, or choose another model."
     ),
     "policy_capacity_unavailable": (
-        "OpenAI has no capacity for this prompt{words} Try again in {wait}, or choose another "
+        "OpenAI has no capacity for this prompt{sentence} Try again in {wait}, or choose another "
         "model."
     ),
     "access_program_not_enabled": (
-        "Your organization has not been admitted to an OpenAI access program{words} Ask its admin, "
-        "or choose another model."
+        "Your organization has not been admitted to an OpenAI access program{message} Ask its "
+        "admin, or choose another model."
     ),
     "inference_hook_denied": (
-        "A rule of your workspace refuses this prompt{words} Rephrase it, or ask your workspace's "
-        "admin."
+        "A rule of your workspace refuses this prompt{message} Rephrase it, or ask your "
+        "workspace's admin."
     ),
     "tool_collision": (
-        "OpenAI cannot tell two tools apart{words} Leave one of them out, or rename it."
+        "OpenAI cannot tell two tools apart{message} Leave one of them out, or rename it."
     ),
     "invalid_image_request": (
-        "OpenAI cannot read an image{words} Leave it out, or convert it to PNG or JPEG."
+        "OpenAI cannot read an image{message} Leave it out, or convert it to PNG or JPEG."
     ),
-    SCHEMA: "OpenAI refused the schema{words} Change it, or leave it out.",
+    SCHEMA: "OpenAI refused the schema{message} Change it, or leave it out.",
     WRONG_REGION: (
-        "{words} Set LLM_CHATGPT_RESIDENCY to your workspace's region (in use: {regions}), or "
+        "{message} Set LLM_CHATGPT_RESIDENCY to your workspace's region (in use: {regions}), or "
         "ask its admin."
     ),
-    "refused login": "OpenAI no longer accepts this login{words} Run '{login}' to sign in again.",
+    "refused login": (
+        "OpenAI no longer accepts this login{sentence} Run '{login}' to sign in again."
+    ),
     "refused account": (
-        "OpenAI refuses this account's request{words} {ask} or run '{login}' with another account."
+        "OpenAI refuses this account's request{sentence} {ask} or run '{login}' with another "
+        "account."
     ),
     "large prompt": (
-        "The prompt is too large for the server{words} Send less text or smaller attachments."
+        "The prompt is too large for the server{sentence} Send less text or smaller attachments."
     ),
-    "rate_limit_exceeded": "Too many requests{words} Wait {wait} and try again.",
-    "server error": "OpenAI server error ({status}){words} Try again in {wait}.",
+    "rate_limit_exceeded": "Too many requests{sentence} Wait {wait} and try again.",
+    "server error": "OpenAI server error ({status}){sentence} Try again in {wait}.",
     "refused file": (
-        "OpenAI refused the attached file{words} Files may not work with a ChatGPT login. Send "
+        "OpenAI refused the attached file{sentence} Files may not work with a ChatGPT login. Send "
         "the text with -f instead; for a PDF, run 'llm install llm-fragments-pdf' and use -f "
         "pdf:FILE."
     ),
-    "unknown effort": "{words} Choose one with -o reasoning_effort.",
+    "unknown effort": "{message} Choose one with -o reasoning_effort.",
     # The official route's (P264 to P271).
     "usage_limit_exceeded": (
-        "Your ChatGPT plan, or this app's share of it, is used up{words} {manage}"
+        "Your ChatGPT plan, or this app's share of it, is used up{message} {manage}"
     ),
     "workplace_individual_usage_limit_exceeded": (
-        "You have reached the limit that your workspace set for you{words} Ask its admin to "
+        "You have reached the limit that your workspace set for you{message} Ask its admin to "
         "raise it. {manage}"
     ),
-    "usage_unavailable": "OpenAI cannot check your plan at the moment{words} Try again in {wait}.",
+    "usage_unavailable": (
+        "OpenAI cannot check your plan at the moment{sentence} Try again in {wait}."
+    ),
     "user_not_eligible": (
-        "OpenAI does not offer its official sign-in to this ChatGPT account{words} See "
+        "OpenAI does not offer its official sign-in to this ChatGPT account{message} See "
         "{official_page}"
     ),
     "unsupported_capability": (
-        "OpenAI's official sign-in does not support {param}{words} Leave it out."
+        "OpenAI's official sign-in does not support {param}{message} Leave it out."
     ),
     "route_not_supported": (
-        "OpenAI does not serve this address with its official sign-in{words} Unset "
+        "OpenAI does not serve this address with its official sign-in{message} Unset "
         "LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'."
     ),
     "chatpass_scope_not_authorized": (
-        "This sign-in does not permit the use of your ChatGPT plan{words} Run '{login}' and "
+        "This sign-in does not permit the use of your ChatGPT plan{message} Run '{login}' and "
         "allow it."
     ),
-    "broken stream": "OpenAI could not finish the answer{words} Send the prompt again.",
-    IMAGE_DOWNLOAD: "OpenAI refused the request{words}",
-    "refused request": "OpenAI refused the request{words}",
-    "unexplained refusal": "OpenAI refused the request (status {status}){words} Try again later.",
+    "broken stream": "OpenAI could not finish the answer{message} Send the prompt again.",
+    IMAGE_DOWNLOAD: "OpenAI refused the request{message}",
+    "refused request": "OpenAI refused the request{message}",
+    "unexplained refusal": "OpenAI refused the request (status {status}){message} Try again later.",
 }
 # Codes that share the text of another code (P189, P193, P195, P266, P270, P271).
 _SAME_TEXT = {
@@ -145,12 +150,6 @@ _SAME_TEXT = {
 _LIMITS = {_PLAN_LIMIT, "organization_usage_limit_exceeded", "usage_not_included"}
 _LIMITS |= {"usage_limit_exceeded", "workplace_individual_usage_limit_exceeded"}
 _TEMPORARY = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}
-# The texts whose advice replaces the service's further sentences, such as "Please try again".
-_FIRST_SENTENCE_ONLY = {"rate_limit_reset_ineligible", "usage_not_included", "old version"}
-_FIRST_SENTENCE_ONLY |= {"deactivated_workspace", "refused login", "refused account"}
-_FIRST_SENTENCE_ONLY |= {"large prompt", "refused file", "rate_limit_exceeded", "server error"}
-_FIRST_SENTENCE_ONLY |= {"server_is_overloaded", "policy_capacity_unavailable"}
-_FIRST_SENTENCE_ONLY |= {"usage_unavailable"}
 # The prefix of the official route's codes. Some have had "v2_" after it (P263).
 _OFFICIAL_PREFIX = "subscription_sharing_"
 # Texts for errors without a code, by a phrase in the message (P176, P186, P177, P181, P109).
@@ -219,8 +218,8 @@ def explain_refusal(
         }
         sentences = as_sentence(message) if message else ""
         first, *further = re.split(r"(?<=[.!?]) ", sentences, maxsplit=1)
-        further = [] if text_name in _FIRST_SENTENCE_ONLY else further
-        problem, _, next_step = _TEXTS[text_name].partition("{words}")
+        problem, shown, next_step = re.split(r"\{(message|sentence)\}", _TEXTS[text_name])
+        further = further if shown == "message" else []
         reason = ": ".join(filter(None, (problem.format(**facts), first)))
         reason = reason or f"OpenAI refused the request (status {reply.status})"
         advice = " ".join(filter(None, (*further, next_step.strip().format(**facts))))

@@ -120,15 +120,12 @@ class RequestBuilder:
         if optional_parts.COMPRESSION not in without and not config.is_off("COMPRESS"):
             content, encoding = _compress(content)
             headers |= encoding
-        timeout = clients.library().Timeout(
-            config.idle_timeout(), connect=config.CONNECT_TIMEOUT_SECONDS, pool=None
-        )
         return {
             "method": "POST",
             "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
             "content": content,
             "headers": headers,
-            "timeout": timeout,
+            "timeout": clients.timeout(config.idle_timeout()),
         }
 
 

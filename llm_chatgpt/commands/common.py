@@ -18,8 +18,8 @@ from llm_chatgpt.errors import ChatGPTError, RefreshFailed, StoreError
 from llm_chatgpt.login.credentials import (
     Credential,
     Rejection,
-    check_usable,
     choose_credential,
+    must_renew,
     stored_tokens,
 )
 from llm_chatgpt.login.login_file import locked_store, read_store
@@ -131,7 +131,7 @@ def problem_of(account: str | None, tokens: Tokens, *, rejected: bool = False) -
     says that the backend has refused the access token.
     """
     try:
-        check_usable(account, tokens, Rejection(tokens.access_token if rejected else None))
+        must_renew(account, tokens, Rejection(tokens.access_token if rejected else None))
     except RefreshFailed as error:
         return True, error.message
     return False, tokens.refusal or ""

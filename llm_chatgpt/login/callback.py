@@ -10,7 +10,6 @@ import contextlib
 import errno
 import html
 import http.server
-import logging
 import queue
 import socket
 import socketserver
@@ -24,10 +23,8 @@ from llm_chatgpt import config
 from llm_chatgpt.errors import LoginExpired, LoginFailed
 from llm_chatgpt.files import os_reason
 from llm_chatgpt.login.oauth import AuthorizationCode, AuthorizeRequest, Fields, ReadLines
-from llm_chatgpt.text import in_words, notice
+from llm_chatgpt.text import in_words, log, notice
 from llm_chatgpt.waiting import Waiting
-
-log = logging.getLogger("llm_chatgpt_oauth")
 
 PAGE = (
     '<!doctype html><meta charset="utf-8"><title>llm chatgpt login</title>'

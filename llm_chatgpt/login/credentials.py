@@ -9,12 +9,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import logging
 import os
 import pathlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 from llm_chatgpt import config, files
@@ -31,9 +30,7 @@ from llm_chatgpt.login.tokens import (
     token_hash,
     without_secrets,
 )
-from llm_chatgpt.text import local_time, notice, printable
-
-log = logging.getLogger("llm_chatgpt_oauth")
+from llm_chatgpt.text import local_time, log, notice, printable
 
 
 class Credential(NamedTuple):
@@ -180,11 +177,10 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     return tokens
 
 
-def check_usable(account: str | None, tokens: Tokens, rejection: Rejection = NO_REJECTION) -> bool:
-    """Check that a login can be used or renewed, and return whether to renew it first.
+def must_renew(account: str | None, tokens: Tokens, rejection: Rejection = NO_REJECTION) -> bool:
+    """Return whether a login must be renewed before it is used. Sends nothing.
 
-    Sends nothing. Raises RefreshFailed if the login has expired or was rejected, and cannot be
-    renewed.
+    Raises RefreshFailed if it has expired or was rejected, and cannot be renewed.
     """
     now = time.time()
     if rejection.concerns(tokens) or not still_works(tokens, now):
@@ -214,7 +210,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
             writer.save(store)
         tokens = _account_tokens(credential, store)
         try:
-            if not check_usable(name, tokens, rejection) or tokens != old:
+            if not must_renew(name, tokens, rejection) or tokens != old:
                 return tokens
             writer.probe()
             new = oauth.refresh_tokens(tokens, login_command=tokens.route.login_command(name))
@@ -296,7 +292,7 @@ def _tokens_or_job(
     needs_lock = credential.account == store.unsaved
     # A 401 for a login that can be renewed is handled under the lock.
     needs_lock = needs_lock or (tokens.renewable and rejection.concerns(tokens))
-    if not needs_lock and not check_usable(credential.account, tokens, rejection):
+    if not needs_lock and not must_renew(credential.account, tokens, rejection):
         if tokens.refusal:
             _warn_of_old_token(tokens.refusal, tokens)
         return tokens
@@ -344,26 +340,7 @@ def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Resu
     try:
         return action(tokens, command)
     except RequestRefused as error:
-        rejection = _rejection(tokens, error)
+        if not error.tokens_refused:
+            raise
+        rejection = Rejection(tokens.access_token, error.date, final=False)
         return action(get_tokens(credential, rejected=rejection), command)
-
-
-async def with_login_async(
-    key: str | None, action: Callable[[Tokens, str], Awaitable[Result]]
-) -> Result:
-    """Do the same as `with_login` without blocking the event loop."""
-    credential = choose_credential(key, read_store())
-    tokens = await get_tokens_async(credential)
-    command = tokens.route.login_command(credential.account)
-    try:
-        return await action(tokens, command)
-    except RequestRefused as error:
-        rejection = _rejection(tokens, error)
-        return await action(await get_tokens_async(credential, rejected=rejection), command)
-
-
-def _rejection(tokens: Tokens, error: RequestRefused) -> Rejection:
-    """Build the Rejection for a 401. Raises any other error again."""
-    if not error.tokens_refused:
-        raise error
-    return Rejection(tokens.access_token, error.date, final=False)

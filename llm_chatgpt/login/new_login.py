@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +16,8 @@ from llm_chatgpt.login.tokens import (
     is_somebody_else,
     sent_account_id,
 )
-from llm_chatgpt.text import printable
+from llm_chatgpt.text import log, printable
 from llm_chatgpt.values import as_list, as_mapping, as_text
-
-log = logging.getLogger("llm_chatgpt_oauth")
 
 
 def store_new_login(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import secrets
@@ -24,7 +25,7 @@ from llm_chatgpt.login.tokens import (
     seconds_until_refresh,
     tokens_from_reply,
 )
-from llm_chatgpt.text import from_now, in_this_context, notice, printable
+from llm_chatgpt.text import from_now, notice, printable, start_in_thread, wait_for
 from llm_chatgpt.values import as_mapping, as_text
 
 
@@ -311,14 +312,8 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
                 "it in ChatGPT under Settings > Security."
             )
 
-    run = in_this_context(end)
-    threads = [threading.Thread(target=run, args=[tokens], daemon=True) for tokens in logins]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-        while thread.is_alive():
-            thread.join(0.25)
+    for future in [start_in_thread(functools.partial(end, tokens)) for tokens in logins]:
+        wait_for(future)
 
 
 def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:

@@ -19,7 +19,7 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import start_in_thread
+from llm_chatgpt.text import start_in_thread, wait_for
 from llm_chatgpt.waiting import in_command
 
 Future = concurrent.futures.Future[Tokens]
@@ -67,9 +67,7 @@ class Worker:
         """Wait for a job's result."""
         with self._signals_held():
             try:
-                # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-                while not concurrent.futures.wait([future], timeout=0.25).done:
-                    pass
+                wait_for(future)
             except BaseException:
                 self.settle()
                 raise
