@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import optional_parts
-from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo, sent_effort
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 
@@ -23,11 +23,6 @@ def takes_system_message(slug: str) -> bool:
     """
     version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
     return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
-
-
-def sent_effort(effort: str | None) -> str | None:
-    """Return the effort to send: max for ultra, as the official client does (P89)."""
-    return "max" if effort == "ultra" else effort
 
 
 def check_effort(effort: str | None, info: ModelInfo) -> None:

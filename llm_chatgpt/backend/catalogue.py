@@ -207,6 +207,11 @@ def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
     return models.find(requested.slug) or requested
 
 
+def sent_effort(effort: str | None) -> str | None:
+    """Return the effort to send: max for ultra, as the official client does (P89)."""
+    return "max" if effort == "ultra" else effort
+
+
 def successor(slug: str, models: ModelList) -> str:
     """Choose another model to try: the successor that a list names, otherwise the first model.
 

@@ -19,8 +19,7 @@ from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCall
 from llm_chatgpt import config
 from llm_chatgpt.backend import history, optional_parts
 from llm_chatgpt.backend.attachments import CannotSend, attachment_part, is_data_url
-from llm_chatgpt.backend.body import sent_effort
-from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo, sent_effort
 from llm_chatgpt.backend.history import is_own_answer, plugin_metadata
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
