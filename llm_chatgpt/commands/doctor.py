@@ -208,7 +208,8 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
         advice = problem or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply, RefusedRequest(tokens)).message
+        request = RefusedRequest(tokens, tokens.route.login_command(account))
+        advice = explain_refusal(reply, request).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 

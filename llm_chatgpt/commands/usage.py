@@ -56,7 +56,7 @@ def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) 
         common.echo(f"Details: {config.USAGE_PAGE}")
     problems = [_shortage(report, min_left) for report in reports if min_left is not None]
     for problem in filter(None, problems):
-        # Above, only JSON does not say that no usage is reported.
+        # Unlike JSON, the lines above have already said that no usage is reported.
         if json_ or problem != _UNREPORTED:
             notice(problem)
     if any(problems) or any("error" in report for report in reports):
