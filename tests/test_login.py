@@ -377,4 +377,4 @@ def test_without_a_terminal_the_browser_is_only_named(simulator, run_llm, argume
     simulator.script("usercode", Answer(404, {"detail": "Not Found"}))
     result = run_llm("chatgpt", "login", *arguments)
     assert result.exit_code == 1
-    assert "llm chatgpt login --browser" in result.stderr
+    assert "Use --browser to sign in without one." in result.stderr
