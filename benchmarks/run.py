@@ -318,7 +318,7 @@ class Bench:
                 self.inside("long_prompt", "core-80", size, **self.network.core),
             ]
             self.row(
-                f"first token, {kb} kB prompt, round trips 80 ms : uncompressed : llm's own model",
+                f"first token of {kb} kB, round trips 80 ms : not compressed : llm's own model",
                 "",
                 " : ".join(f"{found['ms']:.0f} ms" for found in times),
             )

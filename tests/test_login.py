@@ -97,7 +97,11 @@ def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Answer(404, {"detail": "Not Found"}), plugin.DeviceLoginDisabled, "codes are turned off"),
+        (
+            Answer(404, {"detail": "Not Found"}),
+            plugin.DeviceLoginDisabled,
+            "not offer a device code",
+        ),
         (
             Answer(404, "<html>", {"Content-Type": "text/html"}),
             plugin.DeviceLoginDisabled,

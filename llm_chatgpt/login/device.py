@@ -46,9 +46,7 @@ def request_device_code() -> DeviceCode:
     device_auth_id = as_text(data.get("device_auth_id"))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            "Device codes are turned off for this account.",
-            "Use 'llm chatgpt login --browser', or turn them on in ChatGPT under Settings > "
-            "Security.",
+            "OpenAI did not offer a device code.", "Use --browser to sign in without one."
         )
     if reply.status != 200 or user_code is None or device_auth_id is None:
         raise LoginFailed(*oauth.explain(reply, "start a sign-in"))
