@@ -1,4 +1,4 @@
-"""Run functions in threads. Their notices reach the user as if they ran in the caller's thread."""
+"""Run functions in threads. Notices that they print reach the user as the caller's do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _in_this_context(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a function so that it runs in the current click context, also in another thread."""
+    """Wrap a function so that it runs in the current click context, which `notice` needs."""
     context = click.get_current_context(silent=True)
 
     def run(*arguments: Any) -> Result:

@@ -155,8 +155,8 @@ _jobs = Jobs()
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account has been signed out since it was chosen, or
-    has the login of another user, workspace or route.
+    Sends nothing. Raises NotSignedIn if, since it was chosen, the account has been signed out or
+    has got the login of another user, workspace or route.
     """
     if credential.access_token:
         key = (login_file.store_path(), token_hash(credential.access_token))
@@ -309,7 +309,7 @@ def get_tokens(
     the Credential that it returns.
 
     If several threads, tasks and processes ask at once, one of them refreshes and all get its
-    result. `rejected` is an access token that the backend has just refused with 401: if the store
+    result. `rejected` is an access token that the backend has just answered with 401: if the store
     has another one by now, that is returned; otherwise the login is renewed. An official login is
     renewed only if `rejected` is given, even if it has expired by this machine's clock. Reading a
     valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.

@@ -84,7 +84,7 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
 
 
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
-    """Ask once whether the user has approved the sign-in; None if not yet (P21 to P30).
+    """Ask once whether the user has approved the sign-in. Returns None if not yet (P21 to P30).
 
     Raises LoginDenied, LoginExpired, LoginFailed. Raises SlowDown if the caller should wait longer:
     with the code "slow_down" if the server asks for it, without a code if the server fails or

@@ -1,6 +1,6 @@
 """The two routes to a ChatGPT plan, and a table of the differences between them.
 
-The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
+The Codex route is the default. The official route is OpenAI's documented "Sign in with ChatGPT", a
 preview (P215). Code that uses a login reads the table through `tokens.route`. Other modules contain
 these differences:
 

@@ -224,7 +224,7 @@ def token_hash(token: str) -> str:
 
 
 def is_other_identity(old: Tokens, new: Tokens) -> bool:
-    """Check whether two logins differ in user, workspace or route. An unknown value equals any."""
+    """Check whether two logins differ in user, workspace or route. Unknown values do not count."""
     # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     pairs = [(getattr(old, name), getattr(new, name)) for name in names]
