@@ -296,7 +296,7 @@ class Bench:
             found = self.medians(sides)
             least = found["floor"].first * 1000 + 3 * ms
             self.row(
-                f"first token at {ms} ms : llm core with a key : the floor and 3 round trips",
+                f"first token, round trips {ms} ms : llm's own model : the floor + 3 round trips",
                 "",
                 f"{found['plugin'].first * 1000:.0f} ms : {found['core'].first * 1000:.0f} ms : "
                 f"{least:.0f} ms",
@@ -304,7 +304,7 @@ class Bench:
         late = [*self.llm, "-m", "chatgpt-deltas-late", "hi", "-R", "--no-log"]
         found = self.medians({"late": (late, self.environment), "floor": (floor, self.environment)})
         self.row(
-            "from the last token to the end of the process, the stream ending later : the floor",
+            "last token to end of process, the stream open for 1 s more : the floor",
             "",
             f"{found['late'].after * 1000:.0f} ms : {found['floor'].after * 1000:.0f} ms",
         )
@@ -316,11 +316,12 @@ class Bench:
                 self.inside("long", "core-80", str(size), **self.network.core),
             ]
             self.row(
-                f"first token of {size // 1000} kB at 80 ms : not compressed : llm core",
+                f"first token of {size // 1000} kB, round trips 80 ms : not compressed : "
+                "llm's own model",
                 "",
                 " : ".join(f"{found['ms']:.0f} ms" for found in times),
             )
-        for side, model in (("", "chatgpt-deltas-3"), (" (llm core)", "core-0")):
+        for side, model in (("", "chatgpt-deltas-3"), (" (llm's own model)", "core-0")):
             environment = self.network.core if side else self.network.plugin(0)
             stall = self.inside("stall", model, "100", **environment)
             self.row(

@@ -3,7 +3,7 @@
 .venv/bin/python docs/session.py
 
 The commands run against the simulator, which gives the answers below. Its address, code and first
-model are replaced, so that the picture changes only if the plugin's output does.
+model are replaced, so that the image changes only if the plugin's output does.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ COLUMNS, LINE_HEIGHT, LETTER_WIDTH, MARGIN = 80, 19, 8.4, 16
 
 
 def record() -> list[str]:
-    """The lines of the session; a command begins with "$ "."""
+    """Run the session, and return its lines. Each command begins with "$ "."""
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
         simulator.interval = "1"
@@ -74,6 +74,7 @@ def record() -> list[str]:
 
 
 def svg(lines: list[str]) -> str:
+    """Draw lines of text as an SVG image."""
     width = round(COLUMNS * LETTER_WIDTH) + 2 * MARGIN
     height = len(lines) * LINE_HEIGHT + 2 * MARGIN
     drawn = [

@@ -97,7 +97,11 @@ def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        (Answer(404, {"detail": "Not Found"}), plugin.DeviceLoginDisabled, "codes are turned off"),
+        (
+            Answer(404, {"detail": "Not Found"}),
+            plugin.DeviceLoginDisabled,
+            "not offer a device code",
+        ),
         (
             Answer(404, "<html>", {"Content-Type": "text/html"}),
             plugin.DeviceLoginDisabled,
@@ -193,21 +197,20 @@ def test_what_ends_the_wait(simulator, answer, kind, words):
 
 @pytest.mark.parametrize("account", [None, "work"])
 @pytest.mark.parametrize(
-    ("endpoint", "answer", "option"),
+    ("endpoint", "answer"),
     [
-        ("usercode", Answer(404), " --browser"),
-        ("device_token", error_answer(404, "deviceauth_not_found"), ""),
-        ("device_token", error_answer(403, "access_denied"), ""),
-        ("token", Answer(drop=True), ""),
-        ("token", error_answer(400, "token_exchange_user_error"), ""),
+        ("device_token", error_answer(404, "deviceauth_not_found")),
+        ("device_token", error_answer(403, "access_denied")),
+        ("token", Answer(drop=True)),
+        ("token", error_answer(400, "token_exchange_user_error")),
     ],
 )
-def test_the_advice_is_to_sign_in_to_the_same_account(simulator, account, endpoint, answer, option):
+def test_the_advice_is_to_sign_in_to_the_same_account(simulator, account, endpoint, answer):
     simulator.script(endpoint, answer)
     with pytest.raises(plugin.LoginFailed) as caught:
         plugin.login(account, show=approve_at_once(simulator), wait=Waits())
     named = " --account work" if account else ""
-    assert f"'llm chatgpt login{named}{option}'" in caught.value.advice
+    assert f"'llm chatgpt login{named}'" in caught.value.advice
 
 
 def test_the_wait_ends_when_the_code_does(simulator):

@@ -159,7 +159,7 @@ def test_device_stays_with_the_code(simulator, start, browser):
 def test_without_device_codes_the_browser_login_begins_by_itself(simulator, start, browser):
     simulator.script("usercode", NO_CODES)
     terminal = start("chatgpt", "login")
-    terminal.wait_for("Device codes are turned off for this account")
+    terminal.wait_for("OpenAI did not offer a device code")
     url = address_on(terminal)
     wait_until(browser)
     visit(url)

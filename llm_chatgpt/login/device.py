@@ -39,13 +39,11 @@ class DeviceCode(NamedTuple):
         return without_secrets(self, "user_code", "interval", "expires_in", "verification_url")
 
 
-def request_device_code(account: str | None = None) -> DeviceCode:
+def request_device_code() -> DeviceCode:
     """Request a code and the address of the page where the user enters it (P15 to P20).
 
-    `account` is for error messages, which name the command that signs in again. Raises
-    DeviceLoginDisabled, LoginFailed.
+    Raises DeviceLoginDisabled, LoginFailed.
     """
-    login_command = CODEX.login_command(account)
     body = {"client_id": config.CLIENT_ID}
     reply = oauth.ask_issuer("POST", "/api/accounts/deviceauth/usercode", LoginFailed, json=body)
     data = reply.data
@@ -53,9 +51,7 @@ def request_device_code(account: str | None = None) -> DeviceCode:
     device_auth_id = as_text(data.get("device_auth_id"))
     if reply.status == 404:
         raise DeviceLoginDisabled(
-            "Device codes are turned off for this account.",
-            f"Use '{login_command} --browser', or turn them on in ChatGPT under Settings > "
-            "Security.",
+            "OpenAI did not offer a device code.", "Use --browser to sign in without one."
         )
     if reply.status != 200 or user_code is None or device_auth_id is None:
         raise LoginFailed(*oauth.explain(reply, "start a sign-in"))
@@ -65,7 +61,6 @@ def request_device_code(account: str | None = None) -> DeviceCode:
         interval=_poll_interval(data.get("interval")),
         expires_in=_code_lifetime(data.get("expires_at"), reply.headers.get("date")),
         verification_url=f"{config.issuer()}/codex/device",
-        login_command=login_command,
     )
 
 
@@ -172,7 +167,7 @@ def login(
     for another workspace is not stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
-    code = request_device_code(account)
+    code = request_device_code()._replace(login_command=CODEX.login_command(account))
     show(code)
     with Waiting("Waiting for you to enter the code", seconds=code.expires_in):
         tokens = poll_for_token(code, wait=wait, notify=notify)
