@@ -23,7 +23,7 @@ from conftest import (
     sign_in,
 )
 from disk import fill_disk
-from llm_chatgpt.backend.catalogue import models_path
+from llm_chatgpt.backend.catalogue import models_file
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store
 from simulator import Answer
 
@@ -308,7 +308,7 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
-    lists = json.loads(models_path().read_text())["accounts"]
+    lists = json.loads(models_file().read_text())["accounts"]
     assert list(lists) == [two[1].account_key]
 
 

@@ -268,6 +268,9 @@ def test_another_account(simulator, examine):
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     sign_in(simulator, "work")
     assert "b...@example.com" in examine("--account", "work")["login"]["text"]
+    simulator.script("models", Answer(403, {"detail": "No."}))
+    advice = examine("--account", "work")["backend"]["advice"]
+    assert "'llm chatgpt login --account work'" in advice
 
 
 def test_the_certificate_is_named(simulator, signed_in, examine, monkeypatch, tmp_path):

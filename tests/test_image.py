@@ -331,7 +331,7 @@ def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_
     assert result.stdout == f"{saved}\n"
     assert saved.read_bytes() == png(1024, 1024)
     assert path.read_bytes() == b"other"
-    assert f"Warning: could not save the image in {path} (File exists); using" in result.stderr
+    assert f"Warning: could not save the image as {path} (File exists); using" in result.stderr
 
 
 def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):

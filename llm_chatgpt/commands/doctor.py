@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.catalogue import remembered_models
+from llm_chatgpt.backend.catalogue import stored_models
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
@@ -208,7 +208,8 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
         advice = problem or "The next prompt tries to renew it."
         return Finding(name, state, f"{text}, but rejects the access token", advice)
     if tokens and reply.status == 403:
-        advice = explain_refusal(reply, RefusedRequest(tokens)).message
+        request = RefusedRequest(tokens, tokens.route.login_command(account))
+        advice = explain_refusal(reply, request).message
         return Finding(name, "broken", f"{text}, but refuses this account", advice)
     return Finding(name, "ok", text)
 
@@ -232,7 +233,7 @@ def _clock(ahead: float) -> Finding:
 
 
 def _models(tokens: Tokens) -> Finding:
-    models = remembered_models(tokens)
+    models = stored_models(tokens)
     if not models.fetched_at:
         return Finding("models", "warning", "not fetched yet", "Run 'llm chatgpt refresh'.")
     age = time.time() - models.fetched_at

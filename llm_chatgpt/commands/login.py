@@ -247,7 +247,7 @@ def _login_in_browser(options: _Options) -> Tokens:
     return login_with_browser(
         options.account,
         show=functools.partial(_show_address, options.no_open, hint),
-        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
+        read_lines=_read_pasted,
         replace=options.replace,
         workspace=options.workspace,
     )
@@ -267,7 +267,7 @@ def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
     return login_officially(
         options.account,
         show=functools.partial(_show_address, options.no_open, hint),
-        read_lines=_read_pasted if terminal.is_terminal(sys.stdin) else None,
+        read_lines=_read_pasted,
         replace=options.replace,
         new=new,
     )
@@ -293,11 +293,11 @@ def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogi
 
 
 def _read_pasted(use_line: Callable[[str], None], stop: threading.Event) -> None:
-    """Pass the lines that the user types or pastes to `use_line`, until `stop` is set."""
+    """Pass the lines typed or pasted on a terminal to `use_line`, until `stop` is set."""
     keyboard = terminal.Keyboard()
     # If the terminal cannot be read, the browser can still complete the sign-in.
     with contextlib.suppress(EOFError, OSError, ValueError):
-        while not stop.is_set():
+        while terminal.is_terminal(sys.stdin) and not stop.is_set():
             typed = keyboard.read_line(0.1)
             # An address that was pasted in two lines is one answer, not two.
             while typed and (next_line := keyboard.read_line(0.05)) is not None:

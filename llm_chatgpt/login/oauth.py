@@ -173,7 +173,7 @@ def _post(
 ) -> http.Reply:
     """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}
-    encoded: dict[str, Any] = {"data" if route.form else "json": body}
+    encoded: dict[str, Any] = {"data" if route.sends_forms else "json": body}
     return ask_issuer("POST", path, error_class, headers=headers, **encoded, **options)
 
 

@@ -50,7 +50,7 @@ class Route(NamedTuple):
     # Shown instead of the tokens' plan, unless empty.
     plan: str = ""
     # Whether refreshes and revocations are sent as forms instead of JSON (P50, P238).
-    form: bool = False
+    sends_forms: bool = False
     # Fields to add to every request to the token endpoint.
     token_fields: Mapping[str, str] = {}
     # Seconds between the renewal of a login and its access token's expiry; None: the login is
@@ -71,7 +71,7 @@ class Route(NamedTuple):
     # Whether the service accepts changes of the effort within a conversation (P214, P255).
     effort_updates: bool = True
     # Parts that requests never contain (P254), by their names in backend/optional_parts.py.
-    without: frozenset[str] = frozenset()
+    omitted_parts: frozenset[str] = frozenset()
     # Whether functions are sent as the first input item (P256).
     tools_in_input: bool = False
     # Whether the service refuses a type of tool (P260).
@@ -100,7 +100,7 @@ OFFICIAL = Route(
     login_option=" --official",
     account="official",
     plan="official",
-    form=True,
+    sends_forms=True,
     token_fields={"resource": config.DEFAULT_API_URL},
     refresh_leeway=None,
     final_status=None,
@@ -111,7 +111,7 @@ OFFICIAL = Route(
     images_path="",
     names_account=False,
     effort_updates=False,
-    without=frozenset({"max_output_tokens", "compression"}),
+    omitted_parts=frozenset({"max_output_tokens", "compression"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     lists_in_order=True,
