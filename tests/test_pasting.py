@@ -131,7 +131,7 @@ def test_replacing_another_user_needs_a_yes(simulator, begin):
     terminal.wait_for(r"(?s)ada@example.com.*bob@example.com.*Replace the old login\?")
     terminal.type("n")
     assert terminal.end() == 1
-    assert "Kept ada@example.com" in terminal.screen
+    assert "Kept the login of ada@example.com" in terminal.screen
     assert plugin.load_tokens() == old
 
 
