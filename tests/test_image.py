@@ -59,7 +59,7 @@ def pictures():
 # What is sent and printed ------------------------------------------------------------------
 
 
-def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
+def test_an_image_is_created_and_saved(simulator, signed_in, image, tmp_path):
     path = tmp_path / "pelican.png"
     result = image("A pelican", "-o", str(path))
     assert result.stdout == f"{path}\n"
@@ -68,7 +68,7 @@ def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
     assert drawn(simulator) == [USUAL]
 
 
-def test_wishes_are_sent(simulator, signed_in, image):
+def test_options_are_sent(simulator, signed_in, image):
     wishes = ["--size", "1024x1536", "--quality", "max", "--background", "transparent"]
     result = image("A pelican", "--model", "gpt-image-2.5-flare", *wishes, "--json")
     (path,) = pictures()
@@ -89,7 +89,7 @@ def test_wishes_are_sent(simulator, signed_in, image):
     }
 
 
-def test_pictures_are_changed(simulator, signed_in, image, tmp_path):
+def test_attached_images_are_sent_to_be_edited(simulator, signed_in, image, tmp_path):
     places = []
     for name, data in (("a.png", png(16, 16)), ("b.jpg", JPEG), ("c.webp", LOSSY)):
         (tmp_path / name).write_bytes(data)
@@ -105,7 +105,7 @@ def test_pictures_are_changed(simulator, signed_in, image, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"GIF89a", b"%PDF-1.4", b""])
-def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, content):
+def test_a_file_that_is_no_image_is_not_sent(simulator, signed_in, image, tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     result = image("Make it night", "-a", str(tmp_path / "a.png"))
     assert error_of(result).endswith(
@@ -115,7 +115,7 @@ def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, c
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
-def test_the_prompt_by_stdin(simulator, signed_in, image, arguments):
+def test_the_prompt_can_come_from_stdin(simulator, signed_in, image, arguments):
     assert image(*arguments, input="A pelican\n").exit_code == 0
     assert drawn(simulator) == [USUAL]
     assert image(*arguments, input=b"\xff A pelican").exit_code == 0
@@ -140,12 +140,12 @@ def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
     )
 
 
-def test_a_prompt_that_is_no_text(simulator, signed_in, image):
+def test_a_surrogate_in_the_prompt_becomes_a_question_mark(simulator, signed_in, image):
     assert image("A pelican \udcff").exit_code == 0
     assert drawn(simulator)[0]["prompt"] == "A pelican ?"
 
 
-def test_an_empty_prompt(simulator, signed_in, image):
+def test_an_empty_prompt_is_refused(simulator, signed_in, image):
     for result in (image(" "), image(input="\n")):
         assert result.exit_code == 2
         assert "Error: The prompt is empty." in result.stderr
@@ -184,7 +184,7 @@ def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):
     assert pathlib.Path(report["path"]).read_bytes() == b"a new kind"
 
 
-def test_another_account(simulator, signed_in, image):
+def test_account_chooses_the_login(simulator, signed_in, image):
     work = sign_in(simulator, "work")
     image("A pelican", "--account", "work")
     assert simulator.seen("/images/generations")[0].bearer == work.access_token
@@ -193,7 +193,7 @@ def test_another_account(simulator, signed_in, image):
 # Files -------------------------------------------------------------------------------------
 
 
-def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_path):
+def test_no_image_is_requested_if_it_could_not_be_saved(simulator, signed_in, image, tmp_path):
     (tmp_path / "old.png").write_bytes(b"old")
     message = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
     assert message.endswith("old.png already exists. Choose another name or use --force.")
@@ -210,7 +210,9 @@ def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_
     assert (tmp_path / "old.png").read_bytes() == b"old"
 
 
-def test_a_missing_folder_and_the_home_folder(simulator, signed_in, image, tmp_path, monkeypatch):
+def test_a_missing_folder_is_created_below_the_home_folder(
+    simulator, signed_in, image, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     path = tmp_path / "new" / "folder" / "a.png"
@@ -240,7 +242,7 @@ def test_force_replaces_a_file(simulator, signed_in, image, tmp_path):
     assert list(tmp_path.glob("*.tmp")) == []
 
 
-def test_a_picture_on_stdout(simulator, signed_in, image):
+def test_an_image_on_stdout_is_not_saved(simulator, signed_in, image):
     result = image("A pelican", "-o", "-")
     assert result.stdout_bytes == png(1024, 1024)
     assert not (llm.user_dir() / "chatgpt-images").exists()
@@ -256,7 +258,7 @@ def test_a_picture_is_not_written_to_a_terminal(simulator, signed_in):
     assert simulator.requests == []
 
 
-def test_a_picture_whose_reader_has_gone_is_saved(simulator, signed_in):
+def test_an_image_is_saved_if_stdout_is_closed(simulator, signed_in):
     process = start_llm("chatgpt", "image", "A pelican", "-o", "-")
     process.stdout.close()
     process.stdout = None
@@ -334,7 +336,9 @@ def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_
     assert f"Warning: could not save the image as {path} (File exists); using" in result.stderr
 
 
-def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
+def test_on_a_full_disk_an_image_is_saved_in_the_default_folder(
+    simulator, signed_in, image, tmp_path, monkeypatch
+):
     path = tmp_path / "a.png"
     opened = pathlib.Path.open
 
@@ -356,7 +360,7 @@ def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
     assert not path.exists()
 
 
-def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
+def test_an_image_that_cannot_be_saved_anywhere_is_an_error(simulator, signed_in, image):
     def spoil(_):
         folder = llm.user_dir() / "chatgpt-images"
         folder.rmdir()
@@ -422,12 +426,12 @@ def test_a_refusal_is_one_sentence_and_nothing_is_sent_again(
     assert pictures() == []
 
 
-def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
+def test_an_option_that_the_service_refuses_is_an_error(simulator, signed_in, image):
     message = error_of(image("A pelican", "--size", "best"))
     assert message.startswith("Error: OpenAI refused the request: Invalid size 'best'.")
 
 
-def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
+def test_an_image_that_takes_too_long_is_an_error(simulator, signed_in, image, monkeypatch):
     assert config.IMAGE_TIMEOUT_SECONDS == 300
     monkeypatch.setattr(config, "IMAGE_TIMEOUT_SECONDS", 0.3)
     simulator.script("draw", Answer(delay=5.0))
@@ -452,11 +456,11 @@ def test_a_refused_login_names_its_account(simulator, signed_in, image):
     assert "Run 'llm chatgpt login --account work' to sign in again." in message
 
 
-def test_no_account_is_signed_in(simulator, image):
+def test_without_a_login_the_error_says_so(simulator, image):
     assert "Not signed in to ChatGPT" in error_of(image("A pelican"))
 
 
-def test_an_access_token(simulator, image, monkeypatch):
+def test_an_access_token_can_create_images(simulator, image, monkeypatch):
     token = "at-" + "x" * 40
     simulator.personal_tokens[token] = simulator.account
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", token)
@@ -464,14 +468,14 @@ def test_an_access_token(simulator, image, monkeypatch):
     assert simulator.seen("/images/generations")[0].bearer == token
 
 
-def test_the_official_sign_in_draws_nothing(simulator, image):
+def test_the_official_sign_in_cannot_create_images(simulator, image):
     sign_in_officially(simulator)
     assert "OpenAI's official sign-in cannot create images" in error_of(image("A pelican"))
     assert simulator.requests == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
-def test_a_model_without_a_stderr(simulator, signed_in):
+def test_an_image_model_works_with_a_closed_stderr(simulator, signed_in):
     command = f"exec {sys.executable} -m llm -m chatgpt-gpt-image-2 'A pelican' 2>&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, str(pictures()[0]))
@@ -491,7 +495,7 @@ def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_is_not_asked_for_the_prompt(simulator, signed_in):
+def test_on_a_terminal_a_missing_prompt_is_an_error(simulator, signed_in):
     terminal = Terminal("chatgpt", "image")
     assert terminal.end() == 2
     assert "Error: Missing argument 'PROMPT'." in terminal.screen

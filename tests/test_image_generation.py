@@ -14,7 +14,7 @@ import llm_chatgpt_oauth as plugin
 from simulator import PNG, Draw, Say
 
 
-def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
+def test_a_created_image_is_saved_and_its_path_printed(simulator, signed_in, run_llm, tmp_path):
     simulator.answer(Draw("A pelican on a bicycle"), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", "ImageGeneration")
     assert result.stdout == "Here.\n"
@@ -29,13 +29,13 @@ def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
     assert "A pelican on a bicycle" in history
 
 
-def test_the_note_of_a_picture_begins_a_line(simulator, signed_in, run_llm):
+def test_the_path_of_an_image_is_on_a_line_of_its_own(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-sol", "draw", "-T", "ImageGeneration")
     assert "**Answering**" in result.stderr
     assert re.search(r"^Picture: ", result.stderr, re.MULTILINE)
 
 
-def test_wishes_for_a_picture_are_sent(simulator, signed_in, ask):
+def test_options_of_image_generation_are_sent(simulator, signed_in, ask):
     wishes = {
         "output_format": "webp",
         "size": "1024x1536",
@@ -47,13 +47,15 @@ def test_wishes_for_a_picture_are_sent(simulator, signed_in, ask):
     assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **wishes}]
 
 
-def test_wishes_for_a_picture_on_the_command_line(simulator, signed_in, run_llm):
+def test_options_of_image_generation_can_be_given_on_the_command_line(
+    simulator, signed_in, run_llm
+):
     tool = 'ImageGeneration({"quality": "low", "folder": "art"})'
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", tool)
     assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", "quality": "low"}]
 
 
-def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
+def test_the_folder_of_images_can_be_chosen(simulator, signed_in, ask, tmp_path):
     simulator.answer(Draw("A pelican", output_format="webp"))
     tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")
     answered = ask("draw", tools=[tool])
@@ -66,7 +68,9 @@ def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_
 
 
 @pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
-def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, caplog, folder):
+def test_an_image_for_an_unwritable_folder_is_saved_in_the_default_one(
+    simulator, signed_in, ask, tmp_path, caplog, folder
+):
     (tmp_path / "file").write_text("")
     tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
     simulator.answer(Draw("A pelican"), Say("Here."))
@@ -82,7 +86,7 @@ def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, ca
     assert picture == f"Picture: {path}"
 
 
-def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, caplog):
+def test_an_image_that_cannot_be_saved_does_not_stop_the_answer(simulator, signed_in, ask, caplog):
     (llm.user_dir() / "chatgpt-images").write_text("")
     simulator.answer(Draw("A pelican"), Say("Here."))
     answered = ask("draw", tools=[plugin.ImageGeneration()])

@@ -38,7 +38,7 @@ def test_an_image_model_prints_the_path_and_is_logged(simulator, signed_in, run_
     assert "data" not in logged
 
 
-def test_an_image_model_from_python(simulator, signed_in, ask):
+def test_an_image_model_returns_the_path_and_records_the_usage(simulator, signed_in, ask):
     usage = {"input_tokens": 12, "output_tokens": 4000, "total_tokens": 4012}
     data = {"b64_json": base64.b64encode(png(32, 32)).decode()}
     answer = {"data": [data], "created": 7, "usage": usage, "odd": [[]]}
@@ -55,7 +55,7 @@ def test_an_image_model_from_python(simulator, signed_in, ask):
     assert "odd" not in answered.json
 
 
-def test_an_image_model_in_a_template(simulator, signed_in, run_llm):
+def test_an_image_model_works_in_a_template(simulator, signed_in, run_llm):
     options = ["-o", "background", "transparent", "--save", "draw"]
     assert run_llm("-m", "chatgpt-gpt-image-2", "A $input", *options).exit_code == 0
     assert run_llm("-t", "draw", "pelican").exit_code == 0
@@ -112,7 +112,9 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
         ),
     ],
 )
-def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, words):
+def test_an_image_model_refuses_invalid_input_before_a_request(
+    simulator, signed_in, ask, prompt, words
+):
     with pytest.raises(llm.ModelError, match=re.escape(words)):
         ask(slug="gpt-image-2", **prompt)
     assert simulator.requests == []
@@ -126,7 +128,7 @@ def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, word
         (usage_limit(), "The usage limit of your ChatGPT Plus plan is reached."),
     ],
 )
-def test_a_refusal_of_an_image_model(simulator, signed_in, ask, answer, words):
+def test_a_failed_image_is_not_requested_again(simulator, signed_in, ask, answer, words):
     simulator.script("draw", answer)
     with pytest.raises(llm.ModelError, match=re.escape(words)):
         ask("A pelican", slug="gpt-image-2")
@@ -154,7 +156,7 @@ def test_an_async_image_can_be_cancelled(simulator, signed_in):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_terminal_is_told_that_an_image_takes_a_while(simulator, signed_in, options):
+def test_the_waiting_line_says_that_an_image_takes_a_while(simulator, signed_in, options):
     simulator.script("draw", lambda request: time.sleep(1.5))
     terminal = Terminal("-m", "chatgpt-gpt-image-2", "A pelican", *options, columns=80)
     terminal.wait_for(r"\rCreating the image, 0:01 \(takes a minute or two\)")

@@ -30,7 +30,7 @@ def test_both_routes_store_the_issuer(simulator, run_llm):
 
 
 @pytest.mark.parametrize("route", ["codex", "official"])
-def test_no_login_is_renewed_elsewhere(simulator, elsewhere, ask, run_llm, route):
+def test_no_login_is_renewed_at_another_issuer(simulator, elsewhere, ask, run_llm, route):
     official = route == "official"
     old = sign_in_officially(simulator, ago=4000) if official else sign_in(simulator)
     simulator.expire_access_tokens()
@@ -59,7 +59,7 @@ def test_an_expired_login_says_so_without_a_request(simulator, elsewhere, run_ll
 
 
 @pytest.mark.parametrize("route", ["codex", "official"])
-def test_no_session_is_ended_elsewhere(simulator, elsewhere, run_llm, route):
+def test_no_session_is_ended_at_another_issuer(simulator, elsewhere, run_llm, route):
     sign_in_officially(simulator) if route == "official" else sign_in(simulator)
     other = elsewhere()
     result = run_llm("chatgpt", "logout", "--revoke")
@@ -103,7 +103,7 @@ def test_a_login_of_an_older_version_belongs_to_openai(simulator, ask, monkeypat
     ],
 )
 @pytest.mark.parametrize("name", ["ISSUER", "BASE_URL"])
-def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
+def test_only_https_and_loopback_addresses_are_accepted(monkeypatch, name, url):
     monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
     with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
         config.issuer() if name == "ISSUER" else config.base_url()
@@ -113,7 +113,7 @@ def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
     "url",
     ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
 )
-def test_addresses_that_are_fine(monkeypatch, url):
+def test_https_and_loopback_addresses_are_used_as_they_are(monkeypatch, url):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
     assert config.issuer() == url.rstrip("/")
 

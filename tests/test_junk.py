@@ -34,7 +34,7 @@ JSON = json_values(
     st.binary(max_size=60) | JSON.map(lambda data: json.dumps(data).encode()),
     st.dictionaries(st.sampled_from(HEADERS.split()), st.text(max_size=12) | st.floats().map(str)),
 )
-def test_any_answer_is_a_sentence(status, body, headers):
+def test_any_error_answer_gives_a_printable_message(status, body, headers):
     error = explain_refusal(
         Reply(status, headers, body), RefusedRequest(tokens.Tokens(""), slug="gpt-6-luna")
     )

@@ -56,7 +56,9 @@ def after(simulator, *items, **changes):
         Answer(200, b'{"models": [{"slug": "x", "upgrade": ' + b"[" * 900 + b"]" * 900 + b"}]}"),
     ],
 )
-def test_a_model_list_that_fails(simulator, prompt_logged, models, options):
+def test_a_failed_model_list_leaves_the_answer_and_is_not_fetched_again(
+    simulator, prompt_logged, models, options
+):
     simulator.answer(Say("The answer."))
     simulator.script("models", models)
     assert prompt_logged(*options) == ""
@@ -88,7 +90,7 @@ def test_no_answer_waits_for_the_model_list(simulator, prompt_logged, options):
         let_go.set()
 
 
-def test_a_model_list_that_cannot_be_stored(simulator, prompt_logged):
+def test_a_model_list_that_cannot_be_stored_is_not_fetched(simulator, prompt_logged):
     simulator.answer(Say("The answer."))
     catalogue.models_file().mkdir(parents=True)
     assert prompt_logged() == ""
@@ -113,7 +115,7 @@ def broken_gzip(frames):
         lambda frames: Stream([*frames, sse({"type": "error", "message": "Too late"})]),
     ],
 )
-def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
+def test_a_fault_after_the_last_event_does_not_matter(simulator, prompt_logged, ending, options):
     simulator.script("responses", ending(after(simulator)))
     assert prompt_logged(*options) == ""
 
@@ -134,7 +136,7 @@ def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
     ],
     ids=lambda changes: str(changes)[:40],
 )
-def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
+def test_odd_fields_of_the_last_event_do_not_lose_the_answer(simulator, prompt_logged, changes):
     simulator.script("responses", Stream(after(simulator, **changes)))
     prompt_logged()
 
@@ -148,7 +150,7 @@ def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
         {"openai-model": "another\x85model"},
     ],
 )
-def test_odd_headers(simulator, prompt_logged, headers):
+def test_odd_headers_do_not_lose_the_answer(simulator, prompt_logged, headers):
     simulator.response_headers = headers
     simulator.answer(Say("The answer."))
     prompt_logged()
@@ -156,7 +158,7 @@ def test_odd_headers(simulator, prompt_logged, headers):
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's redirection")
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
-def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, where):
+def test_an_answer_is_kept_if_stderr_cannot_be_written(simulator, signed_in, run_llm, where):
     if "full" in where and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     simulator.served_model = "gpt-5.6-luna"
@@ -202,7 +204,7 @@ def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monk
 @pytest.mark.parametrize(
     "fault", [Answer(413), Answer(drop=True), Stream([b"x"], end="cut"), Answer(401)]
 )
-def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fault):
+def test_a_failed_prompt_is_not_kept_in_memory(simulator, signed_in, ask, monkeypatch, fault):
     monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     simulator.script("responses", *[fault] * 9)
     held = []

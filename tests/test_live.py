@@ -93,7 +93,7 @@ def parts(body):
     return [part.get("type") for item in body["input"] for part in item.get("content") or []]
 
 
-def test_all_is_well(simulator, route, check):
+def test_the_documented_service_shows_no_differences(simulator, route, check):
     report = check("--all")
     assert wrong(report) == {}
     assert found(report) == []
@@ -258,7 +258,7 @@ BOTH_ROUTES = {
 
 
 @pytest.mark.parametrize("fault", BOTH_ROUTES)
-def test_a_service_that_differs(simulator, route, check, fault):
+def test_each_difference_is_reported_on_its_line(simulator, route, check, fault):
     change, expected = BOTH_ROUTES[fault]
     change(simulator)
     report = check()
@@ -312,7 +312,7 @@ CODEX_ONLY = {
 
 
 @pytest.mark.parametrize("fault", CODEX_ONLY)
-def test_a_codex_backend_that_differs(simulator, codex, check, fault):
+def test_each_difference_of_the_codex_backend_names_its_fact(simulator, codex, check, fault):
     change, expected, fact = CODEX_ONLY[fault]
     change(simulator)
     report = check()
@@ -329,7 +329,7 @@ def test_a_codex_backend_that_differs(simulator, codex, check, fault):
         ("input_file", ["PDF"]),
     ],
 )
-def test_a_plan_that_lacks_something(simulator, check, capability, lines):
+def test_a_capability_that_the_plan_lacks_fails_only_its_lines(simulator, check, capability, lines):
     simulator.uses_tools = True
     sign_in_officially(simulator)
     simulator.official.refused_capabilities.add(capability)
@@ -344,7 +344,7 @@ def test_the_report_quotes_the_service(simulator, codex, check):
     assert "(400, invalid_image_request, input[0])" in line["text"]
 
 
-def test_secrets_in_what_the_service_says_are_removed(simulator, codex, run_llm):
+def test_secrets_in_error_messages_are_removed(simulator, codex, run_llm):
     account, token = simulator.account, next(iter(simulator.access_tokens))
     words = f"bad: {account.email} {account.account_id} org-{'a1' * 12} {token}"
     image = error_answer(400, "invalid_image_request", words)
@@ -366,27 +366,27 @@ def test_unknown_bodies_of_errors_are_listed(simulator, codex, check):
     assert "No images." in text
 
 
-def test_not_signed_in(simulator, run_llm):
+def test_without_a_login_the_live_check_says_so(simulator, run_llm):
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
     assert result.output == "Error: Not signed in to ChatGPT. Run 'llm chatgpt login' first.\n"
 
 
-def test_the_options_that_need_live(run_llm):
+def test_yes_all_and_record_need_live(run_llm):
     for option in (["--yes"], ["--all"], ["--record", "x"]):
         result = run_llm("chatgpt", "doctor", *option)
         assert result.exit_code == 2
         assert "--all, --yes and --record need --live." in result.output
 
 
-def test_another_account(simulator, codex, check):
+def test_account_chooses_the_login(simulator, codex, check):
     simulator.account = dataclasses.replace(simulator.account, account_id="other", plan="free")
     sign_in(simulator, "work")
     assert check("--account", "work")["plan"] == "free"
     assert {r.headers["chatgpt-account-id"] for r in simulator.requests} == {"other"}
 
 
-def test_an_account_with_one_model(simulator, codex, check):
+def test_an_account_with_one_model_skips_the_other_model(simulator, codex, check):
     simulator.models = [model for model in simulator.models if model["slug"] == "gpt-6-luna"]
     report = check("--all")
     assert wrong(report) == {}
@@ -423,7 +423,7 @@ def test_the_pdf_has_its_objects_where_its_table_says():
     assert len(checks._PDF.split(b"stream\n")[1].rsplit(b"\nend", 1)[0]) == length
 
 
-def test_nothing_of_it_is_logged(simulator, codex, check, tmp_path):
+def test_the_live_check_logs_nothing_in_llm(simulator, codex, check, tmp_path):
     check()
     assert not (tmp_path / "llm" / "logs.db").exists()
 
@@ -497,7 +497,7 @@ def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, t
         "oaiapp_1234567",
     ],
 )
-def test_what_looks_like_a_secret(secret):
+def test_each_kind_of_secret_is_found(secret):
     assert secrets_in(f"one {secret} two")
     assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
 
@@ -523,7 +523,7 @@ def test_every_fact_has_a_number_of_its_own():
             assert line.startswith("| **P"), line
 
 
-def test_the_table_of_lines_is_that_of_the_live_check():
+def test_the_protocols_table_has_the_facts_of_the_live_check():
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", SETTLED, re.MULTILINE))
     assert rows.pop("line") == "facts"
     unsettled = numbers(rows.pop("not settled by the live check"))

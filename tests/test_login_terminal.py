@@ -76,7 +76,7 @@ def test_enter_opens_the_page(simulator, begin, browser):
 @needs_pty
 @listens
 @pytest.mark.parametrize("typed", ["b", " B "])
-def test_b_goes_over_to_the_browser(simulator, begin, browser, typed):
+def test_b_switches_to_the_browser(simulator, begin, browser, typed):
     terminal = begin()
     terminal.type("what?")
     terminal.type(typed)
@@ -105,7 +105,7 @@ def test_without_a_browser_only_b_is_offered(simulator, begin):
 
 @needs_pty
 @listens
-def test_no_open_opens_nothing_in_both_ways(simulator, begin, browser):
+def test_no_open_opens_nothing_with_a_code_or_a_browser(simulator, begin, browser):
     terminal = begin("--no-open")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
@@ -178,7 +178,7 @@ def test_a_terminal_without_stderr(simulator, start):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_countdown(simulator, begin):
+def test_the_countdown_goes_on_after_the_end_of_input(simulator, begin):
     terminal = begin()
     os.write(terminal.master, b"\x04")
     terminal.wait_for("14:5[0-7]")
@@ -272,7 +272,7 @@ def test_without_a_command_the_terminal_is_asked_to_copy(
 
 
 @needs_pty
-def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, monkeypatch):
+def test_copying_is_not_offered_if_nothing_can_copy(simulator, begin, clipboard, monkeypatch):
     monkeypatch.setenv("TERM", "linux")
     terminal = begin()
     assert "copy" not in terminal.screen
@@ -280,7 +280,7 @@ def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, m
 
 @needs_pty
 @listens
-def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
+def test_advice_about_the_redirect_is_below_the_address(simulator, start):
     terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
     before, _, after = terminal.screen.partition(terminal.address())
@@ -309,7 +309,7 @@ def test_a_first_login_mentions_no_account(simulator, run_llm):
     assert "signed in" not in run_llm("chatgpt", "login").stderr.lower()
 
 
-def test_the_next_steps(simulator, run_llm):
+def test_the_suggested_commands_work(simulator, run_llm):
     simulator.approve_after_polls = 0
     stdout = run_llm("chatgpt", "login").stdout
     assert "\n  llm -m chatgpt-gpt-6.2-sol " in stdout
@@ -355,7 +355,7 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
 
 @needs_pty
 @listens
-def test_a_browser_does_not_write_into_our_output(simulator, start_login, browser):
+def test_output_of_the_browser_is_not_shown(simulator, start_login, browser):
     login = start_login("--browser")
     wait_until(browser)
     code, stdout, stderr = login.visit()
@@ -367,7 +367,9 @@ def test_a_browser_does_not_write_into_our_output(simulator, start_login, browse
 @needs_pty
 @listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
-def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypatch, value):
+def test_without_a_usable_browser_the_address_is_printed(
+    simulator, start, start_login, monkeypatch, value
+):
     """A text browser would open in this very terminal."""
     monkeypatch.setenv("BROWSER", value)
     login = start_login("--browser")

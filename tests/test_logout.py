@@ -27,7 +27,7 @@ def test_logout_is_local(two, simulator, run_llm):
     assert list(read_store().accounts) == ["work"]
 
 
-def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
+def test_logout_deletes_the_named_account_or_all(two, simulator, run_llm, monkeypatch):
     assert "Signed out of account work" in run_llm("chatgpt", "logout", "--account", "work").stdout
     assert list(read_store().accounts) == ["default"]
     plugin.store_tokens(two[1], "work")
@@ -49,7 +49,7 @@ def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypa
     assert set(read_store().accounts) == {"default", "work"}
 
 
-def test_revoke(two, simulator, run_llm):
+def test_revoke_ends_the_session_at_openai(two, simulator, run_llm):
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "other programs" in result.stderr
@@ -66,7 +66,7 @@ def test_revoke(two, simulator, run_llm):
         check(result.output)
 
 
-def test_revoke_without_a_refresh_token(simulator, run_llm):
+def test_revoke_sends_the_access_token_if_there_is_no_other(simulator, run_llm):
     tokens = sign_in(simulator, refresh_token=None)
     run_llm("chatgpt", "logout", "--revoke")
     body = simulator.seen("/oauth/revoke")[0].body
@@ -82,7 +82,7 @@ def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, ru
     assert not read_store().accounts
 
 
-def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
+def test_a_revocation_that_hangs_is_given_up(signed_in, simulator, run_llm, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 0.05)
     simulator.script("revoke", Answer(delay=0.5))
     result = run_llm("chatgpt", "logout", "--revoke")

@@ -128,7 +128,7 @@ def test_a_large_picture_is_decoded_in_slices(monkeypatch):
     assert max(lengths) <= 2**20
 
 
-def test_where_a_picture_is_is_told_on_the_terminal_from_a_thread(simulator, signed_in, run_llm):
+def test_the_path_of_an_image_from_a_thread_is_printed(simulator, signed_in, run_llm):
     picture = PNG + secrets.token_bytes(300_000)
     simulator.answer(Draw("A pelican", image=picture), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "--async", "-R")
@@ -156,7 +156,7 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, run_llm, pictur
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_missing_picture_is_told_on_the_terminal(
+def test_a_warning_about_a_missing_image_is_printed_once(
     simulator, signed_in, run_llm, tmp_path, options
 ):
     """Also where the request is built in a thread, which has no terminal."""

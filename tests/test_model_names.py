@@ -111,7 +111,7 @@ def test_the_default_without_a_list_is_built_in(simulator, signed_in, ask, model
     assert simulator.prompts[0]["model"] == "gpt-6.1-sol"
 
 
-def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
+def test_the_default_is_logged_with_the_model_that_answered(simulator, signed_in, run_llm):
     fetch_models(signed_in)
     # Some answers do not say which model they come from.
     text = sse({"type": "response.output_text.delta", "output_index": 0, "delta": "Hi."})
@@ -126,7 +126,7 @@ def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
     assert run_llm("-m", "chatgpt-default", "hi", "-R").stderr == note
 
 
-def test_the_default_of_another_account(simulator, signed_in, ask):
+def test_each_account_has_its_own_default_model(simulator, signed_in, ask):
     fetch_models(signed_in)
     simulator.account = Account(email="bob@example.com", account_id="bob", plan="free")
     fetch_models(sign_in(simulator, "work"))
@@ -134,7 +134,7 @@ def test_the_default_of_another_account(simulator, signed_in, ask):
     assert simulator.prompts[0]["model"] == "gpt-6.1-terra"
 
 
-def test_what_the_default_refuses_is_asked_for_once(simulator, signed_in, ask):
+def test_a_part_that_the_default_model_refuses_is_sent_once(simulator, signed_in, ask):
     fetch_models(signed_in)
     simulator.refuses_summary = {"gpt-6.2-sol"}
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_a_damaged_list_means_the_built_in_one(content, run_llm):
     assert model_ids(run_llm) == BUILT_IN
 
 
-def test_without_a_list_the_built_in_one(run_llm):
+def test_without_a_list_the_built_in_one_is_used(run_llm):
     assert model_ids(run_llm) == BUILT_IN
 
 

@@ -41,7 +41,7 @@ def run(*arguments):
     return process.returncode, stdout, stderr
 
 
-def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
+def test_login_prompts_and_logout_go_through_the_proxy(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     simulator.approve_after_polls = 0
     code, stdout, stderr = run("chatgpt", "login")
@@ -58,7 +58,7 @@ def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
     assert set(proxy.targets) == {AUTH, BACKEND}
 
 
-def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
+def test_an_unknown_root_is_an_error_that_names_the_setting(simulator, proxy):
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
     assert re.search(r"The certificate of \S+ was not accepted", stderr)
@@ -67,7 +67,7 @@ def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
     assert not simulator.requests
 
 
-def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
+def test_a_prompt_also_names_the_setting_for_an_unknown_root(simulator, proxy, monkeypatch):
     sign_in(simulator)
     monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     model = llm.get_model("chatgpt-gpt-6-luna")
@@ -81,7 +81,7 @@ def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
         asyncio.run(ask())
 
 
-def test_a_certificate_of_another_day(simulator, proxy, monkeypatch):
+def test_an_expired_certificate_suggests_checking_the_clock(simulator, proxy, monkeypatch):
     proxy.expired = True
     monkeypatch.setenv("SSL_CERT_FILE", str(proxy.certificate))
     code, _, stderr = run("chatgpt", "login")
@@ -101,7 +101,7 @@ def hashed_folder(certificate, folder):
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"])
-def test_each_way_to_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
+def test_each_setting_can_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
     value = proxy.certificate
     if name == "SSL_CERT_DIR":
         value = hashed_folder(value, tmp_path / "certificates")
@@ -167,7 +167,7 @@ def test_certificates_are_read_once(simulator, proxy, monkeypatch, reads):
         (["other", "root"], ["other", "root"], False),
     ],
 )
-def test_the_systems_certificates(
+def test_the_systems_bundle_is_read_only_if_it_has_more_than_the_folder(
     simulator, proxy, monkeypatch, tmp_path, reads, in_folder, in_bundle, bundle_is_read
 ):
     roots = {"root": proxy.certificate.read_bytes()}
@@ -195,7 +195,9 @@ def test_the_systems_certificates(
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"])
 @pytest.mark.parametrize("content", [None, "no certificate", ""])
-def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, name, content):
+def test_a_file_without_a_certificate_is_named_with_its_setting(
+    proxy, monkeypatch, tmp_path, name, content
+):
     path = tmp_path / "root.pem"
     if content is not None:
         path.write_text(content)
@@ -212,7 +214,7 @@ def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, 
         (b"HTTP/1.1 403 <script>\r\n\r\n", "(status 403)"),
     ],
 )
-def test_a_proxy_that_refuses(proxy, answer, words):
+def test_a_refusal_of_the_proxy_is_named(proxy, answer, words):
     proxy.answer = answer
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
@@ -221,7 +223,7 @@ def test_a_proxy_that_refuses(proxy, answer, words):
     assert "script" not in stderr
 
 
-def test_a_proxy_that_is_not_there(monkeypatch):
+def test_an_unreachable_proxy_is_named(monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(plugin.LoginFailed, match=r"Could not reach \S+ through the proxy"):
@@ -229,7 +231,7 @@ def test_a_proxy_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://127.0.0.1:port", "://x"])
-def test_a_proxy_setting_that_is_none(monkeypatch, value):
+def test_an_invalid_proxy_setting_is_named(monkeypatch, value):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(plugin.ChatGPTError, match="HTTPS_PROXY"):
@@ -254,7 +256,7 @@ def test_this_machine_is_not_reached_through_a_proxy(simulator, signed_in, ask, 
 # Workspaces
 
 
-def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
+def test_a_workspaces_own_host_gets_its_requests(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     simulator.approve_after_polls = 0
     simulator.account = dataclasses.replace(
@@ -283,7 +285,7 @@ def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
     assert proxy.targets == [BACKEND]
 
 
-def test_an_access_tokens_workspace(simulator, proxy, monkeypatch):
+def test_the_workspace_host_of_an_access_token_gets_its_requests(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     eve = dataclasses.replace(
         simulator.account, account_id="acc-eve", workspace_origin="https://us.chatgpt.com"

@@ -120,7 +120,7 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
 
 
 @pytest.mark.parametrize("earliest", ["milliseconds", "by a clock that was a day ahead"])
-def test_an_earliest_refresh_after_the_tokens_end_is_ignored(simulator, ask, earliest):
+def test_an_earliest_refresh_after_the_tokens_expiry_is_ignored(simulator, ask, earliest):
     """The second is what an older version stored, which converted it to this machine's clock."""
     tokens = signed_in_since(simulator)
     moment = tokens.earliest_refresh_at
@@ -136,7 +136,7 @@ def test_an_earliest_refresh_after_the_tokens_end_is_ignored(simulator, ask, ear
 
 
 @pytest.mark.parametrize("opaque", [False, True])
-def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
+def test_an_earliest_refresh_before_the_tokens_expiry_counts(simulator, opaque):
     """By the Date of the refusal, not by this machine's clock."""
     tokens = signed_in_since(simulator)
     if opaque:
@@ -189,7 +189,7 @@ def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
     assert len(simulator.official_prompts) == 2
 
 
-def test_a_reply_may_leave_out_what_has_not_changed(simulator):
+def test_fields_that_a_reply_leaves_out_keep_their_values(simulator):
     simulator.official.refresh_omits = ("scope", "id_token")
     old = signed_in_since(simulator, DUE)
     new = plugin.get_tokens(rejected=old.access_token)
@@ -217,7 +217,9 @@ FINAL = [
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("code", FINAL)
-def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
+def test_a_permanent_refusal_ends_the_login_and_keeps_the_registration(
+    simulator, run_llm, code, nested
+):
     simulator.official.refresh_error = code
     simulator.official.nested_errors = nested
     old = signed_in_since(simulator, EXPIRED)
@@ -238,7 +240,7 @@ def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
     assert plugin.load_tokens().email == "ada@example.com"
 
 
-def test_a_refresh_that_brings_another_user(simulator, run_llm):
+def test_a_refresh_for_another_user_ends_the_login(simulator, run_llm):
     simulator.official.id_token = {"sub": "auth0|user-bob"}
     signed_in_since(simulator, EXPIRED, "work")
     # The knob counts for the stored login, too.
@@ -337,7 +339,7 @@ def test_doctor_asks_the_api(simulator, run_llm):
     assert plugin.load_tokens().client_id not in result.output
 
 
-def test_doctor_of_an_ended_login(simulator, run_llm):
+def test_doctor_names_the_command_for_an_ended_login(simulator, run_llm):
     simulator.official.refresh_error = "invalid_grant"
     old = signed_in_since(simulator, EXPIRED)
     with pytest.raises(plugin.RefreshFailed):
@@ -347,7 +349,7 @@ def test_doctor_of_an_ended_login(simulator, run_llm):
     assert COMMAND in result.stdout
 
 
-def test_a_command_that_is_refused_before_a_refresh_is_allowed(simulator, run_llm):
+def test_a_refused_command_says_when_openai_renews_the_login(simulator, run_llm):
     old = signed_in_since(simulator, account="work")
     simulator.expire_access_tokens()
     result = run_llm("chatgpt", "models")
@@ -358,7 +360,7 @@ def test_a_command_that_is_refused_before_a_refresh_is_allowed(simulator, run_ll
     assert plugin.load_tokens() == old
 
 
-def test_an_account_like_any_other(simulator, run_llm):
+def test_an_official_account_is_chosen_like_any_other(simulator, run_llm):
     sign_in(simulator)
     signed_in_since(simulator)
     model = ("-m", "chatgpt-gpt-6-luna")
@@ -406,7 +408,7 @@ def test_a_logout_ends_the_session_and_keeps_the_registration(simulator, run_llm
     ("answer", "attempts"),
     [(Answer(500), 2), (Answer(drop=True), 2), (Answer(400, {"error": "invalid_request"}), 1)],
 )
-def test_a_logout_that_is_not_confirmed(simulator, run_llm, answer, attempts):
+def test_a_logout_that_is_not_confirmed_warns_and_signs_out(simulator, run_llm, answer, attempts):
     signed_in_since(simulator)
     simulator.always["official_revoke"] = lambda request: answer
     result = run_llm("chatgpt", "logout")
@@ -418,7 +420,7 @@ def test_a_logout_that_is_not_confirmed(simulator, run_llm, answer, attempts):
     assert read_store().registration("official")
 
 
-def test_a_logout_that_is_confirmed_at_the_second_attempt(simulator, run_llm):
+def test_a_logout_is_tried_twice(simulator, run_llm):
     signed_in_since(simulator)
     simulator.script("official_revoke", Answer(502))
     result = run_llm("chatgpt", "logout")

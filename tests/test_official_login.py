@@ -29,7 +29,7 @@ def host_id():
     return host_id_path().read_text().strip()
 
 
-def test_the_first_sign_in(simulator, login, browser):
+def test_the_first_sign_in_registers_and_stores_the_login(simulator, login, browser):
     result = login()
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
@@ -70,7 +70,7 @@ def test_the_first_sign_in(simulator, login, browser):
     assert tokens.account_id is None
 
 
-def test_its_page(login, browser):
+def test_the_page_after_the_redirect_is_private(login, browser):
     login()
     (status, headers, page) = browser.pages[0]
     assert status == 200
@@ -80,7 +80,7 @@ def test_its_page(login, browser):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
-def test_a_later_sign_in_names_the_registration(simulator, login, run_llm):
+def test_a_later_sign_in_reuses_the_registration(simulator, login, run_llm):
     login()
     first = plugin.load_tokens()
     run_llm("chatgpt", "logout")
@@ -170,7 +170,9 @@ REFUSED_CALLBACKS = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED_CALLBACKS)
-def test_a_callback_that_ends_the_sign_in(simulator, login, browser, changes, words):
+def test_a_wrong_callback_ends_the_sign_in_and_stores_nothing(
+    simulator, login, browser, changes, words
+):
     simulator.official.callback = changes
     result = login()
     assert (result.exit_code, result.stdout) == (1, "")
@@ -203,7 +205,7 @@ def test_a_later_callback_that_fails_keeps_the_login(simulator, login, changes):
     assert plugin.load_tokens() == old
 
 
-def test_what_is_not_known_in_a_callback_is_ignored(simulator, login):
+def test_unknown_parameters_of_a_callback_are_ignored(simulator, login):
     more = {"iss": simulator.issuer, "session_state": ["a", "b"], "x": "<b>"}
     simulator.official.callback = more
     assert login().exit_code == 0
@@ -276,7 +278,7 @@ BAD_ID_TOKENS = [
 
 
 @pytest.mark.parametrize(("claims", "problem"), BAD_ID_TOKENS)
-def test_an_id_token_of_another_sign_in(simulator, login, claims, problem):
+def test_an_id_token_of_another_sign_in_is_refused(simulator, login, claims, problem):
     simulator.official.id_token = claims
     result = login()
     assert (result.exit_code, result.stdout) == (1, "")
@@ -289,13 +291,13 @@ def test_an_id_token_of_another_sign_in(simulator, login, claims, problem):
 @pytest.mark.parametrize(
     "claims", [{"aud": lambda right: right[0]}, {"azp": None}, {"email": None}]
 )
-def test_an_id_token_in_another_form(simulator, login, claims):
+def test_other_valid_forms_of_an_id_token_are_accepted(simulator, login, claims):
     simulator.official.id_token = claims
     assert login().exit_code == 0
     assert plugin.load_tokens().subject == "auth0|user-ada"
 
 
-def test_a_reply_without_an_id_token(simulator, login):
+def test_a_reply_without_an_id_token_is_refused(simulator, login):
     def without(request):
         reply = simulator.serve_official_token(request)
         del reply.body["id_token"]
@@ -311,7 +313,7 @@ def test_a_reply_without_an_id_token(simulator, login):
 # The command around it
 
 
-def test_no_port_is_free(simulator, login, monkeypatch):
+def test_no_free_port_is_an_error(simulator, login, monkeypatch):
     class Socket(socket.socket):
         def bind(self, address):
             raise OSError(98, "Address already in use")
@@ -333,7 +335,7 @@ def test_ten_minutes_are_the_limit(simulator, monkeypatch):
     assert not simulator.requests
 
 
-def test_nothing_secret_is_in_its_repr(simulator, browser):
+def test_no_secret_is_in_a_repr(simulator, browser):
     requests = []
 
     def show(request):
@@ -352,7 +354,7 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
-def test_a_program_without_stdin(simulator, start_login):
+def test_the_sign_in_works_with_a_closed_stdin(simulator, start_login):
     login = start_login("--official", "--no-open", preexec_fn=lambda: os.close(0))
     code, stdout, stderr = login.visit()
     assert code == 0, stderr
@@ -360,7 +362,7 @@ def test_a_program_without_stdin(simulator, start_login):
 
 
 @needs_pty
-def test_ctrl_c(simulator, start_login):
+def test_ctrl_c_is_clean_and_frees_the_port(simulator, start_login):
     login = start_login("--official", "--no-open")
     port = urllib.parse.urlsplit(redirect_of(login.url)).port
     login.process.send_signal(signal.SIGINT)
@@ -373,7 +375,7 @@ def test_ctrl_c(simulator, start_login):
 
 
 @needs_pty
-def test_a_pasted_address(simulator, start):
+def test_a_pasted_address_completes_the_sign_in(simulator, start):
     terminal = start("chatgpt", "login", "--official", "--no-open")
     back = redirect_of(terminal.address())
     terminal.wait_for("paste the address")

@@ -27,7 +27,7 @@ def revoked(simulator):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--account", "work")])
-def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
+def test_a_prompt_with_a_forgotten_registration_names_the_command(
     simulator, login, run_llm, ask, clock, arguments
 ):
     login(*arguments)
@@ -47,7 +47,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     assert ask("hi").text
 
 
-def test_after_a_logout_a_forgotten_registration_stays_forgotten(
+def test_after_a_logout_a_forgotten_registration_is_registered_again(
     simulator, login, run_llm, ask, clock
 ):
     login()
@@ -61,7 +61,9 @@ def test_after_a_logout_a_forgotten_registration_stays_forgotten(
     assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
 
 
-def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
+def test_after_an_exchange_with_a_forgotten_registration_the_next_one_registers(
+    simulator, login, browser
+):
     login()
 
     def visit(url):
@@ -79,7 +81,7 @@ def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
     assert len(simulator.clients) == 1
 
 
-def test_the_waiting_terminal_names_the_way_back(simulator, login, browser):
+def test_the_screen_of_a_later_sign_in_names_new(simulator, login, browser):
     first = login("--account", "work")
     assert "--new" not in first.stderr
     forget_registrations(simulator)
@@ -123,7 +125,7 @@ def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
     assert "Warning: Could not end the session at OpenAI (" in result.stderr
 
 
-def test_a_new_registration_lets_another_user_in(simulator, login):
+def test_new_replaces_another_user_only_with_yes(simulator, login):
     login()
     old, registration = plugin.load_tokens(), read_store().registration("official")
     simulator.account = Account(email="bob@example.com", user_id="user-bob")
@@ -145,7 +147,7 @@ def test_new_is_for_the_official_route(run_llm):
     assert "--new only with --official" in result.stderr
 
 
-def test_it_stands_beside_a_codex_login(simulator, login, run_llm):
+def test_an_official_login_is_added_beside_a_codex_login(simulator, login, run_llm):
     codex = sign_in(simulator)
     result = login()
     assert result.exit_code == 0, result.stderr
@@ -165,7 +167,7 @@ def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
     assert plugin.load_tokens().kind == "official"
 
 
-def test_a_wrong_clock_here_does_no_harm(simulator, login):
+def test_a_wrong_clock_of_this_machine_does_no_harm(simulator, login):
     behind = 86400
     simulator.clock = lambda: time.time() - behind
     assert login().exit_code == 0

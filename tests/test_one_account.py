@@ -82,7 +82,7 @@ def test_an_official_login_does_not_go_on_with_the_other_route(simulator, busy, 
     assert simulator.prompts == []
 
 
-def test_the_same_user_who_signs_in_again_is_used(simulator, busy, ask):
+def test_a_new_login_of_the_same_user_is_used(simulator, busy, ask):
     sign_in(simulator)
     again = []
     busy(lambda: again.append(sign_in(simulator)))

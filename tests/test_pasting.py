@@ -39,7 +39,7 @@ def query_of(address):
 
 @needs_pty
 @pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#", pytest.param("", id="the code")])
-def test_pasting_what_the_browser_ended_on(simulator, begin, form):
+def test_a_pasted_address_or_code_completes_the_login(simulator, begin, form):
     terminal, back = begin()
     code = query_of(back)["code"]
     terminal.type(back.partition("&")[0])
@@ -57,7 +57,7 @@ def test_pasting_what_the_browser_ended_on(simulator, begin, form):
 
 
 @needs_pty
-def test_a_code_of_an_earlier_attempt_is_named_as_one(simulator, begin):
+def test_a_pasted_code_of_an_earlier_attempt_is_recognized(simulator, begin):
     earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
     terminal, _ = begin()
     terminal.type(earlier)
@@ -86,7 +86,7 @@ def test_an_address_in_two_lines_is_asked_for_again(simulator, begin, end, at_on
 
 
 @needs_pty
-def test_an_address_of_an_earlier_attempt_is_named_as_one(simulator, begin):
+def test_a_pasted_address_of_an_earlier_attempt_is_recognized(simulator, begin):
     earlier = redirect_of(plugin.BrowserLogin(1455).url)
     terminal, back = begin()
     terminal.type(earlier)
@@ -97,7 +97,7 @@ def test_an_address_of_an_earlier_attempt_is_named_as_one(simulator, begin):
 
 
 @needs_pty
-def test_a_pasted_refusal(simulator, begin):
+def test_a_pasted_refusal_ends_the_sign_in(simulator, begin):
     terminal, back = begin()
     terminal.type(with_query(back, code=None, error="access_denied"))
     assert terminal.end() == 1
@@ -105,7 +105,7 @@ def test_a_pasted_refusal(simulator, begin):
 
 
 @needs_pty
-def test_ctrl_c_while_a_terminal_is_read(simulator, begin):
+def test_ctrl_c_while_waiting_for_a_paste_is_clean(simulator, begin):
     terminal, _ = begin()
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1
@@ -114,7 +114,7 @@ def test_ctrl_c_while_a_terminal_is_read(simulator, begin):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_listener(simulator, begin):
+def test_the_listener_goes_on_after_the_end_of_input(simulator, begin):
     terminal, back = begin()
     os.write(terminal.master, b"\x04")
     assert fetch(back)[0] == 200
@@ -136,7 +136,7 @@ def test_replacing_another_user_needs_a_yes(simulator, begin):
 
 
 @needs_pty
-def test_pasting_what_the_browser_ended_on_at_localhost(simulator, begin, monkeypatch):
+def test_a_pasted_localhost_address_is_accepted(simulator, begin, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
     terminal, back = begin()
     terminal.type(back.replace("localhost", "127.0.0.1"))

@@ -54,7 +54,7 @@ def test_commentary_is_on_stderr_and_the_answer_alone_on_stdout(
         assert row["reasoning"] == "I will look that up."
 
 
-def test_commentary_is_reasoning_that_says_it_is_a_message(simulator, signed_in, ask):
+def test_commentary_is_recorded_as_reasoning_marked_as_a_message(simulator, signed_in, ask):
     simulator.answer(comment("One moment, please."), Say("Forty-two."))
     answered = ask("hi")
     asides = [event for event in answered.events if event.type == "reasoning"]
@@ -67,7 +67,7 @@ def test_commentary_is_reasoning_that_says_it_is_a_message(simulator, signed_in,
     ]
 
 
-def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, signed_in, run_llm):
+def test_blank_lines_separate_reasoning_commentary_and_answers(simulator, signed_in, run_llm):
     deltas = ["Look", "ing.\n", "\nStill."]
     simulator.answer(
         Think(["one", "two"]),
@@ -84,7 +84,7 @@ def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, sig
     assert result.stderr == before + "\n\nfour\n\nfive\n"
 
 
-def test_commentary_before_a_tool_call(simulator, signed_in, run_llm):
+def test_commentary_before_a_tool_call_is_sent_back(simulator, signed_in, run_llm):
     simulator.demands_phases = True
     simulator.answer(comment("I will add."), Call("add", {"a": 1, "b": 2}))
     simulator.answer(comment("Now I know."), Say("Three."))
@@ -100,7 +100,7 @@ def test_other_phases_are_answers(simulator, signed_in, ask, phase):
     assert ask("hi").text == "Forty-two."
 
 
-def test_a_phase_that_is_no_text_is_none(simulator, signed_in, ask):
+def test_a_phase_that_is_not_text_is_ignored(simulator, signed_in, ask):
     frames = list(simulator.frames([Say("Forty-two.", phase={"a": 1})]))
     simulator.script("responses", Stream(frames))
     conversation = ask.model().conversation()
@@ -134,7 +134,9 @@ def test_answer_messages_are_separated_by_a_blank_line(simulator, signed_in, ask
 
 
 @pytest.mark.parametrize("items", [[comment("One."), Say("Two.")], [Say("Two."), comment("One.")]])
-def test_commentary_does_not_stand_for_hidden_reasoning(simulator, signed_in, run_llm, ask, items):
+def test_commentary_does_not_count_as_the_hidden_reasoning(
+    simulator, signed_in, run_llm, ask, items
+):
     usage = {"input_tokens": 1, "output_tokens_details": {"reasoning_tokens": 5}}
     simulator.answer(*items, usage=usage)
     simulator.answer(*items, usage=usage)
@@ -399,7 +401,7 @@ CLOSED = "The answer was cut off: the server closed the connection."
     ],
     ids=["limit", "refusal", "connection", "unseen", "cut", "failed"],
 )
-def test_what_has_arrived_is_kept_if_a_later_round_fails(
+def test_earlier_rounds_are_kept_if_a_later_round_fails(
     simulator, signed_in, run_llm, monkeypatch, faults, shown, line, options
 ):
     monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
@@ -431,7 +433,9 @@ def test_a_call_in_a_later_round_that_fails_is_not_carried_out(simulator, signed
     assert len(simulator.prompts) == 2
 
 
-def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm, caplog):
+def test_a_logout_between_rounds_ends_the_answer_and_keeps_it(
+    simulator, signed_in, ask, run_llm, caplog
+):
     def frames():
         *begin, last = simulator.frames([comment("Looking.")], end_turn=False)
         yield from begin
@@ -463,7 +467,7 @@ def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
-def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
+def test_each_note_begins_a_new_line_on_a_terminal(simulator, signed_in):
     frames = list(simulator.frames([comment("Looking."), Say("One.")], end_turn=False))
     failing = [Answer(503, headers={"Retry-After": "0"})] * 2
     simulator.script("responses", Stream(frames), *failing, error_answer(400, None, "No."))
@@ -479,7 +483,7 @@ def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
     assert lines[4].startswith("The model could not go on. OpenAI refused the request: No.")
 
 
-def test_what_was_refused_once_stays_out_of_later_rounds(simulator, signed_in, ask):
+def test_a_refused_part_is_left_out_of_later_rounds(simulator, signed_in, ask):
     simulator.refuses_summary = {"gpt-6-luna"}
     go_on(simulator, Say("One."))
     simulator.answer(Say("Two."))
@@ -487,7 +491,7 @@ def test_what_was_refused_once_stays_out_of_later_rounds(simulator, signed_in, a
     assert ["reasoning" in body for body in simulator.prompts] == [True, False, False]
 
 
-def test_ctrl_c_in_a_later_round_is_ctrl_c(simulator, signed_in, run_llm, monkeypatch):
+def test_ctrl_c_in_a_later_round_logs_nothing(simulator, signed_in, run_llm, monkeypatch):
     go_on(simulator, Say("One."))
     waits = iter([None, KeyboardInterrupt])
 
