@@ -36,20 +36,18 @@ def test_the_path_of_an_image_is_on_a_line_of_its_own(simulator, signed_in, run_
 
 
 def test_options_of_image_generation_are_sent(simulator, signed_in, ask):
-    wishes = {
+    options = {
         "output_format": "webp",
         "size": "1024x1536",
         "quality": "low",
         "background": "transparent",
     }
     simulator.answer(Say("Here."))
-    ask("draw", tools=[plugin.ImageGeneration(**wishes)])
-    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **wishes}]
+    ask("draw", tools=[plugin.ImageGeneration(**options)])
+    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **options}]
 
 
-def test_options_of_image_generation_can_be_given_on_the_command_line(
-    simulator, signed_in, run_llm
-):
+def test_image_generation_takes_options_on_the_command_line(simulator, signed_in, run_llm):
     tool = 'ImageGeneration({"quality": "low", "folder": "art"})'
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", tool)
     assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", "quality": "low"}]
@@ -68,9 +66,7 @@ def test_the_folder_of_images_can_be_chosen(simulator, signed_in, ask, tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
-def test_an_image_for_an_unwritable_folder_is_saved_in_the_default_one(
-    simulator, signed_in, ask, tmp_path, caplog, folder
-):
+def test_an_unusable_folder_means_the_default(simulator, signed_in, ask, tmp_path, caplog, folder):
     (tmp_path / "file").write_text("")
     tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
     simulator.answer(Draw("A pelican"), Say("Here."))
@@ -80,10 +76,10 @@ def test_an_image_for_an_unwritable_folder_is_saved_in_the_default_one(
     path = pathlib.Path(result.output)
     assert path.parent == llm.user_dir() / "chatgpt-images"
     assert path.read_bytes() == PNG
-    warning, picture = caplog.messages
+    warning, note = caplog.messages
     assert warning.startswith("Warning: could not save the image as ")
     assert warning.endswith("; using the default folder.")
-    assert picture == f"Picture: {path}"
+    assert note == f"Picture: {path}"
 
 
 def test_an_image_that_cannot_be_saved_does_not_stop_the_answer(simulator, signed_in, ask, caplog):

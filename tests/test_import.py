@@ -17,7 +17,7 @@ from simulator import make_jwt
 
 @pytest.fixture
 def codex(simulator, tmp_path, monkeypatch):
-    """A folder like ~/.codex with bob's login, and a function that changes its file."""
+    """Write Codex CLI's file with Bob's login. Returns `write(**changes)`; "gone" drops a field."""
     folder = tmp_path / "codex"
     folder.mkdir()
     monkeypatch.setenv("CODEX_HOME", str(folder))
@@ -48,9 +48,7 @@ def codex(simulator, tmp_path, monkeypatch):
     return write
 
 
-def test_an_import_stores_the_access_token_and_writes_nothing_to_codexs_file(
-    simulator, codex, run_llm, ask
-):
+def test_an_import_copies_the_access_token_only(simulator, codex, run_llm, ask):
     before = codex.path.read_bytes(), codex.path.stat().st_mtime_ns
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 0
@@ -67,14 +65,14 @@ def test_an_import_stores_the_access_token_and_writes_nothing_to_codexs_file(
         check(result.output)
 
 
-CODEX_ADVICE = "'llm chatgpt login' first, or 'llm chatgpt import' to use Codex CLI's login."
-
-
 def test_if_nobody_is_signed_in_codex_clis_login_is_suggested(simulator, codex, run_llm, ask):
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello")
-    message = f"Not signed in to ChatGPT. Run {CODEX_ADVICE}"
-    assert str(caught.value) == message
+    message = str(caught.value)
+    assert message == (
+        "Not signed in to ChatGPT. Run 'llm chatgpt login' first, or 'llm chatgpt import' to use "
+        "Codex CLI's login."
+    )
     for command in ("status", "usage"):
         result = run_llm("chatgpt", command)
         assert result.exit_code == 1
@@ -114,9 +112,7 @@ def test_a_login_does_not_replace_the_imported_one(simulator, codex, run_llm):
 
 
 @pytest.mark.parametrize("how", ["file", "folder", "home"])
-def test_an_import_finds_a_file_a_folder_or_the_home_folder(
-    simulator, codex, run_llm, monkeypatch, how, tmp_path
-):
+def test_an_import_finds_a_file_or_a_folder(simulator, codex, run_llm, monkeypatch, how, tmp_path):
     monkeypatch.delenv("CODEX_HOME")
     arguments = {"file": [str(codex.path)], "folder": [str(codex.path.parent)], "home": []}[how]
     if how == "home":
@@ -181,9 +177,6 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
     assert "Could not read" in run_llm("chatgpt", "import").stderr
 
 
-KEYRING = "keyring"
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such paths")
 @pytest.mark.parametrize(
     ("path", "words"),
@@ -210,7 +203,7 @@ def test_an_unreadable_path_is_an_error_on_one_line(
     assert result.stderr.startswith("Error: ")
     if not variable:
         assert words in result.stderr
-        assert KEYRING not in result.stderr
+        assert "keyring" not in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads anything")
@@ -223,7 +216,7 @@ def test_a_folder_of_another_user_is_an_error(simulator, run_llm, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX users")
 def test_an_import_without_a_home_folder_is_an_error(simulator, run_llm, monkeypatch):
-    """As in a container that runs under a number without a name."""
+    """As in a container whose user id has no name."""
     import pwd
 
     def nobody(uid):
@@ -242,8 +235,8 @@ def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     soon = plugin.load_tokens("codex")._replace(expires_at=time.time() + 20)
     plugin.store_tokens(soon, "codex")
     assert ask("hello").text
-    ended = soon._replace(expires_at=time.time() - 1)
-    plugin.store_tokens(ended, "codex")
+    expired = soon._replace(expires_at=time.time() - 1)
+    plugin.store_tokens(expired, "codex")
     with pytest.raises(llm.ModelError, match="imported from Codex CLI has expired"):
         ask("hello")
     plugin.store_tokens(soon, "codex")
@@ -266,7 +259,7 @@ def test_an_import_replaces_a_login_of_the_plugin_only_with_yes(simulator, codex
 
 @pytest.mark.parametrize("first", ["import", "login"])
 def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, first):
-    """Whatever the account that was signed out before was named."""
+    """Even if an account of another name was signed out before."""
     if first == "import":
         run_llm("chatgpt", "import")
     else:
@@ -281,7 +274,7 @@ def test_imported_logins_are_never_revoked(simulator, codex, at, run_llm):
     keep_key("chatgpt", at)
     run_llm("chatgpt", "import")
     result = run_llm("chatgpt", "logout", "--revoke", "--all")
-    assert "was not ended at OpenAI, because it belongs to Codex CLI" in result.stderr
+    assert "was not expired at OpenAI, because it belongs to Codex CLI" in result.stderr
     assert "Now in use: an access token" in result.stdout
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "Not signed in" in result.stdout

@@ -19,7 +19,7 @@ def approve_at_once(simulator):
 
 
 class Waits:
-    """Stands in for sleeping: notes how long, and lets a fake clock run."""
+    """Replaces sleeping: records the seconds and advances a fake clock."""
 
     def __init__(self):
         self.seconds = []
@@ -111,9 +111,7 @@ def test_an_unreadable_expiry_means_fifteen_minutes(simulator, expires_at):
         (Answer(drop=True), plugin.LoginFailed, "Check the network"),
     ],
 )
-def test_a_login_that_cannot_start_is_explained_and_keeps_the_old_one(
-    simulator, answer, kind, words
-):
+def test_a_failed_start_is_explained_and_keeps_the_old_login(simulator, answer, kind, words):
     old = sign_in(simulator)
     simulator.script("usercode", answer)
     with pytest.raises(kind, match=words) as caught:
@@ -142,7 +140,7 @@ def test_pending_goes_on_at_the_same_pace(simulator, answer):
     waits = Waits()
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits)
-    # With a margin of 20 %.
+    # With a margin of 20%.
     assert waits.seconds == [6, 6]
 
 
@@ -159,11 +157,11 @@ TROUBLE = [
 
 @pytest.mark.parametrize("answer", TROUBLE)
 def test_after_slow_down_or_a_fault_polls_are_less_frequent(simulator, answer):
-    waits, heard = Waits(), []
+    waits, notices = Waits(), []
     simulator.script("device_token", answer, answer)
-    plugin.login(show=approve_at_once(simulator), wait=waits, notify=heard.append)
+    plugin.login(show=approve_at_once(simulator), wait=waits, notify=notices.append)
     assert waits.seconds == [12, 18]
-    assert len(heard) == (answer.status in (500, 503) or answer.drop)
+    assert len(notices) == (answer.status in (500, 503) or answer.drop)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +343,7 @@ def test_the_command_waits_with_one_plain_line(simulator, run_llm):
     assert result.exit_code == 0
     assert result.stderr.count("Waiting") == 1
     assert len(simulator.seen("/deviceauth/token")) == 3
-    # The code comes first: whoever waits must have seen what for.
+    # The code is shown before the waiting line.
     assert result.stderr.index("Enter") < result.stderr.index("Waiting")
 
 

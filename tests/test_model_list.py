@@ -1,4 +1,4 @@
-"""The list of models: shown, fetched, stored, and renewed beside an answer."""
+"""The list of models: shown, fetched, stored, and updated in the background."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_models_lists_the_accounts_models(simulator, signed_in, run_llm):
     assert data[0]["slug"] == "gpt-6.2-sol"
     assert data[0]["description"] == "GPT-6.2-Sol of the simulator"
     assert data[0]["reasoning_efforts"][0] == "low"
-    # Fetched once, because none was there.
+    # Fetched once, because no list was stored.
     assert len(simulator.seen("/codex/models")) == 1
 
 
@@ -95,7 +95,7 @@ def test_after_a_401_refresh_and_usage_renew_the_login(simulator, signed_in, run
     assert len(simulator.refreshes) == 2
 
 
-def old_list(hours=2.0):
+def age_stored_list(hours=2.0):
     data = json.loads(models_file().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
@@ -112,12 +112,12 @@ def test_a_changed_list_is_fetched_in_the_background(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
     ask_and_update("too soon")
     assert len(simulator.seen("/codex/models")) == 1
-    old_list()
+    age_stored_list()
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
     assert ask_and_update("hi", slug="gpt-7")
     # As long as it stays the same, nothing is sent.
-    old_list()
+    age_stored_list()
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
 
@@ -126,7 +126,7 @@ def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, c
     fetch_models(signed_in)
     before = models_to_register()
     simulator.models = simulator.models[2:]
-    old_list()
+    age_stored_list()
     simulator.script("models", Answer(500))
     for _ in range(2):
         ask("hi")

@@ -1,4 +1,4 @@
-"""The models that llm lists, and model names that do not retire."""
+"""The models that llm lists, and `chatgpt-default`."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def test_hidden_models_can_be_used_but_do_not_fill_the_list(simulator, signed_in
 
 
 def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, monkeypatch):
-    more = {"LLM_CHATGPT_MODELS": "gpt-7-nova, chatgpt-codex-auto-review,,gpt-image-3,\x1b[2J"}
-    for name, value in more.items():
-        monkeypatch.setenv(name, value)
+    models = "gpt-7-nova, chatgpt-codex-auto-review,,gpt-image-3,\x1b[2J"
+    monkeypatch.setenv("LLM_CHATGPT_MODELS", models)
     fetch_models(signed_in)
     ids = model_ids(run_llm)
     for slug in ("gpt-7-nova", "codex-auto-review", "gpt-image-3"):
@@ -83,7 +82,7 @@ def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, mon
         ask("hi", slug="gpt-image-3")
 
 
-# A name that does not retire
+# The model chatgpt-default
 
 
 def test_the_default_is_the_first_model_of_the_accounts_list(simulator, signed_in, ask):
@@ -174,7 +173,7 @@ def test_without_a_list_the_built_in_one_is_used(run_llm):
     assert model_ids(run_llm) == BUILT_IN
 
 
-def test_odd_entries_are_read_as_far_as_they_go():
+def test_odd_entries_are_read_as_far_as_possible():
     entry = {
         "slug": "x",
         "priority": "high",

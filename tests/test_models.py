@@ -98,6 +98,18 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
     assert simulator.requests == []
 
 
+def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
+    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
+    assert kinds == ["input_text", "input_image", "input_text"]
+
+
+def test_empty_prompts_are_answered(simulator, signed_in, ask):
+    assert ask("").text
+    assert ask("").text
+
+
 # System prompts
 
 
@@ -144,15 +156,6 @@ def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
     body = simulator.prompts[0]
     assert kinds(body["input"]) == ["developer", "user", "assistant", "developer", "user"]
     assert texts(body["input"][0]) == ["Be brief."]
-
-
-def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
-    run_llm("-m", "chatgpt-gpt-6-luna", "one", "-s", "Be brief.")
-    run_llm("-c", "two", "-s", "Speak French.")
-    body = simulator.prompts[1]
-    assert texts(body["input"][0]) == ["Be brief."]
-    assert [texts(item) for item in body["input"][-2:]] == [["Speak French."], ["two"]]
-    assert kinds(body["input"][-2:]) == ["developer", "user"]
 
 
 # Conversations
@@ -279,6 +282,13 @@ def test_repeated_parts_of_answers_are_logged_by_name(simulator, signed_in, run_
     assert {f"m.chatgpt_{name}_0" for name in ("envelope", "text", "tool_usage")} <= names
     row = logged(run_llm)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
+
+
+def test_the_raw_answer_is_logged_without_null_fields(simulator, signed_in, ask):
+    answer = {"a": None, "b": [{"d": 1}]}
+    end = sse({"type": "response.completed", "response": answer})
+    simulator.script("responses", *[Stream([end])] * 2)
+    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
 
 
 def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
@@ -447,22 +457,3 @@ def test_ctrl_c_during_an_answer_shows_no_traceback(simulator, signed_in, option
     # Before 3.11 asyncio.run, which llm calls, reports a task that Ctrl-C hit in mid-step.
     if sys.version_info >= (3, 11) or "--async" not in options:
         assert "Traceback" not in err
-
-
-def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
-    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
-    assert kinds == ["input_text", "input_image", "input_text"]
-
-
-def test_the_raw_answer_is_logged_without_null_fields(simulator, signed_in, ask):
-    answer = {"a": None, "b": [{"d": 1}]}
-    end = sse({"type": "response.completed", "response": answer})
-    simulator.script("responses", *[Stream([end])] * 2)
-    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
-
-
-def test_empty_prompts_are_answered(simulator, signed_in, ask):
-    assert ask("").text
-    assert ask("").text

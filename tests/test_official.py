@@ -11,13 +11,15 @@ from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
 from conftest import multiply, secrets_watch, sign_in, sign_in_officially
-from llm_chatgpt import config
 from simulator import PLAN_ERRORS, PNG, Answer, Call, Say, Search, Think, plan_error, web_page
 
 MODEL = "chatgpt-gpt-6-luna"
 USAGE = "Manage usage: https://chatgpt.com/settings/usage"
 PDF = b"%PDF-1.4\n1 0 obj\nendobj\n"
 SHARING = "subscription_sharing_"
+
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_tools_are_the_first_input_item(simulator, official, ask):
         assert (first["type"], first["role"]) == ("additional_tools", "developer")
         (tool,) = first["tools"]
         assert set(tool) == {"type", "name", "description", "parameters", "strict"}
-    # What stays the same comes first, byte by byte.
+    # Each request begins with the items of the one before.
     for before, after in itertools.pairwise(bodies):
         assert after["input"][: len(before["input"])] == before["input"]
         assert list(after) == list(before)
@@ -177,7 +179,7 @@ def test_images_and_files_are_sent(simulator, official, ask):
         ("text.format", {"schema": llm.schema_dsl("name, age int")}),
     ],
 )
-def test_what_a_plan_does_not_allow_is_named(simulator, official, ask, lacks, prompt):
+def test_a_capability_that_the_plan_lacks_is_named(simulator, official, ask, lacks, prompt):
     simulator.official.refused_capabilities = {lacks}
     with pytest.raises(plugin.RequestRefused, match=f"does not support {lacks}: .* Leave it out"):
         ask("hi", **prompt)
@@ -299,11 +301,6 @@ def test_the_addresses_are_https_or_loopback(simulator, official, run_llm, monke
 # Errors
 
 
-@pytest.fixture
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
 WORDS = {
     f"{SHARING}usage_limit_exceeded": USAGE,
     f"{SHARING}workplace_individual_usage_limit_exceeded": USAGE,
@@ -319,7 +316,7 @@ WORDS = {
 
 
 def check_error(simulator, result, requests):
-    """One sentence for the user, and nothing that only a program understands."""
+    """Check that an error is short and readable, and how many prompts were sent."""
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) <= 4
     assert not any(sign in result.stderr for sign in ("{", "}", "Traceback", "<html"))
@@ -334,30 +331,28 @@ def test_all_codes_have_words():
     assert set(WORDS) == set(PLAN_ERRORS)
 
 
-@pytest.mark.parametrize("v2", [False, True])
+@pytest.mark.parametrize(("v2", "options"), [(False, []), (True, ["--async"])])
 @pytest.mark.parametrize("code", WORDS)
-def test_each_code_before_the_stream_is_explained(
-    simulator, official, run_llm, no_waiting, code, v2
-):
+def test_each_code_before_the_stream_is_explained(simulator, official, run_llm, code, v2, options):
     sign_in(simulator, "codex-login")
     simulator.always["official_responses"] = lambda request: plan_error(code, "the-field", v2)
-    result = run_llm("-m", MODEL, "hi", *["--async"] * v2)
+    result = run_llm("-m", MODEL, "hi", *options)
     check_error(simulator, result, 3 if PLAN_ERRORS[code] == 503 else 1)
     assert result.stdout == ""
     assert f"The server's words for {code}" in result.stderr
     assert WORDS[code] in result.stderr
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(("begun", "options"), [(False, []), (True, ["--async"])])
 @pytest.mark.parametrize("code", WORDS)
 def test_each_code_inside_the_stream_is_explained(
-    simulator, official, run_llm, no_waiting, code, begun
+    simulator, official, run_llm, code, begun, options
 ):
     begun_answer = [Say("Begun")] if begun else []
     simulator.always["official_responses"] = lambda request: simulator.plan_failure(
         code, *begun_answer, v2=begun
     )
-    result = run_llm("-m", MODEL, "hi", *["--async"] * begun)
+    result = run_llm("-m", MODEL, "hi", *options)
     check_error(simulator, result, 3 if PLAN_ERRORS[code] == 503 and not begun else 1)
     assert result.stdout.startswith("Begun" if begun else "")
     assert f"The server's words for {code}" in result.stderr
@@ -383,9 +378,7 @@ def test_each_code_inside_the_stream_is_explained(
         (web_page(), 2, "Cloudflare"),
     ],
 )
-def test_other_refusals_are_explained(
-    simulator, official, run_llm, no_waiting, answer, requests, words
-):
+def test_other_refusals_are_explained(simulator, official, run_llm, answer, requests, words):
     simulator.always["official_responses"] = lambda request: answer
     result = run_llm("-m", MODEL, "hi")
     check_error(simulator, result, requests)
@@ -399,11 +392,9 @@ def test_after_invalid_user_the_login_is_renewed_if_that_is_allowed(simulator, a
     assert len(simulator.refreshes) == 1
 
 
-def test_a_reached_limit_is_final_but_an_outage_is_tried_again(
-    simulator, official, ask, no_waiting
-):
+def test_a_limit_is_final_but_an_outage_is_tried_again(simulator, official, ask):
     limit = plan_error(f"{SHARING}usage_limit_exceeded")
-    # Nor does this make it worth another request.
+    # Even with this header it is not sent again.
     limit.headers["Retry-After"] = "0"
     simulator.script("official_responses", limit)
     with pytest.raises(plugin.UsageLimitReached) as caught:

@@ -1,4 +1,4 @@
-"""An official login afterwards: refresh, the commands that show it, sign-out."""
+"""An official login after the sign-in: refresh, commands, sign-out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DUE, EXPIRED = 3560, 4000
 
 
 def signed_in_since(simulator, seconds=0.0, account="official"):
-    """What a sign-in so many seconds ago has left in the store."""
+    """Store the login and the registration of a sign-in `seconds` ago."""
     tokens = sign_in_officially(simulator, account, ago=seconds)
     with locked_store() as writer:
         fields = {"client_id": tokens.client_id, "subject": tokens.subject, "email": tokens.email}
@@ -112,7 +112,7 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
     assert ask("one").text
     assert simulator.refreshes == []
     assert plugin.get_tokens() == plugin.load_tokens() == old
-    # 55 minutes later the API takes the token no longer, and OpenAI renews it.
+    # 55 minutes later the API no longer accepts the token, and OpenAI renews it.
     simulator.clock = lambda: clock.right_time() + 3301
     simulator.expire_access_tokens()
     assert ask("two").text
@@ -121,7 +121,7 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
 
 @pytest.mark.parametrize("earliest", ["milliseconds", "by a clock that was a day ahead"])
 def test_an_earliest_refresh_after_the_tokens_expiry_is_ignored(simulator, ask, earliest):
-    """The second is what an older version stored, which converted it to this machine's clock."""
+    """An older version stored the second value, converted to this machine's clock."""
     tokens = signed_in_since(simulator)
     moment = tokens.earliest_refresh_at
     edit_login(
@@ -217,9 +217,7 @@ FINAL = [
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("code", FINAL)
-def test_a_permanent_refusal_ends_the_login_and_keeps_the_registration(
-    simulator, run_llm, code, nested
-):
+def test_a_final_refusal_ends_the_login_but_not_the_registration(simulator, run_llm, code, nested):
     simulator.official.refresh_error = code
     simulator.official.nested_errors = nested
     old = signed_in_since(simulator, EXPIRED)
@@ -243,7 +241,7 @@ def test_a_permanent_refusal_ends_the_login_and_keeps_the_registration(
 def test_a_refresh_for_another_user_ends_the_login(simulator, run_llm):
     simulator.official.id_token = {"sub": "auth0|user-bob"}
     signed_in_since(simulator, EXPIRED, "work")
-    # The knob counts for the stored login, too.
+    # The simulator's setting also changes the stored login.
     tokens = plugin.load_tokens()._replace(subject="auth0|user-ada")
     plugin.store_tokens(tokens, "work")
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
@@ -274,9 +272,7 @@ def test_a_refresh_that_fails_for_now_keeps_everything(simulator, run_llm, answe
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
 
 
-def test_a_renewed_login_that_cannot_be_written_is_used_with_a_warning(
-    simulator, ask, monkeypatch, caplog
-):
+def test_a_renewed_login_that_cannot_be_stored_is_used(simulator, ask, monkeypatch, caplog):
     old = signed_in_since(simulator, EXPIRED)
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json")
@@ -289,14 +285,13 @@ def test_a_renewed_login_that_cannot_be_written_is_used_with_a_warning(
 
 
 def test_five_processes_refresh_once(simulator):
-    signed_in_since(simulator)
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
     prompt_in_five_processes()
     assert len(simulator.refreshes) == 1
 
 
-# What the commands show
+# Commands
 
 
 def test_the_commands_name_the_route(simulator, run_llm):

@@ -13,9 +13,7 @@ NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
 
 
 @pytest.mark.parametrize("withheld", [False, True])
-def test_a_sign_in_without_the_plan_stores_the_registration_only(
-    simulator, login, run_llm, ask, withheld
-):
+def test_a_sign_in_without_the_plan_stores_no_login(simulator, login, run_llm, ask, withheld):
     simulator.official.scope = NO_PLAN
     simulator.official.withholds_tokens = withheld
     result = login()
@@ -44,13 +42,13 @@ def test_a_sign_in_without_the_plan_stores_the_registration_only(
 
 
 def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, login):
-    def without(request):
+    def without_scope(request):
         reply = simulator.serve_official_token(request)
         del reply.body["scope"]
         return reply
 
     simulator.official.scope = NO_PLAN
-    simulator.script("official_token", without)
+    simulator.script("official_token", without_scope)
     result = login()
     assert result.exit_code == 1
     assert "without permission to use your ChatGPT plan" in result.stderr

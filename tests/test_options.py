@@ -59,9 +59,7 @@ def test_options_that_are_not_set_are_not_sent(simulator, signed_in, ask):
         ),
     ],
 )
-def test_a_wrong_option_is_an_error_in_one_line(
-    simulator, signed_in, run_llm, ask, option, sentence
-):
+def test_a_wrong_option_is_an_error(simulator, signed_in, run_llm, ask, option, sentence):
     commands = (
         ("-m", "chatgpt-gpt-6-luna", "hi", "-o", *option),
         ("chat", "-m", "chatgpt-gpt-6-luna", "-o", *option),
@@ -109,7 +107,7 @@ def test_an_ignored_option_is_noted_once_per_prompt(simulator, signed_in, run_ll
     result = run_llm(*option, 'double {"n": 21}', "--functions", functions)
     assert len(simulator.prompts) == 4
     assert result.stderr == note
-    # A conversation whose options llm reads from its log again.
+    # llm may read the conversation's options from its log.
     assert run_llm("-c", "more", "-R").stderr in ("", note)
 
 

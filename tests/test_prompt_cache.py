@@ -1,4 +1,4 @@
-"""What the service can reuse of earlier requests."""
+"""Requests that begin alike, so that the service can use its prompt cache."""
 
 from __future__ import annotations
 
