@@ -146,11 +146,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
-@pytest.fixture
 def callback_ports() -> Iterator[None]:
     """Lock the fixed ports of the browser login, so that one test at a time listens there."""
     with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / "llm-chatgpt-callback.lock"):
@@ -179,6 +174,12 @@ def new_simulator() -> Simulator:
         simulator = Simulator()
     _used_ports.add(simulator.port)
     return simulator
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat failed requests almost at once."""
+    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

@@ -306,7 +306,8 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
         "message",
     ]
     # One numbering: no part has pieces of two items.
-    assert [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
+    texts = [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
+    assert texts == ["Hm.", "Looking.", "Nearly.", "One.", "Ah.", "Two."]
     assert len(answered.messages) == 4
     ask.finish(lambda: conversation.prompt("more"))
     assert len(simulator.prompts) == 4
