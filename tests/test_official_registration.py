@@ -11,12 +11,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import fetch, redirect_of, secrets_watch, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store
-from simulator import (
-    PNG,
-    Account,
-    Answer,
-    plan_error,
-)
+from simulator import PNG, Account, Answer, plan_error
 from test_official_login import authorize_queries
 
 # A registration that is given up
@@ -43,6 +38,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     command = " ".join(["'llm chatgpt login --official", *arguments, "--new'"])
     with pytest.raises(plugin.RefreshFailed, match=command) as caught:
         ask("hi")
+    assert command in caught.value.advice
     # Perhaps OpenAI remembers it again.
     assert not caught.value.permanent
     again = login(*arguments)
@@ -135,7 +131,7 @@ def test_a_new_registration_lets_another_user_in(simulator, login):
     assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
     result = login("--new")
     assert result.exit_code == 1
-    assert "Kept ada@example.com." in result.stderr
+    assert "Kept the login of ada@example.com." in result.stderr
     assert (plugin.load_tokens(), read_store().registration("official")) == (old, registration)
     assert revoked(simulator) == []
     assert login("--new", "--yes").exit_code == 0
@@ -218,8 +214,11 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
 
     assert len(simulator.clients) == 1
     assert {request.path for request in simulator.requests} == {
-        *("/api/accounts/authorize", "/api/accounts/oauth/token", "/api/accounts/oauth/revoke"),
-        *("/v1/models", "/v1/responses"),
+        "/api/accounts/authorize",
+        "/api/accounts/oauth/token",
+        "/api/accounts/oauth/revoke",
+        "/v1/models",
+        "/v1/responses",
     }
     assert plugin.load_tokens("default") == codex
     with secrets_watch(simulator) as check:

@@ -9,12 +9,7 @@ import re
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    BOB,
-    device_login,
-    expire,
-    sign_in,
-)
+from conftest import BOB, device_login, expire, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import Account, Answer
@@ -90,7 +85,8 @@ def test_another_workspace_of_the_same_user_replaces_none_unasked(
         "this login is ada@example.com (Business plan, Globex).",
         f"Old workspace: Acme ({ACME.account_id})",
         f"New workspace: Globex ({GLOBEX.account_id})",
-        "Kept ada@example.com in Acme. To add ada@example.com in Globex as well, use --account",
+        "Kept the login of ada@example.com in Acme. To add ada@example.com in Globex as well, use "
+        "--account",
     ):
         assert sentence in result.stderr
     assert plugin.load_tokens().workspace == "Acme"

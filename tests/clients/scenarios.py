@@ -230,12 +230,7 @@ SCENARIOS = {
         Scenario(
             "codex",
             ("@openai/codex@0.171.0",),
-            (
-                codex_signs_in_and_out,
-                codex_prompts,
-                codex_changes_the_model,
-                codex_survives_faults,
-            ),
+            (codex_signs_in_and_out, codex_prompts, codex_changes_the_model, codex_survives_faults),
             npm=True,
         ),
         Scenario("llm-openai-codex", ("llm-openai-codex==0.10.1", "llm"), (llm_codex_works,)),
