@@ -199,7 +199,7 @@ def test_an_unusable_certificate_file_is_named(proxy, monkeypatch, tmp_path, nam
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv(name, str(path))
-    with pytest.raises(plugin.ChatGPTError, match=f"which {name} names") as caught:
+    with pytest.raises(plugin.ChatGPTError, match=f"Correct or unset {name}") as caught:
         plugin.request_device_code()
     assert ("No such file" if content is None else "no certificate in it") in str(caught.value)
 
