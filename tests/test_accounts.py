@@ -373,7 +373,7 @@ def test_a_script_does_not_replace_another_user(simulator, run_llm):
     simulator.account, simulator.approve_after_polls = BOB, 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
-    assert "Kept ada@example.com. To add bob@example.com" in result.stderr
+    assert "Kept the login of ada@example.com. To add bob@example.com" in result.stderr
     assert "ada@example.com" in result.stderr
     assert plugin.load_tokens() == old
     assert run_llm("chatgpt", "login", "--yes").exit_code == 0
@@ -434,7 +434,7 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
     result = run_llm("chatgpt", "login")
     threads[0].join()
     assert result.exit_code == 1
-    assert "Kept eve@example.com. To add bob@example.com as well" in result.stderr
+    assert "Kept the login of eve@example.com. To add bob@example.com as well" in result.stderr
     assert plugin.load_tokens().email == "eve@example.com"
 
 

@@ -154,8 +154,8 @@ def test_an_empty_prompt(simulator, signed_in, image):
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_another_size_than_requested_is_noted(simulator, signed_in, image, repeats):
-    simulator.picture_size = "1312x1199"
-    simulator.picture_repeats_options = repeats
+    simulator.image_size = "1312x1199"
+    simulator.image_repeats_options = repeats
     result = image("A pelican", "--size", "1664x2496")
     assert result.stderr == "Note: the image is 1312x1199, not 1664x2496.\n"
     assert "Note" not in image("A pelican", "--size", "auto").stderr

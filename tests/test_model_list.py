@@ -25,14 +25,14 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert lines[1].split()[:2] == ["chatgpt-gpt-6.2-sol", "500,000"]
     assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
-    assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
+    assert lines[2] == "  GPT-6.2-Sol of the simulator"
     assert "codex-auto-review" not in result.stdout
     listing = run_llm("chatgpt", "models", "--all").stdout
     assert re.search(r"\nchatgpt-codex-auto-review .*\n  \(hidden\) Codex Auto Review", listing)
     data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
     assert isinstance(data, list)
     assert data[0]["slug"] == "gpt-6.2-sol"
-    assert data[0]["description"] == "GPT-6.2-Sol, as far as it goes"
+    assert data[0]["description"] == "GPT-6.2-Sol of the simulator"
     assert data[0]["reasoning_efforts"][0] == "low"
     # Fetched once, because none was there.
     assert len(simulator.seen("/codex/models")) == 1

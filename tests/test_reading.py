@@ -103,7 +103,7 @@ def test_half_a_character_in_raw_bytes(simulator, signed_in, run_llm):
     assert run_llm("-c", "on").exit_code == 0
 
 
-def test_a_tool_gets_arguments_without_halves(simulator, signed_in, ask):
+def test_a_tool_gets_arguments_without_surrogates(simulator, signed_in, ask):
     got = []
 
     def note(text: str) -> str:
@@ -283,6 +283,17 @@ def test_the_missing_end_of_a_text_is_shown(simulator, signed_in, run_llm, optio
     assert result.stderr == "Thinking hard.\n"
     row = logged(run_llm)[0]
     assert (row["response"], row["reasoning"].strip()) == ("Hello world", "Thinking hard.")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 99])
+def test_a_correction_takes_nothing_off_the_screen(simulator, signed_in, ask, cut):
+    frames = without(frames_of(simulator, Say("Hello", deltas=["Hel", "o"])), "output_text.done")
+    start = next(n for n, frame in enumerate(frames) if b'"Hel"' in frame)
+    chunks = [b"".join(frames[: start + cut]), 0.05, b"".join(frames[start + cut :])]
+    simulator.script("responses", Stream([chunk for chunk in chunks if chunk]))
+    answered = ask("hi")
+    assert answered.response.text_or_raise() == "Helo"
+    assert answered.parts[0].text == "Hello"
 
 
 def test_a_finished_call_corrects_its_name_and_id(simulator, signed_in, ask):

@@ -207,7 +207,7 @@ def explain_refusal(
     if text_name == _PLAN_LIMIT:
         reason, advice = reached_limit.explain(reply.headers, error, message, resets_at)
     elif text_name == WEB_PAGE:
-        reason, advice = reply.web_page_advice
+        reason, advice = reply.web_page_error
     else:
         facts = _request_facts(request) | {
             "status": str(reply.status),

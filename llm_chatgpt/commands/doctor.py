@@ -199,7 +199,7 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
     """Judge a host by its answer. `tokens` are those in the request; None if it had none."""
     text = f"{reply.host} answers{_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, " ".join(reply.web_page_advice))
+        return Finding(name, "broken", text, " ".join(reply.web_page_error))
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401:

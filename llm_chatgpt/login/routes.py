@@ -1,12 +1,13 @@
 """The two routes to a ChatGPT plan, and a table of the differences between them.
 
-The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
+The Codex route is the default. The official route is OpenAI's documented "Sign in with ChatGPT", a
 preview (P215). Code that uses a login reads the table through `tokens.route`. Other modules contain
 these differences:
 
 - how each route signs in: device.py and browser.py (Codex), official.py
 - the kinds of login, including imported ones, and how users are told apart: tokens.py
-- which errors of the issuer mean that a registration is gone: oauth.py
+- which errors of the issuer mean that a registration is gone: oauth.py, official.py, store.py
+- the error codes of prompts on the official route: backend/refusals.py
 - the registrations that the official route needs: store.py
 - the Codex route's client id and all default addresses: config.py
 """
@@ -46,7 +47,7 @@ class Route(NamedTuple):
     login_option: str = ""
     # The account name used when the user gives none.
     account: str = "default"
-    # Shown instead of the plan if the tokens do not name it.
+    # Shown instead of the tokens' plan, unless empty.
     plan: str = ""
     # Whether refreshes and revocations are sent as forms instead of JSON (P50, P238).
     sends_forms: bool = False
@@ -79,7 +80,7 @@ class Route(NamedTuple):
     lists_in_order: bool = False
     # Whether the service reports the plan's usage (P12, P219).
     reports_usage: bool = True
-    # The most resends of a prompt on this route. `config.MAX_RESENDS` limits those of all routes.
+    # The most resends of a prompt on this route, but never more than `config.MAX_RESENDS`.
     max_resends: int = config.MAX_RESENDS
 
     def login_command(self, account: str | None = None) -> str:
