@@ -129,20 +129,29 @@ class RequestBuilder:
             headers |= encoding
         return {
             "method": "POST",
-            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "url": _address(tokens),
             "content": content,
             "headers": headers,
             "timeout": clients.timeout(config.idle_timeout()),
         }
 
 
+def _address(tokens: Tokens) -> str:
+    return tokens.route.base_url(tokens.origin) + tokens.route.responses_path
+
+
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
     """Map each optional part that the process remembers to the value of its scope.
 
-    The value is a model's slug, an account's key or a path of the service (optional_parts.py).
+    The value is the address of the service, followed by the model's slug or the account's key if
+    the scope is narrower (optional_parts.py).
     """
-    path = tokens.route.responses_path
-    values = {"model": info.slug, "account": tokens.account_key, "service": path}
+    service = _address(tokens)
+    values = {
+        "model": f"{service} {info.slug}",
+        "account": f"{service} {tokens.account_key}",
+        "service": service,
+    }
     parts = optional_parts.SCOPES.items()
     return {name: values[scope] for name, scope in parts if scope in values}
 
