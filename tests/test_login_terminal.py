@@ -201,7 +201,7 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_l
 def test_a_terminal_without_stderr(simulator, start):
     terminal = start("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
     assert terminal.end() == 1
-    assert "login: not signed in" in terminal.screen
+    assert "login: no login to use" in terminal.screen
     assert "-> Not signed in to ChatGPT.\r\n" in terminal.screen
 
 
