@@ -81,7 +81,7 @@ def test_enter_opens_the_page(simulator, start, browser):
     terminal.wait_for("14:5")
     assert browser() == []
     terminal.type("")
-    terminal.wait_for("Opened the page in your browser")
+    terminal.wait_for("Opened the page in a browser")
     wait_until(browser)
     assert browser() == [f"{simulator.issuer}/codex/device"]
     approve(simulator)

@@ -236,9 +236,7 @@ class _CodeScreen:
                 notice(self._clipboard.copy_code(self._user_code))
             if key == "" and self._may_open:
                 opened = terminal.open_address(self._url)
-                notice(
-                    "Opened the page in your browser." if opened else "Could not open a browser."
-                )
+                notice("Opened the page in a browser." if opened else "Could not open a browser.")
 
 
 # With a browser ------------------------------------------------------------------------
