@@ -1,12 +1,14 @@
 """Use OpenAI's models from llm with a ChatGPT subscription, without an API key.
 
 llm loads this file: the models' options, the sync and the async model, and llm's two hooks.
-Everything else is in the package `llm_chatgpt`, with one subject per file:
+Everything else is in the package `llm_chatgpt`:
 
-    values, errors, config, text, files, http    used by all modules
+    values, errors, config, text, files, http    used throughout the package
+    base, image_models    the models' base classes, and the models that create images
     login/      tokens, the login file, signing in, renewing access tokens
     backend/    prompts: requests, answers as llm's events, errors, limits, models
     commands/   llm chatgpt ...
+    live/       the checks of llm chatgpt doctor --live
 
 A prompt runs from `execute` below through login/credentials.py, backend/prompt_run.py and http.py
 to backend/translate.py. docs/development.md says which file to open for which change.
@@ -34,7 +36,7 @@ from llm_chatgpt.backend.catalogue import ModelInfo, models_to_register
 from llm_chatgpt.base import AccountModel, AttachmentTypes, BaseOptions
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.image_models import AsyncChatGPTImage, ChatGPTImage
-from llm_chatgpt.text import in_thread
+from llm_chatgpt.threads import in_thread
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +47,7 @@ def __getattr__(name: str) -> Any:
 
 
 class Options(BaseOptions):
-    """Options of a prompt. Only those with a description affect the request (backend/body.py)."""
+    """Options of a prompt. Only those with a description affect the request."""
 
     reasoning_effort: str | None = Field(
         None,
@@ -61,7 +63,7 @@ class Options(BaseOptions):
     service_tier: Literal["fast", "priority", "ultrafast", "default"] | None = Field(
         None,
         description="The processing tier: fast and priority (the same), ultrafast or default. "
-        "priority made no answer faster in the tests on record, and may use more of your limits.",
+        "priority did not speed up answers when it was tested, and may use more of your limits.",
     )
     image_detail: Literal["auto", "low", "high", "original"] | None = Field(
         None, description="How closely the model looks at images: auto, low, high or original."
@@ -69,8 +71,8 @@ class Options(BaseOptions):
     max_output_tokens: int | None = Field(
         None,
         ge=1,
-        description="The largest number of tokens in an answer, reasoning included. A note says "
-        "if the service accepts no limit.",
+        description="The largest number of tokens in an answer, reasoning included. If the service "
+        "does not accept it, the prompt is sent without it, and a note says so.",
     )
     max_tokens: int | None = Field(None, ge=1, description="Another name for max_output_tokens.")
     web_search: bool | None = Field(

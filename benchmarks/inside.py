@@ -48,9 +48,9 @@ def measure_tls(kind: str) -> dict:
     import trustme
     import truststore
 
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority = trustme.CA()
-    authority.issue_cert("localhost").configure_cert(server)
+    authority.issue_cert("localhost").configure_cert(server_context)
     with authority.cert_pem.tempfile() as root:
         os.environ["CODEX_CA_CERTIFICATE"] = root
         from llm_chatgpt.certificates import tls_context
@@ -62,9 +62,9 @@ def measure_tls(kind: str) -> dict:
 
         start = time.process_time()
         context = tls_context() if kind == "plugin" else truststore_context()
-        shake_hands(context, server)
+        shake_hands(context, server_context)
         first = (time.process_time() - start) * 1000
-        return {"first_ms": first, "next_ms": best(lambda: shake_hands(context, server))}
+        return {"first_ms": first, "next_ms": best(lambda: shake_hands(context, server_context))}
 
 
 def shake_hands(client_context, server_context) -> None:
@@ -112,38 +112,39 @@ def measure_connections(kind: str) -> dict:
     elif kind == "threads":
         model = llm.get_model("chatgpt-deltas-3")
 
-        def several():
+        def send_prompts():
             for _ in range(requests):
                 model.prompt("hi").text()
 
-        threads = [threading.Thread(target=several) for _ in range(8)]
+        threads = [threading.Thread(target=send_prompts) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         requests *= 8
     else:
-        count = 100 if kind == "hundred" else 1
+        rounds, at_once = (1, 100) if kind == "hundred" else (requests, 1)
 
         async def run():
             model = llm.get_async_model("chatgpt-deltas-3")
-            for _ in range(1 if kind == "hundred" else requests):
-                await asyncio.gather(*(model.prompt("hi").text() for _ in range(count)))
+            for _ in range(rounds):
+                await asyncio.gather(*(model.prompt("hi").text() for _ in range(at_once)))
 
         asyncio.run(run())
+        requests = rounds * at_once
     return {"connections": counter.opened, "requests": requests}
 
 
 def measure_first_token(kib: str) -> dict:
     """Measure the time from the read of the first text's bytes until the model yields the text.
 
-    The time from their sending would mostly measure how soon the system wakes the reader.
+    A time from the moment of sending would mostly show how soon the system wakes the reader.
     """
     import llm
 
     delta = b'data: {"type":"response.output_text.delta","output_index":0,"delta":"hello"}\n\n'
     filler = b'data: {"type":"response.in_progress","x":"' + b"y" * 900 + b'"}\n\n'
-    # The delta comes first in its chunk, the rest behind it.
+    # The chunk begins with the delta; the filler brings it to the wanted size.
     rest = filler * max(0, (int(kib) * 1024 - len(delta)) // len(filler))
     end = b'data: {"type":"response.completed","response":{"model":"gpt-6-luna"}}\n\n'
     listener = socket.create_server(("127.0.0.1", 0))
@@ -209,9 +210,9 @@ def measure_image() -> dict:
     import llm
 
     size = 10_000_000
-    picture = PNG + os.urandom(size)
+    image = PNG + os.urandom(size)
     model = llm.get_model("chatgpt-gpt-6-luna")
-    attachment = llm.Attachment(type="image/png", content=picture)
+    attachment = llm.Attachment(type="image/png", content=image)
     # The first prompt imports modules, which should not count.
     model.prompt("warm").text()
     tracemalloc.start()
@@ -255,7 +256,7 @@ def measure_at_once(count: str) -> dict:
     return {"ms": min(asyncio.run(run()) for _ in range(3))}
 
 
-def measure_long(model_id: str, size: str) -> dict:
+def measure_long_prompt(model_id: str, size: str) -> dict:
     """Measure the time to the first text of a long prompt on a new connection (median of ten)."""
     import llm
 

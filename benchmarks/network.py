@@ -29,11 +29,11 @@ class Direction:
     they were sent; then twice as many may be sent.
     """
 
-    def __init__(self, target: asyncio.StreamWriter, round_trip: float, first_at: float):
+    def __init__(self, target: asyncio.StreamWriter, round_trip: float, opened_at: float):
         self._loop = asyncio.get_running_loop()
         self._target = target
         self._round_trip = round_trip
-        self._first_at = first_at
+        self._opened_at = opened_at
         self._window = INITIAL_WINDOW
         self._waiting = bytearray()
         self._ended = False
@@ -50,7 +50,7 @@ class Direction:
         data = bytes(self._waiting[: self._window])
         del self._waiting[: self._window]
         self._window -= len(data)
-        sent_at = max(self._loop.time(), self._first_at)
+        sent_at = max(self._loop.time(), self._opened_at)
         if data:
             self._loop.call_at(sent_at + self._round_trip / 2, self._target.write, data)
             self._loop.call_at(sent_at + self._round_trip, self._acknowledged, len(data))
@@ -66,12 +66,12 @@ async def relay(to_port: int, round_trip: float, tls: ssl.SSLContext | None = No
     """Relay to a port of this machine. Returns the port to connect to."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", to_port)
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", to_port)
         # Opening the connection takes a round trip, during which nothing else can be sent.
         opened_at = asyncio.get_running_loop().time() + round_trip
         await asyncio.gather(
-            Direction(back, round_trip, opened_at).carry(reader),
-            Direction(writer, round_trip, opened_at).carry(there),
+            Direction(to_server, round_trip, opened_at).carry(reader),
+            Direction(writer, round_trip, opened_at).carry(from_server),
         )
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, backlog=256)
@@ -79,7 +79,8 @@ async def relay(to_port: int, round_trip: float, tls: ssl.SSLContext | None = No
 
 
 class Network:
-    """Runs this file as a process. Its environments make programs use it to reach the simulator.
+    """Runs this file as a process, and builds environments in which programs reach the simulator
+    through it.
 
     `environment` holds the simulator's settings and llm's folder.
     """
@@ -95,12 +96,13 @@ class Network:
             self._process.terminate()
 
     @functools.cached_property
-    def _found(self) -> dict[str, Any]:
+    def _relays(self) -> dict[str, Any]:
+        """The line that the started process printed: its root certificate and its addresses."""
         port = self._environment["LLM_CHATGPT_ISSUER"].rpartition(":")[2]
         command = [self._python, __file__, port]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
-        found = json.loads(self._process.stdout.readline())
+        relays = json.loads(self._process.stdout.readline())
         models = [
             {
                 "model_id": f"core-{ms}",
@@ -108,32 +110,32 @@ class Network:
                 "api_base": f"{address}/v1",
                 "responses": True,
             }
-            for ms, address in found["addresses"].items()
+            for ms, address in relays["addresses"].items()
         ]
         (self._folder / "extra-openai-models.yaml").write_text(json.dumps(models))
-        return found
+        return relays
 
     def plugin(self, ms: int) -> dict[str, str]:
         """Return the environment in which the plugin's requests take round trips of `ms`."""
         return {
             **self._environment,
-            "LLM_CHATGPT_BASE_URL": f"{self._found['addresses'][str(ms)]}/backend-api",
-            "CODEX_CA_CERTIFICATE": self._found["root"],
+            "LLM_CHATGPT_BASE_URL": f"{self._relays['addresses'][str(ms)]}/backend-api",
+            "CODEX_CA_CERTIFICATE": self._relays["root"],
         }
 
     @functools.cached_property
     def core(self) -> dict[str, str]:
-        """The environment for llm's own models core-..., one for each round trip."""
+        """The environment for llm's own models: core-20 has a round trip of 20 ms, and so on."""
         # SSL_CERT_FILE replaces the system's certificates, so the file has to contain them.
         trusted = self._folder / "trusted.pem"
-        names = (self._found["root"], ssl.get_default_verify_paths().openssl_cafile)
+        names = (self._relays["root"], ssl.get_default_verify_paths().openssl_cafile)
         files = [file for file in map(pathlib.Path, names) if file.exists()]
         trusted.write_bytes(b"".join(file.read_bytes() for file in files))
         return {**self._environment, "SSL_CERT_FILE": str(trusted)}
 
 
 async def main(port: int) -> None:
-    # Only the process needs it.
+    # Only needed where this file runs as a program.
     import trustme
 
     authority = trustme.CA()

@@ -78,7 +78,7 @@ class Compared(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Seconds from the start of a process to its first text, and from its last to its end."""
+    """Seconds from a process's start to its first text, and from its last text to its end."""
 
     first: float
     after: float
@@ -115,8 +115,8 @@ class Bench:
             cwd=ROOT,
             check=True,
         )
-        others = ("LLM_", "PYTHON", "SSL_CERT_")
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(others)}
+        dropped_prefixes = ("LLM_", "PYTHON", "SSL_CERT_")
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(dropped_prefixes)}
         # The same llm, without the plugin.
         bare = str(prepare(".venv-floor", ["llm"]) / "python")
         for name in (".venv-bench", ".venv-floor"):
@@ -155,22 +155,23 @@ class Bench:
 
     def compare(
         self,
-        a: tuple[list[str], dict[str, str]],
-        b: tuple[list[str], dict[str, str]],
+        floor: tuple[list[str], dict[str, str]],
+        plugin: tuple[list[str], dict[str, str]],
         repeats: int = REPEATS,
     ) -> Compared:
-        cpu(*a), cpu(*b)
-        first, second = [], []
+        cpu(*floor), cpu(*plugin)
+        floor_runs, plugin_runs = [], []
         for number in range(repeats):
-            for side, found in ((a, first), (b, second))[:: 1 if number % 2 else -1]:
-                found.append(cpu(*side))
-        ratios = [plugin / floor for (floor, _), (plugin, _) in zip(first, second, strict=True)]
+            sides = [(floor, floor_runs), (plugin, plugin_runs)]
+            for side, runs in sides if number % 2 else reversed(sides):
+                runs.append(cpu(*side))
+        ratios = [b / a for (a, _), (b, _) in zip(floor_runs, plugin_runs, strict=True)]
         return Compared(
             statistics.median(ratios),
-            min(time for time, _ in first),
-            min(time for time, _ in second),
-            statistics.median(memory for _, memory in first),
-            statistics.median(memory for _, memory in second),
+            min(time for time, _ in floor_runs),
+            min(time for time, _ in plugin_runs),
+            statistics.median(memory for _, memory in floor_runs),
+            statistics.median(memory for _, memory in plugin_runs),
         )
 
     def inside(self, what: str, *arguments: str, **settings: str) -> dict[str, float]:
@@ -187,11 +188,11 @@ class Bench:
             raise SystemExit(done.stderr[-3000:])
         return json.loads(done.stdout.splitlines()[-1])
 
-    # 1. Start, and 2. one short prompt
+    # Start and short prompts
 
     @property
     def pairs(self) -> dict[str, tuple[list[str], list[str], str]]:
-        """The floor's command, the plugin's, and the aim, by the name of the row."""
+        """For each row, by its name: the floor's command, the plugin's, and the aim."""
         pairs = {}
         for words in (["--version"], ["models"]):
             name = f"`llm {' '.join(words)}` with the plugin : without"
@@ -212,12 +213,12 @@ class Bench:
         self.row("import of the plugin", "", f"{best:.1f} ms")
         best = min(t["register_ms"] for t in times)
         self.row("registering the models", "", f"{best:.2f} ms")
-        plugin, others = self.inside("tls", "plugin"), self.inside("tls", "truststore")
+        plugin, truststore = self.inside("tls", "plugin"), self.inside("tls", "truststore")
         for name, what in (
             ("first_ms", "the first TLS connection"),
             ("next_ms", "each one after it"),
         ):
-            times = f"{plugin[name]:.1f} ms : {others[name]:.1f} ms"
+            times = f"{plugin[name]:.1f} ms : {truststore[name]:.1f} ms"
             self.row(f"CPU of {what} : with truststore", "", times)
 
     def instructions(self) -> None:
@@ -230,7 +231,7 @@ class Bench:
             a, b = instructions(floor, self.environment), instructions(plugin, self.environment)
             self.row(f"instructions of {name}", aim, f"{b / a:.3f} ({a / 1e6:,.0f} million)")
 
-    # 3. Long answers
+    # Long answers
 
     def long(self) -> None:
         count = 200_000
@@ -250,7 +251,7 @@ class Bench:
             ratio = many.plugin_memory / many.floor_memory
             self.row(name, "≤ 1.1", f"{ratio:.2f} ({many.floor_memory / 1024:.0f} MiB)")
 
-    # 4. to 7. Within one process
+    # Within one process
 
     def connections(self) -> None:
         for kind in ("sync", "async", "threads"):
@@ -280,7 +281,7 @@ class Bench:
         found = self.inside("history", "1000")
         self.row("building 1,000 items of history", "≤ 10 ms", f"{found['ms']:.1f} ms")
 
-    # 8. Over a network
+    # Over a network
 
     def over_network(self) -> None:
         prompt = ["hi", "-R", "--no-log"]
@@ -309,15 +310,15 @@ class Bench:
             f"{found['late'].after * 1000:.0f} ms : {found['floor'].after * 1000:.0f} ms",
         )
         plain = self.network.plugin(80) | {"LLM_CHATGPT_COMPRESS": "0"}
-        for size in (20_000, 100_000):
+        for kb in (20, 100):
+            size = str(kb * 1000)
             times = [
-                self.inside("long", "chatgpt-deltas-3", str(size), **self.network.plugin(80)),
-                self.inside("long", "chatgpt-deltas-3", str(size), **plain),
-                self.inside("long", "core-80", str(size), **self.network.core),
+                self.inside("long_prompt", "chatgpt-deltas-3", size, **self.network.plugin(80)),
+                self.inside("long_prompt", "chatgpt-deltas-3", size, **plain),
+                self.inside("long_prompt", "core-80", size, **self.network.core),
             ]
             self.row(
-                f"first token of {size // 1000} kB, round trips 80 ms : not compressed : "
-                "llm's own model",
+                f"first token of {kb} kB, round trips 80 ms : not compressed : llm's own model",
                 "",
                 " : ".join(f"{found['ms']:.0f} ms" for found in times),
             )

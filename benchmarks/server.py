@@ -23,7 +23,7 @@ from llm_chatgpt.login.tokens import tokens_from_reply
 from simulator import Say, Simulator, Stream
 
 COUNTS = (1, 3, 100, 10_000, 200_000)
-# Three deltas, and a second before the stream ends.
+# Three deltas; the stream stays open for one second after its last event.
 LATE = "deltas-late"
 
 
@@ -31,12 +31,13 @@ def main() -> None:
     with Simulator() as simulator:
         os.environ.update(simulator.environment)
         slugs = (*(f"deltas-{count}" for count in COUNTS), LATE)
-        simulator.models += [{**simulator.models[4], "slug": slug} for slug in slugs]
+        template = next(m for m in simulator.models if m["slug"] == "gpt-6.1-terra")
+        simulator.models += [{**template, "slug": slug} for slug in slugs]
         ready = {}
         for count, slug in zip((*COUNTS, 3), slugs, strict=True):
             answer = Say(TEXT * count, deltas=[TEXT] * count)
             pieces = list(simulator.frames([answer], {"model": slug, "input": []}))
-            # Chunks are prepared, and many are sent in one write, so that the server costs little.
+            # The server prepares chunks and sends many in one write, to need little CPU time.
             chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
             ready[slug] = [b"".join(chunks[i : i + 200]) for i in range(0, len(chunks), 200)]
         ready[LATE].append(1.0)

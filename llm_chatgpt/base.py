@@ -1,4 +1,4 @@
-"""The parts that all models share: the account as key, attachment types, and errors of options."""
+"""Base classes of the models and their options, and the attachment types of the text models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_chatgpt.text import printable
 
 
 class AccountModel:
-    """A model for which `--key` names an account, so that llm must not look for an API key."""
+    """Base class of all models. `--key` chooses a login, so llm does not ask for an API key."""
 
     needs_key = None
     key: str | None = None
@@ -49,7 +49,7 @@ class BaseOptions(llm.Options):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_one_sentence(cls, values: Any, handler: Callable[[Any], BaseOptions]) -> BaseOptions:
+    def _explain_errors(cls, values: Any, handler: Callable[[Any], BaseOptions]) -> BaseOptions:
         try:
             return handler(values)
         except ValidationError as error:

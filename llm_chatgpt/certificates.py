@@ -55,18 +55,17 @@ def _build_context(_process: int, paths: tuple[str | None, ...]) -> ssl.SSLConte
         except OSError as error:
             reason = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
             raise ChatGPTError(
-                f"Could not read the certificates in {printable(path)}, which {name} names "
-                f"({reason}).",
-                "Correct or unset it.",
+                f"Could not read the certificates in {printable(path)} ({reason}).",
+                f"Correct or unset {name}.",
             ) from error
     return context
 
 
 def _trust_system(context: ssl.SSLContext) -> None:
-    """Trust the system's folder of certificates, and its file if that has more of them.
+    """Trust the certificates in the system's folder, and those in its file if there are more.
 
-    OpenSSL looks up certificates in the folder by name when it needs them. Reading the file takes
-    about 15 ms (docs/benchmarks.md). It has more if a user has appended certificates by hand.
+    OpenSSL reads a certificate from the folder only when it needs it. Loading the file takes about
+    15 ms (docs/benchmarks.md). The file has more if a user has appended certificates by hand.
     """
     defaults = ssl.get_default_verify_paths()
     in_folder: set[int] = set()

@@ -18,9 +18,9 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import ChatGPTError
 
-# By process id, because a forked child must not write into its parent's connections, and by event
-# loop. There is no lock, because a fork could leave it locked forever: if two threads create a
-# client at the same time, the first one is used.
+# Sync clients by process id, because a forked child must not write into its parent's connections;
+# async clients by event loop. There is no lock, because a fork could leave it locked forever: if
+# two threads create a client at the same time, the first one is used.
 _sync_clients: dict[int, Any] = {}
 _async_clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
 
@@ -32,7 +32,7 @@ def library() -> Any:
 
 
 def timeout(seconds: float) -> Any:
-    """Return the time limits of a request: `seconds` for each wait, less for connecting."""
+    """Return the time limits of a request: `seconds` for each wait, at most 15 to connect."""
     connect = min(seconds, config.CONNECT_TIMEOUT_SECONDS)
     return library().Timeout(seconds, connect=connect, pool=None)
 

@@ -15,16 +15,17 @@ import uuid
 from llm_chatgpt.errors import ChatGPTError
 
 WINDOWS = os.name == "nt"
-# The id of the Codex login's client, which is public and has no secret (P3).
+# Codex CLI's client id, which this plugin uses, too. It is public and has no secret (P3).
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
 DEFAULT_ISSUER = "https://auth.openai.com"  # P1
-# The official route: its API, for which its tokens are requested (P220), the scope that lets them
-# use the plan, and the page with OpenAI's terms.
+# The API of the official route, which is also the resource that its tokens are for (P220).
 DEFAULT_API_URL = "https://api.openai.com/v1"
+# The scope that lets the official route's tokens use the plan.
 PLAN_SCOPE = "chatgpt.tokens.use.direct"
+# The page with the official route's terms.
 OFFICIAL_PAGE = "https://developers.openai.com/siwc"
 
-# Login by device code (P18 to P21, P29).
+# Sign-in with a device code (P18 to P21, P29).
 DEVICE_CODE_SECONDS = 15 * 60
 POLL_INTERVAL_SECONDS = 5
 POLL_INTERVAL_LIMITS = (1, 60)
@@ -34,13 +35,13 @@ POLL_MARGIN = 1.2
 # Refresh a login without an expiry date when it is this old (P52).
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 
-# Login by browser. OpenAI sends the browser to these ports only (P32).
+# Sign-in through a browser. OpenAI sends the browser to these ports only (P32).
 REDIRECT_PORTS = (1455, 1457)
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
-# How long a login waits for the host of its workspace.
+# How long a sign-in waits for the host of its workspace.
 WORKSPACE_TIMEOUT_SECONDS = 5.0
-# How long a cancelled caller, or a signal that would end the program, waits for a refresh that
+# How long a cancelled caller, a signal handler and the end of the program wait for a refresh that
 # has been sent. 'docker stop' kills after 10 seconds.
 REFRESH_GRACE_SECONDS = 8.0
 # How long a refresh waits for each piece of its answer, and for another program's refresh.
@@ -70,9 +71,10 @@ LARGE_EVENT_BYTES = 100_000
 # How many further requests a prompt may take if the model wants to continue its answer (P171).
 MAX_FURTHER_ROUNDS = 5
 
-# Sending a prompt, or the request for a banked reset, again (P196, P212).
+# Resends of a prompt, or of the request for a banked reset (P196, P212).
 MAX_RESENDS = 4
-# The longest wait that the server can ask for, and the longest total of a prompt's waits.
+# The longest pause that the server can ask for, and the longest total of the pauses before the
+# resends of one request. If more is needed, the error is final.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_RESEND_WAIT_SECONDS = 90.0
 # How long to wait after the announced reset before a prompt is sent again.
@@ -117,6 +119,7 @@ def may_be_text(kind: object) -> bool:
 
 # The key of the plugin's metadata on llm's parts.
 METADATA_KEY = "chatgpt"
+# The namespace of the UUIDs that name conversations for the prompt cache (P213).
 SESSION_NAMESPACE = uuid.UUID("8a2ff0b5-5e0b-5c5e-9d0f-0d8f6c1f7b1a")
 
 
@@ -136,7 +139,10 @@ def originator() -> str:
 
 
 def models_client_version() -> str:
-    """Return the client version for model lists. The server hides models from older ones (P197)."""
+    """Return the client version for model lists.
+
+    The server hides models that need a newer client (P197).
+    """
     return setting("CLIENT_VERSION") or "1.0.0"
 
 
@@ -147,7 +153,7 @@ def named_models() -> list[str]:
 
 
 def redirect_host() -> str:
-    """Return the host to which the browser is redirected after the login.
+    """Return the host to which the browser is redirected after the sign-in.
 
     Raises ChatGPTError if the setting is neither 127.0.0.1 nor localhost.
     """

@@ -1,4 +1,4 @@
-"""The errors that end a login or a prompt.
+"""The plugin's errors.
 
 Each has a reason and advice for the user, and fields by which callers decide: no code reads the
 message.
@@ -15,7 +15,7 @@ import llm
 
 
 class ChatGPTError(llm.ModelError, click.ClickException):
-    """An error that ends a login or a prompt.
+    """Base class of the plugin's errors.
 
     `reason` says what happened, without a full stop, and `advice` is the next step; the
     message is both, with the request's id after them.
@@ -61,6 +61,10 @@ class ChatGPTError(llm.ModelError, click.ClickException):
         self.message = self._composed()  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
+        """Print the message; print the traceback instead if LLM_RAISE_ERRORS is set.
+
+        llm raises the error again for this setting, but click would print only the message.
+        """
         if os.environ.get("LLM_RAISE_ERRORS"):
             import traceback
 
@@ -91,15 +95,18 @@ class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
 
 
 class LoginFailed(ChatGPTError):
-    """The sign-in failed; the stored login is unchanged."""
+    """The sign-in failed. The stored login is unchanged; LoginDenied names an exception."""
 
 
 class LoginExpired(LoginFailed):
-    """The code was not entered in time, or OpenAI no longer knows it (P24, P25)."""
+    """The sign-in took too long, or OpenAI no longer knows the device code (P24, P25)."""
 
 
 class LoginDenied(LoginFailed):
-    """The user or their workspace declined the sign-in."""
+    """The user or their workspace declined the sign-in.
+
+    On the official route, if the user declined the use of the plan, the stored login ends, too.
+    """
 
 
 class DeviceLoginDisabled(LoginFailed):
@@ -107,7 +114,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """Another user is signed in under that account name; their login is unchanged."""
+    """That account name has a login of another user, workspace or route, which is unchanged."""
 
 
 class StoreError(ChatGPTError):
@@ -125,7 +132,7 @@ class RefreshFailed(ChatGPTError):
 
 
 class RequestRefused(ChatGPTError):
-    """The backend answered with an error status."""
+    """The service refused the request, with an error status or inside a stream."""
 
 
 class UsageLimitReached(RequestRefused):
@@ -144,4 +151,4 @@ class StreamFailed(ChatGPTError):
 
 
 class SlowDown(LoginFailed):
-    """The user has not decided yet; poll more slowly from now on (P29)."""
+    """The sign-in goes on: poll again, but more slowly from now on (P29, P30)."""

@@ -1,6 +1,6 @@
 """Find llm's folder and keys; read and write files.
 
-Every function on a file raises OSError if the system refuses.
+The functions that read or write a file raise OSError if the system refuses.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def shorten_in_place(path: pathlib.Path, content: bytes) -> None:
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         if len(content) > size or path.is_symlink():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError("a symbolic link, or shorter than the new content")
         file.write(content.ljust(size))
         file.flush()
         os.fsync(file.fileno())

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from llm_chatgpt import clients, config
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
-from llm_chatgpt.text import in_words, printable, start_in_thread, wait_for
+from llm_chatgpt.text import in_words, printable
+from llm_chatgpt.threads import start_in_thread, wait_for
 from llm_chatgpt.values import as_mapping, json_object
 
 
@@ -83,7 +84,7 @@ def proxy_settings() -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ChatGPTError for a header that cannot be sent. Its value may be a token."""
+    """Raise ChatGPTError for a header that cannot be sent, without its value: it may be a token."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
             raise ChatGPTError(
@@ -100,8 +101,8 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 class Reply:
     """A whole answer.
 
-    `headers` have lower-case names. `certificate` is the peer's certificate in the form of the ssl
-    module; None without TLS.
+    `headers` have lower-case names. `certificate` is the server's, as `getpeercert` returns it;
+    empty if the operating system does not show it, None without TLS.
     """
 
     status: int
@@ -139,8 +140,8 @@ class Reply:
         )
 
     @property
-    def web_page_advice(self) -> tuple[str, str]:
-        """The reason and the advice of an error about such a page."""
+    def web_page_error(self) -> tuple[str, str]:
+        """The reason and the advice of the error for a body that is a web page."""
         ray = self.headers.get("cf-ray")
         return (
             f"{self.host} answered with a web page: Cloudflare or a proxy blocks this network.",
@@ -156,14 +157,14 @@ def send(
     headers: Mapping[str, str] | None = None,
     seconds: float = config.AUTH_TIMEOUT_SECONDS,
     max_bytes: int = config.MAX_REPLY_BYTES,
-    whole: bool = True,
+    limit_total: bool = True,
     **content: Any,
 ) -> Reply:
     """Send one request and return its whole answer, whatever its status.
 
     `content` is `params`, `json` or `data`, as the HTTP library takes them. `seconds` limits the
-    whole exchange; if `whole` is False, only each single wait, so that a late answer is still used.
-    `max_bytes` limits the body.
+    exchange in total or, if `limit_total` is False, only each wait for data, so that a late answer
+    is still used. `max_bytes` limits the body.
 
     Raises ConnectionFailed if no readable answer came, and ChatGPTError for an unusable setting.
     """
@@ -184,7 +185,7 @@ def send(
             answer_headers = dict(response.headers)
             return Reply(response.status_code, answer_headers, bytes(body), host, certificate)
 
-    if not whole:
+    if not limit_total:
         return fetch()
     # In a thread, because the library limits only single socket operations.
     future = start_in_thread(fetch)
@@ -202,16 +203,17 @@ def _certificate(response: Any) -> Mapping[str, Any] | None:
 
 # Streamed answers --------------------------------------------------------------------
 #
-# These are classes, because a generator-based context manager cannot be closed during a wait: an
-# abandoned async answer would end in contextlib's RuntimeError.
+# These are classes. If a caller abandons an async answer during a wait, a context manager made from
+# a generator could not be closed: contextlib would raise RuntimeError.
 
 
 class _Stream:
     """The answer to a prompt while it arrives: `status`, `headers`, and the body in `chunks`.
 
     `request` holds the arguments of the library's `build_request`; entering the `with` block sends
-    it. Raises ConnectionFailed, also for an error of the library inside the block. When the block
-    ends without an exception, the rest of the stream is read, so that the connection can be reused.
+    it. Raises ConnectionFailed, also for an error of the library inside the block. After the block,
+    unless it raised, the rest of the stream is read for up to 100 ms, so that the connection can be
+    reused.
     """
 
     def __init__(self, request: Mapping[str, Any]):
@@ -249,6 +251,7 @@ class SyncStream(_Stream):
             _thread_local.drain.start()
             return
         self._response.close()
+        # Raise an error of the library again, as ConnectionFailed.
         with self._failures():
             if error:
                 raise error
@@ -289,6 +292,7 @@ class AsyncStream(_Stream):
                     await asyncio.wait_for(self.read(), config.DRAIN_SECONDS)
         finally:
             await self._response.aclose()
+        # Raise an error of the library again, as ConnectionFailed.
         with self._failures():
             if error:
                 raise error

@@ -13,7 +13,7 @@ import llm
 from pydantic import Field
 
 from llm_chatgpt.base import AccountModel, BaseOptions
-from llm_chatgpt.text import start_in_thread
+from llm_chatgpt.threads import start_in_thread
 
 
 class ImageOptions(BaseOptions):

@@ -1,30 +1,20 @@
-"""Prepare text for a terminal: printable text, wrapped lines, notices, times in words.
-
-Threads that these functions start can print notices, too.
-"""
+"""Prepare text for a terminal: printable text, wrapped lines, notices, times in words."""
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextlib
 import datetime
 import logging
-import math
 import os
 import re
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import TextIO
 
 import click
 
 from llm_chatgpt.waiting import in_command, is_terminal, line_erased, width
 
-T = TypeVar("T")
 log = logging.getLogger("llm_chatgpt_oauth")
 
 
@@ -43,7 +33,7 @@ def as_sentence(text: str) -> str:
 def fitted(text: str, stream: TextIO | None, indent: int = 0) -> str:
     """Break long lines between words if `stream` is a terminal; indent the continuation lines.
 
-    A command in quotes and a picture's path stay on one line, so that they can be copied.
+    A command in quotes and an image's path stay on one line, so that they can be copied.
     """
     if not is_terminal(stream):
         return text
@@ -66,48 +56,6 @@ def notice(text: str) -> None:
         return
     with line_erased():
         click.echo(fitted(text, sys.stderr), err=True)
-
-
-def in_this_context(function: Callable[..., T]) -> Callable[..., T]:
-    """Wrap a function for another thread, so that its `notice` reaches the user as it does here."""
-    context = click.get_current_context(silent=True)
-
-    def run(*arguments: Any) -> T:
-        with context.scope(cleanup=False) if context else contextlib.nullcontext():
-            return function(*arguments)
-
-    return run
-
-
-def start_in_thread(function: Callable[[], T]) -> concurrent.futures.Future[T]:
-    """Run a function in a daemon thread: the program can end without waiting for it."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    # A running future cannot be cancelled, so that one cancelled task does not stop it for others.
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=in_this_context(run), daemon=True).start()
-    return future
-
-
-def wait_for(future: concurrent.futures.Future[Any], seconds: float = math.inf) -> bool:
-    """Wait until a future is done. Returns False if it is not done after `seconds`."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        # Poll: Ctrl-C cannot interrupt a long wait on Windows.
-        if concurrent.futures.wait([future], timeout=min(left, 0.25)).done:
-            return True
-    return False
-
-
-async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Run a function in a thread, as `asyncio.to_thread` does, with `in_this_context`."""
-    return await asyncio.to_thread(in_this_context(function), *arguments)
 
 
 def short_path(path: object) -> str:

@@ -29,19 +29,19 @@ def as_list(value: object) -> list[Any]:
 
 
 def first_mapping(value: object) -> Mapping[str, Any]:
-    """Return the first object of an array; empty for anything else."""
+    """Return the first element of an array if it is an object; empty for anything else."""
     return as_mapping(next(iter(as_list(value)), None))
 
 
 def as_text(value: object) -> str | None:
-    """Return a non-empty string after `without_halves`; None for anything else."""
-    return without_halves(value) if isinstance(value, str) and value else None
+    """Return a non-empty string after `without_surrogates`; None for anything else."""
+    return without_surrogates(value) if isinstance(value, str) and value else None
 
 
-def without_halves(text: str) -> str:
-    """Replace each half of a surrogate pair by U+FFFD.
+def without_surrogates(text: str) -> str:
+    """Join surrogate pairs, and replace unpaired surrogates by U+FFFD.
 
-    JSON can hold halves (`\\ud83d`), but no terminal, file or database can.
+    JSON can hold unpaired ones (`\\ud83d`), but no terminal, file or database can.
     """
     if text.isascii():
         return text
@@ -51,14 +51,14 @@ def without_halves(text: str) -> str:
 def cleaned(value: Any, levels: int = 50) -> Any:
     """Copy JSON so that it can be printed and logged.
 
-    Strings go through `without_halves`. Arrays and objects below `levels` are emptied, because llm
-    cannot log JSON with several hundred levels.
+    Strings go through `without_surrogates`. Arrays and objects below `levels` are emptied, because
+    llm cannot log JSON with several hundred levels.
     """
     if isinstance(value, str):
-        return without_halves(value)
+        return without_surrogates(value)
     if isinstance(value, dict):
         pairs = value.items() if levels else ()
-        return {without_halves(name): cleaned(inner, levels - 1) for name, inner in pairs}
+        return {without_surrogates(name): cleaned(inner, levels - 1) for name, inner in pairs}
     if isinstance(value, list):
         return [cleaned(inner, levels - 1) for inner in value if levels]
     return value
@@ -79,7 +79,7 @@ def as_number(value: object) -> float | None:
 
 
 def as_moment(value: object) -> float | None:
-    """Return a moment in Unix seconds, from a number or ISO text (UTC without a zone)."""
+    """Return a moment in Unix seconds, from a number or ISO text (without a zone it is UTC)."""
     if not isinstance(value, str):
         return as_number(value)
     try:

@@ -54,7 +54,7 @@ def width() -> int:
 
 
 class Waiting:
-    """Context manager around a wait that shows the line and counts up, or down from `seconds`.
+    """Context manager that shows the line during a wait, and counts up or down from `seconds`.
 
     `activity` names the wait. `hint` follows the time in brackets.
     """
@@ -137,7 +137,8 @@ class _Line:
                     return
                 text = "" if self.mid_line else self._waits[-1].text()
                 if text and text != self._on_screen and _in_foreground():
-                    # Spaces overwrite the rest of a longer line, and set off the user's typing.
+                    # Spaces overwrite the rest of a longer line, and separate it from what the user
+                    # types.
                     length = max(len(text) + 1, len(self._on_screen))
                     self._write(text.ljust(min(length, width() - 1)))
                     self._on_screen = text

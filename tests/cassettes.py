@@ -1,9 +1,11 @@
 """Recordings for tests that need no simulator: scrubbing, scenarios, and the recorder.
 
-python tests/cassettes.py          record all from the simulator, under the real addresses
-python tests/cassettes.py --real NAME ...   record from OpenAI with the login in LLM_USER_PATH
+.venv/bin/python tests/cassettes.py                   record all from the simulator
+.venv/bin/python tests/cassettes.py --real NAME ...   record these from OpenAI, with the login in
+                                                      LLM_USER_PATH
 
-Either way tokens, codes, ids and emails are replaced before anything is written.
+Either way, the cassettes have OpenAI's addresses, and tokens, codes, ids and emails are replaced
+before anything is written.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cassettes"
 # Scrubbing ----------------------------------------------------------------------------
 
 
-# The values that take the place of an email, and of a client id of the official route.
+# Replacements for an email, and for a client id of the official route.
 EXAMPLE_EMAIL = "ada@example.com"
 SCRUBBED_CLIENT_ID = "oaiapp_scrubbed"
 
 
 class CassetteScrubber(Scrubber):
-    """The scrubber as vcrpy calls it, with tokens, emails and client ids that a login can read."""
+    """Scrubber for vcrpy. A login can read the tokens, emails and client ids that it writes."""
 
     def replacement(self, field: str, secret: str) -> str:
         if secret.startswith("eyJ"):
@@ -67,7 +69,7 @@ class CassetteScrubber(Scrubber):
     def request(self, request: Any) -> Any:
         body = request.body or b""
         body = body.encode() if isinstance(body, str) else body
-        # The port that a browser comes back to differs each time.
+        # The port of the redirect address differs each time.
         body = re.sub(rb"127\.0\.0\.1%3A\d+", b"127.0.0.1%3A1", body)
         request.body = self.body(body, request.headers.get("content-type", ""))
         request.headers = self.headers(request.headers)
@@ -93,7 +95,7 @@ def _same_body(sent: Any, recorded: Any) -> None:
 
 
 @contextlib.contextmanager
-def replayed(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
+def opened_cassette(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
     """Open a cassette. Requests are matched on method, address and body."""
     scrubber = CassetteScrubber()
     recorder = vcr.VCR(
@@ -111,7 +113,7 @@ def replayed(path: pathlib.Path, record_mode: str = "none") -> Iterator[Any]:
 
 def cassette(name: str, record_mode: str = "none") -> Any:
     """Open the cassette of a scenario."""
-    return replayed(FOLDER / f"{name}.yaml", record_mode)
+    return opened_cassette(FOLDER / f"{name}.yaml", record_mode)
 
 
 # Scenarios ----------------------------------------------------------------------------
@@ -181,21 +183,21 @@ def _prepare_refusals(simulator: Simulator) -> None:
     simulator.script("responses", None, limit)
 
 
-def come_back(request: Any) -> str:
-    """Build the address that the browser ends on, with the fields that a replay depends on."""
+def final_address(request: Any) -> str:
+    """Build the address of the last redirect, with the fields that a replay depends on."""
     query = f"code=ac_any&state={request.state}&client_id={SCRUBBED_CLIENT_ID}"
     return f"{request.redirect_uri}?{query}"
 
 
 def _official(ask: Any) -> Any:
-    """Sign in by the official route, then a turn with a tool whose first prompt gets a 401."""
+    """Sign in by the official route and send a turn with a tool. Its first request gets a 401."""
     started: list[Any] = []
     numbers = itertools.count()
 
     def paste(line: Callable[[str], None], stop: Any) -> None:
-        line(come_back(started[0]))
+        line(final_address(started[0]))
 
-    # The recorded ID token repeats the nonce.
+    # The recorded ID token repeats the nonce, so a replay needs the same one.
     with mock.patch("secrets.token_urlsafe", lambda size: f"fixed{next(numbers)}".ljust(size, "x")):
         tokens = plugin.login_officially(show=started.append, read_lines=paste)
     return tokens, *_tool_turn(ask)
@@ -207,7 +209,7 @@ def _prepare_tool_turn(simulator: Simulator) -> None:
 
 
 def _prepare_official(simulator: Simulator) -> None:
-    # Otherwise the refresh after the 401 would come too early.
+    # Otherwise the refresh after the 401 would be refused as too early.
     simulator.official.earliest_refresh_form = "absent"
     simulator.script("official_responses", Answer(401, {"detail": {"error_code": "invalid_token"}}))
     _prepare_tool_turn(simulator)
@@ -225,7 +227,7 @@ SCENARIOS = {
     "official": Scenario(_official, _prepare_official),
 }
 
-# Those that begin without a login.
+# Scenarios that begin without a login.
 SIGN_INS = ("login", "official")
 
 
@@ -279,7 +281,7 @@ def record_from_simulator() -> None:
                 return redirect_of(root + request.url.removeprefix(config.DEFAULT_ISSUER))
 
             with (
-                mock.patch(f"{__name__}.come_back", browse),
+                mock.patch(f"{__name__}.final_address", browse),
                 under_the_real_addresses(simulator),
                 cassette(name, "all"),
             ):
@@ -293,7 +295,7 @@ def record_from_openai(names: list[str]) -> None:
         return input(f"{request.url}\nThe address that your browser ends on: ")
 
     for name in names:
-        with mock.patch(f"{__name__}.come_back", paste), cassette(name, "all"):
+        with mock.patch(f"{__name__}.final_address", paste), cassette(name, "all"):
             SCENARIOS[name].act(prompt_sync)
         print(FOLDER / f"{name}.yaml")
 

@@ -1,9 +1,9 @@
-"""The main job with no account: sign in, prompt and go on, with the real `llm` command.
+"""Sign in, send prompts and sign out without an account, with the real `llm` command.
 
 python tests/demo.py
 
-Installs llm and this plugin into a virtual environment, starts the simulator on this
-machine's loopback, and shows each command and what it prints.
+Installs llm and this plugin into a virtual environment, starts the simulator on 127.0.0.1, and
+shows each command and its output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 
 from environment import ROOT, prepare
 
-# MODEL stands for the one that the login suggests.
+# MODEL stands for the model that the login suggests.
 COMMANDS = [
     ["chatgpt", "login"],
     ["-m", "MODEL", "Three names for a pet pelican"],
@@ -62,7 +62,7 @@ def install(environment: dict[str, str]) -> None:
         text=True,
         check=False,
     )
-    # pip's pages of output matter only when it fails.
+    # pip's long output matters only if it fails.
     print(done.stdout.rstrip().splitlines()[-1] if not done.returncode else done.stdout, flush=True)
     done.check_returncode()
 
@@ -91,6 +91,7 @@ def main() -> int:
     scripts = prepare(".venv-demo", ["llm"])
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_")}
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', '')}"
+    # On Windows, subprocess looks for `llm` on this process's PATH.
     os.environ["PATH"] = environment["PATH"]
     simulator = subprocess.Popen(
         [str(scripts / "python"), "tests/simulator"],

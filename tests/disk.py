@@ -18,9 +18,10 @@ class _Full(io.FileIO):
 def fill_disk(
     monkeypatch: pytest.MonkeyPatch, file: str | None = None, after: int = 0
 ) -> list[str]:
-    """Refuse what is written to new files, or to new versions of `file` after the first `after`.
+    """Make writes to new files fail, or only those to new versions of `file`.
 
-    Returns the names of the files that could not be written, to which later ones are added.
+    The first `after` writes succeed. Returns a list of the files that could not be written, which
+    grows with each failure.
     """
     pattern = re.compile(rf"{re.escape(file)}\.[0-9a-f]+\.tmp" if file else r".*\.tmp")
     real_open, real_fdopen = os.open, os.fdopen

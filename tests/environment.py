@@ -1,4 +1,4 @@
-"""Makes the virtual environments that demo.py and run.py work in. Standard library only."""
+"""Create virtual environments for the scripts of this repository. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
-# What pip installs to develop the plugin.
+# pip's arguments that install the plugin for development.
 DEVELOPMENT = ["--editable", ".", "--group", "dev"]
 
 
 def prepare(name: str, *installs: list[str]) -> pathlib.Path:
     """Create a virtual environment in the repository and return its folder of commands.
 
-    `pip install` runs in it with each list of arguments, and again when they or pyproject.toml
-    change.
+    Runs `pip install` with each list of arguments. Creates the environment anew when these,
+    pyproject.toml or Python's version change.
     """
     folder = ROOT / name
     scripts = folder / SCRIPTS
@@ -31,9 +31,9 @@ def prepare(name: str, *installs: list[str]) -> pathlib.Path:
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
         pip.append("--disable-pip-version-check")
-        # Older pips know no dependency groups.
+        # Older versions of pip do not support dependency groups.
         for arguments in (["--upgrade", "pip>=25.1"], *installs):
-            # Its warnings matter only when it fails.
+            # pip's warnings matter only if it fails.
             done = subprocess.run([*pip, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
             if done.returncode:
                 sys.exit(f"{done.stderr}Could not set up {folder}.")

@@ -1,4 +1,4 @@
-"""Random JSON values for tests of what the service or a file may hold by mistake."""
+"""Random JSON values, for tests of faulty answers and files."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def missing_files(wheel: pathlib.Path, source: pathlib.Path) -> list[str]:
     )
 
 
-# If a name had no type, mypy would call the comment unused.
+# If the names had no types, mypy would report that "type: ignore" is unused.
 TYPED_PROGRAM = """
 from llm_chatgpt import NotSignedIn, Tokens, get_tokens
 
@@ -84,7 +84,7 @@ def try_source(source: pathlib.Path, folder: pathlib.Path) -> None:
         archive.extractall(folder)
     unpacked = folder / source.name.removesuffix(".tar.gz")
     python = prepare(".venv", DEVELOPMENT) / "python"
-    # Found before the checkout, which is installed in that environment.
+    # PYTHONPATH comes before the checkout, which is installed in that environment.
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     code = "import llm_chatgpt; print(llm_chatgpt.__file__)"
     found = subprocess.run(

@@ -7,8 +7,7 @@ import ssl
 
 import httpx
 
-# Shared, because httpx reads all trusted certificates for a new client, and without connections
-# that outlive their simulator.
+# It reads no certificates, and keeps no connections that would outlive their simulator.
 client = httpx.Client(
     verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     limits=httpx.Limits(max_keepalive_connections=0),

@@ -1,5 +1,7 @@
-"""A company's proxy that reads along: it plays OpenAI's hosts, under their real names and
-with certificates of its own, and hands what arrives to the simulator."""
+"""A company's proxy that decrypts TLS.
+
+It answers for OpenAI's hosts with its own certificates and forwards the requests to the simulator.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,15 @@ _LONG_AGO = datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc)
 
 
 class Proxy:
-    """Start it with `with Proxy(simulator, folder) as proxy:`; `targets` is what was asked for.
+    """Start it with `with Proxy(simulator, folder) as proxy:`.
 
-    `certificate` is a file with the root that its certificates come from. `answer` replaces
-    the answer to CONNECT.
+    `targets` lists the requests, such as "CONNECT chatgpt.com:443". `certificate` is the file of
+    its root certificate. `answer` replaces the answer to CONNECT.
     """
 
     def __init__(self, simulator: Simulator, folder: pathlib.Path):
         self.simulator = simulator
-        # What the real service compares redirect addresses with.
+        # The real service compares redirect addresses with this one.
         simulator.public_issuer = "https://auth.openai.com"
         self.targets: list[str] = []
         self.answer = b"HTTP/1.1 200 Connection established\r\n\r\n"

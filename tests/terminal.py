@@ -1,4 +1,4 @@
-"""The real command in a pseudo-terminal that a user types into."""
+"""Run the real command in a pseudo-terminal, and type into it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_pty = pytest.mark.skipif(os.name == "nt", reason="Windows has no such term
 
 
 class Terminal:
-    """`llm ...` whose stdin, stdout and stderr are a terminal of so many columns.
+    """`llm ...` whose stdin, stdout and stderr are a terminal that is `columns` wide.
 
     `screen` is everything printed so far, without colours and bold type.
     """

@@ -18,7 +18,7 @@ from conftest import (
     start_llm,
 )
 from disk import fill_disk
-from llm_chatgpt.backend.catalogue import remember_models
+from llm_chatgpt.backend.catalogue import store_models
 from llm_chatgpt.login.login_file import locked_store, store_path
 from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Answer, make_jwt, web_page
@@ -150,7 +150,7 @@ def test_status_sends_no_request(simulator, at, run_llm, monkeypatch):
 def test_an_unknown_owner_has_no_model_list_yet(simulator, at, run_llm):
     """The stored list belongs to a login whose account id is unknown, too."""
     unknown = sign_in(simulator, account_id=None, email=None)
-    remember_models(unknown, {"fetched_at": time.time(), "models": [{"slug": "gpt-6-luna"}]})
+    store_models(unknown, {"fetched_at": time.time(), "models": [{"slug": "gpt-6-luna"}]})
     assert "models: not fetched yet" in run_llm("chatgpt", "doctor", "--account", at).stdout
     simulator.models = simulator.models[:1]
     listed = run_llm("chatgpt", "models", "--account", at, "--json").stdout

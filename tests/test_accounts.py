@@ -23,7 +23,7 @@ from conftest import (
     sign_in,
 )
 from disk import fill_disk
-from llm_chatgpt.backend.catalogue import models_path
+from llm_chatgpt.backend.catalogue import models_file
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store
 from simulator import Answer
 
@@ -309,7 +309,7 @@ def test_each_command_takes_an_account(two, simulator, run_llm):
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
-    lists = json.loads(models_path().read_text())["accounts"]
+    lists = json.loads(models_file().read_text())["accounts"]
     assert list(lists) == [two[1].account_key]
 
 
@@ -374,7 +374,7 @@ def test_a_script_does_not_replace_another_user(simulator, run_llm):
     simulator.account, simulator.approve_after_polls = BOB, 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
-    assert "Kept ada@example.com. To add bob@example.com" in result.stderr
+    assert "Kept the login of ada@example.com. To add bob@example.com" in result.stderr
     assert "ada@example.com" in result.stderr
     assert plugin.load_tokens() == old
     assert run_llm("chatgpt", "login", "--yes").exit_code == 0
@@ -435,7 +435,7 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
     result = run_llm("chatgpt", "login")
     threads[0].join()
     assert result.exit_code == 1
-    assert "Kept eve@example.com. To add bob@example.com as well" in result.stderr
+    assert "Kept the login of eve@example.com. To add bob@example.com as well" in result.stderr
     assert plugin.load_tokens().email == "eve@example.com"
 
 

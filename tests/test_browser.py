@@ -96,13 +96,13 @@ class Login:
         return self.process.returncode, stdout, self.printed + stderr
 
 
-def failed_login(browse):
+def failed_login(browse, account=None):
     """The error of a login in this process, and what `browse` returns for its address."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pages = []
         with pytest.raises(plugin.ChatGPTError) as caught:
             plugin.login_with_browser(
-                show=lambda request: pages.append(pool.submit(browse, request.url))
+                account, show=lambda request: pages.append(pool.submit(browse, request.url))
             )
         return caught.value, pages[0].result()
 
@@ -248,6 +248,18 @@ def test_an_exchange_that_fails(simulator, answer, words):
     assert len(simulator.seen("/oauth/token")) == 1
 
 
+@pytest.mark.parametrize("account", [None, "work"])
+def test_the_advice_is_to_sign_in_to_the_same_account(simulator, account):
+    command = f"'llm chatgpt login{' --account work' if account else ''} --browser' again"
+    error, _ = failed_login(
+        lambda url: fetch(with_query(redirect_of(url), error="access_denied", code=None)), account
+    )
+    assert command in error.advice
+    simulator.script("token", Answer(drop=True))
+    error, _ = failed_login(fetch, account)
+    assert command in error.advice
+
+
 def test_the_browser_is_answered_before_anything_else_happens(simulator):
     answered = threading.Event()
 
@@ -295,8 +307,8 @@ def test_both_ports_taken(simulator, run_llm):
     with contextlib.closing(listen_on(1455)), contextlib.closing(listen_on(1457)):
         result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert result.exit_code == 1
-    assert "Ports 1455 and 1457 are both in use" in result.stderr
-    assert "login --device" in result.stderr
+    assert "Could not listen on ports 1455 and 1457 (Address already in use)" in result.stderr
+    assert "use --device" in result.stderr
     assert not simulator.requests
 
 
@@ -588,7 +600,7 @@ def test_replacing_another_user_needs_a_yes(simulator):
     terminal.wait_for(r"(?s)ada@example.com.*bob@example.com.*Replace the old login\?")
     terminal.type("n")
     assert terminal.end() == 1
-    assert "Kept ada@example.com" in terminal.screen
+    assert "Kept the login of ada@example.com" in terminal.screen
     assert plugin.load_tokens() == old
 
 

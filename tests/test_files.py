@@ -102,7 +102,7 @@ def test_other_files_that_are_fifos_are_not_waited_for(simulator, signed_in, run
     assert run_llm("chatgpt", "models").exit_code == 0
     fifo("chatgpt-host-id")
     link = llm.user_dir() / "chatgpt-host-id"
-    plugin.OfficialLogin(1, {}, "llm chatgpt login --official")
+    plugin.OfficialLogin(1, {}, "official")
     assert link.is_file()
 
 

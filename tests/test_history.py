@@ -542,7 +542,7 @@ def test_a_drawn_picture_for_a_model_that_sees_none(simulator, signed_in, run_ll
 def test_no_picture_and_no_file_are_not_sent(simulator, signed_in, ask, tmp_path):
     (tmp_path / "secret.png").write_text("secret")
     metadata = {"chatgpt": {"type": "image_generation_call"}}
-    for output in ("no picture came", "/etc/passwd", str(tmp_path / "secret.png")):
+    for output in ("no image received", "/etc/passwd", str(tmp_path / "secret.png")):
         call = ToolCallPart("image_generation", {}, "ig_1", True, metadata)
         result = ToolResultPart("image_generation", output, "ig_1", True)
         ask(messages=[llm.user("draw"), llm.assistant(call, result, "Here."), llm.user("blue")])

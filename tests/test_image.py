@@ -154,8 +154,8 @@ def test_an_empty_prompt(simulator, signed_in, image):
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_another_size_than_requested_is_noted(simulator, signed_in, image, repeats):
-    simulator.picture_size = "1312x1199"
-    simulator.picture_repeats_options = repeats
+    simulator.image_size = "1312x1199"
+    simulator.image_repeats_options = repeats
     result = image("A pelican", "--size", "1664x2496")
     assert result.stderr == "Note: the image is 1312x1199, not 1664x2496.\n"
     assert "Note" not in image("A pelican", "--size", "auto").stderr
@@ -331,7 +331,7 @@ def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_
     assert result.stdout == f"{saved}\n"
     assert saved.read_bytes() == png(1024, 1024)
     assert path.read_bytes() == b"other"
-    assert f"Warning: could not save the image in {path} (File exists); using" in result.stderr
+    assert f"Warning: could not save the image as {path} (File exists); using" in result.stderr
 
 
 def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):

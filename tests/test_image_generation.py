@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, ca
     assert path.parent == llm.user_dir() / "chatgpt-images"
     assert path.read_bytes() == PNG
     warning, picture = caplog.messages
-    assert warning.startswith("Warning: could not save the image in ")
+    assert warning.startswith("Warning: could not save the image as ")
     assert warning.endswith("; using the default folder.")
     assert picture == f"Picture: {path}"
 

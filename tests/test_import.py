@@ -159,7 +159,7 @@ def test_what_else_an_import_takes(simulator, codex, run_llm, ask, changes):
         ({"auth_mode": "personalAccessToken"}, "llm keys set chatgpt"),
         ({"auth_mode": "gone", "personal_access_token": "at-x"}, "llm keys set chatgpt"),
         ({"tokens": {"access_token": None}}, "holds no ChatGPT login"),
-        ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "expired 1970"),
+        ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "ago (1970-01-01"),
     ],
 )
 def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):

@@ -134,7 +134,7 @@ def test_any_model_list_is_read(tmp_path_factory):
     def check(models, seen):
         llm.user_dir()
         data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
-        catalogue.models_path().write_text(json.dumps(data))
+        catalogue.models_file().write_text(json.dumps(data))
         models_by_slug = catalogue.models_to_register()
         assert set(catalogue.BUILT_IN_MODELS) <= set(models_by_slug)
         assert all(isinstance(info.slug, str) and info.slug for info in models_by_slug.values())

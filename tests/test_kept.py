@@ -90,7 +90,7 @@ def test_no_answer_waits_for_the_model_list(simulator, prompt_logged, options):
 
 def test_a_model_list_that_cannot_be_stored(simulator, prompt_logged):
     simulator.answer(Say("The answer."))
-    catalogue.models_path().mkdir(parents=True)
+    catalogue.models_file().mkdir(parents=True)
     assert prompt_logged() == ""
     models_updated()
     # Fetching it would take time at every prompt.

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from cassettes import replayed
+from cassettes import opened_cassette
 from conftest import secrets_watch, sign_in, sign_in_officially
 from llm_chatgpt.live import checks, known_names
 from llm_chatgpt.live.checks import CHECKS
@@ -445,7 +445,7 @@ def test_a_recording_has_no_secret_and_can_be_replayed(
     for secret in (simulator.account.account_id, simulator.account.user_id, "authorization"):
         assert secret not in text
     seen = len(simulator.requests)
-    with replayed(path) as played:
+    with opened_cassette(path) as played:
         again = check()
     assert len(simulator.requests) == seen
     assert (wrong(again), wrong(first)) == ({}, {})

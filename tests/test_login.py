@@ -195,6 +195,24 @@ def test_what_ends_the_wait(simulator, answer, kind, words):
     assert plugin.load_tokens() == old
 
 
+@pytest.mark.parametrize("account", [None, "work"])
+@pytest.mark.parametrize(
+    ("endpoint", "answer"),
+    [
+        ("device_token", error_answer(404, "deviceauth_not_found")),
+        ("device_token", error_answer(403, "access_denied")),
+        ("token", Answer(drop=True)),
+        ("token", error_answer(400, "token_exchange_user_error")),
+    ],
+)
+def test_the_advice_is_to_sign_in_to_the_same_account(simulator, account, endpoint, answer):
+    simulator.script(endpoint, answer)
+    with pytest.raises(plugin.LoginFailed) as caught:
+        plugin.login(account, show=approve_at_once(simulator), wait=Waits())
+    named = " --account work" if account else ""
+    assert f"'llm chatgpt login{named}'" in caught.value.advice
+
+
 def test_the_wait_ends_when_the_code_does(simulator):
     waits = Waits()
     code = plugin.request_device_code()

@@ -107,7 +107,7 @@ def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkey
         return response
 
     picture = PNG + secrets.token_bytes(3_000_000)
-    simulator.answer(Draw("A pelican", picture=picture), Say("Here."))
+    simulator.answer(Draw("A pelican", image=picture), Say("Here."))
     monkeypatch.setattr(images_module, "write_new", write)
     response = asyncio.run(run())
     (result,) = [part for part in parts_of(response) if isinstance(part, ToolResultPart)]
@@ -130,7 +130,7 @@ def test_a_large_picture_is_decoded_in_slices(monkeypatch):
 
 def test_where_a_picture_is_is_told_on_the_terminal_from_a_thread(simulator, signed_in, run_llm):
     picture = PNG + secrets.token_bytes(300_000)
-    simulator.answer(Draw("A pelican", picture=picture), Say("Here."))
+    simulator.answer(Draw("A pelican", image=picture), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "--async", "-R")
     path = result.stderr.removeprefix("Picture: ").strip()
     assert pathlib.Path(path).read_bytes() == picture

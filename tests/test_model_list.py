@@ -12,7 +12,7 @@ import pytest
 from conftest import models_updated
 from disk import fill_disk
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.catalogue import models_path, models_to_register, remembered_models
+from llm_chatgpt.backend.catalogue import models_file, models_to_register, stored_models
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer
 
@@ -25,14 +25,14 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert lines[1].split()[:2] == ["chatgpt-gpt-6.2-sol", "500,000"]
     assert "low medium high xhigh max ultra" in lines[1]
     assert lines[1].endswith("priority")
-    assert lines[2] == "  GPT-6.2-Sol, as far as it goes"
+    assert lines[2] == "  GPT-6.2-Sol of the simulator"
     assert "codex-auto-review" not in result.stdout
     listing = run_llm("chatgpt", "models", "--all").stdout
     assert re.search(r"\nchatgpt-codex-auto-review .*\n  \(hidden\) Codex Auto Review", listing)
     data = json.loads(run_llm("chatgpt", "models", "--json").stdout)
     assert isinstance(data, list)
     assert data[0]["slug"] == "gpt-6.2-sol"
-    assert data[0]["description"] == "GPT-6.2-Sol, as far as it goes"
+    assert data[0]["description"] == "GPT-6.2-Sol of the simulator"
     assert data[0]["reasoning_efforts"][0] == "low"
     # Fetched once, because none was there.
     assert len(simulator.seen("/codex/models")) == 1
@@ -96,10 +96,10 @@ def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_ll
 
 
 def old_list(hours=2.0):
-    data = json.loads(models_path().read_text())
+    data = json.loads(models_file().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
-    models_path().write_text(json.dumps(data))
+    models_file().write_text(json.dumps(data))
 
 
 def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
@@ -140,7 +140,7 @@ def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     ask("hi")
     models_updated()
     assert len(simulator.seen("/codex/models")) == 1
-    assert remembered_models(signed_in).find("gpt-6-luna")
+    assert stored_models(signed_in).find("gpt-6-luna")
 
 
 def test_an_unreadable_model_list(simulator, signed_in, run_llm):
@@ -157,4 +157,4 @@ def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, c
     fill_disk(monkeypatch)
     assert fetch_models(signed_in).listed
     assert "could not save the model list" in caplog.text
-    assert not list(catalogue.models_path().parent.glob("*.tmp"))
+    assert not list(catalogue.models_file().parent.glob("*.tmp"))

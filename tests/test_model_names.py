@@ -55,7 +55,7 @@ def test_the_lists_of_all_accounts_are_registered(simulator, signed_in, run_llm)
     simulator.models = [{**simulator.models[0], "slug": "gpt-8-nova"}]
     fetch_models(other)
     assert {"chatgpt-gpt-7-nova", "chatgpt-gpt-8-nova"} <= set(model_ids(run_llm))
-    data = catalogue.models_path().read_text()
+    data = catalogue.models_file().read_text()
     assert simulator.account.account_id not in data
 
 
@@ -165,7 +165,7 @@ BUILT_IN = [
 )
 def test_a_damaged_list_means_the_built_in_one(content, run_llm):
     llm.user_dir()
-    catalogue.models_path().write_bytes(content)
+    catalogue.models_file().write_bytes(content)
     assert model_ids(run_llm) == BUILT_IN
 
 

@@ -15,6 +15,7 @@ import pytest
 import llm_chatgpt_oauth as plugin
 import terminal
 from conftest import fetch, redirect_of, secrets_watch, start_llm, with_query
+from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import (
@@ -120,6 +121,15 @@ def test_the_host_id_is_made_once(simulator, login, run_llm):
     path = host_id_path()
     if os.name != "nt":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_host_id_that_cannot_be_stored(simulator, login, monkeypatch):
+    fill_disk(monkeypatch, "chatgpt-host-id")
+    result = login()
+    assert result.exit_code == 1
+    assert "Could not store this installation's id in" in result.stderr
+    assert "login file" not in result.stderr
+    assert not simulator.requests
 
 
 def test_a_broken_host_id_is_replaced(simulator, login):

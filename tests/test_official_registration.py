@@ -43,6 +43,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     command = " ".join(["'llm chatgpt login --official", *arguments, "--new'"])
     with pytest.raises(plugin.RefreshFailed, match=command) as caught:
         ask("hi")
+    assert command in caught.value.advice
     # Perhaps OpenAI remembers it again.
     assert not caught.value.permanent
     again = login(*arguments)
@@ -135,7 +136,7 @@ def test_a_new_registration_lets_another_user_in(simulator, login):
     assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
     result = login("--new")
     assert result.exit_code == 1
-    assert "Kept ada@example.com." in result.stderr
+    assert "Kept the login of ada@example.com." in result.stderr
     assert (plugin.load_tokens(), read_store().registration("official")) == (old, registration)
     assert revoked(simulator) == []
     assert login("--new", "--yes").exit_code == 0

@@ -68,7 +68,7 @@ def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user
             sign_in_officially(simulator)
 
     busy(sign_in_somebody_else)
-    with pytest.raises(plugin.NotSignedIn, match="Another user has signed in"):
+    with pytest.raises(plugin.NotSignedIn, match="has another login now"):
         ask("one")
     assert len(bearers(simulator)) == 1
     assert ask("two").text
@@ -77,7 +77,7 @@ def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user
 def test_an_official_login_does_not_go_on_with_the_other_route(simulator, busy, ask):
     sign_in_officially(simulator)
     busy(lambda: sign_in(simulator), "official_responses")
-    with pytest.raises(plugin.NotSignedIn, match="Another user has signed in"):
+    with pytest.raises(plugin.NotSignedIn, match="has another login now"):
         ask("one")
     assert simulator.prompts == []
 

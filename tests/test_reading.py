@@ -103,7 +103,7 @@ def test_half_a_character_in_raw_bytes(simulator, signed_in, run_llm):
     assert run_llm("-c", "on").exit_code == 0
 
 
-def test_a_tool_gets_arguments_without_halves(simulator, signed_in, ask):
+def test_a_tool_gets_arguments_without_surrogates(simulator, signed_in, ask):
     got = []
 
     def note(text: str) -> str:

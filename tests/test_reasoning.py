@@ -79,6 +79,13 @@ def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask
     assert simulator.prompts == []
 
 
+def test_gpt_6_2_has_no_effort_none(simulator, signed_in, ask):
+    fetch_models(signed_in)
+    with pytest.raises(llm.ModelError, match=r"Choose one of: low, medium"):
+        ask("hi", slug="gpt-6.2-sol", reasoning_effort="none")
+    assert simulator.prompts == []
+
+
 def test_without_a_fetched_list_the_server_says_which_efforts_there_are(simulator, signed_in, ask):
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="minimal")

@@ -280,7 +280,7 @@ def test_a_custom_tools_call_is_told(simulator, signed_in, ask, caplog):
     ]
     simulator.script("responses", Stream(frames))
     ask("hi")
-    assert caplog.messages == ["Note: the model called a custom tool, which llm cannot carry out."]
+    assert caplog.messages == ["Note: the model called a custom tool, which llm cannot run."]
     assert len(sent(simulator)) == 1
 
 

@@ -62,8 +62,8 @@ def test_a_picture_is_as_asked(simulator, headers, changes, expected):
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_picture_can_have_another_size(simulator, headers, repeats):
-    simulator.picture_size = "1312x1199"
-    simulator.picture_repeats_options = repeats
+    simulator.image_size = "1312x1199"
+    simulator.image_repeats_options = repeats
     answer = draw(simulator, headers, size="1664x2496")
     assert pixels(answer) == (1312, 1199, False)
     assert answer.json().get("size") == ("1664x2496" if repeats else None)

@@ -374,7 +374,7 @@ def test_raw_reasoning_is_reasoning_too():
 
 def test_a_picture_that_is_no_base64():
     item = {"type": "image_generation_call", "id": "ig_1", "result": "!!!"}
-    assert translate(done(item))[1][-1].chunk == "no picture came"
+    assert translate(done(item))[1][-1].chunk == "no image received"
 
 
 def test_an_item_of_a_new_kind_is_kept_in_the_output():

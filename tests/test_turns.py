@@ -130,7 +130,7 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
     asyncio.run(ask_all())
     models_updated()
     assert len(simulator.seen("/codex/models")) == 1
-    assert catalogue.remembered_models(signed_in).etag == simulator.models_etag
+    assert catalogue.stored_models(signed_in).etag == simulator.models_etag
 
 
 # Answers that are abandoned -----------------------------------------------------------

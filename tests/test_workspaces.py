@@ -90,7 +90,8 @@ def test_another_workspace_of_the_same_user_replaces_none_unasked(
         "this login is ada@example.com (Business plan, Globex).",
         f"Old workspace: Acme ({ACME.account_id})",
         f"New workspace: Globex ({GLOBEX.account_id})",
-        "Kept ada@example.com in Acme. To add ada@example.com in Globex as well, use --account",
+        "Kept the login of ada@example.com in Acme. To add ada@example.com in Globex as well, use "
+        "--account",
     ):
         assert sentence in result.stderr
     assert plugin.load_tokens().workspace == "Acme"

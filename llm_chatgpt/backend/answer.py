@@ -1,7 +1,8 @@
 """Collect one answer for llm: its items, and the blank lines between its texts.
 
-An answer can take several requests, called rounds (P171, P172). Each request's events fill a new
-Round, which joins the Answer when it is complete and is dropped if the request fails.
+An answer can take several requests (P171, P172). The events of each fill a new Round, which joins
+the Answer when it is complete. A Round that fails is dropped, unless it continues the answer (P171)
+and part of it has been shown.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from llm_chatgpt.backend.history import REQUEST
 Metadata = Mapping[str, Any]
 # Metadata of a part that is never sent back (input.py).
 NOT_REPLAYED = {"replay": False}
-# Calls that do not rule out sending the request again (P196): llm runs them, or they only look
-# something up.
-_REPEATABLE = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
+# Types of calls without effects of their own (P196): llm runs the tool later, or the call only
+# looks something up.
+_WITHOUT_EFFECTS = ("function_call", "web_search_call", "file_search_call", "tool_search_call")
 
 # Indexes for llm's parts. Each is used once per process, because a response that is run again after
 # a failure keeps its earlier parts.
@@ -43,7 +44,7 @@ class Item:
     name: str = ""
     # A commentary is a message that llm records as reasoning (P162).
     is_commentary: bool = False
-    # Whether the item gives the user anything: text, a picture, or a call of one of llm's tools.
+    # Whether the item gives the user anything: text, an image, or a call of one of llm's tools.
     has_content: bool = False
     # llm's events of this part. llm reads them again at the end, so `correct` can change them.
     events: list[StreamEvent] = dataclasses.field(default_factory=list)
@@ -67,7 +68,7 @@ class Item:
     @property
     def has_effects(self) -> bool:
         """Whether this is a call of a hosted tool with effects, such as image generation."""
-        return self.kind.endswith("_call") and self.kind not in _REPEATABLE
+        return self.kind.endswith("_call") and self.kind not in _WITHOUT_EFFECTS
 
     def correct(self, text: str) -> None:
         """Make llm record this text in place of the shown text."""
@@ -80,11 +81,11 @@ class Item:
 class Round:
     """The answer to one request, which continues `answer`.
 
-    `request` is the part of the request's state that messages do not hold (history.py). The first
-    part of the answer stores it.
+    `state` is the state of the request, which the first part of the answer stores as metadata
+    (history.py).
     """
 
-    def __init__(self, answer: Answer, request: Metadata | None = None) -> None:
+    def __init__(self, answer: Answer, state: Metadata | None = None) -> None:
         self.items: list[Item] = []
         self.tool_calls: list[llm.ToolCall] = []
         # How the round ended: "completed" or "incomplete"; None if it has not ended properly.
@@ -95,7 +96,7 @@ class Round:
         self._events: list[StreamEvent] = []
         self._message_count = sum(item.kind == "message" for item in answer.items)
         self._first_item = next((item for item in answer.items if item.events), None)
-        self._request = {} if self._first_item else request
+        self._state = {} if self._first_item else state
         previous = answer.rounds[-1] if answer.rounds else None
         # The last message that was shown as text, in this round or an earlier one.
         self.last_message: Item | None = previous.last_message if previous else None
@@ -122,8 +123,8 @@ class Round:
         """Add an event to an item's part."""
         self._first_item = self._first_item or item
         # llm keeps only the last metadata of a part.
-        if item is self._first_item and self._request and (metadata or not item.events):
-            metadata = {**(metadata or {}), REQUEST: self._request}
+        if item is self._first_item and self._state and (metadata or not item.events):
+            metadata = {**(metadata or {}), REQUEST: self._state}
         event = StreamEvent(
             type=kind,
             chunk=chunk,
@@ -137,7 +138,7 @@ class Round:
         self._events.append(event)
 
     def exclude_reasoning(self) -> None:
-        """Exclude the reasoning of this round, which has no answer, from later requests (P172)."""
+        """Keep the reasoning of this empty round out of later requests (P172)."""
         for item in self.items:
             item.part = None
             for event in item.events if item.kind == "reasoning" else ():
@@ -147,7 +148,7 @@ class Round:
     # Text and blank lines
 
     def show(self, item: Item, place: object, text: str) -> None:
-        """Show text of an item. A blank line separates texts of reasoning at different places."""
+        """Show text of an item. A blank line separates reasoning texts with different `place`s."""
         text_place = (item, place if item.kind == "reasoning" else None)
         if self.last_text != text_place:
             self._separate(item)
@@ -168,7 +169,7 @@ class Round:
                 self.add_part("reasoning", "\n\n", item)
         # llm itself ends the line between reasoning and text.
         elif self.last_message not in (None, item):
-            self.add_part("text", "\n\n", item, NOT_REPLAYED)
+            self.add_part("text", "\n\n", item)
 
     def end_reasoning(self) -> None:
         """Add a blank line if reasoning or commentary was shown last."""
@@ -181,10 +182,10 @@ class Round:
         else:
             self.emit("reasoning", "\n\n", item)
 
-    def add_part(self, kind: str, text: str, item: Item, metadata: Metadata | None = None) -> None:
-        """Add an extra part for an item, which is shown but never sent back."""
+    def add_part(self, kind: str, text: str, item: Item) -> None:
+        """Add an extra part, such as a blank line, that is shown but never sent back."""
         part = Item(kind, next(_part_numbers), item.message_index, item.output_index)
-        self.emit(kind, text, part, metadata)
+        self.emit(kind, text, part, NOT_REPLAYED)
 
 
 class Answer:
@@ -204,7 +205,7 @@ class Answer:
 
     @property
     def output(self) -> list[dict[str, Any]]:
-        """The finished items in order. The list in the last event is empty (P163)."""
+        """The finished items in order. The `output` of the last event is empty (P163)."""
         sorted_items = (sorted(r.items, key=lambda item: item.output_index) for r in self.rounds)
         items = itertools.chain.from_iterable(sorted_items)
         return [item.finished for item in items if item.finished is not None]
@@ -215,7 +216,7 @@ class Answer:
 
     @property
     def has_content(self) -> bool:
-        """Whether the answer gives the user anything: text, a picture, or a call of llm's tools."""
+        """Whether the answer gives the user anything: text, an image, or a call of llm's tools."""
         return any(item.has_content for item in self.items)
 
     @property
@@ -229,5 +230,5 @@ class Answer:
         last = self.rounds[-1]
         if commentaries and not last.last_message and not self.tool_calls:
             text = "\n\n".join(item.text for item in commentaries)
-            last.add_part("text", text, commentaries[-1], NOT_REPLAYED)
+            last.add_part("text", text, commentaries[-1])
         return last.take_events()

@@ -14,12 +14,15 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import llm
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.images import image_kind
+from llm_chatgpt.backend.images import image_format_of
 from llm_chatgpt.text import printable
 
 
 class CannotSend(Exception):
-    """Error for an attachment that cannot be sent. `args` are the problem and the advice."""
+    """Error for an attachment that cannot be sent.
+
+    `args` complete the sentences "it ..." and "... or leave it out." of the message.
+    """
 
 
 def attachment_part(
@@ -67,12 +70,12 @@ def attachment_part(
 
 
 def is_data_url(attachment: llm.Attachment) -> bool:
-    """Check whether the attachment's address is its content."""
+    """Check whether the attachment is a data: URL, which contains its content."""
     return (attachment.url or "")[:5].lower() == "data:"
 
 
 def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
-    """Return the same attachment with its content and type. Raises ValueError."""
+    """Decode a data: URL into an attachment with content and type. Raises ValueError."""
     header, _, data = str(attachment.url)[5:].partition(",")
     content = unquote_to_bytes(data)
     if header.lower().endswith(";base64"):
@@ -83,7 +86,7 @@ def _read_data_url(attachment: llm.Attachment) -> llm.Attachment:
 def _declared_kind(attachment: llm.Attachment) -> str:
     """Return the MIME type without parameters; empty if it is unknown.
 
-    For an https address without a type, the suffix decides: a known file type, otherwise an image.
+    For an https address without a type, a known suffix decides; otherwise it counts as an image.
     """
     if attachment.type or not (attachment.url or "").startswith("https://"):
         kind = (attachment.resolve_type() or "").partition(";")[0].strip().lower()
@@ -111,7 +114,9 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 
 
 def _actual_kind(kind: str, content: bytes) -> str:
-    """Detect the type from the content; "text/plain" for any text. Raises CannotSend.
+    """Detect the type from the content, or else trust a declared PDF or Office type.
+
+    Other text becomes "text/plain", unless it is declared as an image. Raises CannotSend.
 
     A file may have changed since llm looked at it, and an address may return anything.
     """
@@ -120,8 +125,8 @@ def _actual_kind(kind: str, content: bytes) -> str:
     # Checked first, because text can begin like an image or a PDF.
     if is_declared_text and is_text:
         return "text/plain"
-    if suffix := image_kind(content):
-        return f"image/{suffix}"
+    if image_format := image_format_of(content):
+        return f"image/{image_format}"
     if content.startswith(b"GIF8"):
         return "image/gif"
     if content.startswith(b"%PDF-"):

@@ -1,4 +1,4 @@
-"""Build the request's body from the options and the schema. Nothing here imports llm."""
+"""Build the request's body from the options and the schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_chatgpt import config
 from llm_chatgpt.backend import optional_parts
-from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo, sent_effort
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import printable
 
@@ -26,10 +26,11 @@ def takes_system_message(slug: str) -> bool:
 
 
 def check_effort(effort: str | None, info: ModelInfo) -> None:
-    """Raise ChatGPTError for an effort that a model from the service's own list does not have."""
-    efforts = dict.fromkeys(("none", *info.efforts))
-    sent = "max" if effort == "ultra" else effort  # P89
-    if effort and info.efforts and not efforts.keys() & {effort, sent}:
+    """Raise ChatGPTError if this model from the account's list does not have the effort."""
+    # The lists leave out none, which models before gpt-6.2 accept (P198, P201).
+    unlisted = () if info.slug.startswith("gpt-6.2") else ("none",)
+    efforts = dict.fromkeys((*unlisted, *info.efforts))
+    if effort and info.efforts and not efforts.keys() & {effort, sent_effort(effort)}:
         raise ChatGPTError(
             f"{info.model_id} has no reasoning effort '{effort}'.",
             f"Choose one of: {', '.join(map(printable, efforts))}.",
@@ -37,15 +38,15 @@ def check_effort(effort: str | None, info: ModelInfo) -> None:
 
 
 def session_id(
-    conversation: Any, instructions: str, items: list[dict[str, Any]], key: str | None
+    conversation: Any, instructions: str, items: list[dict[str, Any]], cache_key: str | None
 ) -> str:
     """Derive the UUID that routes a conversation's requests to one cache (P213).
 
-    It is the same in every process. It is derived from the user's `key`, otherwise from the
-    conversation, otherwise from the beginning of the input.
+    It is the same in every process. It is derived from `cache_key`, the user's option, otherwise
+    from the conversation, otherwise from the beginning of the input.
     """
-    if key:
-        name = f"prompt_cache_key {key}"
+    if cache_key:
+        name = f"prompt_cache_key {cache_key}"
     elif conversation is not None:
         name = conversation.id
     else:
@@ -69,7 +70,7 @@ def schema_of_chain(prompt: Any, conversation: Any) -> Any:
 def build_body(
     prompt: Any, info: ModelInfo, effort: str | None, schema: Any, without: frozenset[str]
 ) -> dict[str, Any]:
-    """Build the fields of the request's JSON that depend on the options and the schema.
+    """Build the request's JSON without the fields that RequestBuilder adds.
 
     `without` names the parts to leave out (optional_parts.py). P84 to P93 describe the fields.
     """

@@ -30,9 +30,11 @@ class ModelInfo(NamedTuple):
     efforts: tuple[str, ...] = ()
     service_tiers: tuple[str, ...] = ()
     takes_images: bool = True
+    # Whether requests may ask for summaries of the reasoning.
     summaries: bool = True
     # Whether the effort can change within a conversation without losing its cache (P214).
     effort_updates: bool = False
+    # The slug of the model's successor.
     upgrade: str | None = None
 
     @property
@@ -81,9 +83,8 @@ DEFAULT = ModelInfo("default", "The first model of your account's list")
 # can be large (such as the base instructions).
 STORED_MODEL_FIELDS = {"slug", "display_name", "description", "visibility", "priority", "upgrade"}
 STORED_MODEL_FIELDS |= {"context_window", "default_reasoning_level", "supported_reasoning_levels"}
-STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities"}
 STORED_MODEL_FIELDS |= {"supports_reasoning_summary_parameter"}
-STORED_MODEL_FIELDS |= {"supports_reasoning_effort_updates"}
+STORED_MODEL_FIELDS |= {"service_tiers", "input_modalities", "supports_reasoning_effort_updates"}
 
 
 def parse_model(entry: object) -> ModelInfo | None:
@@ -146,7 +147,7 @@ class ModelList(NamedTuple):
         return [model for model in self.by_rank if not model.hidden]
 
 
-def models_path() -> pathlib.Path:
+def models_file() -> pathlib.Path:
     """Return the path of the file that stores the fetched lists."""
     return user_dir() / "chatgpt-models.json"
 
@@ -154,7 +155,7 @@ def models_path() -> pathlib.Path:
 def read_models_file() -> Mapping[str, Any]:
     """Read the file of lists; {} if it is missing or damaged, because llm must start anyway."""
     try:
-        return as_mapping(json.loads(read_file(models_path())))
+        return as_mapping(json.loads(read_file(models_file())))
     except (OSError, ValueError, RecursionError):
         return {}
 
@@ -170,7 +171,7 @@ def parse_model_list(value: object) -> ModelList:
     )
 
 
-def remembered_models(tokens: Tokens) -> ModelList:
+def stored_models(tokens: Tokens) -> ModelList:
     """Return the list last fetched for this account."""
     return parse_model_list(as_mapping(read_models_file().get("accounts")).get(tokens.account_key))
 
@@ -206,6 +207,11 @@ def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
     return models.find(requested.slug) or requested
 
 
+def sent_effort(effort: str | None) -> str | None:
+    """Return the effort to send: max for ultra, as the official client does (P89)."""
+    return "max" if effort == "ultra" else effort
+
+
 def successor(slug: str, models: ModelList) -> str:
     """Choose another model to try: the successor that a list names, otherwise the first model.
 
@@ -218,7 +224,7 @@ def successor(slug: str, models: ModelList) -> str:
     return next(printable(c, 100) for c in candidates if c and c != slug)
 
 
-def remember_models(tokens: Tokens, changes: Mapping[str, Any]) -> None:
+def store_models(tokens: Tokens, changes: Mapping[str, Any]) -> None:
     """Store changed fields of an account's list. Raises OSError.
 
     There is no lock: a lost write only costs another fetch.
@@ -233,4 +239,4 @@ def remember_models(tokens: Tokens, changes: Mapping[str, Any]) -> None:
         "accounts": {**accounts, tokens.account_key: record},
         "seen": list(dict.fromkeys(seen)),
     }
-    write_whole(models_path(), json.dumps(data, indent=1).encode())
+    write_whole(models_file(), json.dumps(data, indent=1).encode())

@@ -32,8 +32,8 @@ class Display:
         # Other commands may print at any time, so they get no waiting line.
         self._context = context if command in ("prompt", "chat") else None
         self._waiting = Waiting(activity)
-        # Shows the waiting line while llm prints nothing.
-        self._silence = contextlib.ExitStack()
+        # Contains `_waiting` while the waiting line is shown; closing it hides the line.
+        self._shown_waiting = contextlib.ExitStack()
         # `llm chat` prints an answer as it arrives even with --no-stream.
         self._streams = stream or command == "chat"
         # The types of the events that llm prints.
@@ -45,13 +45,13 @@ class Display:
 
     def __enter__(self) -> None:
         if self._context:
-            # llm ends an answer's line, but not before it runs the answer's tools.
+            # llm ends the line after the last answer of a tool chain, not after earlier ones.
             if not self._follows_tools:
                 line.mid_line = False
-            self._silence.enter_context(self._waiting)
+            self._shown_waiting.enter_context(self._waiting)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._silence.close()
+        self._shown_waiting.close()
         # llm prints the error next, so a new line begins here. For Ctrl-C, click begins one.
         if isinstance(error, Exception):
             with line_erased():
@@ -61,10 +61,11 @@ class Display:
         """Yield events for llm, which may print them."""
         printed = [event for event in events if event.chunk and event.type in self._printed_types]
         if printed and self._context:
-            self._silence.close()
+            self._shown_waiting.close()
         for event in events:
             if event.type == "reasoning" and not event.chunk and self._context:
-                # Otherwise llm would begin a new line before the next text.
+                # Hide the type while llm displays the event, because llm would begin a new line
+                # before the next text. llm records the restored type.
                 event.type = ""
                 yield event
                 event.type = "reasoning"
@@ -74,7 +75,7 @@ class Display:
             last = printed[-1]
             on_stderr = last.type == "reasoning" or self._has_one_output
             line.mid_line = on_stderr and not last.chunk.endswith("\n")
-            self._silence.enter_context(self._waiting)
+            self._shown_waiting.enter_context(self._waiting)
 
     def note(self, text: str) -> None:
         """Print a note below the answer.

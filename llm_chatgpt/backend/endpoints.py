@@ -1,8 +1,8 @@
 """Fetch the model list, the usage and the banked resets; spend a reset.
 
 The functions raise ChatGPTError if there is no answer, and RequestRefused for an error status.
-`login` is the command that signs in again, for the messages of errors (None: the command without
-an account's name).
+`login_command` signs in again, for the messages of errors (None: the command without an account's
+name).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_chatgpt import config, http
 from llm_chatgpt.backend import catalogue
-from llm_chatgpt.backend.reached_limit import remaining_allowance
+from llm_chatgpt.backend.reached_limit import resets_and_reserve
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.backend.usage import first_expiry
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed, UsageLimitReached
@@ -28,12 +28,12 @@ from llm_chatgpt.waiting import Waiting
 
 
 def fetch_models(
-    tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+    tokens: Tokens, login_command: str | None = None, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> catalogue.ModelList:
     """Fetch the list of this account's models within `seconds`, and store it (P197)."""
     route = tokens.route
     params = {"client_version": config.models_client_version()}
-    reply = _get(route.models_path, tokens, login, params=params, seconds=seconds)
+    reply = _get(route.models_path, tokens, login_command, params=params, seconds=seconds)
     entries = reply.data.get("models")
     if not isinstance(entries, list):
         raise ChatGPTError("Could not read the server's model list.", "Try again later.")
@@ -52,9 +52,9 @@ def fetch_models(
         ],
     }
     try:
-        catalogue.remember_models(tokens, record)
+        catalogue.store_models(tokens, record)
     except OSError as error:
-        path = catalogue.models_path()
+        path = catalogue.models_file()
         notice(f"Warning: could not save the model list in {path} ({os_reason(error)}).")
     return catalogue.parse_model_list(record)
 
@@ -72,9 +72,9 @@ def update_models(tokens: Tokens, models: catalogue.ModelList, etag: str | None)
         # If anything fails, the old list stays in use.
         with contextlib.suppress(Exception):
             # Another thread or process may have fetched it meanwhile.
-            if _is_outdated(catalogue.remembered_models(tokens), etag):
+            if _is_outdated(catalogue.stored_models(tokens), etag):
                 # Stored before the fetch, so that no other process fetches the list as well.
-                catalogue.remember_models(tokens, {"tried_at": time.time()})
+                catalogue.store_models(tokens, {"tried_at": time.time()})
                 fetch_models(tokens)
 
     is_running = any(thread.name == _UPDATE_THREAD for thread in threading.enumerate())
@@ -88,23 +88,23 @@ def _is_outdated(models: catalogue.ModelList, etag: str | None) -> bool:
 
 
 def fetch_usage(
-    tokens: Tokens, login: str | None = None, *, seconds: float = config.AUTH_TIMEOUT_SECONDS
+    tokens: Tokens, login_command: str | None = None, seconds: float = config.AUTH_TIMEOUT_SECONDS
 ) -> Mapping[str, Any]:
     """Fetch the use of the account's limits within `seconds` (P203)."""
-    return _get("/wham/usage", tokens, login, seconds=seconds).data
+    return _get("/wham/usage", tokens, login_command, seconds=seconds).data
 
 
 def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | None) -> None:
     """Add the account's banked resets and Luna Reserve to the advice of a reached limit (P212).
 
     `slug` is the requested model. `key` names the login; nothing is added for an access token,
-    which no command can name. Waits at most 2 seconds for the server.
+    which no message may show. Waits at most 2 seconds for the server.
     """
     usage: Mapping[str, Any] = {}
     if error.resettable and not access_token_in(key):
         with contextlib.suppress(ChatGPTError), Waiting("Looking for banked resets"):
             usage = fetch_usage(tokens, seconds=config.RESETS_TIMEOUT_SECONDS)
-    if steps := remaining_allowance(usage, slug, key):
+    if steps := resets_and_reserve(usage, slug, key):
         old_advice = f"{error.advice[0].lower()}{error.advice[1:]}"
         error.replace_advice(f"{' '.join(steps)} Or {old_advice}")
 
@@ -112,12 +112,12 @@ def add_resets(error: UsageLimitReached, tokens: Tokens, slug: str, key: str | N
 _RESETS_PATH = "/wham/rate-limit-reset-credits"
 
 
-def fetch_first_expiry(tokens: Tokens, login: str | None = None) -> float | None:
+def fetch_first_expiry(tokens: Tokens, login_command: str | None = None) -> float | None:
     """Fetch the earliest expiry of the banked resets, in Unix seconds."""
-    return first_expiry(_get(_RESETS_PATH, tokens, login).data)
+    return first_expiry(_get(_RESETS_PATH, tokens, login_command).data)
 
 
-def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
+def redeem_reset(tokens: Tokens, login_command: str, request_id: str) -> str | None:
     """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit" (P210).
 
     After a server error or a lost answer, the request is sent again (P212). The server spends at
@@ -134,7 +134,7 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
                 code = as_text(reply.data.get("code"))
                 # An earlier attempt has spent the reset, but its answer was lost.
                 return "reset" if resends and code == "already_redeemed" else code
-            failure = explain_refusal(reply, RefusedRequest(tokens, login))
+            failure = explain_refusal(reply, RefusedRequest(tokens, login_command))
             if reply.status < 500:
                 raise failure
         except ConnectionFailed as error:
@@ -145,9 +145,9 @@ def redeem_reset(tokens: Tokens, login: str, request_id: str) -> str | None:
     ) from failure
 
 
-def _get(path: str, tokens: Tokens, login: str | None, **arguments: Any) -> http.Reply:
+def _get(path: str, tokens: Tokens, login_command: str | None, **arguments: Any) -> http.Reply:
     url = tokens.route.base_url(tokens.origin) + path
     reply = http.send("GET", url, headers=backend_headers(tokens), **arguments)
     if reply.status != 200:
-        raise explain_refusal(reply, RefusedRequest(tokens, login))
+        raise explain_refusal(reply, RefusedRequest(tokens, login_command))
     return reply

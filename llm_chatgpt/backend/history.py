@@ -1,9 +1,9 @@
 """Read the state of earlier requests from the metadata of their answers.
 
-The first part of an answer stores the state of its request that messages do not hold: a system
-prompt of its own, the effort, and the parts that the service has refused. Later requests repeat
-this state, so that they begin with the same bytes, whether llm has the messages in memory, in its
-logs or as JSON. A place is the index of a message.
+This state is not in the messages: a system prompt that they lack, the effort, and the parts of the
+input that the service has refused. The first part of an answer stores it. Later requests repeat it,
+so that they begin with the same bytes as the earlier ones, whether llm has the messages in memory,
+in its logs or as JSON. A place is the index of a message.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def plugin_metadata(part: Any) -> Mapping[str, Any]:
     return as_mapping((part.provider_metadata or {}).get(config.METADATA_KEY))
 
 
-def _stored_request(message: Message) -> Mapping[str, Any]:
+def _stored_state(message: Message) -> Mapping[str, Any]:
     """Return the state that is stored with an answer; empty for other messages."""
-    stored = (as_mapping(plugin_metadata(part).get(REQUEST)) for part in message.parts)
-    return next(filter(None, stored), {})
+    states = (as_mapping(plugin_metadata(part).get(REQUEST)) for part in message.parts)
+    return next(filter(None, states), {})
 
 
 def effort_of(answer: Message) -> str | None:
     """Return the effort of an answer's request; None for the model's default."""
-    return as_text(_stored_request(answer).get(EFFORT))
+    return as_text(_stored_state(answer).get(EFFORT))
 
 
 def without_of(message: Message) -> frozenset[str]:
     """Return the names of the input parts that an answer's request left out."""
-    return frozenset(map(str, as_list(_stored_request(message).get(WITHOUT))))
+    return frozenset(map(str, as_list(_stored_state(message).get(WITHOUT))))
 
 
 def is_own_answer(message: Message) -> bool:
@@ -79,15 +79,15 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
     stored = []
     # Some programs repeat the system prompt with each request. It belongs at the beginning, unless
     # an earlier request was sent without it.
-    has_begun = False
+    beginning_is_fixed = False
     for place, message in enumerate(messages):
-        if text := as_text(_stored_request(message).get(SYSTEM)):
-            stored.append((starts[place] if has_begun else 0, text))
-        has_begun = has_begun or message.role == "system" or is_own_answer(message)
+        if text := as_text(_stored_state(message).get(SYSTEM)):
+            stored.append((starts[place] if beginning_is_fixed else 0, text))
+        beginning_is_fixed |= message.role == "system" or is_own_answer(message)
     complete = list(messages)
     for place, text in reversed(stored):
         complete.insert(place, llm.system(text))
-    place = starts[-1] + len(stored) if has_begun else 0
+    place = starts[-1] + len(stored) if beginning_is_fixed else 0
     current = [system_text(m) for m in complete[:place] if m.role == "system"][-1:]
     is_missing = bool(system) and system not in current
     if is_missing:
@@ -96,7 +96,9 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
 
 
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Return, for each number of messages read so far, the place where the next turn begins.
+    """Return a list whose entry `n` is the place where the turn of an answer at place `n` begins.
+
+    The last entry is for the new answer.
 
     A turn begins at the user's own message, or after the last answer if there is none yet.
     """

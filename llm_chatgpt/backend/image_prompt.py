@@ -17,7 +17,8 @@ from llm_chatgpt.values import as_mapping, as_number
 def build_body(prompt: Any, model: str) -> dict[str, Any]:
     """Build the request's body: the system prompt, the prompt, and the attached images.
 
-    Reads files and fetches addresses. Raises ChatGPTError, also if no image could be saved later.
+    Reads files and fetches addresses. Raises ChatGPTError, also if the output file cannot be
+    written.
     """
     options = dict(prompt.options)
     images.check_output(options["output"])
@@ -46,7 +47,7 @@ def _data_url(attachment: Any) -> str:
     return images.data_url(data or b"", name)
 
 
-def finish(answer: images.Answer, body: dict[str, Any], prompt: Any, response: Any) -> str:
+def finish(answer: images.ImageAnswer, body: dict[str, Any], prompt: Any, response: Any) -> str:
     """Save the image and record the answer. Returns the path of the file."""
     saved = images.save_answer(answer, body, prompt.options.output)
     fields = {k: v for k, v in answer.fields.items() if isinstance(v, (str, int))}

@@ -1,7 +1,7 @@
 """Create images outside a conversation; decode and save any image.
 
-The service sends PNG files. The images of a conversation arrive in its stream and are only decoded
-and saved here.
+Images created here are PNG files. Those of a conversation arrive in its stream, as PNG, JPEG or
+WebP, and are only decoded and saved here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llm_chatgpt.values import as_text, first_mapping
 from llm_chatgpt.waiting import Waiting
 
 
-def image_kind(data: bytes) -> str | None:
+def image_format_of(data: bytes) -> str | None:
     """Recognize png, jpeg or webp by the first bytes; None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
@@ -40,7 +40,7 @@ def image_kind(data: bytes) -> str | None:
 
 def png_size(data: bytes) -> tuple[int, int] | None:
     """Read the width and height of a PNG image; None for other formats."""
-    if image_kind(data) != "png" or len(data) < 24:
+    if image_format_of(data) != "png" or len(data) < 24:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
@@ -67,7 +67,7 @@ def decode_image(encoded: object) -> bytes:
 DEFAULT_OPTIONS = {"size": "auto", "quality": "auto", "background": "opaque"}
 
 
-class Answer(NamedTuple):
+class ImageAnswer(NamedTuple):
     """An image, and the other fields of the service's answer (P151)."""
 
     image: bytes
@@ -91,16 +91,16 @@ def build_body(
 
 def data_url(data: bytes, name: str) -> str:
     """Encode an image as a data URL. Raises ChatGPTError unless it is PNG, JPEG or WebP."""
-    kind = image_kind(data)
-    if kind is None:
+    image_format = image_format_of(data)
+    if image_format is None:
         raise ChatGPTError(
             f"Could not send {printable(name, 100)}: it is not a PNG, JPEG or WebP image.",
             "Convert it or leave it out.",
         )
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{image_format};base64,{base64.b64encode(data).decode()}"
 
 
-def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
+def create_image(key: str | None, body: Mapping[str, Any]) -> ImageAnswer:
     """Create an image, or edit the `images` of the body, with the login that `key` names.
 
     Takes a minute or two. Nothing is sent again except after a 401, because a request may count
@@ -108,14 +108,14 @@ def create_image(key: str | None, body: Mapping[str, Any]) -> Answer:
     RequestRefused.
     """
 
-    def send(tokens: Tokens, login: str) -> Answer:
+    def send(tokens: Tokens, login_command: str) -> ImageAnswer:
         with Waiting("Creating the image", hint="takes a minute or two"):
             reply = http.send(
                 **_request(tokens, body),
                 seconds=config.IMAGE_TIMEOUT_SECONDS,
                 max_bytes=config.MAX_IMAGE_REPLY_BYTES,
             )
-        return _read_answer(reply, tokens, login, key)
+        return _parse(reply, tokens, login_command, key)
 
     return with_login(key, send)
 
@@ -133,9 +133,9 @@ def _request(tokens: Tokens, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": "POST", "url": url, "headers": backend_headers(tokens), "json": body}
 
 
-def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None) -> Answer:
+def _parse(reply: http.Reply, tokens: Tokens, login_command: str, key: str | None) -> ImageAnswer:
     if reply.status != 200:
-        error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login))
+        error = refusals.explain_refusal(reply, refusals.RefusedRequest(tokens, login_command))
         if error.code == refusals.MODEL_NOT_FOUND:
             # The usual advice names a text model.
             error.replace_advice("Choose another with -m.")
@@ -147,7 +147,7 @@ def _read_answer(reply: http.Reply, tokens: Tokens, login: str, key: str | None)
     image = decode_image(first_mapping(fields.pop("data", None)).get("b64_json"))
     if not image:
         raise ChatGPTError("The service sent no image.", "Try again, or describe it differently.")
-    return Answer(image, fields)
+    return ImageAnswer(image, fields)
 
 
 # Files -----------------------------------------------------------------------------
@@ -166,13 +166,13 @@ def _output_path(output: str) -> pathlib.Path:
     return path.with_suffix(".png") if path.suffix.lower() in other_suffixes else path
 
 
-def image_file_name(suffix: str) -> str:
+def image_file_name(image_format: str) -> str:
     """Return a unique file name, made of the time and random characters."""
-    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{suffix}"
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}.{image_format}"
 
 
-def _default_path(suffix: str) -> pathlib.Path:
-    return user_dir() / "chatgpt-images" / image_file_name(suffix)
+def _default_path(image_format: str) -> pathlib.Path:
+    return user_dir() / "chatgpt-images" / image_file_name(image_format)
 
 
 def check_output(
@@ -208,12 +208,12 @@ class SavedImage(NamedTuple):
 
 
 def save_answer(
-    answer: Answer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
+    answer: ImageAnswer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
 ) -> SavedImage:
     """Write the image with `write_image`. Prints a note if its size differs from `body`'s."""
-    kind = image_kind(answer.image) or "png"
+    image_format = image_format_of(answer.image) or "png"
     chosen = str(_output_path(output)) if output else None
-    path = write_image(answer.image, kind, chosen, replace=replace)
+    path = write_image(answer.image, image_format, chosen, replace=replace)
     size = png_size(answer.image)
     if size is None:
         return SavedImage(path)
@@ -223,7 +223,7 @@ def save_answer(
     return SavedImage(path, *size)
 
 
-def write_image(image: bytes, suffix: str, chosen: str | None, *, replace: bool = False) -> str:
+def write_image(image: bytes, image_format: str, chosen: str | None, replace: bool = False) -> str:
     """Write an image to a new file, or `replace` an old one, and return its absolute path.
 
     If the `chosen` file cannot be written, prints a warning and uses the default folder. Raises
@@ -233,10 +233,10 @@ def write_image(image: bytes, suffix: str, chosen: str | None, *, replace: bool 
         try:
             return _write(pathlib.Path(chosen).expanduser(), image, replace)
         except _PATH_ERRORS as error:
-            problem = f"could not save the image in {printable(chosen, 200)} ({_reason(error)})"
+            problem = f"could not save the image as {printable(chosen, 200)} ({_reason(error)})"
             notice(f"Warning: {problem}; using the default folder.")
     try:
-        return _write(_default_path(suffix), image)
+        return _write(_default_path(image_format), image)
     except OSError as error:
         raise ChatGPTError(
             f"Could not save the image in chatgpt-images in llm's folder ({_reason(error)})."

@@ -19,7 +19,7 @@ from llm.parts import AttachmentPart, Message, ReasoningPart, TextPart, ToolCall
 from llm_chatgpt import config
 from llm_chatgpt.backend import history, optional_parts
 from llm_chatgpt.backend.attachments import CannotSend, attachment_part, is_data_url
-from llm_chatgpt.backend.catalogue import ModelInfo
+from llm_chatgpt.backend.catalogue import ModelInfo, sent_effort
 from llm_chatgpt.backend.history import is_own_answer, plugin_metadata
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.tokens import Tokens
@@ -35,13 +35,12 @@ class InputBuilder:
 
     The same messages always give the same items, and a longer conversation begins with the same
     bytes as a shorter one, because the service caches them and reasoning may be bound to them
-    (P124). `request` is the part of the request's state that messages do not hold; the answer must
-    store it (history.py).
+    (P124). `state` is the state of the request, which the answer must store (history.py).
 
-    Reasoning is sent back only to the account and the model that it came from (P103). Ids are sent
-    back only if the service requires them, because it stores nothing (P102, P105).
+    Reasoning is sent back only to the account and the model that it came from (P103). Item ids are
+    sent back only if the service requires them, because it stores nothing (P102, P105).
 
-    Every call gets an output, every output gets a call, and every pair gets an id of its own,
+    Every call gets an output, every output gets a call, and every pair gets a call id of its own,
     because the service refuses unpaired items (P101). A history can contain them: answers may have
     been cut short, and another model's ids may be missing or repeated.
     """
@@ -58,15 +57,13 @@ class InputBuilder:
         self.items: list[dict[str, Any]] = []
         # Warnings about attachments that cannot be sent.
         self.notes: list[str] = []
-        self.request: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         if refused := sorted(optional_parts.parts_of_input(without)):
-            self.request[history.WITHOUT] = refused
-        # The effort in the request's field; None for the model's default. If efforts can be
-        # updated, the field keeps the effort of the first request, because a change would miss the
-        # cache (P214). The official client sends the highest effort, ultra, as max (P89).
-        self.effort: str | None = options.get("reasoning_effort")
-        if self.effort == "ultra":
-            self.effort = "max"
+            self.state[history.WITHOUT] = refused
+        # The value of `reasoning.effort`; None for the model's default. If the model supports
+        # effort updates, it stays the effort of the first request, because a change would miss the
+        # cache (P214).
+        self.effort = sent_effort(options.get("reasoning_effort"))
         self._image_detail: str | None = options.get("image_detail")
         self._info = info
         self._account_key = tokens.account_key
@@ -90,7 +87,7 @@ class InputBuilder:
         """
         messages, must_store_system = history.with_system_prompts(messages, system)
         if must_store_system:
-            self.request[history.SYSTEM] = system
+            self.state[history.SYSTEM] = system
         # The parts that earlier requests left out, one set for each message. Reasoning is left out
         # up to the last request that was refused because of it.
         refused = [history.without_of(message) for message in messages]
@@ -104,7 +101,7 @@ class InputBuilder:
         if self._updates_effort:
             first = next(filter(is_own_answer, messages), None)
             self.effort = history.effort_of(first) if first else requested_effort
-            self.request |= {history.EFFORT: requested_effort} if requested_effort else {}
+            self.state |= {history.EFFORT: requested_effort} if requested_effort else {}
         self._current_effort = self.effort or self._info.default_effort
         new = history.new_messages(messages)
         # After a tool has run, an error would lose its result, so no attachment counts as new.
@@ -297,7 +294,7 @@ def _arguments(part: ToolCallPart) -> str:
 
 
 def system_message(text: str) -> dict[str, Any]:
-    """Return a system prompt as a developer message: the service refuses role system (P97)."""
+    """Return a system prompt as a developer message: the role `system` is refused (P97)."""
     content = [{"type": "input_text", "text": text}]
     return {"type": "message", "role": "developer", "content": content}
 

@@ -109,9 +109,9 @@ class PromptRun:
         return self.translator.activity or "Thinking"
 
     def request(self, tokens: Tokens) -> Mapping[str, Any]:
-        """Build the arguments of `http.SyncStream`. May read files and fetch addresses.
+        """Build the request to pass to `http.SyncStream`. May read files and fetch addresses.
 
-        Raises ChatGPTError for a schema, a tool or an attachment that cannot be sent.
+        Raises ChatGPTError for an effort, a schema, a tool or an attachment that cannot be sent.
         """
         self._tokens = tokens
         self._sent = sent = self._builder.build(tokens, self.attempt.without, self._answer)
@@ -156,8 +156,8 @@ class PromptRun:
             raise refusals.explain_stream_error(
                 self.translator.error, self._headers, self._refused_request()
             )
-        if self.translator.ended is None and self.translator.page:
-            raise self.refusal(200, self._headers, self.translator.page)
+        if self.translator.ended is None and self.translator.plain_body:
+            raise self.refusal(200, self._headers, self.translator.plain_body)
         if self.translator.ended is None:
             raise StreamFailed(
                 "The answer was cut off: the server closed the connection.",
@@ -195,8 +195,8 @@ class PromptRun:
     def failed(self, error: ChatGPTError) -> None:
         """Prepare another attempt after an error, or end the answer after its complete rounds.
 
-        Raises the error if neither is possible. At a usage limit it may ask the server for the
-        remaining allowance, so event loops call it in a thread.
+        Raises the error if neither is possible. At a usage limit it may ask the server for
+        banked resets and Luna Reserve, so event loops call it in a thread.
         """
         if isinstance(error, ConnectionFailed):
             error = _broken_connection(error, started=self.translator.started)
@@ -224,7 +224,7 @@ class PromptRun:
             notice(f"{error.reason}; retrying{wait}{count}...")
 
     def _end_early(self, error: ChatGPTError) -> None:
-        """Raise the error, or keep the rounds that were complete before it."""
+        """Raise the error. If a further request failed (P171), end the answer there instead."""
         if isinstance(error, UsageLimitReached):
             endpoints.add_resets(error, self._tokens, self._sent.info.slug, self._key)
         refusal = self._unauthorized
@@ -244,8 +244,8 @@ class PromptRun:
     def _refused_request(self) -> refusals.RefusedRequest:
         return refusals.RefusedRequest(
             self._tokens,
-            login=self._tokens.route.login_command(self.credential.account),
-            key_option=reached_limit.login_option("--key", self._key),
+            login_command=self._tokens.route.login_command(self.credential.account),
+            key_option=reached_limit.option_for_key("--key", self._key),
             slug=self._sent.info.slug,
             models=self._sent.models,
             has_files=self._sent.has_files,
@@ -264,8 +264,9 @@ class PromptRun:
         yield from self.display.pass_on(record.record(answer, self._headers, self._response))
         # The answer has arrived, so no error in the notes may lose it.
         with contextlib.suppress(Exception):
-            request_notes = [record.sources(answer), *self._notes]
-            notes = {line: line for line in request_notes if line}
+            other_notes = [record.sources(answer), *self._notes]
+            # Each of these is its own subject.
+            notes = {line: line for line in other_notes if line}
             notes |= record.notes(answer, self._headers, self._sent)
             if lines := self._turn.new_notes(notes):
                 self.display.note("\n".join(lines))

@@ -96,7 +96,7 @@ def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
     return ("try another model", *options) if other_model else options
 
 
-def login_option(name: str, key: str | None) -> str:
+def option_for_key(name: str, key: str | None) -> str:
     """Return the option that makes a command use the login that `key` names.
 
     Empty without a key, and for an access token, which no message may show.
@@ -104,7 +104,7 @@ def login_option(name: str, key: str | None) -> str:
     return f" {name} {shlex.quote(printable(key, 60))}" if key and not access_token_in(key) else ""
 
 
-def remaining_allowance(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
+def resets_and_reserve(usage: Mapping[str, Any], slug: str, key: str | None) -> list[str]:
     """Return sentences about the banked resets and the Luna Reserve that the user has left.
 
     `usage` is the usage endpoint's answer, `slug` the model that has reached a limit; `key` names
@@ -113,9 +113,9 @@ def remaining_allowance(usage: Mapping[str, Any], slug: str, key: str | None) ->
     sentences = []
     if available := banked_resets(usage):
         resets = "1 banked reset" if available == 1 else f"{available} banked resets"
-        command = f"llm chatgpt reset{login_option('--account', key)}"
+        command = f"llm chatgpt reset{option_for_key('--account', key)}"
         sentences.append(f"You have {resets}: run '{command}'.")
     if reserve_is_left(usage) and slug != RESERVE.slug:
-        command = f'llm -m {RESERVE.model_id}{login_option("--key", key)} "prompt"'
+        command = f'llm -m {RESERVE.model_id}{option_for_key("--key", key)} "prompt"'
         sentences.append(f"You have Luna Reserve left: run '{command}'.")
     return sentences

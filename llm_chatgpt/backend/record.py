@@ -27,10 +27,9 @@ _MAX_SOURCES = 10
 def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[StreamEvent]:
     """Set the tool calls, the usage, the model and the raw JSON of llm's response.
 
-    The JSON comes from the last round, but has the items and the usage of all rounds. Returns the
-    event that llm's own models use for reasoning that is counted, but came in no item.
+    The JSON comes from the last round, but has the items and the usage of all rounds. If the usage
+    counts reasoning but no item has any, returns an empty redacted event, as llm's own models do.
     """
-    is_hidden = False
     for call in answer.tool_calls:
         response.add_tool_call(call)
     fields = answer.last_round.response
@@ -46,12 +45,13 @@ def record(answer: Answer, headers: Mapping[str, str], response: Any) -> list[St
             output=int(as_number(usage.get("output_tokens")) or 0),
             details=details or None,
         )
-        reasoned = details.get("output_tokens_details", {}).get("reasoning_tokens")
-        is_hidden = bool(reasoned) and not any(item.kind == "reasoning" for item in answer.items)
     response.response_json = logged
     if model := _served_model(answer, headers):
         response.set_resolved_model(model)
-    return [StreamEvent(type="reasoning", chunk="", redacted=True)] if is_hidden else []
+    reasoned = as_mapping(as_mapping(usage).get("output_tokens_details")).get("reasoning_tokens")
+    if reasoned and not any(item.kind == "reasoning" for item in answer.items):
+        return [StreamEvent(type="reasoning", chunk="", redacted=True)]
+    return []
 
 
 def notes(answer: Answer, headers: Mapping[str, str], sent: Request) -> dict[str, str]:
@@ -65,7 +65,7 @@ def notes(answer: Answer, headers: Mapping[str, str], sent: Request) -> dict[str
         reason = as_mapping(response.get("incomplete_details")).get("reason")
         lines["incomplete"] = f"The answer was cut short ({_reason(reason)})."
     elif any(item.kind == "custom_tool_call" for item in answer.items):
-        lines["custom"] = "Note: the model called a custom tool, which llm cannot carry out."
+        lines["custom"] = "Note: the model called a custom tool, which llm cannot run."
     elif not answer.has_content:
         lines["empty"] = "The model returned an empty answer."
     # The service's reasons for leaving out earlier reasoning (P169).
@@ -81,7 +81,7 @@ def notes(answer: Answer, headers: Mapping[str, str], sent: Request) -> dict[str
     # A dated snapshot counts as the same model. For Luna Reserve any model may answer.
     same_model = re.escape(slug) + r"(-\d{4}-\d{2}-\d{2})?"
     if model and slug != RESERVE.slug and not re.fullmatch(same_model, model):
-        # The name gets llm's prefix only if `-m` accepts it.
+        # The name gets the prefix chatgpt- only if `-m` accepts it.
         registered = models_to_register().get(model)
         name = registered.model_id if registered else model
         lines["model"] = f"Note: {name} answered instead of chatgpt-{slug}."

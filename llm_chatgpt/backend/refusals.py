@@ -33,10 +33,10 @@ IMAGE_DOWNLOAD = "image_download_failed"
 SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
-# The messages, by the service's codes (P176 to P195, P211); keys with a space are for errors
-# without a code. Between the reason and the advice stands {message}, the service's own message: its
-# first sentence ends the reason, its other sentences begin the advice. {sentence} is its first
-# sentence alone, where the advice replaces the others, such as "Please try again".
+# The texts, by the error's code (P176 to P195, P211); keys with a space are not codes. {message} is
+# the service's own message: its first sentence ends the reason, its other sentences begin the
+# advice. {sentence} is its first sentence alone, where the advice replaces the others, such as
+# "Please try again".
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{message} Ask its admin to raise it. {manage}"
@@ -88,11 +88,11 @@ _TEXTS = {
         "ask its admin."
     ),
     "refused login": (
-        "OpenAI no longer accepts this login{sentence} Run '{login}' to sign in again."
+        "OpenAI no longer accepts this login{sentence} Run '{login_command}' to sign in again."
     ),
     "refused account": (
-        "OpenAI refuses this account's request{sentence} {ask} or run '{login}' with another "
-        "account."
+        "OpenAI refuses this account's request{sentence} {ask} or run '{login_command}' with "
+        "another account."
     ),
     "large prompt": (
         "The prompt is too large for the server{sentence} Send less text or smaller attachments."
@@ -128,8 +128,8 @@ _TEXTS = {
         "LLM_CHATGPT_API_URL, or update with 'llm install -U llm-chatgpt-oauth'."
     ),
     "chatpass_scope_not_authorized": (
-        "This sign-in does not permit the use of your ChatGPT plan{message} Run '{login}' and "
-        "allow it."
+        "This sign-in does not permit the use of your ChatGPT plan{message} Run '{login_command}' "
+        "and allow it."
     ),
     "broken stream": "OpenAI could not finish the answer{message} Send the prompt again.",
     IMAGE_DOWNLOAD: "OpenAI refused the request{message}",
@@ -146,13 +146,13 @@ _SAME_TEXT = {
     "chatpass_invalid_authorization_context": "chatpass_scope_not_authorized",
     **dict.fromkeys(POLICY_CODES, "refused by policy"),
 }
-# The texts for a UsageLimitReached, and the texts for a StreamFailed if they come inside a stream.
+# Texts of a UsageLimitReached, and texts of a StreamFailed if the error came inside a stream.
 _LIMITS = {_PLAN_LIMIT, "organization_usage_limit_exceeded", "usage_not_included"}
 _LIMITS |= {"usage_limit_exceeded", "workplace_individual_usage_limit_exceeded"}
 _TEMPORARY = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}
 # The prefix of the official route's codes. Some have had "v2_" after it (P263).
 _OFFICIAL_PREFIX = "subscription_sharing_"
-# Texts for errors without a code, by a phrase in the message (P176, P186, P177, P181, P109).
+# Texts for errors without a known code, by a phrase in the message (P176, P186, P177, P181, P109).
 _BY_PHRASE = {
     "is not supported when using Codex": MODEL_NOT_FOUND,
     "Model not found": MODEL_NOT_FOUND,
@@ -160,7 +160,7 @@ _BY_PHRASE = {
     "not authorized in this region": WRONG_REGION,
     "Invalid schema for response_format": SCHEMA,
 }
-# Texts for a status without a code (P180, P184, P187, P191).
+# Texts for a status without a known code (P180, P184, P187, P191).
 _BY_STATUS = {
     401: "refused login",
     403: "refused account",
@@ -177,13 +177,13 @@ _FILE_WORDS = re.compile(
 class RefusedRequest(NamedTuple):
     """Facts about a refused request, for the message of the error.
 
-    `tokens` were sent. `login` is the command that signs in again (None: without an account's
-    name), `key_option` the option of llm that names the login. `slug` is the requested model,
+    `tokens` were sent. `login_command` signs in again (None: the command without an account's
+    name), `key_option` is the option of llm that names the login. `slug` is the requested model,
     `models` is the account's list. `has_files` says whether the prompt had files attached.
     """
 
     tokens: Tokens
-    login: str | None = None
+    login_command: str | None = None
     key_option: str = ""
     slug: str = ""
     models: ModelList = ModelList()
@@ -207,7 +207,7 @@ def explain_refusal(
     if text_name == _PLAN_LIMIT:
         reason, advice = reached_limit.explain(reply.headers, error, message, resets_at)
     elif text_name == WEB_PAGE:
-        reason, advice = reply.web_page_advice
+        reason, advice = reply.web_page_error
     else:
         facts = _request_facts(request) | {
             "status": str(reply.status),
@@ -298,7 +298,7 @@ def _request_facts(request: RefusedRequest) -> dict[str, str]:
     size = model.context_window if model else None
     is_personal = reached_limit.is_personal(tokens.plan)
     return {
-        "login": request.login or tokens.route.login_command(),
+        "login_command": request.login_command or tokens.route.login_command(),
         "key_option": request.key_option,
         "regions": ", ".join(map(printable, residencies(tokens))) or "none",
         "ask": "Try again later," if is_personal else "Ask your workspace's admin,",
@@ -342,7 +342,7 @@ def error_message(reply: http.Reply) -> str | None:
 
 
 def _retry_after(reply: http.Reply, message: str) -> float | None:
-    """Return the seconds to wait, from Retry-After or from the message of a stream (P196).
+    """Return the seconds to wait, from Retry-After or from an error inside a stream (P196).
 
     Invalid values such as `inf` are ignored.
     """

@@ -18,7 +18,7 @@ from llm_chatgpt.backend.body import (
     session_id,
     takes_system_message,
 )
-from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, ModelList, model_to_use, stored_models
 from llm_chatgpt.backend.input import InputBuilder, system_message
 from llm_chatgpt.backend.memory import Memory, Turn
 from llm_chatgpt.backend.schemas import check_json, is_strict
@@ -27,7 +27,7 @@ from llm_chatgpt.login.tokens import Tokens, backend_headers
 
 
 class Request(NamedTuple):
-    """A request: the `arguments` of `http.SyncStream`, and details about it.
+    """A request: the `arguments` of the HTTP library's `build_request`, and details about it.
 
     `info` is the requested model, `models` the account's list (empty if it is unknown). `without`
     names the parts that were left out, `items` is the input. The answer stores `state` as metadata
@@ -69,11 +69,12 @@ class RequestBuilder:
 
         Raises ChatGPTError for an effort, a schema, a tool or an attachment that cannot be sent.
         """
-        prompt, models = self._prompt, remembered_models(tokens)
+        prompt, models = self._prompt, stored_models(tokens)
         info = model_to_use(self._model.info, models)
-        if info in models.models:  # Another account's list may say otherwise.
+        # A model from another account's list may have other efforts there.
+        if info in models.models:
             check_effort(prompt.options.reasoning_effort, info)
-        without |= tokens.route.without | self._memory.refused(scopes(info, tokens))
+        without |= tokens.route.omitted_parts | self._memory.refused(scopes(info, tokens))
         schema = schema_of_chain(prompt, self._conversation)
         check_json(schema, "The schema")
         if not is_strict(schema):
@@ -98,7 +99,7 @@ class RequestBuilder:
             arguments=self._arguments(tokens, without, body),
             without=without,
             items=items,
-            state=builder.request,
+            state=builder.state,
             tool_names=tool_names,
             notes=[*_ignored_options(prompt, without), *builder.notes],
         )
@@ -106,7 +107,7 @@ class RequestBuilder:
     def _arguments(
         self, tokens: Tokens, without: frozenset[str], body: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the arguments of `http.SyncStream` for a request with this body."""
+        """Return the arguments of the HTTP library's `build_request` for this body."""
         second_residency = optional_parts.FIRST_RESIDENCY in without
         headers = backend_headers(tokens, second_residency=second_residency)
         headers |= {"Accept": "text/event-stream", "Content-Type": "application/json"}

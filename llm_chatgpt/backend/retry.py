@@ -14,7 +14,7 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# Errors that end a stream and would end it again.
+# Codes of errors after which the same request is never sent again (P196).
 _FINAL_CODES = refusals.POLICY_CODES | {
     "context_length_exceeded",
     "invalid_encrypted_content",
@@ -30,9 +30,9 @@ class Attempt(NamedTuple):
     """One attempt to send a prompt, and counts of the failures before it.
 
     `pause` is the number of seconds to wait first, `waited` the sum of the pauses before resends.
-    `resends` counts attempts that differ in nothing from the one before, after errors of any kind.
-    The tokens were refused with a 401 `unauthorized` times, the last time at `refused_at`.
-    `without` names the parts to leave out (optional_parts.py).
+    `resends` counts the attempts that repeated the previous one unchanged, whatever the error,
+    except after the reset of a limit. `unauthorized` counts the attempts whose tokens were refused,
+    the last of them at `refused_at`. `without` names the parts to leave out (optional_parts.py).
     """
 
     pause: float = 0.0
@@ -44,7 +44,7 @@ class Attempt(NamedTuple):
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
-    """Return after how many resends, whatever caused them, this error is final."""
+    """Return after how many resends this error is final. Those after other errors count, too."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
         return 0
     if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):

@@ -21,9 +21,9 @@ from llm_chatgpt.text import printable
 class ImageGeneration(llm.ServerSideTool):
     """Let the model create images. Each is written to a file, whose path is the result.
 
-    Settings: folder for the files (default: chatgpt-images in llm's user directory) and
-    output_format (png, jpeg or webp). The service may ignore size ("1024x1536"), quality (low,
-    medium, high) and background (opaque, transparent).
+    Settings: folder for the files (default: chatgpt-images in llm's folder) and output_format
+    (png, jpeg or webp). The service may ignore size ("1024x1536"), quality (low, medium, high) and
+    background (opaque, transparent).
     """
 
     name = "image_generation"
@@ -60,7 +60,7 @@ _SOURCES = "web_search_call.action.sources"
 def add_tools(
     body: dict[str, Any], items: list[dict[str, Any]], prompt: Any, model: Any, route: Route
 ) -> dict[str, str]:
-    """Add the prompt's tools to the request's body, or its functions to the input `items`.
+    """Add the prompt's tools to the body; on the official route, its functions to `items`.
 
     Returns llm's names of the functions, by their names in the request. Raises ChatGPTError for a
     tool that the route refuses, and for an input schema that is not JSON.
@@ -106,16 +106,16 @@ def _function(tool: llm.Tool) -> dict[str, Any]:
     }
 
 
-def save_image(prompt: llm.Prompt, note: Callable[[str], None], picture: bytes, suffix: str) -> str:
+def save_image(prompt: Any, note: Callable[[str], None], image: bytes, image_format: str) -> str:
     """Write a generated image to a new file.
 
     Returns its path, or the reason why it could not be saved, and passes either to `note`.
     """
     tools = [tool for tool in prompt.tools if isinstance(tool, ImageGeneration)]
     folder = next((tool.folder for tool in tools if tool.folder), None)
-    chosen = f"{folder}/{image_file_name(suffix)}" if folder else None
+    chosen = f"{folder}/{image_file_name(image_format)}" if folder else None
     try:
-        path = write_image(picture, suffix, chosen)
+        path = write_image(image, image_format, chosen)
     except ChatGPTError as error:
         note(f"Warning: {error.message}")
         return error.message

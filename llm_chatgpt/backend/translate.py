@@ -1,6 +1,6 @@
 """Translate the service's events into llm's StreamEvents.
 
-Bytes go in, events come out. Nothing else is read or written, except that generated pictures are
+Bytes go in, events come out. Nothing else is read or written, except that generated images are
 passed to `save_image`. docs/protocol.md describes the events under "Stream".
 """
 
@@ -40,7 +40,7 @@ _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _USABLE_STATUSES = ("completed", "incomplete")
 # The fields of an item that are too large to be logged.
 _LARGE = ("encrypted_content", "result")
-# The waiting line's text while the service runs one of its own tools.
+# The waiting line's text while a hosted tool runs.
 _ACTIVITIES = {"web_search_call": "Searching the web", "image_generation_call": "Drawing"}
 # The allowed nesting of a call's arguments: llm parses them again, which fails at deeper levels.
 _ARGUMENT_LEVELS = 200
@@ -70,22 +70,22 @@ class EventTranslator:
         # "completed", "incomplete" or "failed" once the answer has ended.
         self.ended: str | None = None
         self.error: Fields = {}
-        # Whether anything of this request's answer was shown, or a hosted tool with effects was
-        # called. From then on the request is not sent again (P196).
+        # Whether text, reasoning or a call of one of llm's tools has arrived, or a hosted tool with
+        # effects was called. From then on the request is not sent again (P196).
         self.started = False
-        # The waiting line's text about a running tool of the service; empty while none runs.
+        # The waiting line's text while a hosted tool runs; otherwise empty.
         self.activity = ""
         # The reply's Content-Type; the service's streams have none (P154).
         self.content_type = ""
-        # The pieces of `page`, so that a long body takes linear time.
-        self._page: list[bytes] = []
+        # The pieces of `plain_body`, so that a long one takes linear time.
+        self._plain_pieces: list[bytes] = []
         self._is_stream: bool | None = None
         self._decoder = SSEDecoder()
         self._items: dict[object, Item] = {}
         self._passages: defaultdict[Place, Passage] = defaultdict(Passage)
 
     def takes_long(self, chunk: bytes) -> bool:
-        """Check whether this chunk may complete a large event, such as a picture."""
+        """Check whether this chunk may complete a large event, such as an image."""
         return self._decoder.pending + len(chunk) > config.LARGE_EVENT_BYTES and b"\n" in chunk
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
@@ -93,22 +93,22 @@ class EventTranslator:
         if self._is_stream is None and chunk.strip():
             self._is_stream = is_event_stream(self.content_type, chunk)
         if self._is_stream is False:
-            self._page.append(chunk)
+            self._plain_pieces.append(chunk)
             return []
         return self._translate(self._decoder.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
         """Return llm's events that are complete only at the end of the stream."""
-        response = cleaned(json_object(self.page))
+        response = cleaned(json_object(self.plain_body))
         # A proxy can turn the stream into one whole response (P158).
         if "output" in response or response.get("object") == "response":
             self._end("completed", response)
         return self._translate(self._decoder.flush())
 
     @property
-    def page(self) -> bytes:
+    def plain_body(self) -> bytes:
         """The body of a reply that is not a stream (P158); empty for a stream."""
-        return b"".join(self._page)
+        return b"".join(self._plain_pieces)
 
     def _translate(self, frames: list[bytes]) -> list[StreamEvent]:
         for frame in frames:
@@ -135,7 +135,10 @@ class EventTranslator:
             self._end("failed", {"error": as_mapping(event.get("error")) or event})
 
     def _end(self, ended: str, response: Fields) -> None:
-        """Read the last event. The worst of its name, `status` and `error` counts (P170)."""
+        """Read the last event. The worse of its name and `status` counts (P170).
+
+        An `error` counts, too, unless the status is usable.
+        """
         status, error = response.get("status"), response.get("error")
         if status == "incomplete" and ended == "completed":
             ended = status
@@ -297,12 +300,12 @@ class EventTranslator:
         self._server_call(item, fields, action, result or "completed")
 
     def _image_done(self, item: Item, fields: Fields) -> None:
-        picture = decode_image(fields.get("result"))
-        result = "no picture came"
-        if picture and self.save_image:
+        image = decode_image(fields.get("result"))
+        result = "no image received"
+        if image and self.save_image:
             item.has_content = True
             kind = fields.get("output_format")
-            result = self.save_image(picture, kind if kind in ("png", "jpeg", "webp") else "png")
+            result = self.save_image(image, kind if kind in ("png", "jpeg", "webp") else "png")
         prompt = as_text(fields.get("revised_prompt"))
         arguments = {"prompt": prompt} if prompt else {}
         self._server_call(item, fields, arguments, result)

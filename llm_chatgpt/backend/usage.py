@@ -23,7 +23,7 @@ class UsageWindow(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The window's length, such as '5-hour'. The order of windows varies by plan (P205)."""
+        """Named by length, such as '5-hour', because the order of windows varies by plan (P205)."""
         days = self.seconds / 86400
         if 6.5 <= days <= 7.5:
             return "weekly"

@@ -19,7 +19,7 @@ from llm_chatgpt.login.imported import read_codex_login
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
 from llm_chatgpt.login.new_login import store_new_login, workspace_words
 from llm_chatgpt.login.oauth import revoke_all
-from llm_chatgpt.login.store import CODEX_ACCOUNT
+from llm_chatgpt.login.store import IMPORTED_ACCOUNT
 from llm_chatgpt.login.tokens import Tokens, still_works
 from llm_chatgpt.text import notice, printable, short_path
 
@@ -165,19 +165,20 @@ def import_command(path: str | None, yes: bool) -> None:
         llm chatgpt import
         llm chatgpt import ~/.codex/auth.json
     """
+    name = IMPORTED_ACCOUNT
     tokens = read_codex_login(path)
-    old = read_store().accounts.get(CODEX_ACCOUNT)
+    old = read_store().accounts.get(name)
     if old and old.kind == "login":
         if not common.may_replace(yes, old, tokens):
             raise AccountTaken(
-                f"Kept your own login, which is named {CODEX_ACCOUNT}.", "To replace it, use --yes."
+                f"Kept your own login, which is named {name}.", "To replace it, use --yes."
             )
         yes = True
-    tokens = store_new_login(tokens, CODEX_ACCOUNT, functools.partial(common.may_replace, yes))
-    common.echo(f"Imported as account {CODEX_ACCOUNT}: {common.user_words(tokens)}")
+    tokens = store_new_login(tokens, name, functools.partial(common.may_replace, yes))
+    common.echo(f"Imported as account {name}: {common.user_words(tokens)}")
     common.echo(f"Access token: {common.lifetime_words(tokens)}")
-    if read_store().default != CODEX_ACCOUNT:
-        common.echo(f"Use it with --key {CODEX_ACCOUNT}, or run 'llm chatgpt use {CODEX_ACCOUNT}'.")
+    if read_store().default != name:
+        common.echo(f"Use it with --key {name}, or run 'llm chatgpt use {name}'.")
 
 
 @chatgpt.command()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from llm_chatgpt import config, http
-from llm_chatgpt.backend.catalogue import remembered_models
+from llm_chatgpt.backend.catalogue import stored_models
 from llm_chatgpt.backend.refusals import RefusedRequest, explain_refusal
 from llm_chatgpt.certificates import SETTINGS, tls_context
 from llm_chatgpt.commands import chatgpt, common
@@ -203,7 +203,7 @@ def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | No
     """Judge a host by its answer. `tokens` are those in the request; None if it had none."""
     text = f"{reply.host} answers{_certificate_words(reply.certificate)}"
     if reply.is_web_page and reply.status != 404:
-        return Finding(name, "broken", text, " ".join(reply.web_page_advice))
+        return Finding(name, "broken", text, " ".join(reply.web_page_error))
     if reply.status >= 500:
         return Finding(name, "warning", f"OpenAI server error ({reply.status})", "Try again later.")
     if tokens and reply.status == 401:
@@ -237,7 +237,7 @@ def _clock(ahead: float) -> Finding:
 
 
 def _models(tokens: Tokens) -> Finding:
-    models = remembered_models(tokens)
+    models = stored_models(tokens)
     if not models.fetched_at:
         return Finding("models", "warning", "not fetched yet", "Run 'llm chatgpt refresh'.")
     age = time.time() - models.fetched_at

@@ -199,7 +199,7 @@ class _CodeScreen:
 
     def show(self, code: DeviceCode) -> None:
         self._url, self._user_code = code.verification_url, printable(code.user_code, 40)
-        other_way = "run 'llm chatgpt login --browser'"
+        other_way = f"run '{code.login_command} --browser'"
         if self._may_switch:
             other_way = "type b and Enter to sign in through the browser"
         lines = [

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llm_chatgpt import config
-from llm_chatgpt.backend.catalogue import ModelInfo, remembered_models
+from llm_chatgpt.backend.catalogue import ModelInfo, stored_models
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import chatgpt, common
 from llm_chatgpt.login.credentials import with_login
@@ -29,7 +29,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         llm chatgpt models --all --json
     """
     _, tokens = common.stored_login(account)
-    models = remembered_models(tokens)
+    models = stored_models(tokens)
     if not models.models:
         models = with_login(account, fetch_models)
     listed = models.by_rank if all_ else models.listed
@@ -80,7 +80,7 @@ def refresh(account: str | None) -> None:
         llm chatgpt refresh
     """
     before, models = with_login(
-        account, lambda t, login: (remembered_models(t), fetch_models(t, login))
+        account, lambda t, login: (stored_models(t), fetch_models(t, login))
     )
     old_ids = [model.model_id for model in before.by_rank]
     new_ids = [model.model_id for model in models.by_rank]

@@ -14,7 +14,7 @@ from llm_chatgpt import config
 from llm_chatgpt.backend import usage as limits
 from llm_chatgpt.backend.catalogue import RESERVE
 from llm_chatgpt.backend.endpoints import fetch_first_expiry, fetch_usage, redeem_reset
-from llm_chatgpt.backend.reached_limit import login_option, plan_name
+from llm_chatgpt.backend.reached_limit import option_for_key, plan_name
 from llm_chatgpt.commands import chatgpt, common, terminal
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.login.credentials import with_login
@@ -131,7 +131,7 @@ def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
         if limit.name == limits.RESERVE_LIMIT:
             lines += ["Luna Reserve, for when these limits are used up:", *_windows("", limit)]
             name = report.get("account") or account
-            key = "" if name == read_store().default else login_option("--key", name)
+            key = "" if name == read_store().default else option_for_key("--key", name)
             lines.append(f'Use it: llm -m {RESERVE.model_id}{key} "prompt"')
         else:
             lines += _windows(f"{printable(limit.name, 60)}, " if limit.name else "", limit)
@@ -227,5 +227,5 @@ def _not_reset(code: str | None, account: str | None) -> ChatGPTError:
     """Build the error for a code of the server other than "reset"."""
     shown_code = printable(code or "no code", 60)
     unknown = f"OpenAI did not say that the limits were reset ({shown_code})."
-    option = login_option("--account", account)
+    option = option_for_key("--account", account)
     return ChatGPTError(_NOT_RESET.get(code or "", unknown), f"See 'llm chatgpt usage{option}'.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import llm
 
 from llm_chatgpt.backend import optional_parts, refusals
-from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo, remembered_models
+from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo, stored_models
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.live import known_names
 from llm_chatgpt.live.recording import Exchange
@@ -48,7 +48,7 @@ class LiveRun:
 
     def __init__(self, key: str | None, tokens: Tokens, exchanges: list[Exchange]):
         self.key, self.tokens, self.exchanges = key, tokens, exchanges
-        self.choose_model(remembered_models(tokens).listed)
+        self.choose_model(stored_models(tokens).listed)
         self.lines: list[Line] = []
         # All differences so far, including some that a later check will report.
         self.differences: list[Difference] = []

@@ -12,13 +12,14 @@ from llm_chatgpt.login.new_login import store_new_login
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 
-COMMAND = "llm chatgpt login --browser"
-
 
 class BrowserLogin(oauth.AuthorizeRequest):
-    """An AuthorizeRequest of the Codex route, optionally for one workspace."""
+    """An AuthorizeRequest of the Codex route, optionally for one workspace.
 
-    def __init__(self, port: int, workspace: str | None = None):
+    `account` is for error messages, which name the command that signs in again.
+    """
+
+    def __init__(self, port: int, workspace: str | None = None, account: str | None = None):
         parameters = {
             "client_id": config.CLIENT_ID,
             "id_token_add_organizations": "true",
@@ -26,7 +27,8 @@ class BrowserLogin(oauth.AuthorizeRequest):
         }
         if workspace is not None:
             parameters["allowed_workspace_id"] = workspace
-        super().__init__(CODEX, config.redirect_host(), port, COMMAND, parameters)
+        login_command = f"{CODEX.login_command(account)} --browser"
+        super().__init__(CODEX, config.redirect_host(), port, login_command, parameters)
 
 
 def login_with_browser(
@@ -39,21 +41,21 @@ def login_with_browser(
 ) -> Tokens:
     """Sign in through a browser that is redirected to this machine, and store the login.
 
-    `show` presents the address. `read_lines(line, stop)`, if given, runs in a thread and calls
-    `line` with each pasted line until `stop` is set. `account`, `replace` and `workspace` are as
-    for `login`; the request also names the workspace. Raises LoginFailed and its subclasses,
+    `show` presents the address. `read_lines(use_line, stop)`, if given, runs in a thread and calls
+    `use_line` with each pasted line until `stop` is set. `account`, `replace` and `workspace` are
+    as for `login`; the request also names the workspace. Raises LoginFailed and its subclasses,
     StoreError.
     """
     # Imported here, because http.server takes time to load.
     from llm_chatgpt.login import callback
 
     check_writable()
-    approved = callback.wait_for_approval(
-        functools.partial(BrowserLogin, workspace=workspace),
+    approval = callback.wait_for_approval(
+        functools.partial(BrowserLogin, workspace=workspace, account=account),
         host=config.redirect_host(),
         ports=config.REDIRECT_PORTS,
         show=show,
         read_lines=read_lines,
     )
-    tokens = oauth.exchange_for_login(approved)
+    tokens = oauth.exchange_for_login(approval)
     return store_new_login(tokens, account, replace, workspace)

@@ -116,7 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
-    """Listen on the first free port (0: any port). Raises LoginFailed if all are in use.
+    """Listen on the first free port (0: any port). Raises LoginFailed if none is free.
 
     For localhost, which a browser may resolve to ::1 (P32), the port must be free there, too.
     """
@@ -140,9 +140,10 @@ def open_listeners(host: str, ports: Sequence[int]) -> list[Listener]:
             f"No port of 127.0.0.1 is free for the browser's redirect ({reason}).",
             "Close programs that you do not need, then try again.",
         )
+    tried = " and ".join(map(str, ports))
     raise LoginFailed(
-        f"Ports {' and '.join(map(str, ports))} are both in use, and OpenAI allows no others.",
-        "End the other sign-in, or use 'llm chatgpt login --device'.",
+        f"Could not listen on ports {tried} ({reason}), and OpenAI allows no others.",
+        "End the other sign-in, or use --device.",
     )
 
 
@@ -156,9 +157,9 @@ def wait_for_approval(
 ) -> AuthorizationCode:
     """Wait for a redirect to `host` on one of `ports`, or for a pasted address.
 
-    `build_request(port)` builds the request, and `show(request)` presents it. `read_lines(line,
-    stop)`, if given, runs in a thread and calls `line` with each pasted line until `stop` is set.
-    Returns the approval. Raises LoginFailed and its subclasses.
+    `build_request(port)` builds the request, and `show(request)` presents it. `read_lines(use_line,
+    stop)`, if given, runs in a thread and calls `use_line` with each pasted line until `stop` is
+    set. Returns the approval. Raises LoginFailed and its subclasses.
     """
     # Redirects' parameters from the listener's threads, and pasted lines from the reader's thread.
     answers: queue.SimpleQueue[Fields | str] = queue.SimpleQueue()
@@ -185,10 +186,10 @@ def wait_for_approval(
                 answer = answers.get(timeout=0.25)
             except queue.Empty:
                 continue
-            result = request.read_pasted(answer) if isinstance(answer, str) else answer
-            if not isinstance(result, str):
-                return request.approval(result)
-            notice(result)
+            fields_or_message = request.read_pasted(answer) if isinstance(answer, str) else answer
+            if not isinstance(fields_or_message, str):
+                return request.approval(fields_or_message)
+            notice(fields_or_message)
     raise LoginExpired(
-        f"Nobody signed in within {in_words(limit)}.", f"Run '{request.command}' again."
+        f"Nobody signed in within {in_words(limit)}.", f"Run '{request.login_command}' again."
     )

@@ -1,7 +1,7 @@
 """Choose a login, return tokens that are valid now, and retry a request with renewed ones.
 
 `get_tokens` decides without the lock whether the stored login can be used as it is. If not, a job
-of the worker takes the lock, reads the file again, decides again, and refreshes.
+in a thread takes the lock, reads the file again, decides again, and refreshes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from llm_chatgpt import config, files
 from llm_chatgpt.errors import ChatGPTError, NotSignedIn, RefreshFailed, RequestRefused, StoreError
 from llm_chatgpt.login import imported, login_file, oauth
 from llm_chatgpt.login.login_file import locked_store, read_store
-from llm_chatgpt.login.renewals import Future, Worker
+from llm_chatgpt.login.renewals import Future, Jobs
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import (
     Tokens,
-    is_somebody_else,
+    is_other_identity,
     needs_refresh,
     still_works,
     token_hash,
@@ -36,25 +36,25 @@ from llm_chatgpt.text import local_time, log, notice, printable
 class Credential(NamedTuple):
     """The login that a request uses: an account of the store, or a personal access token.
 
-    `reason` says why it was chosen. `owner` is the account's login at that moment: if another
-    user's login replaces it later, the request fails.
+    `reason` says why it was chosen. `chosen_login` is the account's login at that moment: if the
+    login of another user, workspace or route replaces it later, the request fails.
     """
 
     account: str | None
     reason: str
     access_token: str | None = None
-    owner: Tokens | None = None
+    chosen_login: Tokens | None = None
 
     def __repr__(self) -> str:
         return without_secrets(self, "account", "reason")
 
 
 class Rejection(NamedTuple):
-    """A 401 from the backend.
+    """A 401 from the backend; no 401 has come if `access_token` is None.
 
-    `access_token` is the refused token (None: no 401 came), `date` the answer's Date in Unix
-    seconds (None: this machine's clock counts). `final` says that the login ends if it cannot be
-    renewed; it is False for requests other than prompts, and for a proxy's answer.
+    `access_token` is the rejected token, `date` the answer's Date in Unix seconds (None: this
+    machine's clock counts). If `final`, and OpenAI refuses the renewal for good, the tokens are
+    dropped. `final` is False for requests other than prompts, and for a proxy's answer.
     """
 
     access_token: str | None = None
@@ -65,7 +65,7 @@ class Rejection(NamedTuple):
         return without_secrets(self, "date", "final")
 
     def concerns(self, tokens: Tokens) -> bool:
-        """Check whether the backend refused these tokens."""
+        """Check whether the backend rejected these tokens."""
         return tokens.access_token == self.access_token
 
 
@@ -83,8 +83,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
         return _named_credential(key, store, "chosen by name")
     if account := config.setting("ACCOUNT"):
         return _named_credential(account, store, "chosen by LLM_CHATGPT_ACCOUNT")
-    if owner := _stored_login(store.default, store):
-        return Credential(store.default, "the default account", owner=owner)
+    if login := _stored_login(store.default, store):
+        return Credential(store.default, "the default account", chosen_login=login)
     llm_key, variable = files.llm_key("chatgpt"), os.environ.get("CODEX_ACCESS_TOKEN")
     for reason, value in (("llm's key chatgpt", llm_key), ("CODEX_ACCESS_TOKEN", variable)):
         if token := imported.access_token_in(value):
@@ -95,8 +95,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
     detail = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if llm_key else ""
-    registered = filter(store.registration, store.registrations)
-    advice = f"Run '{next(map(store.login_command, registered), 'llm chatgpt login')}' first"
+    registered = next(filter(store.registration, store.registrations), None)
+    advice = f"Run '{store.login_command(registered)}' first"
     if imported.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
     raise NotSignedIn(f"Not signed in to ChatGPT{detail}.", f"{advice}.")
@@ -105,8 +105,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
 def _stored_login(name: str, store: Store) -> Tokens | None:
     """Return an account's login; None if it is not signed in.
 
-    Raises NotSignedIn for an entry that this version does not understand: the login chosen instead
-    could be another user's.
+    Raises NotSignedIn for an entry that this version does not understand. If it were skipped, the
+    next login in the order could be another user's.
     """
     if name in store.entries and name not in store.accounts:
         raise NotSignedIn(
@@ -119,8 +119,8 @@ def _stored_login(name: str, store: Store) -> Tokens | None:
 
 
 def _named_credential(name: str, store: Store, reason: str) -> Credential:
-    if owner := _stored_login(name, store):
-        return Credential(name, reason, owner=owner)
+    if login := _stored_login(name, store):
+        return Credential(name, reason, chosen_login=login)
     if store.registration(name):
         raise _signed_out(name, store)
     token = imported.access_token_in(files.llm_key(name) or name)
@@ -149,14 +149,14 @@ def no_such_account(name: str, accounts: Iterable[str]) -> NotSignedIn:
 
 # Owners that could not be stored, by the login file's path and a hash of the personal access token.
 _unsaved_owners: dict[tuple[pathlib.Path, str], Tokens] = {}
-_worker = Worker()
+_jobs = Jobs()
 
 
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if the account has been signed out since it was chosen, or
-    another user has signed in to it.
+    Sends nothing. Raises NotSignedIn if, since it was chosen, the account has been signed out or
+    has got the login of another user, workspace or route.
     """
     if credential.access_token:
         key = (login_file.store_path(), token_hash(credential.access_token))
@@ -169,10 +169,10 @@ def _account_tokens(credential: Credential, store: Store) -> Tokens:
     tokens = store.get(name)
     if tokens is None:
         raise _signed_out(name, store)
-    if credential.owner and is_somebody_else(credential.owner, tokens):
+    if credential.chosen_login and is_other_identity(credential.chosen_login, tokens):
         raise NotSignedIn(
-            f"Another user has signed in to the account '{printable(name, 60)}' meanwhile.",
-            "Send the prompt again to use that login.",
+            f"The account '{printable(name, 60)}' has another login now.",
+            "Send the prompt again to use it.",
         )
     return tokens
 
@@ -184,8 +184,8 @@ def must_renew(account: str | None, tokens: Tokens, rejection: Rejection = NO_RE
     """
     now = time.time()
     if rejection.concerns(tokens) or not still_works(tokens, now):
-        command = tokens.route.login_command(account)
-        oauth.check_renewable(tokens, command, rejection.date or now)
+        login_command = tokens.route.login_command(account)
+        oauth.check_renewable(tokens, login_command, rejection.date or now)
         return True
     return not tokens.refusal and needs_refresh(tokens, now)
 
@@ -193,7 +193,7 @@ def must_renew(account: str | None, tokens: Tokens, rejection: Rejection = NO_RE
 @atexit.register
 def _finish() -> None:
     with contextlib.suppress(KeyboardInterrupt, ChatGPTError):
-        _worker.settle(ending=True)
+        _jobs.wait_for_refresh(ending=True)
         login_file.save_unsaved()
 
 
@@ -204,7 +204,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
     now, return those. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     name = credential.account or ""
-    with locked_store() as writer, _worker.sending():
+    with locked_store() as writer, _jobs.sending():
         store = read_store()
         if store.unsaved:
             writer.save(store)
@@ -226,7 +226,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
         return new
 
 
-def _renew(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
+def _try_refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Tokens:
     """Run `_refresh`. If it fails but the stored tokens still work, warn and return those.
 
     They may be newer than `old`, or renewed but not yet written.
@@ -288,7 +288,7 @@ def _tokens_or_job(
     tokens = stored_tokens(credential, store)
     if tokens is None:
         token = credential.access_token or ""
-        return _worker.submit(token, lambda: _identify(token))
+        return _jobs.submit(token, lambda: _identify(token))
     needs_lock = credential.account == store.unsaved
     # A 401 for a login that can be renewed is handled under the lock.
     needs_lock = needs_lock or (tokens.renewable and rejection.concerns(tokens))
@@ -296,7 +296,7 @@ def _tokens_or_job(
         if tokens.refusal:
             _warn_of_old_token(tokens.refusal, tokens)
         return tokens
-    return _worker.submit((tokens, rejection), lambda: _renew(credential, tokens, rejection))
+    return _jobs.submit((tokens, rejection), lambda: _try_refresh(credential, tokens, rejection))
 
 
 def get_tokens(
@@ -309,13 +309,13 @@ def get_tokens(
     the Credential that it returns.
 
     If several threads, tasks and processes ask at once, one of them refreshes and all get its
-    result. `rejected` is an access token that the backend has just refused with 401: if the store
+    result. `rejected` is an access token that the backend has just answered with 401: if the store
     has another one by now, that is returned; otherwise the login is renewed. An official login is
     renewed only if `rejected` is given, even if it has expired by this machine's clock. Reading a
     valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     result = _tokens_or_job(key, rejected)
-    return result if isinstance(result, Tokens) else _worker.result(result)
+    return result if isinstance(result, Tokens) else _jobs.result(result)
 
 
 async def get_tokens_async(
@@ -323,7 +323,7 @@ async def get_tokens_async(
 ) -> Tokens:
     """Do the same as `get_tokens` without blocking the event loop."""
     result = _tokens_or_job(key, rejected)
-    return result if isinstance(result, Tokens) else await _worker.result_async(result)
+    return result if isinstance(result, Tokens) else await _jobs.result_async(result)
 
 
 Result = TypeVar("Result")
@@ -336,11 +336,11 @@ def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Resu
     """
     credential = choose_credential(key, read_store())
     tokens = get_tokens(credential)
-    command = tokens.route.login_command(credential.account)
+    login_command = tokens.route.login_command(credential.account)
     try:
-        return action(tokens, command)
+        return action(tokens, login_command)
     except RequestRefused as error:
         if not error.tokens_refused:
             raise
         rejection = Rejection(tokens.access_token, error.date, final=False)
-        return action(get_tokens(credential, rejected=rejection), command)
+        return action(get_tokens(credential, rejected=rejection), login_command)

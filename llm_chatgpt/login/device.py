@@ -15,6 +15,7 @@ from llm_chatgpt.errors import DeviceLoginDisabled, LoginExpired, LoginFailed, S
 from llm_chatgpt.login import oauth
 from llm_chatgpt.login.login_file import check_writable
 from llm_chatgpt.login.new_login import store_new_login
+from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens, without_secrets
 from llm_chatgpt.text import notice
 from llm_chatgpt.values import as_http_date, as_moment, as_text
@@ -22,13 +23,17 @@ from llm_chatgpt.waiting import Waiting
 
 
 class DeviceCode(NamedTuple):
-    """A code for the user to enter. `interval` (between polls) and `expires_in` are in seconds."""
+    """A code for the user to enter. `interval` (between polls) and `expires_in` are in seconds.
+
+    `login_command` starts the sign-in again, for error messages.
+    """
 
     user_code: str
     device_auth_id: str
     interval: float = config.POLL_INTERVAL_SECONDS
     expires_in: float = config.DEVICE_CODE_SECONDS
     verification_url: str = f"{config.DEFAULT_ISSUER}/codex/device"
+    login_command: str = "llm chatgpt login"
 
     def __repr__(self) -> str:
         return without_secrets(self, "user_code", "interval", "expires_in", "verification_url")
@@ -74,33 +79,30 @@ def _code_lifetime(expires_at: object, date: str | None) -> float:
 
 
 def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
-    """Ask once for the approval of the login; return None if it has not come yet (P21 to P30).
+    """Ask once whether the user has approved the sign-in. Returns None if not yet (P21 to P30).
 
     Raises LoginDenied, LoginExpired, LoginFailed. Raises SlowDown if the caller should wait longer:
     with the code "slow_down" if the server asks for it, without a code if the server fails or
-    cannot be reached. The error code in the reply takes precedence over its status.
+    cannot be reached. Unless the status is 200, the error code in the reply takes precedence.
     """
-    reply = oauth.ask_issuer(
-        "POST",
-        "/api/accounts/deviceauth/token",
-        SlowDown,
-        "Still trying.",
-        json={"device_auth_id": code.device_auth_id, "user_code": code.user_code},
-    )
+    path = "/api/accounts/deviceauth/token"
+    body = {"device_auth_id": code.device_auth_id, "user_code": code.user_code}
+    reply = oauth.ask_issuer("POST", path, SlowDown, "Still trying.", json=body)
     data, error = reply.data, reply.error_code or ""
     if reply.status == 200:
-        approved, verifier = data.get("authorization_code"), data.get("code_verifier")
-        if isinstance(approved, str) and isinstance(verifier, str):
+        authorization_code, verifier = data.get("authorization_code"), data.get("code_verifier")
+        if isinstance(authorization_code, str) and isinstance(verifier, str):
             # The issuer compares this address; nothing opens it (P7).
-            redirect_uri = f"{config.issuer()}/deviceauth/callback"
-            return oauth.AuthorizationCode(approved, verifier, redirect_uri)
+            uri = f"{config.issuer()}/deviceauth/callback"
+            command = code.login_command
+            return oauth.AuthorizationCode(authorization_code, verifier, uri, CODEX, command)
         raise LoginFailed(*oauth.explain(reply, "hand over the approved sign-in"))
     if "pending" in error or error == "deviceauth_authorization_unknown":
         return None
     if "expired" in error or error == "deviceauth_not_found":
-        raise _code_expired()
+        raise _code_expired(code)
     if "denied" in error or "declined" in error:
-        raise oauth.sign_in_declined()
+        raise oauth.sign_in_declined(code.login_command)
     if "slow_down" in error or reply.status == 429:
         raise SlowDown("OpenAI asks for longer pauses.", code="slow_down")
     if reply.status >= 500:
@@ -111,8 +113,8 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
     raise LoginFailed(*oauth.explain(reply, "accept the sign-in"))
 
 
-def _code_expired() -> LoginExpired:
-    return LoginExpired("The code expired.", "Run 'llm chatgpt login' for a new one.")
+def _code_expired(code: DeviceCode) -> LoginExpired:
+    return LoginExpired("The code expired.", f"Run '{code.login_command}' for a new one.")
 
 
 def poll_for_token(
@@ -122,11 +124,11 @@ def poll_for_token(
     notify: Callable[[str], None] = notice,
     clock: Callable[[], float] = time.monotonic,
 ) -> Tokens:
-    """Wait until the user has approved the login, and return its tokens. Stores nothing.
+    """Wait until the user has approved the sign-in, and return the tokens. Stores nothing.
 
     `wait(seconds, left)` sleeps between two requests; the code expires in `left` seconds. An
-    exception raised by `wait` ends the login and reaches the caller. `notify` is called once, with
-    a message, if the server fails or cannot be reached. Raises LoginFailed and its subclasses.
+    exception raised by `wait` ends the sign-in and reaches the caller. `notify` is called once,
+    with a message, if the server fails or cannot be reached. Raises LoginFailed and its subclasses.
     """
     wait = wait or (lambda seconds, left: time.sleep(seconds))
     end = clock() + code.expires_in
@@ -134,8 +136,8 @@ def poll_for_token(
     notified = False
     while True:
         try:
-            if approved := poll_device_code(code):
-                return oauth.exchange_for_login(approved)
+            if approval := poll_device_code(code):
+                return oauth.exchange_for_login(approval)
         except SlowDown as trouble:
             interval = min(interval + config.SLOW_DOWN_SECONDS, config.POLL_INTERVAL_LIMITS[1])
             if trouble.code != "slow_down" and not notified:
@@ -143,7 +145,7 @@ def poll_for_token(
                 notified = True
         left = end - clock()
         if left <= 0:
-            raise _code_expired()
+            raise _code_expired(code)
         # Add a margin: a clock that runs fast, as in WSL, would poll too early (P21).
         wait(min(interval * config.POLL_MARGIN, left), left)
 
@@ -160,12 +162,12 @@ def login(
     """Sign in with a device code and store the login under `account` (None: `default`).
 
     `show` presents the code to the user; `wait` and `notify` are as for `poll_for_token`. A stored
-    login is replaced only after a successful sign-in. If it belongs to another user,
-    `replace(old, new)` decides. If `workspace`, an id, is given, a login for another workspace is
-    not stored. Raises LoginFailed and its subclasses, StoreError.
+    login is replaced only after a successful sign-in. If it is for another user, workspace or
+    route, `replace(old, new)` decides (None: replace it). If `workspace`, an id, is given, a login
+    for another workspace is not stored. Raises LoginFailed and its subclasses, StoreError.
     """
     check_writable()
-    code = request_device_code()
+    code = request_device_code()._replace(login_command=CODEX.login_command(account))
     show(code)
     with Waiting("Waiting for you to enter the code", seconds=code.expires_in):
         tokens = poll_for_token(code, wait=wait, notify=notify)

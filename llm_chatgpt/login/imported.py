@@ -24,7 +24,7 @@ from llm_chatgpt.login.tokens import (
     still_works,
     tokens_from_reply,
 )
-from llm_chatgpt.text import local_time, printable, short_path
+from llm_chatgpt.text import from_now, printable, short_path
 from llm_chatgpt.values import as_mapping, as_number, as_text
 
 SIGN_IN_AGAIN = "Sign in with Codex CLI again, or run 'llm chatgpt login'."
@@ -52,9 +52,8 @@ def read_codex_login(location: str | None = None) -> Tokens:
         advice = keyring_advice if in_folder else "Name Codex CLI's auth.json or its folder."
         raise LoginFailed(f"There is no {file_name}.", advice) from error
     except OSError as error:
-        raise LoginFailed(
-            f"Could not read {file_name} ({os_reason(error)}).", SIGN_IN_AGAIN
-        ) from error
+        reason = f"Could not read {file_name} ({os_reason(error)})."
+        raise LoginFailed(reason, SIGN_IN_AGAIN) from error
 
 
 def has_codex_login() -> bool:
@@ -90,7 +89,7 @@ def _parse_codex_login(content: bytes, file_name: str) -> Tokens:
     )
     if not still_works(tokens, time.time()):
         raise LoginFailed(
-            f"The access token in {file_name} expired {local_time(tokens.expires_at or 0)}.",
+            f"The access token in {file_name} expired {from_now(tokens.expires_at or 0)}.",
             "Run Codex CLI once to renew it, then run 'llm chatgpt import' again.",
         )
     return tokens
@@ -105,19 +104,16 @@ def access_token_in(value: object) -> str | None:
 def request_owner(access_token: str) -> Tokens:
     """Ask the issuer for the owner of a personal access token, and the service for the owner's
     workspace (P70, P71). Raises RefreshFailed."""
-    reply = oauth.ask_issuer(
-        "GET",
-        "/api/accounts/v1/user-auth-credential/whoami",
-        RefreshFailed,
-        headers={"Authorization": f"Bearer {access_token}"},
-    )
+    path = "/api/accounts/v1/user-auth-credential/whoami"
+    headers = {"Authorization": f"Bearer {access_token}"}
+    reply = oauth.ask_issuer("GET", path, RefreshFailed, headers=headers)
     if reply.status == 401:
         raise oauth.access_token_rejected()
     if reply.status != 200 or not reply.data:
         raise RefreshFailed(*oauth.explain(reply, "say who owns this access token"))
     # The field names of this endpoint are unknown: try the names that other endpoints use (P70).
     holders = [as_mapping(reply.data.get(AUTH_CLAIM)), reply.data]
-    owner = Tokens(
+    tokens = Tokens(
         access_token,
         account_id=first_text(holders, "chatgpt_account_id", "account_id"),
         email=first_text(holders, "email"),
@@ -125,4 +121,4 @@ def request_owner(access_token: str) -> Tokens:
         fedramp=any(holder.get(FEDRAMP_CLAIM) is True for holder in holders),
         kind="access_token",
     )
-    return fetch_workspace(owner)
+    return fetch_workspace(tokens)

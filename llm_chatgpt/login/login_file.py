@@ -24,8 +24,8 @@ from llm_chatgpt.text import in_words, notice, short_path
 # Bytes to reserve for the tokens that a sign-in or a refresh adds to the file.
 SPARE_BYTES = 16384
 WRITE_ADVICE = "Make the folder writable, or choose another with LLM_USER_PATH."
-# The renewed login that this process could not write, after the refresh token spent on it, by the
-# login file's path. There is at most one for a file: the next renewal writes it first.
+# By the login file's path: the refresh token that was spent, and the renewed login that this
+# process could not write. There is at most one for a file: the next renewal writes it first.
 _unsaved: dict[pathlib.Path, tuple[str | None, Tokens]] = {}
 # Stands for a file that is damaged as a whole: a store whose only login is damaged.
 _DAMAGED = Store({"default": DEFAULT_ACCOUNT, "accounts": {DEFAULT_ACCOUNT: None}})
@@ -129,16 +129,17 @@ class StoreWriter(NamedTuple):
                 raise error from None
             notice(f"Warning: {error.reason}. The login was removed from the old file instead.")
 
-    def write(self, path: pathlib.Path, content: bytes) -> None:
+    def write(
+        self, path: pathlib.Path, content: bytes, failure: str = "Could not write the login file"
+    ) -> None:
         """Replace the login file, or another file in its folder, atomically. Raises StoreError."""
-        shown_path = short_path(self.path)
         if self.path.is_symlink():
             raise StoreError(
-                f"{shown_path} is a symbolic link, which this plugin never writes through.",
+                f"{short_path(self.path)} is a symbolic link, which is never written through.",
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
-        with _os_errors_as(f"Could not write the login file {shown_path}"):
+        with _os_errors_as(f"{failure} in {short_path(path.parent)}"):
             files.remove_leftovers(path)
             files.write_whole(path, content)
 
@@ -150,6 +151,7 @@ class StoreWriter(NamedTuple):
         size = self.path.stat().st_size if self.path.exists() else 0
         probe = self.path.with_name(f"{self.path.name}.probe.tmp")
         self.write(probe, b" " * (size + SPARE_BYTES))
+        # Deletes the probe, too: its name ends in .tmp.
         files.remove_leftovers(self.path)
 
     def read_to_add(self) -> Store:
@@ -159,7 +161,7 @@ class StoreWriter(NamedTuple):
         if store is not _DAMAGED:
             return store
         copy = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        self.write(copy, self.path.read_bytes())
+        self.write(copy, self.path.read_bytes(), "Could not copy the damaged login file")
         notice(f"The login file was damaged. A copy is stored as {short_path(copy)}.")
         return Store()
 
@@ -200,6 +202,7 @@ def locked_store(seconds: float | None = None) -> Iterator[StoreWriter]:
 def check_writable() -> None:
     """Raise StoreError unless a new login could be stored now. Leaves only the lock file behind."""
     with locked_store() as writer:
+        # Raises StoreError if the file cannot be read, or a newer version has written it.
         read_store(if_damaged=_DAMAGED)
         writer.probe()
 
@@ -239,7 +242,8 @@ def delete_tokens(
 
     Returns the deleted logins by account name; None stands for an entry that this version does not
     understand. `everything` deletes all accounts, the stored owners of access tokens, and the
-    copies of damaged files. A file that is damaged as a whole is emptied. Raises StoreError.
+    copies of damaged files. A file that is damaged as a whole counts as a damaged entry of the
+    account `default`, and is emptied with it. Raises StoreError.
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)

@@ -13,7 +13,7 @@ from llm_chatgpt.login.tokens import (
     Tokens,
     backend_headers,
     header_safe,
-    is_somebody_else,
+    is_other_identity,
     sent_account_id,
 )
 from llm_chatgpt.text import log, printable
@@ -29,9 +29,9 @@ def store_new_login(
     """Look up a new login's workspace, then store the login under an account's name.
 
     Without `account`, the name is `default` or `official`, and the login becomes the default.
-    Raises LoginFailed if the login is not for the workspace with the id `workspace` (None: any
-    workspace), AccountTaken if the name belongs to another user and `replace(old, new)` returns
-    False, StoreError.
+    If the name has a login of another user, workspace or route, `replace(old, new)` decides (None:
+    replace it). Raises LoginFailed if the login is not for the workspace with the id `workspace`
+    (None: any workspace), AccountTaken if `replace` returns False, StoreError.
     """
     name = account or tokens.route.account
     tokens = fetch_workspace(tokens)
@@ -41,15 +41,15 @@ def store_new_login(
             f"{printable(workspace, 60)}.",
             "Nothing was stored. Sign in again and choose the other workspace on OpenAI's page.",
         )
-    # Logins whose users may be replaced: the new one, and those that `replace` has approved.
+    # Logins that may be replaced: those like the new one, and those that `replace` has approved.
     replaceable = [tokens]
     while True:
         with locked_store() as writer:
             # Read under the lock, because another program may just have signed in under this name.
             store = writer.read_to_add()
             old = store.accounts.get(name)
-            is_other_user = old and all(is_somebody_else(old, login) for login in replaceable)
-            if not (old and replace and is_other_user):
+            is_other = old and all(is_other_identity(old, login) for login in replaceable)
+            if not (old and replace and is_other):
                 if old and old.account_id == tokens.account_id:
                     tokens = tokens._replace(
                         origin=tokens.origin or old.origin,
@@ -61,6 +61,7 @@ def store_new_login(
         if not replace(old, tokens):
             raise _account_taken(old, tokens)
         replaceable.append(old)
+    # End the session of a replaced official login, unless the client id is the same.
     if old and old.route.own_session and old.client_id != tokens.client_id and old.access_token:
         oauth.revoke_all([old])
     return tokens
@@ -72,7 +73,7 @@ def _account_taken(old: Tokens, new: Tokens) -> AccountTaken:
         return printable(tokens.email or "?") + (workspace if old.email == new.email else "")
 
     return AccountTaken(
-        f"Kept {user(old)}.",
+        f"Kept the login of {user(old)}.",
         f"To add {user(new)} as well, use --account NAME; to replace {user(old)}, use --yes.",
     )
 
@@ -95,17 +96,14 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
     if not tokens.route.names_account:
         return tokens
     try:
-        reply = http.send(
-            "GET",
-            config.base_url() + "/wham/accounts/check",
-            headers=backend_headers(tokens),
-            seconds=config.WORKSPACE_TIMEOUT_SECONDS,
-        )
+        url = f"{config.base_url()}/wham/accounts/check"
+        seconds = config.WORKSPACE_TIMEOUT_SECONDS
+        reply = http.send("GET", url, headers=backend_headers(tokens), seconds=seconds)
     except ChatGPTError as error:
         log.info("The workspace is unknown: %s", error)
         return tokens
     entries = [as_mapping(entry) for entry in as_list(reply.data.get("accounts"))]
-    account_id = sent_account_id(tokens) or _default_account(reply.data, entries)
+    account_id = sent_account_id(tokens) or _first_workspace_id(reply.data, entries)
     matches = [entry for entry in entries if entry.get("id") == account_id]
     if reply.status != 200 or len(matches) != 1:
         log.info("The workspace is unknown: status %s", reply.status)
@@ -119,7 +117,7 @@ def fetch_workspace(tokens: Tokens) -> Tokens:
     )
 
 
-def _default_account(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
+def _first_workspace_id(answer: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> str | None:
     """Return the id of the first active workspace in the service's order (None: no workspace)."""
     active = [entry.get("id") for entry in entries if entry.get("is_deactivated") is not True]
     ordered = [entry for entry in as_list(answer.get("account_ordering")) if entry in active]

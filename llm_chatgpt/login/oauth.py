@@ -1,6 +1,6 @@
 """OAuth at the issuer: the authorize address and its redirect, and the token endpoint.
 
-`ask_issuer` sends every request of a sign-in or a renewal. Errors name the command to run next.
+`ask_issuer` sends this package's requests to the issuer. Errors name the command to run next.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from llm_chatgpt.login.tokens import (
     seconds_until_refresh,
     tokens_from_reply,
 )
-from llm_chatgpt.text import from_now, notice, printable, start_in_thread, wait_for
+from llm_chatgpt.text import from_now, notice, printable
+from llm_chatgpt.threads import start_in_thread, wait_for
 from llm_chatgpt.values import as_mapping, as_text
 
 
 class AuthorizationCode(NamedTuple):
     """The approval of a sign-in, to exchange for a login. It is secret and works once.
 
-    `command` starts the sign-in again. The official route adds the client id that OpenAI has
+    `login_command` starts the sign-in again. The official route adds the client id that OpenAI has
     issued, the nonce that the ID token must repeat, and the scope that the redirect names.
     """
 
@@ -40,7 +41,7 @@ class AuthorizationCode(NamedTuple):
     code_verifier: str
     redirect_uri: str
     route: Route = CODEX
-    command: str = "llm chatgpt login"
+    login_command: str = "llm chatgpt login"
     client_id: str = config.CLIENT_ID
     nonce: str = ""
     scope: str = ""
@@ -55,7 +56,7 @@ ReadLines = Callable[[Callable[[str], None], threading.Event], None]
 ErrorClass = Callable[[str, str], ChatGPTError]
 # The query parameters of a redirect, each with all its values.
 Fields = Mapping[str, list[str]]
-FORGOTTEN = "OpenAI no longer knows this installation's registration (invalid_client)."
+REGISTRATION_LOST = "OpenAI no longer knows this installation's registration (invalid_client)."
 # The only suffix that the issuer is known to append to the state (P34).
 STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 
@@ -63,8 +64,8 @@ STATE_SUFFIX = ".onboarding_entrypoint=life_sciences"
 class AuthorizeRequest:
     """An authorization request whose answer is a redirect to this machine (RFC 6749, RFC 7636).
 
-    `url` is the address to open in a browser, and `command` starts the sign-in again. `extra` holds
-    the parameters that only this route sends. The state and the verifier are secret.
+    `url` is the address to open in a browser, and `login_command` starts the sign-in again. `extra`
+    holds the route's other parameters. The state and the verifier are secret.
     """
 
     # Whether the user may paste the code without its state: PKCE also ties it to this sign-in.
@@ -72,10 +73,12 @@ class AuthorizeRequest:
     # The parameters of an approval. An address without them was cut off.
     expected = frozenset({"code"})
 
-    def __init__(self, route: Route, host: str, port: int, command: str, extra: Mapping[str, str]):
+    def __init__(
+        self, route: Route, host: str, port: int, login_command: str, extra: Mapping[str, str]
+    ):
         self.route = route
         self.redirect_uri = f"http://{host}:{port}/auth/callback"
-        self.command = command
+        self.login_command = login_command
         self.state = secrets.token_urlsafe(32)
         self.code_verifier = secrets.token_urlsafe(64)
         challenge = hashlib.sha256(self.code_verifier.encode()).digest()
@@ -105,7 +108,7 @@ class AuthorizeRequest:
         if len(codes) != 1 or not codes[0]:
             raise self.failure("The browser came back with an incomplete address, without a code.")
         return AuthorizationCode(
-            codes[0], self.code_verifier, self.redirect_uri, self.route, self.command
+            codes[0], self.code_verifier, self.redirect_uri, self.route, self.login_command
         )
 
     def read_pasted(self, line: str) -> Fields | str:
@@ -136,12 +139,12 @@ class AuthorizeRequest:
                 "Ask its admin, or sign in to another one.",
             )
         if error == "access_denied":
-            return sign_in_declined(self.command)
+            return sign_in_declined(self.login_command)
         return self.failure(f"OpenAI ended the sign-in ({printable(description or error, 200)}).")
 
     def failure(self, reason: str) -> LoginFailed:
         """Build an error whose advice is to start the sign-in again."""
-        return LoginFailed(reason, f"Run '{self.command}' again.")
+        return LoginFailed(reason, f"Run '{self.login_command}' again.")
 
 
 def ask_issuer(
@@ -170,14 +173,14 @@ def _post(
 ) -> http.Reply:
     """Send a refresh or a revocation (P14, P50, P62, P238, P244)."""
     headers = {"originator": config.originator()} if route.names_account else {}
-    encoded: dict[str, Any] = {"data" if route.form else "json": body}
+    encoded: dict[str, Any] = {"data" if route.sends_forms else "json": body}
     return ask_issuer("POST", path, error_class, headers=headers, **encoded, **options)
 
 
 def explain(reply: http.Reply, expected: str) -> tuple[str, str]:
     """Return the reason and the advice for an unexpected answer. `expected` follows "did not"."""
     if reply.is_web_page:
-        return reply.web_page_advice
+        return reply.web_page_error
     if reply.error_code == "unsupported_country_region_territory":
         return "OpenAI does not offer this service in your country or region.", ""
     if reply.status >= 500:
@@ -201,29 +204,28 @@ def _description(reply: http.Reply) -> str:
     return f": {quoted}" if text else ""
 
 
-def sign_in_declined(command: str = "llm chatgpt login") -> errors.LoginDenied:
-    return errors.LoginDenied(
-        "The sign-in was declined in the browser.", f"If that was a mistake, run '{command}' again."
-    )
+def sign_in_declined(login_command: str) -> errors.LoginDenied:
+    advice = f"If that was a mistake, run '{login_command}' again."
+    return errors.LoginDenied("The sign-in was declined in the browser.", advice)
 
 
-def exchange(approved: AuthorizationCode) -> http.Reply:
-    """Exchange an approved code for tokens, and return the answer with them (P40, P232).
+def exchange(approval: AuthorizationCode) -> http.Reply:
+    """Exchange an approval for tokens, and return the answer with them (P40, P232).
 
     Sent only once: after a lost answer, the code may be spent (P42). Raises LoginFailed.
     """
-    route, command = approved.route, approved.command
+    route, login_command = approval.route, approval.login_command
     reply = ask_issuer(
         "POST",
         route.token_path,
         LoginFailed,
-        f"You approved the sign-in, but it did not finish: run '{command}' again.",
+        f"You approved the sign-in, but it did not finish: run '{login_command}' again.",
         data={
             "grant_type": "authorization_code",
-            "client_id": approved.client_id,
-            "code": approved.authorization_code,
-            "redirect_uri": approved.redirect_uri,
-            "code_verifier": approved.code_verifier,
+            "client_id": approval.client_id,
+            "code": approval.authorization_code,
+            "redirect_uri": approval.redirect_uri,
+            "code_verifier": approval.code_verifier,
             **route.token_fields,
         },
     )
@@ -235,38 +237,38 @@ def exchange(approved: AuthorizationCode) -> http.Reply:
             f"OpenAI did not accept the code of this sign-in ({reply.error_code}): it was "
             "used before, or is from an earlier attempt."
         )
-        advice = f"Run '{command}' again."
+        advice = f"Run '{login_command}' again."
     elif reply.error_code == "invalid_client" and route is not CODEX:
-        reason, advice = FORGOTTEN, f"Run '{command}' to register again."
+        reason, advice = REGISTRATION_LOST, f"Run '{login_command}' to register again."
     raise LoginFailed(reason, advice, code=reply.error_code)
 
 
-def read_login(reply: http.Reply, approved: AuthorizationCode) -> Tokens:
+def read_login(reply: http.Reply, approval: AuthorizationCode) -> Tokens:
     """Read the login in the answer to an exchange. Raises LoginFailed if it lacks a token."""
-    kind, client_id = approved.route.kind, approved.client_id
-    owner = Tokens("", kind=kind, issuer=config.issuer(), client_id=client_id)
-    tokens = tokens_from_reply(reply.data, old=owner, now=time.time())
+    kind, client_id = approval.route.kind, approval.client_id
+    empty = Tokens("", kind=kind, issuer=config.issuer(), client_id=client_id)
+    tokens = tokens_from_reply(reply.data, old=empty, now=time.time())
     if tokens is None or tokens.refresh_token is None:
         raise LoginFailed(*explain(reply, "send the tokens"))
     return tokens
 
 
-def exchange_for_login(approved: AuthorizationCode) -> Tokens:
-    """Exchange an approved code of the Codex route for a login. Raises LoginFailed."""
-    return read_login(exchange(approved), approved)
+def exchange_for_login(approval: AuthorizationCode) -> Tokens:
+    """Exchange an approval of the Codex route for a login. Raises LoginFailed."""
+    return read_login(exchange(approval), approval)
 
 
-def check_issuer(tokens: Tokens, command: str) -> None:
+def check_issuer(tokens: Tokens, login_command: str) -> None:
     """Raise RefreshFailed unless the tokens come from the issuer in use (P59).
 
-    `command` signs in again.
+    `login_command` signs in again.
     """
     issuer = tokens.issuer or config.DEFAULT_ISSUER
     if issuer != config.issuer():
         raise RefreshFailed(
             f"This login comes from {urlsplit(issuer).netloc}, not from "
             f"{urlsplit(config.issuer()).netloc}.",
-            f"Correct LLM_CHATGPT_ISSUER, or run '{command}'.",
+            f"Correct LLM_CHATGPT_ISSUER, or run '{login_command}'.",
         )
 
 
@@ -284,11 +286,9 @@ def revoke(tokens: Tokens) -> None:
     end = time.monotonic() + config.REVOKE_TIMEOUT_SECONDS
     # On the official route, OpenAI asks programs to retry after a network or server failure.
     for _ in range(2 if route.own_session else 1):
-        seconds = end - time.monotonic()
+        left = end - time.monotonic()
         try:
-            reply = _post(
-                route, route.revoke_path, LoginFailed, body, next_step="", seconds=seconds
-            )
+            reply = _post(route, route.revoke_path, LoginFailed, body, next_step="", seconds=left)
         except ChatGPTError as error:
             failure = error
             continue
@@ -316,14 +316,14 @@ def revoke_all(logins: Iterable[Tokens]) -> None:
         wait_for(future)
 
 
-def sign_in_again(reason: str, command: str, code: str | None = None) -> RefreshFailed:
-    """Build the error for a login that only a new sign-in with `command` can replace.
+def new_login_needed(reason: str, login_command: str, code: str | None = None) -> RefreshFailed:
+    """Build the error for a login that only a new sign-in with `login_command` can replace.
 
     `reason` completes the sentence "Your ChatGPT login ...".
     """
     return RefreshFailed(
         f"Your ChatGPT login {reason}.",
-        f"Run '{command}' to sign in again.",
+        f"Run '{login_command}' to sign in again.",
         permanent=True,
         code=code,
     )
@@ -337,10 +337,11 @@ def access_token_rejected() -> RefreshFailed:
     )
 
 
-def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> None:
-    """Raise RefreshFailed for a login whose renewal is known to fail. `command` signs in again.
+def check_renewable(tokens: Tokens, login_command: str, now: float | None = None) -> None:
+    """Raise RefreshFailed for a login whose renewal is known to fail.
 
-    `now` is the time by OpenAI's clock; None skips the check whether it is too early.
+    `login_command` signs in again. `now` is the time by OpenAI's clock; None skips the check
+    whether it is too early.
     """
     if tokens.refusal:
         raise RefreshFailed(tokens.refusal, permanent=True)
@@ -353,12 +354,12 @@ def check_renewable(tokens: Tokens, command: str, now: float | None = None) -> N
             permanent=True,
         )
     if not tokens.refresh_token:
-        raise sign_in_again("cannot be renewed", command)
-    check_issuer(tokens, command)
+        raise new_login_needed("cannot be renewed", login_command)
+    check_issuer(tokens, login_command)
     if now is not None and (delay := seconds_until_refresh(tokens, now)):
         raise RefreshFailed(
             f"OpenAI renews this login {from_now(time.time() + delay)} at the earliest.",
-            f"Try again then, or run '{command}'.",
+            f"Try again then, or run '{login_command}'.",
         )
 
 
@@ -377,21 +378,22 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
         **route.token_fields,
     }
     seconds = config.REFRESH_TIMEOUT_SECONDS
-    reply = _post(route, route.token_path, RefreshFailed, body, seconds=seconds, whole=False)
+    reply = _post(route, route.token_path, RefreshFailed, body, seconds=seconds, limit_total=False)
     if reply.status == 200 and reply.data:
         old = tokens._replace(issuer=config.issuer())
         new = tokens_from_reply(reply.data, old=old, now=time.time())
         claims = parse_jwt_claims(reply.data.get("id_token")) or {}
         if tokens.subject not in (None, claims.get("sub", tokens.subject)):
-            raise sign_in_again("was renewed for another user", login_command)
+            raise new_login_needed("was renewed for another user", login_command)
         if new is not None:
             return new
     code = reply.error_code
     if code == "invalid_client" and route is not CODEX:
-        raise RefreshFailed(f"{FORGOTTEN} Run '{login_command} --new' to sign in again.", code=code)
+        advice = f"Run '{login_command} --new' to sign in again."
+        raise RefreshFailed(REGISTRATION_LOST, advice, code=code)
     # A web page or a 401 without a code comes from a proxy, and says nothing about the login (P57).
-    final = code in FINAL_REFUSALS or (code and reply.status == route.final_status)
+    final = code in FINAL_REFUSALS or reply.status == route.final_status
     if code and final and reply.status < 500:
         reason = FINAL_REFUSALS.get(code, "is no longer accepted")
-        raise sign_in_again(reason, login_command, code)
+        raise new_login_needed(reason, login_command, code)
     raise RefreshFailed(*explain(reply, "renew the login"), code=code)

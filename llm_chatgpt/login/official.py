@@ -29,12 +29,15 @@ UNREGISTERED = "dynamic_agent_client"
 
 
 class OfficialLogin(oauth.AuthorizeRequest):
-    """An AuthorizeRequest of the official route (P220). Its nonce is secret, too."""
+    """An AuthorizeRequest of the official route (P220). Its nonce is secret, too.
+
+    `account` is for error messages, which name the command that signs in again.
+    """
 
     # A code alone lacks the client id that OpenAI issues with it (P225).
     takes_code = False
 
-    def __init__(self, port: int, registered: Mapping[str, Any], command: str):
+    def __init__(self, port: int, registered: Mapping[str, Any], account: str):
         self.nonce = secrets.token_urlsafe(32)
         self._client_id = as_text(registered.get("client_id")) or ""
         parameters = {
@@ -49,11 +52,11 @@ class OfficialLogin(oauth.AuthorizeRequest):
         elif registered.get("declined") is True:
             # Without this, OpenAI would not ask again after the user has declined.
             parameters["prompt"] = "consent"
-        super().__init__(OFFICIAL, "127.0.0.1", port, command, parameters)
+        super().__init__(OFFICIAL, "127.0.0.1", port, OFFICIAL.login_command(account), parameters)
 
     def approval(self, fields: oauth.Fields) -> AuthorizationCode:
         """Read the approval, with the client id for its exchange (P226 to P230)."""
-        approved = super().approval(fields)
+        approval = super().approval(fields)
         if fields.get("iss", [config.issuer()]) != [config.issuer()]:
             raise self.failure("The browser came back from another issuer.")
         client_ids = fields.get("client_id", [self._client_id])
@@ -63,7 +66,7 @@ class OfficialLogin(oauth.AuthorizeRequest):
                 "installation."
             )
         scope = fields.get("scope", [""])[0]
-        return approved._replace(client_id=client_ids[0], nonce=self.nonce, scope=scope)
+        return approval._replace(client_id=client_ids[0], nonce=self.nonce, scope=scope)
 
 
 def login_officially(
@@ -86,16 +89,15 @@ def login_officially(
     check_writable()
     name = account or OFFICIAL.account
     registered = registration(name)
-    command = OFFICIAL.login_command(name)
     try:
-        approved = callback.wait_for_approval(
-            lambda port: OfficialLogin(port, {} if new else registered, command),
+        approval = callback.wait_for_approval(
+            lambda port: OfficialLogin(port, {} if new else registered, name),
             ports=(0,),
             show=show,
             read_lines=read_lines,
         )
         old_id = as_text(registered.get("client_id")) if new else None
-        return store_new_login(_exchange(approved, name, old_id), account, replace)
+        return store_new_login(_exchange(approval, name, old_id), account, replace)
     except LoginDenied:
         if registration(name):
             _save_registration(name, declined=True)
@@ -125,57 +127,58 @@ def host_id() -> str:
             stored = files.read_file(path).decode().strip()
             return f"urn:uuid:{uuid.UUID(stored.removeprefix('urn:uuid:'))}"
         new_id = f"urn:uuid:{uuid.uuid4()}"
-        writer.write(path, f"{new_id}\n".encode())
+        writer.write(path, f"{new_id}\n".encode(), "Could not store this installation's id")
         return new_id
 
 
-def _exchange(approved: AuthorizationCode, name: str, old_id: str | None) -> Tokens:
-    """Exchange an approval for a login. Its client id may replace `old_id`, and no other.
+def _exchange(approval: AuthorizationCode, name: str, old_id: str | None) -> Tokens:
+    """Store an approval's client id, exchange the approval for a login, and check the ID token.
 
-    Raises LoginFailed, StoreError.
+    The account may be registered under this client id or `old_id`, but under no other. If the user
+    declined the use of the plan, the stored login of this client id ends. Raises LoginFailed,
+    StoreError.
     """
-    command = OFFICIAL.login_command(name)
-    registered = _register(approved, name, old_id)
+    registered = _register(approval, name, old_id)
     try:
-        reply = oauth.exchange(approved)
+        reply = oauth.exchange(approval)
     except LoginFailed as error:
         if error.code == "invalid_client":
             _save_registration(name, client_id=None)
         raise
     data = reply.data
     claims = parse_jwt_claims(data.get("id_token")) or {}
-    problem = _id_token_problem(claims, reply, approved)
+    problem = _id_token_problem(claims, reply, approval)
     if problem:
         raise LoginFailed(
             f"OpenAI's answer does not belong to this sign-in ({problem}).",
-            f"Nothing was stored. Run '{command}' again.",
+            f"Nothing was stored. Run '{approval.login_command}' again.",
         )
     if as_text(registered.get("subject")) not in (None, claims["sub"]):
         raise LoginFailed(
             "This account name belongs to another ChatGPT user.",
             f"To add this one, run '{OFFICIAL.login_command('NAME')}'; to replace the other, "
-            f"run '{command} --new'.",
+            f"run '{approval.login_command} --new'.",
         )
-    granted = as_text(data.get("scope")) or approved.scope or OFFICIAL.scope
+    granted = as_text(data.get("scope")) or approval.scope or OFFICIAL.scope
     permitted = config.PLAN_SCOPE in granted.split()
     denied = LoginDenied(
         "Signed in, but without permission to use your ChatGPT plan.",
-        f"Allow it when you run '{command}' again.",
+        f"Allow it when you run '{approval.login_command}' again.",
     )
     with locked_store() as writer:
         store = writer.read_to_add().register(name, subject=claims["sub"], declined=not permitted)
         old = store.accounts.get(name)
-        if not permitted and old and old.client_id == approved.client_id:
+        if not permitted and old and old.client_id == approval.client_id:
             # Drop the older login: the user declined to renew its permission.
             refusal = RefreshFailed(denied.message, permanent=True)
             store = store.put_refusal(name, refusal, ended=True)
         writer.save(store)
     if not permitted:
         raise denied
-    return oauth.read_login(reply, approved)._replace(subject=claims["sub"])
+    return oauth.read_login(reply, approval)._replace(subject=claims["sub"])
 
 
-def _register(approved: AuthorizationCode, name: str, old_id: str | None) -> Mapping[str, Any]:
+def _register(approval: AuthorizationCode, name: str, old_id: str | None) -> Mapping[str, Any]:
     """Store the client id of an approval, and return its registration (P225 to P228).
 
     Called before anything else can fail: without the id, the next sign-in would register again.
@@ -184,13 +187,13 @@ def _register(approved: AuthorizationCode, name: str, old_id: str | None) -> Map
         store = writer.read_to_add()
         client_id = as_text(store.registration(name).get("client_id"))
         # Another sign-in under this name may have registered meanwhile.
-        if client_id not in (None, old_id, approved.client_id):
+        if client_id not in (None, old_id, approval.client_id):
             raise LoginFailed(
                 "OpenAI has answered for another registration.",
-                f"Run '{approved.command}' again.",
+                f"Run '{approval.login_command}' again.",
             )
-        if client_id != approved.client_id:
-            new_id = approved.client_id
+        if client_id != approval.client_id:
+            new_id = approval.client_id
             store = store.register(name, client_id=new_id, subject=None, declined=False)
         writer.save(store)
     return store.registration(name)
@@ -202,22 +205,22 @@ def _save_registration(name: str, **fields: Any) -> None:
 
 
 def _id_token_problem(
-    claims: Mapping[str, Any], reply: http.Reply, approved: AuthorizationCode
+    claims: Mapping[str, Any], reply: http.Reply, approval: AuthorizationCode
 ) -> str:
     """Name the check that an ID token fails; empty if it passes (P237).
 
     Does not check the signature: the token comes from the issuer over TLS, which OpenID Connect
-    accepts instead (Core 3.1.3.7), and the maintained libraries for it depend on a compiled
-    cryptography package.
+    accepts instead (Core 3.1.3.7). To check signatures, the plugin would need a library that
+    depends on a compiled cryptography package.
     """
     # By the issuer's clock, because this machine's may be wrong.
     now = as_http_date(reply.headers.get("date")) or time.time()
     checks = {
         "issuer": claims.get("iss") == config.issuer(),
-        "audience": claims.get("aud") in (approved.client_id, [approved.client_id]),
-        "authorized party": claims.get("azp", approved.client_id) == approved.client_id,
+        "audience": claims.get("aud") in (approval.client_id, [approval.client_id]),
+        "authorized party": claims.get("azp", approval.client_id) == approval.client_id,
         "expiry": (as_number(claims.get("exp")) or 0.0) > now,
-        "nonce": claims.get("nonce") == approved.nonce,
+        "nonce": claims.get("nonce") == approval.nonce,
         "subject": as_text(claims.get("sub")) is not None,
     }
     return next((name for name, passed in checks.items() if not passed), "")

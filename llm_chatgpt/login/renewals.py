@@ -19,14 +19,14 @@ from typing import Any
 from llm_chatgpt import config
 from llm_chatgpt.errors import RefreshFailed
 from llm_chatgpt.login.tokens import Tokens
-from llm_chatgpt.text import start_in_thread, wait_for
+from llm_chatgpt.threads import start_in_thread, wait_for
 from llm_chatgpt.waiting import in_command
 
 Future = concurrent.futures.Future[Tokens]
 
 
-class Worker:
-    """The running renewals of this process, each in its own thread.
+class Jobs:
+    """The running renewals and owner lookups of this process, each in its own thread.
 
     Neither Ctrl-C nor a cancelled task can stop such a thread between the request and the write.
     Callers wait for the thread, which waits for the store's lock. A ThreadPoolExecutor would not
@@ -42,14 +42,14 @@ class Worker:
         """Forget all jobs, and create new locks. A forked child has none of its parent's threads,
         and may inherit a lock that nobody will release."""
         self._futures: dict[object, Future] = {}
-        self._submitting, self._sending = threading.Lock(), threading.Lock()
+        self._submit_lock, self._send_lock = threading.Lock(), threading.Lock()
         self._ending = False
         # When to stop waiting for a refresh that was sent (monotonic clock).
         self._deadline: float | None = None
 
     def submit(self, key: object, job: Callable[[], Tokens]) -> Future:
         """Start a job and return its future. An unfinished job with an equal key is shared."""
-        with self._submitting:
+        with self._submit_lock:
             future = self._futures.get(key)
             if future is None:
                 future = start_in_thread(functools.partial(self._run, key, job))
@@ -60,7 +60,7 @@ class Worker:
         try:
             return job()
         finally:
-            with self._submitting:
+            with self._submit_lock:
                 del self._futures[key]
 
     def result(self, future: Future) -> Tokens:
@@ -69,7 +69,7 @@ class Worker:
             try:
                 wait_for(future)
             except BaseException:
-                self.settle()
+                self.wait_for_refresh()
                 raise
         return future.result()
 
@@ -79,30 +79,31 @@ class Worker:
             try:
                 return await asyncio.wrap_future(future)
             except asyncio.CancelledError:
-                await asyncio.to_thread(self.settle)
+                await asyncio.to_thread(self.wait_for_refresh)
                 raise
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Context manager for a refresh and its write, for which `settle` waits.
+        """Context manager for a refresh and its write, for which `wait_for_refresh` waits.
 
         The caller holds the store's lock. Raises RefreshFailed if the program is ending.
         """
-        with self._sending:
+        with self._send_lock:
             if self._ending:
                 raise RefreshFailed("The program is ending.")
+            # If `wait_for_refresh` is called now, it waits the full time for this refresh.
             self._deadline = None
             yield
 
-    def settle(self, *, ending: bool = False) -> None:
-        """Wait for a refresh that was sent, up to 8 seconds from the first call. After `ending`, no
-        refresh can begin."""
+    def wait_for_refresh(self, *, ending: bool = False) -> None:
+        """Wait for a refresh that was sent, up to 8 seconds from the first call. If `ending`, no
+        other refresh can begin after it, unless the wait timed out."""
         now = time.monotonic()
         self._deadline = self._deadline or now + config.REFRESH_GRACE_SECONDS
-        if self._sending.acquire(timeout=max(0.0, self._deadline - now)):
+        if self._send_lock.acquire(timeout=max(0.0, self._deadline - now)):
             self._ending = ending
             self._deadline = None
-            self._sending.release()
+            self._send_lock.release()
 
     @contextlib.contextmanager
     def _signals_held(self) -> Iterator[None]:
@@ -114,7 +115,7 @@ class Worker:
         handlers: dict[int, Any] = {}
 
         def obey_later(number: int, _: object) -> None:
-            self.settle(ending=number != signal.SIGINT)
+            self.wait_for_refresh(ending=number != signal.SIGINT)
             signal.signal(number, handlers[number])
             signal.raise_signal(number)
 

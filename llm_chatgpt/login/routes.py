@@ -1,12 +1,13 @@
 """The two routes to a ChatGPT plan, and a table of the differences between them.
 
-The Codex login is the default. The official one is OpenAI's documented "Sign in with ChatGPT", a
+The Codex route is the default. The official route is OpenAI's documented "Sign in with ChatGPT", a
 preview (P215). Code that uses a login reads the table through `tokens.route`. Other modules contain
 these differences:
 
 - how each route signs in: device.py and browser.py (Codex), official.py
 - the kinds of login, including imported ones, and how users are told apart: tokens.py
-- which errors of the issuer mean that a registration is gone: oauth.py
+- which errors of the issuer mean that a registration is gone: oauth.py, official.py, store.py
+- the error codes of prompts on the official route: backend/refusals.py
 - the registrations that the official route needs: store.py
 - the Codex route's client id and all default addresses: config.py
 """
@@ -46,10 +47,10 @@ class Route(NamedTuple):
     login_option: str = ""
     # The account name used when the user gives none.
     account: str = "default"
-    # Shown instead of the plan if the tokens do not name it.
+    # Shown instead of the tokens' plan, unless empty.
     plan: str = ""
     # Whether refreshes and revocations are sent as forms instead of JSON (P50, P238).
-    form: bool = False
+    sends_forms: bool = False
     # Fields to add to every request to the token endpoint.
     token_fields: Mapping[str, str] = {}
     # Seconds between the renewal of a login and its access token's expiry; None: the login is
@@ -70,7 +71,7 @@ class Route(NamedTuple):
     # Whether the service accepts changes of the effort within a conversation (P214, P255).
     effort_updates: bool = True
     # Parts that requests never contain (P254), by their names in backend/optional_parts.py.
-    without: frozenset[str] = frozenset()
+    omitted_parts: frozenset[str] = frozenset()
     # Whether functions are sent as the first input item (P256).
     tools_in_input: bool = False
     # Whether the service refuses a type of tool (P260).
@@ -79,7 +80,7 @@ class Route(NamedTuple):
     lists_in_order: bool = False
     # Whether the service reports the plan's usage (P12, P219).
     reports_usage: bool = True
-    # The most resends of a prompt on this route. `config.MAX_RESENDS` limits those of all routes.
+    # The most resends of a prompt on this route, but never more than `config.MAX_RESENDS`.
     max_resends: int = config.MAX_RESENDS
 
     def login_command(self, account: str | None = None) -> str:
@@ -99,7 +100,7 @@ OFFICIAL = Route(
     login_option=" --official",
     account="official",
     plan="official",
-    form=True,
+    sends_forms=True,
     token_fields={"resource": config.DEFAULT_API_URL},
     refresh_leeway=None,
     final_status=None,
@@ -110,7 +111,7 @@ OFFICIAL = Route(
     images_path="",
     names_account=False,
     effort_updates=False,
-    without=frozenset({"max_output_tokens", "compression"}),
+    omitted_parts=frozenset({"max_output_tokens", "compression"}),
     tools_in_input=True,
     refuses_tool=lambda kind: kind not in ("function", "web_search"),
     lists_in_order=True,

@@ -20,7 +20,7 @@ from llm_chatgpt.values import as_mapping, as_number, as_text
 
 STORE_VERSION = 1
 DEFAULT_ACCOUNT = CODEX.account
-CODEX_ACCOUNT = "codex"
+IMPORTED_ACCOUNT = "codex"
 
 
 # Readers of the fields of `Tokens`, by type. They return None for a value of another type.
@@ -47,13 +47,13 @@ def tokens_from_store(value: object) -> Tokens | None:
 
 
 class Store:
-    """The content of the login file. Immutable: methods that change something return a new Store.
+    """The content of the login file. Methods that change something return a new Store.
 
     `accounts` are the logins by account name, `entries` their JSON in the file. `default` is the
     account that prompts use; empty if the user must choose first. `unsaved` is the account whose
-    renewed login this process could not write; empty if there is none. `registrations` are the
-    client ids issued by the official route, by account name, each with its issuer and owner;
-    logouts keep them.
+    renewed login this process could not write; empty if there is none. Only `read_store` sets it.
+    `registrations` are the client ids issued by the official route, by account name, each with its
+    issuer and the user's `subject`; logouts keep them.
     """
 
     def __init__(self, data: Mapping[str, Any] | None = None):

@@ -60,7 +60,7 @@ class Tokens(NamedTuple):
     subject: str | None = None
     # When OpenAI first allows a refresh, by its own clock.
     earliest_refresh_at: float | None = None
-    # The message of OpenAI's refusal to renew the login; None if it has not refused.
+    # The message that says why the login cannot be renewed; None if nothing was refused.
     refusal: str | None = None
 
     def __repr__(self) -> str:
@@ -143,8 +143,8 @@ def tokens_from_reply(
 ) -> Tokens | None:
     """Read a login from a token reply; None if the reply has no access token.
 
-    Fields that a refresh leaves out keep their old values (P51), and a refresh never changes the
-    account (P49).
+    Fields that a refresh leaves out keep their old values (P51), except `earliest_refresh_at`. A
+    refresh never changes the account (P49).
     """
     old = old or Tokens("")
     access_token = header_safe(reply.get("access_token") or old.access_token)
@@ -223,8 +223,8 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
-def is_somebody_else(old: Tokens, new: Tokens) -> bool:
-    """Check whether two logins differ in user, workspace or route. Unknown values match any."""
+def is_other_identity(old: Tokens, new: Tokens) -> bool:
+    """Check whether two logins differ in user, workspace or route. Unknown values do not count."""
     # OpenAI may give one user a different `subject` for each client.
     names = ["account_id", "email", *(["subject"] if old.client_id == new.client_id else [])]
     pairs = [(getattr(old, name), getattr(new, name)) for name in names]

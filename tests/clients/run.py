@@ -1,9 +1,9 @@
-"""Try programs that others wrote against the simulator.
+"""Test the simulator with other people's programs.
 
 python3 tests/clients/run.py [NAME ...]    all of them, or those named
 
-Installs each into a folder of its own below the repository (.venv-client-NAME, which git
-ignores), then runs it in a network that ends at this machine (sandbox.py). Needs Linux,
+Installs each into a folder of its own in the repository (.venv-client-NAME, which git
+ignores), then runs it in a network with loopback only (sandbox.py). Needs Linux,
 unshare(1) and ip(8); Codex CLI also needs npm. Not part of CI.
 """
 
@@ -27,7 +27,7 @@ from environment import ROOT, prepare  # noqa: E402
 
 
 def install(scenario: Scenario) -> pathlib.Path:
-    """The folder of the client's commands; installed when it is not there yet."""
+    """Install the client unless it is up to date, and return the folder of its commands."""
     name = f".venv-client-{scenario.name}"
     if not scenario.npm:
         return prepare(name, [*scenario.packages])
@@ -43,7 +43,7 @@ def install(scenario: Scenario) -> pathlib.Path:
 
 
 def version(scenario: Scenario, commands: pathlib.Path) -> str:
-    """The version that is really installed."""
+    """Return the version that is installed."""
     if scenario.npm:
         package = scenario.packages[0].rpartition("@")[0]
         manifest = commands.parent / package / "package.json"
@@ -56,16 +56,16 @@ def version(scenario: Scenario, commands: pathlib.Path) -> str:
 
 
 def try_all(names: list[str]) -> int:
-    """Inside the closed network: act out the scenarios, and say how each ended."""
-    sandbox.check_closed()
+    """Run the scenarios, inside the sandbox, and print how each ended."""
+    sandbox.check_sandboxed()
     failed = 0
     for name in names:
         scenario = SCENARIOS[name]
         commands = install(scenario)
         print(f"{name} {version(scenario, commands)}", flush=True)
         for act in scenario.acts:
-            with tempfile.TemporaryDirectory(dir=ROOT / ".venv-clients") as text:
-                folder = pathlib.Path(text)
+            with tempfile.TemporaryDirectory(dir=ROOT / ".venv-clients") as path:
+                folder = pathlib.Path(path)
                 (folder / "tmp").mkdir()
                 try:
                     with sandbox.service(folder) as (simulator, authority):
@@ -92,9 +92,9 @@ def main() -> int:
     scripts = prepare(".venv-clients", ["trustme", "zstandard"])
     for name in names:
         install(SCENARIOS[name])
-    with tempfile.TemporaryDirectory() as text:
+    with tempfile.TemporaryDirectory() as path:
         command = [str(scripts / "python"), __file__, "--inside", *names]
-        return sandbox.enter(command, pathlib.Path(text))
+        return sandbox.enter(command, pathlib.Path(path))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A network that ends at this machine, where the service's own names lead to the simulator.
+"""A network with loopback only, in which the service's host names lead to the simulator.
 
-Programs that nobody changed talk to their usual addresses over TLS. They run in a network
-namespace with nothing but loopback, and in a mount namespace whose /etc/hosts names 127.0.0.1,
-so that no request can reach the real service (Linux only; see unshare(1)).
+Unmodified programs talk to their usual addresses over TLS. They run in a network namespace with
+nothing but loopback, and in a mount namespace whose /etc/hosts maps those names to 127.0.0.1, so
+that no request can reach the real service (Linux only; see unshare(1)).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HTTPS_PORT = 443
 
 
 def enter(command: list[str], folder: pathlib.Path) -> int:
-    """Run a command in such namespaces; its exit code."""
+    """Run a command in these two namespaces, and return its exit code."""
     hosts = folder / "hosts"
     hosts.write_text(f"127.0.0.1 localhost {' '.join(HOSTS)}\n")
     script = 'ip link set lo up && mount --bind "$0" /etc/hosts && exec "$@"'
@@ -36,10 +36,10 @@ def enter(command: list[str], folder: pathlib.Path) -> int:
     return subprocess.run([*unshare, *command], check=False).returncode
 
 
-def check_closed() -> None:
-    """Fails unless this process can reach no address but its own."""
+def check_sandboxed() -> None:
+    """Exit if this process may be able to reach other machines."""
     try:
-        # An address that RFC 5737 keeps for documentation.
+        # An address that RFC 5737 reserves for documentation.
         socket.create_connection(("192.0.2.1", HTTPS_PORT), timeout=1).close()
     except OSError as error:
         if error.errno == errno.ENETUNREACH:
@@ -48,12 +48,12 @@ def check_closed() -> None:
 
 
 class Failed(Exception):
-    """A client did not do what it should."""
+    """A client did not do what its scenario expects."""
 
 
 @dataclasses.dataclass
 class Client:
-    """A program to try: how it is started, and what it has printed."""
+    """A program to try, with its environment and the simulator that it talks to."""
 
     simulator: Any
     folder: pathlib.Path
@@ -81,7 +81,10 @@ class Client:
         code: int = 0,
         **environment: str,
     ) -> str:
-        """What a command prints. `on_line` is given each line as soon as it is there."""
+        """Run a command and return its output. Calls `on_line` with each line as it arrives.
+
+        Raises Failed unless the command exits with `code`.
+        """
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -106,7 +109,7 @@ class Client:
         return text
 
     def python(self, script: str, *arguments: str, **more: Any) -> str:
-        """What a script of this folder prints, in the client's virtual environment."""
+        """Run a script of scripts/ in the client's virtual environment, and return its output."""
         path = pathlib.Path(__file__).parent / "scripts" / script
         return self.run(str(self.commands / "python"), str(path), *arguments, **more)
 
@@ -116,9 +119,10 @@ class Client:
             raise Failed("\n  ".join([what, *seen]))
 
     def browse(self, url: str) -> None:
-        """Open an address in a browser of its own that follows redirects, like a user.
+        """Open an address in a thread and follow its redirects, like a browser.
 
-        Some programs print the address before they listen for the redirect.
+        Tries for a while, because some programs print the address before they listen for the
+        redirect.
         """
 
         def follow() -> None:
@@ -135,7 +139,7 @@ class Client:
 
 @contextlib.contextmanager
 def service(folder: pathlib.Path) -> Iterator[tuple[Any, pathlib.Path]]:
-    """The simulator under the service's names, and the file of the authority it is signed by."""
+    """Run the simulator under the service's names. Yields it and its root certificate's file."""
     import trustme
 
     from simulator import Simulator

@@ -1,4 +1,4 @@
-"""What each client is made to do, and what the service must have seen of it.
+"""The steps of each client, and the requests that the simulator must then have received.
 
 The scripts of the Python libraries are in scripts/.
 """
@@ -18,7 +18,7 @@ from simulator import Answer, Call, Say, Think, error_answer
 
 @dataclasses.dataclass
 class Scenario:
-    """A client, the packages to install (the first is its own), and what it is to do."""
+    """A client, the packages to install (the first is the client itself), and its acts."""
 
     name: str
     packages: tuple[str, ...]
@@ -26,8 +26,8 @@ class Scenario:
     npm: bool = False
 
 
-def opens_addresses(client: Client, path: str) -> Callable[[str], Any]:
-    """Follows the first address with this path in a browser as soon as it is printed."""
+def address_opener(client: Client, path: str) -> Callable[[str], Any]:
+    """Return an `on_line` function that opens the first address with this path in a browser."""
     opened: list[str] = []
 
     def on_line(line: str) -> None:
@@ -51,7 +51,7 @@ def roles(body: dict[str, Any]) -> list[str]:
 
 EXEC = ("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
 MODEL = "gpt-6.1-sol"
-# A model with the same `comp_hash`, and one with another, which the account still has.
+# NEAR has MODEL's `comp_hash`, FAR another. FAR is retired, but this account still has it.
 NEAR, FAR = "gpt-6-luna", "gpt-5.2-codex"
 
 
@@ -65,7 +65,7 @@ def codex_signs_in_and_out(client: Client) -> None:
     sign_in_with_codex(client)
     status = client.run("codex", "login", "status")
     client.expect("ChatGPT" in status, f"status said {status}")
-    client.run("codex", "login", on_line=opens_addresses(client, "/oauth/authorize"))
+    client.run("codex", "login", on_line=address_opener(client, "/oauth/authorize"))
     client.expect(
         len(client.simulator.seen("/oauth/revoke")) == 1, "The old login was not revoked."
     )
@@ -94,7 +94,7 @@ def codex_prompts(client: Client) -> None:
     thoughts = [item for item in last["input"] if item.get("type") == "reasoning"]
     client.expect(len(thoughts) == 2, f"{len(thoughts)} pieces of reasoning came back.")
     removals = simulator.reasoning.removals(last, simulator.account.account_id)
-    client.expect(removals == [], f"Its reasoning would be left out: {removals}")
+    client.expect(removals == [], f"Its reasoning would be removed: {removals}")
 
     simulator.limit_reached = True
     output = client.run(*EXEC, "resume", "--last", "More", code=1)
@@ -102,7 +102,7 @@ def codex_prompts(client: Client) -> None:
 
 
 def codex_changes_the_model(client: Client) -> None:
-    """resume with another model, and with one that needs a compaction before"""
+    """resume with another model, and with one that first needs a compaction"""
     simulator = client.simulator
     account_id = simulator.account.account_id
     sign_in_with_codex(client)
@@ -113,14 +113,14 @@ def codex_changes_the_model(client: Client) -> None:
         client.expect(f"Now {slug}" in output, f"It printed {output}")
         client.expect(simulator.prompts[-1]["model"] == slug, "Another model answered.")
         removals = simulator.reasoning.removals(simulator.prompts[-1], account_id)
-        client.expect(removals == [], f"Its reasoning would be left out: {removals}")
+        client.expect(removals == [], f"Its reasoning would be removed: {removals}")
         sent = [item.get("type") for body in simulator.prompts[before:] for item in body["input"]]
         compacted = "compaction_trigger" in sent
         client.expect(compacted == (slug == FAR), f"Compacted for {slug}: {compacted}")
 
 
 def codex_survives_faults(client: Client) -> None:
-    """an expired token, an overloaded model, reasoning that was left out"""
+    """an expired token, an overloaded model, reasoning that was removed"""
     simulator = client.simulator
     sign_in_with_codex(client)
     client.run(*EXEC, "-m", MODEL, "Say hello")
@@ -144,7 +144,7 @@ def llm_codex_works(client: Client) -> None:
     simulator = client.simulator
     simulator.approve_after_polls = 1
     client.run("llm", "codex", "login", "--device-code")
-    client.run("llm", "codex", "login", on_line=opens_addresses(client, "/oauth/authorize"))
+    client.run("llm", "codex", "login", on_line=address_opener(client, "/oauth/authorize"))
     name = "codex/gpt-6-astra"
     output = client.run("llm", "-m", name, "Say hello")
     client.expect("You said: Say hello" in output, f"It printed {output}")
@@ -164,19 +164,19 @@ def llm_codex_works(client: Client) -> None:
 
 def llm_plan_works(client: Client) -> None:
     """sign-in, models, prompt, conversation, refresh, sign-out"""
-    # So short that the token has to be renewed before each prompt.
+    # So short that the token has to be refreshed before each prompt.
     client.simulator.official.access_token_seconds = 30
-    browse = opens_addresses(client, "/api/accounts/authorize")
+    browse = address_opener(client, "/api/accounts/authorize")
     client.run("llm", "chatgpt-plan", "login", "--manual", on_line=browse)
     models = client.run("llm", "chatgpt-plan", "models")
-    # It names no client version, so the newest models are not shown to it.
+    # It names no client version, so the newest models are not listed for it.
     listed = re.search(r"\S+/gpt-5.6-luna", models)
     client.expect(listed, f"It listed {models}")
     output = client.run("llm", "-m", listed[0], "Say hello", "-s", "Be brief.")
     client.expect("You said: Say hello" in output, f"It printed {output}")
     output = client.run("llm", "-c", "And more")
     client.expect("This is answer 2" in output, f"It printed {output}")
-    client.expect(len(client.simulator.refreshes) == 2, "It did not renew its token.")
+    client.expect(len(client.simulator.refreshes) == 2, "It did not refresh its token.")
     client.run("llm", "chatgpt-plan", "logout")
     client.expect(client.simulator.seen("/oauth/revoke"), "It did not revoke its token.")
 
@@ -187,10 +187,10 @@ def llm_plan_works(client: Client) -> None:
 def pydantic_codex_works(client: Client) -> None:
     """Codex route: browser, prompt, refresh after a 401, tool turn, stream, structured output"""
     client.simulator.script("responses", None, error_answer(401, "token_expired"))
-    browse = opens_addresses(client, "/oauth/authorize")
+    browse = address_opener(client, "/oauth/authorize")
     output = client.python("pydantic_codex.py", on_line=browse)
     client.expect("pelican-42" in output, f"It printed {output}")
-    client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
+    client.expect(len(client.simulator.refreshes) == 1, "It did not refresh its token.")
 
 
 def pydantic_official_works(client: Client) -> None:
@@ -198,10 +198,10 @@ def pydantic_official_works(client: Client) -> None:
     client.simulator.official.earliest_refresh_form = "absent"
     ended = Answer(401, {"detail": {"error_code": "invalid_token"}})
     client.simulator.script("official_responses", None, ended)
-    browse = opens_addresses(client, "/api/accounts/authorize")
+    browse = address_opener(client, "/api/accounts/authorize")
     output = client.python("pydantic_official.py", on_line=browse)
     client.expect("pelican-42" in output, f"It printed {output}")
-    client.expect(len(client.simulator.refreshes) == 1, "It did not renew its token.")
+    client.expect(len(client.simulator.refreshes) == 1, "It did not refresh its token.")
     flat = [body for body in client.simulator.official_prompts if body.get("tools")]
     client.expect(flat, "It sent no tools in `tools`.")
 
@@ -209,15 +209,15 @@ def pydantic_official_works(client: Client) -> None:
 def litellm_works(client: Client) -> None:
     """device code, chat completion, stream, tool turn, responses, refresh"""
     client.simulator.approve_after_polls = 0
-    # So short that the token has to be renewed before each prompt.
+    # So short that the token has to be refreshed before each prompt.
     client.simulator.account.access_token_seconds = 30
     output = client.python("litellm_codex.py")
     client.expect("pelican-42" in output, f"It printed {output}")
-    client.expect(client.simulator.refreshes, "It did not renew its token.")
+    client.expect(client.simulator.refreshes, "It did not refresh its token.")
 
 
 def openai_works(client: Client) -> None:
-    """official route: models, tools in both places, refusals as the package's own errors"""
+    """official route: models, tools in `tools` and in `input`, refusals as its own errors"""
     token = client.simulator.sign_in_officially()["access_token"]
     output = client.python("openai_official.py", OPENAI_API_KEY=token)
     client.expect(output.count("pelican-42") == 2, f"It printed {output}")

@@ -3,22 +3,24 @@
 Written from docs/protocol.md, not from what the plugin sends. A test scripts faults with
 `Simulator.script` and answers with `Simulator.answer`, and reads what arrived in
 `Simulator.requests`. `python3 tests/simulator` runs it alone. Its account still has the model
-gpt-5.2-codex, which the service has retired for most (`Account.extra_models`).
+gpt-5.2-codex, which the service has retired for most accounts
+(`Account.extra_models`).
 
-signing.py  signs tokens with a key that anybody may have
+signing.py  signs tokens
 issuer.py   signs users in: device codes, the browser flow, refresh, revocation
-wham.py     tells limits, Luna Reserve, banked resets and workspaces
-pictures.py makes and changes pictures on their own
-models.py   lists the models, and refuses what they are not made for
+wham.py     reports limits, Luna Reserve, banked resets and workspaces
+images.py   creates and edits images outside a conversation
+models.py   lists the models, and checks that a model accepts a request
 cache.py    counts cached tokens, and remembers reasoning
 backend.py  answers prompts
 official.py signs users in by the official route
 plan.py     answers prompts of the official route, and lists models
-checks.py   what the backend refuses about a prompt or a picture
-answers.py  what a model says, as events
-png.py      pictures of any size
+checks.py   checks prompts and image requests
+schemas.py  refuses JSON schemas that the service does not accept
+answers.py  writes answers as events
+png.py      PNG images of any size
 replies.py  requests, answers, streams and errors
-server.py   HTTP, and the Simulator that joins these
+server.py   HTTP, and the Simulator, which combines these
 """
 
 from .answers import PNG, Call, Draw, Item, Refuse, Say, Search, Think

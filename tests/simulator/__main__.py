@@ -1,7 +1,7 @@
 """Runs the simulator alone and prints the settings that point the plugin at it.
 
-It approves every device code after a moment, uses every tool that a prompt offers, and has banked
-one reset.
+It approves every device code after a moment, uses every tool that a prompt offers, and has one
+banked reset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from simulator import Simulator
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="simulator", description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0, help="listen here (default: a free port)")
     parser.add_argument("--polls", type=int, default=2, help="approve a code after this many polls")
     arguments = parser.parse_args()
     simulator = Simulator(arguments.port)

@@ -1,4 +1,4 @@
-"""What a model says, and the events in which the service sends it.
+"""Answers, and the events in which the service sends them.
 
 Each kind of output item is a class that writes its own events. `default_answer` makes up an
 answer for a user who tries the plugin by hand.
@@ -19,17 +19,17 @@ from typing import Any, ClassVar
 from .png import png
 from .replies import sse
 
-# A picture of one pixel.
+# An image of one pixel.
 PNG = png(1, 1)
 
 # An item's events, and at the end the fields that only the finished item has.
 Filling = Generator[bytes, None, dict[str, Any]]
 
 
-class Turn:
+class EventWriter:
     """Writes the events of one answer to the request `body`.
 
-    `remember` is given each encrypted reasoning that may come back in a later request.
+    `remember` is called with each encrypted reasoning that may be sent back in a later request.
     """
 
     def __init__(self, body: dict[str, Any], remember: Callable[[str], None]):
@@ -57,22 +57,23 @@ class Item:
     # The number of tokens counted for the item.
     tokens: ClassVar[int] = 5
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
         """The fields that the item has from the start."""
         return {"status": "in_progress"}
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
+        """Yield the item's events; return its final fields. `place` has its id and index."""
         raise NotImplementedError
 
-    def frames(self, turn: Turn, index: int) -> Generator[bytes, None, None]:
+    def frames(self, writer: EventWriter, index: int) -> Generator[bytes, None, None]:
         identifier = f"{self.prefix}_{secrets.token_hex(24)}"
-        item = {"id": identifier, "type": self.kind, **self.begin(turn)}
-        yield turn.event("output_item.added", output_index=index, item=item)
-        done = yield from self.fill(turn, {"item_id": identifier, "output_index": index})
+        item = {"id": identifier, "type": self.kind, **self.begin(writer)}
+        yield writer.event("output_item.added", output_index=index, item=item)
+        done = yield from self.fill(writer, {"item_id": identifier, "output_index": index})
         if "status" in item:
             done["status"] = "completed"
         item = self.finished({**item, **done})
-        yield turn.event("output_item.done", output_index=index, item=item)
+        yield writer.event("output_item.done", output_index=index, item=item)
 
     def finished(self, item: dict[str, Any]) -> dict[str, Any]:
         """The item as its last event repeats it."""
@@ -81,7 +82,7 @@ class Item:
 
 @dataclasses.dataclass
 class Message(Item):
-    """`phase_in` is "both", or the only one of its events that has the phase: "added", "done"."""
+    """`phase_in` says which events name the phase: "added", "done" or "both"."""
 
     text: str
     phase: str | None = dataclasses.field(default="final_answer", kw_only=True)
@@ -93,7 +94,7 @@ class Message(Item):
     def tokens(self) -> int:
         return max(1, len(self.text) // 4)
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
         item = {"status": "in_progress", "content": [], "role": "assistant"}
         return {**item, **self._phase("added")}
 
@@ -112,35 +113,35 @@ class Say(Message):
     deltas: list[str] | None = None
     annotations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         place = {**place, "content_index": 0}
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
-        yield turn.event("content_part.added", **place, part=part)
+        yield writer.event("content_part.added", **place, part=part)
         for delta in self.deltas or pieces(self.text):
-            yield turn.delta("output_text", **place, delta=delta, logprobs=[])
+            yield writer.delta("output_text", **place, delta=delta, logprobs=[])
         for number, annotation in enumerate(self.annotations):
-            yield turn.event(
+            yield writer.event(
                 "output_text.annotation.added",
                 **place,
                 annotation_index=number,
                 annotation=annotation,
             )
-        yield turn.event("output_text.done", **place, text=self.text, logprobs=[])
+        yield writer.event("output_text.done", **place, text=self.text, logprobs=[])
         part = {**part, "text": self.text, "annotations": self.annotations}
-        yield turn.event("content_part.done", **place, part=part)
+        yield writer.event("content_part.done", **place, part=part)
         return {"content": [part]}
 
 
 @dataclasses.dataclass
 class Refuse(Message):
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         place = {**place, "content_index": 0}
         part = {"type": "refusal", "refusal": ""}
-        yield turn.event("content_part.added", **place, part=part)
-        yield turn.delta("refusal", **place, delta=self.text)
-        yield turn.event("refusal.done", **place, refusal=self.text)
+        yield writer.event("content_part.added", **place, part=part)
+        yield writer.delta("refusal", **place, delta=self.text)
+        yield writer.event("refusal.done", **place, refusal=self.text)
         part = {**part, "refusal": self.text}
-        yield turn.event("content_part.done", **place, part=part)
+        yield writer.event("content_part.done", **place, part=part)
         return {"content": [part]}
 
 
@@ -151,32 +152,32 @@ class Think(Item):
     prefix = "rs"
     tokens = 64
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
-        return {"summary": [], **self._encrypted(turn)}
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
+        return {"summary": [], **self._encrypted(writer)}
 
-    def _encrypted(self, turn: Turn) -> dict[str, Any]:
-        if not turn.includes("reasoning.encrypted_content"):
+    def _encrypted(self, writer: EventWriter) -> dict[str, Any]:
+        if not writer.includes("reasoning.encrypted_content"):
             return {}
         return {"encrypted_content": f"gAAAA{secrets.token_hex(60)}"}
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         parts = []
         # Summaries come only if the request asks for them.
-        summary_option = (turn.body.get("reasoning") or {}).get("summary")
+        summary_option = (writer.body.get("reasoning") or {}).get("summary")
         for number, text in enumerate(self.summary if summary_option else []):
             here = {**place, "summary_index": number}
             part = {"type": "summary_text", "text": ""}
-            yield turn.event("reasoning_summary_part.added", **here, part=part)
+            yield writer.event("reasoning_summary_part.added", **here, part=part)
             for delta in pieces(text):
-                yield turn.delta("reasoning_summary_text", **here, delta=delta)
-            yield turn.event("reasoning_summary_text.done", **here, text=text)
+                yield writer.delta("reasoning_summary_text", **here, delta=delta)
+            yield writer.event("reasoning_summary_text.done", **here, text=text)
             part = {"type": "summary_text", "text": text}
-            yield turn.event("reasoning_summary_part.done", **here, part=part)
+            yield writer.event("reasoning_summary_part.done", **here, part=part)
             parts.append(part)
-        # Another string than in `begin`; only this one can be sent back.
-        encrypted = self._encrypted(turn)
+        # Not the string from `begin`; only this one can be sent back.
+        encrypted = self._encrypted(writer)
         for content in encrypted.values():
-            turn.remember(content)
+            writer.remember(content)
         return {"summary": parts, **encrypted}
 
 
@@ -191,7 +192,7 @@ class Call(Item):
     prefix = "fc"
     tokens = 20
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
         return {
             "status": "in_progress",
             "arguments": "",
@@ -200,19 +201,19 @@ class Call(Item):
             **({"namespace": self.namespace} if self.namespace else {}),
         }
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         arguments = self.arguments
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments)
         for delta in pieces(arguments, 7):
-            yield turn.delta("function_call_arguments", **place, delta=delta)
-        yield turn.event("function_call_arguments.done", **place, arguments=arguments)
+            yield writer.delta("function_call_arguments", **place, delta=delta)
+        yield writer.event("function_call_arguments.done", **place, arguments=arguments)
         return {"arguments": arguments}
 
 
 @dataclasses.dataclass
 class Search(Item):
-    """`action` is what was done, if that was not a search for the query."""
+    """`action` replaces the usual action, a search for the query."""
 
     query: str
     sources: list[str] = dataclasses.field(default_factory=list)
@@ -220,13 +221,13 @@ class Search(Item):
     kind = "web_search_call"
     prefix = "ws"
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         for step in ("in_progress", "searching", "completed"):
-            yield turn.event(f"web_search_call.{step}", **place)
+            yield writer.event(f"web_search_call.{step}", **place)
         if self.action is not ...:
             return {"action": self.action}
         action: dict[str, Any] = {"type": "search", "query": self.query, "queries": [self.query]}
-        if turn.includes("web_search_call.action.sources"):
+        if writer.includes("web_search_call.action.sources"):
             action["sources"] = [{"type": "url", "url": url} for url in self.sources]
         return {"action": action}
 
@@ -234,27 +235,27 @@ class Search(Item):
 @dataclasses.dataclass
 class Draw(Item):
     prompt: str
-    picture: bytes = PNG
+    image: bytes = PNG
     output_format: str = "png"
     kind = "image_generation_call"
     prefix = "ig"
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
         return {"status": "in_progress", "result": None}
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         for step in ("in_progress", "generating"):
-            yield turn.event(f"image_generation_call.{step}", **place)
-        picture = base64.b64encode(self.picture).decode()
-        yield turn.event(
+            yield writer.event(f"image_generation_call.{step}", **place)
+        image = base64.b64encode(self.image).decode()
+        yield writer.event(
             "image_generation_call.partial_image",
             **place,
             partial_image_index=0,
-            partial_image_b64=picture,
+            partial_image_b64=image,
         )
-        yield turn.event("image_generation_call.completed", **place)
+        yield writer.event("image_generation_call.completed", **place)
         return {
-            "result": picture,
+            "result": image,
             "revised_prompt": self.prompt,
             "output_format": self.output_format,
         }
@@ -267,10 +268,10 @@ class Compact(Item):
     kind = "compaction"
     prefix = "cmp"
 
-    def begin(self, turn: Turn) -> dict[str, Any]:
+    def begin(self, writer: EventWriter) -> dict[str, Any]:
         return {"encrypted_content": ""}
 
-    def fill(self, turn: Turn, place: dict[str, Any]) -> Filling:
+    def fill(self, writer: EventWriter, place: dict[str, Any]) -> Filling:
         yield from ()
         return {"encrypted_content": f"gAAAA{secrets.token_hex(60)}"}
 
@@ -278,7 +279,7 @@ class Compact(Item):
 def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
     """Cut an answer to `max_output_tokens`.
 
-    Only its messages count here, so that a small limit cuts an answer instead of leaving none.
+    Only its messages count here, so that a small limit shortens an answer instead of removing it.
     """
     left, fitting = limit, []
     for item in items:
@@ -298,7 +299,7 @@ def cut_to_limit(items: list[Item], limit: int | None) -> list[Item]:
 def response_object(
     body: dict[str, Any], model: str, session: str | None, now: int
 ) -> dict[str, Any]:
-    """Build the response object as it begins; `output` stays empty to the end."""
+    """Build the response object of the first events; `output` stays empty to the end."""
     reasoning = dict(body.get("reasoning") or {})
     for item in body.get("input", []):
         if item.get("type") == "configuration_update":
@@ -359,7 +360,7 @@ def response_object(
 
 
 def default_answer(body: dict[str, Any], uses_tools: bool) -> list[Item]:
-    """Uses tools, fits a schema, or repeats the prompt.
+    """Make up an answer that uses tools, fits a schema, or repeats the prompt.
 
     With `uses_tools`, every tool that the prompt offers is used once; otherwise only the first one
     that the prompt names (web search by the word "search", image generation by "draw").
@@ -369,7 +370,7 @@ def default_answer(body: dict[str, Any], uses_tools: bool) -> list[Item]:
     forced = forced_call(body)
     if forced is not None:
         return [thought, forced]
-    text, attached = spoken(last)
+    text, attached = text_and_attachments(last)
     if last.get("role") == "user":
         used = uses_of_tools(declared_tools(body), text, uses_tools)
         if used:
@@ -389,10 +390,10 @@ def default_answer(body: dict[str, Any], uses_tools: bool) -> list[Item]:
 def uses_of_tools(
     offered: list[tuple[dict[str, Any], str | None]], text: str, all_of_them: bool
 ) -> list[Item]:
-    """A use of each tool, or only of the first one that the text names.
+    """Use each tool, or only the first one that the text names.
 
-    A function is called with the arguments {...} in the text, or with made-up ones. Without such
-    a call the answer ends here, so it says something.
+    A function is called with the arguments {...} in the text, or with made-up ones. If no function
+    is called, no further request follows, so a sentence ends the answer.
     """
     words = {"web_search": "search", "image_generation": "draw"}
     uses: list[Item] = []
@@ -441,7 +442,7 @@ def declared_tools(body: dict[str, Any]) -> list[tuple[dict[str, Any], str | Non
 
 
 def tool_output(output: str | list[dict[str, Any]]) -> str:
-    """A tool's output in words: its texts, and "a picture" for each picture or file."""
+    """Return a tool's output as text, with "a picture" for each image or file."""
     if isinstance(output, str):
         return output
     return " ".join(part.get("text", "a picture") for part in output)
@@ -451,8 +452,8 @@ def pieces(text: str, size: int = 12) -> list[str]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def spoken(item: dict[str, Any]) -> tuple[str, str]:
-    """The text of a message, and what is attached to it, in words."""
+def text_and_attachments(item: dict[str, Any]) -> tuple[str, str]:
+    """Return a message's text, and its attachments in words, such as "2 pictures"."""
     content = item.get("content")
     if isinstance(content, str):
         return content, ""
@@ -465,10 +466,10 @@ def spoken(item: dict[str, Any]) -> tuple[str, str]:
 
 
 def example(schema: dict[str, Any], root: dict[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """A value that fits a JSON schema, as far as llm's own schemas go.
+    """Make up a value that fits a JSON schema of the kinds that llm builds.
 
-    `inside` are the references that the value stands in: a recursive schema ends where it
-    would begin again.
+    `inside` are the references being resolved: a recursive schema ends where one of them would be
+    resolved again.
     """
     if "$ref" in schema:
         if schema["$ref"] in inside:

@@ -11,10 +11,10 @@ from typing import Any
 
 from .answers import (
     Compact,
+    EventWriter,
     Item,
     Message,
     Think,
-    Turn,
     cut_to_limit,
     default_answer,
     response_object,
@@ -37,7 +37,7 @@ from .replies import Answer, Request, Stream, refuse
 
 
 class Backend(Models):
-    """Answers the users whom the issuer has signed in."""
+    """Answers the prompts of signed-in users."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,24 +50,23 @@ class Backend(Models):
         # Added to the headers of every answer to a prompt.
         self.response_headers: dict[str, str] = {}
         self.frames_per_write = 1
-        # Whether `input_file` is taken; no recording shows that this login may send it.
+        # Whether `input_file` is accepted; no recording shows that this login may send it.
         self.accepts_files = True
-        # What the model says to the next prompts, and what the last event of each adds.
+        # The answers to the next prompts, each with fields for its last event.
         self.answers: deque[tuple[list[Item], dict[str, Any]]] = deque()
-        # Whether answers that no test has set use every tool that a prompt offers.
+        # Whether unscripted answers use every tool that a prompt offers.
         self.uses_tools = False
-        # Whether the messages of a session must come back with the phases that it was given.
+        # Whether the messages of a session must be sent back with their phases.
         self.demands_phases = False
         # The text and phase of each message, by session.
-        self.given: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
-        # Whether web searches are taken back, and if so, whether only with their ids.
+        self.sent_messages: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+        # Whether web searches of earlier answers are accepted, and whether only with their ids.
         self.accepts_searches = True
         self.demands_search_ids = False
         # Addresses from which no image can be downloaded.
         self.dead_addresses: set[str] = set()
         self.reasoning = Reasoning()
-        # Whether reasoning that does not fit is left out, and the answer says so, instead of
-        # refused.
+        # Whether to remove reasoning that does not fit, and report it, instead of refusing it.
         self.removes_reasoning = False
         self.turn_states: set[str] = set()
         self.cache = PromptCache()
@@ -75,7 +74,7 @@ class Backend(Models):
     def answer(self, *items: Item, **changes: Any) -> None:
         """Set the answer to the next prompt: Say, Think, Call, Search, Draw, Refuse.
 
-        `changes` is what `response.completed` also says, such as end_turn=False.
+        `changes` are more fields of `response.completed`, such as end_turn=False.
         """
         self.answers.append((list(items), changes))
 
@@ -89,15 +88,15 @@ class Backend(Models):
         if not isinstance(body, dict):
             raise refuse(400, "Invalid JSON")
         self._check(body, account, request.headers)
-        self.check_allowance(body["model"], account)
+        self.check_limit(body["model"], account)
         session = request.headers.get("session-id") or request.headers.get("session_id")
         if self.demands_phases:
-            check_phases(body["input"], self.given[session or ""])
+            check_phases(body["input"], self.sent_messages[session or ""])
         frames = self.answer_frames(body, account, session)
         return Stream(self._grouped(frames), headers=self.stream_headers(account))
 
     def _check(self, body: dict[str, Any], account: Account, headers: dict[str, str]) -> None:
-        """Raise Refusal for the first fault, in the service's order (docs/protocol.md)."""
+        """Raise Refusal for the first fault."""
         check_parameters(body, self.refused_parameters)
         self.check_instructions(body)
         self.check_model(body, account)
@@ -121,13 +120,13 @@ class Backend(Models):
         check_addresses(items, self.dead_addresses)
 
     def readable_by(self, account: Account, model: str) -> Callable[[Any], bool]:
-        """Tells which encrypted reasoning this account may send back to this model."""
+        """Return a function that checks whether this model accepts a piece of reasoning."""
         if self.removes_reasoning:
             return lambda content: True
         return self.reasoning.belongs_to(account.account_id, model)
 
     def stream_headers(self, account: Account) -> dict[str, str]:
-        """The headers of an answer to a prompt; the used percentages grow with each."""
+        """Build the headers of an answer. The used percentages grow with each."""
         state = "ts_" + secrets.token_hex(450)
         self.turn_states.add(state)
         now = int(self.clock())
@@ -187,15 +186,15 @@ class Backend(Models):
         """Build an answer's frames; the last event is of kind `terminal`, with `changes` added."""
         body = body if body is not None else {"model": "gpt-6-luna", "input": []}
         owner = (account or self.account).account_id
-        turn = Turn(body, self.reasoning.remember(body, owner))
+        writer = EventWriter(body, self.reasoning.remember(body, owner))
         model = self.served_model or body["model"]
         response = response_object(body, model, session, int(self.clock()))
-        yield turn.event("created", response=response)
-        yield turn.event("in_progress", response=response)
+        yield writer.event("created", response=response)
+        yield writer.event("in_progress", response=response)
         for index, item in enumerate(items):
-            yield from item.frames(turn, index)
+            yield from item.frames(writer, index)
             if session and isinstance(item, Message) and item.text:
-                self.given[session].append((item.text, item.phase))
+                self.sent_messages[session].append((item.text, item.phase))
         final = {
             **response,
             "status": terminal,
@@ -203,12 +202,12 @@ class Backend(Models):
             "usage": self._usage(body, session, items),
             **changes,
         }
-        yield turn.event(terminal, response=final)
+        yield writer.event(terminal, response=final)
 
     def _usage(
         self, body: dict[str, Any], session: str | None, items: list[Item]
     ) -> dict[str, Any]:
-        """The tokens; cached are only those that the same session has sent before."""
+        """Count the tokens. Only those that the same session has sent before count as cached."""
         total, cached = self.cache.count(body, session)
         output = sum(item.tokens for item in items)
         thought = sum(item.tokens for item in items if isinstance(item, Think))

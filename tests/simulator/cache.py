@@ -1,7 +1,7 @@
 """State that the service keeps between requests: the prompt cache, and reasoning.
 
-Both hold the beginning of a conversation against what was sent before, so a client that
-changes the beginning loses them.
+Both compare the beginning of a conversation with earlier requests, so a client that changes the
+beginning loses them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PromptCache:
         self._sessions: dict[str, list[str]] = {}
 
     def count(self, body: dict[str, Any], session: str | None) -> tuple[int, int]:
-        """All tokens, and the cached ones. Another effort or other instructions leave none."""
+        """Return the tokens, and the cached ones: none after another effort or instructions."""
         model, instructions = body["model"], body.get("instructions") or ""
         effort = (body.get("reasoning") or {}).get("effort")
         head = json.dumps([model, effort, instructions, body.get("tools")])
@@ -69,12 +69,13 @@ class Reasoning:
         self.origins: dict[str, Origin] = {}
 
     def remember(self, body: dict[str, Any], owner: str | None) -> Callable[[str], None]:
-        """The function to call with each piece that the answer to `body` holds."""
+        """Return a function to call with each piece of reasoning in the answer to `body`."""
         origin = Origin(owner, body["model"], body["input"])
         return lambda content: self.origins.update({content: origin})
 
     def belongs_to(self, owner: str | None, model: str) -> Callable[[Any], bool]:
-        """Tells of a piece whether this account was given it, by a model of the same family."""
+        """Return a function that checks whether a piece was sent to this account, by a model of
+        the same family."""
 
         def belongs(content: Any) -> bool:
             origin = self.origins.get(content)
@@ -85,7 +86,7 @@ class Reasoning:
         return belongs
 
     def removals(self, body: dict[str, Any], owner: str | None) -> list[dict[str, str]]:
-        """Return the pieces that the service leaves out of a prompt, with the reason for each."""
+        """Return the pieces that the service removes from a prompt, with the reason for each."""
         reasons = []
         for number, item in enumerate(body["input"]):
             if item.get("type") == "reasoning":

@@ -1,4 +1,4 @@
-"""Checks the body of a prompt as the service does for every account.
+"""Checks prompts and image requests as the service does for every account.
 
 Every function returns nothing or raises Refusal, with the service's own words where
 docs/protocol.md has them.
@@ -19,7 +19,7 @@ PARAMETERS = {
     *("parallel_tool_calls", "reasoning", "text", "prompt_cache_key", "service_tier"),
     *("client_metadata", "stream_options", "context_management", "max_output_tokens"),
 }
-# The kinds of call, with the field that holds what the tool is given.
+# The kinds of call, each with the field that holds its arguments.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 OTHER_ITEMS = {
     *("image_generation_call", "configuration_update", "compaction", "compaction_trigger"),
@@ -32,8 +32,8 @@ WEB_SEARCH_FIELDS = {
     *("search_context_size", "search_content_types"),
 }
 
-PICTURE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
-PICTURE_OPTIONS = {"size", "quality", "background"}
+IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
+IMAGE_OPTIONS = {"size", "quality", "background"}
 FILE_FIELDS = {"type", "filename", "file_data", "file_url", "detail"}
 # PDF, text, and what Office programs write.
 FILE_KINDS = re.compile(
@@ -123,7 +123,7 @@ def check_tools(tools: list[dict[str, Any]]) -> None:
                 raise invalid("missing_required_parameter", "tools")
             check_tools(tool["tools"])
         elif kind == "image_generation":
-            check_picture(tool, {"type", "model", "output_format", *PICTURE_OPTIONS})
+            check_image_options(tool, {"type", "model", "output_format", *IMAGE_OPTIONS})
         elif kind not in ("custom", "tool_search"):
             raise invalid("invalid_value", f"Invalid tool type {kind}")
 
@@ -190,15 +190,15 @@ def refuse_searches(items: list[dict[str, Any]]) -> None:
             raise invalid_choice(f"input[{number}]", "web_search_call", ("message", "reasoning"))
 
 
-def check_picture(options: dict[str, Any], fields: set[str]) -> None:
+def check_image_options(options: dict[str, Any], fields: set[str]) -> None:
     """Check the options of an image tool or request; `fields` lists those that are allowed."""
     for name in options:
         if name not in fields:
             raise invalid("unknown_parameter", f"Unknown parameter: '{name}'.", param=name)
-    model = options.get("model", PICTURE_MODELS[0])
-    newer = ("xhigh", "max") if model in PICTURE_MODELS[1:] else ()
+    model = options.get("model", IMAGE_MODELS[0])
+    newer = ("xhigh", "max") if model in IMAGE_MODELS[1:] else ()
     allowed = {
-        "model": PICTURE_MODELS,
+        "model": IMAGE_MODELS,
         "quality": ("low", "medium", "high", "auto", *newer),
         "background": ("opaque", "transparent"),
         "output_format": ("png", "jpeg", "webp"),
@@ -211,7 +211,7 @@ def check_picture(options: dict[str, Any], fields: set[str]) -> None:
 
 
 def is_size(size: Any) -> bool:
-    """Whether a picture may have this size, such as "1024x1536"."""
+    """Whether an image may have this size, such as "1024x1536"."""
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(size)):
         return False
     small, large = sorted(map(int, size.split("x")))
@@ -262,16 +262,18 @@ def check_message(item: dict[str, Any], number: int) -> None:
             raise invalid("invalid_value", f"Invalid value: '{kind}' in input[{number}].content")
 
 
-def check_phases(items: list[dict[str, Any]], given: list[tuple[str, str | None]]) -> None:
-    """Check that the session's messages come back with the text and phase that they were given.
+def check_phases(items: list[dict[str, Any]], sent: list[tuple[str, str | None]]) -> None:
+    """Check that the messages `sent` in this session come back with their text and phase.
 
-    Other messages have no phase.
+    Other messages must have no phase.
     """
-    texts = [text for text, _ in given]
+    texts = [text for text, _ in sent]
     messages = [(message_text(i), i.get("phase")) for i in items if i.get("role") == "assistant"]
     sent_back = [pair for pair in messages if pair[0] in texts or pair[1] is not None]
-    if sent_back != given:
-        raise invalid("invalid_value", f"Sent back with their phases: {sent_back}, given: {given}")
+    if sent_back != sent:
+        raise invalid(
+            "invalid_value", f"Sent back with their phases: {sent_back}, not with: {sent}"
+        )
 
 
 def message_text(item: dict[str, Any]) -> str:
@@ -284,9 +286,9 @@ def is_part(part: dict[str, Any], role: str) -> bool:
     kind = part.get("type")
     if kind == "input_image" and role != "assistant":
         url = part.get("image_url") or ""
-        picture = r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]|https://"
+        address = r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]|https://"
         fine = part.get("detail") in (None, "auto", "low", "high", "original")
-        return fine and bool(re.match(picture, url))
+        return fine and bool(re.match(address, url))
     kinds = ("output_text", "refusal") if role == "assistant" else ("input_text",)
     return kind in kinds and isinstance(part.get("text"), str)
 
@@ -302,7 +304,7 @@ def check_addresses(items: list[dict[str, Any]], dead: set[str]) -> None:
 
 
 def refuse_files(items: list[dict[str, Any]]) -> None:
-    """Refuse files."""
+    """Refuse the first file in messages and tool outputs."""
     for number, item in enumerate(items):
         parts = item.get("content") or item.get("output")
         for place, part in enumerate(parts if isinstance(parts, list) else []):
@@ -328,7 +330,7 @@ def check_file(part: dict[str, Any], path: str) -> None:
         if not str(part["file_url"]).startswith("https://"):
             raise invalid("invalid_value", f"Invalid value: '{path}.file_url'")
         return
-    # Seen for tool outputs only; clients send a name always.
+    # This refusal was seen for tool outputs only; clients always send a name.
     if not part.get("filename") or not isinstance(part["filename"], str):
         raise invalid("missing_required_parameter", f"Missing required parameter: '{path}'")
     if not is_file_data(str(part.get("file_data"))):
@@ -340,7 +342,7 @@ def check_file(part: dict[str, Any], path: str) -> None:
 
 
 def is_file_data(url: str) -> bool:
-    """Whether it holds the data of a kind of file that a model can read."""
+    """Check whether a data URL has a file of a type that models can read."""
     kind, _, data = url.partition(";base64,")
     try:
         return bool(FILE_KINDS.fullmatch(kind) and base64.b64decode(data, validate=True))

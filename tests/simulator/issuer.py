@@ -33,28 +33,29 @@ class Account:
     email: str | None = "ada@example.com"
     plan: str | None = "plus"
     account_id: str | None = "5e1f7a3c-0000-4000-8000-00000000ada0"
-    # Whether the tokens name it; the list of workspaces always does.
+    # Whether the tokens contain it; the list of workspaces always does.
     id_in_tokens: bool = True
     user_id: str = "user-ada"
     fedramp: bool = False
+    # Whether the tokens have the claim AUTH_CLAIM.
     auth_object: bool = True
     organizations: tuple[str, ...] = ("org-ada",)
-    # Models that are retired, but that this account still has: its list names them, hidden.
+    # Retired models that this account still has. Its list contains them as hidden models.
     extra_models: tuple[str, ...] = ("gpt-5.2-codex",)
-    # Where the workspace's requests must say that they are to be served, and the claims of its
-    # tokens about that. The claims may differ from it and from each other.
+    # The region that the workspace's requests must name, and the region claims in its tokens,
+    # which may differ from it and from each other.
     region: str | None = None
     compute_residency: str | None = "no_constraint"
     data_residency: str | None = None
     workspace_origin: str | None = "https://chatgpt.com"
     access_token_seconds: int = 10 * 24 * 3600
-    # What the list of workspaces calls this one; None leaves the field out.
+    # The name in the list of workspaces; None leaves the field out.
     name: str | None = None
     # The user's other workspaces.
     workspaces: tuple[Account, ...] = ()
 
     def choose(self, account_ids: list[str]) -> Account:
-        """The user in the first of their workspaces that is listed, else in this one."""
+        """Return the account of the first listed workspace; this one if none is listed."""
         family = (dataclasses.replace(self, workspaces=()), *self.workspaces)
         for chosen in family if self.account_id not in account_ids else ():
             if chosen.account_id in account_ids:
@@ -81,7 +82,7 @@ def pkce_challenge(verifier: str) -> str:
 
 
 def make_jwt(claims: dict[str, Any]) -> str:
-    """A token with these claims, signed with the key that `jwks.json` publishes."""
+    """Make a token with these claims, signed with the key that `jwks.json` publishes."""
     header = base64url(json.dumps({"alg": "RS256", "typ": "JWT", "kid": KEY_ID}).encode())
     signed = f"{header}.{base64url(json.dumps(claims).encode())}"
     return f"{signed}.{base64url(rs256(signed.encode()))}"
@@ -144,12 +145,13 @@ class Issuer:
         self.interval: Any = "5"
         self.device_expires_in = 900.0
         self.approve_after_polls: int | None = None
-        # The hosts that the browser may be sent back to; at times not 127.0.0.1.
+        # The hosts to which the browser may be redirected. The service refused 127.0.0.1 until the
+        # summer of 2026 (P32).
         self.redirect_hosts = {"127.0.0.1", "localhost"}
         self.issue_refresh_token = True
-        # Whether using a refresh token twice ends every token of that login.
+        # Whether using a refresh token twice ends every refresh token of that login.
         self.kill_family_on_reuse = False
-        # Access tokens of the `at-...` kind, and whose they are.
+        # Access tokens of the form `at-...`, each with its account.
         self.personal_tokens: dict[str, Account] = {}
         self.devices: dict[str, dict[str, Any]] = {}
         self.codes: dict[str, dict[str, Any]] = {}
@@ -159,7 +161,7 @@ class Issuer:
         self.access_tokens: dict[str, dict[str, Any]] = {}
 
     def approve(self, user_code: str, account: Account | None = None) -> None:
-        """The user has entered the code in the browser and agreed."""
+        """Approve a code, as the user does in the browser."""
         for device in self.devices.values():
             if device["user_code"] == user_code:
                 device["state"], device["account"] = "approved", account or self.account
@@ -167,7 +169,7 @@ class Issuer:
         raise KeyError(user_code)
 
     def sign_in(self, account: Account | None = None) -> dict[str, Any]:
-        """A token reply, as if a login had just happened."""
+        """Return a token reply, as after a sign-in."""
         return self._issue(account or self.account, family=secrets.token_hex(4))
 
     def expire_access_tokens(self) -> None:
@@ -257,7 +259,7 @@ class Issuer:
         account = self.account.choose(query.get("allowed_workspace_id", "").split(","))
         code = self._new_code(query["code_challenge"], redirect, account)
         # Otherwise the ID token of a user of several organizations names no account.
-        self.codes[code]["add"] = query.get("id_token_add_organizations") == "true"
+        self.codes[code]["add_organizations"] = query.get("id_token_add_organizations") == "true"
         target = urllib.parse.urlencode({"code": code, "state": query["state"]})
         return Answer(302, "", {"Location": f"{redirect}?{target}"})
 
@@ -267,7 +269,7 @@ class Issuer:
             "challenge": challenge,
             "redirect_uri": redirect_uri,
             "account": account,
-            "add": True,
+            "add_organizations": True,
         }
         return code
 
@@ -292,7 +294,7 @@ class Issuer:
         ):
             return error_answer(400, "token_exchange_user_error")
         reply = self.sign_in(entry["account"])
-        if not entry["add"]:
+        if not entry["add_organizations"]:
             reply["id_token"] = self._id_token_without_organizations(entry["account"])
         return Answer(200, reply)
 
@@ -305,7 +307,7 @@ class Issuer:
         return make_jwt(claims)
 
     def _refresh(self, body: dict[str, str]) -> Answer:
-        # Codex CLI adds why it refreshes; a scope that was granted may be repeated.
+        # Codex CLI adds a reason; a scope that was granted may be repeated.
         if set(body) - {"refresh_reason", "scope"} != REFRESH_FIELDS:
             return error_answer(400, "invalid_request")
         if not set(str(body.get("scope", "")).split()) <= {*SCOPES, *CONNECTOR_SCOPES}:
@@ -354,7 +356,7 @@ class Issuer:
             del reply["refresh_token"]
         return reply
 
-    # Afterwards
+    # Revocation, and the owner of an access token
 
     def serve_revoke(self, request: Request) -> Answer:
         body = request.body

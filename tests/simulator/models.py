@@ -1,4 +1,4 @@
-"""The models: which of them an account is shown, and what it may ask each of them for."""
+"""The list of models that an account sees, and checks that a model accepts a request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pathlib
 import re
 from typing import Any
 
+from .images import Images
 from .issuer import Account
-from .pictures import Pictures
 from .replies import Answer, Refusal, Request, error_answer, invalid, refuse
 from .wham import RESERVE
 
@@ -19,7 +19,7 @@ RETIRED = re.compile(
     r"gpt-5|gpt-5\.1.*|gpt-5-codex.*|gpt-5\.2(-codex)?|gpt-5\.3-codex(-spark)?|gpt-5\.4(-mini)?"
     r"|gpt-5\.5(-pro)?|gpt-5\.6|codex-mini-latest"
 )
-# Models that answer nothing without a system prompt.
+# Models before gpt-5.6. They require instructions.
 OLDER = re.compile(r"gpt-5(\.[0-5])?(-.+)?")
 # Models whose effort can change within a conversation without losing the cache.
 EFFORT_UPDATES = {"gpt-6.2-sol", "gpt-6.2-astra", "gpt-6.1-sol", "gpt-6.1-terra", "gpt-6-astra"}
@@ -40,7 +40,7 @@ def catalogue_entry(model: dict[str, Any]) -> dict[str, Any]:
         if model["upgrade"]
         else None,
         # Codex CLI reads no list without these.
-        "description": f"{model['display_name']}, as far as it goes",
+        "description": f"{model['display_name']} of the simulator",
         "base_instructions": "You are a coding agent. " * 50,
         "supported_in_api": True,
         "shell_type": "shell_command",
@@ -77,8 +77,8 @@ def effort_updates(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [item["reasoning"] for item in items if "reasoning" in item]
 
 
-class Models(Pictures):
-    """Lists the models, and refuses what a model is not made for."""
+class Models(Images):
+    """Lists the models, and checks that a model accepts a request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Models(Pictures):
         self.demands_instructions: set[str] = set()
 
     def models_of(self, account: Account) -> list[dict[str, Any]]:
-        """The models that an account is shown."""
+        """Return the models that an account sees."""
         newest = re.compile(r"gpt-6\.2-.*" if account.plan == "free" else "(?!)")
         listed = [model for model in self.models if not newest.fullmatch(model["slug"])]
         listed += [hidden_entry(slug, slug.upper()) for slug in account.extra_models]
@@ -116,7 +116,7 @@ class Models(Pictures):
         listed = json.dumps(self.models_of(account)).encode()
         return 'W/"' + hashlib.sha256(listed).hexdigest()[:16] + '"'
 
-    # What a model is asked for
+    # Checks of a request to a model
 
     def check_instructions(self, body: dict[str, Any]) -> None:
         slug = str(body.get("model"))
@@ -147,7 +147,7 @@ class Models(Pictures):
         for update in effort_updates(body):
             # That other models refuse the change is a guess: no client sends it to them.
             if not entry or not entry["supports_reasoning_effort_updates"]:
-                raise invalid("invalid_value", f"'{slug}' takes no change of the effort.")
+                raise invalid("invalid_value", f"'{slug}' accepts no change of the effort.")
             self._check_effort(update.get("effort"), slug, entry)
         self._check_effort((body.get("reasoning") or {}).get("effort"), slug, entry)
 
@@ -173,8 +173,8 @@ class Models(Pictures):
         # Codex CLI sends "max" for its own "ultra". "none" is accepted though not listed,
         # except by the newest models.
         levels = [level["effort"] for level in listed if level["effort"] != "ultra"]
-        silent = () if slug.startswith("gpt-6.2") else ("none",)
-        if effort not in EFFORTS or (entry and effort not in (*silent, *levels)):
+        unlisted = () if slug.startswith("gpt-6.2") else ("none",)
+        if effort not in EFFORTS or (entry and effort not in (*unlisted, *levels)):
             values = ", ".join(f"'{level}'" for level in levels)
             raise invalid(
                 "unsupported_value",
@@ -184,7 +184,7 @@ class Models(Pictures):
             )
 
     def check_lite(self, body: dict[str, Any], headers: dict[str, str]) -> None:
-        """What the header of Codex CLI's own form of request demands of the body."""
+        """Check the body if the header LITE says that the request has Codex CLI's own form."""
         if headers.get(LITE) != "true":
             return
         if (body.get("reasoning") or {}).get("context") != "all_turns":

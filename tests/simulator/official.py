@@ -1,6 +1,6 @@
 """The official route's sign-in: registration, later logins, refresh and revocation.
 
-Its tokens and those of the Codex login know nothing of each other.
+Its tokens are no use on the Codex route, and the Codex login's are no use here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLAN_SCOPE = "chatgpt.tokens.use.direct"
 OFFICIAL_SCOPE = f"openid profile email offline_access resource.invoke {PLAN_SCOPE}"
 REFRESH_TOKEN_SECONDS = 30 * 24 * 3600
 
-# What the parameters of an authorize address look like (docs/protocol.md); scope is apart.
+# Patterns of an authorize address's parameters (docs/protocol.md). `fault` also checks `scope`.
 REQUIRED = {
     "client_id": rf"{REGISTRATION}|oaiapp_[0-9a-f]+",
     "ext_agent_host_id": (
@@ -50,15 +50,15 @@ OPTIONAL = {
 
 
 @dataclasses.dataclass
-class Knobs:
+class OfficialSettings:
     """How the official route behaves: the attributes of `simulator.official`."""
 
-    # The user does not agree.
+    # Whether the user declines.
     declined: bool = False
     # Parameters of the callback that are added or replaced; a list repeats one, None leaves
-    # it out. A later login says no client_id unless one is given here.
+    # it out. The callback of a later login has no client_id unless one is given here.
     callback: dict[str, Any] = dataclasses.field(default_factory=dict)
-    # What the user grants; without PLAN_SCOPE there is no use of the plan.
+    # The scope that the user grants; without PLAN_SCOPE, the plan cannot be used.
     scope: str = OFFICIAL_SCOPE
     # Whether a login without PLAN_SCOPE gets neither access nor refresh token.
     withholds_tokens: bool = False
@@ -103,12 +103,12 @@ class Login:
 
     @property
     def owner(self) -> Account:
-        """The user as this route knows them: the tokens name no account."""
+        """The account, with an id made up from the login: this route's tokens name no account."""
         return dataclasses.replace(self.account, account_id=f"{self.client_id} {self.subject}")
 
 
 def fault(query: dict[str, str]) -> str | None:
-    """The first parameter of an authorize address that is missing, wrong or unknown."""
+    """Return the first parameter of an authorize address that is missing, wrong or unknown."""
     for name, pattern in REQUIRED.items():
         if not re.fullmatch(pattern, query.get(name, "")):
             return name
@@ -130,7 +130,7 @@ class OfficialSignIn(Backend):
 
     def __init__(self) -> None:
         super().__init__()
-        self.official = Knobs()
+        self.official = OfficialSettings()
         # The names of the registered apps, by the client id that each was issued.
         self.clients: dict[str, str] = {}
         self.official_codes: dict[str, dict[str, Any]] = {}
@@ -141,7 +141,7 @@ class OfficialSignIn(Backend):
         self.official_refresh_tokens: dict[str, dict[str, Any]] = {}
 
     def register(self, name: str = "llm-chatgpt-oauth") -> str:
-        """The client id of a new app, as its user's first login gets it."""
+        """Register an app, as its user's first sign-in does, and return its client id."""
         client_id = f"oaiapp_{secrets.token_hex(16)}"
         self.clients[client_id] = name
         return client_id
@@ -149,9 +149,9 @@ class OfficialSignIn(Backend):
     def sign_in_officially(
         self, account: Account | None = None, client_id: str | None = None, ago: float = 0.0
     ) -> dict[str, Any]:
-        """A token reply, as if a login had happened `ago` seconds before now.
+        """Return a token reply, as after a sign-in `ago` seconds before now.
 
-        Its ID token says which client the login belongs to.
+        Its ID token names the client.
         """
         client = client_id or self.register()
         self.clients.setdefault(client, "llm-chatgpt-oauth")
@@ -164,11 +164,11 @@ class OfficialSignIn(Backend):
             entry["expires_at"] = 0.0
 
     def end_official_logins(self, code: str = "refresh_token_invalidated") -> None:
-        """The user has disconnected the app: every refresh is answered with this code."""
+        """Disconnect the app, as the user can: every refresh is answered with `code`."""
         for entry in self.official_refresh_tokens.values():
             entry["state"] = code
 
-    # What the issuer says about itself
+    # Discovery, and the public key
 
     def serve_discovery(self, request: Request) -> Answer:
         root = self.public_issuer
@@ -192,7 +192,7 @@ class OfficialSignIn(Backend):
         )
 
     def serve_jwks(self, request: Request) -> Answer:
-        """The key that has signed the simulator's tokens."""
+        """The key that signs the simulator's tokens, as a set of JSON Web Keys."""
         return Answer(200, {"keys": [public_key()]})
 
     # The browser, and the exchange of codes for tokens
@@ -287,10 +287,10 @@ class OfficialSignIn(Backend):
         return {k: v for k, v in reply.items() if k not in self.official.refresh_omits}
 
     def _official_reply(self, login: Login, now: int) -> dict[str, Any]:
-        """New tokens, as a login or a refresh at `now` gets them."""
-        knobs, form = self.official, self.official.earliest_refresh_form
-        end = now + knobs.access_token_seconds
-        earliest = end - knobs.earliest_refresh_seconds
+        """Issue new tokens, as for a sign-in or a refresh at `now`."""
+        settings, form = self.official, self.official.earliest_refresh_form
+        end = now + settings.access_token_seconds
+        earliest = end - settings.earliest_refresh_seconds
         access_token = make_jwt(self._official_access_claims(login, now, end))
         refresh_token = f"rt_{secrets.token_hex(32)}"
         self.official_access_tokens[access_token] = {"login": login, "expires_at": end}
@@ -305,7 +305,7 @@ class OfficialSignIn(Backend):
             "refresh_token": refresh_token,
             "id_token": make_jwt(self._official_id_claims(login, now)),
             "token_type": "Bearer",
-            "expires_in": knobs.access_token_seconds,
+            "expires_in": settings.access_token_seconds,
             "scope": login.scope,
         }
         moment = datetime.datetime.fromtimestamp(earliest, datetime.timezone.utc).isoformat()
@@ -347,7 +347,7 @@ class OfficialSignIn(Backend):
             claims[name] = value(claims[name]) if callable(value) else value
         return {name: value for name, value in claims.items() if value is not None}
 
-    # Afterwards
+    # Revocation
 
     def serve_official_revoke(self, request: Request) -> Answer:
         body = self._form(request)
@@ -356,7 +356,7 @@ class OfficialSignIn(Backend):
         if body["token_type_hint"] != "refresh_token":
             raise self._denied("unsupported_token_type")
         entry = self.official_refresh_tokens.get(body["token"])
-        # Nothing is said about a token that is dead already.
+        # A token that is unknown or has ended gets the same answer.
         if entry is not None:
             entry["state"] = "refresh_token_invalidated"
         return Answer(200, "")

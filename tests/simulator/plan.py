@@ -45,7 +45,7 @@ ITEMS = {
 
 
 def plan_error(code: str, param: str | None = None, v2: bool = False) -> Answer:
-    """The refusal with one of PLAN_ERRORS; `v2` gives the code its older name."""
+    """Build the refusal with one of PLAN_ERRORS; `v2` uses the prefix subscription_sharing_v2_."""
     return Answer(PLAN_ERRORS[code], {"error": _error(code, param, v2)})
 
 
@@ -140,7 +140,7 @@ class Plan(OfficialSignIn):
     def serve_official_responses(self, request: Request) -> Answer | Stream:
         owner = self.plan_login(request).owner
         body = request.body
-        # Nothing says that it takes compressed requests.
+        # No source says that this route accepts compressed requests.
         if not request.is_json or "content-encoding" in request.headers:
             raise refuse(400, "Invalid JSON")
         check_fields(body)
@@ -152,7 +152,7 @@ class Plan(OfficialSignIn):
             raise unsupported(name)
         session = body.get("prompt_cache_key") or owner.account_id
         if self.demands_phases:
-            check_phases(body["input"], self.given[session])
+            check_phases(body["input"], self.sent_messages[session])
         frames = self.answer_frames(body, owner, session)
         return Stream(self._grouped(frames), headers=self._plan_headers())
 
@@ -179,6 +179,6 @@ class Plan(OfficialSignIn):
         self.check_history(body, owner)
 
     def plan_failure(self, code: str, *items: Item, v2: bool = False) -> Stream:
-        """A stream that says `items` and then fails with one of PLAN_ERRORS."""
+        """Build a stream that sends `items` and then fails with one of PLAN_ERRORS."""
         frames = self.frames(list(items), terminal="failed", error=_error(code, None, v2))
         return Stream(frames, headers=self._plan_headers())

@@ -1,4 +1,4 @@
-"""PNG pictures of any size, in one colour."""
+"""PNG images of any size, in one colour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 
 
 def png(width: int, height: int, transparent: bool = False) -> bytes:
-    """RGB, or RGBA that shows nothing."""
+    """Build an image in one colour, or a fully transparent one."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)

@@ -82,7 +82,7 @@ def web_page(status: int = 403) -> Answer:
 
 
 def error_page(code: str) -> Answer:
-    """What the browser shows instead of a sign-in."""
+    """The page that the browser shows if a sign-in is refused."""
     return Answer(400, f"<html>{code}</html>", {"Content-Type": "text/html"})
 
 

@@ -1,6 +1,6 @@
-"""What the service refuses about JSON schemas (docs/protocol.md, "Schemas").
+"""Checks JSON schemas as the service does (docs/protocol.md, "Schemas").
 
-Both functions return the fault in the service's words, or None.
+`strict_fault` and `parameters_fault` return the fault in the service's words, or None.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def inner_schemas(schema: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any
 
 
 def _form_faults(schema: Any, path: tuple[str, ...]) -> Iterator[str]:
-    """Faults that make no schema at all of it, wherever they are."""
+    """Yield the faults, at any depth, that are refused in every schema, strict or not."""
     here = f"In context={path}, "
     if isinstance(schema, bool):
         return

@@ -109,7 +109,7 @@ class Simulator(Plan):
         if callable(answer):
             answer = answer(request)
         if answer is None:
-            # Cloudflare, in front of issuer and backend, accepts an empty User-Agent.
+            # Cloudflare refuses the User-Agent of Python's urllib (P14), but not an empty one.
             if request.headers.get("user-agent", "").startswith("Python-urllib"):
                 return web_page()
             try:

@@ -1,7 +1,7 @@
 """The key that signs the simulator's tokens, and the signature RS256 without a library.
 
 The key was made for this file and protects nothing: its private half is public.
-RFC 8017, section 8.2.1, is the signature; RFC 7517 and 7518 are the form of the public key.
+RFC 8017, section 8.2.1, defines the signature, RFC 7517 and 7518 the public key's form.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PRIMES = [
 ]
 _MODULUS, _EXPONENT = math.prod(_PRIMES), 65537
 _PRIVATE = pow(_EXPONENT, -1, math.prod(prime - 1 for prime in _PRIMES))
-# For each prime: the exponent, and what is 1 modulo this prime and 0 modulo the others.
+# Each prime, its exponent, and a number that is 1 modulo this prime and 0 modulo the others.
 _PARTS = [
     (prime, _PRIVATE % (prime - 1), others * pow(others, -1, prime))
     for prime in _PRIMES
     for others in [_MODULUS // prime]
 ]
 _LENGTH = 256
-# The DER encoding that says that a SHA-256 digest follows (RFC 8017, section 9.2).
+# The DER encoding that precedes a SHA-256 digest (RFC 8017, section 9.2).
 _SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
 KEY_ID = "simulator"
 

@@ -23,15 +23,15 @@ class Wham(Issuer):
         super().__init__()
         self.require_account_header = True
         self.used_percent = {"primary": 30.0, "secondary": 12.0}
-        # Whether the ordinary allowance is used up.
+        # Whether the ordinary limits are used up.
         self.limit_reached = False
-        # How much of Luna Reserve is used; None if it is not offered.
+        # The used percentage of Luna Reserve; None if it is not offered.
         self.reserve_used: float | None = None
-        # The paths on which a workspace's region is demanded; that it is all is not known.
+        # The paths that demand a workspace's region. There may be more (P78).
         self.regional_paths = ("/codex/responses", "/codex/images/")
         # The banked resets, as the service lists them.
         self.resets: list[dict[str, Any]] = []
-        # The ids of the requests that redeemed one, and what a repeated one is told.
+        # The ids of requests that used a reset, and the code that answers a repeated request.
         self.redeemed: set[str] = set()
         self.repeated_redeem_code = "already_redeemed"
 
@@ -112,8 +112,8 @@ class Wham(Issuer):
             }
         ]
 
-    def check_allowance(self, model: str, account: Account) -> None:
-        """Raise Refusal if the limit that pays for this model is used up."""
+    def check_limit(self, model: str, account: Account) -> None:
+        """Raise Refusal if the limit for this model is used up."""
         reserve = self.reserve_used or 0
         if reserve >= 100 if model == RESERVE else self.limit_reached:
             raise Refusal(usage_limit(plan_type=account.plan))
@@ -203,7 +203,7 @@ def _account_entry(account: Account) -> dict[str, Any]:
         "is_fedramp_compliant_workspace": account.fedramp,
         "can_access_with_session": True,
     }
-    # No recording proves that the service names them.
+    # No recording shows that workspaces have names.
     return entry if account.name is None else {**entry, "name": account.name}
 
 

@@ -1,13 +1,14 @@
-"""SIGKILL at any point of a login, a refresh and a logout: the store always reads.
+"""SIGKILL at any point of a login, a refresh and a logout: the login file stays readable.
 
-python tests/stress/kill.py [--full]
+.venv/bin/python tests/stress/kill.py [--full]
 
 160 kills of each kind and route with --full, else 5. A child process does the work over and over;
-it is killed after a random time, which falls everywhere between its first step and its last.
-Afterwards the store must read, and hold the old or the new pair (after a logout: none).
+it is killed after a random time, at any of its steps. Afterwards the login file must be readable
+and hold the old or the new tokens (after a logout, possibly none).
 
-One loss cannot be ruled out: a kill after a refresh was sent and before the new pair is written.
-It is counted, with the simulator near and 100 ms away, and the length of that window is measured.
+A login can be lost only by a kill after a refresh was sent and before the new tokens are written.
+The script counts these losses, with the simulator near and 100 ms away, and measures the length of
+that window.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ NETWORK_SECONDS = (0.0, 0.1)
 
 IMPORTS = """
 import threading, urllib.request
-# So that no kill meets a program that is still importing.
+# Import everything before "go", so that no process is killed during an import.
 import filelock, http.server, httpx
 import llm_chatgpt_oauth as p
 from llm_chatgpt.login.login_file import delete_tokens
 
 def approve(login):
-    # Cloudflare turns the name of Python's own client away.
+    # Cloudflare, in front of the issuer, refuses urllib's own User-Agent.
     request = urllib.request.Request(login.url, headers={"User-Agent": "Mozilla/5.0"})
     threading.Thread(target=urllib.request.urlopen, args=(request,), daemon=True).start()
 
@@ -58,12 +59,12 @@ TOKEN_ENDPOINTS = {"codex": "token", "official": "official_token"}
 
 
 class Network:
-    """Serves a token endpoint over a network that takes so many seconds for an answer."""
+    """Serves a token endpoint whose answers arrive `seconds` late."""
 
     def __init__(self, simulator: Simulator, endpoint: str, seconds: float):
         self._serve = getattr(simulator, f"serve_{endpoint}")
         self._seconds = seconds
-        # When the server had made the new pair.
+        # When the server had issued the new tokens.
         self.committed = 0.0
 
     def __call__(self, request: Any) -> Any:
@@ -76,23 +77,23 @@ class Network:
             time.sleep(self._seconds)
 
 
-def new_login(simulator: Simulator, route: str) -> plugin.Tokens:
+def store_login(simulator: Simulator, route: str) -> plugin.Tokens:
     return sign_in_officially(simulator) if route == "official" else sign_in(simulator)
 
 
 def is_lost(simulator: Simulator, tokens: plugin.Tokens) -> bool:
-    """The pair on disk was spent: the kill came between the request and the write."""
+    """Check whether the stored tokens are spent: the kill came between request and write."""
     issued = {**simulator.refresh_tokens, **simulator.official_refresh_tokens}
     entry = issued.get(tokens.refresh_token or "")
     return entry is None or entry["state"] != "fresh"
 
 
 def kill(simulator: Simulator, route: str, what: str, code: str) -> tuple[int, int, int]:
-    """Kills of one kind: how often the store was unreadable or late, a login lost, and how many
-    leftovers were swept."""
-    unreadable = lost = swept = 0
+    """Kill a process KILLS times. Returns how often the login file was unreadable or blocked,
+    how many logins were lost, and how many temporary files were left behind."""
+    unreadable = lost = leftovers = 0
     for _ in range(KILLS):
-        new_login(simulator, route)
+        store_login(simulator, route)
         program = f"{IMPORTS}\ntokens = p.load_tokens()\nwhile True: {code}"
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert process.stdout
@@ -101,29 +102,29 @@ def kill(simulator: Simulator, route: str, what: str, code: str) -> tuple[int, i
         assert process.poll() is None, "the child ended by itself"
         process.kill()
         process.wait()
-        swept += len(list(store_path().parent.glob("*.tmp")))
+        leftovers += len(list(store_path().parent.glob("*.tmp")))
         try:
             found = plugin.load_tokens()
         except plugin.StoreError:
             unreadable += 1
             continue
         if found is None:
-            # Only a logout may leave nobody signed in.
+            # Only a logout may leave no login.
             lost += what != "logout"
             continue
         lost += is_lost(simulator, found)
-        # And the next program goes on at once, whatever the dead one held.
+        # The next program must not wait for a lock of the killed one.
         start = time.monotonic()
         plugin.store_tokens(found)
         unreadable += time.monotonic() - start > 5
-    return unreadable, lost, swept
+    return unreadable, lost, leftovers
 
 
 def measure_window(
     simulator: Simulator, route: str, network: Network
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds from the request, and from the server's commit, until the new pair is on
-    disk."""
+    """Measure the milliseconds from the request, and from the server's commit, until the new
+    tokens are on disk."""
     from_request: list[float] = []
     from_commit: list[float] = []
     send, replace, sent = http.send, os.replace, 0.0
@@ -139,7 +140,7 @@ def measure_window(
             from_request.append((time.perf_counter() - sent) * 1000)
             from_commit.append((time.perf_counter() - network.committed) * 1000)
 
-    new_login(simulator, route)
+    store_login(simulator, route)
     http.send, os.replace = sending, replaced
     try:
         for _ in range(50):
@@ -149,13 +150,13 @@ def measure_window(
     return from_request, from_commit
 
 
-def words(gaps: list[float]) -> str:
-    return f"{statistics.median(gaps):.1f} ms (at most {max(gaps):.1f})"
+def in_ms(durations: list[float]) -> str:
+    return f"{statistics.median(durations):.1f} ms (at most {max(durations):.1f})"
 
 
 def main() -> int:
     wrong = 0
-    print("route     what     network  kills  unreadable  lost  leftovers swept")
+    print("route     what     network  kills  unreadable  lost  temporary files")
     for route, endpoint in TOKEN_ENDPOINTS.items():
         with tempfile.TemporaryDirectory() as folder, Simulator() as simulator:
             os.environ.update(simulator.environment, LLM_USER_PATH=folder)
@@ -167,18 +168,19 @@ def main() -> int:
             for what, code, seconds in work:
                 network = Network(simulator, endpoint, seconds)
                 simulator.always[endpoint] = network
-                unreadable, lost, swept = kill(simulator, route, what, code)
+                unreadable, lost, leftovers = kill(simulator, route, what, code)
                 print(
                     f"{route:<9} {what:<8} {seconds * 1000:>4.0f} ms  {KILLS:>5}  "
-                    f"{unreadable:>10}  {lost:>4}  {swept:>15}"
+                    f"{unreadable:>10}  {lost:>4}  {leftovers:>15}"
                 )
                 wrong += unreadable + (lost if what != "refresh" else 0)
                 if what == "refresh":
                     windows.append((seconds, measure_window(simulator, route, network)))
             for seconds, (from_request, from_commit) in windows:
                 print(
-                    f"{route}, {seconds * 1000:.0f} ms of network: {words(from_request)} from the "
-                    f"request to the write, of these {words(from_commit)} from the server's commit"
+                    f"{route}, server {seconds * 1000:.0f} ms away: "
+                    f"{in_ms(from_request)} from the request to the write, "
+                    f"{in_ms(from_commit)} from the server's commit to the write"
                 )
     return 1 if wrong else 0
 

@@ -1,10 +1,10 @@
-"""Many at once with an expired token: one refresh a round, and everybody gets an answer.
+"""Processes, threads and tasks with an expired token: one refresh a round, each gets an answer.
 
-python tests/stress/race.py [--full]
+.venv/bin/python tests/stress/race.py [--full]
 
-32 processes (the real `llm`), 32 threads and 200 coroutines, all with a token that has expired or,
-on the official route, that the API refuses: with the refresh quick, slow, failing once, and with
-a process killed while it holds the lock.
+32 processes (the real `llm`), 32 threads and 200 tasks, all with a token that has expired or, on
+the official route, that the API refuses: with the refresh quick, slow, failing once, and with a
+process killed while it holds the lock.
 Without --full fewer rounds and processes. Prints the figures; exit code 1 if anything went wrong.
 """
 
@@ -66,7 +66,7 @@ class Official(Codex):
 
 
 def processes(count: int) -> list[str]:
-    """What went wrong in so many `llm` processes started at the same moment."""
+    """Start `count` llm processes at once; return what went wrong in them."""
     command = [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "hi", "--no-log", "-R"]
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -109,8 +109,8 @@ def tasks(count: int) -> list[str]:
     return [repr(f) for f in found if not str(f).startswith("This is answer")]
 
 
-def killed_holder() -> None:
-    """A process takes the lock and is killed with it."""
+def kill_lock_holder() -> None:
+    """Start a process that takes the lock, and kill it 0.3 seconds later."""
     code = (
         "import time\nfrom llm_chatgpt.login.login_file import locked_store\n"
         "with locked_store():\n    print('held', flush=True)\n    time.sleep(60)"
@@ -133,22 +133,22 @@ def main() -> int:
 
 
 def race(route: Codex, simulator: Simulator) -> int:
-    """How many promises were broken on one route."""
+    """Run all rounds on one route, and return the number of checks that failed."""
     failures = 0
     name_of_route = type(route).__name__.lower()
     fetch_models(route.tokens)
-    # Beforehand, because llm's own migrations race.
+    # Created beforehand, because llm's own migrations race.
     make_logs()
     kinds = {"processes": (processes, PROCESSES), "threads": (threads, THREADS)}
-    kinds["coroutines"] = (tasks, TASKS)
-    refreshes_of = {
-        "quick": (lambda: None, 1),
-        "slow": (lambda: simulator.script(route.endpoint, lambda r: time.sleep(1.0)), 1),
-        "lock holder killed": (killed_holder, 1),
+    kinds["tasks"] = (tasks, TASKS)
+    cases = {
+        "quick": lambda: None,
+        "slow": lambda: simulator.script(route.endpoint, lambda r: time.sleep(1.0)),
+        "lock holder killed": kill_lock_holder,
     }
     for kind, (run, count) in kinds.items():
         who = f"{name_of_route:<9} {f'{count} {kind}':<16}"
-        for name, (prepare, expected) in refreshes_of.items():
+        for name, prepare in cases.items():
             rounds = ROUNDS if name == "quick" else max(1, ROUNDS // 4)
             sent, wrong, start = collections.Counter(), [], time.monotonic()
             for _ in range(rounds):
@@ -158,12 +158,12 @@ def race(route: Codex, simulator: Simulator) -> int:
                 wrong += run(count)
                 sent[len(simulator.refreshes) - before] += 1
             seconds = (time.monotonic() - start) / rounds
-            failures += sent != {expected: rounds} or bool(wrong)
+            failures += sent != {1: rounds} or bool(wrong)
             total = "+".join(f"{n}*{k}" for k, n in sorted(sent.items()))
             print(f"{who} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}")
             for line in wrong[:3]:
                 print(f"    {line}")
-        # Failing once: all threads and tasks that wait report it. Who needs it later refreshes.
+        # Failing once: all threads and tasks that wait report the error; a later caller refreshes.
         route.expire()
         simulator.script(route.endpoint, lambda request: time.sleep(1.0) or Answer(500))
         before = len(simulator.refreshes)
@@ -175,7 +175,7 @@ def race(route: Codex, simulator: Simulator) -> int:
         failures += not fine
         print(f"{who} {'failing once':<20}   1  {sent_now:>9}  {len(wrong):>8}")
     used = [r.body["refresh_token"] for r in simulator.refreshes]
-    # Only the one that met the 500 was sent twice, because the server had not spent it.
+    # Only a token that was answered with 500 may be sent twice: the server has not spent it.
     twice = [t for t, n in collections.Counter(used).items() if n > 1]
     print(f"refresh tokens sent twice: {len(twice)} (after a failure: {len(kinds)} at most)")
     return failures + (len(twice) > len(kinds))

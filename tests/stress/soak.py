@@ -1,9 +1,9 @@
 """2,000 prompts in one process with connections dropped at random: nothing grows.
 
-python tests/stress/soak.py [--full]
+.venv/bin/python tests/stress/soak.py [--full]
 
-Half of them sync, half async (200 in all without --full). Memory and open sockets are taken
-after a first tenth and at the end; warnings at exit fail it.
+Half sync, half async; 200 without --full. Compares memory and open sockets at the end with those
+after a warm-up of a tenth as many prompts. Warnings about resources or tasks are failures, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPTS = 2000 if "--full" in sys.argv else 200
 
 
 def sockets() -> int:
-    """Open sockets of this process (Linux; 0 elsewhere)."""
+    """Count the open sockets of this process (on Linux; 0 elsewhere)."""
     folder = pathlib.Path("/proc/self/fd")
     if not folder.exists():
         return 0
@@ -102,7 +102,7 @@ def main() -> int:
         fetch_models(tokens)
         chance = random.Random(1)
 
-        def now_and_then(request):
+        def drop_some(request):
             """Drops some connections: before the first byte, or in the middle."""
             simulator.requests.clear()
             dice = chance.random()
@@ -113,7 +113,7 @@ def main() -> int:
                 return Stream(list(frames)[:5], end="cut")
             return None
 
-        simulator.always["responses"] = now_and_then
+        simulator.always["responses"] = drop_some
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "default", __file__, "--child", *sys.argv[1:]],
             capture_output=True,

@@ -5,23 +5,23 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from .checks import PICTURE_OPTIONS, check_picture, is_part
+from .checks import IMAGE_OPTIONS, check_image_options, is_part
 from .png import png
 from .replies import Answer, Refusal, Request, invalid
 from .wham import Wham
 
-FIELDS = {"prompt", "model", *PICTURE_OPTIONS}
+FIELDS = {"prompt", "model", *IMAGE_OPTIONS}
 
 
-class Pictures(Wham):
+class Images(Wham):
     """Creates images for signed-in users."""
 
     def __init__(self) -> None:
         super().__init__()
         # The size of the images, if it differs from the requested one.
-        self.picture_size: str | None = None
-        # Whether the answer repeats what was asked for, even where the picture differs.
-        self.picture_repeats_options = True
+        self.image_size: str | None = None
+        # Whether the answer repeats the requested options, even where the image differs.
+        self.image_repeats_options = True
 
     def serve_draw(self, request: Request) -> Answer:
         self.signed_in(request)
@@ -48,17 +48,17 @@ class Pictures(Wham):
         for name in ("prompt", "model"):
             if not isinstance(body.get(name), str) or not body[name]:
                 raise _missing(name)
-        check_picture(body, fields)
+        check_image_options(body, fields)
         size_option = body.get("size", "auto")
-        size = self.picture_size or ("1024x1024" if size_option == "auto" else size_option)
+        size = self.image_size or ("1024x1024" if size_option == "auto" else size_option)
         width, height = map(int, size.split("x"))
-        picture = png(width, height, body.get("background") == "transparent")
+        image = png(width, height, body.get("background") == "transparent")
         answer: dict[str, Any] = {
             "created": int(self.clock()),
-            "data": [{"b64_json": base64.b64encode(picture).decode()}],
+            "data": [{"b64_json": base64.b64encode(image).decode()}],
         }
-        if self.picture_repeats_options:
-            answer |= {name: body[name] for name in PICTURE_OPTIONS if name in body}
+        if self.image_repeats_options:
+            answer |= {name: body[name] for name in IMAGE_OPTIONS if name in body}
         return Answer(200, answer)
 
 
