@@ -36,13 +36,12 @@ from llm.migrations import migrate
 
 import llm_chatgpt_oauth as plugin
 from llm_chatgpt import clients, config
-from llm_chatgpt.backend import prompt_run
-from llm_chatgpt.backend.memory import Memory
+from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.commands import terminal as users_terminal
 from llm_chatgpt.login import login_file
 from llm_chatgpt.login.store import Store
 from llm_chatgpt.login.tokens import parse_jwt_claims, tokens_from_reply
-from simulator import Account, Simulator
+from simulator import Account, Answer, Simulator, Stream
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
 EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
@@ -64,6 +63,23 @@ hypothesis.settings.load_profile("tests")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--http", choices=["httpx", "httpx2"], help="the HTTP library to test with")
+
+
+def pytest_make_parametrize_id(val: Any) -> str | None:
+    """Name an answer of the simulator by its status, and an answer or a stream by its error."""
+    if isinstance(val, Stream) and isinstance(val.pieces, list):
+        code = re.search(
+            rb'"code": "(\w+)"', b"".join(p for p in val.pieces if isinstance(p, bytes))
+        )
+        return f"stream {code[1].decode()}" if code else None
+    if not isinstance(val, Answer):
+        return None
+    error = val.body
+    while isinstance(error, dict):
+        names = ("error", "detail", "code", "type", "message")
+        error = next((error[name] for name in names if error.get(name)), None)
+    words = error[:40] if isinstance(error, str) else ""
+    return "dropped" if val.drop else f"{val.status} {words}".strip()
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +115,6 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
-    monkeypatch.setattr(prompt_run, "memory", Memory())
     yield
     clients.close_clients()
     models_updated()
@@ -145,9 +160,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("callback-ports"))
 
 
+_used_ports: set[int] = set()
+
+
+def new_simulator() -> Simulator:
+    """Create a simulator on a port that no earlier one had.
+
+    The plugin remembers by the address what a service has refused.
+    """
+    simulator = Simulator()
+    while simulator.port in _used_ports:
+        simulator.close()
+        simulator = Simulator()
+    _used_ports.add(simulator.port)
+    return simulator
+
+
 @pytest.fixture
 def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with Simulator() as running:
+    with new_simulator() as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running
@@ -264,6 +295,13 @@ def kinds(items: list[dict[str, Any]]) -> list[str]:
     return [item.get("role", item["type"]) for item in items]
 
 
+def add_blind_model(simulator: Simulator, tokens: plugin.Tokens) -> None:
+    """Offer `gpt-blind`, which takes no images, and fetch the list of models."""
+    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
+    simulator.models = [*simulator.models, blind]
+    fetch_models(tokens)
+
+
 def multiply(a: int, b: int) -> int:
     """Multiply two numbers"""
     return a * b
@@ -361,6 +399,11 @@ def make_logs() -> None:
         path.write_bytes(empty_logs())
 
 
+def logged(run_llm: Callable[..., Result], number: int = 1) -> list[dict[str, Any]]:
+    """Return llm's newest logs, the newest first."""
+    return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
+
+
 @pytest.fixture
 def run_llm() -> Callable[..., Result]:
     """Run `llm ...` in this process, with separate stdout and stderr."""
@@ -438,6 +481,16 @@ def login(
     return run
 
 
+def authorize_queries(simulator: Simulator) -> list[dict[str, str]]:
+    """The queries of all authorize addresses of the official route that were opened."""
+    return [request.query for request in simulator.seen("/api/accounts/authorize")]
+
+
+def exchanges(simulator: Simulator) -> list[Any]:
+    """The bodies of all requests to the official route's token endpoint."""
+    return [request.body for request in simulator.seen("/api/accounts/oauth/token")]
+
+
 def redirect_of(url: str) -> str:
     """Open the authorize address; return the address that the issuer redirects to."""
     status, headers, body = fetch(url, redirects=False)
@@ -510,6 +563,44 @@ def start_llm(*args: str, **kwargs: Any) -> subprocess.Popen[str]:
         text=True,
         **kwargs,
     )
+
+
+class PipedLogin:
+    """`llm chatgpt login` with pipes, up to the address that it prints."""
+
+    def __init__(self, *arguments: str, **options: Any):
+        self.process = start_llm("chatgpt", "login", *arguments, **options)
+        self.printed = ""
+        while "Waiting for the browser" not in self.printed:
+            line = self.process.stderr.readline()
+            assert line, self.printed
+            self.printed += line
+        self.url = re.search(r"^  (http\S+)$", self.printed, re.MULTILINE)[1]
+
+    def visit(self, url: str = "") -> tuple[int, str, str]:
+        """Open the address, or another one, as a browser does; return what `end` returns."""
+        assert fetch(url or self.url)[0] == 200
+        return self.end()
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the end; return the exit code, stdout and stderr."""
+        stdout, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stdout, self.printed + stderr
+
+
+@pytest.fixture
+def start_login() -> Iterator[Callable[..., PipedLogin]]:
+    """`start_login(*arguments)` runs `llm chatgpt login` with pipes; it ends with the test."""
+    started: list[PipedLogin] = []
+
+    def run(*arguments: str, **options: Any) -> PipedLogin:
+        started.append(PipedLogin(*arguments, **options))
+        return started[-1]
+
+    yield run
+    for login in started:
+        login.process.kill()
+        login.process.wait()
 
 
 @pytest.fixture

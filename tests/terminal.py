@@ -79,6 +79,10 @@ class Terminal:
             self.raw += data.decode()
         return found
 
+    def address(self) -> str:
+        """Wait for the address that a login prints, and return it."""
+        return self.wait_for(r"\n  (http://127\S+)\r")[1]
+
     def type(self, text: str) -> None:
         os.write(self.master, text.encode() + b"\n")
 

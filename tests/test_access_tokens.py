@@ -11,12 +11,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    bearers,
-    keep_key,
-    sign_in,
-    start_llm,
-)
+from conftest import bearers, keep_key, sign_in, start_llm
 from disk import fill_disk
 from llm_chatgpt.backend.catalogue import store_models
 from llm_chatgpt.login.login_file import locked_store, store_path

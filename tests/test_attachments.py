@@ -6,7 +6,7 @@ import llm
 import pytest
 from llm.parts import ToolCallPart, ToolResultPart
 
-from llm_chatgpt.backend.endpoints import fetch_models
+from conftest import add_blind_model
 from simulator import PNG, Answer, Call, Say
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\nendobj\n"
@@ -30,7 +30,7 @@ def images_of(body):
     return parts_of(body, "input_image")
 
 
-# Images --------------------------------------------------------------------------------
+# Images
 
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"
@@ -89,8 +89,7 @@ def test_image_detail(simulator, signed_in, ask, detail):
 
 
 def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
-    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    fetch_models(signed_in)
+    add_blind_model(simulator, signed_in)
     (tmp_path / "a.png").write_bytes(PNG)
     result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
     assert result.exit_code == 1
@@ -103,18 +102,15 @@ def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_p
 
 
 def test_pictures_and_files_in_an_older_history(simulator, signed_in, ask):
-    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
-    simulator.models = [*simulator.models, blind]
-    fetch_models(signed_in)
+    add_blind_model(simulator, signed_in)
     sound = llm.Attachment(type="audio/wav", content=b"RIFF")
     image = llm.Attachment(type="image/png", content=PNG)
     pdf = llm.Attachment(type="application/pdf", content=PDF)
     messages = [llm.user("Look", sound, image, pdf), llm.assistant("Seen."), llm.user("And?")]
     ask(messages=messages)
     parts = last_body(simulator)["input"][0]["content"]
-    assert [part["type"] for part in parts] == [
-        *("input_text", "input_text", "input_image", "input_file")
-    ]
+    types = [part["type"] for part in parts]
+    assert types == ["input_text", "input_text", "input_image", "input_file"]
     assert "audio/wav" in parts[1]["text"]
     ask(messages=messages, slug="gpt-blind")
     parts = last_body(simulator)["input"][0]["content"]
@@ -181,8 +177,7 @@ def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, at
 
 
 def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
-    simulator.models = [{**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}]
-    fetch_models(signed_in)
+    add_blind_model(simulator, signed_in)
     image = llm.Attachment(type="image/png", content=PNG)
     with pytest.raises(llm.ModelError, match=r"cannot be read by this model\. Use another model"):
         ask(messages=[llm.user("What?", image)], slug="gpt-blind")
@@ -194,7 +189,7 @@ def screenshot() -> llm.ToolOutput:
 
 
 def test_tools_that_return_pictures(simulator, signed_in, ask):
-    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Call("screenshot", {}))
     simulator.answer(Say("I see."))
     conversation = ask.model().conversation(tools=[screenshot])
     ask.chain(conversation, "Look", tools=[screenshot])
@@ -220,7 +215,7 @@ def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signe
 
 def test_reply_with_images_and_tools(simulator, signed_in):
     model = llm.get_model("chatgpt-gpt-6-luna")
-    simulator.answer(Call("screenshot", {}, "c1"))
+    simulator.answer(Call("screenshot", {}))
     first = model.prompt("Look", tools=[screenshot])
     simulator.answer(Say("Nice."))
     assert first.reply("What do you see?").text() == "Nice."

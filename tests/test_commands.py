@@ -289,8 +289,7 @@ def test_doctor_breaks_lines_between_words(simulator, start, monkeypatch, column
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["use"], ["status", "--account"], ["login", "--account"], ["logout", "--account"]],
+    "arguments", [["use"], ["status", "--account"], ["login", "--account"], ["logout", "--account"]]
 )
 def test_shells_complete_accounts(simulator, arguments):
     def offered(incomplete):

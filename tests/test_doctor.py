@@ -35,14 +35,29 @@ def examine(run_llm):
     return run
 
 
+def assert_finding(finding, state, text="", advice=""):
+    assert finding["state"] == state
+    assert text in finding["text"]
+    assert advice in finding["advice"]
+
+
 def test_all_is_well(simulator, signed_in, examine, run_llm):
     run_llm("chatgpt", "refresh")
     del simulator.requests[:]
     found = examine()
     assert {f["state"] for f in found.values()} == {"ok"}
     assert set(found) == {
-        *("versions", "login file", "storage", "proxies", "certificates", "settings"),
-        *("login", "sign-in host", "backend", "clock", "models"),
+        "versions",
+        "login file",
+        "storage",
+        "proxies",
+        "certificates",
+        "settings",
+        "login",
+        "sign-in host",
+        "backend",
+        "clock",
+        "models",
     }
     assert "llm-chatgpt-oauth/" in found["versions"]["text"]
     assert "httpx" in found["versions"]["text"]
@@ -89,17 +104,12 @@ def test_a_home_folder_is_not_named(simulator, monkeypatch, run_llm, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_a_file_that_others_can_read(signed_in, examine):
     store_path().chmod(0o644)
-    finding = examine()["login file"]
-    assert finding["state"] == "warning"
-    assert "mode 644" in finding["text"]
-    assert "chmod 600" in finding["advice"]
+    assert_finding(examine()["login file"], "warning", text="mode 644", advice="chmod 600")
 
 
 def test_a_damaged_file(simulator, examine):
     store_path().write_text("{")
-    finding = examine()["login"]
-    assert finding["state"] == "broken"
-    assert "is damaged" in finding["advice"]
+    assert_finding(examine()["login"], "broken", advice="is damaged")
 
 
 def test_a_file_that_cannot_be_read(signed_in, examine, monkeypatch):
@@ -107,16 +117,12 @@ def test_a_file_that_cannot_be_read(signed_in, examine, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(store_path()), "read_bytes", refused)
-    finding = examine()["login"]
-    assert finding["state"] == "broken"
-    assert "read access" in finding["advice"]
+    assert_finding(examine()["login"], "broken", advice="read access")
 
 
 def test_a_lock_that_is_held(signed_in, examine):
     with filelock.FileLock(f"{store_path()}.lock"):
-        finding = examine()["storage"]
-    assert finding["state"] == "warning"
-    assert "another program holds the lock" in finding["text"]
+        assert_finding(examine()["storage"], "warning", text="another program holds the lock")
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), PermissionError(13, "Permission denied")])
@@ -126,8 +132,7 @@ def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatc
 
     monkeypatch.setattr(filelock.FileLock, "acquire", no)
     finding = examine()["storage"]
-    assert finding["state"] == "broken"
-    assert "LLM_USER_PATH" in finding["advice"]
+    assert_finding(finding, "broken", advice="LLM_USER_PATH")
     result = run_llm("chatgpt", "status")
     assert result.exit_code == 0
     assert result.stderr == f"Warning: {finding['advice']}\n"
@@ -137,8 +142,7 @@ def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, 
     (tmp_path / "file").touch()
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "file" / "folder"))
     finding = examine()["storage"]
-    assert finding["state"] == "broken"
-    assert "LLM_USER_PATH" in finding["advice"]
+    assert_finding(finding, "broken", advice="LLM_USER_PATH")
     for command in ("status", "login", "accounts", "logout"):
         result = run_llm("chatgpt", command)
         assert result.exit_code == 1
@@ -148,26 +152,20 @@ def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, 
 
 def test_certificates_that_cannot_be_read(signed_in, examine, monkeypatch, tmp_path):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(tmp_path / "missing.pem"))
-    finding = examine()["certificates"]
-    assert finding["state"] == "broken"
-    assert "CODEX_CA_CERTIFICATE" in finding["text"]
+    assert_finding(examine()["certificates"], "broken", text="CODEX_CA_CERTIFICATE")
 
 
 def test_an_access_token_that_has_ended(signed_in, simulator, examine):
     expire()
     assert examine()["login"]["state"] == "ok"
     simulator.expire_access_tokens()
-    finding = examine()["backend"]
-    assert finding["state"] == "warning"
-    assert "next prompt" in finding["advice"]
+    assert_finding(examine()["backend"], "warning", advice="next prompt")
     assert not simulator.refreshes
 
 
 def test_a_login_that_cannot_be_renewed(simulator, examine):
     sign_in(simulator, refresh_token=None, expires_at=time.time() - 60)
-    finding = examine()["login"]
-    assert finding["state"] == "broken"
-    assert "llm chatgpt login" in finding["advice"]
+    assert_finding(examine()["login"], "broken", advice="llm chatgpt login")
 
 
 def test_an_imported_login_that_has_ended(simulator, examine):
@@ -205,10 +203,12 @@ def test_an_access_token_that_is_rejected_before_its_owner_is_known(
     simulator, examine, monkeypatch
 ):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-unknown")
-    finding = examine()["backend"]
-    assert finding["state"] == "broken"
-    assert "rejects the access token" in finding["text"]
-    assert "llm keys set chatgpt" in finding["advice"]
+    assert_finding(
+        examine()["backend"],
+        "broken",
+        text="rejects the access token",
+        advice="llm keys set chatgpt",
+    )
     assert not simulator.seen("/whoami")
 
 
@@ -217,10 +217,9 @@ def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_ll
     assert examine()["login"]["state"] == "ok"
     simulator.script("token", error_answer(401, "refresh_token_expired"))
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 1
-    finding = examine()["login"]
-    assert finding["state"] == "broken"
-    assert "expired, sign in again" in finding["text"]
-    assert "llm chatgpt login" in finding["advice"]
+    assert_finding(
+        examine()["login"], "broken", text="expired, sign in again", advice="llm chatgpt login"
+    )
     assert len(simulator.refreshes) == 1
 
 

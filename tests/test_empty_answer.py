@@ -6,17 +6,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from simulator import (
-    Answer,
-    Call,
-    Draw,
-    Refuse,
-    Say,
-    Search,
-    Stream,
-    Think,
-    sse,
-)
+from simulator import Answer, Call, Draw, Refuse, Say, Search, Stream, Think, sse
 from test_reading import MODEL, done, frames_of, logged, sent_back
 
 EMPTY = {
@@ -44,9 +34,8 @@ def test_an_empty_answer_is_tried_once_more(simulator, signed_in, run_llm, case,
     # Of the reasoning, only what led to the answer goes back.
     assert run_llm("-c", "on", *options).exit_code == 0
     sent = [item["type"] for item in simulator.prompts[-1]["input"]]
-    assert [kind for kind in sent if kind != "web_search_call"] == [
-        *("message", "reasoning", "message", "message")
-    ]
+    others = [kind for kind in sent if kind != "web_search_call"]
+    assert others == ["message", "reasoning", "message", "message"]
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])

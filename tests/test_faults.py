@@ -245,8 +245,7 @@ def test_it_may_name_a_moment(simulator, signed_in, ask, naps):
 
 
 @pytest.mark.parametrize(
-    "header",
-    ["soon", "-5", "nan", "inf", "1e3", "9" * 400, "", "Wed, 99 Nov 2026 07:28:00 GMT"],
+    "header", ["soon", "-5", "nan", "inf", "1e3", "9" * 400, "", "Wed, 99 Nov 2026 07:28:00 GMT"]
 )
 def test_nonsense_is_ignored(simulator, signed_in, ask, naps, header):
     simulator.script("responses", Answer(503, headers={"Retry-After": header}))

@@ -10,9 +10,9 @@ import llm
 import pytest
 from llm.parts import ToolCallPart, ToolResultPart
 
+from conftest import add_blind_model
 from llm_chatgpt import config
 from llm_chatgpt.backend.attachments import attachment_part
-from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import PNG, Answer, Call, Say, error_answer
 from test_attachments import GIF, JPEG, PDF, WEBP, images_of, last_body, parts_of
 
@@ -30,6 +30,8 @@ def files_of(body):
 
 
 OFFICE = "application/vnd.openxmlformats-officedocument."
+
+
 KINDS = {
     "word": "wordprocessingml.document",
     "ppt": "presentationml.presentation",
@@ -271,6 +273,7 @@ def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_
     path = tmp_path / "large.pdf"
     path.write_bytes(PDF.ljust(MIB))
     by_path = llm.Attachment(type="application/pdf", path=str(path))
+    simulator.answer(Say("Read."))
     ask("Read", attachments=[by_path, llm.Attachment(type="text/plain", content=b"x" * MIB)])
     assert [len(data) for _, _, data in files_of(last_body(simulator))] == [MIB]
     assert text_of(simulator) == "x" * MIB
@@ -301,10 +304,7 @@ FILE_REFUSALS = [
         error_answer(400, None, "Missing required parameter: 'input[0].content[0]'."),
         "Missing required parameter: 'input[0].content[0]'.",
     ),
-    (
-        error_answer(400, None, "Not allowed.", param="input[0].content[0].type"),
-        "Not allowed.",
-    ),
+    (error_answer(400, None, "Not allowed.", param="input[0].content[0].type"), "Not allowed."),
     (Answer(400, {"detail": "PDF files are not supported"}), "PDF files are not supported."),
     (
         Answer(400, {"detail": [{"loc": ["body", "input", 0, "content", 1], "msg": "Bad part"}]}),
@@ -366,7 +366,7 @@ def report() -> llm.ToolOutput:
 
 
 def test_a_tool_that_returns_a_file(simulator, signed_in, ask):
-    simulator.answer(Call("report", {}, "c1"))
+    simulator.answer(Call("report", {}))
     simulator.answer(Say("Read."))
     conversation = ask.model().conversation(tools=[report])
     ask.chain(conversation, "Go", tools=[report])
@@ -386,9 +386,7 @@ def test_a_part_with_a_file_becomes_an_output_with_a_file(simulator, signed_in, 
 
 
 def test_every_model_takes_files(simulator, signed_in):
-    blind = {**simulator.models[4], "slug": "gpt-blind", "input_modalities": ["text"]}
-    simulator.models = [*simulator.models, blind]
-    fetch_models(signed_in)
+    add_blind_model(simulator, signed_in)
     for get in (llm.get_model, llm.get_async_model):
         assert "application/pdf" in get("chatgpt-gpt-6-luna").attachment_types
         assert "image/png" in get("chatgpt-gpt-6-luna").attachment_types

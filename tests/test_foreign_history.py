@@ -59,8 +59,14 @@ def test_a_claude_conversation_goes_on_here(simulator, signed_in, ask):
     )
     items = simulator.prompts[-1]["input"]
     assert kinds(items) == [
-        *("developer", "user", "assistant", "assistant", "function_call", "function_call_output"),
-        *("assistant", "user"),
+        "developer",
+        "user",
+        "assistant",
+        "assistant",
+        "function_call",
+        "function_call_output",
+        "assistant",
+        "user",
     ]
 
 
@@ -72,7 +78,7 @@ def test_core_openai_reasoning_is_left_alone(simulator, signed_in, ask):
 
 def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
     simulator.answer(
-        Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2}, "c1")
+        Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2})
     )
     answered = ask("Go", tools=[multiply, WebSearch()])
     for message in answered.messages:
@@ -102,8 +108,6 @@ def test_a_history_without_a_person(simulator, signed_in, ask):
 
 
 def test_a_call_id_that_another_call_has(simulator, signed_in, ask):
-    from llm.parts import ToolCallPart, ToolResultPart
-
     ask(
         messages=[
             llm.user("Go"),
@@ -115,4 +119,3 @@ def test_a_call_id_that_another_call_has(simulator, signed_in, ask):
     pairs = {i["call_id"]: i["output"] for i in items if i["type"] == "function_call_output"}
     names = {i["call_id"]: i["name"] for i in items if i["type"] == "function_call"}
     assert {names[call_id]: output for call_id, output in pairs.items()} == {"f": "1", "g": "2"}
-    assert json.dumps(items)

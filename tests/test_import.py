@@ -10,14 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    BOB,
-    bearers,
-    device_login,
-    keep_key,
-    secrets_watch,
-    sign_in,
-)
+from conftest import BOB, bearers, device_login, keep_key, secrets_watch, sign_in
 from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import make_jwt
 
@@ -90,11 +83,7 @@ def test_without_a_login_that_of_codex_cli_is_offered(simulator, codex, run_llm,
 
 @pytest.mark.parametrize(
     "content",
-    [
-        {"auth_mode": "apikey"},
-        {"tokens": {"access_token": make_jwt({"exp": 1000})}},
-        None,
-    ],
+    [{"auth_mode": "apikey"}, {"tokens": {"access_token": make_jwt({"exp": 1000})}}, None],
 )
 def test_without_a_login_of_codex_cli_only_login_is_advised(simulator, codex, ask, content):
     if content:

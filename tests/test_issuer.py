@@ -6,6 +6,7 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import edit_login, entry_on_disk, expire, sign_in, sign_in_officially
+from llm_chatgpt import config
 from simulator import Simulator
 
 
@@ -83,3 +84,42 @@ def test_a_login_of_an_older_version_belongs_to_openai(simulator, ask, monkeypat
     edit_login(issuer=None, expires_at=1.0)
     assert ask("hi").text
     assert entry_on_disk()["issuer"] == simulator.issuer
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://auth.example.com",
+        "ftp://127.0.0.1",
+        "auth.openai.com",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "https://",
+        "http://[::1",
+        "https://host:port",
+    ],
+)
+@pytest.mark.parametrize("name", ["ISSUER", "BASE_URL"])
+def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
+    monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
+    with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
+        config.issuer() if name == "ISSUER" else config.base_url()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
+)
+def test_addresses_that_are_fine(monkeypatch, url):
+    monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
+    assert config.issuer() == url.rstrip("/")
+
+
+def test_the_real_addresses_are_the_default(monkeypatch):
+    monkeypatch.delenv("LLM_CHATGPT_ISSUER")
+    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "")
+    assert config.issuer() == "https://auth.openai.com"
+    assert config.base_url() == "https://chatgpt.com/backend-api"

@@ -18,26 +18,21 @@ from llm_chatgpt.login import tokens
 from llm_chatgpt.login.login_file import store_path
 from simulator import make_jwt
 
-WORKSPACE = "x-codex-rate-limit-reached-type"
+HEADERS = """
+    x-request-id cf-ray content-type x-codex-plan-type x-codex-rate-limit-reached-type
+    x-codex-primary-used-percent x-codex-primary-window-minutes x-codex-limit-name
+    x-codex-primary-reset-at
+"""
 JSON = json_values(
-    *("error", "detail", "message", "code", "type", "param", "plan_type"),
-    *("resets_at", "resets_in_seconds", "loc", "msg", "error_description"),
+    "error detail message code type param plan_type resets_at resets_in_seconds loc msg "
+    "error_description"
 )
 
 
 @given(
     st.integers(300, 599),
     st.binary(max_size=60) | JSON.map(lambda data: json.dumps(data).encode()),
-    st.dictionaries(
-        st.sampled_from(
-            [
-                *("x-request-id", "cf-ray", "content-type", "x-codex-plan-type", WORKSPACE),
-                *("x-codex-primary-used-percent", "x-codex-primary-window-minutes"),
-                *("x-codex-limit-name", "x-codex-primary-reset-at"),
-            ]
-        ),
-        st.text(max_size=12) | st.floats().map(str),
-    ),
+    st.dictionaries(st.sampled_from(HEADERS.split()), st.text(max_size=12) | st.floats().map(str)),
 )
 def test_any_answer_is_a_sentence(status, body, headers):
     error = explain_refusal(
@@ -63,8 +58,13 @@ def test_any_claims_can_be_read(payload):
 CLAIMS = st.dictionaries(
     st.sampled_from(
         [
-            *("exp", "iat", "email", "chatgpt_account_id", "organizations"),
-            *(tokens.AUTH_CLAIM, tokens.PROFILE_CLAIM),
+            "exp",
+            "iat",
+            "email",
+            "chatgpt_account_id",
+            "organizations",
+            tokens.AUTH_CLAIM,
+            tokens.PROFILE_CLAIM,
         ]
     ),
     st.recursive(

@@ -15,7 +15,7 @@ import zlib
 import llm
 import pytest
 
-from conftest import expire, models_updated, wait_until
+from conftest import expire, logged, models_updated, wait_until
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Answer, Call, Say, Stream, Think, error_answer, sse
 
@@ -28,7 +28,7 @@ def prompt_logged(simulator, signed_in, run_llm):
         result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R", *options)
         assert result.exit_code == 0, result.output
         assert result.stdout == "The answer.\n"
-        row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+        row = logged(run_llm)[0]
         assert row["response"] == "The answer."
         return result.stderr
 
@@ -41,7 +41,7 @@ def after(simulator, *items, **changes):
     return list(simulator.frames([*items, Say("The answer.")], body, **changes))
 
 
-# After the last text ------------------------------------------------------------------
+# After the last text
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -166,10 +166,10 @@ def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, wher
         check=False,
     )
     assert done.stdout.decode().startswith("This is answer 1.")
-    assert len(json.loads(run_llm("logs", "--json").stdout)) == 1
+    assert len(logged(run_llm, 9)) == 1
 
 
-# A dropped attempt ----------------------------------------------------------------------
+# A dropped attempt
 
 
 @pytest.mark.parametrize("end", ["finish", "cut"])
@@ -240,14 +240,12 @@ def test_an_incomplete_answer_is_kept_with_a_note(simulator, signed_in, run_llm)
     )
     cut = [f for f in frames if not (b"output_item.done" in f and b"function_call" in f)]
     simulator.script("responses", Stream(cut))
-    result = run_llm(
-        *("-m", "chatgpt-gpt-6-luna", "hi", "-R"),
-        *("--functions", "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')"),
-    )
+    function = "def multiply(a: int, b: int) -> int:\n    raise SystemExit('ran')"
+    result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R", "--functions", function)
     assert result.exit_code == 0
     assert result.stdout == "Half of it\n"
     assert "The answer was cut short (max_output_tokens)." in result.stderr
-    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    row = logged(run_llm)[0]
     assert row["response"] == "Half of it"
     assert "incomplete" in json.dumps(row["response_json"])
     # And the conversation goes on: the unfinished call has its output.

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import secrets_watch, sign_in, start_llm
-from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import store_path
 from simulator import Account, Answer, error_answer, web_page
@@ -306,7 +300,20 @@ def test_sparse_claims_are_fine(simulator, account, run_llm):
         assert not request.headers.get("chatgpt-account-id", "").startswith("org-")
 
 
-# The command ------------------------------------------------------------------------
+def test_the_caller_can_end_the_wait(simulator):
+    class Enough(Exception):
+        pass
+
+    def wait(seconds, left):
+        raise Enough
+
+    with pytest.raises(Enough):
+        plugin.login(show=lambda code: None, wait=wait)
+    assert len(simulator.seen("/deviceauth/token")) == 1
+    assert plugin.load_tokens() is None
+
+
+# The command
 
 
 def test_the_command_shows_what_a_person_needs(simulator, run_llm):
@@ -383,211 +390,9 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
     assert not list(store_path().parent.glob("*.tmp"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_a_countdown(simulator):
-    import pty
-
-    main, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm", "chatgpt", "login"],
-        stdin=child,
-        stdout=subprocess.PIPE,
-        stderr=child,
-    )
-    os.close(child)
-    screen = b""
-    while screen.count(b"left") < 3:
-        screen += os.read(main, 4096)
-    code = simulator.seen("/deviceauth/token")[0].body["user_code"]
-    simulator.approve(code)
-    reader = threading.Thread(target=lambda: _drain(main))
-    reader.start()
-    out, _ = process.communicate(timeout=30)
-    assert b"Signed in" in out
-    times = [part[:5] for part in screen.decode().split("enter the code, ")[1:]]
-    assert len(set(times)) >= 2
-    assert times[0] in ("15:00", "14:59", "14:58")
-    os.close(main)
-    reader.join()
-
-
-def _drain(handle):
-    try:
-        while os.read(handle, 4096):
-            pass
-    except OSError:
-        pass
-
-
-# Status and logout ------------------------------------------------------------------
-
-
-def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
-    sign_in(simulator)
-    before = store_path().read_bytes()
-    names = sorted(p.name for p in store_path().parent.iterdir())
-    text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
-    assert text.exit_code == data.exit_code == 0
-    assert simulator.requests == []
-    assert store_path().read_bytes() == before
-    assert sorted(p.name for p in store_path().parent.iterdir()) == names
-    account = simulator.account
-    for wanted in (account.email, "Plus", "in 10 days", store_path()):
-        assert str(wanted) in text.stdout
-    report = json.loads(data.stdout)
-    assert report["signed_in"] is True
-    assert report["email"] == account.email
-    assert report["plan"] == "plus"
-    assert report["account_id"] == account.account_id
-    assert report["expires_at"] == pytest.approx(time.time() + 864000, abs=60)
-    assert report["expired"] is False
-    assert report["path"] == str(store_path())
-    with secrets_watch(simulator) as check:
-        check(text.output + data.output)
-
-
-def test_status_without_a_login(run_llm):
-    text, data = run_llm("chatgpt", "status"), run_llm("chatgpt", "status", "--json")
-    assert text.exit_code == data.exit_code == 1
-    assert "llm chatgpt login" in text.stdout
-    report = json.loads(data.stdout)
-    assert report["signed_in"] is False
-    assert report["problem"] == text.stdout.strip()
-
-
-@pytest.mark.parametrize("more", [[], ["--json"]])
-def test_status_of_an_account_that_does_not_exist(simulator, run_llm, monkeypatch, more):
-    sign_in(simulator)
-    words = "Error: No account named 'nope'. Accounts: default.\n"
-    result = run_llm("chatgpt", "status", "--account", "nope", *more)
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
-    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "nope")
-    result = run_llm("chatgpt", "status", *more)
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
-
-
-def test_status_of_a_token_that_has_ended(simulator, run_llm):
-    sign_in(simulator, expires_at=time.time() - 100)
-    assert "the next prompt renews it" in run_llm("chatgpt", "status").stdout
-    assert json.loads(run_llm("chatgpt", "status", "--json").stdout)["expired"] is True
-
-
-def test_logout(simulator, run_llm):
-    sign_in(simulator)
-    result = run_llm("chatgpt", "logout")
-    assert result.exit_code == 0
-    assert "Signed out" in result.stdout
-    assert plugin.load_tokens() is None
-    assert simulator.requests == []
-    assert "rt_" not in store_path().read_text()
-    again = run_llm("chatgpt", "logout")
-    assert again.exit_code == 0
-    assert "Not signed in" in again.stdout
-
-
-# Settings ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://auth.example.com",
-        "ftp://127.0.0.1",
-        "auth.openai.com",
-        "http://127.0.0.1.example.com",
-        "http://localhost.example.com",
-        "https://",
-        "http://[::1",
-        "https://host:port",
-    ],
-)
-@pytest.mark.parametrize("name", ["ISSUER", "BASE_URL"])
-def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
-    monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
-    with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
-        config.issuer() if name == "ISSUER" else config.base_url()
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
-)
-def test_addresses_that_are_fine(monkeypatch, url):
-    monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
-    assert config.issuer() == url.rstrip("/")
-
-
-def test_the_real_addresses_are_the_default(monkeypatch):
-    monkeypatch.delenv("LLM_CHATGPT_ISSUER")
-    monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "")
-    assert config.issuer() == "https://auth.openai.com"
-    assert config.base_url() == "https://chatgpt.com/backend-api"
-
-
-# Where the login cannot be stored -----------------------------------------------------
-
-
-def unwritable_folders(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("x")
-    return {"a file": file, "below a file": file / "llm"}
-
-
-@pytest.mark.parametrize("arguments", [["login"], ["login", "--browser", "--no-open"]])
-@pytest.mark.parametrize("where", ["a file", "below a file"])
-def test_a_folder_that_cannot_be_made_is_told_before_a_code_is_shown(
-    simulator, run_llm, monkeypatch, tmp_path, where, arguments
-):
-    folder = unwritable_folders(tmp_path)[where]
-    monkeypatch.setenv("LLM_USER_PATH", str(folder))
-    result = run_llm("chatgpt", *arguments)
+@pytest.mark.parametrize("arguments", [[], ["--device"]])
+def test_without_a_terminal_the_browser_is_only_named(simulator, run_llm, arguments):
+    simulator.script("usercode", Answer(404, {"detail": "Not Found"}))
+    result = run_llm("chatgpt", "login", *arguments)
     assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert "LLM_USER_PATH" in result.stderr
-    assert str(folder) in result.stderr
-    assert not simulator.requests
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_is_read_only(simulator, run_llm):
-    store_path().parent.chmod(0o500)
-    result = run_llm("chatgpt", "login")
-    store_path().parent.chmod(0o700)
-    assert result.exit_code == 1
-    assert "Make the folder writable" in result.stderr
-    assert not simulator.requests
-
-
-def test_a_full_disk_is_told_before_a_code_is_shown(simulator, run_llm, monkeypatch):
-    fill_disk(monkeypatch)
-    result = run_llm("chatgpt", "login")
-    assert result.exit_code == 1
-    assert "No space left on device" in result.stderr
-    assert not simulator.requests
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
-def test_a_symbolic_link_in_the_files_place(simulator, run_llm, tmp_path):
-    (tmp_path / "elsewhere").write_text("{}")
-    store_path().symlink_to(tmp_path / "elsewhere")
-    result = run_llm("chatgpt", "login")
-    assert result.exit_code == 1
-    assert "is a symbolic link" in result.stderr
-    assert "Put the file itself there" in result.stderr
-    assert not simulator.requests
-
-
-# A caller that goes another way -------------------------------------------------------
-
-
-def test_the_caller_can_end_the_wait(simulator):
-    class Enough(Exception):
-        pass
-
-    def wait(seconds, left):
-        raise Enough
-
-    with pytest.raises(Enough):
-        plugin.login(show=lambda code: None, wait=wait)
-    assert len(simulator.seen("/deviceauth/token")) == 1
-    assert plugin.load_tokens() is None
+    assert "Use --browser to sign in without one." in result.stderr

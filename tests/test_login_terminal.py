@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
+import subprocess
 import sys
 import threading
 import types
-import urllib.request
 
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in, start_llm, wait_until
+from conftest import fetch, sign_in, wait_until
+from llm_chatgpt.login.callback import open_listeners
 from simulator import Account, Answer
 from terminal import needs_pty
 
@@ -21,27 +23,6 @@ listens = pytest.mark.usefixtures("callback_ports")
 
 
 NO_CODES = Answer(404, {"detail": "Not Found"})
-
-
-@pytest.fixture
-def in_pipes(start, callback_ports):
-    """Start `llm chatgpt login --browser` in pipes; return the process, the address, its output."""
-    started = []
-
-    def run():
-        process = start_llm("chatgpt", "login", "--browser")
-        started.append(process)
-        printed = ""
-        while not (found := re.search(r"^  (http\S+)$", printed, re.MULTILINE)):
-            line = process.stderr.readline()
-            assert line, printed
-            printed += line
-        return process, found[1], printed
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -59,26 +40,27 @@ def approve(simulator):
     simulator.approve(simulator.seen("/deviceauth/token")[0].body["user_code"])
 
 
-def address_on(terminal):
-    return terminal.wait_for(r"\n  (http://127\S+)\r")[1]
+@pytest.fixture
+def begin(simulator, start):
+    """Start a login with a code in a terminal, and return the terminal when it counts down."""
 
+    def run(*options, **settings):
+        simulator.interval = "1"
+        terminal = start("chatgpt", "login", *options, **settings)
+        terminal.wait_for("14:5")
+        return terminal
 
-def visit(url):
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
-    with urllib.request.urlopen(request, timeout=20) as reply:
-        return reply.read().decode()
+    return run
 
 
 # Signing in at a terminal
 
 
 @needs_pty
-def test_enter_opens_the_page(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+def test_enter_opens_the_page(simulator, begin, browser):
+    terminal = begin()
     terminal.wait_for("type b and Enter to sign in through the browser")
     terminal.wait_for("Press Enter to open the page")
-    terminal.wait_for("14:5")
     assert browser() == []
     terminal.type("")
     terminal.wait_for("Opened the page in a browser")
@@ -94,57 +76,49 @@ def test_enter_opens_the_page(simulator, start, browser):
 @needs_pty
 @listens
 @pytest.mark.parametrize("typed", ["b", " B "])
-def test_b_goes_over_to_the_browser(simulator, start, browser, typed):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+def test_b_goes_over_to_the_browser(simulator, begin, browser, typed):
+    terminal = begin()
     terminal.type("what?")
     terminal.type(typed)
-    url = address_on(terminal)
+    url = terminal.address()
     terminal.wait_for("Opening your browser")
     wait_until(browser)
     assert browser() == [url]
-    assert "Go back to the terminal" in visit(url)
+    assert "Go back to the terminal" in fetch(url)[2]
     assert terminal.end() == 0, terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
 
 
 @needs_pty
 @listens
-def test_without_a_browser_only_b_is_offered(simulator, start):
+def test_without_a_browser_only_b_is_offered(simulator, begin):
     """In a container, say; the address can be opened elsewhere."""
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+    terminal = begin()
     terminal.wait_for("type b and Enter to sign in through the browser")
-    terminal.wait_for("14:5")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
-    assert "Go back to the terminal" in visit(address_on(terminal))
+    assert "Go back to the terminal" in fetch(terminal.address())[2]
     assert "Opening your browser" not in terminal.screen
     assert terminal.end() == 0, terminal.screen
 
 
 @needs_pty
 @listens
-def test_no_open_opens_nothing_in_both_ways(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", "--no-open")
-    terminal.wait_for("14:5")
+def test_no_open_opens_nothing_in_both_ways(simulator, begin, browser):
+    terminal = begin("--no-open")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
     terminal.type("b")
-    visit(address_on(terminal))
+    fetch(terminal.address())
     assert terminal.end() == 0, terminal.screen
     assert browser() == []
 
 
 @needs_pty
-def test_device_stays_with_the_code(simulator, start, browser):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", "--device")
+def test_device_stays_with_the_code(simulator, begin, browser):
+    terminal = begin("--device")
     terminal.wait_for("Press Enter to open the page")
-    terminal.wait_for("14:5")
     assert "type b" not in terminal.screen
     terminal.type("b")
     terminal.type("")
@@ -160,19 +134,17 @@ def test_without_device_codes_the_browser_login_begins_by_itself(simulator, star
     simulator.script("usercode", NO_CODES)
     terminal = start("chatgpt", "login")
     terminal.wait_for("OpenAI did not offer a device code")
-    url = address_on(terminal)
+    url = terminal.address()
     wait_until(browser)
-    visit(url)
+    fetch(url)
     assert terminal.end() == 0, terminal.screen
     assert "[Y/n]" not in terminal.screen
 
 
 @needs_pty
-def test_over_ssh_nothing_is_opened_or_offered(simulator, start, browser, monkeypatch):
+def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser, monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+    terminal = begin()
     assert "Press Enter" not in terminal.screen
     assert "type b" not in terminal.screen
     assert "llm chatgpt login --browser" in terminal.screen
@@ -206,10 +178,8 @@ def test_a_terminal_without_stderr(simulator, start):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_countdown(simulator, start):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+def test_the_end_of_input_leaves_the_countdown(simulator, begin):
+    terminal = begin()
     os.write(terminal.master, b"\x04")
     terminal.wait_for("14:5[0-7]")
     approve(simulator)
@@ -217,10 +187,21 @@ def test_the_end_of_input_leaves_the_countdown(simulator, start):
 
 
 @needs_pty
+def test_the_countdown_counts_though_stdout_is_a_pipe(simulator, begin):
+    terminal = begin(stdout=subprocess.PIPE)
+    terminal.wait_for("(?s)(left.*){3}")
+    approve(simulator)
+    assert terminal.end() == 0, terminal.screen
+    assert b"Signed in" in terminal.process.stdout.read()
+    times = re.findall(r"enter the code, ([\d:]+)", terminal.screen)
+    assert len(set(times)) >= 2
+    assert times[0] in ("15:00", "14:59", "14:58")
+
+
+@needs_pty
 @pytest.mark.parametrize("columns", [20, 40, 80])
-def test_the_countdown_stays_on_its_line(simulator, start, columns):
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login", columns=columns)
+def test_the_countdown_stays_on_its_line(simulator, begin, columns):
+    terminal = begin(columns=columns)
     terminal.wait_for("14:5[0-7]")
     counted = terminal.screen.rpartition("code.")[2]
     assert "\n" not in counted.lstrip("\r\n")
@@ -230,11 +211,10 @@ def test_the_countdown_stays_on_its_line(simulator, start, columns):
 
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_screen_of_a_login_fits(simulator, start, browser, columns):
+def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
     """The address and the code stand alone, so that a double click selects them."""
     sign_in(simulator)
-    terminal = start("chatgpt", "login", columns=columns)
-    terminal.wait_for("14:5")
+    terminal = begin(columns=columns)
     lines = re.split(r"[\r\n]+", terminal.screen)
     assert max(map(len, lines)) < columns
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
@@ -252,12 +232,10 @@ def clipboard(tmp_path, monkeypatch, start):
     return copied
 
 
-def copy_code(simulator, start):
+def copy_code(simulator, begin):
     """What the login says after c and Enter, and the code."""
-    simulator.interval = "1"
-    terminal = start("chatgpt", "login")
+    terminal = begin()
     terminal.wait_for("ype c and Enter to copy the code")
-    terminal.wait_for("14:5")
     terminal.type("c")
     message = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
@@ -267,9 +245,9 @@ def copy_code(simulator, start):
 
 
 @needs_pty
-def test_c_copies_the_code(simulator, start, clipboard):
+def test_c_copies_the_code(simulator, begin, clipboard):
     (clipboard.parent / "bin" / "pbcopy").chmod(0o755)
-    message, user_code, raw = copy_code(simulator, start)
+    message, user_code, raw = copy_code(simulator, begin)
     assert message == "Copied the code."
     assert clipboard.read_text() == user_code
     assert "]52;" not in raw
@@ -278,7 +256,7 @@ def test_c_copies_the_code(simulator, start, clipboard):
 @needs_pty
 @pytest.mark.parametrize("where", ["no command", "it fails", "over SSH"])
 def test_without_a_command_the_terminal_is_asked_to_copy(
-    simulator, start, clipboard, monkeypatch, where
+    simulator, begin, clipboard, monkeypatch, where
 ):
     command = clipboard.parent / "bin" / "pbcopy"
     if where != "no command":
@@ -287,17 +265,16 @@ def test_without_a_command_the_terminal_is_asked_to_copy(
         command.write_text("#!/bin/sh\nexit 1\n")
     if where == "over SSH":
         monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
-    message, user_code, raw = copy_code(simulator, start)
+    message, user_code, raw = copy_code(simulator, begin)
     assert message == "Asked your terminal to copy the code; not every terminal does."
     assert f"\x1b]52;c;{base64.b64encode(user_code.encode()).decode()}\a" in raw
     assert not clipboard.exists()
 
 
 @needs_pty
-def test_where_nothing_can_copy_it_is_not_offered(simulator, start, clipboard, monkeypatch):
+def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, monkeypatch):
     monkeypatch.setenv("TERM", "linux")
-    terminal = start("chatgpt", "login")
-    terminal.wait_for("14:5")
+    terminal = begin()
     assert "copy" not in terminal.screen
 
 
@@ -306,7 +283,7 @@ def test_where_nothing_can_copy_it_is_not_offered(simulator, start, clipboard, m
 def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
     terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
-    before, _, after = terminal.screen.partition(address_on(terminal))
+    before, _, after = terminal.screen.partition(terminal.address())
     assert before == "Open this page in a browser:\r\n\r\n  "
     assert "LLM_CHATGPT_REDIRECT_HOST=localhost" in after
     assert max(map(len, re.split(r"[\r\n]+", after))) < 60
@@ -368,34 +345,34 @@ def planted(tmp_path, monkeypatch):
 @listens
 def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, browser, planted):
     terminal = start("chatgpt", "login", "--browser")
-    url = address_on(terminal)
+    url = terminal.address()
     wait_until(browser)
-    visit(url)
+    fetch(url)
     assert terminal.end() == 0, terminal.screen
     assert planted() == []
     assert browser() == [url]
 
 
 @needs_pty
-def test_a_browser_does_not_write_into_our_output(simulator, in_pipes, browser):
-    process, url, printed = in_pipes()
+@listens
+def test_a_browser_does_not_write_into_our_output(simulator, start_login, browser):
+    login = start_login("--browser")
     wait_until(browser)
-    visit(url)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0
+    code, stdout, stderr = login.visit()
+    assert code == 0
     assert stdout.startswith("Signed in as ada@example.com")
-    assert "noise" not in stdout + printed + stderr
+    assert "noise" not in stdout + stderr
 
 
 @needs_pty
+@listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
-def test_where_no_browser_can_be_opened(simulator, in_pipes, monkeypatch, value):
+def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypatch, value):
     """A text browser would open in this very terminal."""
     monkeypatch.setenv("BROWSER", value)
-    process, url, printed = in_pipes()
-    assert "Open this page in a browser" in printed
-    visit(url)
-    assert process.wait(timeout=30) == 0
+    login = start_login("--browser")
+    assert "Open this page in a browser" in login.printed
+    assert login.visit()[0] == 0
 
 
 def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeypatch):
@@ -404,7 +381,7 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 
     def startfile(url):
         opened.append(url)
-        threads.append(threading.Thread(target=visit, args=(url,)))
+        threads.append(threading.Thread(target=fetch, args=(url,)))
         threads[-1].start()
 
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
@@ -431,3 +408,19 @@ def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeyp
     result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert keys == []
     assert "That isn't the right address" in result.stderr
+
+
+def test_windows_binds_the_port_for_itself_alone(monkeypatch):
+    calls = []
+
+    class Socket(socket.socket):
+        def setsockopt(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
+    monkeypatch.setattr(socket, "socket", Socket)
+    (listener,) = open_listeners("127.0.0.1", (0,))
+    listener.server_close()
+    assert calls.count((socket.SOL_SOCKET, -5, 1)) == 1
+    assert not any(call[1] == socket.SO_REUSEADDR for call in calls)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import sign_in
+from conftest import logged, sign_in
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.endpoints import fetch_models
-from simulator import (
-    Account,
-    Say,
-    Stream,
-    sse,
-)
+from simulator import Account, Say, Stream, sse
 
 
 def model_ids(run_llm):
@@ -89,7 +83,7 @@ def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, mon
         ask("hi", slug="gpt-image-3")
 
 
-# A name that does not retire ----------------------------------------------------------------
+# A name that does not retire
 
 
 def test_the_default_is_the_first_model_of_the_accounts_list(simulator, signed_in, ask):
@@ -125,7 +119,7 @@ def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
     for options in (["-m", "chatgpt-default"], ["-c"]):
         result = run_llm(*options, "hi", "-R")
         assert (result.exit_code, result.stderr) == (0, "")
-        row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+        row = logged(run_llm)[0]
         assert (row["model"], row["resolved_model"]) == ("chatgpt-default", "gpt-6.2-sol")
     simulator.served_model = "gpt-6-luna"
     note = "Note: chatgpt-gpt-6-luna answered instead of chatgpt-gpt-6.2-sol.\n"
@@ -151,14 +145,21 @@ def test_what_the_default_refuses_is_asked_for_once(simulator, signed_in, ask):
 
 BUILT_IN = [
     *(f"chatgpt-{slug}" for slug in catalogue.BUILT_IN_MODELS),
-    *("chatgpt-default", *(f"chatgpt-{slug}" for slug in catalogue.IMAGE_MODELS)),
+    "chatgpt-default",
+    *(f"chatgpt-{slug}" for slug in catalogue.IMAGE_MODELS),
 ]
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"accounts": 7, "seen": 8}'),
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"accounts": 7, "seen": 8}',
         b'{"accounts": {"a": {"models": 7}, "b": [], "c": {"models": [7, {"slug": ""}]}}}',
         b'{"accounts": {"a": {"models": [{"slug": "a\\u001b[2J"}]}}, "seen": [7, "", null]}',
     ],

@@ -18,26 +18,12 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, start_llm, wait_until
+from conftest import kinds, logged, secrets_watch, start_llm, wait_until
+from inputs import texts
 from llm_chatgpt.backend.endpoints import fetch_models
-from simulator import (
-    PNG,
-    RETIRED,
-    Answer,
-    Call,
-    Say,
-    Stream,
-    Think,
-    error_answer,
-    sse,
-)
+from simulator import PNG, RETIRED, Answer, Call, Say, Stream, Think, error_answer, sse
 
-
-def texts(item):
-    return [part["text"] for part in item["content"]]
-
-
-# The request ----------------------------------------------------------------------------
+# The request
 
 
 def test_the_smallest_request(simulator, signed_in, ask):
@@ -95,23 +81,31 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
     offered = {m["slug"] for m in simulator.models if m["visibility"] == "list"}
     assert set(slugs) == {
         *offered,
-        *("gpt-5.5", "gpt-5.3-codex", "gpt-5.2-codex", "gpt-5.2", "gpt-5.1-codex-max"),
-        *("gpt-5.1-codex", "gpt-5.1-codex-mini", "gpt-reserve"),
-        *("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst"),
+        "gpt-5.5",
+        "gpt-5.3-codex",
+        "gpt-5.2-codex",
+        "gpt-5.2",
+        "gpt-5.1-codex-max",
+        "gpt-5.1-codex",
+        "gpt-5.1-codex-mini",
+        "gpt-reserve",
+        "gpt-image-2",
+        "gpt-image-2.5-flare",
+        "gpt-image-2.5-sunburst",
     }
     for slug in slugs:
         assert llm.get_async_model(f"chatgpt-{slug}").model_id == f"chatgpt-{slug}"
     assert simulator.requests == []
 
 
-# System prompts -----------------------------------------------------------------------
+# System prompts
 
 
 def test_a_system_prompt_is_the_first_message(simulator, signed_in, ask):
     ask("hi", system="Speak French.")
     body = simulator.prompts[0]
     assert "instructions" not in body
-    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert kinds(body["input"]) == ["developer", "user"]
     assert texts(body["input"][0]) == ["Speak French."]
 
 
@@ -126,14 +120,14 @@ def test_older_models_get_a_system_prompt_as_instructions(simulator, signed_in, 
 def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
     ask(messages=[llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert kinds(body["input"]) == ["developer", "user"]
     assert texts(body["input"][0]) == ["Speak French."]
 
 
 def test_two_system_prompts_at_the_beginning_are_one_message(simulator, signed_in, ask):
     ask(messages=[llm.system("Be brief."), llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
-    assert [item["role"] for item in body["input"]] == ["developer", "user"]
+    assert kinds(body["input"]) == ["developer", "user"]
     assert [texts(item)[0] for item in body["input"]] == ["Be brief.\n\nSpeak French.", "hi"]
 
 
@@ -148,9 +142,7 @@ def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
         ]
     )
     body = simulator.prompts[0]
-    assert [item["role"] for item in body["input"]] == [
-        *("developer", "user", "assistant", "developer", "user")
-    ]
+    assert kinds(body["input"]) == ["developer", "user", "assistant", "developer", "user"]
     assert texts(body["input"][0]) == ["Be brief."]
 
 
@@ -160,10 +152,10 @@ def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
     body = simulator.prompts[1]
     assert texts(body["input"][0]) == ["Be brief."]
     assert [texts(item) for item in body["input"][-2:]] == [["Speak French."], ["two"]]
-    assert [item["role"] for item in body["input"][-2:]] == ["developer", "user"]
+    assert kinds(body["input"][-2:]) == ["developer", "user"]
 
 
-# Conversations --------------------------------------------------------------------------
+# Conversations
 
 
 def test_a_conversation_sends_its_history(simulator, signed_in, ask):
@@ -172,9 +164,7 @@ def test_a_conversation_sends_its_history(simulator, signed_in, ask):
     first = ask.finish(lambda: conversation.prompt("one"))
     ask.finish(lambda: conversation.prompt("two"))
     items = simulator.prompts[1]["input"]
-    assert [item.get("role", item["type"]) for item in items] == [
-        *("user", "reasoning", "assistant", "user")
-    ]
+    assert kinds(items) == ["user", "reasoning", "assistant", "user"]
     assert items[1]["encrypted_content"].startswith("gAAAA")
     assert items[1]["summary"] == [{"type": "summary_text", "text": "Hm."}]
     assert "id" not in items[1]
@@ -189,9 +179,7 @@ def test_order_is_kept(simulator, signed_in, ask):
     ask.finish(lambda: conversation.prompt("go"))
     ask.finish(lambda: conversation.prompt("on"))
     items = simulator.prompts[1]["input"]
-    assert [item.get("role", item["type"]) for item in items] == [
-        *("user", "reasoning", "assistant", "reasoning", "assistant", "user")
-    ]
+    assert kinds(items) == ["user", "reasoning", "assistant", "reasoning", "assistant", "user"]
 
 
 def test_continuing_in_later_processes(simulator, signed_in, run_llm):
@@ -246,7 +234,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]
 
 
-# What is recorded -------------------------------------------------------------------------
+# What is recorded
 
 
 def test_usage_model_and_raw_answer(simulator, signed_in, ask):
@@ -271,7 +259,7 @@ def test_logs_usage_and_json(simulator, signed_in, run_llm):
     assert result.stdout == "Answer.\n"
     assert "Hm." in result.stderr
     assert "Token usage: " in result.stderr
-    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    row = logged(run_llm)[0]
     assert row["response"] == "Answer."
     assert row["model"] == "chatgpt-gpt-6-luna"
     assert row["resolved_model"] == "gpt-6-luna"
@@ -289,7 +277,7 @@ def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm)
     database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
     names = set(re.findall(r"m\.\w+", "\n".join(database.conn.iterdump())))
     assert {f"m.chatgpt_{name}_0" for name in ("envelope", "text", "tool_usage")} <= names
-    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    row = logged(run_llm)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
 
 
@@ -328,7 +316,7 @@ def test_another_model_than_requested_is_noted(simulator, signed_in, run_llm):
     assert result.stderr == "Note: gpt-7-secret answered instead of chatgpt-gpt-6-luna.\n"
     simulator.served_model = "gpt-5.6-luna"
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")
-    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    row = logged(run_llm)[0]
     assert row["resolved_model"] == "gpt-5.6-luna"
 
 
@@ -339,7 +327,7 @@ def test_used_as_a_library_notices_go_to_logging(simulator, signed_in, ask, capl
     assert capsys.readouterr().err == ""
 
 
-# Errors -----------------------------------------------------------------------------------
+# Errors
 
 
 def test_errors_are_of_both_kinds(simulator, signed_in, ask):
@@ -420,7 +408,7 @@ def test_after_a_login_the_lists_own_order_counts(simulator, ask, run_llm):
     assert 'Run: llm -m chatgpt-gpt-6-luna "prompt"' in str(caught.value)
 
 
-# Threads and tasks ------------------------------------------------------------------------
+# Threads and tasks
 
 
 def test_threads_share_a_model(simulator, signed_in):

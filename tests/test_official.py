@@ -44,8 +44,15 @@ def test_a_prompt_names_nothing_but_the_login(simulator, official, ask, monkeypa
     (request,) = simulator.requests
     assert request.path == "/v1/responses"
     assert set(request.headers) <= {
-        *("authorization", "user-agent", "accept", "content-type"),
-        *("accept-encoding", "connection", "host", "content-length", "session-id"),
+        "authorization",
+        "user-agent",
+        "accept",
+        "content-type",
+        "accept-encoding",
+        "connection",
+        "host",
+        "content-length",
+        "session-id",
     }
     assert request.headers["authorization"] == f"Bearer {official.access_token}"
     assert request.headers["user-agent"].startswith("llm-chatgpt-oauth/")

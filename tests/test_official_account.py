@@ -55,11 +55,8 @@ def test_a_login_is_used_until_the_api_refuses_it(simulator, ask):
     assert paths(simulator) == ["/v1/responses"]
     old = signed_in_since(simulator, EXPIRED)
     assert ask("hi").text.startswith("This is answer 1")
-    assert paths(simulator)[1:] == [
-        "/v1/responses",
-        "/api/accounts/oauth/token",
-        "/v1/responses",
-    ]
+    later_paths = paths(simulator)[1:]
+    assert later_paths == ["/v1/responses", "/api/accounts/oauth/token", "/v1/responses"]
     request = simulator.refreshes[0]
     assert request.body == {
         "grant_type": "refresh_token",
@@ -209,8 +206,12 @@ def test_a_refresh_adds_no_account_id(simulator):
 
 
 FINAL = [
-    *("invalid_grant", "invalid_refresh_token", "token_expired", "refresh_token_expired"),
-    *("refresh_token_invalidated", "refresh_token_reused"),
+    "invalid_grant",
+    "invalid_refresh_token",
+    "token_expired",
+    "refresh_token_expired",
+    "refresh_token_invalidated",
+    "refresh_token_reused",
 ]
 
 

@@ -13,31 +13,12 @@ import urllib.parse
 import pytest
 
 import llm_chatgpt_oauth as plugin
-import terminal
-from conftest import fetch, redirect_of, secrets_watch, start_llm, with_query
+from conftest import authorize_queries, exchanges, fetch, redirect_of, secrets_watch, with_query
 from disk import fill_disk
 from llm_chatgpt import config
-from llm_chatgpt.login.login_file import locked_store, read_store, store_path
-from simulator import (
-    OFFICIAL_SCOPE,
-    PLAN_SCOPE,
-    RESOURCE,
-    Account,
-    Answer,
-    error_answer,
-)
+from llm_chatgpt.login.login_file import read_store, store_path
+from simulator import OFFICIAL_SCOPE, RESOURCE, Answer, error_answer
 from terminal import needs_pty
-
-NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
-
-
-def authorize_queries(simulator):
-    """The queries of all authorize addresses that were opened."""
-    return [request.query for request in simulator.seen("/api/accounts/authorize")]
-
-
-def exchanges(simulator):
-    return [request.body for request in simulator.seen("/api/accounts/oauth/token")]
 
 
 def host_id_path():
@@ -75,7 +56,12 @@ def test_the_first_sign_in(simulator, login, browser):
     tokens = plugin.load_tokens()
     sent = exchanges(simulator)[0]
     assert set(sent) == {
-        *("grant_type", "client_id", "code", "code_verifier", "redirect_uri", "resource")
+        "grant_type",
+        "client_id",
+        "code",
+        "code_verifier",
+        "redirect_uri",
+        "resource",
     }
     assert sent["resource"] == RESOURCE
     assert sent["redirect_uri"] == query["redirect_uri"]
@@ -322,145 +308,7 @@ def test_a_reply_without_an_id_token(simulator, login):
     assert plugin.load_tokens() is None
 
 
-# What was granted, and to whom
-
-
-@pytest.mark.parametrize("withheld", [False, True])
-def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
-    simulator.official.scope = NO_PLAN
-    simulator.official.withholds_tokens = withheld
-    result = login()
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "without permission to use your ChatGPT plan" in result.stderr
-    assert "'llm chatgpt login --official'" in result.stderr
-    with secrets_watch(simulator) as check:
-        check(store_path().read_text())
-    (client_id,) = simulator.clients
-    registration = read_store().registration("official")
-    assert (registration["client_id"], registration["subject"]) == (client_id, "auth0|user-ada")
-
-    sent = len(simulator.requests)
-    for key in ({}, {"key": "official"}):
-        with pytest.raises(plugin.NotSignedIn, match="'llm chatgpt login --official'"):
-            ask("hi", **key)
-    assert run_llm("chatgpt", "status").exit_code == 1
-    assert len(simulator.requests) == sent
-
-    simulator.official.scope = OFFICIAL_SCOPE
-    assert login().exit_code == 0
-    assert authorize_queries(simulator)[1]["prompt"] == "consent"
-    assert authorize_queries(simulator)[1]["client_id"] == client_id
-    assert login().exit_code == 0
-    assert "prompt" not in authorize_queries(simulator)[2]
-
-
-def test_a_grant_that_only_the_redirect_names(simulator, login):
-    def without(request):
-        reply = simulator.serve_official_token(request)
-        del reply.body["scope"]
-        return reply
-
-    simulator.official.scope = NO_PLAN
-    simulator.script("official_token", without)
-    result = login()
-    assert result.exit_code == 1
-    assert "without permission to use your ChatGPT plan" in result.stderr
-    assert plugin.load_tokens() is None
-
-
-def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
-    login()
-    login("--account", "work")
-    other = plugin.load_tokens("work")
-    simulator.official.scope = NO_PLAN
-    assert login().exit_code == 1
-    sent = len(simulator.requests)
-    with pytest.raises(plugin.RefreshFailed, match=r"without permission.*'llm chatgpt login --off"):
-        ask("hi")
-    status = run_llm("chatgpt", "status")
-    assert status.exit_code == 1
-    assert "without permission to use your ChatGPT plan" in status.stdout
-    assert len(simulator.requests) == sent
-    assert plugin.load_tokens("work") == other
-    simulator.official.scope = OFFICIAL_SCOPE
-    assert login().exit_code == 0
-    assert authorize_queries(simulator)[-1]["prompt"] == "consent"
-    assert ask("hi").text
-
-
-def test_a_user_who_declined_is_asked_again(simulator, login):
-    login()
-    simulator.official.declined = True
-    assert login().exit_code == 1
-    simulator.official.declined = False
-    assert login().exit_code == 0
-    assert [query.get("prompt") for query in authorize_queries(simulator)] == [
-        None,
-        None,
-        "consent",
-    ]
-
-
-def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
-    def while_another_one_finishes(request):
-        plugin.login_officially(show=lambda other: browser.open(other.url))
-        simulator.account = Account(email="bob@example.com", user_id="user-bob")
-        browser.open(request.url)
-
-    with pytest.raises(plugin.LoginFailed, match="answered for another registration"):
-        plugin.login_officially(show=while_another_one_finishes)
-    tokens, registration = plugin.load_tokens(), read_store().registration("official")
-    assert tokens.email == "ada@example.com"
-    assert (registration["client_id"], registration["subject"]) == (
-        tokens.client_id,
-        tokens.subject,
-    )
-    assert len(exchanges(simulator)) == 1
-
-
-@pytest.mark.parametrize("damage", [{"subject": 5}, {"client_id": ["x"], "subject": {}}])
-def test_a_damaged_registration_is_mended(simulator, login, damage):
-    with locked_store() as writer:
-        writer.save(read_store().register("official", **damage))
-    assert login().exit_code == 0
-    registration = read_store().registration("official")
-    assert (registration["client_id"], registration["subject"]) == (
-        *simulator.clients,
-        "auth0|user-ada",
-    )
-
-
-def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkeypatch):
-    login()
-    run_llm("chatgpt", "logout")
-    monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.example")
-    assert "Run 'llm chatgpt login' first." in run_llm("chatgpt", "status").stdout
-
-
-@pytest.mark.parametrize("signed_out", [False, True])
-def test_another_user_under_the_same_name(simulator, login, run_llm, signed_out):
-    login()
-    if signed_out:
-        run_llm("chatgpt", "logout")
-    old = plugin.load_tokens()
-    simulator.account = Account(email="bob@example.com", user_id="user-bob")
-    result = login("--yes")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "another ChatGPT user" in result.stderr
-    assert "'llm chatgpt login --official --account NAME'" in result.stderr
-    assert plugin.load_tokens() == old
-    assert login("--account", "bob").exit_code == 0
-    assert plugin.load_tokens("bob").email == "bob@example.com"
-
-
 # The command around it
-
-
-@pytest.mark.parametrize("other", ["--browser", "--device", "--workspace=acme"])
-def test_it_goes_with_no_other_way(run_llm, other):
-    result = run_llm("chatgpt", "login", "--official", other)
-    assert result.exit_code == 2
-    assert "--official cannot be combined with" in result.stderr
 
 
 def test_no_port_is_free(simulator, login, monkeypatch):
@@ -503,40 +351,21 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
     assert repr(approved) == "AuthorizationCode()"
 
 
-def address_of(process):
-    """The address that the command prints, on one line."""
-    printed = ""
-    while "Waiting for the browser" not in printed:
-        line = process.stderr.readline()
-        assert line, printed
-        printed += line
-    return re.search(r"^  (http\S+)$", printed, re.MULTILINE)[1]
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
-def test_a_program_without_stdin(simulator):
-    process = start_llm(
-        "chatgpt", "login", "--official", "--no-open", preexec_fn=lambda: os.close(0)
-    )
-    try:
-        assert fetch(address_of(process))[0] == 200
-        stdout, stderr = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 0, stderr
+def test_a_program_without_stdin(simulator, start_login):
+    login = start_login("--official", "--no-open", preexec_fn=lambda: os.close(0))
+    code, stdout, stderr = login.visit()
+    assert code == 0, stderr
     assert "Signed in as ada@example.com" in stdout
 
 
 @needs_pty
-def test_ctrl_c(simulator):
-    process = start_llm("chatgpt", "login", "--official", "--no-open")
-    try:
-        port = urllib.parse.urlsplit(redirect_of(address_of(process))).port
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert (process.returncode, stdout) == (1, "")
+def test_ctrl_c(simulator, start_login):
+    login = start_login("--official", "--no-open")
+    port = urllib.parse.urlsplit(redirect_of(login.url)).port
+    login.process.send_signal(signal.SIGINT)
+    code, stdout, stderr = login.end()
+    assert (code, stdout) == (1, "")
     assert "Traceback" not in stderr
     assert plugin.load_tokens() is None
     with pytest.raises(OSError, match="refused"):
@@ -544,30 +373,25 @@ def test_ctrl_c(simulator):
 
 
 @needs_pty
-def test_a_pasted_address(simulator):
-    screen = terminal.Terminal("chatgpt", "login", "--official", "--no-open")
-    try:
-        back = redirect_of(screen.wait_for(r"\n  (http\S+)\r")[1])
-        screen.wait_for("paste the address")
-        query = back.partition("?")[2]
-        code = dict(urllib.parse.parse_qsl(query))["code"]
-        wrong = [
-            *("what?", code, query, back.replace("127.0.0.1", "localhost")),
-            # The first of two lines, and an address that was cut off after its code.
-            back.partition("&code=")[0],
-            with_query(back, client_id=None),
-        ]
-        for number, line in enumerate(wrong, 1):
-            screen.type(line)
-            screen.wait_for("(?s)" + "right address. Copy the whole.*" * number)
-        port = urllib.parse.urlsplit(back).port
-        screen.type(with_query(back, state="another").replace(str(port), str(port - 1)))
-        screen.wait_for("it is from an earlier attempt")
-        assert not exchanges(simulator)
-        screen.type(f" '{back}' ")
-        assert screen.end() == 0, screen.screen
-    finally:
-        screen.process.kill()
-    assert "Signed in as ada@example.com" in screen.screen
-    assert "Traceback" not in screen.screen
+def test_a_pasted_address(simulator, start):
+    terminal = start("chatgpt", "login", "--official", "--no-open")
+    back = redirect_of(terminal.address())
+    terminal.wait_for("paste the address")
+    query = back.partition("?")[2]
+    code = dict(urllib.parse.parse_qsl(query))["code"]
+    first_of_two_lines = back.partition("&code=")[0]
+    wrong_host = back.replace("127.0.0.1", "localhost")
+    without_client_id = with_query(back, client_id=None)
+    wrong = ["what?", code, query, wrong_host, first_of_two_lines, without_client_id]
+    for number, line in enumerate(wrong, 1):
+        terminal.type(line)
+        terminal.wait_for("(?s)" + "right address. Copy the whole.*" * number)
+    port = urllib.parse.urlsplit(back).port
+    terminal.type(with_query(back, state="another").replace(str(port), str(port - 1)))
+    terminal.wait_for("it is from an earlier attempt")
+    assert not exchanges(simulator)
+    terminal.type(f" '{back}' ")
+    assert terminal.end() == 0, terminal.screen
+    assert "Signed in as ada@example.com" in terminal.screen
+    assert "Traceback" not in terminal.screen
     assert plugin.load_tokens().kind == "official"

@@ -11,12 +11,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import fetch, redirect_of, secrets_watch, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store
-from simulator import (
-    PNG,
-    Account,
-    Answer,
-    plan_error,
-)
+from simulator import PNG, Account, Answer, plan_error
 from test_official_login import authorize_queries
 
 # A registration that is given up
@@ -219,8 +214,11 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
 
     assert len(simulator.clients) == 1
     assert {request.path for request in simulator.requests} == {
-        *("/api/accounts/authorize", "/api/accounts/oauth/token", "/api/accounts/oauth/revoke"),
-        *("/v1/models", "/v1/responses"),
+        "/api/accounts/authorize",
+        "/api/accounts/oauth/token",
+        "/api/accounts/oauth/revoke",
+        "/v1/models",
+        "/v1/responses",
     }
     assert plugin.load_tokens("default") == codex
     with secrets_watch(simulator) as check:

@@ -52,10 +52,7 @@ def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
             ("reasoning_effort", "very high"),
             "The option reasoning_effort must be one word such as low, medium or high.",
         ),
-        (
-            ("image_detail", "best"),
-            "The option image_detail must be auto, low, high or original.",
-        ),
+        (("image_detail", "best"), "The option image_detail must be auto, low, high or original."),
         (
             ("parallel_tool_calls", "perhaps"),
             "The option parallel_tool_calls must be true or false.",

@@ -10,20 +10,14 @@ import llm
 import pytest
 from llm.parts import ReasoningPart, TextPart
 
-from conftest import sign_in
+from conftest import logged, sign_in
+from inputs import MODEL, add
 from simulator import Account, Answer, Call, Refuse, Say, Search, Stream, Think, error_answer, sse
 from terminal import Terminal
-
-MODEL = "chatgpt-gpt-6-luna"
 
 
 def comment(text, **options):
     return Say(text, phase="commentary", **options)
-
-
-def add(a: int, b: int) -> int:
-    "Add two numbers"
-    return a + b
 
 
 def sent_back(simulator):
@@ -35,10 +29,6 @@ def sent_back(simulator):
     ]
 
 
-def logged(run_llm, number=1):
-    return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
-
-
 def assert_same_beginnings(simulator):
     """Each request begins with the bytes of the one before."""
     requests = [request.raw for request in simulator.seen("/codex/responses")]
@@ -46,7 +36,7 @@ def assert_same_beginnings(simulator):
         assert later.startswith(earlier[: -len(b"]}")])
 
 
-# What is shown ------------------------------------------------------------------------------
+# What is shown
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -80,8 +70,13 @@ def test_commentary_is_reasoning_that_says_it_is_a_message(simulator, signed_in,
 def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, signed_in, run_llm):
     deltas = ["Look", "ing.\n", "\nStill."]
     simulator.answer(
-        *(Think(["one", "two"]), comment("".join(deltas), deltas=deltas), comment("There.")),
-        *(Think(["three"]), Say("Answer."), Think(["four", "five"]), Say("More.")),
+        Think(["one", "two"]),
+        comment("".join(deltas), deltas=deltas),
+        comment("There."),
+        Think(["three"]),
+        Say("Answer."),
+        Think(["four", "five"]),
+        Say("More."),
     )
     result = run_llm("-m", MODEL, "hi")
     assert result.stdout == "Answer.\n\nMore.\n"
@@ -168,7 +163,7 @@ def test_a_commentary_in_pieces_is_one_text(simulator, signed_in, ask):
     assert ask("hi").reasoning == "I will look. Soon."
 
 
-# Nothing but commentary -----------------------------------------------------------------------
+# Nothing but commentary
 
 
 @pytest.mark.parametrize("terminal", ["completed", "incomplete"])
@@ -203,7 +198,7 @@ def test_commentary_and_a_tool_call_are_not_repeated(simulator, signed_in, ask):
     assert (first.text_or_raise(), last.text_or_raise()) == ("", "Three.")
 
 
-# What is sent back ------------------------------------------------------------------------------
+# What is sent back
 
 
 def test_phases_go_back_as_they_came(simulator, signed_in, ask):
@@ -212,12 +207,18 @@ def test_phases_go_back_as_they_came(simulator, signed_in, ask):
     for turn in range(3):
         deltas = [" Looking\n\n", "up ", "\N{PILE OF POO}\n "]
         simulator.answer(
-            *(Think(["Hm."]), comment("".join(deltas), deltas=deltas), Search("x")),
-            *(comment(f"Nearly {turn}.", phase_in="added"), Call("add", {"a": turn, "b": 2})),
+            Think(["Hm."]),
+            comment("".join(deltas), deltas=deltas),
+            Search("x"),
+            comment(f"Nearly {turn}.", phase_in="added"),
+            Call("add", {"a": turn, "b": 2}),
         )
         simulator.answer(
-            *(Say("\nOne.\n", phase=None), Say("Two.", phase_in="done")),
-            *(Say("Three.", phase="partial_answer"), Refuse("Four."), comment("Five.")),
+            Say("\nOne.\n", phase=None),
+            Say("Two.", phase_in="done"),
+            Say("Three.", phase="partial_answer"),
+            Refuse("Four."),
+            comment("Five."),
         )
         ask.chain(conversation, f"Question {turn}", tools=[add])
     ask.finish(lambda: conversation.prompt("And?", tools=[add]))
@@ -234,7 +235,9 @@ def test_phases_survive_the_logs(simulator, signed_in, run_llm, options):
     assert run_llm("-c", "more", *options).stdout == "Only this.\n"
     assert run_llm("-c", "on", *options).exit_code == 0
     assert sent_back(simulator) == [
-        *(("Looking.", "commentary"), ("One.", "final_answer"), ("Two.", None)),
+        ("Looking.", "commentary"),
+        ("One.", "final_answer"),
+        ("Two.", None),
         ("Only this.", "commentary"),
     ]
     assert_same_beginnings(simulator)
@@ -281,7 +284,7 @@ def test_commentary_goes_to_every_account(simulator, signed_in, ask):
     assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 
 
-# The model wants to go on -----------------------------------------------------------------------
+# The model wants to go on
 
 
 def go_on(simulator, *items, **changes):
@@ -305,7 +308,13 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
     assert response.token_details == details
     assert answered.json["usage"] == {**{k: 2 * v for k, v in usage.items()}, **details}
     assert [item["type"] for item in answered.json["output"]] == [
-        *("reasoning", "message", "web_search_call", "message", "message", "reasoning", "message")
+        "reasoning",
+        "message",
+        "web_search_call",
+        "message",
+        "message",
+        "reasoning",
+        "message",
     ]
     # One numbering: no part has pieces of two items.
     assert [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
@@ -447,9 +456,8 @@ def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
     simulator.answer(Say("Two."))
     result = run_llm("-m", MODEL, "hi")
     assert result.stdout == "One.\n\nTwo.\n"
-    assert [line[-20:] for line in result.stderr.splitlines()] == [
-        *("retrying (1 of 4)...", "retrying (2 of 4)...")
-    ]
+    ends = [line[-20:] for line in result.stderr.splitlines()]
+    assert ends == ["retrying (1 of 4)...", "retrying (2 of 4)..."]
     (row,) = logged(run_llm, 9)
     assert [item["type"] for item in row["response_json"]["output"]] == ["message"] * 2
 
@@ -463,7 +471,8 @@ def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
     assert terminal.end() == 0
     lines = terminal.screen.replace("\r", "").splitlines()
     assert lines[:4] == [
-        *("Looking.", "One."),
+        "Looking.",
+        "One.",
         "OpenAI server error (503); retrying (1 of 4)...",
         "OpenAI server error (503); retrying (2 of 4)...",
     ]

@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 
-from conftest import multiply
+from conftest import logged, multiply
 from simulator import Call, Say, Think
 
 
@@ -45,7 +45,7 @@ def test_cached_tokens_are_shown_and_logged(simulator, signed_in, run_llm):
     result = run_llm("-c", "more", "-u")
     cached = int(re.search(r'"cached_tokens": (\d+)', result.stderr)[1])
     assert cached > 100
-    row = json.loads(run_llm("logs", "-n", "1", "--json").stdout)[0]
+    row = logged(run_llm)[0]
     details = row["token_details"]
     details = json.loads(details) if isinstance(details, str) else details
     assert details["input_tokens_details"]["cached_tokens"] == cached

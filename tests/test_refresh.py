@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import json
-import os
-import stat
-import subprocess
-import sys
 import threading
 import time
 
@@ -16,15 +10,8 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    entry_on_disk,
-    expire,
-    new_login,
-    prompt_in_five_processes,
-    sign_in,
-)
-from disk import fill_disk
-from llm_chatgpt import config, files
+from conftest import expire, new_login, sign_in
+from llm_chatgpt import config
 from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import Answer, error_answer, web_page
 
@@ -197,288 +184,6 @@ def test_a_second_401_is_told_to_the_person(simulator, signed_in, ask):
     assert len(simulator.seen("/codex/responses")) == 2
 
 
-# Writing ------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
-def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
-    expire()
-    folder = store_path().parent
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
-        with pytest.raises(plugin.StoreError, match="Could not write"):
-            plugin.get_tokens()
-    finally:
-        folder.chmod(0o700)
-    assert simulator.refreshes == []
-
-
-def no_writing(monkeypatch):
-    """Fails after the probe, which a refresh begins with."""
-    replace = files.replace_file
-
-    def fails(source, target):
-        if target == store_path():
-            raise OSError(5, "Input/output error")
-        replace(source, target)
-
-    monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
-
-
-def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
-    expire()
-    fill_disk(monkeypatch)
-    with pytest.raises(plugin.StoreError, match="No space left on device"):
-        plugin.get_tokens()
-    assert simulator.refreshes == []
-
-
-def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monkeypatch, caplog):
-    old = expire(100)
-    fill_disk(monkeypatch)
-    assert plugin.get_tokens() == old
-    assert "No space left on device" in caplog.text
-
-
-def test_a_pair_that_could_not_be_stored_is_used_with_a_warning(
-    simulator, signed_in, ask, monkeypatch, caplog
-):
-    old = expire()
-    with monkeypatch.context() as context:
-        no_writing(context)
-        assert ask("hi").text
-        assert "renewed but not stored" in caplog.text
-        assert entry_on_disk()["refresh_token"] == old.refresh_token
-        # This process goes on with it.
-        assert ask("again").text
-    # And stores it as soon as it can.
-    assert ask("later").text
-    assert len(simulator.refreshes) == 1
-    used = simulator.seen("/codex/responses")[0].headers["authorization"]
-    assert used == f"Bearer {entry_on_disk()['access_token']}"
-
-
-def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(
-    simulator, signed_in, monkeypatch, clock
-):
-    expire()
-    with monkeypatch.context() as context:
-        no_writing(context)
-        first = plugin.get_tokens()
-    clock.shift = 20 * 86400
-    with monkeypatch.context() as context:
-        fill_disk(context, "chatgpt-oauth.json", after=1)
-        second = plugin.get_tokens()
-    assert entry_on_disk()["refresh_token"] == first.refresh_token
-    assert plugin.get_tokens() == second == plugin.load_tokens()
-    assert [r.body["refresh_token"] for r in simulator.refreshes] == [
-        signed_in.refresh_token,
-        first.refresh_token,
-    ]
-
-
-END_OF_PROCESS = """
-import sys, llm_chatgpt_oauth as plugin
-from llm_chatgpt import files
-from llm_chatgpt.login.login_file import delete_tokens
-
-def fails(source, target):
-    if target.suffix == ".json":
-        raise OSError(5, "Input/output error")
-    works(source, target)
-
-works, files.replace_file = files.replace_file, fails
-plugin.get_tokens()
-files.replace_file = works
-"""
-
-
-@pytest.mark.parametrize("meanwhile", ["", "delete_tokens()"])
-def test_the_end_of_the_process_stores_what_could_not_be_stored(simulator, signed_in, meanwhile):
-    old = expire()
-    code = END_OF_PROCESS + meanwhile
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-    assert len(simulator.refreshes) == 1
-    if meanwhile:
-        # A logout is final.
-        assert plugin.load_tokens() is None
-    else:
-        assert plugin.load_tokens().refresh_token != old.refresh_token
-        assert plugin.get_tokens() == plugin.load_tokens()
-        assert len(simulator.refreshes) == 1
-
-
-# Many at once ---------------------------------------------------------------------------
-
-
-def test_threads_refresh_once(simulator, signed_in):
-    expire()
-    simulator.script("token", lambda request: time.sleep(0.2))
-    found, barrier = [], threading.Barrier(16)
-
-    def one():
-        barrier.wait()
-        found.append(plugin.get_tokens())
-
-    threads = [threading.Thread(target=one) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(simulator.refreshes) == 1
-    assert len(found) == 16
-    assert set(found) == {plugin.load_tokens()}
-
-
-def test_tasks_refresh_once_and_the_loop_goes_on(simulator, signed_in):
-    expire()
-    simulator.script("token", lambda request: time.sleep(0.3))
-
-    async def run():
-        ticks = 0
-
-        async def tick():
-            nonlocal ticks
-            while True:
-                ticks += 1
-                await asyncio.sleep(0.01)
-
-        ticker = asyncio.create_task(tick())
-        model = llm.get_async_model("chatgpt-gpt-6-luna")
-        texts = await asyncio.gather(*(model.prompt(f"p{n}").text() for n in range(40)))
-        ticker.cancel()
-        return texts, ticks
-
-    texts, ticks = asyncio.run(run())
-    assert [text.rsplit(" ", 1)[1] for text in texts] == [f"p{n}" for n in range(40)]
-    assert len(simulator.refreshes) == 1
-    assert ticks > 15
-
-
-def test_five_processes_refresh_once(simulator, signed_in):
-    expire()
-    simulator.script("token", lambda request: time.sleep(0.3))
-    prompt_in_five_processes()
-    assert len(simulator.refreshes) == 1
-
-
-def all_at_once(kind, count):
-    """What so many callers get or fail with, all of whom ask before the first has its answer."""
-    if kind == "async":
-
-        async def run():
-            calls = (plugin.get_tokens_async() for _ in range(count))
-            return await asyncio.gather(*calls, return_exceptions=True)
-
-        return asyncio.run(run())
-    found = []
-
-    def one():
-        try:
-            found.append(plugin.get_tokens())
-        except plugin.RefreshFailed as error:
-            found.append(error)
-
-    threads = [threading.Thread(target=one) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-@pytest.mark.parametrize("answer", [Answer(500), Answer(drop=True), PERMANENT[1][0]])
-def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, answer):
-    """After a lost answer the refresh token may be spent, so nobody sends it again."""
-    expire()
-    simulator.script("token", lambda request: time.sleep(0.5) or answer)
-    found = all_at_once(ask.kind, 20)
-    assert [type(f) for f in found] == [plugin.RefreshFailed] * 20
-    assert len({str(f) for f in found}) == 1
-    assert len(simulator.refreshes) == 1
-
-
-def test_a_shared_failure_is_warned_about_once(simulator, signed_in, ask, caplog):
-    old = expire(200)
-    simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
-    assert all_at_once(ask.kind, 20) == [old] * 20
-    assert len(simulator.refreshes) == 1
-    assert caplog.text.count("The old token works until") == 1
-
-
-def test_a_passing_failure_ends_with_those_who_waited(simulator, signed_in, clock):
-    expire()
-    simulator.script("token", Answer(500))
-    with pytest.raises(plugin.RefreshFailed):
-        plugin.get_tokens()
-    assert plugin.get_tokens()
-    # A clock that was ahead then does not make it last longer.
-    expire()
-    simulator.script("token", Answer(500))
-    clock.shift = 86400
-    with pytest.raises(plugin.RefreshFailed):
-        plugin.get_tokens()
-    clock.shift = 0
-    assert plugin.get_tokens()
-
-
-@pytest.mark.parametrize("count", [200])
-def test_many_coroutines_need_no_threads_of_their_own(simulator, signed_in, count):
-    expire()
-    running = []
-    simulator.script("token", lambda request: running.append(threading.active_count()))
-    before = threading.active_count()
-    assert set(all_at_once("async", count)) == {plugin.load_tokens()}
-    assert running[0] - before < 10
-
-
-# Ctrl-C and cancelling ---------------------------------------------------------------
-
-
-def slow_token(arrived, release, answer=None):
-    def answer_late(request):
-        arrived.set()
-        release.wait(20)
-        return answer
-
-    return answer_late
-
-
-def test_a_cancelled_task_waits_for_the_write(simulator, signed_in):
-    old = expire()
-    arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
-
-    async def run():
-        task = asyncio.create_task(plugin.get_tokens_async())
-        await asyncio.to_thread(arrived.wait)
-        task.cancel()
-        await asyncio.sleep(0.05)
-        assert not task.done()
-        release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(run())
-    assert plugin.load_tokens().refresh_token != old.refresh_token
-    assert len(simulator.refreshes) == 1
-
-
-def test_a_cancelled_task_does_not_disturb_the_others(simulator, signed_in):
-    expire()
-    arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
-
-    async def run():
-        first, second = (asyncio.create_task(plugin.get_tokens_async()) for _ in range(2))
-        await asyncio.to_thread(arrived.wait)
-        first.cancel()
-        release.set()
-        return await second
-
-    assert asyncio.run(run()) == plugin.load_tokens()
-
-
 def test_the_public_functions_work_by_themselves(simulator):
     code = plugin.request_device_code()
     simulator.approve(code.user_code)
@@ -501,38 +206,6 @@ def test_a_login_without_a_refresh_token_cannot_be_renewed(simulator, signed_in)
     assert simulator.refreshes == []
 
 
-def test_a_process_that_ends_lets_its_refresh_finish(simulator, signed_in):
-    old = expire()
-    arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
-    code = (
-        "import threading, llm_chatgpt_oauth as plugin\n"
-        "threading.Thread(target=plugin.get_tokens, daemon=True).start()\n"
-        "input()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    assert arrived.wait(20)
-    process.stdin.write(b"\n")
-    process.stdin.close()
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.3)
-    release.set()
-    assert process.wait(20) == 0
-    assert plugin.load_tokens().refresh_token != old.refresh_token
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_renews_for_itself(simulator, signed_in):
-    expire()
-    plugin.get_tokens()
-    expire()
-    child = os.fork()
-    if not child:
-        os._exit(plugin.get_tokens().access_token == signed_in.access_token)
-    assert os.waitpid(child, 0)[1] == 0
-    assert len(simulator.refreshes) == 2
-
-
 def test_not_signed_in(simulator, ask, run_llm):
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login") as caught:
         ask("hi")
@@ -548,9 +221,6 @@ def test_an_unknown_account_lists_those_there_are(simulator, signed_in):
         plugin.get_tokens("sk-secret-key")
     assert "sk-secret-key" not in str(caught.value)
     assert sign_in(simulator, "work") == plugin.get_tokens("work")
-
-
-# Slow, and short --------------------------------------------------------------------------
 
 
 def test_an_answer_counts_whenever_it_comes(simulator, signed_in, monkeypatch):
@@ -571,57 +241,8 @@ def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
     monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.3)
     expire()
     release = threading.Event()
-    simulator.script("token", slow_token(threading.Event(), release))
+    simulator.script("token", lambda request: release.wait(20) and None)
     with pytest.raises(plugin.RefreshFailed, match="did not answer in time"):
         plugin.get_tokens()
     release.set()
     assert config.LOCK_TIMEOUT_SECONDS > 120 + config.CONNECT_TIMEOUT_SECONDS
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("lifetime", [10, 300])
-def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_in, kind, lifetime):
-    expire()
-    simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
-    for entry in simulator.refresh_tokens.values():
-        entry["account"] = simulator.account
-    simulator.script("token", lambda request: time.sleep(0.5))
-    assert len(set(all_at_once(kind, 24))) == 1
-    assert len(simulator.refreshes) == 1
-
-
-FORKED_WHILE_IMPORTING = """
-import importlib.abc, importlib.util, os, signal, sys, threading, time
-
-class Slow(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.startswith("filelock"):
-            importing.set()
-            time.sleep(0.2)
-
-importing = threading.Event()
-import llm_chatgpt_oauth as plugin
-sys.meta_path.insert(0, Slow())
-thread = threading.Thread(target=plugin.store_tokens, args=(plugin.load_tokens(),))
-thread.start()
-assert importing.wait(20)
-child = os.fork()
-if not child:
-    signal.alarm(20)
-    try:
-        plugin.store_tokens(plugin.load_tokens(), "child")
-    except BaseException as error:
-        print(repr(error), file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
-thread.join()
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
-    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert plugin.load_tokens("child") == signed_in

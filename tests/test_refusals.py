@@ -10,15 +10,7 @@ import pytest
 from conftest import sign_in
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.backend.reached_limit import plan_name
-from simulator import (
-    Account,
-    Answer,
-    Stream,
-    error_answer,
-    sse,
-    usage_limit,
-    web_page,
-)
+from simulator import Account, Answer, Stream, error_answer, sse, usage_limit, web_page
 
 WORKSPACE = "x-codex-rate-limit-reached-type"
 

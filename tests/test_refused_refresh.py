@@ -10,12 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    edit_login,
-    expire,
-    sign_in,
-    start_llm,
-)
+from conftest import edit_login, expire, sign_in, start_llm
 from llm_chatgpt.login.credentials import must_renew
 from llm_chatgpt.login.login_file import read_store
 from simulator import Answer, error_answer
@@ -133,11 +128,7 @@ def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator
     assert len(simulator.refreshes) == 1
 
 
-SIDE_REQUESTS = {
-    "usage": ["usage"],
-    "models": ["refresh"],
-    "draw": ["image", "a pelican"],
-}
+SIDE_REQUESTS = {"usage": ["usage"], "models": ["refresh"], "draw": ["image", "a pelican"]}
 
 
 @pytest.mark.parametrize("endpoint", SIDE_REQUESTS)

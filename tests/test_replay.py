@@ -121,13 +121,12 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
 
 
 def test_to_dict_and_back(simulator, signed_in):
-    simulator.answer(Think(["Hm."]), Call("multiply", {"a": 6, "b": 7}, "c1"))
+    simulator.answer(Think(["Hm."]), Call("multiply", {"a": 6, "b": 7}))
     model = llm.get_model("chatgpt-gpt-6-luna")
     first = model.prompt("What is 6 times 7?", tools=[multiply])
     data = json.loads(json.dumps(first.to_dict()))
     again = llm.Response.from_dict(data)
     simulator.answer(Say("It is 42."))
     assert again.reply(tools=[multiply]).text() == "It is 42."
-    assert kinds(simulator.prompts[-1]["input"]) == [
-        *("user", "reasoning", "function_call", "function_call_output")
-    ]
+    last = kinds(simulator.prompts[-1]["input"])
+    assert last == ["user", "reasoning", "function_call", "function_call_output"]

@@ -43,10 +43,8 @@ def test_a_model_that_insists_on_instructions_is_asked_without_them_once(simulat
     for _ in range(2):
         assert ask("hi", system="Be brief.").text
     ask("hi", system="Be brief.", slug="gpt-6-sol")
-    assert [body.get("instructions") for body in sent(simulator)] == [
-        *(None, "Be brief.", "Be brief."),
-        None,
-    ]
+    instructions = [body.get("instructions") for body in sent(simulator)]
+    assert instructions == [None, "Be brief.", "Be brief.", None]
 
 
 def test_the_system_prompt_is_cached(simulator, signed_in, ask):

@@ -324,10 +324,7 @@ def test_the_reserve_needs_no_note(simulator, signed_in, run_llm):
 TOO_LATE = Answer(200, {"rate_limit_reset_credits": {"available_count": 2}}, delay=1.0)
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [Answer(drop=True), Answer(200, "junk"), Answer(401), TOO_LATE],
-)
+@pytest.mark.parametrize("usage", [Answer(drop=True), Answer(200, "junk"), Answer(401), TOO_LATE])
 def test_a_limit_without_word_of_resets(banked, ask, monkeypatch, usage):
     monkeypatch.setattr("llm_chatgpt.config.RESETS_TIMEOUT_SECONDS", 0.2)
     banked.script("responses", usage_limit())

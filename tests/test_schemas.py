@@ -217,7 +217,7 @@ def test_a_refused_strict_schema_is_not_strict_for_the_rest_of_the_chain(
     simulator, signed_in, ask, refusal
 ):
     simulator.script("responses", refusal)
-    simulator.answer(Call("now", {}, "c1"))
+    simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
     responses = ask.chain(ask.model(), "x", schema=StrictDog, tools=[now])
     assert responses[-1].text_or_raise() == "{}"
@@ -261,8 +261,8 @@ def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refu
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, rounds):
-    for number in range(rounds):
-        simulator.answer(Call("now", {}, f"c{number}"))
+    for _ in range(rounds):
+        simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
     ask.chain(ask.model(), "When?", schema=StrictDog, tools=[now])
     formats = [prompt["text"]["format"] for prompt in simulator.prompts]
@@ -273,10 +273,10 @@ def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, round
 
 def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
     conversation = ask.model().conversation()
-    simulator.answer(Call("now", {}, "c1"))
+    simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
     ask.chain(conversation, "When?", schema=StrictDog, tools=[now])
-    simulator.answer(Call("now", {}, "c2"))
+    simulator.answer(Call("now", {}))
     simulator.answer(Say("At noon."))
     ask.chain(conversation, "And now?", tools=[now])
     schemas = [
@@ -286,10 +286,10 @@ def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
 
 
 def test_a_schema_on_the_command_line_outlives_the_tools(simulator, signed_in, run_llm):
-    simulator.answer(Call("llm_time", {}, "c1"))
+    simulator.answer(Call("llm_time", {}))
     simulator.answer(Say("{}"))
     result = run_llm(
-        *("-m", "chatgpt-gpt-6-luna", "x", "--schema", "name, age int", "-T", "llm_time", "-R")
+        "-m", "chatgpt-gpt-6-luna", "x", "--schema", "name, age int", "-T", "llm_time", "-R"
     )
     assert (result.stderr, result.stdout) == ("", "{}\n")
     assert text_format(simulator)["schema"] == llm.schema_dsl("name, age int")
@@ -421,13 +421,12 @@ def test_the_same_tool_twice_is_sent_once(simulator, signed_in, ask):
         return "13:00"
 
     newer = llm.Tool(name="now", description="Newer", implementation=other)
-    simulator.answer(Call("now", {}, "c1"))
+    simulator.answer(Call("now", {}))
     tools = [now, WebSearch(), other, newer, other, WebSearch()]
     ask.chain(ask.model(), "Go", tools=tools)
     first, second = simulator.prompts
-    assert [tool.get("name", tool["type"]) for tool in first["tools"]] == [
-        *("now", "web_search", "other")
-    ]
+    tools_sent = [tool.get("name", tool["type"]) for tool in first["tools"]]
+    assert tools_sent == ["now", "web_search", "other"]
     # The one that llm runs.
     assert first["tools"][0]["description"] == "Newer"
     assert second["input"][-1]["output"] == "13:00"

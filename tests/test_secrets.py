@@ -39,6 +39,14 @@ def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
     assert simulator.account.account_id not in chained(caught.value)
 
 
+def test_the_address_is_fresh_each_time():
+    one, two = plugin.BrowserLogin(1455), plugin.BrowserLogin(1455)
+    assert one.state != two.state
+    assert one.code_verifier != two.code_verifier
+    assert one.code_verifier not in repr(one) + one.url
+    assert one.state not in repr(one)
+
+
 @pytest.mark.parametrize("endpoint", ["usercode", "device_token", "token"])
 @pytest.mark.parametrize("fault", [Answer(400, {"error": "odd"}), Answer(drop=True)])
 def test_no_code_in_a_login_error(simulator, endpoint, fault):
@@ -84,12 +92,14 @@ def test_no_token_in_debug_logging(simulator, caplog):
 
 def test_no_token_on_any_output(simulator, signed_in, run_llm):
     outputs = []
+    commands = ("status", "status --json", "models", "usage", "usage --json", "refresh")
     for command in (
-        *(["chatgpt", "status"], ["chatgpt", "status", "--json"], ["chatgpt", "models"]),
-        *(["chatgpt", "usage"], ["chatgpt", "usage", "--json"], ["chatgpt", "refresh"]),
-        *(["-m", "chatgpt-gpt-6-luna", "hi", "-u"], ["logs", "--json"], ["chatgpt", "logout"]),
+        *(f"chatgpt {name}" for name in commands),
+        "-m chatgpt-gpt-6-luna hi -u",
+        "logs --json",
+        "chatgpt logout",
     ):
-        outputs.append(run_llm(*command).output)
+        outputs.append(run_llm(*command.split()).output)
     with secrets_watch(simulator) as check:
         check("\n".join(outputs))
 

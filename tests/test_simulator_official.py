@@ -123,7 +123,12 @@ def test_an_app_registers_once_and_signs_in_again(simulator):
     assert simulator.clients == {client_id: "another-client"}
     reply = exchange(simulator, callback).json()
     assert set(reply) == {
-        *("access_token", "refresh_token", "id_token", "token_type", "expires_in", "scope"),
+        "access_token",
+        "refresh_token",
+        "id_token",
+        "token_type",
+        "expires_in",
+        "scope",
         "earliest_refresh_at",
     }
     assert reply["earliest_refresh_at"] - time.time() == pytest.approx(54 * 60, abs=10)
@@ -186,8 +191,11 @@ def test_every_parameter_of_the_address_is_checked(simulator):
         "ext_agent_host_id": [None, "a-host", "urn:uuid:5e1f7a3c-0000-1000-8000-00000000ada0"],
         "response_type": [None, "token"],
         "redirect_uri": [
-            *(None, "http://localhost:54321/auth/callback", "https://127.0.0.1:1/auth/callback"),
-            *("http://127.0.0.1/auth/callback", "http://127.0.0.1:54321/callback"),
+            None,
+            "http://localhost:54321/auth/callback",
+            "https://127.0.0.1:1/auth/callback",
+            "http://127.0.0.1/auth/callback",
+            "http://127.0.0.1:54321/callback",
         ],
         "scope": [None, OFFICIAL_SCOPE + " more", OFFICIAL_SCOPE.replace(" resource.invoke", "")],
         "resource": [None, "https://api.openai.com/v1/", simulator.api_url],
@@ -369,7 +377,10 @@ def test_an_ended_token_is_told_by_its_code(simulator, token):
 
 def test_no_header_may_name_an_account_or_a_client(simulator, token):
     for name in (
-        *("ChatGPT-Account-ID", "OpenAI-Organization", "OpenAI-Project", "originator"),
+        "ChatGPT-Account-ID",
+        "OpenAI-Organization",
+        "OpenAI-Project",
+        "originator",
         "x-codex-turn-state",
     ):
         answer = post(simulator, token, {name: "x"})
@@ -406,16 +417,34 @@ def test_bodies_are_refused_as_documented(simulator, token):
     answer = post(simulator, token, input="hi")
     assert (answer.status_code, answer.json()) == (422, {"detail": text})
     for name in (
-        *("background", "conversation", "max_output_tokens", "max_tool_calls", "metadata"),
-        *("moderation", "multi_agent", "prompt", "prompt_cache_retention", "safety_identifier"),
-        *("temperature", "top_logprobs", "top_p", "truncation", "user", "previous_response_id"),
-        *("prompt_cache_options", "prompt_cache_breakpoint"),
+        "background",
+        "conversation",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "moderation",
+        "multi_agent",
+        "prompt",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+        "previous_response_id",
+        "prompt_cache_options",
+        "prompt_cache_breakpoint",
     ):
         answer = post(simulator, token, **{name: 1})
         assert (answer.status_code, name in answer.json()["detail"]) == (400, True), name
     for changes in (
-        *({"store": None}, {"store": True}, {"stream": None}, {"service_tier": "flex"}),
-        *({"input": [{"role": "system", "content": "hi"}]}, {"model": None}),
+        {"store": None},
+        {"store": True},
+        {"stream": None},
+        {"service_tier": "flex"},
+        {"input": [{"role": "system", "content": "hi"}]},
+        {"model": None},
     ):
         assert post(simulator, token, **changes).status_code == 400, changes
     for kind in ("compaction_trigger", "agent_message", "configuration_update", "unheard_of"):

@@ -37,6 +37,12 @@ def authorize(simulator, **changes):
     return client.get(f"{simulator.issuer}/oauth/authorize", params={**QUERY, **changes})
 
 
+def refresh(simulator, token, **changes):
+    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
+    body = {name: value for name, value in {**body, **changes}.items() if value is not None}
+    return client.post(f"{simulator.issuer}/oauth/token", json=body)
+
+
 def exchange(simulator, answer, redirect_uri):
     form = {
         "grant_type": "authorization_code",
@@ -147,13 +153,11 @@ def decoded(text):
 
 def test_a_refresh_token_works_once(simulator):
     token = simulator.sign_in()["refresh_token"]
-    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
-    url = f"{simulator.issuer}/oauth/token"
-    new = client.post(url, json=body).json()
-    again = client.post(url, json=body)
+    new = refresh(simulator, token).json()
+    again = refresh(simulator, token)
     assert again.status_code == 401
     assert again.json()["error"]["code"] == "refresh_token_reused"
-    assert client.post(url, json={**body, "refresh_token": new["refresh_token"]}).status_code == 200
+    assert refresh(simulator, new["refresh_token"]).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -169,9 +173,7 @@ def test_a_refresh_token_works_once(simulator):
 )
 def test_what_a_refresh_may_say(simulator, changes, status):
     token = simulator.sign_in()["refresh_token"]
-    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
-    body = {k: v for k, v in {**body, **changes}.items() if v is not None}
-    answer = client.post(f"{simulator.issuer}/oauth/token", json=body)
+    answer = refresh(simulator, token, **changes)
     assert answer.status_code == status
     # A refusal does not use the token up.
     assert simulator.refresh_tokens[token]["state"] == (
@@ -182,11 +184,9 @@ def test_what_a_refresh_may_say(simulator, changes, status):
 def test_a_reused_token_can_end_the_whole_family(simulator):
     simulator.kill_family_on_reuse = True
     token = simulator.sign_in()["refresh_token"]
-    body = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
-    url = f"{simulator.issuer}/oauth/token"
-    new = client.post(url, json=body).json()
-    client.post(url, json=body)
-    answer = client.post(url, json={**body, "refresh_token": new["refresh_token"]})
+    new = refresh(simulator, token).json()
+    refresh(simulator, token)
+    answer = refresh(simulator, new["refresh_token"])
     assert answer.json()["error"]["code"] == "refresh_token_invalidated"
 
 
@@ -194,9 +194,7 @@ def test_revoking_ends_the_session(simulator):
     token = simulator.sign_in()["refresh_token"]
     body = {"token": token, "token_type_hint": "refresh_token", "client_id": CLIENT_ID}
     assert client.post(f"{simulator.issuer}/oauth/revoke", json=body).status_code == 200
-    refresh = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token}
-    answer = client.post(f"{simulator.issuer}/oauth/token", json=refresh)
-    assert answer.json()["error"]["code"] == "refresh_token_invalidated"
+    assert refresh(simulator, token).json()["error"]["code"] == "refresh_token_invalidated"
 
 
 def test_form_encoded_starts_are_refused(simulator):

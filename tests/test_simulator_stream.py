@@ -97,9 +97,8 @@ def test_deltas_are_obfuscated_and_arguments_end_without_a_name(simulator, heade
     assert all(event["obfuscation"] for event in deltas)
     for event in seen:
         if event["type"] == "response.function_call_arguments.done":
-            assert set(event) == {
-                *("type", "sequence_number", "item_id", "output_index", "arguments"),
-            }
+            fields = set(event)
+            assert fields == {"type", "sequence_number", "item_id", "output_index", "arguments"}
     final = seen[-1]["response"]
     for name in ("max_output_tokens", "max_tool_calls", "presence_penalty", "frequency_penalty"):
         assert final[name] is None

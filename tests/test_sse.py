@@ -49,12 +49,10 @@ def test_events_of_a_text(text, expected):
     assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected
 
 
-PIECES = st.sampled_from(
-    [
-        *(b"data: ", b"data:", b"data", b": c", b"event: x", b"\n", b"\n\n", b"\r", b"\r\n"),
-        *("\u00e9".encode(), "\u2028".encode(), b"{}", b" ", b"\xff", b"x" * 50),
-    ]
-)
+FIELDS = [b"data: ", b"data:", b"data", b": c", b"event: x"]
+LINE_ENDS = [b"\n", b"\n\n", b"\r", b"\r\n"]
+VALUES = ["\u00e9".encode(), "\u2028".encode(), b"{}", b" ", b"\xff", b"x" * 50]
+PIECES = st.sampled_from(FIELDS + LINE_ENDS + VALUES)
 
 
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))
@@ -77,12 +75,12 @@ def test_an_event_leaves_as_soon_as_it_is_complete():
 def test_a_very_long_event_takes_linear_time():
     def seconds(size: int) -> float:
         decoder = SSEDecoder()
-        start = time.perf_counter()
+        start = time.process_time()
         decoder.feed(b"data: ")
         for _ in range(size // 65536):
             assert decoder.feed(b"x" * 65536) == []
         assert len(decoder.feed(b"\n\n")[0]) == size // 65536 * 65536
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     small = min(seconds(2_000_000) for _ in range(3))
     assert seconds(20_000_000) < 40 * small + 0.5

@@ -31,8 +31,13 @@ def test_what_is_stored_is_what_is_loaded():
     assert data["version"] == 1
     assert data["default"] == "default"
     assert set(data["accounts"]["default"]) >= {
-        *("id_token", "access_token", "refresh_token", "expires_at", "account_id"),
-        *("email", "plan"),
+        "id_token",
+        "access_token",
+        "refresh_token",
+        "expires_at",
+        "account_id",
+        "email",
+        "plan",
     }
 
 

@@ -128,11 +128,8 @@ def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask):
     assert len(simulator.prompts) == 2
     assert [type(part).__name__ for part in answered.parts] == ["TextPart"]
     assert ask.finish(lambda: conversation.prompt("more")).text
-    assert [item["role"] for item in simulator.prompts[-1]["input"]] == [
-        "user",
-        "assistant",
-        "user",
-    ]
+    roles = [item["role"] for item in simulator.prompts[-1]["input"]]
+    assert roles == ["user", "assistant", "user"]
 
 
 @pytest.mark.parametrize("place", ["response", "search", "annotation", "arguments"])

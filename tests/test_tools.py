@@ -44,22 +44,22 @@ def test_a_tool_chain(simulator, signed_in, ask):
 
 
 def test_parallel_calls_and_errors(simulator, signed_in, ask):
-    simulator.answer(Call("multiply", {"a": 2, "b": 3}, "c1"), Call("broken", {}, "c2"))
+    simulator.answer(Call("multiply", {"a": 2, "b": 3}, "call_1"), Call("broken", {}, "call_2"))
     ask.chain(ask.model(), "Go", tools=[multiply, broken])
     items = simulator.prompts[-1]["input"]
     outputs = {i["call_id"]: i["output"] for i in items if i["type"] == "function_call_output"}
-    assert outputs == {"c1": "6", "c2": "Error: out of order"}
+    assert outputs == {"call_1": "6", "call_2": "Error: out of order"}
 
 
 def test_a_tool_that_does_not_exist(simulator, signed_in, ask):
-    simulator.answer(Call("nothing", {}, "c1"))
+    simulator.answer(Call("nothing", {}))
     ask.chain(ask.model(), "Go", tools=[multiply])
     assert "does not exist" in simulator.prompts[-1]["input"][-1]["output"]
 
 
 def test_a_tool_name_that_the_service_refuses(simulator, signed_in, ask):
     tool = llm.Tool(name="math.times two", implementation=lambda: "42")
-    simulator.answer(Call("math_times_two", {}, "c1"))
+    simulator.answer(Call("math_times_two", {}))
     simulator.answer(Say("It is 42."))
     responses = ask.chain(ask.model(), "Go", tools=[tool])
     assert responses[-1].text_or_raise() == "It is 42."
@@ -104,7 +104,7 @@ def test_a_tool_without_arguments(simulator, signed_in, ask):
 
 
 def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
-    simulator.answer(Call("multiply", {"a": 123456, "b": 654321}, "c1"))
+    simulator.answer(Call("multiply", {"a": 123456, "b": 654321}, "call_1"))
     answered = ask("Go", tools=[multiply])
     types = [event.type for event in answered.events]
     assert types[0] == "tool_call_name"
@@ -113,17 +113,16 @@ def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
     assert (part.name, part.arguments, part.tool_call_id) == (
         "multiply",
         {"a": 123456, "b": 654321},
-        "c1",
+        "call_1",
     )
     calls = answered.response._tool_calls
     assert [(c.name, c.arguments) for c in calls] == [("multiply", {"a": 123456, "b": 654321})]
 
 
 def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
-    result = run_llm(
-        *("-m", "chatgpt-gpt-6-luna", 'double {"n": 21}', "-R", "--td"),
-        *("--functions", "def double(n: int) -> int:\n    return n * 2"),
-    )
+    function = "def double(n: int) -> int:\n    return n * 2"
+    options = ("-m", "chatgpt-gpt-6-luna", "-R", "--td", "--functions", function)
+    result = run_llm('double {"n": 21}', *options)
     assert "The tool returned: 42" in result.stdout
     assert "Tool call: double({'n': 21})" in result.stderr
     result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "-T", "llm_version", input="llm_version\n")
@@ -141,7 +140,7 @@ def test_a_paused_chain_is_resumed(simulator, signed_in):
         return "approved"
 
     model = llm.get_model("chatgpt-gpt-6-luna")
-    simulator.answer(Think(["Ask."]), Call("approve", {}, "c1"))
+    simulator.answer(Think(["Ask."]), Call("approve", {}))
     chain = model.chain("Go", tools=[approve])
     with pytest.raises(llm.PauseChain):
         chain.text()

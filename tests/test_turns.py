@@ -9,10 +9,11 @@ import llm
 import pytest
 from llm.parts import ToolCallPart
 
-from conftest import models_updated, multiply
+import llm_chatgpt_oauth as plugin
+from conftest import models_updated, multiply, new_login, new_simulator
 from llm_chatgpt import config
 from llm_chatgpt.backend import catalogue
-from simulator import PNG, Call, Say, sse
+from simulator import PNG, Answer, Call, Say, sse
 from simulator import Stream as StreamAnswer
 
 
@@ -116,6 +117,37 @@ def test_a_model_that_takes_no_summary_is_asked_for_one_once(simulator, signed_i
     ask("hi", slug="gpt-6-sol")
     summaries_requested = ["summary" in prompt.get("reasoning", {}) for prompt in simulator.prompts]
     assert summaries_requested == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param(
+            Answer(400, {"detail": "Unsupported parameter: reasoning.summary"}), id="model"
+        ),
+        pytest.param(Answer(400, {"detail": "Unexpected header: session-id"}), id="account"),
+        pytest.param(Answer(415), id="service"),
+    ],
+)
+def test_a_refusal_counts_only_for_the_service_that_sent_it(
+    simulator, signed_in, ask, monkeypatch, refusal
+):
+    def optional_parts(request):
+        headers = request.headers
+        encoding = headers.get("content-encoding")
+        return "reasoning" in request.body, "session-id" in headers, encoding
+
+    long_prompt = "a line of a long prompt\n" * 1000
+    simulator.script("responses", refusal)
+    ask(long_prompt)
+    ask(long_prompt)
+    first, second, third = map(optional_parts, simulator.seen("/codex/responses"))
+    assert first != second == third
+    with new_simulator() as other:
+        monkeypatch.setenv("LLM_CHATGPT_BASE_URL", other.base_url)
+        plugin.store_tokens(new_login(other))
+        ask(long_prompt)
+        assert list(map(optional_parts, other.seen("/codex/responses"))) == [first]
 
 
 # The list of models -------------------------------------------------------------------

@@ -101,6 +101,5 @@ def test_server_side_tools_in_the_shell(simulator, signed_in, run_llm):
 def test_searches_are_replayed_from_the_logs(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch")
     run_llm("-c", "more")
-    assert kinds(simulator.prompts[-1]["input"]) == [
-        *("user", "reasoning", "web_search_call", "assistant", "user")
-    ]
+    last = kinds(simulator.prompts[-1]["input"])
+    assert last == ["user", "reasoning", "web_search_call", "assistant", "user"]

@@ -9,12 +9,7 @@ import re
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    BOB,
-    device_login,
-    expire,
-    sign_in,
-)
+from conftest import BOB, device_login, expire, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import Account, Answer

@@ -46,8 +46,10 @@ class Item:
     is_commentary: bool = False
     # Whether the item gives the user anything: text, an image, or a call of one of llm's tools.
     has_content: bool = False
-    # llm's events of this part. llm reads them again at the end, so `correct` can change them.
+    # llm's events of this part. llm prints each once, and reads all again to record the answer.
     events: list[StreamEvent] = dataclasses.field(default_factory=list)
+    # The text to record in place of the events' text; None if they have it already.
+    correction: str | None = None
     # The plugin's metadata on its part.
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     # The finished item, without the fields that are too large to be logged.
@@ -58,6 +60,8 @@ class Item:
     @property
     def text(self) -> str:
         """The text of the part that llm records, or the name and arguments of a call."""
+        if self.correction is not None:
+            return self.correction
         return "".join(event.chunk for event in self.events)
 
     @property
@@ -71,11 +75,16 @@ class Item:
         return self.kind.endswith("_call") and self.kind not in _WITHOUT_EFFECTS
 
     def correct(self, text: str) -> None:
-        """Make llm record this text in place of the shown text."""
+        """Make llm record this text in place of the shown text, which stays on the screen."""
         if self.text != text:
+            self.correction = text
+
+    def apply_correction(self) -> None:
+        """Write the correction into the events, which llm has printed."""
+        if self.correction is not None:
             for event in self.events:
                 event.chunk = ""
-            self.events[0].chunk = text
+            self.events[0].chunk, self.correction = self.correction, None
 
 
 class Round:
@@ -107,6 +116,10 @@ class Round:
     def take_events(self) -> list[StreamEvent]:
         """Return the events that llm has not received yet, and forget them."""
         events, self._events = self._events, []
+        new_parts = {event.part_index for event in events}
+        for item in self.items:
+            if item.part_index not in new_parts:
+                item.apply_correction()
         return events
 
     def new_item(self, kind: str, output_index: float) -> Item:

@@ -58,7 +58,7 @@ class Memory:
     def refused(self, scopes: Mapping[str, str]) -> frozenset[str]:
         """Return the names of the parts that the service has refused in these scopes.
 
-        `scopes` maps each name to the value of its scope, such as a model's slug.
+        `scopes` maps each name to the value of its scope, such as a service's address.
         """
         return frozenset(name for name, value in scopes.items() if (name, value) in self._refused)
 

@@ -33,7 +33,7 @@ SESSION_HEADER = "session-id"
 COMPRESSION = "compression"
 
 # How long a refused part is left out: for the rest of the "turn", or from all requests of this
-# process to the same "model", with the same "account", or to the same "service".
+# process to the same "service", only for the same "model", or only with the same "account".
 SCOPES = {
     SUMMARY: "model",
     STRICT: "turn",

@@ -24,25 +24,31 @@ from llm_chatgpt.backend.memory import Memory, Turn
 from llm_chatgpt.backend.schemas import check_json, is_strict
 from llm_chatgpt.backend.tools import add_tools
 from llm_chatgpt.login.tokens import Tokens, backend_headers
+from llm_chatgpt.values import as_list
 
 
 class Request(NamedTuple):
     """A request: the `arguments` of the HTTP library's `build_request`, and details about it.
 
-    `info` is the requested model, `models` the account's list (empty if it is unknown). `without`
-    names the parts that were left out, `items` is the input. The answer stores `state` as metadata
-    (history.py). `tool_names` maps the tools' names in the request to llm's names. `notes` are for
-    the user.
+    `info` is the requested model, `models` the account's list (empty if it is unknown). `body` is
+    the JSON, and `without` names the parts that were left out. The answer stores `state` as
+    metadata (history.py). `tool_names` maps the tools' names in the request to llm's names. `notes`
+    are for the user.
     """
 
     info: ModelInfo
     models: ModelList = ModelList()
     arguments: Mapping[str, Any] = {}
+    body: Mapping[str, Any] = {}
     without: frozenset[str] = frozenset()
-    items: Sequence[Mapping[str, Any]] = ()
     state: Mapping[str, Any] = {}
     tool_names: Mapping[str, str] = {}
     notes: Sequence[str] = ()
+
+    @property
+    def items(self) -> list[Mapping[str, Any]]:
+        """The input."""
+        return as_list(self.body.get("input"))
 
     @property
     def has_files(self) -> bool:
@@ -97,8 +103,8 @@ class RequestBuilder:
             info=info,
             models=models,
             arguments=self._arguments(tokens, without, body),
+            body=body,
             without=without,
-            items=items,
             state=builder.state,
             tool_names=tool_names,
             notes=[*_ignored_options(prompt, without), *builder.notes],
@@ -123,20 +129,29 @@ class RequestBuilder:
             headers |= encoding
         return {
             "method": "POST",
-            "url": tokens.route.base_url(tokens.origin) + tokens.route.responses_path,
+            "url": _address(tokens),
             "content": content,
             "headers": headers,
             "timeout": clients.timeout(config.idle_timeout()),
         }
 
 
+def _address(tokens: Tokens) -> str:
+    return tokens.route.base_url(tokens.origin) + tokens.route.responses_path
+
+
 def scopes(info: ModelInfo, tokens: Tokens) -> dict[str, str]:
     """Map each optional part that the process remembers to the value of its scope.
 
-    The value is a model's slug, an account's key or a path of the service (optional_parts.py).
+    The value is the address of the service, followed by the model's slug or the account's key if
+    the scope is narrower (optional_parts.py).
     """
-    path = tokens.route.responses_path
-    values = {"model": info.slug, "account": tokens.account_key, "service": path}
+    service = _address(tokens)
+    values = {
+        "model": f"{service} {info.slug}",
+        "account": f"{service} {tokens.account_key}",
+        "service": service,
+    }
     parts = optional_parts.SCOPES.items()
     return {name: values[scope] for name, scope in parts if scope in values}
 

@@ -14,16 +14,8 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# Codes of errors after which the same request is never sent again (P196).
-_FINAL_CODES = refusals.POLICY_CODES | {
-    "context_length_exceeded",
-    "invalid_encrypted_content",
-    "stalled",
-    # P179, P185.
-    "access_program_not_enabled",
-    "inference_hook_denied",
-    "invalid_image_request",
-}
+# Codes of errors after which the same request is never sent again, even inside a stream (P196).
+_FINAL_CODES = ("invalid_encrypted_content", "stalled")
 
 
 class Attempt(NamedTuple):

@@ -136,7 +136,7 @@ def codex_survives_faults(client: Client) -> None:
     client.expect(len(simulator.prompts) - before == 2, "It did not send the prompt again.")
 
 
-# Other programs for llm ------------------------------------------------------------------
+# Other plugins for llm -------------------------------------------------------------------
 
 
 def llm_codex_works(client: Client) -> None:
@@ -154,7 +154,7 @@ def llm_codex_works(client: Client) -> None:
     output = client.run("llm", "-m", name, 'multiply {"a": 6, "b": 7}', "--functions", function)
     client.expect("The tool returned: 42" in output, f"It printed {output}")
     output = client.run("llm", "-m", name, "a dog", "--schema", "name, age int")
-    # The reasoning, on stderr, comes before it.
+    # The reasoning, on stderr, comes before the JSON.
     client.expect(json.loads(output[output.index("{") :])["age"] == 7, f"It printed {output}")
     output = client.run("llm", "codex", "usage")
     client.expect("%" in output, f"It printed {output}")
@@ -230,12 +230,7 @@ SCENARIOS = {
         Scenario(
             "codex",
             ("@openai/codex@0.171.0",),
-            (
-                codex_signs_in_and_out,
-                codex_prompts,
-                codex_changes_the_model,
-                codex_survives_faults,
-            ),
+            (codex_signs_in_and_out, codex_prompts, codex_changes_the_model, codex_survives_faults),
             npm=True,
         ),
         Scenario("llm-openai-codex", ("llm-openai-codex==0.10.1", "llm"), (llm_codex_works,)),

@@ -15,27 +15,49 @@ from .replies import Refusal, error_answer, invalid, refuse
 from .schemas import parameters_fault, strict_fault
 
 PARAMETERS = {
-    *("model", "instructions", "input", "store", "stream", "include", "tools", "tool_choice"),
-    *("parallel_tool_calls", "reasoning", "text", "prompt_cache_key", "service_tier"),
-    *("client_metadata", "stream_options", "context_management", "max_output_tokens"),
+    "model",
+    "instructions",
+    "input",
+    "store",
+    "stream",
+    "include",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning",
+    "text",
+    "prompt_cache_key",
+    "service_tier",
+    "client_metadata",
+    "stream_options",
+    "context_management",
+    "max_output_tokens",
 }
 # The kinds of call, each with the field that holds its arguments.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
-OTHER_ITEMS = {
-    *("image_generation_call", "configuration_update", "compaction", "compaction_trigger"),
-}
+OTHER_ITEMS = {"image_generation_call", "configuration_update", "compaction", "compaction_trigger"}
 OUTPUT_FIELDS = {
-    *("type", "call_id", "output", "id", "status", "internal_chat_message_metadata_passthrough"),
+    "type",
+    "call_id",
+    "output",
+    "id",
+    "status",
+    "internal_chat_message_metadata_passthrough",
 }
 WEB_SEARCH_FIELDS = {
-    *("type", "external_web_access", "indexed_web_access", "filters", "user_location"),
-    *("search_context_size", "search_content_types"),
+    "type",
+    "external_web_access",
+    "indexed_web_access",
+    "filters",
+    "user_location",
+    "search_context_size",
+    "search_content_types",
 }
 
 IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
 IMAGE_OPTIONS = {"size", "quality", "background"}
 FILE_FIELDS = {"type", "filename", "file_data", "file_url", "detail"}
-# PDF, text, and what Office programs write.
+# PDF, text, and Office documents.
 FILE_KINDS = re.compile(
     r"data:(text/[\w.+-]+|application/("
     r"pdf|json|xml|rtf|msword|vnd\.ms-(excel|powerpoint)"

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from .answers import Item
-from .checks import check_format, check_not_empty, check_phases, check_tools
+from .checks import PARAMETERS, check_format, check_not_empty, check_phases, check_tools
 from .issuer import Account
 from .models import version
 from .official import PLAN_SCOPE, Login, OfficialSignIn
@@ -34,13 +34,22 @@ NAMING_HEADERS = re.compile(
     r"chatgpt-account-id|openai-(organization|project)|originator|version"
     r"|x-(codex|openai)-.*"
 )
-FIELDS = {
-    *("model", "instructions", "input", "store", "stream", "include", "tools", "tool_choice"),
-    *("parallel_tool_calls", "reasoning", "text", "prompt_cache_key", "service_tier"),
+FIELDS = PARAMETERS - {
+    "client_metadata",
+    "stream_options",
+    "context_management",
+    "max_output_tokens",
 }
 ITEMS = {
-    *("message", "reasoning", "function_call", "function_call_output", "custom_tool_call"),
-    *("custom_tool_call_output", "web_search_call", "additional_tools", "compaction"),
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "web_search_call",
+    "additional_tools",
+    "compaction",
 }
 
 

@@ -15,9 +15,24 @@ MAX_LEVELS = 10
 UNIONS = ("oneOf", "anyOf", "allOf", "enum", "not")
 # Not allowed anywhere in a strict schema.
 NOT_STRICT = (
-    *("allOf", "oneOf", "not", "if", "then", "else", "default", "uniqueItems", "prefixItems"),
-    *("dependentRequired", "dependentSchemas", "patternProperties", "propertyNames", "contains"),
-    *("minProperties", "maxProperties", "unevaluatedItems", "unevaluatedProperties"),
+    "allOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "default",
+    "uniqueItems",
+    "prefixItems",
+    "dependentRequired",
+    "dependentSchemas",
+    "patternProperties",
+    "propertyNames",
+    "contains",
+    "minProperties",
+    "maxProperties",
+    "unevaluatedItems",
+    "unevaluatedProperties",
 )
 
 
