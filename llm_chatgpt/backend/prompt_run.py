@@ -68,7 +68,7 @@ class PromptRun:
         self.attempt = retry.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
-        # The content of the complete rounds.
+        # The answer so far: all rounds before the current one.
         self._answer = Answer()
         # How many further requests the model has asked for.
         self._further_rounds = 0
