@@ -40,7 +40,7 @@ def now() -> str:
     return "12:00"
 
 
-def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
+def test_schemas_work_on_the_command_line(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "a dog", "--schema", "name, age int", "-R")
     assert json.loads(result.stdout) == {"name": "Pelican", "age": 7}
     assert text_format(simulator)["type"] == "json_schema"
@@ -50,13 +50,13 @@ def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
 
 
 @pytest.mark.parametrize(("schema", "strict"), [(Dog, False), (StrictDog, True)])
-def test_pydantic_classes(simulator, signed_in, ask, schema, strict):
+def test_a_pydantic_class_is_strict_only_if_it_is_closed(simulator, signed_in, ask, schema, strict):
     answered = ask("a dog", schema=schema)
     assert schema.model_validate_json(answered.text)
     assert text_format(simulator)["strict"] is strict
 
 
-def test_json_object(simulator, signed_in, ask):
+def test_json_object_is_sent_as_the_format(simulator, signed_in, ask):
     ask("json please", json_object=True)
     assert text_format(simulator) == {"type": "json_object"}
 
@@ -169,7 +169,7 @@ TEXT = {"type": "string"}
         ({**closed(), "required": 1}, False),
     ],
 )
-def test_strict_is_said_where_strict_mode_takes_the_schema(
+def test_a_schema_is_sent_as_strict_only_if_strict_mode_accepts_it(
     simulator, signed_in, ask, schema, strict
 ):
     simulator.answer(Say("{}"))
@@ -194,7 +194,7 @@ IMPOSSIBLE = [contains_itself(), too_deep(), {"type": "object", "enum": {1, 2}}]
 
 
 @pytest.mark.parametrize("schema", IMPOSSIBLE)
-def test_what_is_no_json_cannot_be_a_schema(simulator, signed_in, ask, schema):
+def test_a_schema_that_is_not_json_is_refused(simulator, signed_in, ask, schema):
     with pytest.raises(llm.ModelError, match=r"^The schema cannot be written as JSON"):
         ask("x", schema=schema)
     tool = llm.Tool(name="f", input_schema=schema, implementation=lambda: "")
@@ -228,7 +228,7 @@ def test_a_refused_strict_schema_is_not_strict_for_the_rest_of_the_chain(
 
 @pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
 @pytest.mark.parametrize(("schema", "attempts"), [(Dog, 1), (StrictDog, 2)])
-def test_a_schema_that_is_refused_without_strict_as_well(
+def test_a_schema_that_is_also_refused_without_strict_is_an_error(
     simulator, signed_in, ask, refusal, schema, attempts
 ):
     simulator.script("responses", *[refusal] * attempts)
@@ -271,7 +271,7 @@ def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, round
     assert formats[0]["schema"] == StrictDog.model_json_schema()
 
 
-def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
+def test_a_schema_is_not_sent_in_the_next_chain(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
@@ -285,7 +285,7 @@ def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
     assert schemas == [StrictDog.model_json_schema()] * 2 + [None] * 2
 
 
-def test_a_schema_on_the_command_line_outlives_the_tools(simulator, signed_in, run_llm):
+def test_a_schema_on_the_command_line_is_sent_after_tool_calls(simulator, signed_in, run_llm):
     simulator.answer(Call("llm_time", {}))
     simulator.answer(Say("{}"))
     result = run_llm(
@@ -493,6 +493,6 @@ def test_repaired_parameters_are_accepted_and_stay_as_they_are(schema):
 
 @of_any_kind
 @given(closed_objects(near_strict) | near_strict)
-def test_what_is_called_strict_is_strict(schema):
+def test_strict_mode_accepts_each_schema_that_is_called_strict(schema):
     if is_strict(schema):
         assert strict_fault(schema) is None

@@ -104,7 +104,7 @@ def test_no_token_on_any_output(simulator, signed_in, run_llm):
         check("\n".join(outputs))
 
 
-def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):
+def test_a_hostile_account_cannot_control_the_terminal(simulator, run_llm):
     simulator.account.email = "\x1b[31mred\x07@example.com"
     simulator.account.plan = "pl\x1bus"
     simulator.approve_after_polls = 0
@@ -124,7 +124,9 @@ def test_the_answer_itself_is_passed_on_unchanged(simulator, signed_in, ask):
 
 @pytest.mark.parametrize("name", ["LLM_CHATGPT_ORIGINATOR", "LLM_CHATGPT_CLIENT_VERSION"])
 @pytest.mark.parametrize("value", ["n\u00e4me", "two\nlines", " ", "\x7f"])
-def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatch, name, value):
+def test_a_setting_that_no_header_can_hold_is_refused(
+    simulator, signed_in, ask, monkeypatch, name, value
+):
     monkeypatch.setenv(name, value)
     with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
         ask("hi")
@@ -134,7 +136,7 @@ def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatc
     assert simulator.requests == []
 
 
-def test_a_token_that_no_header_can_hold(simulator, ask):
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(simulator, ask):
     plugin.store_tokens(plugin.Tokens("hush-hush\ntoken", "rt", expires_at=4e9))
     with pytest.raises(plugin.ChatGPTError) as caught:
         ask("hi")
@@ -188,7 +190,7 @@ def test_a_successor_is_made_harmless(simulator, signed_in, ask, upgrade):
         {"detail": [{"loc": ["\x1b[2J"], "msg": "\x07"}]},
     ],
 )
-def test_no_answer_paints_the_terminal(simulator, signed_in, ask, body):
+def test_no_error_answer_can_control_the_terminal(simulator, signed_in, ask, body):
     # \x9b is what a terminal takes for \x1b[, and may stand in a header.
     headers = {"x-request-id": "\x9b2J", "x-codex-limit-name": "\x9b2J"}
     simulator.script("responses", Answer(400, body, headers))

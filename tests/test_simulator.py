@@ -94,7 +94,7 @@ from simulator import Say, Think
         ),
     ],
 )
-def test_what_the_service_refuses(simulator, headers, changes, status, words):
+def test_invalid_prompts_are_refused(simulator, headers, changes, status, words):
     answer = post(simulator, headers, **changes)
     assert answer.status_code == status
     assert words in answer.text
@@ -131,7 +131,7 @@ OBJECT = {"type": "object", "additionalProperties": False}
         ),
     ],
 )
-def test_what_strict_mode_refuses(simulator, headers, schema, words):
+def test_invalid_schemas_are_refused_only_as_strict(simulator, headers, schema, words):
     simulator.answer(Say("{}"))
     for strict, status in ((True, 400), (False, 200)):
         form = {"type": "json_schema", "name": "o", "strict": strict, "schema": schema}
@@ -159,7 +159,7 @@ def test_what_strict_mode_refuses(simulator, headers, schema, words):
         ({"type": "object", "properties": None}, "is not of type 'dict'"),
     ],
 )
-def test_parameters_that_a_function_may_not_have(simulator, headers, parameters, words):
+def test_invalid_parameters_of_a_function_are_refused(simulator, headers, parameters, words):
     tool = {"type": "function", "name": "f", "strict": False, "parameters": parameters}
     answer = post(simulator, headers, tools=[tool])
     assert answer.status_code == 400
@@ -167,7 +167,7 @@ def test_parameters_that_a_function_may_not_have(simulator, headers, parameters,
     assert answer.json()["error"]["code"] == "invalid_function_parameters"
 
 
-def test_two_tools_of_one_name(simulator, headers):
+def test_two_tools_of_one_name_are_refused(simulator, headers):
     tool = {"type": "function", "name": "f", "strict": False, "parameters": {"type": "object"}}
     answer = post(simulator, headers, tools=[tool, {**tool, "description": "Another"}])
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "tool_collision")
@@ -181,7 +181,7 @@ def test_two_tools_of_one_name(simulator, headers):
         ({"User-Agent": "Python-urllib/3.11"}, 403),
     ],
 )
-def test_who_is_let_in(simulator, headers, changes, status):
+def test_unknown_users_and_scripts_are_refused(simulator, headers, changes, status):
     assert post(simulator, {**headers, **changes}).status_code == status
 
 
@@ -224,7 +224,7 @@ WORD = "data:application/vnd.openxmlformats-officedocument.wordprocessingml.docu
     ],
 )
 @pytest.mark.parametrize("place", ["message", "tool output"])
-def test_files(simulator, headers, changes, words, place):
+def test_files_are_checked(simulator, headers, changes, words, place):
     part = {k: v for k, v in {**PDF, **changes}.items() if v is not None}
     items = [{"role": "user", "content": [part]}]
     if place == "tool output":
@@ -247,7 +247,7 @@ def test_files_are_counted_and_not_for_the_assistant(simulator, headers):
     assert post(simulator, headers, input=items).status_code == 400
 
 
-def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers):
+def test_zstd_and_a_developer_message_are_accepted(simulator, headers):
     developer = {
         "type": "message",
         "role": "developer",
@@ -263,7 +263,7 @@ def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers)
     assert answer.status_code == 200
 
 
-def test_items_of_codex_cli(simulator, headers):
+def test_items_of_codex_cli_are_accepted(simulator, headers):
     passthrough = {"internal_chat_message_metadata_passthrough": {"turn_id": "t"}}
     items = [
         {**BODY["input"][0], **passthrough},

@@ -76,7 +76,7 @@ def given_reasoning(simulator, headers, **changes):
     return [item for item in items if item["type"] == "reasoning"]
 
 
-def test_encrypted_content_is_that_of_the_last_event_and_of_its_account(simulator, headers):
+def test_only_reasoning_of_the_done_event_and_the_same_account_is_accepted(simulator, headers):
     added, done = given_reasoning(simulator, headers)
     assert added["encrypted_content"] != done["encrypted_content"]
     for item, status in ((added, 400), (done, 200)):
@@ -101,7 +101,9 @@ QUESTION = {"role": "user", "content": "And now?"}
         (None, {}, ["end_user_mismatch"]),
     ],
 )
-def test_reasoning_that_does_not_fit_can_be_left_out(simulator, headers, before, changes, reasons):
+def test_reasoning_of_another_origin_can_be_left_out_with_the_reason(
+    simulator, headers, before, changes, reasons
+):
     simulator.removes_reasoning = True
     thought = given_reasoning(simulator, headers)[1]
     if before is None:

@@ -28,7 +28,7 @@ def test_the_list_depends_on_the_clients_version(simulator, headers):
     assert answer.headers["etag"] == simulator.models_etag
 
 
-def test_the_list_tells_the_kinds_of_model(simulator, headers):
+def test_the_list_says_what_each_model_supports(simulator, headers):
     models = listed(simulator, headers).values()
     lite = {model["slug"] for model in models if model["use_responses_lite"]}
     assert {"gpt-6.2-sol", "gpt-6-astra", "gpt-6.1-sol", "gpt-6-luna", "gpt-5.6-terra"} <= lite
@@ -71,7 +71,7 @@ def test_the_newest_models_are_not_for_every_plan(simulator, headers):
         ("gpt-6-luna", "minimal", 400),
     ],
 )
-def test_efforts(simulator, headers, slug, effort, status):
+def test_each_model_accepts_only_its_own_efforts(simulator, headers, slug, effort, status):
     answer = post(simulator, headers, model=slug, reasoning={"effort": effort})
     assert answer.status_code == status
 
@@ -89,7 +89,7 @@ def update(effort):
         ("gpt-6-luna", "high", 400),
     ],
 )
-def test_some_models_take_a_change_of_the_effort(simulator, headers, slug, effort, status):
+def test_only_some_models_accept_a_change_of_the_effort(simulator, headers, slug, effort, status):
     items = [*BODY["input"], update("low"), {"role": "assistant", "content": "hello"}]
     items += [*BODY["input"], update(effort)]
     answer = post(simulator, headers, model=slug, input=items, reasoning={"effort": "low"})

@@ -165,7 +165,7 @@ def test_prompts_are_answered(simulator, token):
     assert [i["name"] for i in items if i.get("type") == "function_call"] == ["multiply"] * 2
 
 
-def test_the_official_package_reads_the_answer(simulator, token):
+def test_the_openai_package_reads_the_answer(simulator, token):
     simulator.answer(Think(["**One**"]), Say("Text"))
     client = openai.OpenAI(api_key=token, base_url=simulator.api_url)
     with client.responses.create(**BODY) as stream:
@@ -241,7 +241,7 @@ def test_an_exchange_must_fit_its_authorization(simulator):
     assert exchange(simulator, callback).json() == {"error": "invalid_grant"}
 
 
-def test_the_callback_says_what_a_test_wants(simulator):
+def test_a_test_can_change_the_callback(simulator):
     simulator.official.callback = {"client_id": REGISTRATION, "code": ["one", "two"], "new": "x"}
     back = urllib.parse.urlsplit(redirect_of(authorize_url(simulator))).query
     query = urllib.parse.parse_qs(back)
@@ -258,7 +258,7 @@ def test_the_callback_says_what_a_test_wants(simulator):
     assert "client_id" not in declined
 
 
-def test_a_login_without_the_plan(simulator):
+def test_a_login_without_the_plan_cannot_send_prompts(simulator):
     simulator.official.scope = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
     reply = exchange(simulator, callback_of(authorize_url(simulator))).json()
     assert PLAN_SCOPE not in reply["scope"]
@@ -269,7 +269,7 @@ def test_a_login_without_the_plan(simulator):
     assert not {"access_token", "refresh_token"} & set(reply)
 
 
-def test_claims_can_be_wrong(simulator):
+def test_a_test_can_change_the_claims(simulator):
     simulator.official.id_token = {"nonce": "other", "aud": lambda aud: aud[0], "azp": None}
     id_claims = claims(simulator.sign_in_officially(client_id="oaiapp_1")["id_token"])
     assert id_claims["nonce"] == "other"
@@ -320,7 +320,7 @@ def test_a_refresh_waits_for_its_time(simulator):
     assert refresh(simulator, reply).json() == {"error": "refresh_token_reused"}
 
 
-def test_a_refresh_can_be_told_and_refused_in_every_form(simulator):
+def test_refreshes_and_their_errors_have_each_documented_form(simulator):
     knobs = simulator.official
     for form in ("null", "absent"):
         knobs.earliest_refresh_form = form
@@ -368,7 +368,7 @@ def test_the_routes_refuse_each_others_tokens(simulator):
     assert mixed.json() == {"error": "invalid_grant"}
 
 
-def test_an_ended_token_is_told_by_its_code(simulator, token):
+def test_an_expired_token_is_refused_with_its_code(simulator, token):
     simulator.expire_access_tokens()
     answer = post(simulator, token)
     assert answer.status_code == 401
@@ -395,7 +395,7 @@ def test_a_session_may_be_named_and_refused(simulator, token):
     assert (answer.status_code, answer.json()["detail"]) == (400, "Unexpected header: session-id")
 
 
-def test_models_are_filtered_and_in_an_order_of_their_own(simulator, token):
+def test_models_are_filtered_and_not_sorted_by_priority(simulator, token):
     def listed(version):
         query = {"client_version": version} if version else {}
         headers = {"Authorization": f"Bearer {token}"}
@@ -461,7 +461,7 @@ def test_bodies_are_refused_as_documented(simulator, token):
     assert post(simulator, token, **more).status_code == 200
 
 
-def test_tools_must_stand_in_their_place(simulator, token):
+def test_tools_must_be_in_the_right_part_of_the_body(simulator, token):
     def declared(*tools):
         return [{"type": "additional_tools", "role": "developer", "tools": tools}, *BODY["input"]]
 

@@ -53,7 +53,7 @@ def pixels(answer):
         ({"model": "gpt-image-2.5-sunburst", "quality": "max"}, (1024, 1024, False)),
     ],
 )
-def test_a_picture_is_as_asked(simulator, headers, changes, expected):
+def test_an_image_has_the_requested_size_and_background(simulator, headers, changes, expected):
     answer = draw(simulator, headers, **changes)
     assert answer.status_code == 200
     assert pixels(answer) == expected
@@ -87,7 +87,7 @@ def test_a_picture_can_have_another_size(simulator, headers, repeats):
         ({"size": "large"}, "Invalid size"),
     ],
 )
-def test_wrong_wishes_for_a_picture(simulator, headers, changes, words):
+def test_wrong_options_of_an_image_are_refused(simulator, headers, changes, words):
     for endpoint, more in (("generations", {}), ("edits", INPUT)):
         answer = draw(simulator, headers, endpoint, **changes, **more)
         assert answer.status_code == 400
@@ -113,14 +113,14 @@ def test_only_an_edit_has_pictures_and_needs_them(simulator, headers, images):
 
 
 @pytest.mark.parametrize("endpoint", ["generations", "edits"])
-def test_pictures_are_for_json_of_users(simulator, headers, endpoint):
+def test_image_requests_need_json_and_a_login(simulator, headers, endpoint):
     url = f"{simulator.base_url}/codex/images/{endpoint}"
     assert client.post(url, data=PICTURE, headers=headers).status_code == 400
     for name in ("Authorization", "ChatGPT-Account-ID"):
         assert draw(simulator, {**headers, name: "x"}, endpoint, **INPUT).status_code == 401
 
 
-def test_the_picture_tool_takes_wishes(simulator, headers):
+def test_image_generation_accepts_its_options(simulator, headers):
     tool = {
         "type": "image_generation",
         "model": "gpt-image-2",

@@ -20,7 +20,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_only_known_script_names_meet_cloudflare(simulator, headers, method, path):
+def test_cloudflare_blocks_only_the_user_agent_of_urllib(simulator, headers, method, path):
     def send(agent):
         body = {"json": {}} if method == "POST" else {}
         headers["User-Agent"] = agent
@@ -33,7 +33,7 @@ def test_only_known_script_names_meet_cloudflare(simulator, headers, method, pat
         assert "cf-mitigated" not in send(agent).headers
 
 
-def test_a_body_that_is_not_encoded_as_its_header_says(simulator, headers):
+def test_a_wrong_content_encoding_can_be_scripted(simulator, headers):
     junk = Answer(200, b"no gzip", {"Content-Encoding": "gzip"})
     simulator.script("models", junk)
     with pytest.raises(httpx.DecodingError):

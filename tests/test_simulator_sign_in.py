@@ -54,7 +54,7 @@ def exchange(simulator, answer, redirect_uri):
     return client.post(f"{simulator.issuer}/oauth/token", data=form)
 
 
-def test_the_browser_flow(simulator):
+def test_the_browser_flow_checks_each_parameter_and_its_code_works_once(simulator):
     answer = authorize(simulator)
     assert answer.status_code == 302
     assert httpx.URL(answer.headers["location"]).params["state"] == "a-state"
@@ -171,7 +171,7 @@ def test_a_refresh_token_works_once(simulator):
         ({"refresh_token": None}, 400),
     ],
 )
-def test_what_a_refresh_may_say(simulator, changes, status):
+def test_a_refresh_with_unknown_fields_is_refused(simulator, changes, status):
     token = simulator.sign_in()["refresh_token"]
     answer = refresh(simulator, token, **changes)
     assert answer.status_code == status
@@ -197,7 +197,7 @@ def test_revoking_ends_the_session(simulator):
     assert refresh(simulator, token).json()["error"]["code"] == "refresh_token_invalidated"
 
 
-def test_form_encoded_starts_are_refused(simulator):
+def test_only_the_documented_request_starts_a_device_login(simulator):
     url = f"{simulator.issuer}/api/accounts/deviceauth/usercode"
     assert client.post(url, data={"client_id": CLIENT_ID}).status_code == 400
     assert client.post(url, json={"client_id": CLIENT_ID, "scope": "x"}).status_code == 400
@@ -219,7 +219,7 @@ def test_a_device_code_works_once(simulator):
     assert client.post(url, json=body).json()["error"]["code"] == "deviceauth_not_found"
 
 
-def test_its_jwts_have_the_real_layout(simulator):
+def test_jwts_have_the_real_layout(simulator):
     reply = simulator.sign_in()
     id_claims = plugin.parse_jwt_claims(reply["id_token"])
     access_claims = plugin.parse_jwt_claims(reply["access_token"])

@@ -122,7 +122,7 @@ def test_a_stream_has_no_content_type(simulator, headers):
         (None, "both", "absent", "absent"),
     ],
 )
-def test_a_message_has_its_phase_where_it_is_told_to(
+def test_a_message_has_its_phase_in_the_events_that_a_test_names(
     simulator, headers, phase, phase_in, added, done
 ):
     simulator.answer(Say("One moment.", phase=phase, phase_in=phase_in), Say("Here."))
@@ -155,7 +155,7 @@ def test_a_message_has_its_phase_where_it_is_told_to(
         ([], 400),
     ],
 )
-def test_phases_can_be_demanded_back(simulator, headers, history, status):
+def test_a_test_can_demand_that_phases_are_sent_back(simulator, headers, history, status):
     simulator.answer(Say("One moment.", phase="commentary"), Say("42.", phase_in="done"))
     post(simulator, headers)
     items = [*BODY["input"], *history, *BODY["input"]]
@@ -164,7 +164,7 @@ def test_phases_can_be_demanded_back(simulator, headers, history, status):
     assert post(simulator, headers, input=items).status_code == status
 
 
-def test_a_phase_is_never_invented(simulator, headers):
+def test_an_invented_phase_is_refused(simulator, headers):
     simulator.demands_phases = True
     for phase, status in ((None, 200), ("final_answer", 400)):
         items = [*BODY["input"], message("From an older log.", phase), *BODY["input"]]

@@ -43,7 +43,7 @@ def decode(*chunks: bytes) -> list[bytes]:
         (b"", []),
     ],
 )
-def test_events_of_a_text(text, expected):
+def test_events_are_decoded_as_the_standard_says(text, expected):
     assert decode(text) == expected
     # One byte at a time.
     assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected

@@ -48,7 +48,7 @@ def test_the_plugin_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("package", ["llm_chatgpt_oauth", "llm_chatgpt"])
-def test_the_python_api_is_there_when_it_is_used(package):
+def test_the_python_api_is_imported_on_first_use(package):
     # `llm_chatgpt.login` is a package.
     missing = run(
         "import json, sys\n"

@@ -41,7 +41,7 @@ def test_what_is_stored_is_what_is_loaded():
     }
 
 
-def test_it_lies_beside_keys_json(monkeypatch, tmp_path):
+def test_the_login_file_is_beside_keys_json(monkeypatch, tmp_path):
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "elsewhere"))
     plugin.store_tokens(TOKENS)
     assert (tmp_path / "elsewhere" / "chatgpt-oauth.json").exists()
@@ -52,7 +52,7 @@ def test_nothing_is_stored_at_first():
     assert not store_path().exists()
 
 
-def test_accounts_have_names():
+def test_each_account_has_its_own_login():
     plugin.store_tokens(TOKENS)
     plugin.store_tokens(plugin.Tokens("work"), "work")
     assert plugin.load_tokens().access_token == "access"
@@ -79,7 +79,7 @@ def test_a_new_login_survives_a_power_cut(monkeypatch):
 
 @posix_only
 @pytest.mark.parametrize("umask", [0o000, 0o022])
-def test_private_from_its_first_byte(umask, monkeypatch):
+def test_the_login_file_is_private_from_its_first_byte(umask, monkeypatch):
     modes = []
     fsync = os.fsync
 
@@ -268,7 +268,7 @@ def test_a_refresh_leaves_a_damaged_entry_where_it_is(simulator):
     assert not aside()
 
 
-def test_a_file_from_the_future_is_left_alone():
+def test_a_file_of_a_newer_version_is_left_alone():
     content = b'{"version": 2, "something": "new"}'
     store_path().write_bytes(content)
     for call in (
@@ -313,7 +313,7 @@ def change_file(change):
 LATER_KIND = {"kind": "passkey", "access_token": "at", "refresh_token": "rt_later", "new": [1.5]}
 
 
-def test_what_is_not_understood_stays_as_it_is(simulator, run_llm):
+def test_data_that_this_version_does_not_understand_is_kept(simulator, run_llm):
     sign_in(simulator)
 
     def from_the_future(data):
@@ -367,7 +367,7 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
 HALF = "a\ud800b"
 
 
-def test_half_a_character_from_the_service(simulator, run_llm, ask):
+def test_a_surrogate_from_the_service_is_replaced(simulator, run_llm, ask):
     """JSON can hold it, UTF-8 cannot."""
     simulator.approve_after_polls = 0
     simulator.account = dataclasses.replace(simulator.account, email=HALF, name=HALF)
@@ -382,14 +382,14 @@ def test_half_a_character_from_the_service(simulator, run_llm, ask):
 
 
 @pytest.mark.parametrize("field", [name for name in FIELDS if VALUES[FIELDS[name]] == "text"])
-def test_half_a_character_in_the_file(simulator, signed_in, run_llm, field):
+def test_a_surrogate_in_the_login_file_breaks_no_command(simulator, signed_in, run_llm, field):
     edit_login(**{field: HALF})
     for command in (["status"], ["accounts"], ["refresh"], ["logout"]):
         run_llm("chatgpt", *command)
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
 
 
-def test_a_store_shows_no_secret(simulator, signed_in):
+def test_the_repr_of_a_store_shows_no_secret(simulator, signed_in):
     text = repr(read_store())
     for secret in signed_in:
         assert not isinstance(secret, str) or secret not in text or secret == "login"
@@ -397,7 +397,7 @@ def test_a_store_shows_no_secret(simulator, signed_in):
 
 
 @posix_only
-def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
+def test_a_symbolic_link_in_place_of_the_login_file_is_refused(tmp_path):
     target = tmp_path / "target"
     target.write_text("precious")
     store_path().symlink_to(target)

@@ -36,7 +36,7 @@ def test_frames_cut_anywhere(simulator, signed_in, ask, cut):
     assert ask("hi").text == text
 
 
-def test_raw_utf8_is_never_split(simulator, signed_in, ask):
+def test_raw_utf8_in_single_bytes_is_read(simulator, signed_in, ask):
     text = "\u00e9\u2028\U0001f600"
     event = {"type": "response.output_text.delta", "output_index": 0, "delta": text}
     raw = f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
@@ -79,7 +79,9 @@ def test_a_finished_stream_leaves_its_connection_usable(simulator, signed_in):
     assert len({request.connection for request in simulator.seen("/codex/responses")}) <= 2
 
 
-def test_only_the_next_prompt_waits_for_the_end_of_a_stream(simulator, signed_in, monkeypatch):
+def test_the_next_prompt_waits_for_the_end_of_a_stream_to_reuse_its_connection(
+    simulator, signed_in, monkeypatch
+):
     monkeypatch.setattr("llm_chatgpt.config.DRAIN_SECONDS", 10)
     go_on = threading.Event()
 
@@ -97,7 +99,7 @@ def test_only_the_next_prompt_waits_for_the_end_of_a_stream(simulator, signed_in
     assert len({request.connection for request in simulator.seen("/codex/responses")}) == 1
 
 
-def test_no_second_connection_for_async_either(simulator, signed_in):
+def test_async_prompts_share_one_connection(simulator, signed_in):
 
     async def run():
         model = llm.get_async_model("chatgpt-gpt-6-luna")
@@ -133,7 +135,7 @@ def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask):
 
 
 @pytest.mark.parametrize("place", ["response", "search", "annotation", "arguments"])
-def test_json_of_six_hundred_levels(simulator, signed_in, run_llm, place):
+def test_json_of_six_hundred_levels_does_not_break_the_answer(simulator, signed_in, run_llm, place):
     deep = json.loads('[{"a":' * 300 + "1" + "}]" * 300)
     items = {
         "search": {

@@ -66,7 +66,7 @@ ORGANIZATION = {"organizations": [{"id": "org-1"}, {"id": "org-2"}]}
         ({"organizations": []}, {}, None),
     ],
 )
-def test_where_the_account_id_is_looked_for(id_claims, access_claims, expected):
+def test_the_account_id_is_searched_in_the_documented_order(id_claims, access_claims, expected):
     found = plugin.extract_account_id(make_jwt(id_claims), make_jwt(access_claims))
     assert found == expected
 
@@ -75,7 +75,7 @@ def test_tokens_that_are_no_jwts_have_no_account():
     assert plugin.extract_account_id(None, "at-token") is None
 
 
-def test_the_end_is_counted_by_this_machines_clock():
+def test_the_expiry_is_by_this_machines_clock():
     # The server's clock is a day ahead of ours; the token lasts an hour all the same.
     reply = {"access_token": make_jwt({"iat": 100_000, "exp": 103_600})}
     tokens = tokens_from_reply(reply, now=50.0)
@@ -92,12 +92,12 @@ def test_the_end_is_counted_by_this_machines_clock():
         ({"exp": "soon", "iat": True}, {"expires_in": None}, None),
     ],
 )
-def test_other_ways_to_know_the_end(claims, more, expected):
+def test_the_expiry_comes_from_expires_in_or_exp(claims, more, expected):
     tokens = tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
     assert tokens.expires_at == expected
 
 
-def test_what_a_refresh_leaves_out_stays():
+def test_fields_that_a_refresh_leaves_out_keep_their_values():
     old = tokens_from_reply(
         {
             "access_token": make_jwt({"iat": 0, "exp": 100, **INSIDE}),

@@ -49,14 +49,14 @@ def text_of(events, kind="text"):
     return "".join(event.chunk for event in events if event.type == kind)
 
 
-def test_text_as_it_comes():
+def test_each_delta_is_emitted_at_once():
     translator, events = translate(*answer(Say("Hello, wide world of pelicans")))
     assert text_of(events) == "Hello, wide world of pelicans"
     assert len(events) == 3
     assert translator.ended == "completed"
 
 
-def test_text_that_never_came_as_deltas():
+def test_text_without_deltas_is_emitted_at_the_end():
     frames = answer(Say("whole"))
     without = [frame for frame in frames if b"output_text.delta" not in frame]
     assert text_of(translate(*without)[1]) == "whole"
@@ -101,7 +101,7 @@ def test_raw_reasoning_is_emitted_once(dones, item):
     assert len({event.part_index for event in events}) == 1
 
 
-def test_a_summary_beside_raw_reasoning():
+def test_summary_and_raw_reasoning_are_separated_by_blank_lines():
     frames = [
         reasoning("text", "delta", content_index=0, text="Raw."),
         reasoning("summary_text", "delta", summary_index=0, text="Short."),
@@ -110,7 +110,7 @@ def test_a_summary_beside_raw_reasoning():
     assert text_of(translate(*frames)[1], "reasoning") == "Raw.\n\nShort.\n\nMore."
 
 
-def test_what_deltas_left_out_comes_from_the_finished_item():
+def test_missing_text_comes_from_the_finished_item():
     content = [{"type": "output_text", "text": text} for text in ("one ", "two ", "three")]
     item = {"type": "message", "content": content}
     place = {"output_index": 0, "content_index": 1}
@@ -126,7 +126,7 @@ def test_what_deltas_left_out_comes_from_the_finished_item():
 
 
 @pytest.mark.parametrize("terminal", ["failed", "completed"])
-def test_nothing_leaves_before_something_can_be_seen(terminal):
+def test_nothing_is_emitted_before_something_can_be_shown(terminal):
     translator = EventTranslator()
     *frames, end = answer(Think(), Think(), terminal=terminal)
     for frame in frames:
@@ -139,7 +139,7 @@ def test_nothing_leaves_before_something_can_be_seen(terminal):
 
 
 @pytest.mark.parametrize("item", [Say("x"), Refuse("x"), Call("f", {}), Draw("x"), Think(["x"])])
-def test_what_was_held_back_leaves_with_the_first_thing_to_see(item):
+def test_held_back_events_are_emitted_with_the_first_shown_one(item):
     translator = EventTranslator()
     parts = []
     for frame in answer(Think(), item):
@@ -149,13 +149,13 @@ def test_what_was_held_back_leaves_with_the_first_thing_to_see(item):
     assert parts[1] == parts[0] + 1
 
 
-def test_a_stream_that_stops_early_has_let_nothing_leave():
+def test_a_stream_that_stops_early_emits_nothing():
     translator, events = translate(*answer(Think())[:-1])
     assert events == []
     assert not translator.started
 
 
-def test_the_encrypted_content_is_that_of_the_finished_item():
+def test_the_encrypted_content_comes_from_the_finished_item():
     frames = answer(Think())
     done = next(f for f in frames if b"output_item.done" in f)
     item = json.loads(done.split(b"data: ")[1])["item"]
@@ -165,7 +165,7 @@ def test_the_encrypted_content_is_that_of_the_finished_item():
     }
 
 
-def test_calls_in_parallel():
+def test_parallel_calls_keep_their_own_arguments():
     translator, events = translate(
         *answer(Call("add", {"a": 1, "b": 22222}, "call_1"), Call("now", {}, "call_2"))
     )
@@ -196,12 +196,12 @@ def test_the_finished_call_has_the_last_word():
 
 
 @pytest.mark.parametrize("arguments", ["{broken", "[1]", "7", '"text"'])
-def test_arguments_that_are_no_object(arguments):
+def test_arguments_that_are_no_object_are_recorded_as_raw(arguments):
     translator, _ = translate(*answer(Call("add", arguments, "call_1")))
     assert translator.round.tool_calls[0].arguments == {"_raw": arguments}
 
 
-def test_a_search_and_its_sources():
+def test_a_search_is_a_call_with_a_result():
     _, events = translate(*answer(Search("pelicans", ["https://a.example"]), Say("Found.")))
     assert kinds(events) == ["tool_call_name", "tool_call_args", "tool_result", "text"]
     assert all(e.server_executed for e in events[:3])
@@ -210,7 +210,7 @@ def test_a_search_and_its_sources():
     assert action["sources"] == [{"type": "url", "url": "https://a.example"}]
 
 
-def test_citations_survive():
+def test_citations_are_recorded_as_metadata():
     citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
     _, events = translate(*answer(Say("Found.", annotations=[citation])))
     assert events[-1].provider_metadata == {
@@ -237,7 +237,7 @@ def test_a_search_without_citations_has_the_sources_it_read():
     assert pages(output_of(translator)) == ["https://c.example", "https://a.example"]
 
 
-def test_a_picture_is_handed_over():
+def test_an_image_is_passed_to_save_image():
     saved = []
 
     def save(data, suffix):
@@ -249,7 +249,7 @@ def test_a_picture_is_handed_over():
     assert text_of(events, "tool_result") == "/somewhere/p.png"
 
 
-def test_several_messages_are_told_apart():
+def test_several_messages_have_their_own_index():
     _, events = translate(*answer(Say("one"), Search("x"), Say("two")))
     assert [(e.chunk, e.message_index) for e in events if e.type == "text"] == [
         ("one", 0),
@@ -286,14 +286,14 @@ def test_junk_between_the_events_changes_nothing(junk):
     assert translator.ended == "completed"
 
 
-def test_what_comes_after_the_end_is_not_read():
+def test_events_after_the_last_one_are_not_read():
     late = sse({"type": "response.output_text.delta", "output_index": 0, "delta": " More."})
     translator, events = translate(b"".join([*answer(Say("All.")), late]), late)
     assert text_of(events) == "All."
     assert translator.ended == "completed"
 
 
-def test_half_characters_wait_for_their_other_half():
+def test_surrogates_in_two_deltas_are_joined():
     frames = [
         sse({"type": "response.output_text.delta", "output_index": 0, "delta": delta})
         for delta in ("a\ud83d", "\ude00b", "\udc00c")
@@ -309,7 +309,7 @@ JSON = json_values(
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS.split()), JSON), max_size=8))
-def test_no_event_however_odd_is_too_much(events):
+def test_odd_events_never_raise_an_error(events):
     frames = [
         sse(
             {**fields, "type": kind} if isinstance(fields, dict) else {"type": kind, "item": fields}
@@ -332,7 +332,7 @@ def done(item, index=0):
     return sse({"type": "response.output_item.done", "output_index": index, "item": item})
 
 
-def test_a_half_character_that_stays_alone_is_not_shown():
+def test_a_surrogate_at_the_end_is_not_shown():
     delta = {"type": "response.output_text.delta", "output_index": 0, "delta": "\ud83d"}
     assert translate(sse(delta))[1] == []
 
@@ -352,12 +352,12 @@ def test_reasoning_without_anything_leaves_no_part():
     assert [item["type"] for item in output_of(translator)] == ["reasoning"]
 
 
-def test_raw_reasoning_is_reasoning_too():
+def test_raw_reasoning_of_a_finished_item_is_emitted():
     item = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "raw"}]}
     assert [event.chunk for event in translate(done(item))[1]] == ["raw"]
 
 
-def test_a_picture_that_is_no_base64():
+def test_an_image_that_is_no_base64_is_not_saved():
     item = {"type": "image_generation_call", "id": "ig_1", "result": "!!!"}
     assert translate(done(item))[1][-1].chunk == "no image received"
 

@@ -99,7 +99,7 @@ def test_notes_of_a_chain_come_once(simulator, signed_in, ask, caplog, tmp_path)
         assert caplog.text.count(words) == 1, words
 
 
-def test_a_new_turn_says_them_again(simulator, signed_in, ask, caplog):
+def test_notes_are_repeated_in_the_next_turn(simulator, signed_in, ask, caplog):
     simulator.served_model = "gpt-6-astra"
     conversation = ask.model().conversation()
     for text in ("one", "two"):

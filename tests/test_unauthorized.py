@@ -29,14 +29,18 @@ def replaced(simulator, signed_in):
     return stored
 
 
-def test_what_another_program_has_stored_is_tried_first(simulator, replaced, signed_in, ask):
+def test_tokens_that_another_program_has_stored_are_tried_first(
+    simulator, replaced, signed_in, ask
+):
     assert ask("hi").text
     [newer] = replaced
     assert sent_tokens(simulator) == [signed_in.access_token, newer.access_token]
     assert simulator.refreshes == []
 
 
-def test_then_a_refresh(simulator, replaced, signed_in, ask):
+def test_if_stored_tokens_are_refused_too_the_login_is_refreshed(
+    simulator, replaced, signed_in, ask
+):
     simulator.script("responses", error_answer(401, "token_invalidated"))
     assert ask("hi").text
     [newer] = replaced
@@ -46,7 +50,7 @@ def test_then_a_refresh(simulator, replaced, signed_in, ask):
     assert len(simulator.refreshes) == 1
 
 
-def test_then_a_login(simulator, replaced, ask):
+def test_if_renewed_tokens_are_refused_too_a_new_login_is_advised(simulator, replaced, ask):
     simulator.script("responses", *[error_answer(401, "token_invalidated", "Gone.")] * 5)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -73,7 +77,7 @@ def test_a_named_account_is_signed_in_again_under_its_name(simulator, ask):
         ask("hi", key="work")
 
 
-def test_programs_that_store_new_tokens_for_ever(simulator, replaced, ask, signed_in):
+def test_ever_newer_stored_tokens_cause_at_most_three_prompts(simulator, replaced, ask, signed_in):
     def unauthorized(request):
         plugin.store_tokens(new_login(simulator))
         return error_answer(401, "token_expired")
@@ -84,7 +88,7 @@ def test_programs_that_store_new_tokens_for_ever(simulator, replaced, ask, signe
     assert len(sent_tokens(simulator)) == 3
 
 
-def test_a_fault_between_does_not_cost_a_refresh(simulator, signed_in, ask, monkeypatch):
+def test_faults_after_a_refresh_cause_no_second_one(simulator, signed_in, ask, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     simulator.expire_access_tokens()
     simulator.script("responses", None, Answer(500), Answer(drop=True))
@@ -93,7 +97,7 @@ def test_a_fault_between_does_not_cost_a_refresh(simulator, signed_in, ask, monk
     assert len(simulator.refreshes) == 1
 
 
-def test_a_region_is_not_a_matter_of_tokens(simulator, signed_in, ask):
+def test_a_refused_region_causes_no_refresh(simulator, signed_in, ask):
     words = "Workspace is not authorized in this region."
     simulator.script("responses", error_answer(401, None, words))
     with pytest.raises(llm.ModelError, match=r"region\. Set LLM_CHATGPT_RESIDENCY"):

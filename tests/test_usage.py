@@ -40,7 +40,9 @@ def test_usage_explains_the_reserve(simulator, signed_in, run_llm):
         ({"reserve_used": 100.0}, 50, ""),
     ],
 )
-def test_a_script_can_stop_in_time(simulator, signed_in, run_llm, changes, least, words):
+def test_min_left_exits_with_1_if_less_is_left(
+    simulator, signed_in, run_llm, changes, least, words
+):
     for name, value in changes.items():
         setattr(simulator, name, value)
     result = run_llm("chatgpt", "usage", "--min-left", str(least))
@@ -67,7 +69,7 @@ def test_a_script_can_stop_in_time(simulator, signed_in, run_llm, changes, least
         ([7], ""),
     ],
 )
-def test_other_limits_count_for_a_script(simulator, signed_in, run_llm, report, words):
+def test_min_left_counts_all_limits_that_prompts_use(simulator, signed_in, run_llm, report, words):
     simulator.script("usage", Answer(200, report))
     result = run_llm("chatgpt", "usage", "--min-left", "10", "--json")
     assert result.exit_code == bool(words)
@@ -75,7 +77,7 @@ def test_other_limits_count_for_a_script(simulator, signed_in, run_llm, report, 
     assert json.loads(result.stdout)["banked_resets"] is None
 
 
-def test_the_official_sign_in_cannot_say_that_enough_is_left(simulator, run_llm):
+def test_min_left_fails_with_the_official_sign_in(simulator, run_llm):
     sign_in_officially(simulator)
     sent = len(simulator.requests)
     assert run_llm("chatgpt", "usage").exit_code == 0
@@ -121,14 +123,14 @@ def test_one_account_that_fails_does_not_hide_the_others(simulator, signed_in, r
     assert reports[0] == {"account": "default", "error": reports[0]["error"]}
 
 
-def test_usage_of_all_accounts_of_nobody(simulator, run_llm):
+def test_usage_of_all_without_a_login_is_an_error(simulator, run_llm):
     result = run_llm("chatgpt", "usage", "--all")
     assert result.exit_code == 1
     assert "Not signed in to ChatGPT" in result.stderr
     assert run_llm("chatgpt", "usage", "--all", "--account", "x").exit_code == 2
 
 
-def test_usage(simulator, signed_in, run_llm):
+def test_usage_shows_each_limit_and_when_it_resets(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -145,7 +147,7 @@ def test_usage(simulator, signed_in, run_llm):
     assert not {"email", "account_id", "user_id"} & set(data)
 
 
-def test_usage_of_other_plans(simulator, signed_in, run_llm):
+def test_usage_shows_other_limits_credits_and_spending(simulator, signed_in, run_llm):
     now = int(time.time())
     monthly = {
         "used_percent": 99.6,
@@ -189,7 +191,9 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
         ({"reset_after_seconds": -480}, ""),
     ],
 )
-def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
+def test_a_reset_is_shown_only_if_it_is_known_and_in_the_future(
+    simulator, signed_in, run_llm, reset, words
+):
     window = {"used_percent": 95, "limit_window_seconds": 18000, **reset}
     spending = {"individual_limit": {"limit": "50", "used": "20", **reset}}
     report = {"rate_limit": {"primary_window": window}, "spend_control": spending}
@@ -228,6 +232,6 @@ def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
 
 
-def test_a_window_without_a_reset():
+def test_a_window_without_a_reset_has_no_words_for_it():
     assert reset_words(UsageWindow(3600, 10).resets_at) == ""
     assert UsageWindow(3600, 10).name == "1-hour"

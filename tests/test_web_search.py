@@ -11,7 +11,7 @@ from conftest import kinds
 from simulator import Say, Search, Think
 
 
-def test_web_search_with_llms_own_class(simulator, signed_in, ask):
+def test_llms_own_web_search_is_sent_recorded_and_sent_back(simulator, signed_in, ask):
     citation = {
         "type": "url_citation",
         "url": "https://a.example",
@@ -78,7 +78,7 @@ def test_web_search_with_llms_own_class(simulator, signed_in, ask):
         (WebSearch(include_results=True), r"web_search_call\.results"),
     ],
 )
-def test_a_setting_that_the_service_lacks_is_refused_in_its_words(
+def test_a_refused_setting_is_an_error_that_quotes_the_service(
     simulator, signed_in, ask, tool, name
 ):
     with pytest.raises(llm.ModelError, match=f"^OpenAI refused the request: .*{name}"):
@@ -86,7 +86,7 @@ def test_a_setting_that_the_service_lacks_is_refused_in_its_words(
     assert len(simulator.prompts) == 1
 
 
-def test_server_side_tools_in_the_shell(simulator, signed_in, run_llm):
+def test_server_side_tools_work_on_the_command_line(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch", "-R")
     assert result.stdout == "Found it.\n"
     spec = 'ServerSideTool({"spec": {"type": "web_search"}})'

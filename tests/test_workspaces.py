@@ -47,7 +47,7 @@ def test_two_workspaces_of_one_user_can_be_told_apart(two_workspaces, simulator,
 
 
 @pytest.mark.parametrize("name", ["Acme", None])
-def test_workspaces_without_a_name_of_their_own(simulator, run_llm, name):
+def test_workspaces_with_equal_or_no_names_are_told_apart_by_their_ids(simulator, run_llm, name):
     for account, workspace in ((None, ACME), ("other", GLOBEX)):
         simulator.account = workspace
         sign_in(simulator, account, workspace=name)
@@ -73,7 +73,7 @@ def test_a_login_file_of_an_older_version_knows_no_names(two_workspaces, run_llm
     assert run_llm("chatgpt", "accounts").exit_code == 0
 
 
-def test_another_workspace_of_the_same_user_replaces_none_unasked(
+def test_another_workspace_of_the_same_user_is_not_replaced_unasked(
     two_workspaces, simulator, run_llm
 ):
     simulator.account = GLOBEX
@@ -92,7 +92,7 @@ def test_another_workspace_of_the_same_user_replaces_none_unasked(
     assert plugin.load_tokens().workspace == "Acme"
 
 
-def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
+def test_another_workspace_than_the_requested_one_is_not_stored(simulator, run_llm):
     old = sign_in(simulator)
     simulator.account = dataclasses.replace(ACME, email="eve@example.com")
     simulator.approve_after_polls = 0
@@ -107,7 +107,7 @@ def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
 
 
 @pytest.mark.parametrize("nothing", ["", "a b"])
-def test_an_invalid_workspace_id(simulator, run_llm, nothing):
+def test_an_invalid_workspace_id_is_refused(simulator, run_llm, nothing):
     result = run_llm("chatgpt", "login", "--workspace", nothing)
     assert result.exit_code == 2
     assert "--workspace takes a workspace's id" in result.stderr
@@ -150,12 +150,12 @@ def test_the_service_is_asked_for_an_account_id(simulator, run_llm, organization
         ([], None),
     ],
 )
-def test_which_account_it_is(simulator, run_llm, answer, account_id):
+def test_the_account_is_the_first_usable_one_of_the_answer(simulator, run_llm, answer, account_id):
     simulator.script("accounts", Answer(200, answer))
     assert sign_in_nameless(simulator, run_llm).account_id == account_id
 
 
-def test_a_wanted_workspace_can_be_one_that_the_tokens_do_not_name(simulator, run_llm):
+def test_a_requested_workspace_need_not_be_named_in_the_tokens(simulator, run_llm):
     tokens = sign_in_nameless(simulator, run_llm, "--workspace", str(ACME.account_id))
     assert tokens.account_id == ACME.account_id
 
@@ -204,7 +204,7 @@ def check_answer(**changes):
         ],
     ],
 )
-def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
+def test_only_a_safe_and_unambiguous_origin_is_stored(simulator, run_llm, answer, origin):
     if answer:
         simulator.script("accounts", answer)
     simulator.approve_after_polls = 0
@@ -214,7 +214,7 @@ def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
     assert "workspace" not in result.stdout
 
 
-def test_not_finding_out_keeps_what_was_known(simulator, run_llm):
+def test_a_failed_lookup_keeps_the_known_origin(simulator, run_llm):
     sign_in(simulator, origin="https://eu.chatgpt.com")
     simulator.approve_after_polls = 0
     simulator.script("accounts", Answer(500))
@@ -232,7 +232,7 @@ def test_the_origin_survives_a_refresh(simulator):
     assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
 
 
-def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
+def test_an_unsafe_origin_in_the_login_file_is_ignored(simulator):
     sign_in(simulator, origin="https://evil.example")
     assert plugin.load_tokens().origin is None
 
