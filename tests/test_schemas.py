@@ -1,4 +1,4 @@
-"""Schemas of answers and of tools: what strict mode takes, and what the service would refuse."""
+"""Schemas of answers and tools: strict mode, and schemas that the service would refuse."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ TEXT = {"type": "string"}
         ({**closed(a={"$ref": "#/$defs/a~1b%20"}), "$defs": {"a/b ": TEXT}}, True),
         (closed(a={"anyOf": [{"type": "null"}, {"$ref": "#"}]}), True),
         (nested(9), True),
-        # A class that refers to itself is one reference and no more.
+        # The schema of a class that contains itself is only a reference.
         (Tree, False),
         (Described, False),
         (Anything, False),
@@ -190,10 +190,10 @@ def too_deep():
     return schema
 
 
-IMPOSSIBLE = [contains_itself(), too_deep(), {"type": "object", "enum": {1, 2}}]
+NOT_JSON = [contains_itself(), too_deep(), {"type": "object", "enum": {1, 2}}]
 
 
-@pytest.mark.parametrize("schema", IMPOSSIBLE)
+@pytest.mark.parametrize("schema", NOT_JSON)
 def test_a_schema_that_is_not_json_is_refused(simulator, signed_in, ask, schema):
     with pytest.raises(llm.ModelError, match=r"^The schema cannot be written as JSON"):
         ask("x", schema=schema)
@@ -213,17 +213,15 @@ SCHEMA_REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
-def test_a_refused_strict_schema_is_not_strict_for_the_rest_of_the_chain(
-    simulator, signed_in, ask, refusal
-):
+def test_a_refused_strict_schema_is_sent_without_strict(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
     responses = ask.chain(ask.model(), "x", schema=StrictDog, tools=[now])
     assert responses[-1].text_or_raise() == "{}"
     formats = [prompt["text"]["format"] for prompt in simulator.prompts]
-    assert [one["strict"] for one in formats] == [True, False, False]
-    assert [one["schema"] for one in formats] == [StrictDog.model_json_schema()] * 3
+    assert [form["strict"] for form in formats] == [True, False, False]
+    assert [form["schema"] for form in formats] == [StrictDog.model_json_schema()] * 3
 
 
 @pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
@@ -260,7 +258,7 @@ def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refu
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, rounds):
+def test_the_schema_is_sent_with_each_request_of_a_chain(simulator, signed_in, ask, rounds):
     for _ in range(rounds):
         simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
@@ -315,7 +313,7 @@ NUMBER = {"type": "integer"}
 @pytest.mark.parametrize(
     ("given", "sent"),
     [
-        # As it is: keywords that a strict schema may not have are fine here.
+        # Unchanged: parameters may have keywords that a strict schema may not.
         (
             an_object("a", a={"type": "string", "default": "x"}, b={"oneOf": [TEXT, NUMBER]}),
             an_object("a", a={"type": "string", "default": "x"}, b={"oneOf": [TEXT, NUMBER]}),
@@ -401,7 +399,7 @@ NUMBER = {"type": "integer"}
             an_object(a={"type": "array", "items": {"anyOf": [TEXT, NUMBER]}}),
         ),
         (an_object(a={"type": "array", "items": []}), an_object(a={"type": "array", "items": {}})),
-        # What is no schema.
+        # Invalid schemas.
         (an_object(a={"type": None}, b={"type": "any"}), an_object(a={}, b={})),
         (an_object(a={"type": ["string", "file"]}), an_object(a={"type": ["string"]})),
         (an_object(a={"type": "string", "required": True}), an_object(a=TEXT)),
@@ -427,12 +425,12 @@ def test_the_same_tool_twice_is_sent_once(simulator, signed_in, ask):
     first, second = simulator.prompts
     tools_sent = [tool.get("name", tool["type"]) for tool in first["tools"]]
     assert tools_sent == ["now", "web_search", "other"]
-    # The one that llm runs.
+    # llm runs the newer one.
     assert first["tools"][0]["description"] == "Newer"
     assert second["input"][-1]["output"] == "13:00"
 
 
-# Schemas of any kind ---------------------------------------------------------------------
+# Random schemas --------------------------------------------------------------------------
 
 
 odd_values = (
@@ -444,7 +442,7 @@ kinds = st.sampled_from([*TYPES, "any"])
 def keywords(schemas):
     named = st.dictionaries(st.sampled_from("abc"), schemas, max_size=2)
     listed = st.lists(schemas, max_size=3)
-    of_form = {
+    valid = {
         "type": kinds | st.lists(kinds, max_size=2),
         "properties": named,
         "$defs": named,
@@ -459,8 +457,8 @@ def keywords(schemas):
         "default": odd_values,
         "title": st.just("T"),
     }
-    odd = {name: values | odd_values for name, values in of_form.items() if name != "$ref"}
-    return st.fixed_dictionaries({}, optional=of_form) | st.fixed_dictionaries({}, optional=odd)
+    odd = {name: values | odd_values for name, values in valid.items() if name != "$ref"}
+    return st.fixed_dictionaries({}, optional=valid) | st.fixed_dictionaries({}, optional=odd)
 
 
 def closed_objects(schemas):
@@ -480,18 +478,18 @@ near_strict = st.recursive(
 )
 
 
-of_any_kind = settings(max_examples=50)
+FIFTY_EXAMPLES = settings(max_examples=50)
 
 
-@of_any_kind
+@FIFTY_EXAMPLES
 @given(keywords(any_schema))
-def test_repaired_parameters_are_accepted_and_stay_as_they_are(schema):
+def test_repaired_parameters_are_accepted_and_not_repaired_again(schema):
     repaired = tool_parameters(schema, "f")
     assert parameters_fault(repaired) is None
     assert tool_parameters(repaired, "f") == repaired
 
 
-@of_any_kind
+@FIFTY_EXAMPLES
 @given(closed_objects(near_strict) | near_strict)
 def test_strict_mode_accepts_each_schema_that_is_called_strict(schema):
     if is_strict(schema):

@@ -1,4 +1,4 @@
-"""What the simulator's backend accepts and refuses of a prompt, checked by plain requests."""
+"""Prompts that the simulator's backend accepts or refuses, checked by plain requests."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_the_lite_shape_is_answered_with_tool_calls(simulator, headers, tools, n
 SCHEMA = {"type": "json_schema", "name": "n", "strict": False, "schema": {"type": "object"}}
 
 
-def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
+def test_a_test_can_have_each_offered_tool_called(simulator, headers):
     def outputs(**changes):
         events = events_of(post(simulator, headers, tools=tools, **changes))
         return [e["item"] for e in events if e["type"] == "response.output_item.done"][1:]
@@ -322,9 +322,9 @@ def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
     tools = [*LITE_TOOLS, {"type": "web_search"}, {"type": "image_generation"}]
     assert [item["type"] for item in outputs()] == ["message"]
     simulator.uses_tools = True
-    call, search, picture = used = outputs(text={"format": SCHEMA})
+    call, search, image = used = outputs(text={"format": SCHEMA})
     assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
-    assert (search["type"], picture["type"]) == ("web_search_call", "image_generation_call")
+    assert (search["type"], image["type"]) == ("web_search_call", "image_generation_call")
     result = {"type": "function_call_output", "call_id": call["call_id"], "output": "36"}
     items = [*BODY["input"], *used, result]
     assert outputs(input=items)[0]["content"][0]["text"] == "The tool returned: 36"
@@ -335,7 +335,7 @@ def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_additional_tools_stand_anywhere(simulator, headers, place):
+def test_additional_tools_may_be_anywhere(simulator, headers, place):
     items = [{"role": "developer", "content": "Be brief."}, *BODY["input"]]
     items.insert(place, {"type": "additional_tools", "role": "developer", "tools": LITE_TOOLS})
     items.append({"role": "user", "content": "multiply"})
@@ -352,14 +352,15 @@ def test_additional_tools_stand_anywhere(simulator, headers, place):
         ({"context": "all_turns"}, [{"type": "reasoning_text", "text": "x"}], "input[0].content"),
     ],
 )
-def test_the_lite_header_binds_the_body(simulator, headers, changes, content, words):
+def test_the_lite_header_restricts_the_body(simulator, headers, changes, content, words):
     simulator.answer(Think())
     thought = events_of(post(simulator, headers))[-2]["item"]
     thought |= {"content": content} if content else {}
     headers["x-openai-internal-codex-responses-lite"] = "true"
     answer = post(simulator, headers, reasoning=changes, input=[thought, *BODY["input"]])
     assert answer.status_code == (400 if words else 200)
-    assert (words or "") in answer.json()["error"]["message"] if words else True
+    if words:
+        assert words in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "multiply"}])
@@ -369,7 +370,7 @@ def test_a_call_can_be_demanded(simulator, headers, choice):
     assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
 
 
-def test_functions_need_no_strict(simulator, headers):
+def test_strict_may_be_left_out_of_a_function(simulator, headers):
     tools = [{k: v for k, v in LITE_TOOLS[0].items() if k != "strict"}]
     assert post(simulator, headers, tools=tools).status_code == 200
 
@@ -405,7 +406,7 @@ NODE = {
     "schema",
     [{"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, {**NODE, "$defs": {"Node": NODE}}],
 )
-def test_a_recursive_schema_ends(simulator, headers, schema):
+def test_a_recursive_schema_is_answered(simulator, headers, schema):
     form = {"type": "json_schema", "name": "tree", "schema": schema}
     answer = post(simulator, headers, text={"format": form})
     texts = [e["text"] for e in events_of(answer) if e["type"] == "response.output_text.done"]
@@ -439,6 +440,6 @@ def test_a_conversation_is_compacted_on_request(simulator, headers):
     assert [item["type"] for item in done] == ["compaction"] * 2
     assert done[1]["id"].startswith("cmp_")
     compact = {k: done[1][k] for k in ("type", "encrypted_content")}
-    # The scripted answer is still there for the next prompt.
+    # The scripted answer is for the next prompt.
     answer = events_of(post(simulator, headers, input=[compact, *BODY["input"]]))
     assert [e["item"]["type"] for e in answer if "item" in e] == ["reasoning"] * 2

@@ -1,4 +1,4 @@
-"""The faults that a test can script, and what stands before the simulated service."""
+"""The faults that a test can script, and the simulated Cloudflare."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_an_answer_can_trickle(simulator, endpoint, method, path):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_refusal_can_say_when_to_come_back(simulator, headers, status):
+def test_a_refusal_can_say_when_to_try_again(simulator, headers, status):
     simulator.script("responses", Answer(status, {"detail": "Wait."}, {"Retry-After": "3"}))
     answer = post(simulator, headers)
     assert (answer.status_code, answer.headers["retry-after"]) == (status, "3")
     assert post(simulator, headers).status_code == 200
 
 
-def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
+def test_a_permanent_answer_comes_after_the_scripted_ones(simulator, headers):
     simulator.always["responses"] = lambda request: Answer(500)
     simulator.script("responses", None, Answer(502))
     assert [post(simulator, headers).status_code for _ in range(4)] == [200, 502, 500, 500]

@@ -59,28 +59,25 @@ def test_the_browser_flow_checks_each_parameter_and_its_code_works_once(simulato
     assert answer.status_code == 302
     assert httpx.URL(answer.headers["location"]).params["state"] == "a-state"
     for name in QUERY:
-        assert authorize(simulator, **{name: "wrong"}).status_code in (
-            400,
-            302 if name == "state" else 400,
-        )
+        status = authorize(simulator, **{name: "wrong"}).status_code
+        assert status == (302 if name == "state" else 400)
     assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 200
-    # A code works once.
     assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 400
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_browser_comes_back_to_the_host_that_was_named(simulator, host):
+def test_the_redirect_goes_to_the_named_host(simulator, host):
     redirect = f"http://{host}:1457/auth/callback"
     other = redirect.replace(host, {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}[host])
     answer = authorize(simulator, redirect_uri=redirect)
     assert answer.headers["location"].startswith(redirect)
-    # The exchange repeats the address byte for byte.
+    # The exchange must repeat the address exactly.
     assert exchange(simulator, answer, other).status_code == 400
     answer = authorize(simulator, redirect_uri=redirect)
     assert exchange(simulator, answer, redirect).status_code == 200
 
 
-def test_a_host_can_be_refused_on_the_page(simulator):
+def test_a_redirect_host_can_be_refused_with_a_page(simulator):
     simulator.redirect_hosts = {"localhost"}
     answer = authorize(simulator)
     assert answer.status_code == 400
@@ -108,7 +105,7 @@ def test_the_browser_can_ask_for_a_workspace(simulator, wanted, plan):
         "Authorization": f"Bearer {tokens['access_token']}",
         "ChatGPT-Account-ID": account_id,
     }
-    # Either workspace knows of the other.
+    # Each workspace lists the other one, too.
     ids = get(simulator, headers, "accounts/check").json()["account_ordering"]
     assert ids == [account_id, *({own, "acc-lab"} - {account_id})]
 
@@ -175,7 +172,7 @@ def test_a_refresh_with_unknown_fields_is_refused(simulator, changes, status):
     token = simulator.sign_in()["refresh_token"]
     answer = refresh(simulator, token, **changes)
     assert answer.status_code == status
-    # A refusal does not use the token up.
+    # A refusal does not use up the token.
     assert simulator.refresh_tokens[token]["state"] == (
         "refresh_token_reused" if status == 200 else "fresh"
     )

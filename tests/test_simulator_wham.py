@@ -48,7 +48,7 @@ def test_a_reset_is_redeemed_once(simulator, headers, repeated):
     assert redeem(simulator, headers, credit_id="reset_2").json()["code"] == "no_credit"
 
 
-def test_nothing_to_reset_and_no_credit_cost_nothing(simulator, headers):
+def test_a_request_that_resets_nothing_uses_no_reset(simulator, headers):
     assert redeem(simulator, headers).json() == {"code": "no_credit", "windows_reset": 0}
     simulator.bank_reset()
     simulator.used_percent = {"primary": 0.0, "secondary": 0.0}

@@ -1,4 +1,4 @@
-"""System prompts, in their places among the messages."""
+"""System prompts and their places among the messages."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def test_a_later_system_prompt_comes_before_its_message_and_stays(simulator, sig
     assert_same_beginnings(simulator)
 
 
-def test_a_later_system_prompt_is_a_message_and_leaves_the_instructions(
-    simulator, signed_in, run_llm
-):
+def test_a_later_system_prompt_does_not_change_the_instructions(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-5.2-codex", "one", "-s", "Be brief.")
     run_llm("-c", "two", "-s", "Speak French.")
     run_llm("-c", "three")
@@ -63,7 +61,7 @@ def test_a_later_system_prompt_stays_in_its_place_in_a_conversation(simulator, s
     ask.finish(lambda: conversation.prompt("one"))
     simulator.answer(Call("add", {"a": 1, "b": 2}))
     ask.chain(conversation, "two", system="Speak French.", tools=[add])
-    # Without a message of the user.
+    # A system prompt without a user message.
     ask.finish(lambda: conversation.prompt(None, system="Sum up."))
     ask.finish(lambda: conversation.prompt("three"))
     roles = [kind for kind in kinds(simulator) if kind in ("user", "developer")]
@@ -87,15 +85,15 @@ def test_a_system_prompt_comes_before_a_history_from_elsewhere(simulator, signed
 
 
 def test_an_image_from_a_tool_does_not_repeat_the_system_prompt(simulator, signed_in, ask):
-    def draw() -> llm.ToolOutput:
-        "Draw"
+    def take_photo() -> llm.ToolOutput:
+        "Take a photo"
         return llm.ToolOutput("done", attachments=[llm.Attachment("image/png", content=PNG)])
 
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.answer(Call("draw", {}))
-    simulator.answer(Call("draw", {}))
-    ask.chain(conversation, "two", system="Speak French.", tools=[draw])
+    simulator.answer(Call("take_photo", {}))
+    simulator.answer(Call("take_photo", {}))
+    ask.chain(conversation, "two", system="Speak French.", tools=[take_photo])
     assert kinds(simulator).count("developer") == 1
     assert kinds(simulator)[3:5] == ["developer", "user"]
     assert_same_beginnings(simulator)

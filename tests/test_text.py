@@ -21,7 +21,7 @@ from llm_chatgpt import text
         (-5, "0 seconds"),
     ],
 )
-def test_lengths_of_time(seconds, words):
+def test_lengths_of_time_are_given_in_words(seconds, words):
     assert text.in_words(seconds) == words
 
 

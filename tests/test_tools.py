@@ -1,4 +1,4 @@
-"""Tools that llm carries out: chains, parallel calls, errors, toolboxes and pauses."""
+"""Tools that llm runs: chains, parallel calls, errors, toolboxes and pauses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_tool_chain_sends_reasoning_call_and_output_back(simulator, signed_in,
             },
         }
     ]
-    # The reasoning comes back before the call that it led to.
+    # The reasoning is sent back before the call that it led to.
     assert kinds(second["input"]) == ["user", "reasoning", "function_call", "function_call_output"]
     call, output = second["input"][2:]
     assert (call["call_id"], json.loads(call["arguments"])) == ("call_1", {"a": 6, "b": 7})

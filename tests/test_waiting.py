@@ -1,4 +1,4 @@
-"""On a terminal a line counts while something is awaited, and never meets other output."""
+"""The terminal line that counts the seconds of a wait and never mixes with other output."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import time
 import pytest
 
 from simulator import Call, Draw, Item, Say, Search, Think
-from terminal import Terminal
+from terminal import Terminal, needs_pty
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+pytestmark = needs_pty
 LUNA = ("-m", "chatgpt-gpt-6-luna")
-# What is written for the line: itself in one of its states, and what erases it.
+# Matches the waiting line in each of its states, and the text that erases it.
 LINE = re.compile(r"\r(?:[A-Z][A-Za-z0-9 ]*, [\d:]+(?: left)?(?: \([a-z ]+\))? +| +\r)")
 
 
 class Slow(Item):
-    """An item that stops for a while after each of its events that contain one of `after`."""
+    """An item with a pause after each event that contains one of the texts in `after`."""
 
     def __init__(self, item, *after, seconds=1.4):
         self.item, self.after, self.seconds = item, after, seconds
@@ -33,7 +33,7 @@ class Slow(Item):
 
 
 def other_output(terminal):
-    """All that was printed but the line, which must have stood on a line of its own."""
+    """Return all output but the waiting line. Checks that nothing else was on its row."""
     raw, others, place = terminal.screen.replace("\r\n", "\n"), "", 0
     for found in LINE.finditer(raw):
         others += raw[place : found.start()]
@@ -50,7 +50,7 @@ def lines_of(terminal):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"], ["-x"], ["chat"]])
-def test_a_prompt_counts_until_its_answer(simulator, signed_in, options):
+def test_the_line_counts_the_seconds_until_the_answer(simulator, signed_in, options):
     simulator.script("responses", lambda request: time.sleep(1.4))
     simulator.answer(Say("So\nit is."))
     terminal = Terminal(*options, *LUNA, *([] if options == ["chat"] else ["hi"]))
@@ -69,7 +69,9 @@ def test_a_prompt_counts_until_its_answer(simulator, signed_in, options):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_an_unfinished_line_of_the_answer_is_left_alone(simulator, signed_in, options):
+def test_the_line_is_not_shown_beside_an_unfinished_line_of_the_answer(
+    simulator, signed_in, options
+):
     text = Say("One two.\nThree.", deltas=["One", " two.\n", "Three", "."])
     simulator.answer(Slow(text, '"One"', '" two.\\n"', '"Three"'))
     terminal = Terminal(*LUNA, "hi", *options)
@@ -78,7 +80,7 @@ def test_an_unfinished_line_of_the_answer_is_left_alone(simulator, signed_in, op
     assert lines_of(terminal) == ["Thinking, 0:00", "Thinking, 0:01"]
 
 
-def test_the_line_is_shown_during_an_answer_if_only_stderr_is_a_terminal(simulator, signed_in):
+def test_the_line_is_shown_during_an_answer_that_goes_to_a_pipe(simulator, signed_in):
     simulator.answer(Slow(Say("One two.", deltas=["One", " two."]), '"One"'))
     terminal = Terminal(*LUNA, "hi", stdout=subprocess.PIPE)
     assert terminal.end() == 0
@@ -111,7 +113,7 @@ def test_other_programs_show_no_line(simulator, signed_in):
 
 
 def test_no_line_is_shown_while_llm_prints(simulator, signed_in):
-    """However long that takes."""
+    """Although printing takes longer than a second."""
     simulator.answer(Say("One two.", deltas=["One", " two."]))
     code = (
         "import click, llm, time\n"
