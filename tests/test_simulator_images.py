@@ -117,9 +117,8 @@ def test_image_requests_need_json_and_a_login(simulator, headers, endpoint):
     url = f"{simulator.base_url}/codex/images/{endpoint}"
     assert client.post(url, data=REQUEST, headers=headers).status_code == 400
     for name in ("Authorization", "ChatGPT-Account-ID"):
-        assert (
-            request_image(simulator, {**headers, name: "x"}, endpoint, **INPUT).status_code == 401
-        )
+        stranger = {**headers, name: "x"}
+        assert request_image(simulator, stranger, endpoint, **INPUT).status_code == 401
 
 
 def test_image_generation_accepts_its_options(simulator, headers):
