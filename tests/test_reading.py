@@ -447,7 +447,7 @@ NO_STREAM = {
 
 
 @pytest.mark.parametrize("case", NO_STREAM)
-def test_an_answer_that_is_no_stream_is_explained_and_not_requested_again(
+def test_an_answer_that_is_no_stream_is_an_error_at_once(
     simulator, signed_in, ask, no_pauses, case
 ):
     reply, words = NO_STREAM[case]

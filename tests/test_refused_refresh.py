@@ -35,7 +35,7 @@ def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in,
     store = read_store()
     with pytest.raises(plugin.RefreshFailed, match="sign in again"):
         must_renew("default", store.get())
-    # A new login works again.
+    # A new login removes the refusal.
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
     assert plugin.get_tokens()

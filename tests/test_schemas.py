@@ -247,7 +247,7 @@ def test_a_schema_that_is_also_refused_without_strict_is_an_error(
         error_answer(400, "invalid_value", "Invalid verbosity", param="text.verbosity"),
     ],
 )
-def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refusal):
+def test_another_refusal_does_not_blame_the_schema(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     with pytest.raises(llm.ModelError, match=r"^OpenAI refused the request: Invalid"):
         ask("x", schema=StrictDog, tools=[now])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import traceback
 
@@ -141,31 +140,6 @@ def test_a_token_that_fits_no_header_is_refused_and_not_shown(simulator, ask):
     assert "\n" not in str(caught.value)
     assert "hush-hush" not in traceback_of(caught.value)
     assert simulator.requests == []
-
-
-ERRORS = [
-    value
-    for value in vars(plugin).values()
-    if isinstance(value, type) and issubclass(value, plugin.ChatGPTError)
-]
-
-
-@pytest.mark.parametrize("kind", ERRORS)
-def test_errors_can_be_pickled(kind):
-    error = kind("It failed.")
-    error.code, error.status, error.retry_after = "a_code", 429, 7.0
-    copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is kind
-    assert str(copy) == "It failed."
-    assert vars(copy) == vars(error)
-
-
-def test_an_error_of_a_prompt_can_be_pickled(simulator, signed_in, ask):
-    simulator.script("responses", Answer(429, None, {"Retry-After": "300"}))
-    with pytest.raises(plugin.RequestRefused) as caught:
-        ask("hi")
-    copy = pickle.loads(pickle.dumps(caught.value))
-    assert (str(copy), copy.status, copy.retry_after) == (str(caught.value), 429, 300.0)
 
 
 @pytest.mark.parametrize("upgrade", ["evil\x1b[2J", {"model": "evil\x1b[2J"}, {"model": 7}, 7])
