@@ -1,4 +1,4 @@
-"""Run the tests in a virtual environment made for them.
+"""Run the tests in a virtual environment created for them.
 
 python tests/run.py [--oldest] [arguments for pytest]
 

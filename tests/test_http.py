@@ -155,7 +155,7 @@ def test_certificates_that_cannot_be_read(content, reason, monkeypatch, tmp_path
     if content:
         file.write_bytes(content)
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(file))
-    with pytest.raises(ChatGPTError, match=f"CODEX_CA_CERTIFICATE names .*{reason}"):
+    with pytest.raises(ChatGPTError, match=f"{reason}.*unset CODEX_CA_CERTIFICATE"):
         tls_context()
 
 

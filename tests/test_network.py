@@ -200,7 +200,7 @@ def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, 
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv(name, str(path))
-    with pytest.raises(plugin.ChatGPTError, match=f"which {name} names") as caught:
+    with pytest.raises(plugin.ChatGPTError, match=f"Correct or unset {name}") as caught:
         plugin.request_device_code()
     assert ("No such file" if content is None else "no certificate in it") in str(caught.value)
 

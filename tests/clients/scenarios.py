@@ -136,7 +136,7 @@ def codex_survives_faults(client: Client) -> None:
     client.expect(len(simulator.prompts) - before == 2, "It did not send the prompt again.")
 
 
-# Other programs for llm ------------------------------------------------------------------
+# Other plugins for llm -------------------------------------------------------------------
 
 
 def llm_codex_works(client: Client) -> None:
@@ -154,7 +154,7 @@ def llm_codex_works(client: Client) -> None:
     output = client.run("llm", "-m", name, 'multiply {"a": 6, "b": 7}', "--functions", function)
     client.expect("The tool returned: 42" in output, f"It printed {output}")
     output = client.run("llm", "-m", name, "a dog", "--schema", "name, age int")
-    # The reasoning, on stderr, comes before it.
+    # The reasoning, on stderr, comes before the JSON.
     client.expect(json.loads(output[output.index("{") :])["age"] == 7, f"It printed {output}")
     output = client.run("llm", "codex", "usage")
     client.expect("%" in output, f"It printed {output}")

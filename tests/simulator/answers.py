@@ -22,7 +22,7 @@ from .replies import sse
 # An image of one pixel.
 PNG = png(1, 1)
 
-# An item's events, and at the end the fields that only the finished item has.
+# Yields an item's events, and returns the fields that only the finished item has.
 Filling = Generator[bytes, None, dict[str, Any]]
 
 

@@ -57,7 +57,7 @@ WEB_SEARCH_FIELDS = {
 IMAGE_MODELS = ("gpt-image-2", "gpt-image-2.5-flare", "gpt-image-2.5-sunburst")
 IMAGE_OPTIONS = {"size", "quality", "background"}
 FILE_FIELDS = {"type", "filename", "file_data", "file_url", "detail"}
-# PDF, text, and what Office programs write.
+# PDF, text, and Office documents.
 FILE_KINDS = re.compile(
     r"data:(text/[\w.+-]+|application/("
     r"pdf|json|xml|rtf|msword|vnd\.ms-(excel|powerpoint)"

@@ -14,7 +14,7 @@ from .replies import Answer, Refusal, Request, error_answer, invalid, refuse
 from .wham import RESERVE
 
 CATALOGUE = json.loads((pathlib.Path(__file__).parent / "catalogue.json").read_text())["models"]
-# Refused for ChatGPT accounts, also where a list still names them (docs/protocol.md).
+# Refused for ChatGPT accounts, even if a list still contains them (docs/protocol.md).
 RETIRED = re.compile(
     r"gpt-5|gpt-5\.1.*|gpt-5-codex.*|gpt-5\.2(-codex)?|gpt-5\.3-codex(-spark)?|gpt-5\.4(-mini)?"
     r"|gpt-5\.5(-pro)?|gpt-5\.6|codex-mini-latest"
@@ -145,7 +145,7 @@ class Models(Images):
             raise Refusal(error_answer(404, None, f"Model not found {slug}", param="model"))
         self._check_reasoning(body.get("reasoning") or {}, slug)
         for update in effort_updates(body):
-            # That other models refuse the change is a guess: no client sends it to them.
+            # A guess: other models refuse the change. No client sends it to them.
             if not entry or not entry["supports_reasoning_effort_updates"]:
                 raise invalid("invalid_value", f"'{slug}' accepts no change of the effort.")
             self._check_effort(update.get("effort"), slug, entry)
