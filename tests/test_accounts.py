@@ -12,15 +12,15 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
-    AT,
     BOB,
     EVE,
+    PERSONAL_TOKEN,
+    assert_no_secrets,
     bearers,
     expire,
-    keep_key,
     new_login,
-    secrets_watch,
     sign_in,
+    store_key,
 )
 from disk import fill_disk
 from llm_chatgpt.backend.catalogue import models_file
@@ -59,7 +59,7 @@ def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert run_llm("chatgpt", "login").exit_code == 0
     assert set(read_store().accounts) == {"default", "work"}
-    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", AT)
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", PERSONAL_TOKEN)
     assert run_llm("chatgpt", "login").exit_code == 0
     assert set(read_store().accounts) == {"default", "work"}
 
@@ -73,7 +73,7 @@ def test_names_that_are_none(simulator, run_llm, name):
 
 
 @pytest.mark.parametrize("command", ["status", "usage", "models", "refresh", "logout", "doctor"])
-def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
+def test_an_empty_name_is_not_the_default_account(two_logins, run_llm, command):
     """As a script would have it whose variable is unset."""
     result = run_llm("chatgpt", command, "--account", "")
     assert result.exit_code == 1
@@ -81,7 +81,7 @@ def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
     assert set(read_store().accounts) == {"default", "work"}
 
 
-def test_accounts_are_listed(two, run_llm, simulator):
+def test_accounts_are_listed(two_logins, run_llm, simulator):
     result = run_llm("chatgpt", "accounts")
     head, first, second = result.stdout.splitlines()
     assert head.split()[:3] == ["NAME", "EMAIL", "PLAN"]
@@ -93,8 +93,7 @@ def test_accounts_are_listed(two, run_llm, simulator):
         ("default", True, "login"),
         ("work", False, "login"),
     ]
-    with secrets_watch(simulator) as check:
-        check(result.output + json.dumps(report))
+    assert_no_secrets(simulator, result.output + json.dumps(report))
 
 
 def test_no_accounts(run_llm):
@@ -104,17 +103,17 @@ def test_no_accounts(run_llm):
     assert json.loads(run_llm("chatgpt", "accounts", "--json").stdout) == []
 
 
-def test_use(two, run_llm, simulator, ask, monkeypatch):
+def test_use(two_logins, run_llm, simulator, ask, monkeypatch):
     result = run_llm("chatgpt", "use", "work")
     assert "bob@example.com" in result.stdout
     ask("hello")
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert "takes precedence" in run_llm("chatgpt", "use", "default").stderr
 
 
-@pytest.mark.parametrize("name", ["nobody", AT])
-def test_use_of_an_unknown_account(two, run_llm, name):
+@pytest.mark.parametrize("name", ["nobody", PERSONAL_TOKEN])
+def test_use_of_an_unknown_account(two_logins, run_llm, name):
     result = run_llm("chatgpt", "use", name)
     assert result.exit_code == 1
     assert "default, work." in result.stderr
@@ -129,28 +128,28 @@ def test_use_without_any(run_llm):
 # Which one is used
 
 
-def test_a_key_names_an_account(two, simulator, ask):
+def test_a_key_names_an_account(two_logins, simulator, ask):
     ask("hello", key="work")
     ask("hello")
-    assert bearers(simulator) == [two[1].access_token, two[0].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token, two_logins[0].access_token]
     assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-bob"
 
 
-def test_key_on_the_command_line_and_in_chat(two, simulator, run_llm):
+def test_key_on_the_command_line_and_in_chat(two_logins, simulator, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "--key", "work", "hello").exit_code == 0
     chat = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "--key", "work", input="hello\nexit\n")
     assert chat.exit_code == 0
-    assert bearers(simulator) == [two[1].access_token] * 2
+    assert bearers(simulator) == [two_logins[1].access_token] * 2
 
 
-def test_a_models_own_key(two, simulator, ask):
+def test_a_models_own_key(two_logins, simulator, ask):
     model = ask.model()
     model.key = "work"
     ask.finish(lambda: model.prompt("hello"))
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
 
 
-def test_the_order(two, simulator, at, monkeypatch, run_llm):
+def test_the_order(two_logins, simulator, personal_token, monkeypatch, run_llm):
     """--key, LLM_CHATGPT_ACCOUNT, the stored login, llm's key, the variable."""
 
     def used():
@@ -160,32 +159,32 @@ def test_the_order(two, simulator, at, monkeypatch, run_llm):
 
     other = "at-other"
     simulator.personal_tokens[other] = BOB
-    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
-    keep_key("chatgpt", other)
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", personal_token)
+    store_key("chatgpt", other)
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert used() == (
-        two[1].access_token,
+        two_logins[1].access_token,
         "work",
         "chosen by LLM_CHATGPT_ACCOUNT",
     )
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
     assert used() == (
-        two[0].access_token,
+        two_logins[0].access_token,
         "default",
         "the default account",
     )
     run_llm("chatgpt", "logout", "--all")
     assert used() == (other, None, "llm's key chatgpt")
-    keep_key("chatgpt", "sk-no-access-token")
-    assert used() == (at, None, "CODEX_ACCESS_TOKEN")
+    store_key("chatgpt", "sk-no-access-token")
+    assert used() == (personal_token, None, "CODEX_ACCESS_TOKEN")
 
 
-def test_account_names_come_before_llms_keys(two, simulator, at, ask):
-    keep_key("work", at)
-    keep_key("ci", at)
+def test_account_names_come_before_llms_keys(two_logins, simulator, personal_token, ask):
+    store_key("work", personal_token)
+    store_key("ci", personal_token)
     ask("hello", key="work")
     ask("hello", key="ci")
-    assert bearers(simulator) == [two[1].access_token, at]
+    assert bearers(simulator) == [two_logins[1].access_token, personal_token]
 
 
 def replace_get_key(monkeypatch, key):
@@ -200,10 +199,12 @@ def replace_get_key(monkeypatch, key):
 
 
 @pytest.mark.parametrize("name", [None, "team"])
-def test_a_plugin_that_keeps_keys_elsewhere(simulator, at, ask, run_llm, monkeypatch, name):
-    replace_get_key(monkeypatch, lambda: at)
+def test_a_plugin_that_keeps_keys_elsewhere(
+    simulator, personal_token, ask, run_llm, monkeypatch, name
+):
+    replace_get_key(monkeypatch, lambda: personal_token)
     assert ask("hello", key=name).text
-    assert bearers(simulator) == [at]
+    assert bearers(simulator) == [personal_token]
     account = ["--account", name] if name else []
     assert "eve@example.com" in run_llm("chatgpt", "status", *account).stdout
 
@@ -226,12 +227,12 @@ def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch
     assert ask("hello").text
 
 
-def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatch):
+def test_space_around_a_token_is_not_a_part_of_it(simulator, personal_token, ask, monkeypatch):
     """As `export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may bring it."""
-    monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {at}\r\n")
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {personal_token}\r\n")
     ask("hello")
-    ask("hello", key=f"{at} ")
-    assert bearers(simulator) == [at, at]
+    ask("hello", key=f"{personal_token} ")
+    assert bearers(simulator) == [personal_token, personal_token]
 
 
 @pytest.mark.parametrize(
@@ -248,9 +249,9 @@ def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatc
         "at-\N{EM DASH}",
     ],
 )
-def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, monkeypatch):
-    keep_key("openai", "sk-Secret")
-    keep_key("ci", AT)
+def test_what_is_no_account_is_never_shown(two_logins, simulator, ask, run_llm, value, monkeypatch):
+    store_key("openai", "sk-Secret")
+    store_key("ci", PERSONAL_TOKEN)
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello", key=value)
     assert "Accounts: default, work, ci." in str(caught.value)
@@ -272,21 +273,21 @@ def test_an_account_name_before_any_login(simulator, ask):
         ask("hello", key="work")
 
 
-def test_damaged_llm_keys_stop_nothing(two, ask):
+def test_damaged_llm_keys_stop_nothing(two_logins, ask):
     (llm.user_dir() / "keys.json").write_text("{")
     assert ask("hello").text
 
 
-def test_the_account_that_is_left_becomes_the_default(two, simulator, ask):
+def test_the_account_that_is_left_becomes_the_default(two_logins, simulator, ask):
     assert list(delete_tokens()) == ["default"]
     assert read_store().default == "work"
     assert ask("hello").text
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
 
 
 @pytest.mark.parametrize("name", ["work", "default"])
-def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask, name):
-    plugin.store_tokens(two[0], "home")
+def test_of_several_accounts_none_is_chosen_unasked(two_logins, simulator, run_llm, ask, name):
+    plugin.store_tokens(two_logins[0], "home")
     run_llm("chatgpt", "use", name)
     delete_tokens(name)
     with pytest.raises(llm.NeedsKeyException, match=r"No default account.*use NAME") as caught:
@@ -301,22 +302,22 @@ def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask
     assert ask("hello").text
 
 
-def test_each_command_takes_an_account(two, simulator, run_llm):
-    bob = two[1].access_token
+def test_each_command_takes_an_account(two_logins, simulator, run_llm):
+    bob = two_logins[1].access_token
     for command in ("usage", "refresh", "models"):
         assert run_llm("chatgpt", command, "--account", "work").exit_code == 0
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
     lists = json.loads(models_file().read_text())["accounts"]
-    assert list(lists) == [two[1].account_key]
+    assert list(lists) == [two_logins[1].account_key]
 
 
 @pytest.mark.parametrize(
     ("endpoint", "command"),
     [("usage", "usage"), ("models", "refresh"), ("models", "models"), ("usage", "reset")],
 )
-def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
+def test_advice_names_the_account(two_logins, simulator, run_llm, endpoint, command):
     simulator.always[endpoint] = lambda request: Answer(401, {"detail": "No"})
     more = ["--yes"] if command == "reset" else []
     result = run_llm("chatgpt", command, "--account", "work", *more)
@@ -324,19 +325,19 @@ def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
     assert "Run 'llm chatgpt login --account work' to sign in again." in result.stderr
 
 
-def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
-    expired = two[1]._replace(expires_at=time.time() - 60)
+def test_only_the_account_in_question_is_refreshed(two_logins, simulator, ask):
+    expired = two_logins[1]._replace(expires_at=time.time() - 60)
     plugin.store_tokens(expired, "work")
     ask("hello", key="work")
     assert len(simulator.refreshes) == 1
     store = read_store()
     assert store.default == "default"
-    assert store.get() == two[0]
-    assert store.get("work").access_token != two[1].access_token
+    assert store.get() == two_logins[0]
+    assert store.get("work").access_token != two_logins[1].access_token
     assert store.get("work").email == "bob@example.com"
 
 
-def test_none_and_its_name_are_one_refresh(two, simulator):
+def test_none_and_its_name_are_one_refresh(two_logins, simulator):
     """A default account is refreshed once, whether it is named or not."""
     expire()
     barrier = threading.Barrier(8)
@@ -355,12 +356,14 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
     assert len(simulator.refreshes) == 1
 
 
-def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulator, monkeypatch):
+def test_a_renewed_login_that_is_not_stored_survives_other_accounts(
+    two_logins, simulator, monkeypatch
+):
     expire()
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json")
         renewed = plugin.get_tokens()
-    plugin.store_tokens(two[1], "work")
+    plugin.store_tokens(two_logins[1], "work")
     assert plugin.get_tokens() == renewed == plugin.load_tokens()
     assert len(simulator.refreshes) == 1
 
@@ -438,17 +441,17 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
     assert plugin.load_tokens().email == "eve@example.com"
 
 
-def test_a_refresh_changes_nothing_but_the_tokens(two, simulator, ask):
-    plugin.store_tokens(two[0], "home")
+def test_a_refresh_changes_nothing_but_the_tokens(two_logins, simulator, ask):
+    plugin.store_tokens(two_logins[0], "home")
     delete_tokens("default")
-    expired = two[1]._replace(expires_at=1.0)
+    expired = two_logins[1]._replace(expires_at=1.0)
     plugin.store_tokens(expired, "work")
     before = read_store()
     # Of two accounts neither has been chosen.
     assert before.default == ""
     assert ask("hello", key="work").text
     after = read_store()
-    assert after.get("work").access_token != two[1].access_token
+    assert after.get("work").access_token != two_logins[1].access_token
     assert after.put("work", expired).to_bytes() == before.to_bytes()
 
 

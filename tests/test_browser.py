@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import fetch, redirect_of, secrets_watch, sign_in, wait_until, with_query
+from conftest import assert_no_secrets, fetch, redirect_of, sign_in, wait_until, with_query
 from llm_chatgpt import config
 from simulator import Account, Answer, error_answer, web_page
 from terminal import needs_pty
@@ -82,8 +82,7 @@ def test_the_browser_comes_back(simulator, start_login):
     assert exchanged.body["redirect_uri"] == "http://127.0.0.1:1455/auth/callback"
     assert len(exchanged.body["code_verifier"]) == 86
     assert "x-www-form-urlencoded" in exchanged.headers["content-type"]
-    with secrets_watch(simulator) as check:
-        check(stdout + stderr + page)
+    assert_no_secrets(simulator, stdout + stderr + page)
     assert exchanged.body["code"] not in stdout + stderr + page
     assert exchanged.body["code_verifier"] not in stdout + stderr + page
 

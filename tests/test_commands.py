@@ -38,13 +38,13 @@ for command in {commands}:
 
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
-def test_answers_and_errors_fit_the_terminal(simulator, run_llm, start, columns):
+def test_answers_and_errors_fit_the_terminal(simulator, run_llm, start_in_terminal, columns):
     sign_in(simulator, email=LONG, workspace="Analytical Engines Ltd")
     simulator.bank_reset()
     run_llm("chatgpt", "refresh")
     commands = ["accounts", "status", "usage", "models", "models --all", "image x -m nonsense"]
     code = EACH_COMMAND.format(commands=commands)
-    terminal = start("-c", code, program=(), columns=columns)
+    terminal = start_in_terminal("-c", code, program=(), columns=columns)
     assert terminal.end() == 0
     outputs = re.findall(r"((?:(?!> ).*\r\n)*)> (.*): (\d)\r\n", terminal.screen)
     assert [(command, int(code)) for _, command, code in outputs] == [
@@ -72,11 +72,11 @@ def test_nothing_is_shortened_in_a_pipe(simulator, run_llm, command):
 
 
 @needs_pty
-def test_an_import_asks_once(simulator, start, tmp_path):
+def test_an_import_asks_once(simulator, start_in_terminal, tmp_path):
     sign_in(simulator, "codex")
     simulator.account = Account(email="bob@example.com", account_id="acc-bob")
     (tmp_path / "auth.json").write_text(json.dumps({"tokens": simulator.sign_in()}))
-    terminal = start("chatgpt", "import", str(tmp_path))
+    terminal = start_in_terminal("chatgpt", "import", str(tmp_path))
     terminal.wait_for("Replace the old login?")
     terminal.type("y")
     terminal.wait_for("Imported as account codex: bob@example.com", 10)
@@ -254,19 +254,19 @@ def test_an_old_code_page(omega):
 
 
 @needs_pty
-def test_colours_on_a_terminal(simulator, start, monkeypatch, run_llm):
-    terminal = start("chatgpt", "doctor")
+def test_colours_on_a_terminal(simulator, start_in_terminal, monkeypatch, run_llm):
+    terminal = start_in_terminal("chatgpt", "doctor")
     terminal.end()
     assert re.search(r"\x1b\[32mok\x1b\[0m +versions", terminal.raw)
     assert re.search(r"\x1b\[31mbroken\x1b\[0m +login", terminal.raw)
     simulator.approve_after_polls = 0
-    terminal = start("chatgpt", "login")
+    terminal = start_in_terminal("chatgpt", "login")
     assert terminal.end() == 0
     code = simulator.seen("/deviceauth/token")[0].body["user_code"]
     assert f"\x1b[1m{code}\x1b[0m" in terminal.raw
     assert f"\x1b[1m{simulator.issuer}/codex/device\x1b[0m" in terminal.raw
     monkeypatch.setenv("NO_COLOR", "1")
-    terminal = start("chatgpt", "doctor")
+    terminal = start_in_terminal("chatgpt", "doctor")
     terminal.end()
     assert "\x1b" not in terminal.raw
     monkeypatch.delenv("NO_COLOR")
@@ -275,9 +275,9 @@ def test_colours_on_a_terminal(simulator, start, monkeypatch, run_llm):
 
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
-def test_doctor_breaks_lines_between_words(simulator, start, monkeypatch, columns):
+def test_doctor_breaks_lines_between_words(simulator, start_in_terminal, monkeypatch, columns):
     sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
-    terminal = start("chatgpt", "doctor", columns=columns)
+    terminal = start_in_terminal("chatgpt", "doctor", columns=columns)
     terminal.end()
     lines = terminal.screen.splitlines()
     assert max(len(line) for line in lines if "/" not in line) < columns

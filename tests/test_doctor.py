@@ -10,7 +10,7 @@ import time
 import filelock
 import pytest
 
-from conftest import expire, secrets_watch, sign_in
+from conftest import assert_no_secrets, expire, sign_in
 from llm_chatgpt.login.login_file import store_path
 from proxy import Proxy
 from simulator import Account, Answer, error_answer, web_page
@@ -73,8 +73,7 @@ def test_it_can_be_shown_to_anybody(simulator, signed_in, run_llm, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://user:Secret@proxy.example:3128")
     for arguments in ([], ["--json"]):
         output = run_llm("chatgpt", "doctor", *arguments).output
-        with secrets_watch(simulator) as check:
-            check(output)
+        assert_no_secrets(simulator, output)
         assert "ada@example.com" not in output
         assert "a...@example.com" in output
         assert simulator.account.account_id not in output

@@ -16,10 +16,7 @@ from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.text import in_words
 from simulator import Answer, Call, Say, Stream, Think, error_answer, sse, usage_limit, web_page
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def frames_of(simulator, *items, **changes):

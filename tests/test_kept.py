@@ -15,7 +15,7 @@ import zlib
 import llm
 import pytest
 
-from conftest import expire, logged, models_updated, wait_until
+from conftest import expire, logged, wait_for_models, wait_until
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Answer, Call, Say, Stream, Think, error_answer, sse
 
@@ -60,12 +60,12 @@ def test_a_model_list_that_fails(simulator, prompt_logged, models, options):
     simulator.answer(Say("The answer."))
     simulator.script("models", models)
     assert prompt_logged(*options) == ""
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
     # Not at every prompt.
     simulator.answer(Say("The answer."))
     prompt_logged(*options)
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
 
 
@@ -92,7 +92,7 @@ def test_a_model_list_that_cannot_be_stored(simulator, prompt_logged):
     simulator.answer(Say("The answer."))
     catalogue.models_file().mkdir(parents=True)
     assert prompt_logged() == ""
-    models_updated()
+    wait_for_models()
     # Fetching it would take time at every prompt.
     assert simulator.seen("/codex/models") == []
 
@@ -173,9 +173,8 @@ def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, wher
 
 
 @pytest.mark.parametrize("end", ["finish", "cut"])
-def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, monkeypatch, end):
+def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, short_pauses, end):
     """Reasoning of which nothing can be shown, then a fault, then another attempt."""
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     dropped = after(simulator, Think([]))[:4]
     assert b'"encrypted_content"' in dropped[-1]
     simulator.script("responses", Stream(dropped, end=end))
@@ -187,8 +186,7 @@ def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, mon
     assert ask.finish(lambda: conversation.prompt("on")).text
 
 
-def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, short_pauses):
     simulator.script("responses", Stream(after(simulator, Think([]))[:4]))
     simulator.answer(Say("The answer."))
     assert prompt_logged() == (
@@ -202,8 +200,7 @@ def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monk
 @pytest.mark.parametrize(
     "fault", [Answer(413), Answer(drop=True), Stream([b"x"], end="cut"), Answer(401)]
 )
-def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fault):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, short_pauses, fault):
     simulator.script("responses", *[fault] * 9)
     held = []
 

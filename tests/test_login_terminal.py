@@ -26,7 +26,7 @@ NO_CODES = Answer(404, {"detail": "Not Found"})
 
 
 @pytest.fixture
-def browser(tmp_path, monkeypatch, start):
+def browser(tmp_path, monkeypatch, start_in_terminal):
     """The addresses that the user's browser was opened with, in a list that grows."""
     seen = tmp_path / "opened"
     program = tmp_path / "browser"
@@ -41,12 +41,12 @@ def approve(simulator):
 
 
 @pytest.fixture
-def begin(simulator, start):
+def begin(simulator, start_in_terminal):
     """Start a login with a code in a terminal, and return the terminal when it counts down."""
 
     def run(*options, **settings):
         simulator.interval = "1"
-        terminal = start("chatgpt", "login", *options, **settings)
+        terminal = start_in_terminal("chatgpt", "login", *options, **settings)
         terminal.wait_for("14:5")
         return terminal
 
@@ -130,9 +130,11 @@ def test_device_stays_with_the_code(simulator, begin, browser):
 
 @needs_pty
 @listens
-def test_without_device_codes_the_browser_login_begins_by_itself(simulator, start, browser):
+def test_without_device_codes_the_browser_login_begins_by_itself(
+    simulator, start_in_terminal, browser
+):
     simulator.script("usercode", NO_CODES)
-    terminal = start("chatgpt", "login")
+    terminal = start_in_terminal("chatgpt", "login")
     terminal.wait_for("OpenAI did not offer a device code")
     url = terminal.address()
     wait_until(browser)
@@ -142,7 +144,9 @@ def test_without_device_codes_the_browser_login_begins_by_itself(simulator, star
 
 
 @needs_pty
-def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser, monkeypatch):
+def test_over_ssh_nothing_is_opened_or_offered(
+    simulator, start_in_terminal, begin, browser, monkeypatch
+):
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
     terminal = begin()
     assert "Press Enter" not in terminal.screen
@@ -151,7 +155,7 @@ def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser,
     approve(simulator)
     assert terminal.end() == 0, terminal.screen
     simulator.script("usercode", NO_CODES)
-    terminal = start("chatgpt", "login", "--no-open")
+    terminal = start_in_terminal("chatgpt", "login", "--no-open")
     terminal.wait_for(r"Sign in through the browser now\? \[Y/n\]")
     terminal.type("n")
     assert terminal.end() == 1
@@ -159,7 +163,7 @@ def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser,
     assert browser() == []
 
 
-def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_llm):
+def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start_in_terminal, browser, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
@@ -170,8 +174,8 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_l
 
 
 @needs_pty
-def test_a_terminal_without_stderr(simulator, start):
-    terminal = start("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
+def test_a_terminal_without_stderr(simulator, start_in_terminal):
+    terminal = start_in_terminal("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
     assert terminal.end() == 1
     assert "login: not signed in" in terminal.screen
     assert "-> Not signed in to ChatGPT.\r\n" in terminal.screen
@@ -222,7 +226,7 @@ def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
 
 
 @pytest.fixture
-def clipboard(tmp_path, monkeypatch, start):
+def clipboard(tmp_path, monkeypatch, start_in_terminal):
     """The file that a `pbcopy` of this test copies to; it is the only command on the PATH."""
     folder, copied = tmp_path / "bin", tmp_path / "copied"
     folder.mkdir()
@@ -280,8 +284,8 @@ def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, m
 
 @needs_pty
 @listens
-def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
-    terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
+def test_advice_about_the_redirect_stands_below_the_address(simulator, start_in_terminal):
+    terminal = start_in_terminal("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
     before, _, after = terminal.screen.partition(terminal.address())
     assert before == "Open this page in a browser:\r\n\r\n  "
@@ -343,8 +347,10 @@ def planted(tmp_path, monkeypatch):
 
 @needs_pty
 @listens
-def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, browser, planted):
-    terminal = start("chatgpt", "login", "--browser")
+def test_a_webbrowser_module_in_the_current_folder_is_not_run(
+    simulator, start_in_terminal, browser, planted
+):
+    terminal = start_in_terminal("chatgpt", "login", "--browser")
     url = terminal.address()
     wait_until(browser)
     fetch(url)
@@ -367,7 +373,9 @@ def test_a_browser_does_not_write_into_our_output(simulator, start_login, browse
 @needs_pty
 @listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
-def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypatch, value):
+def test_where_no_browser_can_be_opened(
+    simulator, start_in_terminal, start_login, monkeypatch, value
+):
     """A text browser would open in this very terminal."""
     monkeypatch.setenv("BROWSER", value)
     login = start_login("--browser")
@@ -397,7 +405,7 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 # A Windows console, as far as it can be simulated here
 
 
-def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeypatch):
+def test_a_windows_console_is_read_key_by_key(simulator, start_in_terminal, run_llm, monkeypatch):
     keys = list("http://x/?code=ab\bc\r")
     console = types.SimpleNamespace(kbhit=lambda: bool(keys), getwche=lambda: keys.pop(0))
     monkeypatch.setitem(sys.modules, "msvcrt", console)

@@ -67,9 +67,8 @@ def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
     assert not simulator.requests
 
 
-def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
+def test_a_prompt_says_so_too(simulator, proxy, short_pauses):
     sign_in(simulator)
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     model = llm.get_model("chatgpt-gpt-6-luna")
     with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
         model.prompt("hello").text()

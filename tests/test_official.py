@@ -10,8 +10,7 @@ import pytest
 from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
-from conftest import multiply, secrets_watch, sign_in, sign_in_officially
-from llm_chatgpt import config
+from conftest import assert_no_secrets, multiply, sign_in, sign_in_officially
 from simulator import PLAN_ERRORS, PNG, Answer, Call, Say, Search, Think, plan_error, web_page
 
 MODEL = "chatgpt-gpt-6-luna"
@@ -299,11 +298,6 @@ def test_the_addresses_are_https_or_loopback(simulator, official, run_llm, monke
 # Errors
 
 
-@pytest.fixture
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
 WORDS = {
     f"{SHARING}usage_limit_exceeded": USAGE,
     f"{SHARING}workplace_individual_usage_limit_exceeded": USAGE,
@@ -326,8 +320,7 @@ def check_error(simulator, result, requests):
     assert len(simulator.official_prompts) == requests
     assert {request.path for request in simulator.requests} == {"/v1/responses"}
     assert " reset" not in result.stderr
-    with secrets_watch(simulator) as check:
-        check(result.output)
+    assert_no_secrets(simulator, result.output)
 
 
 def test_all_codes_have_words():
@@ -336,7 +329,7 @@ def test_all_codes_have_words():
 
 @pytest.mark.parametrize("v2", [False, True])
 @pytest.mark.parametrize("code", WORDS)
-def test_a_code_before_the_stream(simulator, official, run_llm, no_waiting, code, v2):
+def test_a_code_before_the_stream(simulator, official, run_llm, short_pauses, code, v2):
     sign_in(simulator, "codex-login")
     simulator.always["official_responses"] = lambda request: plan_error(code, "the-field", v2)
     result = run_llm("-m", MODEL, "hi", *["--async"] * v2)
@@ -348,7 +341,7 @@ def test_a_code_before_the_stream(simulator, official, run_llm, no_waiting, code
 
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("code", WORDS)
-def test_a_code_inside_the_stream(simulator, official, run_llm, no_waiting, code, begun):
+def test_a_code_inside_the_stream(simulator, official, run_llm, short_pauses, code, begun):
     begun_answer = [Say("Begun")] if begun else []
     simulator.always["official_responses"] = lambda request: simulator.plan_failure(
         code, *begun_answer, v2=begun
@@ -379,7 +372,7 @@ def test_a_code_inside_the_stream(simulator, official, run_llm, no_waiting, code
         (web_page(), 2, "Cloudflare"),
     ],
 )
-def test_other_refusals(simulator, official, run_llm, no_waiting, answer, requests, words):
+def test_other_refusals(simulator, official, run_llm, short_pauses, answer, requests, words):
     simulator.always["official_responses"] = lambda request: answer
     result = run_llm("-m", MODEL, "hi")
     check_error(simulator, result, requests)
@@ -393,7 +386,7 @@ def test_a_user_who_is_not_known_is_renewed_where_that_is_allowed(simulator, ask
     assert len(simulator.refreshes) == 1
 
 
-def test_the_kinds_of_errors(simulator, official, ask, no_waiting):
+def test_the_kinds_of_errors(simulator, official, ask, short_pauses):
     limit = plan_error(f"{SHARING}usage_limit_exceeded")
     # Nor does this make it worth another request.
     limit.headers["Retry-After"] = "0"

@@ -20,9 +20,8 @@ def use(name):
 
 
 @pytest.fixture
-def busy(simulator, monkeypatch):
+def busy(simulator, short_pauses):
     """A server that is busy at the first attempt; what it gets happens before it says so."""
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
 
     def meanwhile(action, endpoint="responses"):
         def respond(request):

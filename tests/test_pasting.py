@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import AT, fetch, redirect_of, sign_in, with_query
+from conftest import PERSONAL_TOKEN, fetch, redirect_of, sign_in, with_query
 from simulator import Account
 from terminal import needs_pty
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("callback_ports")
 
 
 @pytest.fixture
-def begin(simulator, start):
+def begin(simulator, start_in_terminal):
     """Start a login in a terminal; return it and the address on which the browser ends."""
 
     def run():
-        terminal = start("chatgpt", "login", "--browser", "--no-open")
+        terminal = start_in_terminal("chatgpt", "login", "--browser", "--no-open")
         terminal.wait_for("paste the address")
         return terminal, redirect_of(terminal.address())
 
@@ -45,7 +45,7 @@ def test_pasting_what_the_browser_ended_on(simulator, begin, form):
     terminal.type(back.partition("&")[0])
     terminal.wait_for("isn't the right address. Copy the whole")
     query = back.partition("?")[2]
-    for number, junk in enumerate(["what?", "http://[x?code=", query, AT], 2):
+    for number, junk in enumerate(["what?", "http://[x?code=", query, PERSONAL_TOKEN], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
     assert not simulator.seen("/oauth/token")

@@ -400,9 +400,8 @@ CLOSED = "The answer was cut off: the server closed the connection."
     ids=["limit", "refusal", "connection", "unseen", "cut", "failed"],
 )
 def test_what_has_arrived_is_kept_if_a_later_round_fails(
-    simulator, signed_in, run_llm, monkeypatch, faults, shown, line, options
+    simulator, signed_in, run_llm, short_pauses, faults, shown, line, options
 ):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     frames = list(simulator.frames([Say("The answer.")], end_turn=False))
     failing = faults(simulator)
     simulator.script("responses", Stream(frames), *failing)
@@ -447,9 +446,8 @@ def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm
 
 
 def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
-    simulator, signed_in, run_llm, monkeypatch
+    simulator, signed_in, run_llm, short_pauses
 ):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     first = list(simulator.frames([Say("One.")], end_turn=False))
     dropped = list(simulator.frames([Think([]), Say("Two.")]))[:4]
     simulator.script("responses", Stream(first), Stream(dropped), Answer(503))

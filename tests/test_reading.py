@@ -148,11 +148,6 @@ def test_items_that_are_nested_too_deep(simulator, signed_in, run_llm, levels):
 # How an answer ends
 
 
-@pytest.fixture
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -176,7 +171,7 @@ def test_a_failed_answer_counts_as_failed_whatever_its_status(simulator, signed_
         ask("hi")
 
 
-def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, no_pauses):
+def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, short_pauses):
     frames = frames_of(simulator, status="failed", error="It broke.")
     simulator.script("responses", *[Stream(frames)] * 5)
     with pytest.raises(llm.ModelError, match=r"could not finish the answer: It broke\."):
@@ -387,7 +382,7 @@ def test_annotations_keep_their_words(pieces, data):
 @pytest.mark.parametrize("kind", ["image_generation_call", "code_interpreter_call", "mcp_call"])
 @pytest.mark.parametrize("event", [added, done])
 def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
-    simulator, signed_in, ask, no_pauses, kind, event
+    simulator, signed_in, ask, short_pauses, kind, event
 ):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", *[Stream(frames, end="cut")] * 5)
@@ -398,7 +393,7 @@ def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
 
 @pytest.mark.parametrize("kind", ["web_search_call", "file_search_call"])
 @pytest.mark.parametrize("event", [added, done])
-def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind, event):
+def test_a_search_may_be_repeated(simulator, signed_in, ask, short_pauses, kind, event):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", Stream(frames, end="cut"))
     simulator.answer(Search("x"), Say("Found."))
@@ -455,7 +450,7 @@ NO_STREAM = {
 
 @pytest.mark.parametrize("case", NO_STREAM)
 def test_a_reply_that_is_no_stream_is_explained_and_not_repeated(
-    simulator, signed_in, ask, no_pauses, case
+    simulator, signed_in, ask, short_pauses, case
 ):
     reply, words = NO_STREAM[case]
     simulator.script("responses", *[reply] * 5)

@@ -29,9 +29,7 @@ def banked(simulator, signed_in):
     return simulator
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def request_ids(simulator):

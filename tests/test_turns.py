@@ -10,11 +10,9 @@ import pytest
 from llm.parts import ToolCallPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import models_updated, multiply, new_login, new_simulator
-from llm_chatgpt import config
+from conftest import multiply, new_login, new_simulator, wait_for_models
 from llm_chatgpt.backend import catalogue
-from simulator import PNG, Answer, Call, Say, sse
-from simulator import Stream as StreamAnswer
+from simulator import PNG, Answer, Call, Say, Stream, sse
 
 
 def take_photo() -> llm.ToolOutput:
@@ -64,11 +62,10 @@ def test_equal_prompts_keep_their_turn_states_apart(simulator, signed_in, ask):
 
 
 def test_a_turn_state_goes_along_when_a_prompt_is_sent_again(
-    simulator, signed_in, ask, monkeypatch
+    simulator, signed_in, ask, short_pauses
 ):
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0)
     simulator.turn_states.add("ts_one")
-    simulator.script("responses", StreamAnswer([], headers={"x-codex-turn-state": "ts_one"}))
+    simulator.script("responses", Stream([], headers={"x-codex-turn-state": "ts_one"}))
     assert ask("Go").text
     assert states_sent(simulator) == [None, "ts_one"]
 
@@ -160,7 +157,7 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
         await asyncio.gather(*(response.text() for response in responses))
 
     asyncio.run(ask_all())
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
     assert catalogue.stored_models(signed_in).etag == simulator.models_etag
 
@@ -171,7 +168,7 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
 @pytest.mark.parametrize("how", ["break", "cancel"])
 def test_an_abandoned_async_answer_is_silent(simulator, signed_in, how, capsys):
     text = sse({"type": "response.output_text.delta", "delta": "Hello "})
-    simulator.script("responses", StreamAnswer([text, 60.0], end="open"))
+    simulator.script("responses", Stream([text, 60.0], end="open"))
     problems = []
 
     async def read(response, seen):

@@ -84,8 +84,7 @@ def test_programs_that_store_new_tokens_for_ever(simulator, replaced, ask, signe
     assert len(sent_tokens(simulator)) == 3
 
 
-def test_a_fault_between_does_not_cost_a_refresh(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_a_fault_between_does_not_cost_a_refresh(simulator, signed_in, ask, short_pauses):
     simulator.expire_access_tokens()
     simulator.script("responses", None, Answer(500), Answer(drop=True))
     assert ask("hi").text
