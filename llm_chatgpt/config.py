@@ -1,7 +1,7 @@
-"""Addresses, names, times, limits and the settings of the environment.
+"""Addresses, names, times and limits, and the settings in environment variables.
 
 P and a number refer to a fact about the service in docs/protocol.md. Constants that end in _SECONDS
-are in seconds. A function named after a setting returns its value, or the default if it is unset.
+are in seconds. The functions for settings return the value, or the default if it is unset.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ MAX_IMAGE_REPLY_BYTES = 128 * 2**20
 # be reused.
 DRAIN_SECONDS = 0.1
 KEEPALIVE_SECONDS = 300.0
-# A new connection sends this much before it waits for the first acknowledgement (RFC 6928).
+# A new connection sends this much before it waits for the first acknowledgement (RFC 6928), so
+# compressing a smaller request would save no time.
 COMPRESS_ABOVE_BYTES = 14_000
 # Larger requests contain images, which gzip shrinks little and slowly.
 GZIP_UP_TO_BYTES = 1_000_000

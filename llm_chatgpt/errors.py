@@ -91,7 +91,7 @@ class ConnectionFailed(ChatGPTError):
 
 
 class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
-    """Nobody is signed in, or the chosen account is signed out."""
+    """There is no login to use, for example because the account is signed out."""
 
 
 class LoginFailed(ChatGPTError):
@@ -114,7 +114,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """That account name has a login of another user, workspace or route, which is unchanged."""
+    """The account name has a login of another user, workspace or route, which was kept."""
 
 
 class StoreError(ChatGPTError):

@@ -1,4 +1,4 @@
-"""Run functions in threads. Notices that they print reach the user as the caller's do."""
+"""Run functions in threads, in the caller's click context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 def start_in_thread(function: Callable[[], Result]) -> concurrent.futures.Future[Result]:
     """Run a function in a daemon thread: the program can end without waiting for it."""
     future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-    # Mark it as running, so that a cancelled task cannot cancel it for the others.
+    # Mark it as running, so that a cancelled task cannot cancel it for other tasks.
     future.set_running_or_notify_cancel()
 
     def run() -> None:

@@ -83,7 +83,7 @@ def as_moment(value: object) -> float | None:
     if not isinstance(value, str):
         return as_number(value)
     try:
-        # Python 3.10 reads neither a Z nor fractions of any other length than three or six.
+        # Python 3.10 cannot parse a Z, or a fraction unless it has three or six digits.
         text = re.sub(r"\.\d+", "", value.strip()).replace("Z", "+00:00")
         moment = datetime.datetime.fromisoformat(text)
         return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()

@@ -54,7 +54,7 @@ def width() -> int:
 
 
 class Waiting:
-    """Context manager that shows the line during a wait, and counts up or down from `seconds`.
+    """Context manager that shows the line during a wait, and counts up, or down from `seconds`.
 
     `activity` names the wait. `hint` follows the time in brackets.
     """

@@ -122,6 +122,15 @@ def test_a_refresh_does_not_change_the_account():
     assert new.account_id == "mine"
 
 
+def test_without_an_account_id_the_email_identifies_a_login():
+    first, other = make_jwt({"email": "ada@example.com"}), make_jwt({"email": "bob@example.com"})
+    old = tokens_from_reply({"access_token": first}, now=0.0)
+    new = tokens_from_reply({"access_token": make_jwt({"iat": 1})}, old=old, now=1.0)
+    assert new.account_key == old.account_key
+    assert tokens_from_reply({"access_token": other}, now=0.0).account_key != old.account_key
+    assert plugin.Tokens("a").account_key != plugin.Tokens("b").account_key
+
+
 def test_a_reply_without_an_access_token_is_no_login():
     assert tokens_from_reply({"refresh_token": "rt"}, now=0.0) is None
     assert tokens_from_reply({"access_token": ""}, now=0.0) is None

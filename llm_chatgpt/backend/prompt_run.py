@@ -68,7 +68,7 @@ class PromptRun:
         self.attempt = retry.Attempt(without=self._turn.without)
         self.complete = False
         self.translator = EventTranslator()
-        # The content of the complete rounds.
+        # The answer so far: all rounds before the current one.
         self._answer = Answer()
         # How many further requests the model has asked for.
         self._further_rounds = 0
@@ -214,9 +214,9 @@ class PromptRun:
             notice(f"{error.reason}. Waiting, because LLM_CHATGPT_WAIT is set...")
         if error.tokens_refused:
             # A web page comes from a proxy, which cannot judge the login (P57).
-            is_final = error.code != refusals.WEB_PAGE
+            ends_login = error.code != refusals.WEB_PAGE
             self._unauthorized = error
-            self.rejected = Rejection(self._tokens.access_token, error.date, is_final)
+            self.rejected = Rejection(self._tokens.access_token, error.date, ends_login)
         if next_attempt.resends > last.resends:
             wait = f" in {in_words(error.retry_after)}" if error.retry_after else ""
             allowed = retry.resends_allowed(error, self._tokens)

@@ -19,6 +19,7 @@ _STRICT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "i
 _STRICT_KEYWORDS |= {"enum", "const", "$ref", "$defs", "title", "description"}
 # Allowed levels of dicts and lists: more than real schemas have, and few enough for recursion.
 _MAX_LEVELS = 200
+# Keywords whose value is a dict of schemas, a list of schemas, or one schema.
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _SCHEMA_LISTS = ("anyOf", "oneOf", "allOf")
 _ONE_SCHEMA = ("items", "additionalProperties", "contains", "not", "if", "then", "else")

@@ -304,8 +304,9 @@ class EventTranslator:
         result = "no image received"
         if image and self.save_image:
             item.has_content = True
-            kind = fields.get("output_format")
-            result = self.save_image(image, kind if kind in ("png", "jpeg", "webp") else "png")
+            named = fields.get("output_format")
+            image_format = named if named in ("png", "jpeg", "webp") else "png"
+            result = self.save_image(image, image_format)
         prompt = as_text(fields.get("revised_prompt"))
         arguments = {"prompt": prompt} if prompt else {}
         self._server_call(item, fields, arguments, result)

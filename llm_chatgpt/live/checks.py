@@ -296,7 +296,7 @@ def _picture(live: Live) -> str:
 def _refresh(live: Live) -> str:
     credential = choose_credential(live.key, read_store())
     old = get_tokens(credential)
-    new = get_tokens(credential, rejected=Rejection(old.access_token, final=False))
+    new = get_tokens(credential, rejected=Rejection(old.access_token, ends_login=False))
     if new.access_token == old.access_token:
         raise ChatGPTError("The login was not renewed.")
     which = "a new" if new.refresh_token != old.refresh_token else "the same"

@@ -53,16 +53,16 @@ class Rejection(NamedTuple):
     """A 401 from the backend; no 401 has come if `access_token` is None.
 
     `access_token` is the rejected token, `date` the answer's Date in Unix seconds (None: this
-    machine's clock counts). If `final`, and OpenAI refuses the renewal for good, the tokens are
-    dropped. `final` is False for requests other than prompts, and for a proxy's answer.
+    machine's clock counts). `ends_login` says that the tokens are dropped if OpenAI refuses the
+    renewal for good; it is False for requests other than prompts, and for a proxy's answer.
     """
 
     access_token: str | None = None
     date: float | None = None
-    final: bool = True
+    ends_login: bool = True
 
     def __repr__(self) -> str:
-        return without_secrets(self, "date", "final")
+        return without_secrets(self, "date", "ends_login")
 
     def concerns(self, tokens: Tokens) -> bool:
         """Check whether the backend rejected these tokens."""
@@ -219,7 +219,7 @@ def _refresh(credential: Credential, old: Tokens, rejection: Rejection) -> Token
                 store = read_store()
                 # A program that ignores the lock may have replaced the login meanwhile.
                 if store.accounts.get(name) == tokens:
-                    ended = rejection.final and rejection.concerns(tokens)
+                    ended = rejection.ends_login and rejection.concerns(tokens)
                     writer.save(store.put_refusal(name, error, ended=ended))
             raise
         writer.save_renewed(store, name, new)
@@ -342,5 +342,5 @@ def with_login(key: str | None, action: Callable[[Tokens, str], Result]) -> Resu
     except RequestRefused as error:
         if not error.tokens_refused:
             raise
-        rejection = Rejection(tokens.access_token, error.date, final=False)
+        rejection = Rejection(tokens.access_token, error.date, ends_login=False)
         return action(get_tokens(credential, rejected=rejection), login_command)

@@ -83,7 +83,7 @@ def poll_device_code(code: DeviceCode) -> oauth.AuthorizationCode | None:
 
     Raises LoginDenied, LoginExpired, LoginFailed. Raises SlowDown if the caller should wait longer:
     with the code "slow_down" if the server asks for it, without a code if the server fails or
-    cannot be reached. Unless the status is 200, the error code in the reply takes precedence.
+    cannot be reached. An error code in the reply takes precedence over a status other than 200.
     """
     path = "/api/accounts/deviceauth/token"
     body = {"device_auth_id": code.device_auth_id, "user_code": code.user_code}

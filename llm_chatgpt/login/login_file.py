@@ -135,7 +135,7 @@ class StoreWriter(NamedTuple):
         """Replace the login file, or another file in its folder, atomically. Raises StoreError."""
         if self.path.is_symlink():
             raise StoreError(
-                f"{short_path(self.path)} is a symbolic link, which is never written through.",
+                f"{short_path(self.path)} is a symbolic link, which the plugin does not overwrite.",
                 "Put the file itself there, or point LLM_USER_PATH to its folder.",
                 code="unwritable",
             )
@@ -243,7 +243,7 @@ def delete_tokens(
     Returns the deleted logins by account name; None stands for an entry that this version does not
     understand. `everything` deletes all accounts, the stored owners of access tokens, and the
     copies of damaged files. A file that is damaged as a whole counts as a damaged entry of the
-    account `default`, and is emptied with it. Raises StoreError.
+    account `default`: deleting that empties the file. Raises StoreError.
     """
     with locked_store() as writer:
         store = read_store(if_damaged=_DAMAGED)

@@ -42,6 +42,7 @@ class Tokens(NamedTuple):
     id_token: str | None = None
     # When the access token expires; None if it has no expiry date.
     expires_at: float | None = None
+    # When the tokens were received: by a sign-in, an import or a refresh.
     refreshed_at: float = 0.0
     # The id of the account, which is a workspace.
     account_id: str | None = None
@@ -70,12 +71,12 @@ class Tokens(NamedTuple):
 
     @property
     def account_key(self) -> str:
-        """Hash that identifies the account without revealing its id."""
+        """Hash that identifies the account without showing its id or email."""
         if self.route is OFFICIAL:
             identity = f"{self.issuer} {self.client_id} {self.subject}"
         else:
-            # Without an id, no other login may have the same hash.
-            identity = self.account_id or self.access_token
+            # The last resort is the token, which changes with every refresh.
+            identity = self.account_id or self.email or self.access_token
         return token_hash(identity)[:12]
 
     @property
@@ -198,9 +199,10 @@ def needs_refresh(tokens: Tokens, now: float) -> bool:
 
 
 def seconds_until_refresh(tokens: Tokens, now: float) -> float:
-    """Return the seconds until OpenAI first renews an official login. `now` is by OpenAI's clock.
+    """Return the seconds until OpenAI allows an official login to be renewed.
 
-    Ignores an `earliest_refresh_at` after the access token's expiry (P239).
+    `now` is by OpenAI's clock. An `earliest_refresh_at` after the access token's expiry is ignored
+    (P239).
     """
     claims = parse_jwt_claims(tokens.access_token) or {}
     earliest = tokens.earliest_refresh_at or 0.0
@@ -240,7 +242,7 @@ def sent_account_id(tokens: Tokens) -> str | None:
 def residencies(tokens: Tokens) -> list[str]:
     """Return the regions to name for a workspace with data residency, the likeliest first (P78).
 
-    Empty for other workspaces.
+    Empty for other workspaces, unless LLM_CHATGPT_RESIDENCY names a region.
     """
     setting = config.setting("RESIDENCY")
     if not tokens.route.names_account or setting == "off":
