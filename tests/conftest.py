@@ -461,7 +461,7 @@ class Browser:
 @pytest.fixture
 def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
     browser = Browser()
-    monkeypatch.setattr(users_terminal, "open_in_browser", browser.open)
+    monkeypatch.setattr(users_terminal, "open_address", browser.open)
     # A test whose browser does not come back fails soon.
     monkeypatch.setattr(config, "BROWSER_LOGIN_SECONDS", 20)
     yield browser

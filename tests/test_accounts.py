@@ -64,11 +64,12 @@ def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
     assert set(read_store().accounts) == {"default", "work"}
 
 
-@pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", "x" * 49, "a\nb", "../x"])
+@pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", ".work", "x" * 49, "a\nb", "../x"])
 def test_names_that_are_none(simulator, run_llm, name):
     result = run_llm("chatgpt", "login", f"--account={name}")
     assert result.exit_code == 2
     assert "up to 48 letters" in result.stderr
+    assert "starts with a letter or digit" in result.stderr
     assert not simulator.requests
 
 

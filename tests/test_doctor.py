@@ -85,7 +85,7 @@ def test_a_line_each_with_what_to_do(simulator, run_llm):
     result = run_llm("chatgpt", "doctor")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    wanted = "broken   login: not signed in"
+    wanted = "broken   login: no login to use"
     place = next(i for i, line in enumerate(lines) if line.startswith(wanted))
     assert lines[place + 1].strip() == (
         "-> Not signed in to ChatGPT. Run 'llm chatgpt login' first."

@@ -271,10 +271,10 @@ def test_a_picture_whose_reader_has_gone_is_saved(simulator, signed_in):
 
 def test_open_opens_the_picture(simulator, signed_in, image, monkeypatch):
     opened = []
-    monkeypatch.setattr(terminal_module, "open_in_browser", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(terminal_module, "open_address", lambda url: opened.append(url) or True)
     path = image("A pelican", "--open").stdout.strip()
     assert opened == [pathlib.Path(path).as_uri()]
-    monkeypatch.setattr(terminal_module, "open_in_browser", lambda url: False)
+    monkeypatch.setattr(terminal_module, "open_address", lambda url: False)
     assert "Could not open the image." in image("A pelican", "--open").stderr
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cassettes import opened_cassette
 from conftest import assert_no_secrets, sign_in, sign_in_officially
-from llm_chatgpt.live import checks, facts
+from llm_chatgpt.live import checks, known_names
 from llm_chatgpt.live.checks import CHECKS
 from llm_chatgpt.live.scrub import secrets_in
 from simulator import Answer, Stream, error_answer, sse
@@ -128,7 +128,7 @@ def test_the_report_contains_no_personal_data(simulator, route, run_llm, tmp_pat
         assert not secret or secret not in result.output
     assert not secrets_in(result.stdout)
     begin, lines, end = result.stdout.split("\n\n")
-    assert f"plan: {plan if route == 'codex' else 'not told'}" in begin
+    assert f"plan: {plan if route == 'codex' else 'unknown'}" in begin
     assert "llm-chatgpt-oauth/" in begin
     assert "httpx" in begin
     assert lines.splitlines()[0].startswith("ok       model list: 10 listed")
@@ -157,8 +157,8 @@ def unknown_event(simulator):
 
 BOTH_ROUTES = {
     "no cached tokens": (no_cache, {"second turn": "differs"}),
-    "unknown event": (unknown_event, {"one-word prompt": "differs"}),
-    "unknown field": (lambda s: changed_end(s, mood="good"), {"one-word prompt": "differs"}),
+    "unknown event": (unknown_event, {"one-word answer": "differs"}),
+    "unknown field": (lambda s: changed_end(s, mood="good"), {"one-word answer": "differs"}),
     "one call at a time": (
         lambda s: setattr(s, "uses_tools", False),
         {"tool turn": "differs"},
@@ -274,7 +274,7 @@ CODEX_ONLY = {
     ),
     "unknown header": (
         lambda s: s.response_headers.update({"x-mood": "good"}),
-        {"one-word prompt": "differs"},
+        {"one-word answer": "differs"},
         "P274",
     ),
     "a stream with a type": (
@@ -400,7 +400,7 @@ def test_ctrl_c_shows_what_is_known(simulator, codex, run_llm, monkeypatch):
     monkeypatch.setattr(checks, "CHECKS", (*checks.CHECKS[:2], third, *checks.CHECKS[3:]))
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
-    assert "ok       one-word prompt" in result.stdout
+    assert "ok       one-word answer" in result.stdout
     assert "system prompt" not in result.stdout
     assert "2 ok, 0 differs, 0 failed, 14 not run" in result.stdout
     assert "Stopped after 2 of 16 checks." in result.stderr
@@ -469,7 +469,7 @@ def test_a_recording_of_a_refresh_has_no_secret(simulator, route, run_llm, tmp_p
 
 def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, tmp_path):
     changed_end(simulator, mood="at-1234567890abcdef")
-    assert wrong(check("--record", str(tmp_path))) == {"one-word prompt": "differs"}
+    assert wrong(check("--record", str(tmp_path))) == {"one-word answer": "differs"}
     text = (tmp_path / "live_codex.yaml").read_text()
     assert "mood" in text
     assert "at-1234567890abcdef" not in text
@@ -525,7 +525,7 @@ def test_the_table_of_lines_is_that_of_the_live_check():
     unsettled = numbers(rows.pop("not settled by the live check"))
     always = numbers(rows.pop("any line that says `differs` or `failed`"))
     assert {name: set(numbers(ids)) for name, ids in rows.items()} == {
-        check.name: set(numbers(f"{check.codex} {check.official}")) for check in CHECKS
+        check.name: set(numbers(" ".join(check.facts))) for check in CHECKS
     }
     settled = {n for ids in rows.values() for n in numbers(ids)} | set(always)
     assert not settled & set(unsettled)
@@ -543,11 +543,10 @@ def test_the_known_names_are_those_of_the_protocol():
     section = NUMBERED.split("### Known names\n")[1].split("\n## ")[0]
     events, headers, fields = (re.findall(r"`([^`]+)`", item) for item in section.split("\n- ")[1:])
     events = {n if n in ("error", "keepalive") or "codex" in n else f"response.{n}" for n in events}
-    headers_known = facts.SERVICE_HEADERS + facts.TRANSPORT_HEADERS
-    fields_known = " ".join((facts.EVENT_FIELDS, facts.RESPONSE_FIELDS, facts.USAGE_FIELDS))
-    assert events - {"response.response."} == set(facts.EVENTS.split())
-    assert set(headers) - {"*"} == set(headers_known.split())
-    assert set(fields) == set(fields_known.split())
+    names = (known_names.EVENT_FIELDS, known_names.RESPONSE_FIELDS, known_names.USAGE_FIELDS)
+    assert events - {"response.response."} == set(known_names.EVENTS.split())
+    assert set(headers) - {"*"} == set(known_names.HEADERS.split())
+    assert set(fields) == set(" ".join(names).split())
 
 
 def test_the_documented_lines_are_those_of_the_live_check():

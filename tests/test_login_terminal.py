@@ -63,7 +63,7 @@ def test_enter_opens_the_page(simulator, begin, browser):
     terminal.wait_for("Press Enter to open the page")
     assert browser() == []
     terminal.type("")
-    terminal.wait_for("Opened the page in your browser")
+    terminal.wait_for("Opened the page in a browser")
     wait_until(browser)
     assert browser() == [f"{simulator.issuer}/codex/device"]
     approve(simulator)
@@ -177,7 +177,7 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start_in_terminal, br
 def test_a_terminal_without_stderr(simulator, start_in_terminal):
     terminal = start_in_terminal("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
     assert terminal.end() == 1
-    assert "login: not signed in" in terminal.screen
+    assert "login: no login to use" in terminal.screen
     assert "-> Not signed in to ChatGPT.\r\n" in terminal.screen
 
 

@@ -130,7 +130,7 @@ def test_a_terminal_is_asked(banked, run_llm, monkeypatch, typed, spent):
     monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
     result = run_llm("chatgpt", "reset", input=typed)
     assert result.exit_code == (0 if spent else 1)
-    assert "A reset clears these limits of ada@example.com (Plus plan) now." in result.stderr
+    assert "A reset clears these limits for ada@example.com (Plus plan)." in result.stderr
     assert "Use one banked reset? [y/N]" in result.stderr
     assert ("The limits were reset." in result.stdout) == bool(spent)
     assert len(request_ids(banked)) == spent

@@ -356,7 +356,7 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     listed = run_llm("chatgpt", "accounts")
     assert listed.exit_code == 1
     assert listed.stdout.splitlines()[-1].split()[:2] == ["later", "?"]
-    assert "damaged or newer" in listed.stdout
+    assert "damaged or too new" in listed.stdout
     assert "written by a newer llm-chatgpt-oauth" in run_llm("chatgpt", "use", "later").stderr
     assert ask("hi").text
     # A new login replaces it.

@@ -12,7 +12,7 @@ from junk import json_values
 from llm_chatgpt.backend.answer import Answer
 from llm_chatgpt.backend.record import pages
 from llm_chatgpt.backend.translate import EventTranslator
-from llm_chatgpt.live.facts import EVENTS
+from llm_chatgpt.live.known_names import EVENTS
 from simulator import Call, Draw, Refuse, Say, Search, Simulator, Think, sse
 
 

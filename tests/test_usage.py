@@ -116,7 +116,7 @@ def test_one_account_that_fails_does_not_hide_the_others(simulator, signed_in, r
     assert result.exit_code == 1
     assert "Account: default\nOpenAI server error (500)" in result.stdout
     assert "Account: work\nPlan: Plus\n" in result.stdout
-    assert result.stderr == "Less than 99% is left of account work: 5-hour limit (70%).\n"
+    assert result.stderr == "Less than 99% is left for account work: 5-hour limit (70%).\n"
     reports = json.loads(run_llm("chatgpt", "usage", "--all", "--json").stdout)
     assert reports[0] == {"account": "default", "error": reports[0]["error"]}
 

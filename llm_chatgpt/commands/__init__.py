@@ -13,7 +13,7 @@ import click
 from llm_chatgpt.errors import ChatGPTError
 from llm_chatgpt.text import notice
 
-MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
+COMMAND_MODULES = ("accounts", "doctor", "image", "login", "models", "usage")
 
 
 class _Group(click.Group):
@@ -38,7 +38,7 @@ class _Group(click.Group):
 
 
 def _import_commands() -> None:
-    for module in MODULES:
+    for module in COMMAND_MODULES:
         importlib.import_module(f"{__name__}.{module}")
 
 

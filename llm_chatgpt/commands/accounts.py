@@ -13,7 +13,6 @@ import click
 from llm_chatgpt import config
 from llm_chatgpt.backend.reached_limit import plan_name
 from llm_chatgpt.commands import chatgpt, common
-from llm_chatgpt.commands.common import user_words
 from llm_chatgpt.errors import AccountTaken, ChatGPTError, NotSignedIn
 from llm_chatgpt.login.credentials import choose_credential, no_such_account
 from llm_chatgpt.login.imported import read_codex_login
@@ -31,7 +30,7 @@ from llm_chatgpt.text import notice, printable, short_path
 def status(account: str | None, json_: bool) -> None:
     """Show who is signed in (offline)
 
-    Sends nothing. Exits with 1 if nobody is signed in or the login has expired.
+    Sends nothing. Exits with 1 if nobody is signed in or the login has ended.
 
     \b
         llm chatgpt status
@@ -41,6 +40,7 @@ def status(account: str | None, json_: bool) -> None:
     try:
         credential, tokens = common.stored_login(account)
     except NotSignedIn as error:
+        # For a named account this is an error, otherwise a result.
         if account is not None or config.setting("ACCOUNT"):
             raise
         if json_:
@@ -54,12 +54,12 @@ def status(account: str | None, json_: bool) -> None:
         details = _account_json(tokens, problem)
         common.echo_json({"signed_in": not ended, "path": str(path), **selection, **details})
     else:
-        first_line = f"Signed in as {user_words(tokens)}"
+        first_line = f"Signed in as {common.user_words(tokens)}"
         if ended:
             command = "llm chatgpt import"
             if tokens.renewable:
                 command = tokens.route.login_command(credential.account)
-            first_line = f"Your login as {user_words(tokens)} has ended. Run '{command}'."
+            first_line = f"Your login as {common.user_words(tokens)} has ended. Run '{command}'."
         common.echo(first_line)
         common.echo(f"Account: {common.credential_words(credential)}")
         if tokens.account_id:
@@ -89,7 +89,7 @@ def _account_json(tokens: Tokens, problem: str) -> dict[str, Any]:
 def accounts(json_: bool) -> None:
     """List the accounts that are signed in
 
-    The default account is marked with *. Exits with 1 if a login has expired
+    The default account is marked with *. Exits with 1 if a login has ended
     or cannot be read.
 
     \b
@@ -98,13 +98,13 @@ def accounts(json_: bool) -> None:
     """
     store = read_store()
     rows: list[tuple[str, ...]] = [("", "NAME", "EMAIL", "PLAN", "WORKSPACE", "ACCESS TOKEN")]
-    entries, any_ended = [], False
+    output, any_ended = [], False
     workspaces = [tokens.workspace for tokens in store.accounts.values()]
     for name, tokens in store.accounts.items():
         ended, problem = common.problem_of(name, tokens)
         any_ended = any_ended or ended
         default = name == store.default
-        entries.append({"name": name, "default": default, **_account_json(tokens, problem)})
+        output.append({"name": name, "default": default, **_account_json(tokens, problem)})
         lifetime = "renews automatically"
         if problem or not tokens.renewable:
             lifetime = common.lifetime_words(tokens)
@@ -117,9 +117,9 @@ def accounts(json_: bool) -> None:
         rows.append(("*" if default else "", name, tokens.email or "?", plan, workspace, lifetime))
     unreadable = [name for name in store.entries if name not in store.accounts]
     for name in unreadable:
-        rows.append(("*" * (name == store.default), name, "?", "?", "?", "damaged or newer"))
+        rows.append(("*" * (name == store.default), name, "?", "?", "?", "damaged or too new"))
     if json_:
-        common.echo_json(entries)
+        common.echo_json(output)
     elif len(rows) == 1:
         notice("No accounts. Run 'llm chatgpt login' to sign in.")
     else:
@@ -143,11 +143,11 @@ def use(name: str) -> None:
     with locked_store() as writer:
         store = read_store()
         if name not in store.accounts:
-            # Raises if the account is signed out, or cannot be read.
+            # Raises, unless the name is a key of llm or an access token, which cannot be default.
             choose_credential(name, store)
             raise no_such_account(name, store.accounts)
         writer.save(store.with_default(name))
-    common.echo(f"Default account: {printable(name)}, {user_words(store.accounts[name])}")
+    common.echo(f"Default account: {printable(name)}, {common.user_words(store.accounts[name])}")
     if config.setting("ACCOUNT") not in (None, name):
         notice("Warning: LLM_CHATGPT_ACCOUNT is set and takes precedence.")
 
@@ -175,7 +175,7 @@ def import_command(path: str | None, yes: bool) -> None:
             )
         yes = True
     tokens = store_new_login(tokens, name, functools.partial(common.may_replace, yes))
-    common.echo(f"Imported as account {name}: {user_words(tokens)}")
+    common.echo(f"Imported as account {name}: {common.user_words(tokens)}")
     common.echo(f"Access token: {common.lifetime_words(tokens)}")
     if read_store().default != name:
         common.echo(f"Use it with --key {name}, or run 'llm chatgpt use {name}'.")
@@ -209,6 +209,7 @@ def logout(account: str | None, all_: bool, revoke_: bool) -> None:
     elif name is None or all_:
         common.echo("Not signed in.")
     else:
+        # Raises, unless the name is a key of llm or an access token.
         choose_credential(name, read_store())
         raise ChatGPTError(
             "An access token cannot be signed out.",
@@ -231,7 +232,7 @@ def _show_account_in_use() -> None:
     store = read_store()
     try:
         credential = choose_credential(None, store)
-    except NotSignedIn as error:
+    except ChatGPTError as error:
         if store.accounts:
             common.echo(error.message)
         return

@@ -42,10 +42,10 @@ account_option = functools.partial(
     "--account",
     metavar="NAME",
     shell_complete=complete_account,
-    help="Account name (default: the current one)",
+    help="Account name (default: the account that prompts use)",
 )
 json_option = click.option("json_", "--json", is_flag=True, help="Output as JSON")
-yes_option = click.option("--yes", is_flag=True, help="Replace another user's login without asking")
+yes_option = click.option("--yes", is_flag=True, help="Replace the old login without asking")
 
 
 def echo_json(value: object) -> None:
@@ -108,8 +108,11 @@ def user_words(tokens: Tokens) -> str:
 
 
 def stored_login(key: str | None) -> tuple[Credential, Tokens]:
-    """Choose a login, and read its tokens without a request. The owner of a new access token is
-    still unknown. Raises NotSignedIn, StoreError."""
+    """Choose a login, and read its tokens without a request.
+
+    For an access token whose owner is not stored, the tokens name no owner. Raises NotSignedIn,
+    StoreError.
+    """
     store = read_store()
     credential = choose_credential(key, store)
     ownerless = Tokens(credential.access_token or "", kind="access_token")
@@ -170,7 +173,10 @@ def lifetime_words(tokens: Tokens) -> str:
 
 
 def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
-    """Ask whether a new login may replace another user's. If `yes`, return True without asking."""
+    """Ask whether a new login may replace another user's.
+
+    Returns True without asking if `yes`, and False if stdin is not a terminal.
+    """
     if yes:
         return True
     notice(f"You are already signed in as {user_words(old)};\nthis login is {user_words(new)}.")

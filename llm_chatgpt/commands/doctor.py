@@ -43,13 +43,17 @@ class Finding(NamedTuple):
 @common.account_option()
 @click.option("--live", is_flag=True, help="Check with small prompts that the plugin works")
 @click.option(
-    "all_", "--all", is_flag=True, help="With --live: also create an image and renew the login"
+    "all_",
+    "--all",
+    is_flag=True,
+    help="With --live: create an image, renew the login, switch models",
 )
 @click.option("--yes", is_flag=True, help="With --live: do not ask first")
 @click.option(
     "folder",
     "--record",
     type=click.Path(file_okay=False),
+    metavar="FOLDER",
     help="With --live: write recordings without secrets",
 )
 @common.json_option
@@ -61,8 +65,8 @@ def doctor(
     Sends one request to each of OpenAI's hosts and changes nothing. The output contains no
     secrets. Exits with 1 if something is broken.
 
-    With --live, sends small prompts to the cheapest model instead, which count against your
-    plan's limits, and reports how the service differs from what the plugin expects. You can
+    With --live, sends small prompts to a small model instead, and reports how the service
+    differs from what the plugin expects. The prompts count against your plan's limits. You can
     paste the report into a public issue.
 
     \b
@@ -104,7 +108,7 @@ def _examine(account: str | None) -> Iterator[Finding]:
     try:
         credential, tokens = common.stored_login(account)
     except ChatGPTError as error:
-        yield Finding("login", "broken", "not signed in", error.message)
+        yield Finding("login", "broken", "no login to use", error.message)
         yield from _hosts(None, None)
         return
     yield _login(credential, tokens)
@@ -138,8 +142,8 @@ def _proxies() -> Finding:
     for scheme, address in http.proxy_settings().items():
         with contextlib.suppress(ValueError):
             # The whole address may contain a password.
-            parts = urlsplit(address if "//" in address else f"//{address}")
-            proxies.append(f"{scheme} through {parts.hostname}:{parts.port}")
+            url = urlsplit(address if "//" in address else f"//{address}")
+            proxies.append(f"{scheme} through {url.hostname}:{url.port}")
     return Finding("proxies", "ok", ", ".join(proxies) or "none")
 
 
@@ -218,7 +222,7 @@ def _certificate_words(certificate: Mapping[str, Any] | None) -> str:
     """Name a certificate's issuer and expiry; empty where the operating system does not show it."""
     if not certificate:
         return ""
-    issuer = {key: value for part in certificate["issuer"] for key, value in part}
+    issuer = {key: value for pairs in certificate["issuer"] for key, value in pairs}
     name = issuer.get("organizationName") or issuer.get("commonName")
     return f", certificate from {name} until {certificate['notAfter']}"
 

@@ -91,7 +91,7 @@ def image(
     if to_stdout and _write_to_stdout(answer.image):
         return
     saved = images.save_answer(answer, body, None if to_stdout else output, replace=force)
-    if open_ and not terminal.open_in_browser(pathlib.Path(saved.path).as_uri()):
+    if open_ and not terminal.open_address(pathlib.Path(saved.path).as_uri()):
         notice("Could not open the image.")
     if to_stdout:
         notice(f"Picture: {saved.path}")

@@ -14,7 +14,7 @@ from llm_chatgpt.files import os_reason, write_whole
 from llm_chatgpt.live.checks import chosen_checks
 from llm_chatgpt.live.recording import Exchange, recording
 from llm_chatgpt.live.scrub import cassette
-from llm_chatgpt.live.session import Line, Live, run_check
+from llm_chatgpt.live.session import Line, LiveRun, run_check
 from llm_chatgpt.login.credentials import get_tokens
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.text import notice, printable
@@ -30,17 +30,17 @@ def check_live(
     tokens = get_tokens(account)
     checks = chosen_checks(tokens, all_)
     if not yes:
-        _ask(sum(check.requests for check in checks))
+        _confirm(sum(check.requests for check in checks))
     report = {
         "versions": common.versions(),
         "route": "Codex" if tokens.route is CODEX else "official",
-        "plan": printable(tokens.plan or "not told", 40),
+        "plan": printable(tokens.plan or "unknown", 40),
     }
     if not json_:
         click.echo("\n".join(f"{name}: {value}" for name, value in report.items()))
         click.echo(f"checks: {len(checks)}\n")
     with recording() as exchanges:
-        live = Live(account, tokens, exchanges)
+        live = LiveRun(account, tokens, exchanges)
         try:
             for number, check in enumerate(checks, 1):
                 with Waiting(f"Check {number} of {len(checks)}: {check.name}"):
@@ -58,12 +58,12 @@ def check_live(
     else:
         click.echo(f"\n{_summary(live.lines, len(checks))}")
     if folder is not None:
-        _record(exchanges, pathlib.Path(folder) / f"live_{report['route'].lower()}.yaml")
+        _write_cassette(exchanges, pathlib.Path(folder) / f"live_{report['route'].lower()}.yaml")
     if not ok:
         sys.exit(1)
 
 
-def _ask(requests: int) -> None:
+def _confirm(requests: int) -> None:
     """Ask whether to go on. Raises ChatGPTError without a terminal, Abort if the user declines."""
     cost = f"sends up to {requests} small requests, which count against your plan's limits"
     if not terminal.is_terminal(sys.stdin):
@@ -82,16 +82,16 @@ def _summary(lines: list[Line], planned: int) -> str:
     counts = [f"{sum(line.state == state for line in lines)} {state}" for state in STATES]
     if len(lines) < planned:
         counts.append(f"{planned - len(lines)} not run")
-    parts = [", ".join(counts)]
+    summary = [", ".join(counts)]
     contradicted = {difference.fact for line in lines for difference in line.differences}
     confirmed = {fact for line in lines if line.state == "ok" for fact in line.facts}
     for title, ids in (("confirmed", confirmed - contradicted), ("contradicted", contradicted)):
         if ids:
-            parts.append(f"{title}: {' '.join(sorted(ids, key=lambda fact: int(fact[1:])))}")
-    return "\n".join([*parts, "The facts are numbered in docs/protocol.md."])
+            summary.append(f"{title}: {' '.join(sorted(ids, key=lambda fact: int(fact[1:])))}")
+    return "\n".join([*summary, "The facts are numbered in docs/protocol.md."])
 
 
-def _record(exchanges: list[Exchange], path: pathlib.Path) -> None:
+def _write_cassette(exchanges: list[Exchange], path: pathlib.Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, f"{cassette(exchanges)}\n".encode())

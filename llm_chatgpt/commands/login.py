@@ -61,7 +61,7 @@ def login_command(
 
     Shows an address and a one-time code. Open the address in any browser and enter the code.
     With --browser you sign in without a code. With --official you use OpenAI's documented
-    sign-in for apps instead of Codex CLI's.
+    sign-in for apps instead of the one that Codex CLI uses.
 
     \b
         llm chatgpt login
@@ -93,12 +93,16 @@ def login_command(
         tokens = _login_with_code(options, device)
     common.echo(f"Signed in as {common.user_words(tokens)}")
     if first_time:
+        # OpenAI's wording (P272).
         click.echo("You're using your ChatGPT plan.")
     _suggest_next_steps(name, tokens)
 
 
 def _new_account_name(name: str | None) -> str | None:
-    """Return the given name, or LLM_CHATGPT_ACCOUNT unless that is a token. Raises UsageError."""
+    """Return the given name, or LLM_CHATGPT_ACCOUNT if that can be an account's name.
+
+    Raises UsageError if the given name cannot.
+    """
     chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
         return chosen
@@ -106,7 +110,7 @@ def _new_account_name(name: str | None) -> str | None:
         return None
     raise click.UsageError(
         "An account's name has up to 48 letters, digits and . _ @ + -,\n"
-        "and does not start with at-."
+        "starts with a letter or digit, and does not start with at-."
     )
 
 
@@ -176,7 +180,7 @@ class _CodeScreen:
     """Screen that shows a one-time code, and reads the keyboard until the code has been entered.
 
     Enter opens the page where the user enters the code, c copies the code, b switches to the
-    browser login. The screen offers only the keys that can work on this terminal.
+    browser sign-in. The screen offers only the keys that can work on this terminal.
     """
 
     def __init__(self, *, no_open: bool, device: bool):
@@ -216,7 +220,7 @@ class _CodeScreen:
             lines.append("Waiting for you to enter the code...")
         notice("\n".join(lines))
 
-    def wait(self, seconds: float, left: float) -> None:
+    def wait(self, seconds: float, _: float) -> None:
         """Read keys for `seconds`, and act on them. Raises _WithoutCode after b."""
         end = time.monotonic() + seconds
         while (remaining := end - time.monotonic()) > 0:
@@ -229,12 +233,10 @@ class _CodeScreen:
             if key == "b" and self._may_switch:
                 raise _WithoutCode
             if key == "c" and self._may_copy:
-                notice(self._clipboard.copy(self._user_code))
+                notice(self._clipboard.copy_code(self._user_code))
             if key == "" and self._may_open:
-                opened = terminal.open_in_browser(self._url)
-                notice(
-                    "Opened the page in your browser." if opened else "Could not open a browser."
-                )
+                opened = terminal.open_address(self._url)
+                notice("Opened the page in a browser." if opened else "Could not open a browser.")
 
 
 # With a browser ------------------------------------------------------------------------
@@ -254,8 +256,9 @@ def _login_in_browser(options: _Options) -> Tokens:
 
 
 def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
+    # The first line is OpenAI's wording (P272).
     notice(
-        "Continue with ChatGPT. This uses your plan through OpenAI's official sign-in for apps, "
+        "Continue with ChatGPT\nThis uses your plan through OpenAI's official sign-in for apps, "
         f"a preview with terms of its own: {config.OFFICIAL_PAGE}\n"
     )
     hint = ""
@@ -274,9 +277,12 @@ def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
 
 
 def _show_address(no_open: bool, hint: str, request: BrowserLogin | OfficialLogin) -> None:
-    """Open the address of a sign-in, unless `no_open`, and show it. `hint` helps if it fails."""
+    """Open the address of a sign-in, unless `no_open`, and show it.
+
+    `hint` says what to do if the page shows an error.
+    """
     title = "Open this page in a browser:"
-    if not no_open and terminal.open_in_browser(request.url):
+    if not no_open and terminal.open_address(request.url):
         title = "Opening your browser. If nothing happens, visit:"
     lines = [title, f"\n  {terminal.styled(request.url, bold=True)}\n"]
     if hint:

@@ -42,6 +42,7 @@ def models_command(account: str | None, all_: bool, json_: bool) -> None:
         common.echo_table(rows, ["", *notes])
         notice("Unless you set -o reasoning_effort, the service chooses the effort.")
         if not tokens.route.reports_usage:
+            # OpenAI's wording (P272).
             notice(f"Using ChatGPT plan. Manage usage: {config.USAGE_PAGE}")
 
 

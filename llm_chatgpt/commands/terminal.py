@@ -65,7 +65,7 @@ class Keyboard:
 
 
 def has_browser() -> bool:
-    """Check whether there is a browser that `open_in_browser` can start."""
+    """Check whether there is a browser that `open_address` can start."""
     return config.WINDOWS or bool(_browser_command())
 
 
@@ -81,15 +81,15 @@ def _browser_command() -> str:
     return "xdg-open %s" if display and shutil.which("xdg-open") else ""
 
 
-def open_in_browser(url: str) -> bool:
-    """Open a page in the user's browser. Returns False if that is not possible.
+def open_address(url: str) -> bool:
+    """Open an address in the user's browser, or a file in its program. Returns False if it fails.
 
     Unlike `webbrowser` and `click.launch`, this does not wait for the browser, and the browser can
     neither write to our stdout nor end with our Ctrl-C.
     """
     try:
         if config.WINDOWS:
-            # Not a command: Windows could run a program of its name in the current folder.
+            # Not a command: Windows could run a program with that name in the current folder.
             start: Callable[[str], None] = getattr(os, "startfile")  # noqa: B009 - Windows only
             start(url)
             return True
@@ -117,13 +117,13 @@ class Clipboard:
         self._through_terminal = os.environ.get("TERM", "dumb") not in ("dumb", "linux")
         self.available = bool(self._commands) or self._through_terminal
 
-    def copy(self, text: str) -> str:
-        """Copy a text, and return a sentence that says whether it succeeded."""
+    def copy_code(self, code: str) -> str:
+        """Copy a code, and return a sentence that says whether that succeeded."""
         for command in self._commands:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 subprocess.run(  # noqa: S603 - the user's own clipboard
                     command,
-                    input=text.encode(),
+                    input=code.encode(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     timeout=5,
@@ -133,15 +133,15 @@ class Clipboard:
         if not self._through_terminal:
             return "Could not copy the code."
         # OSC 52, a request to copy that terminals do not answer.
-        encoded = base64.b64encode(text.encode()).decode()
+        encoded = base64.b64encode(code.encode()).decode()
         click.echo(f"\x1b]52;c;{encoded}\a", nl=False, err=True)
         return "Asked your terminal to copy the code; not every terminal does."
 
 
 def _clipboard_commands() -> list[list[str]]:
-    """Return the installed commands that copy their input. A command for another system fails."""
+    """Return the installed commands that copy their input. One for another system may fail."""
     if config.WINDOWS:
-        # With its path: Windows could run a program of its name in the current folder.
+        # With its path: Windows could run a program with that name in the current folder.
         return [[os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]]
     # WSL has Windows' clip.exe.
     commands = ("pbcopy", "wl-copy", "xclip -selection clipboard", "clip.exe")

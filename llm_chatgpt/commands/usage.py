@@ -31,14 +31,14 @@ from llm_chatgpt.values import as_mapping
     "--min-left",
     type=click.FloatRange(0, 100),
     metavar="PERCENT",
-    help="Exit with 1 if less of any limit is left",
+    help="Exit with 1 if any limit has less than PERCENT left",
 )
 @common.json_option
 def usage(account: str | None, all_: bool, min_left: float | None, json_: bool) -> None:
     """Show how much of your plan's limits is left
 
-    With --min-left, exits with 1 if less of any limit is left, so that a script can stop
-    in time. Luna Reserve does not count there.
+    With --min-left, exits with 1 if any limit has less than PERCENT left, so that a script
+    can stop in time. Luna Reserve is not checked.
 
     \b
         llm chatgpt usage
@@ -74,7 +74,8 @@ def _report_or_error(account: str) -> dict[str, Any]:
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     """Fetch the usage without names and ids, and add `banked_resets`.
 
-    The official route reports no usage (P219): send nothing, and name the page that shows it.
+    On the official route, which reports no usage (P219), sends nothing and returns the page that
+    shows it as `details`.
     """
     if not tokens.route.reports_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}
@@ -109,7 +110,7 @@ def _shortage(report: Mapping[str, Any], min_left: float) -> str:
     }
     left["spending"] = limits.spending_left(report)
     low = [f"{name} limit ({rest:.3g}%)" for name, rest in left.items() if rest < min_left]
-    account = f" of account {printable(report['account'])}" if "account" in report else ""
+    account = f" for account {printable(report['account'])}" if "account" in report else ""
     return f"Less than {min_left:g}% is left{account}: {', '.join(low)}." if low else ""
 
 
@@ -203,7 +204,7 @@ def reset(account: str | None, yes: bool, json_: bool) -> None:
         raise _not_reset("no_credit", account)
     notice("\n".join(_lines(report, account)))
     if not yes:
-        notice(f"\nA reset clears these limits of {user} now.\nThis cannot be undone.")
+        notice(f"\nA reset clears these limits for {user}.\nThis cannot be undone.")
         click.confirm("Use one banked reset?", abort=True, err=True)
     # One id for all attempts, so that together they use only one reset.
     redeem = functools.partial(redeem_reset, request_id=str(uuid.uuid4()))

@@ -1,8 +1,8 @@
 """The checks of `llm chatgpt doctor --live`, in the order of its report.
 
 Each check sends prompts through llm, like any program. It returns the text of its line, records
-differences with `live.differs`, and raises an error if it fails. Checks read the service's answers
-from the recording, because the plugin hides most differences.
+differences with `live.add_difference`, and raises an error if it fails. Checks read the service's
+answers from the recording, because the plugin hides most differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import llm
 from llm_chatgpt.backend.endpoints import fetch_models, fetch_usage
 from llm_chatgpt.backend.usage import windows_of_headers, windows_of_usage
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.live.session import Check, Live
+from llm_chatgpt.live.session import Check, LiveRun
 from llm_chatgpt.login.credentials import Rejection, choose_credential, get_tokens, with_login
 from llm_chatgpt.login.login_file import read_store
 from llm_chatgpt.login.routes import CODEX
@@ -31,51 +31,51 @@ from llm_chatgpt.values import as_list, as_mapping
 CHECKS: list[Check] = []
 
 
-def _check(name: str, codex: str, official: str, **settings: Any) -> Callable[..., Any]:
+def _check(name: str, codex_facts: str, official_facts: str, **settings: Any) -> Callable[..., Any]:
     """Add the decorated function to CHECKS."""
 
-    def add(run: Callable[[Live], str]) -> Callable[[Live], str]:
-        CHECKS.append(Check(name, run, codex, official, **settings))
+    def add(run: Callable[[LiveRun], str]) -> Callable[[LiveRun], str]:
+        CHECKS.append(Check(name, run, codex_facts, official_facts, **settings))
         return run
 
     return add
 
 
 def chosen_checks(tokens: Tokens, with_optional: bool) -> list[Check]:
-    """Return the checks to run for a login, in order."""
+    """Return the checks to run for a login, in order. `_refresh` needs a refresh token."""
     chosen = [c for c in CHECKS if c.facts_on(tokens) and (with_optional or not c.optional)]
     return [check for check in chosen if check.run is not _refresh or tokens.refresh_token]
 
 
 @_check("model list", "P11 P197 P198", "P218 P262")
-def _model_list(live: Live) -> str:
+def _model_list(live: LiveRun) -> str:
     live.choose_model(with_login(live.key, fetch_models).listed)
     return f"{len(live.listed)} listed; the checks use {live.info.model_id}"
 
 
-# Lengthens a prompt to 1,900 tokens. Caching was seen with 9,000 (P213).
+# 1,900 tokens, for the cache that "second turn" measures. Caching was seen with 9,000 (P213).
 _NUMBERS = " ".join(map(str, range(900)))
 
 
 @_check(
-    "one-word prompt",
+    "one-word answer",
     "P10 P73 P75 P77 P81 P82 P86 P87 P273 P274 P275",
     "P245 P246 P247 P273 P274 P275",
 )
-def _one_word(live: Live) -> str:
+def _one_word(live: LiveRun) -> str:
     live.ask(f"Reply with one word: hello. Ignore these numbers: {_NUMBERS}", live.short_chat)
     return f"answered by {live.last.headers.get('openai-model') or live.last.response.get('model')}"
 
 
 @_check("system prompt", "P84", "P248")
-def _system_prompt(live: Live) -> str:
+def _system_prompt(live: LiveRun) -> str:
     live.ask("Greet me in one line.", system="Answer in capital letters.")
-    form = "as instructions" if "instructions" in live.last.body else "as the first message"
+    form = "as instructions" if "instructions" in live.last.request_body else "as the first message"
     return f"accepted {form}"
 
 
 @_check("tool turn", "P80 P91 P94 P117 P118 P127 P277", "P256 P277", requests=2)
-def _tool_turn(live: Live) -> str:
+def _tool_turn(live: LiveRun) -> str:
     def multiply(a: int, b: int) -> str:
         "Multiply two numbers"
         return str(a * b)
@@ -95,7 +95,7 @@ def _tool_turn(live: Live) -> str:
     if "x-codex-turn-state" not in live.last.request_headers:
         live.unsettled.add("P80")
     if counts[0] < 2:
-        live.differs("P277", f"{counts[0]} calls in one answer instead of 2")
+        live.add_difference("P277", f"{counts[0]} calls in one answer instead of 2")
     return f"{counts[0]} calls in one answer, their results accepted"
 
 
@@ -109,23 +109,23 @@ _STRICT_SCHEMA = {**_LOOSE_SCHEMA, "additionalProperties": False}
 
 
 @_check("strict schema", "P90 P133", "P252")
-def _strict_schema(live: Live) -> str:
+def _strict_schema(live: LiveRun) -> str:
     return _ask_for_dog(live, _STRICT_SCHEMA, "P133")
 
 
 @_check("loose schema", "P90", "P252")
-def _loose_schema(live: Live) -> str:
+def _loose_schema(live: LiveRun) -> str:
     return _ask_for_dog(live, _LOOSE_SCHEMA, "P90")
 
 
-def _ask_for_dog(live: Live, schema: dict[str, Any], fact: str) -> str:
+def _ask_for_dog(live: LiveRun, schema: dict[str, Any], fact: str) -> str:
     text = live.ask("Invent a dog.", schema=schema)
     try:
         fits = json.loads(text).keys() >= {"name", "age"}
     except (ValueError, AttributeError):
         fits = False
     if not fits:
-        live.differs(fact, "the answer does not fit the schema")
+        live.add_difference(fact, "the answer does not fit the schema")
     return "accepted"
 
 
@@ -135,19 +135,19 @@ def _ask_for_dog(live: Live, schema: dict[str, Any], fact: str) -> str:
     "P116 P124 P125 P155 P249",
     requests=2,
 )
-def _reasoning(live: Live) -> str:
+def _reasoning(live: LiveRun) -> str:
     question = "Which is larger: 17 * 23 or 19 * 21? Answer with one number."
     live.ask(question, live.reasoning_chat, reasoning_effort="medium")
     reasoning_tokens = live.last.token_count("reasoning_tokens")
     if reasoning_tokens and not any(item.get("encrypted_content") for item in live.last.items):
-        live.differs("P88", "the model thought, but no encrypted reasoning came")
+        live.add_difference("P88", "the model thought, but no encrypted reasoning came")
     question = "What is the difference of the two? Answer with one number."
     live.ask(question, live.reasoning_chat, reasoning_effort="medium")
     for removal in map(as_mapping, as_list(live.last.response.get("input_transformations"))):
         if removal.get("reason") != "turn_boundary":
             reason = printable(removal.get("reason"), 60)
-            live.differs("P124", f"reasoning was left out: {reason}")
-    items = map(as_mapping, as_list(live.last.body.get("input")))
+            live.add_difference("P124", f"reasoning was left out: {reason}")
+    items = map(as_mapping, as_list(live.last.request_body.get("input")))
     sent = sum(item.get("type") == "reasoning" for item in items)
     if not sent:
         live.unsettled |= {"P116", "P124", "P125", "P155"}
@@ -156,7 +156,7 @@ def _reasoning(live: Live) -> str:
 
 
 @_check("changed effort", "P89", "P249")
-def _changed_effort(live: Live) -> str:
+def _changed_effort(live: LiveRun) -> str:
     live.ask("And their sum? One number.", live.reasoning_chat, reasoning_effort="low")
     effort = as_mapping(live.last.response.get("reasoning")).get("effort")
     return f"low accepted; the answer names {printable(effort, 20)}"
@@ -192,58 +192,58 @@ _FILE_QUESTION = "Reply with the one word that this file is about."
 
 
 @_check("image", "P114", "P253")
-def _image(live: Live) -> str:
+def _image(live: LiveRun) -> str:
     question = "Name the colour of this picture in one word."
     return _ask_about(live, question, llm.Attachment(type="image/png", content=_PNG))
 
 
 @_check("text file", "P113", "P248")
-def _text_file(live: Live) -> str:
+def _text_file(live: LiveRun) -> str:
     content = b"The notes of today.\nThe word is pelican.\n"
     return _ask_about(live, _FILE_QUESTION, llm.Attachment(type="text/plain", content=content))
 
 
 @_check("PDF", "P115 P126", "P253")
-def _pdf(live: Live) -> str:
+def _pdf(live: LiveRun) -> str:
     return _ask_about(live, _FILE_QUESTION, llm.Attachment(type="application/pdf", content=_PDF))
 
 
-def _ask_about(live: Live, question: str, attachment: llm.Attachment) -> str:
+def _ask_about(live: LiveRun, question: str, attachment: llm.Attachment) -> str:
     return f"answered {printable(live.ask(question, attachments=[attachment]), 40)!r}"
 
 
 @_check("output limit", "P95 P165", "")
-def _output_limit(live: Live) -> str:
+def _output_limit(live: LiveRun) -> str:
     limit = 16
     live.ask("Count from one to two hundred, in words, without a comment.", max_output_tokens=limit)
     status = live.last.response.get("status")
     tokens = live.last.token_count("output_tokens") - live.last.token_count("reasoning_tokens")
-    if "max_output_tokens" in live.last.body and status != "incomplete" and tokens > limit:
-        live.differs("P95", f"{tokens} tokens came, although {limit} were allowed")
+    if "max_output_tokens" in live.last.request_body and status != "incomplete" and tokens > limit:
+        live.add_difference("P95", f"{tokens} tokens came, although {limit} were allowed")
     return f"{limit} tokens allowed; {status}"
 
 
 @_check("web search", "P128", "P259")
-def _web_search(live: Live) -> str:
+def _web_search(live: LiveRun) -> str:
     live.ask("Do a web search: in which year was Python first released?", web_search=True)
     if all(item.get("type") != "web_search_call" for item in live.last.items):
-        live.differs("P128", "the model did not search")
+        live.add_difference("P128", "the model did not search")
     return "accepted"
 
 
 @_check("second turn", "P79 P93 P113 P213", "P250")
-def _second_turn(live: Live) -> str:
+def _second_turn(live: LiveRun) -> str:
     if not live.short_chat.responses:
         raise ChatGPTError("There was no first turn.")
     live.ask("Reply with one word: bye.", live.short_chat)
     total, cached = live.last.token_count("input_tokens"), live.last.token_count("cached_tokens")
     if not cached:
-        live.differs("P213", f"none of {total} input tokens was cached")
+        live.add_difference("P213", f"none of {total} input tokens was cached")
     return f"{100 * cached // max(1, total)}% of {total} input tokens cached"
 
 
 @_check("streaming", "P154 P163 P276", "P261 P276", requests=0)
-def _streaming(live: Live) -> str:
+def _streaming(live: LiveRun) -> str:
     if not live.first_text_seconds:
         raise ChatGPTError("No prompt was answered.")
     most_pieces = 0
@@ -251,11 +251,11 @@ def _streaming(live: Live) -> str:
         types = [event.get("type") for event in answer.events]
         most_pieces = max(most_pieces, types.count("response.output_text.delta"))
         if live.tokens.route is CODEX and (kind := answer.headers.get("content-type")):
-            live.differs("P154", f"the stream has the Content-Type {printable(kind, 100)}")
+            live.add_difference("P154", f"the stream has Content-Type {printable(kind, 100)}")
         if live.tokens.route is CODEX and answer.response.get("output"):
-            live.differs("P163", "the last event repeats the output")
+            live.add_difference("P163", "the last event repeats the output")
     if most_pieces < 2:
-        live.differs("P276", "no text came in pieces")
+        live.add_difference("P276", "no text came in pieces")
     fastest, slowest = min(live.first_text_seconds), max(live.first_text_seconds)
     return f"first text after {fastest:.1f} to {slowest:.1f} seconds, up to {most_pieces} pieces"
 
@@ -266,7 +266,7 @@ _USAGE_TOLERANCE = 3
 
 
 @_check("usage", "P12 P203", "")
-def _usage(live: Live) -> str:
+def _usage(live: LiveRun) -> str:
     usage = with_login(live.key, fetch_usage)
     by_endpoint = {w.name: w.used_percent for w in windows_of_usage(usage.get("rate_limit"))}
     answers = [exchange for exchange in live.prompts if exchange.status == 200]
@@ -275,7 +275,7 @@ def _usage(live: Live) -> str:
         if by_headers.keys() != by_endpoint.keys() or any(
             abs(used - by_endpoint[name]) > _USAGE_TOLERANCE for name, used in by_headers.items()
         ):
-            live.differs("P203", f"the headers report other limits: {_describe_limits(by_headers)}")
+            live.add_difference("P203", f"other limits in headers: {_describe_limits(by_headers)}")
     return f"used: {_describe_limits(by_endpoint)}"
 
 
@@ -284,16 +284,16 @@ def _describe_limits(used: dict[str, float]) -> str:
 
 
 @_check("picture", "P145 P146 P151", "", optional=True)
-def _picture(live: Live) -> str:
+def _created_image(live: LiveRun) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "picture.png"
+        path = pathlib.Path(folder) / "image.png"
         model = llm.get_model("chatgpt-gpt-image-2")
         model.prompt("A red square", key=live.key, quality="low", output=str(path)).text()
     return "created"
 
 
 @_check("refresh", "P50 P51", "", optional=True)
-def _refresh(live: Live) -> str:
+def _refresh(live: LiveRun) -> str:
     credential = choose_credential(live.key, read_store())
     old = get_tokens(credential)
     new = get_tokens(credential, rejected=Rejection(old.access_token, ends_login=False))
@@ -304,7 +304,7 @@ def _refresh(live: Live) -> str:
 
 
 @_check("another model", "P200", "P200", optional=True)
-def _another_model(live: Live) -> str:
+def _another_model(live: LiveRun) -> str:
     other_ids = [model.model_id for model in live.listed if model.slug != live.info.slug]
     if not other_ids:
         live.unsettled.add("P200")

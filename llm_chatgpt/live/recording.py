@@ -25,7 +25,7 @@ class Exchange:
         self.pieces: list[bytes] = []
 
     @property
-    def body(self) -> Mapping[str, Any]:
+    def request_body(self) -> Mapping[str, Any]:
         """The request's JSON."""
         return json_object(self.request_content)
 
@@ -68,6 +68,7 @@ class Exchange:
 
 
 def _decompressed(request: Any) -> bytes:
+    """Decompress a request's content as a response, because libraries decompress only those."""
     encoding = {"Content-Encoding": request.headers.get("content-encoding", "identity")}
     response = clients.library().Response(200, headers=encoding, content=request.content)
     return bytes(response.content)

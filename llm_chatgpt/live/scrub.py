@@ -75,7 +75,7 @@ class Scrubber:
 
     def _value(self, field: str, value: str) -> str:
         # `code` is secret only in forms: in JSON it is an error code, and does not get here. An
-        # `id` is secret only with a known prefix, which the id of a service tier does not have.
+        # `id` is secret only with a known prefix: that of a service tier, for example, is not.
         is_private = re.fullmatch(f"{_PRIVATE_FIELDS}|code", field)
         if is_private and (field != "id" or re.match(_ID_PREFIX, value)):
             return self.replacement(field, value)
@@ -86,7 +86,7 @@ def cassette(exchanges: Iterable[Exchange]) -> str:
     """Return exchanges as a vcrpy cassette without secrets. It is JSON, which is valid YAML."""
     scrubber = Scrubber()
 
-    def headers(headers: Mapping[str, str]) -> dict[str, list[str]]:
+    def header_lists(headers: Mapping[str, str]) -> dict[str, list[str]]:
         return {name: [value] for name, value in scrubber.headers(headers).items()}
 
     interactions = []
@@ -96,11 +96,11 @@ def cassette(exchanges: Iterable[Exchange]) -> str:
             "method": exchange.method,
             "uri": exchange.url,
             "body": scrubber.body(exchange.request_content, content_type).decode(),
-            "headers": headers(exchange.request_headers),
+            "headers": header_lists(exchange.request_headers),
         }
         response = {
             "status": {"code": exchange.status, "message": ""},
-            "headers": headers(exchange.headers),
+            "headers": header_lists(exchange.headers),
             "body": {"string": scrubber.body(exchange.reply.content).decode()},
         }
         interactions.append({"request": request, "response": response})
@@ -112,7 +112,7 @@ def secrets_in(text: str) -> list[str]:
     return _SECRET.findall(text)
 
 
-def without_secrets(text: str, tokens: Tokens) -> str:
+def remove_secrets(text: str, tokens: Tokens) -> str:
     """Remove secrets, and everything that identifies the user, from a text."""
     identity = (tokens.account_id, tokens.email, tokens.workspace, tokens.subject)
     for secret in (*filter(None, identity), *secrets_in(text)):

@@ -12,9 +12,9 @@ import llm
 from llm_chatgpt.backend import optional_parts, refusals
 from llm_chatgpt.backend.catalogue import BUILT_IN_MODELS, ModelInfo, stored_models
 from llm_chatgpt.errors import ChatGPTError
-from llm_chatgpt.live import facts
+from llm_chatgpt.live import known_names
 from llm_chatgpt.live.recording import Exchange
-from llm_chatgpt.live.scrub import without_secrets
+from llm_chatgpt.live.scrub import remove_secrets
 from llm_chatgpt.login.routes import CODEX
 from llm_chatgpt.login.tokens import Tokens
 from llm_chatgpt.text import printable
@@ -43,7 +43,7 @@ class Line:
     differences: list[Difference]
 
 
-class Live:
+class LiveRun:
     """The login, the model, the conversations, the recording and the results of one run."""
 
     def __init__(self, key: str | None, tokens: Tokens, exchanges: list[Exchange]):
@@ -58,14 +58,14 @@ class Live:
         self.first_text_seconds: list[float] = []
 
     def choose_model(self, listed: Sequence[ModelInfo]) -> None:
-        """Choose a cheap model from a list, and begin the conversations that checks share.
+        """Choose a small model from a list, and begin the conversations that checks share.
 
         Chooses the first model with luna, nano or mini in its name, otherwise the last model.
         """
         self.listed = listed or list(BUILT_IN_MODELS.values())
         small = (m for m in self.listed if any(n in m.slug for n in ("luna", "nano", "mini")))
         self.info = next(small, self.listed[-1])
-        # Loaded once for all checks, because older versions of llm need a second for it.
+        # Loaded once for all checks: older versions of llm take a second to load a model.
         self.model = llm.get_model(self.info.model_id)
         self.short_chat = llm.Conversation(self.model)
         self.reasoning_chat = llm.Conversation(self.model)
@@ -83,9 +83,9 @@ class Live:
             raise ChatGPTError("The answer was empty.")
         return text
 
-    def differs(self, fact: str, text: str) -> None:
-        """Record a difference, unless the same one has been recorded already."""
-        difference = Difference(fact, without_secrets(text, self.tokens))
+    def add_difference(self, fact: str, text: str) -> None:
+        """Add a difference to `differences`, unless it is there already."""
+        difference = Difference(fact, remove_secrets(text, self.tokens))
         if difference not in self.differences:
             self.differences.append(difference)
 
@@ -108,20 +108,20 @@ class Check(NamedTuple):
     """
 
     name: str
-    run: Callable[[Live], str]
-    codex: str
-    official: str
+    run: Callable[[LiveRun], str]
+    codex_facts: str
+    official_facts: str
     requests: int = 1
     optional: bool = False
 
     @property
     def facts(self) -> list[str]:
         """The facts that the check settles on either route."""
-        return f"{self.codex} {self.official}".split()
+        return f"{self.codex_facts} {self.official_facts}".split()
 
     def facts_on(self, tokens: Tokens) -> list[str]:
         """Return the facts that the check settles on a login's route."""
-        return (self.codex if tokens.route is CODEX else self.official).split()
+        return (self.codex_facts if tokens.route is CODEX else self.official_facts).split()
 
 
 # For each part of a request, the fact that is wrong if the service refuses the part.
@@ -138,11 +138,11 @@ _FACTS_OF_PARTS = {
 }
 
 
-def run_check(live: Live, check: Check, later: Iterable[Check]) -> Line:
+def run_check(live: LiveRun, check: Check, later: Iterable[Check]) -> Line:
     """Run a check and return its line, even if the check fails.
 
-    The check that settles a fact reports its differences. So the line includes differences that
-    earlier checks have found, and leaves others to the `later` checks.
+    A difference is reported on the line of the check that settles its fact. So this line can
+    include differences that earlier checks have found, and leaves others to the `later` checks.
     """
     start = len(live.exchanges)
     live.unsettled = set()
@@ -161,7 +161,7 @@ def run_check(live: Live, check: Check, later: Iterable[Check]) -> Line:
     if new and state == "ok":
         state = "differs"
     settled = [fact for fact in check.facts_on(live.tokens) if fact not in live.unsettled]
-    return Line(check.name, state, without_secrets(text, live.tokens), settled, new)
+    return Line(check.name, state, remove_secrets(text, live.tokens), settled, new)
 
 
 def _describe_error(error: Exception) -> str:
@@ -174,34 +174,35 @@ def _describe_error(error: Exception) -> str:
     return f"{error.reason} ({suffix})" if suffix else error.reason
 
 
-def _examine_refusal(live: Live, exchange: Exchange) -> None:
+def _examine_refusal(live: LiveRun, exchange: Exchange) -> None:
     """Record differences: an error of unknown form, or a refused part that can be left out."""
     reply = exchange.reply
     message = refusals.error_message(reply)
     has_known_form = message or reply.error_code or reply.is_web_page or not reply.content.strip()
     if not has_known_form:
         text = printable(reply.content.decode(errors="replace"), 200)
-        live.differs("P174", f"an error of unknown form ({exchange.status}): {text}")
+        live.add_difference("P174", f"an error of unknown form ({exchange.status}): {text}")
     error = refusals.explain_refusal(reply, refusals.RefusedRequest(live.tokens))
     parts = optional_parts.refused_parts(
         error,
-        as_list(exchange.body.get("input")),
+        as_list(exchange.request_body.get("input")),
         live.tokens,
         is_compressed="content-encoding" in exchange.request_headers,
     )
     for part in parts & _FACTS_OF_PARTS.keys():
-        live.differs(_FACTS_OF_PARTS[part], f"{part} was refused ({exchange.status}): {message}")
+        text = f"{part} was refused ({exchange.status}): {message}"
+        live.add_difference(_FACTS_OF_PARTS[part], text)
 
 
-def _examine_names(live: Live, exchange: Exchange) -> None:
+def _examine_names(live: LiveRun, exchange: Exchange) -> None:
     """Record a difference for each name in an answer that docs/protocol.md does not list."""
     event_types = [str(event.get("type")) for event in exchange.events]
     for fact, kind, names, listed in (
-        ("P273", "event", event_types, facts.EVENTS),
-        ("P274", "header", exchange.headers, facts.SERVICE_HEADERS + facts.TRANSPORT_HEADERS),
-        ("P275", "field of the final event", exchange.final_event, facts.EVENT_FIELDS),
-        ("P275", "field of the response", exchange.response, facts.RESPONSE_FIELDS),
-        ("P275", "field of the usage", exchange.usage, facts.USAGE_FIELDS),
+        ("P273", "event", event_types, known_names.EVENTS),
+        ("P274", "header", exchange.headers, known_names.HEADERS),
+        ("P275", "field of the final event", exchange.final_event, known_names.EVENT_FIELDS),
+        ("P275", "field of the response", exchange.response, known_names.RESPONSE_FIELDS),
+        ("P275", "field of the usage", exchange.usage, known_names.USAGE_FIELDS),
     ):
-        for name in facts.unlisted(names, listed):
-            live.differs(fact, f"unknown {kind}: {printable(name, 100)}")
+        for name in known_names.unlisted(names, listed):
+            live.add_difference(fact, f"unknown {kind}: {printable(name, 100)}")

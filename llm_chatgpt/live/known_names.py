@@ -26,16 +26,13 @@ EVENTS = """
     response.image_generation_call.generating response.image_generation_call.partial_image
     response.image_generation_call.completed
 """
-# Headers of the service itself (P274).
-SERVICE_HEADERS = """
+# Headers (P274): first those of the service, then those of HTTP and of the servers in between.
+HEADERS = """
     x-oai-request-id x-request-id x-models-etag x-codex-turn-state openai-model
     x-codex-plan-type x-codex-active-limit x-codex-credits-* x-codex-promo-message
     x-codex-rate-limit-reached-type x-codex-primary-over-secondary-limit-percent
     x-*-limit-name x-*-used-percent x-*-window-minutes x-*-reset-at x-*-reset-after-seconds
     openai-processing-ms openai-version openai-organization openai-project x-ratelimit-*
-"""
-# Headers of HTTP and of the servers in between (P274).
-TRANSPORT_HEADERS = """
     date server connection keep-alive transfer-encoding content-* etag cache-control expires
     pragma age vary via retry-after set-cookie alt-svc strict-transport-security
     x-content-type-options x-frame-options x-xss-protection referrer-policy permissions-policy
