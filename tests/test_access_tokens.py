@@ -19,7 +19,7 @@ from llm_chatgpt.login.tokens import AUTH_CLAIM
 from simulator import Answer, make_jwt, web_page
 
 
-def test_an_access_token_by_key(simulator, personal_token, ask):
+def test_an_access_token_works_as_a_key_and_is_looked_up_once(simulator, personal_token, ask):
     ask("hello", key=personal_token)
     ask("hello", key=personal_token)
     assert bearers(simulator) == [personal_token, personal_token]
@@ -28,9 +28,7 @@ def test_an_access_token_by_key(simulator, personal_token, ask):
     assert not simulator.refreshes
 
 
-def test_the_owner_is_asked_for_once_by_all_programs(simulator, personal_token, run_llm):
-    sign_in(simulator)
-    run_llm("chatgpt", "logout")
+def test_programs_share_one_lookup_of_the_owner(simulator, personal_token, run_llm):
     store_key("chatgpt", personal_token)
     processes = [start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log") for _ in range(4)]
     for process in processes:
@@ -47,7 +45,7 @@ def test_the_owner_is_asked_for_once_by_all_programs(simulator, personal_token, 
     assert "eve@example.com (Business plan)" in run_llm("chatgpt", "status").stdout
 
 
-def test_many_tasks_ask_once(simulator, personal_token):
+def test_tasks_share_one_lookup_of_the_owner(simulator, personal_token):
     async def together():
         model = llm.get_async_model("chatgpt-gpt-6-luna")
         prompts = [model.prompt("hi", key=personal_token).text() for _ in range(20)]
@@ -57,7 +55,7 @@ def test_many_tasks_ask_once(simulator, personal_token):
     assert len(simulator.seen("/whoami")) == 1
 
 
-def test_who_waited_for_a_look_up_shares_its_failure(simulator, personal_token):
+def test_tasks_that_wait_for_a_lookup_share_its_failure(simulator, personal_token):
     simulator.script("whoami", lambda request: time.sleep(0.3) or Answer(500))
 
     async def together():
@@ -70,9 +68,8 @@ def test_who_waited_for_a_look_up_shares_its_failure(simulator, personal_token):
     assert plugin.get_tokens(personal_token).email == "eve@example.com"
 
 
-def test_where_nothing_can_be_kept_it_still_works(simulator, personal_token, ask, monkeypatch):
-    """A read-only container, say: the owner is asked for once per process."""
-
+def test_an_access_token_works_without_the_lock(simulator, personal_token, ask, monkeypatch):
+    """The owner is then looked up once per process."""
     monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
     with locked_store():
         ask("hello", key=personal_token)
@@ -81,7 +78,7 @@ def test_where_nothing_can_be_kept_it_still_works(simulator, personal_token, ask
     assert not store_path().exists()
 
 
-def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(
+def test_an_owner_that_cannot_be_stored_is_looked_up_once(
     simulator, personal_token, ask, monkeypatch
 ):
     refused = fill_disk(monkeypatch)
@@ -90,7 +87,7 @@ def test_an_owner_that_cannot_be_written_is_not_asked_for_twice(
     assert len(simulator.seen("/whoami")) == 1
 
 
-def test_a_refused_access_token(simulator, personal_token, ask):
+def test_a_refused_access_token_is_an_error_and_never_renewed(simulator, personal_token, ask):
     ask("hello", key=personal_token)
     del simulator.personal_tokens[personal_token]
     with pytest.raises(llm.ModelError, match="Create a new one") as caught:
@@ -110,11 +107,11 @@ def test_a_refused_access_token(simulator, personal_token, ask):
         (Answer(200, "junk"), "did not say who owns"),
     ],
 )
-def test_an_owner_that_is_not_found_out(simulator, personal_token, ask, answer, words):
+def test_a_failed_lookup_is_explained_and_not_kept(simulator, personal_token, ask, answer, words):
     simulator.script("whoami", answer)
     with pytest.raises(llm.ModelError, match=words):
         ask("hello", key=personal_token)
-    # Nothing wrong is remembered.
+    # The failure is not remembered.
     assert ask("hello", key=personal_token).text
 
 
@@ -126,7 +123,7 @@ def test_an_owner_that_is_not_found_out(simulator, personal_token, ask, answer, 
         {"chatgpt_account_id": "acc-eve", "chatgpt_account_is_fedramp": False, "new": [1]},
     ],
 )
-def test_whoami_in_other_forms(simulator, personal_token, ask, body):
+def test_other_forms_of_the_whoami_answer_are_read(simulator, personal_token, ask, body):
     simulator.script("whoami", Answer(200, body))
     ask("hello", key=personal_token)
     assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-eve"
@@ -157,14 +154,14 @@ def test_an_unknown_owner_has_no_model_list_yet(simulator, personal_token, run_l
     assert [model["slug"] for model in json.loads(listed)] == ["gpt-6.2-sol"]
 
 
-def test_the_variable_with_something_else_in_it(simulator, ask, monkeypatch):
-    """Codex CLI also takes agent identities there, which this login does not know."""
+def test_codex_access_token_is_ignored_if_it_holds_no_access_token(simulator, ask, monkeypatch):
+    """Codex CLI also accepts agent identities in this variable; the plugin does not."""
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", make_jwt({"sub": "agent"}))
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
         ask("hello")
 
 
-def test_commands_with_an_access_token(simulator, personal_token, run_llm, monkeypatch):
+def test_commands_work_with_an_access_token(simulator, personal_token, run_llm, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", personal_token)
     for command in ("models", "usage", "refresh"):
         result = run_llm("chatgpt", command)
@@ -172,7 +169,7 @@ def test_commands_with_an_access_token(simulator, personal_token, run_llm, monke
     assert len(simulator.seen("/whoami")) == 1
 
 
-def test_a_damaged_store_is_told_before_another_identity_is_used(
+def test_a_damaged_login_file_is_an_error_and_no_other_login_is_used(
     simulator, personal_token, ask, monkeypatch
 ):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", personal_token)
@@ -191,8 +188,8 @@ def test_signing_out_of_all_forgets_the_owners_of_access_tokens(
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "\N{EM DASH}", "tab\t"])
-def test_what_cannot_stand_in_a_header_is_told_without_the_token(simulator, value, run_llm):
-    """As a damaged store or a strange token reply could have it."""
+def test_a_value_that_does_not_fit_a_header_is_never_sent_or_shown(simulator, value, run_llm):
+    """Such a value can come from a damaged login file or a strange token reply."""
     tokens = sign_in(simulator, expires_at=1.0)
     simulator.script("token", Answer(200, {"access_token": value, "refresh_token": "rt_x"}))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")

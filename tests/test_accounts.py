@@ -1,4 +1,4 @@
-"""Several accounts: their names, which one is used, and what happens when users differ."""
+"""Several accounts: their names, which one is used, and sign-ins by another user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from simulator import Answer
 # Names
 
 
-def test_login_beside_another(simulator, run_llm):
+def test_a_login_under_another_name_keeps_the_first_as_default(simulator, run_llm):
     old = sign_in(simulator)
     simulator.interval, simulator.approve_after_polls = "1", 0
     simulator.account = BOB
@@ -48,12 +48,12 @@ def test_the_first_login_is_the_default_one(simulator, run_llm):
     assert "makes this account the default" not in result.stdout
     assert read_store().default == "work"
     assert run_llm("chatgpt", "login").exit_code == 0
-    # A new login without a name has its own.
+    # A login without a name is stored as `default` and becomes the default account.
     store = read_store()
     assert (store.default, list(store.accounts)) == ("default", ["work", "default"])
 
 
-def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
+def test_llm_chatgpt_account_names_a_new_login_if_it_is_no_token(simulator, run_llm, monkeypatch):
     sign_in(simulator)
     simulator.approve_after_polls = 0
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
@@ -65,7 +65,7 @@ def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", ".work", "x" * 49, "a\nb", "../x"])
-def test_names_that_are_none(simulator, run_llm, name):
+def test_invalid_account_names_are_refused(simulator, run_llm, name):
     result = run_llm("chatgpt", "login", f"--account={name}")
     assert result.exit_code == 2
     assert "up to 48 letters" in result.stderr
@@ -75,7 +75,7 @@ def test_names_that_are_none(simulator, run_llm, name):
 
 @pytest.mark.parametrize("command", ["status", "usage", "models", "refresh", "logout", "doctor"])
 def test_an_empty_name_is_not_the_default_account(two_logins, run_llm, command):
-    """As a script would have it whose variable is unset."""
+    """A script passes this if its variable is unset."""
     result = run_llm("chatgpt", command, "--account", "")
     assert result.exit_code == 1
     assert "Accounts: default, work" in result.output
@@ -97,14 +97,14 @@ def test_accounts_are_listed(two_logins, run_llm, simulator):
     assert_no_secrets(simulator, result.output + json.dumps(report))
 
 
-def test_no_accounts(run_llm):
+def test_accounts_without_a_login_suggests_login(run_llm):
     result = run_llm("chatgpt", "accounts")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "llm chatgpt login" in result.stderr
     assert json.loads(run_llm("chatgpt", "accounts", "--json").stdout) == []
 
 
-def test_use(two_logins, run_llm, simulator, ask, monkeypatch):
+def test_use_changes_the_default_account(two_logins, run_llm, simulator, ask, monkeypatch):
     result = run_llm("chatgpt", "use", "work")
     assert "bob@example.com" in result.stdout
     ask("hello")
@@ -114,7 +114,7 @@ def test_use(two_logins, run_llm, simulator, ask, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["nobody", PERSONAL_TOKEN])
-def test_use_of_an_unknown_account(two_logins, run_llm, name):
+def test_use_of_an_unknown_account_lists_the_known_ones(two_logins, run_llm, name):
     result = run_llm("chatgpt", "use", name)
     assert result.exit_code == 1
     assert "default, work." in result.stderr
@@ -122,11 +122,11 @@ def test_use_of_an_unknown_account(two_logins, run_llm, name):
     assert read_store().default == "default"
 
 
-def test_use_without_any(run_llm):
+def test_use_without_a_login_suggests_login(run_llm):
     assert "llm chatgpt login" in run_llm("chatgpt", "use", "x").stderr
 
 
-# Which one is used
+# Which account is used
 
 
 def test_a_key_names_an_account(two_logins, simulator, ask):
@@ -136,22 +136,22 @@ def test_a_key_names_an_account(two_logins, simulator, ask):
     assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-bob"
 
 
-def test_key_on_the_command_line_and_in_chat(two_logins, simulator, run_llm):
+def test_key_chooses_the_account_in_prompt_and_chat(two_logins, simulator, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "--key", "work", "hello").exit_code == 0
     chat = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "--key", "work", input="hello\nexit\n")
     assert chat.exit_code == 0
     assert bearers(simulator) == [two_logins[1].access_token] * 2
 
 
-def test_a_models_own_key(two_logins, simulator, ask):
+def test_a_models_key_chooses_the_account(two_logins, simulator, ask):
     model = ask.model()
     model.key = "work"
     ask.finish(lambda: model.prompt("hello"))
     assert bearers(simulator) == [two_logins[1].access_token]
 
 
-def test_the_order(two_logins, simulator, personal_token, monkeypatch, run_llm):
-    """--key, LLM_CHATGPT_ACCOUNT, the stored login, llm's key, the variable."""
+def test_the_precedence_of_logins(two_logins, simulator, personal_token, monkeypatch, run_llm):
+    """LLM_CHATGPT_ACCOUNT, the default account, llm's key `chatgpt`, CODEX_ACCESS_TOKEN."""
 
     def used():
         run_llm("-m", "chatgpt-gpt-6-luna", "hello")
@@ -163,17 +163,10 @@ def test_the_order(two_logins, simulator, personal_token, monkeypatch, run_llm):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", personal_token)
     store_key("chatgpt", other)
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
-    assert used() == (
-        two_logins[1].access_token,
-        "work",
-        "chosen by LLM_CHATGPT_ACCOUNT",
-    )
+    work, default = two_logins[1].access_token, two_logins[0].access_token
+    assert used() == (work, "work", "chosen by LLM_CHATGPT_ACCOUNT")
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
-    assert used() == (
-        two_logins[0].access_token,
-        "default",
-        "the default account",
-    )
+    assert used() == (default, "default", "the default account")
     run_llm("chatgpt", "logout", "--all")
     assert used() == (other, None, "llm's key chatgpt")
     store_key("chatgpt", "sk-no-access-token")
@@ -189,18 +182,18 @@ def test_account_names_come_before_llms_keys(two_logins, simulator, personal_tok
 
 
 def replace_get_key(monkeypatch, key):
-    """As a plugin does that keeps keys elsewhere, such as llm-1password."""
-    of_llm = llm.get_key
+    """Replace llm.get_key, as plugins such as llm-1password do."""
+    original = llm.get_key
 
     def get_key(explicit_key=None, key_alias=None, env_var=None, *, alias=None, **others):
         name = alias or key_alias
-        return key() if name in ("chatgpt", "team") else of_llm(alias=name, **others)
+        return key() if name in ("chatgpt", "team") else original(alias=name, **others)
 
     monkeypatch.setattr(llm, "get_key", get_key)
 
 
 @pytest.mark.parametrize("name", [None, "team"])
-def test_a_plugin_that_keeps_keys_elsewhere(
+def test_keys_from_another_plugin_are_used(
     simulator, personal_token, ask, run_llm, monkeypatch, name
 ):
     replace_get_key(monkeypatch, lambda: personal_token)
@@ -211,7 +204,7 @@ def test_a_plugin_that_keeps_keys_elsewhere(
 
 
 @pytest.mark.parametrize("error", [llm.ModelError, RuntimeError, KeyError])
-def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch, error):
+def test_a_key_plugins_error_is_shown_without_a_login(simulator, ask, run_llm, monkeypatch, error):
     def locked():
         raise error("The vault is locked.\nUnlock it.")
 
@@ -229,7 +222,7 @@ def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch
 
 
 def test_space_around_a_token_is_not_a_part_of_it(simulator, personal_token, ask, monkeypatch):
-    """As `export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may bring it."""
+    """`export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may add it."""
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {personal_token}\r\n")
     ask("hello")
     ask("hello", key=f"{personal_token} ")
@@ -250,7 +243,7 @@ def test_space_around_a_token_is_not_a_part_of_it(simulator, personal_token, ask
         "at-\N{EM DASH}",
     ],
 )
-def test_what_is_no_account_is_never_shown(two_logins, simulator, ask, run_llm, value, monkeypatch):
+def test_an_unknown_value_is_never_shown(two_logins, simulator, ask, run_llm, value, monkeypatch):
     store_key("openai", "sk-Secret")
     store_key("ci", PERSONAL_TOKEN)
     with pytest.raises(llm.NeedsKeyException) as caught:
@@ -287,7 +280,7 @@ def test_the_account_that_is_left_becomes_the_default(two_logins, simulator, ask
 
 
 @pytest.mark.parametrize("name", ["work", "default"])
-def test_of_several_accounts_none_is_chosen_unasked(two_logins, simulator, run_llm, ask, name):
+def test_the_plugin_never_chooses_among_several_accounts(two_logins, simulator, run_llm, ask, name):
     plugin.store_tokens(two_logins[0], "home")
     run_llm("chatgpt", "use", name)
     delete_tokens(name)
@@ -338,8 +331,7 @@ def test_only_the_account_in_question_is_refreshed(two_logins, simulator, ask):
     assert store.get("work").email == "bob@example.com"
 
 
-def test_none_and_its_name_are_one_refresh(two_logins, simulator):
-    """A default account is refreshed once, whether it is named or not."""
+def test_the_default_account_is_refreshed_once_named_or_not(two_logins, simulator):
     expire()
     barrier = threading.Barrier(8)
     got = []
@@ -357,9 +349,7 @@ def test_none_and_its_name_are_one_refresh(two_logins, simulator):
     assert len(simulator.refreshes) == 1
 
 
-def test_a_renewed_login_that_is_not_stored_survives_other_accounts(
-    two_logins, simulator, monkeypatch
-):
+def test_storing_another_account_also_stores_a_renewed_login(two_logins, simulator, monkeypatch):
     expire()
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json")
@@ -369,7 +359,7 @@ def test_a_renewed_login_that_is_not_stored_survives_other_accounts(
     assert len(simulator.refreshes) == 1
 
 
-# Somebody else
+# Another user signs in
 
 
 def test_a_script_does_not_replace_another_user(simulator, run_llm):
@@ -384,13 +374,13 @@ def test_a_script_does_not_replace_another_user(simulator, run_llm):
     assert plugin.load_tokens().email == "bob@example.com"
 
 
-def test_the_same_person_is_not_asked_about(simulator, run_llm):
+def test_signing_in_again_as_the_same_user_asks_nothing(simulator, run_llm):
     sign_in(simulator)
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
 
 
-def test_colleagues_share_a_workspace_but_are_not_the_same(simulator, run_llm):
+def test_two_users_of_one_workspace_are_different_users(simulator, run_llm):
     sign_in(simulator)
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     simulator.approve_after_polls = 0
@@ -405,7 +395,7 @@ def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
 
     def replace(old, new):
         replaced.append((old.email, new.email))
-        # While the user is asked, eve signs in under this name elsewhere; then it is renewed.
+        # While the user decides, Eve signs in under this name elsewhere, and her login is renewed.
         plugin.store_tokens(eve._replace(expires_at=eve.expires_at - len(replaced)))
         return True
 
@@ -414,8 +404,8 @@ def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
     assert plugin.load_tokens().email == BOB.email
 
 
-def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
-    """Under one name, and none of them was signed in before: no terminal, so nobody is asked."""
+def test_the_second_of_two_simultaneous_logins_is_refused(simulator, run_llm):
+    """Both use one new account name. Without a terminal, nobody can be asked."""
     eve = new_login(simulator, EVE)
     simulator.account, simulator.approve_after_polls = BOB, 0
     threads = []
@@ -426,7 +416,7 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
         def store_eve():
             with locked_store() as writer:
                 locked.set()
-                # Until the login waits for the lock.
+                # By then, the login waits for the lock.
                 time.sleep(0.5)
                 writer.save(read_store().add("default", eve, as_default=True))
 
@@ -448,7 +438,7 @@ def test_a_refresh_changes_nothing_but_the_tokens(two_logins, simulator, ask):
     expired = two_logins[1]._replace(expires_at=1.0)
     plugin.store_tokens(expired, "work")
     before = read_store()
-    # Of two accounts neither has been chosen.
+    # Neither of the two accounts is the default.
     assert before.default == ""
     assert ask("hello", key="work").text
     after = read_store()
@@ -456,8 +446,6 @@ def test_a_refresh_changes_nothing_but_the_tokens(two_logins, simulator, ask):
     assert after.put("work", expired).to_bytes() == before.to_bytes()
 
 
-def test_an_account_by_key(simulator, signed_in, ask):
-    plugin.store_tokens(signed_in, "work")
-    assert ask("hi", key="work").text
+def test_an_unknown_account_name_lists_the_known_ones(two_logins, ask):
     with pytest.raises(llm.NeedsKeyException, match=r"named 'home'\. Accounts: default, work\."):
         ask("hi", key="home")

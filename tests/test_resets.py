@@ -17,6 +17,7 @@ from conftest import sign_in, sign_in_officially
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
 from terminal import Terminal
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 CONSUME = "/rate-limit-reset-credits/consume"
 HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
 
@@ -27,9 +28,6 @@ def banked(simulator, signed_in):
     simulator.bank_reset()
     simulator.bank_reset()
     return simulator
-
-
-pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def request_ids(simulator):
