@@ -13,7 +13,9 @@ NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
 
 
 @pytest.mark.parametrize("withheld", [False, True])
-def test_a_sign_in_without_the_plan(simulator, official_login, run_llm, ask, withheld):
+def test_a_sign_in_without_the_plan_stores_no_login(
+    simulator, official_login, run_llm, ask, withheld
+):
     simulator.official.scope = NO_PLAN
     simulator.official.withholds_tokens = withheld
     result = official_login()
@@ -40,14 +42,14 @@ def test_a_sign_in_without_the_plan(simulator, official_login, run_llm, ask, wit
     assert "prompt" not in authorize_queries(simulator)[2]
 
 
-def test_a_grant_that_only_the_redirect_names(simulator, official_login):
-    def without(request):
+def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, official_login):
+    def without_scope(request):
         reply = simulator.serve_official_token(request)
         del reply.body["scope"]
         return reply
 
     simulator.official.scope = NO_PLAN
-    simulator.script("official_token", without)
+    simulator.script("official_token", without_scope)
     result = official_login()
     assert result.exit_code == 1
     assert "without permission to use your ChatGPT plan" in result.stderr
@@ -102,7 +104,7 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
 
 
 @pytest.mark.parametrize("damage", [{"subject": 5}, {"client_id": ["x"], "subject": {}}])
-def test_a_damaged_registration_is_mended(simulator, official_login, damage):
+def test_a_damaged_registration_is_replaced(simulator, official_login, damage):
     with locked_store() as writer:
         writer.save(read_store().register("official", **damage))
     assert official_login().exit_code == 0
@@ -111,7 +113,9 @@ def test_a_damaged_registration_is_mended(simulator, official_login, damage):
     assert stored == (*simulator.clients, "auth0|user-ada")
 
 
-def test_a_registration_elsewhere_is_no_advice(simulator, official_login, run_llm, monkeypatch):
+def test_a_registration_at_another_issuer_is_not_advised(
+    simulator, official_login, run_llm, monkeypatch
+):
     official_login()
     run_llm("chatgpt", "logout")
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.example")
@@ -119,7 +123,9 @@ def test_a_registration_elsewhere_is_no_advice(simulator, official_login, run_ll
 
 
 @pytest.mark.parametrize("signed_out", [False, True])
-def test_another_user_under_the_same_name(simulator, official_login, run_llm, signed_out):
+def test_another_user_under_the_same_name_is_refused(
+    simulator, official_login, run_llm, signed_out
+):
     official_login()
     if signed_out:
         run_llm("chatgpt", "logout")
