@@ -231,6 +231,7 @@ def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_ll
         (Answer(403, {"detail": "No."}), "broken", "Try again later, or run"),
         (Answer(drop=True), "broken", "Check the network"),
         (Answer(404), "ok", ""),
+        (Answer(404, "<html>", {"Content-Type": "text/html"}), "ok", ""),
     ],
 )
 def test_what_the_backend_answers(signed_in, simulator, examine, answer, state, words):

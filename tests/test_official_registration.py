@@ -89,7 +89,7 @@ def test_the_waiting_terminal_names_the_way_back(simulator, login, browser):
         result = login("--account", "work")
     assert result.exit_code == 1
     assert browser.pages[-1][0] == 400
-    advice = "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run " + command
+    advice = f"Signing in as another user? Press Ctrl-C and run {command}"
     assert advice in result.stderr
     assert result.stderr.index(advice) < result.stderr.index("Waiting for the browser")
     assert login("--account", "work", "--new").exit_code == 0
