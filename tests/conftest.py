@@ -177,6 +177,12 @@ def new_simulator() -> Simulator:
 
 
 @pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat failed requests almost at once."""
+    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture
 def simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
     with new_simulator() as running:
         for name, value in running.environment.items():

@@ -13,6 +13,7 @@ import weakref
 
 import pytest
 
+import llm_chatgpt_oauth as plugin
 from llm_chatgpt import config, http
 from llm_chatgpt.certificates import tls_context
 from llm_chatgpt.errors import ChatGPTError, ConnectionFailed
@@ -72,6 +73,31 @@ def test_failures_can_be_pickled():
     failure = ConnectionFailed("Could not reach x.", stalled=True)
     again = pickle.loads(pickle.dumps(failure))
     assert (again.message, again.stalled, again.code) == (failure.message, True, "connection")
+
+
+ERRORS = [
+    value
+    for value in vars(plugin).values()
+    if isinstance(value, type) and issubclass(value, plugin.ChatGPTError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_errors_can_be_pickled(kind):
+    error = kind("It failed.")
+    error.code, error.status, error.retry_after = "a_code", 429, 7.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "It failed."
+    assert vars(copy) == vars(error)
+
+
+def test_an_error_of_a_prompt_can_be_pickled(simulator, signed_in, ask):
+    simulator.script("responses", Answer(429, None, {"Retry-After": "300"}))
+    with pytest.raises(plugin.RequestRefused) as caught:
+        ask("hi")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.status, copy.retry_after) == (str(caught.value), 429, 300.0)
 
 
 def test_loops_take_their_clients_with_them(simulator):

@@ -1,4 +1,4 @@
-"""llm chatgpt image: pictures drawn and changed, their files, and what can go wrong."""
+"""`llm chatgpt image`: images created and edited, their files, and errors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from simulator import Answer, error_answer, png, usage_limit, web_page
 from terminal import Terminal, needs_pty
 
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc000110801000200031100")
-LOSSY = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 320, 240)
-USUAL = {
+WEBP = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 320, 240)
+DEFAULT_BODY = {
     "prompt": "A pelican",
     "model": "gpt-image-2",
     "size": "auto",
@@ -40,8 +40,8 @@ def image(run_llm):
     return lambda *arguments, **more: run_llm("chatgpt", "image", *arguments, **more)
 
 
-def drawn(simulator):
-    """The bodies of the requests for a new picture."""
+def requested_images(simulator):
+    """The bodies of the requests for a new image."""
     return [request.body for request in simulator.seen("/images/generations")]
 
 
@@ -52,26 +52,26 @@ def error_of(result):
     return re.sub(r" \[request \S+\]$", "", result.stderr.splitlines()[-1])
 
 
-def pictures():
+def saved_images():
     return list((llm.user_dir() / "chatgpt-images").glob("*"))
 
 
-# What is sent and printed ------------------------------------------------------------------
+# Requests and output ----------------------------------------------------------------------
 
 
-def test_a_picture_is_drawn(simulator, signed_in, image, tmp_path):
+def test_an_image_is_created_and_saved(simulator, signed_in, image, tmp_path):
     path = tmp_path / "pelican.png"
     result = image("A pelican", "-o", str(path))
     assert result.stdout == f"{path}\n"
     assert result.stderr == ""
     assert path.read_bytes() == png(1024, 1024)
-    assert drawn(simulator) == [USUAL]
+    assert requested_images(simulator) == [DEFAULT_BODY]
 
 
-def test_wishes_are_sent(simulator, signed_in, image):
-    wishes = ["--size", "1024x1536", "--quality", "max", "--background", "transparent"]
-    result = image("A pelican", "--model", "gpt-image-2.5-flare", *wishes, "--json")
-    (path,) = pictures()
+def test_options_are_sent(simulator, signed_in, image):
+    options = ["--size", "1024x1536", "--quality", "max", "--background", "transparent"]
+    result = image("A pelican", "--model", "gpt-image-2.5-flare", *options, "--json")
+    (path,) = saved_images()
     assert json.loads(result.stdout) == {
         "path": str(path),
         "width": 1024,
@@ -80,7 +80,7 @@ def test_wishes_are_sent(simulator, signed_in, image):
     }
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}\.png", path.name)
     assert path.read_bytes() == png(1024, 1536, transparent=True)
-    assert drawn(simulator)[0] == {
+    assert requested_images(simulator)[0] == {
         "prompt": "A pelican",
         "model": "gpt-image-2.5-flare",
         "size": "1024x1536",
@@ -89,15 +89,15 @@ def test_wishes_are_sent(simulator, signed_in, image):
     }
 
 
-def test_pictures_are_changed(simulator, signed_in, image, tmp_path):
-    places = []
-    for name, data in (("a.png", png(16, 16)), ("b.jpg", JPEG), ("c.webp", LOSSY)):
+def test_attached_images_are_sent_to_be_edited(simulator, signed_in, image, tmp_path):
+    attachments = []
+    for name, data in (("a.png", png(16, 16)), ("b.jpg", JPEG), ("c.webp", WEBP)):
         (tmp_path / name).write_bytes(data)
-        places += ["-a", str(tmp_path / name)]
-    assert image("Make it night", *places, "-a", "-", input=png(32, 32)).exit_code == 0
+        attachments += ["-a", str(tmp_path / name)]
+    assert image("Make it night", *attachments, "-a", "-", input=png(32, 32)).exit_code == 0
     (request,) = simulator.seen("/images/edits")
     urls = [url for entry in request.body.pop("images") for url in entry.values()]
-    assert request.body == {**USUAL, "prompt": "Make it night"}
+    assert request.body == {**DEFAULT_BODY, "prompt": "Make it night"}
     assert [url.partition(",")[0] for url in urls] == [
         f"data:image/{kind};base64" for kind in ("png", "jpeg", "webp", "png")
     ]
@@ -105,7 +105,7 @@ def test_pictures_are_changed(simulator, signed_in, image, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"GIF89a", b"%PDF-1.4", b""])
-def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, content):
+def test_a_file_that_is_no_image_is_not_sent(simulator, signed_in, image, tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     result = image("Make it night", "-a", str(tmp_path / "a.png"))
     assert error_of(result).endswith(
@@ -115,15 +115,15 @@ def test_what_is_no_picture_is_not_sent(simulator, signed_in, image, tmp_path, c
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
-def test_the_prompt_by_stdin(simulator, signed_in, image, arguments):
+def test_the_prompt_can_come_from_stdin(simulator, signed_in, image, arguments):
     assert image(*arguments, input="A pelican\n").exit_code == 0
-    assert drawn(simulator) == [USUAL]
+    assert requested_images(simulator) == [DEFAULT_BODY]
     assert image(*arguments, input=b"\xff A pelican").exit_code == 0
-    assert drawn(simulator)[1]["prompt"].endswith(" A pelican")
+    assert requested_images(simulator)[1]["prompt"].endswith(" A pelican")
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])
-def test_stdin_is_a_picture_or_the_prompt(simulator, signed_in, image, arguments):
+def test_stdin_is_an_image_or_the_prompt(simulator, signed_in, image, arguments):
     result = image(*arguments, "-a", "-", input=png(32, 32))
     assert result.exit_code == 2
     assert "Error: The prompt is empty. Pass it as an argument or on stdin." in result.stderr
@@ -140,12 +140,12 @@ def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
     )
 
 
-def test_a_prompt_that_is_no_text(simulator, signed_in, image):
+def test_a_surrogate_in_the_prompt_becomes_a_question_mark(simulator, signed_in, image):
     assert image("A pelican \udcff").exit_code == 0
-    assert drawn(simulator)[0]["prompt"] == "A pelican ?"
+    assert requested_images(simulator)[0]["prompt"] == "A pelican ?"
 
 
-def test_an_empty_prompt(simulator, signed_in, image):
+def test_an_empty_prompt_is_refused(simulator, signed_in, image):
     for result in (image(" "), image(input="\n")):
         assert result.exit_code == 2
         assert "Error: The prompt is empty." in result.stderr
@@ -171,11 +171,11 @@ def test_another_size_than_requested_is_noted(simulator, signed_in, image, repea
         (b"", None),
     ],
 )
-def test_the_size_is_read_from_the_picture(data, expected):
+def test_the_size_is_read_from_the_image(data, expected):
     assert png_size(data) == expected
 
 
-def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):
+def test_an_image_of_an_unknown_format_is_saved(simulator, signed_in, image):
     data = base64.b64encode(b"a new kind").decode()
     simulator.script("draw", Answer(200, {"data": [{"b64_json": data}]}))
     result = image("A pelican", "--size", "1024x1024", "--json")
@@ -184,16 +184,31 @@ def test_a_picture_of_an_unknown_kind_is_kept(simulator, signed_in, image):
     assert pathlib.Path(report["path"]).read_bytes() == b"a new kind"
 
 
-def test_another_account(simulator, signed_in, image):
+def test_account_chooses_the_login(simulator, signed_in, image):
     work = sign_in(simulator, "work")
     image("A pelican", "--account", "work")
     assert simulator.seen("/images/generations")[0].bearer == work.access_token
 
 
+@pytest.mark.parametrize(
+    ("option", "typed", "offered"),
+    [
+        ("--quality", "m", ["max", "medium"]),
+        ("--background", "", ["opaque", "transparent"]),
+        ("--size", "102", ["1024x1024", "1024x1536"]),
+    ],
+)
+def test_a_shell_completes_options(option, typed, offered):
+    command = cli.commands["chatgpt"].get_command(None, "image")
+    completer = ShellComplete(command, {}, "image", "_IMAGE_COMPLETE")
+    found = completer.get_completions([option], typed)
+    assert sorted(item.value for item in found) == offered
+
+
 # Files -------------------------------------------------------------------------------------
 
 
-def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_path):
+def test_no_image_is_requested_if_it_could_not_be_saved(simulator, signed_in, image, tmp_path):
     (tmp_path / "old.png").write_bytes(b"old")
     message = error_of(image("A pelican", "-o", str(tmp_path / "old.png")))
     assert message.endswith("old.png already exists. Choose another name or use --force.")
@@ -210,7 +225,7 @@ def test_nothing_is_drawn_that_cannot_be_saved(simulator, signed_in, image, tmp_
     assert (tmp_path / "old.png").read_bytes() == b"old"
 
 
-def test_a_missing_folder_and_the_home_folder(simulator, signed_in, image, tmp_path, monkeypatch):
+def test_a_missing_folder_below_home_is_created(simulator, signed_in, image, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     path = tmp_path / "new" / "folder" / "a.png"
@@ -240,7 +255,7 @@ def test_force_replaces_a_file(simulator, signed_in, image, tmp_path):
     assert list(tmp_path.glob("*.tmp")) == []
 
 
-def test_a_picture_on_stdout(simulator, signed_in, image):
+def test_an_image_on_stdout_is_not_saved(simulator, signed_in, image):
     result = image("A pelican", "-o", "-")
     assert result.stdout_bytes == png(1024, 1024)
     assert not (llm.user_dir() / "chatgpt-images").exists()
@@ -249,19 +264,19 @@ def test_a_picture_on_stdout(simulator, signed_in, image):
 
 
 @needs_pty
-def test_a_picture_is_not_written_to_a_terminal(simulator, signed_in):
+def test_an_image_is_not_written_to_a_terminal(simulator, signed_in):
     terminal = Terminal("chatgpt", "image", "A pelican", "-o", "-")
     assert terminal.end() == 2
     assert "must not be a terminal" in terminal.screen
     assert simulator.requests == []
 
 
-def test_a_picture_whose_reader_has_gone_is_saved(simulator, signed_in):
+def test_an_image_is_saved_if_stdout_is_closed(simulator, signed_in):
     process = start_llm("chatgpt", "image", "A pelican", "-o", "-")
     process.stdout.close()
     process.stdout = None
     stderr = process.communicate(timeout=30)[1]
-    (path,) = pictures()
+    (path,) = saved_images()
     assert stderr.splitlines()[-2:] == [
         "Warning: could not write the image to stdout (Broken pipe).",
         f"Picture: {path}",
@@ -269,7 +284,7 @@ def test_a_picture_whose_reader_has_gone_is_saved(simulator, signed_in):
     assert path.read_bytes() == png(1024, 1024)
 
 
-def test_open_opens_the_picture(simulator, signed_in, image, monkeypatch):
+def test_open_opens_the_image(simulator, signed_in, image, monkeypatch):
     opened = []
     monkeypatch.setattr(terminal_module, "open_address", lambda url: opened.append(url) or True)
     path = image("A pelican", "--open").stdout.strip()
@@ -278,63 +293,18 @@ def test_open_opens_the_picture(simulator, signed_in, image, monkeypatch):
     assert "Could not open the image." in image("A pelican", "--open").stderr
 
 
-@pytest.mark.parametrize("account", [None, "work"])
-def test_a_limit_names_banked_resets(simulator, signed_in, image, account):
-    sign_in(simulator, "work")
-    simulator.bank_reset()
-    simulator.script("draw", usage_limit())
-    option = ["--account", account] if account else []
-    message = error_of(image("A pelican", *option))
-    command = "llm chatgpt reset --account work" if account else "llm chatgpt reset"
-    assert f"You have 1 banked reset: run '{command}'. Or wait" in message
-    assert len(simulator.seen("/images/generations")) == 1
-
-
-def test_an_image_model_names_banked_resets(simulator, signed_in, ask):
-    simulator.bank_reset()
-    simulator.reserve_used = 20.0
-    simulator.script("draw", usage_limit())
-    with pytest.raises(llm.ModelError) as caught:
-        ask("A pelican", slug="gpt-image-2")
-    assert "You have 1 banked reset: run 'llm chatgpt reset'. Or wait" in str(caught.value)
-    assert "Luna Reserve" not in str(caught.value)
-
-
-def test_a_wrong_quality_is_refused_before_anything_is_sent(simulator, signed_in, image):
-    for option in ("--quality", "--background"):
-        assert image("A pelican", option, "superb").exit_code == 2
-    assert simulator.requests == []
-    assert image("A pelican", "--quality", "High").exit_code == 0
-    assert drawn(simulator)[0]["quality"] == "high"
-
-
-@pytest.mark.parametrize(
-    ("option", "typed", "offered"),
-    [
-        ("--quality", "m", ["max", "medium"]),
-        ("--background", "", ["opaque", "transparent"]),
-        ("--size", "102", ["1024x1024", "1024x1536"]),
-    ],
-)
-def test_a_shell_completes_options(option, typed, offered):
-    command = cli.commands["chatgpt"].get_command(None, "image")
-    completer = ShellComplete(command, {}, "image", "_IMAGE_COMPLETE")
-    found = completer.get_completions([option], typed)
-    assert sorted(item.value for item in found) == offered
-
-
 def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_path):
     path = tmp_path / "a.png"
     simulator.script("draw", lambda _: path.write_bytes(b"other") and None)
     result = image("A pelican", "-o", str(path))
-    (saved,) = pictures()
+    (saved,) = saved_images()
     assert result.stdout == f"{saved}\n"
     assert saved.read_bytes() == png(1024, 1024)
     assert path.read_bytes() == b"other"
     assert f"Warning: could not save the image as {path} (File exists); using" in result.stderr
 
 
-def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
+def test_a_full_disk_means_the_default_folder(simulator, signed_in, image, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     opened = pathlib.Path.open
 
@@ -343,20 +313,20 @@ def test_a_full_disk(simulator, signed_in, image, tmp_path, monkeypatch):
         if self != path:
             return file
         file.close()
-        # What is written goes to a device that is always full.
+        # Writes go to a device that is always full.
         return os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
 
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     monkeypatch.setattr(pathlib.Path, "open", full)
     result = image("A pelican", "-o", str(path))
-    (saved,) = pictures()
+    (saved,) = saved_images()
     assert result.stdout == f"{saved}\n"
     assert "No space left on device" in result.stderr
     assert not path.exists()
 
 
-def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
+def test_an_image_that_cannot_be_saved_anywhere_is_an_error(simulator, signed_in, image):
     def spoil(_):
         folder = llm.user_dir() / "chatgpt-images"
         folder.rmdir()
@@ -368,18 +338,18 @@ def test_a_picture_that_cannot_be_saved_anywhere(simulator, signed_in, image):
     )
 
 
-# What can go wrong -------------------------------------------------------------------------
+# Errors ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", [["A pelican"], ["A pelican", "-a", "-"]])
-def test_a_refused_token_is_renewed_once(simulator, signed_in, image, asked):
+@pytest.mark.parametrize("arguments", [["A pelican"], ["A pelican", "-a", "-"]])
+def test_a_refused_token_is_renewed_once(simulator, signed_in, image, arguments):
     simulator.access_tokens.clear()
-    result = image(*asked, input=png(16, 16))
+    result = image(*arguments, input=png(16, 16))
     assert result.exit_code == 0
     assert len(simulator.refreshes) == 1
     assert result.stderr == ""
     simulator.always["draw"] = simulator.always["edit"] = lambda _: Answer(401, {"detail": "No"})
-    message = error_of(image(*asked, input=png(16, 16)))
+    message = error_of(image(*arguments, input=png(16, 16)))
     assert message.startswith("Error: OpenAI no longer accepts this login: No.")
 
 
@@ -413,21 +383,19 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("answer", "words"), REFUSALS)
-def test_a_refusal_is_one_sentence_and_nothing_is_sent_again(
-    simulator, signed_in, image, answer, words
-):
+def test_a_refusal_is_explained_and_not_tried_again(simulator, signed_in, image, answer, words):
     simulator.script("draw", answer)
     assert words in error_of(image("A pelican"))
     assert len(simulator.seen("/images/generations")) == 1
-    assert pictures() == []
+    assert saved_images() == []
 
 
-def test_a_wish_that_the_service_does_not_know(simulator, signed_in, image):
+def test_an_option_that_the_service_refuses_is_an_error(simulator, signed_in, image):
     message = error_of(image("A pelican", "--size", "best"))
     assert message.startswith("Error: OpenAI refused the request: Invalid size 'best'.")
 
 
-def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
+def test_an_image_that_takes_too_long_is_an_error(simulator, signed_in, image, monkeypatch):
     assert config.IMAGE_TIMEOUT_SECONDS == 300
     monkeypatch.setattr(config, "IMAGE_TIMEOUT_SECONDS", 0.3)
     simulator.script("draw", Answer(delay=5.0))
@@ -436,12 +404,12 @@ def test_a_picture_that_does_not_come(simulator, signed_in, image, monkeypatch):
     assert len(simulator.requests) == 1
 
 
-def test_a_picture_may_be_larger_than_other_answers(simulator, signed_in, image):
+def test_an_image_may_be_larger_than_other_answers(simulator, signed_in, image):
     data = png(16, 16) + bytes(17 * 2**20)
     body = {"data": [{"b64_json": base64.b64encode(data).decode()}]}
     simulator.script("draw", Answer(200, body))
     assert image("A pelican").exit_code == 0
-    (path,) = pictures()
+    (path,) = saved_images()
     assert path.stat().st_size == len(data)
 
 
@@ -452,11 +420,41 @@ def test_a_refused_login_names_its_account(simulator, signed_in, image):
     assert "Run 'llm chatgpt login --account work' to sign in again." in message
 
 
-def test_no_account_is_signed_in(simulator, image):
+@pytest.mark.parametrize("account", [None, "work"])
+def test_a_limit_names_banked_resets(simulator, signed_in, image, account):
+    sign_in(simulator, "work")
+    simulator.bank_reset()
+    simulator.script("draw", usage_limit())
+    option = ["--account", account] if account else []
+    message = error_of(image("A pelican", *option))
+    command = "llm chatgpt reset --account work" if account else "llm chatgpt reset"
+    assert f"You have 1 banked reset: run '{command}'. Or wait" in message
+    assert len(simulator.seen("/images/generations")) == 1
+
+
+def test_an_image_model_names_banked_resets(simulator, signed_in, ask):
+    simulator.bank_reset()
+    simulator.reserve_used = 20.0
+    simulator.script("draw", usage_limit())
+    with pytest.raises(llm.ModelError) as caught:
+        ask("A pelican", slug="gpt-image-2")
+    assert "You have 1 banked reset: run 'llm chatgpt reset'. Or wait" in str(caught.value)
+    assert "Luna Reserve" not in str(caught.value)
+
+
+def test_a_wrong_quality_is_refused_before_anything_is_sent(simulator, signed_in, image):
+    for option in ("--quality", "--background"):
+        assert image("A pelican", option, "superb").exit_code == 2
+    assert simulator.requests == []
+    assert image("A pelican", "--quality", "High").exit_code == 0
+    assert requested_images(simulator)[0]["quality"] == "high"
+
+
+def test_without_a_login_the_error_says_so(simulator, image):
     assert "Not signed in to ChatGPT" in error_of(image("A pelican"))
 
 
-def test_an_access_token(simulator, image, monkeypatch):
+def test_an_access_token_can_create_images(simulator, image, monkeypatch):
     token = "at-" + "x" * 40
     simulator.personal_tokens[token] = simulator.account
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", token)
@@ -464,20 +462,20 @@ def test_an_access_token(simulator, image, monkeypatch):
     assert simulator.seen("/images/generations")[0].bearer == token
 
 
-def test_the_official_sign_in_draws_nothing(simulator, image):
+def test_the_official_sign_in_cannot_create_images(simulator, image):
     sign_in_officially(simulator)
     assert "OpenAI's official sign-in cannot create images" in error_of(image("A pelican"))
     assert simulator.requests == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
-def test_a_model_without_a_stderr(simulator, signed_in):
+def test_an_image_model_works_with_a_closed_stderr(simulator, signed_in):
     command = f"exec {sys.executable} -m llm -m chatgpt-gpt-image-2 'A pelican' 2>&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, str(pictures()[0]))
+    assert (done.returncode, done.stdout.strip()) == (0, str(saved_images()[0]))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+@needs_pty
 def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
     simulator.script("draw", Answer(delay=60.0))
     terminal = Terminal("chatgpt", "image", "A pelican", columns=30)
@@ -487,11 +485,11 @@ def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
     assert terminal.end() == 1
     assert terminal.rows == ["", "Aborted!", ""]
     assert "Traceback" not in terminal.screen
-    assert pictures() == []
+    assert saved_images() == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_is_not_asked_for_the_prompt(simulator, signed_in):
+@needs_pty
+def test_on_a_terminal_a_missing_prompt_is_an_error(simulator, signed_in):
     terminal = Terminal("chatgpt", "image")
     assert terminal.end() == 2
     assert "Error: Missing argument 'PROMPT'." in terminal.screen

@@ -14,7 +14,7 @@ import llm_chatgpt_oauth as plugin
 from simulator import PNG, Draw, Say
 
 
-def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
+def test_a_created_image_is_saved_and_its_path_printed(simulator, signed_in, run_llm, tmp_path):
     simulator.answer(Draw("A pelican on a bicycle"), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "draw", "-T", "ImageGeneration")
     assert result.stdout == "Here.\n"
@@ -29,31 +29,31 @@ def test_a_drawn_picture_is_a_file(simulator, signed_in, run_llm, tmp_path):
     assert "A pelican on a bicycle" in history
 
 
-def test_the_note_of_a_picture_begins_a_line(simulator, signed_in, run_llm):
+def test_the_path_of_an_image_is_on_a_line_of_its_own(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-sol", "draw", "-T", "ImageGeneration")
     assert "**Answering**" in result.stderr
     assert re.search(r"^Picture: ", result.stderr, re.MULTILINE)
 
 
-def test_wishes_for_a_picture_are_sent(simulator, signed_in, ask):
-    wishes = {
+def test_options_of_image_generation_are_sent(simulator, signed_in, ask):
+    options = {
         "output_format": "webp",
         "size": "1024x1536",
         "quality": "low",
         "background": "transparent",
     }
     simulator.answer(Say("Here."))
-    ask("draw", tools=[plugin.ImageGeneration(**wishes)])
-    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **wishes}]
+    ask("draw", tools=[plugin.ImageGeneration(**options)])
+    assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", **options}]
 
 
-def test_wishes_for_a_picture_on_the_command_line(simulator, signed_in, run_llm):
+def test_image_generation_takes_options_on_the_command_line(simulator, signed_in, run_llm):
     tool = 'ImageGeneration({"quality": "low", "folder": "art"})'
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", tool)
     assert simulator.prompts[-1]["tools"] == [{"type": "image_generation", "quality": "low"}]
 
 
-def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_path):
+def test_the_folder_of_images_can_be_chosen(simulator, signed_in, ask, tmp_path):
     simulator.answer(Draw("A pelican", output_format="webp"))
     tool = plugin.ImageGeneration(folder=str(tmp_path / "art"), output_format="webp")
     answered = ask("draw", tools=[tool])
@@ -66,7 +66,7 @@ def test_a_drawn_picture_in_a_folder_of_ones_own(simulator, signed_in, ask, tmp_
 
 
 @pytest.mark.parametrize("folder", ["{file}", "{file}/art", "~nobody-at-all/art", "a\0b"])
-def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, caplog, folder):
+def test_an_unusable_folder_means_the_default(simulator, signed_in, ask, tmp_path, caplog, folder):
     (tmp_path / "file").write_text("")
     tool = plugin.ImageGeneration(folder=folder.format(file=tmp_path / "file"))
     simulator.answer(Draw("A pelican"), Say("Here."))
@@ -76,13 +76,13 @@ def test_a_folder_that_cannot_be_written(simulator, signed_in, ask, tmp_path, ca
     path = pathlib.Path(result.output)
     assert path.parent == llm.user_dir() / "chatgpt-images"
     assert path.read_bytes() == PNG
-    warning, picture = caplog.messages
+    warning, note = caplog.messages
     assert warning.startswith("Warning: could not save the image as ")
     assert warning.endswith("; using the default folder.")
-    assert picture == f"Picture: {path}"
+    assert note == f"Picture: {path}"
 
 
-def test_a_picture_that_cannot_be_written_at_all(simulator, signed_in, ask, caplog):
+def test_an_image_that_cannot_be_saved_does_not_stop_the_answer(simulator, signed_in, ask, caplog):
     (llm.user_dir() / "chatgpt-images").write_text("")
     simulator.answer(Draw("A pelican"), Say("Here."))
     answered = ask("draw", tools=[plugin.ImageGeneration()])

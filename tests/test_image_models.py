@@ -1,11 +1,10 @@
-"""Image models of llm: prompts, options, logs and attachments."""
+"""The image models: prompts, options, logs and attachments."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import os
 import re
 import time
 
@@ -13,8 +12,8 @@ import llm
 import pytest
 
 from simulator import Answer, png, usage_limit
-from terminal import Terminal
-from test_image import USUAL, drawn, pictures
+from terminal import Terminal, needs_pty
+from test_image import DEFAULT_BODY, requested_images, saved_images
 
 
 def test_an_image_model_prints_the_path_and_is_logged(simulator, signed_in, run_llm, tmp_path):
@@ -38,28 +37,28 @@ def test_an_image_model_prints_the_path_and_is_logged(simulator, signed_in, run_
     assert "data" not in logged
 
 
-def test_an_image_model_from_python(simulator, signed_in, ask):
+def test_an_image_model_returns_the_path_and_records_the_usage(simulator, signed_in, ask):
     usage = {"input_tokens": 12, "output_tokens": 4000, "total_tokens": 4012}
     data = {"b64_json": base64.b64encode(png(32, 32)).decode()}
     answer = {"data": [data], "created": 7, "usage": usage, "odd": [[]]}
     simulator.script("draw", Answer(200, answer))
     answered = ask("A pelican", slug="gpt-image-2.5-flare", system="In watercolours.")
-    (path,) = pictures()
+    (path,) = saved_images()
     assert answered.text == str(path)
     assert path.read_bytes() == png(32, 32)
-    assert drawn(simulator) == [
-        {**USUAL, "prompt": "In watercolours.\n\nA pelican", "model": "gpt-image-2.5-flare"}
+    assert requested_images(simulator) == [
+        {**DEFAULT_BODY, "prompt": "In watercolours.\n\nA pelican", "model": "gpt-image-2.5-flare"}
     ]
     assert (answered.response.input_tokens, answered.response.output_tokens) == (12, 4000)
     assert answered.json["created"] == 7
     assert "odd" not in answered.json
 
 
-def test_an_image_model_in_a_template(simulator, signed_in, run_llm):
+def test_an_image_model_works_in_a_template(simulator, signed_in, run_llm):
     options = ["-o", "background", "transparent", "--save", "draw"]
     assert run_llm("-m", "chatgpt-gpt-image-2", "A $input", *options).exit_code == 0
     assert run_llm("-t", "draw", "pelican").exit_code == 0
-    assert drawn(simulator) == [{**USUAL, "background": "transparent"}]
+    assert requested_images(simulator) == [{**DEFAULT_BODY, "background": "transparent"}]
 
 
 def test_an_image_model_has_no_conversation(simulator, signed_in, ask, run_llm):
@@ -69,13 +68,13 @@ def test_an_image_model_has_no_conversation(simulator, signed_in, ask, run_llm):
     assert ask.model("gpt-image-2").supports_conversation is False
 
 
-def test_only_the_newest_message_is_drawn(simulator, signed_in):
+def test_only_the_newest_message_is_sent(simulator, signed_in):
     # A version of llm that does not know `supports_conversation` passes all messages.
     history = [llm.user("A pelican"), llm.assistant("a.png"), llm.user("A walrus")]
     model = llm.get_model("chatgpt-gpt-image-2")
     model.supports_conversation = True
     model.prompt(messages=history).text()
-    assert drawn(simulator)[0]["prompt"] == "A walrus"
+    assert requested_images(simulator)[0]["prompt"] == "A walrus"
 
 
 def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in, ask):
@@ -85,7 +84,7 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
     simulator.always["draw"] = lambda _: Answer(401, {"detail": "No"})
     with pytest.raises(llm.ModelError, match="no longer accepts this login: No"):
         ask("A pelican", slug="gpt-image-2")
-    assert len(drawn(simulator)) == 4
+    assert len(requested_images(simulator)) == 4
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_a_refused_token_is_renewed_once_for_an_image_model(simulator, signed_in
         ),
     ],
 )
-def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, words):
+def test_invalid_input_for_an_image_model_is_not_sent(simulator, signed_in, ask, prompt, words):
     with pytest.raises(llm.ModelError, match=re.escape(words)):
         ask(slug="gpt-image-2", **prompt)
     assert simulator.requests == []
@@ -126,11 +125,11 @@ def test_what_an_image_model_cannot_send(simulator, signed_in, ask, prompt, word
         (usage_limit(), "The usage limit of your ChatGPT Plus plan is reached."),
     ],
 )
-def test_a_refusal_of_an_image_model(simulator, signed_in, ask, answer, words):
+def test_a_failed_image_is_not_requested_again(simulator, signed_in, ask, answer, words):
     simulator.script("draw", answer)
     with pytest.raises(llm.ModelError, match=re.escape(words)):
         ask("A pelican", slug="gpt-image-2")
-    assert len(drawn(simulator)) == 1
+    assert len(requested_images(simulator)) == 1
 
 
 def test_an_async_image_can_be_cancelled(simulator, signed_in):
@@ -147,16 +146,16 @@ def test_an_async_image_can_be_cancelled(simulator, signed_in):
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    begin = time.monotonic()
+    start = time.monotonic()
     asyncio.run(cancel())
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - start < 30
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+@needs_pty
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_terminal_is_told_that_an_image_takes_a_while(simulator, signed_in, options):
+def test_the_waiting_line_says_that_an_image_takes_a_while(simulator, signed_in, options):
     simulator.script("draw", lambda request: time.sleep(1.5))
     terminal = Terminal("-m", "chatgpt-gpt-image-2", "A pelican", *options, columns=80)
     terminal.wait_for(r"\rCreating the image, 0:01 \(takes a minute or two\)")
     assert terminal.end() == 0
-    assert terminal.rows == [str(pictures()[0]), ""]
+    assert terminal.rows == [str(saved_images()[0]), ""]

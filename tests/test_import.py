@@ -17,7 +17,7 @@ from simulator import make_jwt
 
 @pytest.fixture
 def codex(simulator, tmp_path, monkeypatch):
-    """A folder like ~/.codex with bob's login, and a function that changes its file."""
+    """Write Codex CLI's file with Bob's login. Returns `write(**changes)`; "gone" drops a field."""
     folder = tmp_path / "codex"
     folder.mkdir()
     monkeypatch.setenv("CODEX_HOME", str(folder))
@@ -48,7 +48,7 @@ def codex(simulator, tmp_path, monkeypatch):
     return write
 
 
-def test_import(simulator, codex, run_llm, ask):
+def test_an_import_copies_the_access_token_only(simulator, codex, run_llm, ask):
     before = codex.path.read_bytes(), codex.path.stat().st_mtime_ns
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 0
@@ -65,14 +65,14 @@ def test_import(simulator, codex, run_llm, ask):
         check(result.output)
 
 
-CODEX_ADVICE = "'llm chatgpt login' first, or 'llm chatgpt import' to use Codex CLI's login."
-
-
-def test_without_a_login_that_of_codex_cli_is_offered(simulator, codex, run_llm, ask):
+def test_if_nobody_is_signed_in_codex_clis_login_is_suggested(simulator, codex, run_llm, ask):
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello")
-    message = f"Not signed in to ChatGPT. Run {CODEX_ADVICE}"
-    assert str(caught.value) == message
+    message = str(caught.value)
+    assert message == (
+        "Not signed in to ChatGPT. Run 'llm chatgpt login' first, or 'llm chatgpt import' to use "
+        "Codex CLI's login."
+    )
     for command in ("status", "usage"):
         result = run_llm("chatgpt", command)
         assert result.exit_code == 1
@@ -85,7 +85,7 @@ def test_without_a_login_that_of_codex_cli_is_offered(simulator, codex, run_llm,
     "content",
     [{"auth_mode": "apikey"}, {"tokens": {"access_token": make_jwt({"exp": 1000})}}, None],
 )
-def test_without_a_login_of_codex_cli_only_login_is_advised(simulator, codex, ask, content):
+def test_import_is_not_suggested_without_a_usable_codex_login(simulator, codex, ask, content):
     if content:
         codex(**content)
     else:
@@ -95,7 +95,7 @@ def test_without_a_login_of_codex_cli_only_login_is_advised(simulator, codex, as
     assert str(caught.value) == "Not signed in to ChatGPT. Run 'llm chatgpt login' first."
 
 
-def test_import_beside_a_login(simulator, codex, run_llm):
+def test_an_import_leaves_the_default_login_unchanged(simulator, codex, run_llm):
     ada = sign_in(simulator)
     result = run_llm("chatgpt", "import")
     assert "--key codex" in result.stdout
@@ -103,7 +103,7 @@ def test_import_beside_a_login(simulator, codex, run_llm):
     assert plugin.load_tokens("codex").kind == "codex"
 
 
-def test_a_login_does_not_take_the_imported_ones_place(simulator, codex, run_llm):
+def test_a_login_does_not_replace_the_imported_one(simulator, codex, run_llm):
     run_llm("chatgpt", "import")
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
@@ -112,7 +112,7 @@ def test_a_login_does_not_take_the_imported_ones_place(simulator, codex, run_llm
 
 
 @pytest.mark.parametrize("how", ["file", "folder", "home"])
-def test_import_from_elsewhere(simulator, codex, run_llm, monkeypatch, how, tmp_path):
+def test_an_import_finds_a_file_or_a_folder(simulator, codex, run_llm, monkeypatch, how, tmp_path):
     monkeypatch.delenv("CODEX_HOME")
     arguments = {"file": [str(codex.path)], "folder": [str(codex.path.parent)], "home": []}[how]
     if how == "home":
@@ -132,7 +132,7 @@ def test_import_from_elsewhere(simulator, codex, run_llm, monkeypatch, how, tmp_
         {"last_refresh": 7},
     ],
 )
-def test_what_else_an_import_takes(simulator, codex, run_llm, ask, changes):
+def test_an_import_accepts_missing_and_odd_fields(simulator, codex, run_llm, ask, changes):
     codex(**changes)
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 0, result.stderr
@@ -151,7 +151,7 @@ def test_what_else_an_import_takes(simulator, codex, run_llm, ask, changes):
         ({"tokens": {"access_token": make_jwt({"exp": 1000})}}, "ago (1970-01-01"),
     ],
 )
-def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
+def test_an_import_refuses_other_and_expired_logins(simulator, codex, run_llm, changes, words):
     codex(**changes)
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
@@ -160,7 +160,7 @@ def test_what_an_import_refuses(simulator, codex, run_llm, changes, words):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '"text"', '{"tokens": []}', b"\xff"])
-def test_a_file_that_is_none(simulator, codex, run_llm, content):
+def test_a_file_without_a_login_is_refused(simulator, codex, run_llm, content):
     codex.path.write_bytes(content if isinstance(content, bytes) else content.encode())
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
@@ -177,9 +177,6 @@ def test_a_missing_file_may_mean_the_keyring(simulator, codex, run_llm):
     assert "Could not read" in run_llm("chatgpt", "import").stderr
 
 
-KEYRING = "keyring"
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such paths")
 @pytest.mark.parametrize(
     ("path", "words"),
@@ -193,7 +190,7 @@ KEYRING = "keyring"
     ],
 )
 @pytest.mark.parametrize("variable", [False, True])
-def test_a_place_that_cannot_be_read(
+def test_an_unreadable_path_is_an_error_on_one_line(
     simulator, run_llm, monkeypatch, tmp_path, path, words, variable
 ):
     monkeypatch.chdir(tmp_path)
@@ -206,11 +203,11 @@ def test_a_place_that_cannot_be_read(
     assert result.stderr.startswith("Error: ")
     if not variable:
         assert words in result.stderr
-        assert KEYRING not in result.stderr
+        assert "keyring" not in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads anything")
-def test_a_folder_of_another_user(simulator, run_llm, tmp_path):
+def test_a_folder_of_another_user_is_an_error(simulator, run_llm, tmp_path):
     (tmp_path / "other").mkdir(mode=0)
     result = run_llm("chatgpt", "import", str(tmp_path / "other" / ".codex"))
     assert result.exit_code == 1
@@ -218,8 +215,8 @@ def test_a_folder_of_another_user(simulator, run_llm, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX users")
-def test_an_import_without_a_home_folder(simulator, run_llm, monkeypatch):
-    """As in a container that runs under a number without a name."""
+def test_an_import_without_a_home_folder_is_an_error(simulator, run_llm, monkeypatch):
+    """As in a container whose user id has no name."""
     import pwd
 
     def nobody(uid):
@@ -238,8 +235,8 @@ def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     soon = plugin.load_tokens("codex")._replace(expires_at=time.time() + 20)
     plugin.store_tokens(soon, "codex")
     assert ask("hello").text
-    ended = soon._replace(expires_at=time.time() - 1)
-    plugin.store_tokens(ended, "codex")
+    expired = soon._replace(expires_at=time.time() - 1)
+    plugin.store_tokens(expired, "codex")
     with pytest.raises(llm.ModelError, match="imported from Codex CLI has expired"):
         ask("hello")
     plugin.store_tokens(soon, "codex")
@@ -250,7 +247,7 @@ def test_an_imported_login_is_never_refreshed(simulator, codex, run_llm, ask):
     assert plugin.load_tokens("codex") == soon
 
 
-def test_import_over_a_login_of_that_name(simulator, codex, run_llm):
+def test_an_import_replaces_a_login_of_the_plugin_only_with_yes(simulator, codex, run_llm):
     own = sign_in(simulator, "codex")
     result = run_llm("chatgpt", "import")
     assert result.exit_code == 1
@@ -262,7 +259,7 @@ def test_import_over_a_login_of_that_name(simulator, codex, run_llm):
 
 @pytest.mark.parametrize("first", ["import", "login"])
 def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, first):
-    """Whatever the account that was signed out before was named."""
+    """Even if an account of another name was signed out before."""
     if first == "import":
         run_llm("chatgpt", "import")
     else:

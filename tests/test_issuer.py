@@ -11,8 +11,8 @@ from simulator import Simulator
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """Another issuer, which LLM_CHATGPT_ISSUER then names."""
+def switch_issuer(monkeypatch):
+    """Return a function that lets LLM_CHATGPT_ISSUER name another issuer and returns that."""
     with Simulator() as other:
 
         def switch():
@@ -30,17 +30,17 @@ def test_both_routes_store_the_issuer(simulator, run_llm):
 
 
 @pytest.mark.parametrize("route", ["codex", "official"])
-def test_no_login_is_renewed_elsewhere(simulator, elsewhere, ask, run_llm, route):
+def test_no_login_is_renewed_at_another_issuer(simulator, switch_issuer, ask, run_llm, route):
     official = route == "official"
     old = sign_in_officially(simulator, ago=4000) if official else sign_in(simulator)
     simulator.expire_access_tokens()
-    other = elsewhere()
+    other = switch_issuer()
     with pytest.raises(plugin.RefreshFailed, match="LLM_CHATGPT_ISSUER") as caught:
         ask("hi")
     assert "\n" not in str(caught.value)
     assert other.requests == []
     assert simulator.refreshes == []
-    # Nothing is remembered against the login.
+    # The failure is not stored with the login.
     assert entry_on_disk()["refusal"] is None
     assert plugin.load_tokens() == old
     with pytest.raises(plugin.RefreshFailed, match="LLM_CHATGPT_ISSUER"):
@@ -48,10 +48,10 @@ def test_no_login_is_renewed_elsewhere(simulator, elsewhere, ask, run_llm, route
     assert other.requests == []
 
 
-def test_an_expired_login_says_so_without_a_request(simulator, elsewhere, run_llm):
+def test_an_expired_login_says_so_without_a_request(simulator, switch_issuer, run_llm):
     sign_in(simulator)
     expire()
-    other = elsewhere()
+    other = switch_issuer()
     status = run_llm("chatgpt", "status")
     assert status.exit_code == 1
     assert "LLM_CHATGPT_ISSUER" in status.output
@@ -59,9 +59,9 @@ def test_an_expired_login_says_so_without_a_request(simulator, elsewhere, run_ll
 
 
 @pytest.mark.parametrize("route", ["codex", "official"])
-def test_no_session_is_ended_elsewhere(simulator, elsewhere, run_llm, route):
+def test_no_session_is_ended_at_another_issuer(simulator, switch_issuer, run_llm, route):
     sign_in_officially(simulator) if route == "official" else sign_in(simulator)
-    other = elsewhere()
+    other = switch_issuer()
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "LLM_CHATGPT_ISSUER" in result.stderr
@@ -75,11 +75,11 @@ def test_a_login_of_an_older_version_belongs_to_openai(simulator, ask, monkeypat
     with pytest.raises(plugin.RefreshFailed, match=r"comes from auth\.openai\.com"):
         ask("hi")
     assert simulator.requests == []
-    # Until a login under LLM_CHATGPT_ISSUER is made anew.
+    # A new login under LLM_CHATGPT_ISSUER works.
     sign_in(simulator)
     expire()
     assert ask("hi").text
-    # Where OpenAI stands in the settings, the older login is renewed and says whose it is.
+    # If the settings name OpenAI, the older login is renewed, and its issuer is stored.
     monkeypatch.setattr("llm_chatgpt.config.DEFAULT_ISSUER", simulator.issuer)
     edit_login(issuer=None, expires_at=1.0)
     assert ask("hi").text
@@ -103,7 +103,7 @@ def test_a_login_of_an_older_version_belongs_to_openai(simulator, ask, monkeypat
     ],
 )
 @pytest.mark.parametrize("name", ["ISSUER", "BASE_URL"])
-def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
+def test_only_https_and_loopback_addresses_are_accepted(monkeypatch, name, url):
     monkeypatch.setenv(f"LLM_CHATGPT_{name}", url)
     with pytest.raises(plugin.ChatGPTError, match=f"LLM_CHATGPT_{name} must be an https"):
         config.issuer() if name == "ISSUER" else config.base_url()
@@ -113,7 +113,7 @@ def test_tokens_go_over_https_or_stay_here(monkeypatch, name, url):
     "url",
     ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
 )
-def test_addresses_that_are_fine(monkeypatch, url):
+def test_https_and_loopback_addresses_are_used_as_they_are(monkeypatch, url):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
     assert config.issuer() == url.rstrip("/")
 

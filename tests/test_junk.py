@@ -1,4 +1,4 @@
-"""Whatever the server or a file holds is read as far as it goes, or named in a sentence."""
+"""Random data from the server or in a file is read as far as possible, or explained."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ JSON = json_values(
     st.binary(max_size=60) | JSON.map(lambda data: json.dumps(data).encode()),
     st.dictionaries(st.sampled_from(HEADERS.split()), st.text(max_size=12) | st.floats().map(str)),
 )
-def test_any_answer_is_a_sentence(status, body, headers):
+def test_any_error_answer_gives_a_printable_message(status, body, headers):
     error = explain_refusal(
         Reply(status, headers, body), RefusedRequest(tokens.Tokens(""), slug="gpt-6-luna")
     )
@@ -91,52 +91,47 @@ def test_any_claims_make_a_login_that_can_be_stored(id_claims, access_claims):
     assert plugin.load_tokens() == login
 
 
-def test_any_store_file_is_read_or_named(tmp_path_factory):
-    @given(
-        st.binary(max_size=60)
+@given(
+    st.binary(max_size=60)
+    | st.dictionaries(
+        st.sampled_from(["version", "default", "accounts"]),
+        st.integers(-1, 3)
+        | st.text(max_size=4)
         | st.dictionaries(
-            st.sampled_from(["version", "default", "accounts"]),
-            st.integers(-1, 3)
-            | st.text(max_size=4)
+            st.text(max_size=4),
+            st.none()
             | st.dictionaries(
-                st.text(max_size=4),
-                st.none()
-                | st.dictionaries(
-                    st.sampled_from(["access_token", "refresh_token", "expires_at", "fedramp"]),
-                    st.none() | st.text(max_size=3) | st.floats() | st.booleans(),
-                ),
+                st.sampled_from(["access_token", "refresh_token", "expires_at", "fedramp"]),
+                st.none() | st.text(max_size=3) | st.floats() | st.booleans(),
             ),
-        ).map(lambda data: json.dumps(data).encode())
-    )
-    def check(content):
-        llm.user_dir()
-        store_path().write_bytes(content)
-        problem = ""
-        try:
-            login = plugin.load_tokens()
-        except plugin.StoreError as error:
-            login, problem = None, str(error)
-        if problem:
-            assert str(store_path()) in problem
-        else:
-            assert login is None or login.access_token
+        ),
+    ).map(lambda data: json.dumps(data).encode())
+)
+def test_any_login_file_is_read_or_named_in_an_error(content):
+    llm.user_dir()
+    store_path().write_bytes(content)
+    problem = ""
+    try:
+        login = plugin.load_tokens()
+    except plugin.StoreError as error:
+        login, problem = None, str(error)
+    if problem:
+        assert str(store_path()) in problem
+    else:
+        assert login is None or login.access_token
 
-    check()
+
+MODEL = st.dictionaries(
+    st.sampled_from(["slug", *catalogue.STORED_MODEL_FIELDS]),
+    st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
+)
 
 
-def test_any_model_list_is_read(tmp_path_factory):
-    entry = st.dictionaries(
-        st.sampled_from(["slug", *catalogue.STORED_MODEL_FIELDS]),
-        st.none() | st.text(max_size=4) | st.floats() | st.lists(st.text(max_size=3), max_size=2),
-    )
-
-    @given(st.lists(entry | st.none(), max_size=3), st.none() | st.lists(st.text(max_size=3)))
-    def check(models, seen):
-        llm.user_dir()
-        data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
-        catalogue.models_file().write_text(json.dumps(data))
-        models_by_slug = catalogue.models_to_register()
-        assert set(catalogue.BUILT_IN_MODELS) <= set(models_by_slug)
-        assert all(isinstance(info.slug, str) and info.slug for info in models_by_slug.values())
-
-    check()
+@given(st.lists(MODEL | st.none(), max_size=3), st.none() | st.lists(st.text(max_size=3)))
+def test_any_model_list_is_read(models, seen):
+    llm.user_dir()
+    data = {"accounts": {"a": {"models": models, "fetched_at": "x"}}, "seen": seen}
+    catalogue.models_file().write_text(json.dumps(data))
+    models_by_slug = catalogue.models_to_register()
+    assert set(catalogue.BUILT_IN_MODELS) <= set(models_by_slug)
+    assert all(isinstance(info.slug, str) and info.slug for info in models_by_slug.values())

@@ -1,4 +1,4 @@
-"""An answer that has arrived is kept, whatever fails after it; of a dropped one nothing is."""
+"""A complete answer is kept, whatever fails after it; a failed attempt leaves nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from conftest import expire, logged, models_updated, wait_until
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Answer, Call, Say, Stream, Think, error_answer, sse
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 
 @pytest.fixture
 def prompt_logged(simulator, signed_in, run_llm):
@@ -35,8 +37,8 @@ def prompt_logged(simulator, signed_in, run_llm):
     return prompt
 
 
-def after(simulator, *items, **changes):
-    """An answer's frames up to the last, and the last with `changes`."""
+def answer_frames(simulator, *items, **changes):
+    """Build an answer's frames. `changes` are for the last event."""
     body = {"model": "gpt-6-luna", "input": [], "include": ["reasoning.encrypted_content"]}
     return list(simulator.frames([*items, Say("The answer.")], body, **changes))
 
@@ -56,13 +58,13 @@ def after(simulator, *items, **changes):
         Answer(200, b'{"models": [{"slug": "x", "upgrade": ' + b"[" * 900 + b"]" * 900 + b"}]}"),
     ],
 )
-def test_a_model_list_that_fails(simulator, prompt_logged, models, options):
+def test_a_failed_model_list_is_not_fetched_again(simulator, prompt_logged, models, options):
     simulator.answer(Say("The answer."))
     simulator.script("models", models)
     assert prompt_logged(*options) == ""
     models_updated()
     assert len(simulator.seen("/codex/models")) == 1
-    # Not at every prompt.
+    # The next prompt does not fetch it again.
     simulator.answer(Say("The answer."))
     prompt_logged(*options)
     models_updated()
@@ -88,7 +90,7 @@ def test_no_answer_waits_for_the_model_list(simulator, prompt_logged, options):
         let_go.set()
 
 
-def test_a_model_list_that_cannot_be_stored(simulator, prompt_logged):
+def test_a_model_list_that_cannot_be_stored_is_not_fetched(simulator, prompt_logged):
     simulator.answer(Say("The answer."))
     catalogue.models_file().mkdir(parents=True)
     assert prompt_logged() == ""
@@ -113,8 +115,8 @@ def broken_gzip(frames):
         lambda frames: Stream([*frames, sse({"type": "error", "message": "Too late"})]),
     ],
 )
-def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
-    simulator.script("responses", ending(after(simulator)))
+def test_a_fault_after_the_last_event_does_not_matter(simulator, prompt_logged, ending, options):
+    simulator.script("responses", ending(answer_frames(simulator)))
     assert prompt_logged(*options) == ""
 
 
@@ -134,8 +136,8 @@ def test_an_end_that_breaks(simulator, prompt_logged, ending, options):
     ],
     ids=lambda changes: str(changes)[:40],
 )
-def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
-    simulator.script("responses", Stream(after(simulator, **changes)))
+def test_odd_fields_of_the_last_event_do_not_lose_the_answer(simulator, prompt_logged, changes):
+    simulator.script("responses", Stream(answer_frames(simulator, **changes)))
     prompt_logged()
 
 
@@ -148,7 +150,7 @@ def test_odd_fields_of_the_last_event(simulator, prompt_logged, changes):
         {"openai-model": "another\x85model"},
     ],
 )
-def test_odd_headers(simulator, prompt_logged, headers):
+def test_odd_headers_do_not_lose_the_answer(simulator, prompt_logged, headers):
     simulator.response_headers = headers
     simulator.answer(Say("The answer."))
     prompt_logged()
@@ -156,7 +158,7 @@ def test_odd_headers(simulator, prompt_logged, headers):
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's redirection")
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
-def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, where):
+def test_an_answer_is_kept_if_stderr_cannot_be_written(simulator, signed_in, run_llm, where):
     if "full" in where and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     simulator.served_model = "gpt-5.6-luna"
@@ -173,10 +175,9 @@ def test_a_standard_error_that_takes_nothing(simulator, signed_in, run_llm, wher
 
 
 @pytest.mark.parametrize("end", ["finish", "cut"])
-def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, monkeypatch, end):
-    """Reasoning of which nothing can be shown, then a fault, then another attempt."""
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
-    dropped = after(simulator, Think([]))[:4]
+def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, end):
+    """Reasoning without a summary, then a fault, then another attempt."""
+    dropped = answer_frames(simulator, Think([]))[:4]
     assert b'"encrypted_content"' in dropped[-1]
     simulator.script("responses", Stream(dropped, end=end))
     simulator.answer(Say("The answer."), Call("llm_version", {}))
@@ -187,9 +188,8 @@ def test_nothing_of_a_dropped_attempt_reaches_llm(simulator, signed_in, ask, mon
     assert ask.finish(lambda: conversation.prompt("on")).text
 
 
-def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
-    simulator.script("responses", Stream(after(simulator, Think([]))[:4]))
+def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm):
+    simulator.script("responses", Stream(answer_frames(simulator, Think([]))[:4]))
     simulator.answer(Say("The answer."))
     assert prompt_logged() == (
         "The answer was cut off: the server closed the connection; retrying (1 of 4)...\n"
@@ -202,20 +202,19 @@ def test_a_dropped_attempt_is_not_logged(simulator, prompt_logged, run_llm, monk
 @pytest.mark.parametrize(
     "fault", [Answer(413), Answer(drop=True), Stream([b"x"], end="cut"), Answer(401)]
 )
-def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fault):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_a_failed_prompt_is_not_kept_in_memory(simulator, signed_in, ask, fault):
     simulator.script("responses", *[fault] * 9)
-    held = []
+    references = []
 
     def start():
         attachment = llm.Attachment(type="image/png", content=PNG)
         response = ask.model().prompt("hi", attachments=[attachment])
-        held.extend(map(weakref.ref, (response, response.prompt, attachment)))
+        references.extend(map(weakref.ref, (response, response.prompt, attachment)))
         return response
 
     with pytest.raises(llm.ModelError):
         ask.finish(start)
-    # Then because the login cannot be refreshed.
+    # The same for a login that cannot be refreshed.
     expire()
     simulator.script("token", error_answer(401, "refresh_token_expired"))
     with pytest.raises(llm.ModelError):
@@ -223,11 +222,11 @@ def test_a_failed_prompt_is_not_held(simulator, signed_in, ask, monkeypatch, fau
 
     def all_gone():
         gc.collect()
-        return not any(kind() for kind in held)
+        return not any(reference() for reference in references)
 
-    # The thread that refreshes needs a moment to let go.
+    # The thread that refreshes may hold them for a moment.
     wait_until(all_gone)
-    assert len(held) == 6
+    assert len(references) == 6
 
 
 def test_an_incomplete_answer_is_kept_with_a_note(simulator, signed_in, run_llm):
@@ -248,5 +247,5 @@ def test_an_incomplete_answer_is_kept_with_a_note(simulator, signed_in, run_llm)
     row = logged(run_llm)[0]
     assert row["response"] == "Half of it"
     assert "incomplete" in json.dumps(row["response_json"])
-    # And the conversation goes on: the unfinished call has its output.
+    # The conversation can go on: the unfinished call has an output.
     assert run_llm("-c", "go on").exit_code == 0

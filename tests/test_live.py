@@ -1,4 +1,4 @@
-"""`llm chatgpt doctor --live`: all is well, and each way in which a service can differ."""
+"""`llm chatgpt doctor --live`: the documented service, and each way it can differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from simulator import Answer, Stream, error_answer, sse
 from simulator.replies import Refusal
 
 EVERY = [check.name for check in CHECKS]
-PROMPTS = [name for name in EVERY if name not in ("model list", "usage", "picture", "refresh")]
+NOT_PROMPTS = ("model list", "usage", "picture", "another model", "refresh")
+PROMPTS = [name for name in EVERY if name not in NOT_PROMPTS]
 
 
 @pytest.fixture(params=["codex", "official"])
@@ -37,7 +38,7 @@ def codex(simulator):
 
 @pytest.fixture
 def check(run_llm):
-    """Run it; the report."""
+    """Run the live check and return its report."""
 
     def run(*arguments):
         result = run_llm("chatgpt", "doctor", "--live", "--yes", "--json", *arguments)
@@ -50,13 +51,13 @@ def check(run_llm):
     return run
 
 
-def wrong(report):
+def not_ok(report):
     """The lines that are not ok, with their states."""
     lines = report["lines"]
     return {line["name"]: line["state"] for line in lines if line["state"] != "ok"}
 
 
-def found(report):
+def differences(report):
     return [
         (line["name"], each["fact"], each["text"])
         for line in report["lines"]
@@ -65,7 +66,7 @@ def found(report):
 
 
 def always(simulator, change):
-    """Answer every prompt with what `change` makes of the body and the normal answer."""
+    """Replace answers to prompts by `change(body, normal)`; first called with None as `normal`."""
 
     def endpoint(name, serve):
         def answer(request):
@@ -85,18 +86,18 @@ def always(simulator, change):
 
 
 def refuse_if(condition, answer):
-    """The change that refuses the prompts whose body meets a condition."""
+    """A change that refuses the prompts whose body meets a condition."""
     return lambda body, normal: answer if normal is None and condition(body) else None
 
 
-def parts(body):
+def part_types(body):
     return [part.get("type") for item in body["input"] for part in item.get("content") or []]
 
 
-def test_all_is_well(simulator, route, check):
+def test_the_documented_service_shows_no_differences(simulator, route, check):
     report = check("--all")
-    assert wrong(report) == {}
-    assert found(report) == []
+    assert not_ok(report) == {}
+    assert differences(report) == []
     names = [line["name"] for line in report["lines"]]
     missing = ["output limit", "usage", "picture", "refresh"] if route == "official" else []
     assert names == [name for name in EVERY if name not in missing]
@@ -178,7 +179,8 @@ BOTH_ROUTES = {
         lambda s: always(
             s,
             refuse_if(
-                lambda b: "input_file" in parts(b), error_answer(400, "invalid_value", "No files.")
+                lambda b: "input_file" in part_types(b),
+                error_answer(400, "invalid_value", "No files."),
             ),
         ),
         {"PDF": "failed"},
@@ -187,7 +189,7 @@ BOTH_ROUTES = {
         lambda s: always(
             s,
             refuse_if(
-                lambda b: "input_image" in parts(b), error_answer(400, "invalid_image_request")
+                lambda b: "input_image" in part_types(b), error_answer(400, "invalid_image_request")
             ),
         ),
         {"image": "failed"},
@@ -196,7 +198,7 @@ BOTH_ROUTES = {
         lambda s: always(
             s,
             refuse_if(
-                lambda b: "input_image" in parts(b), Answer(400, {"problems": ["No images."]})
+                lambda b: "input_image" in part_types(b), Answer(400, {"problems": ["No images."]})
             ),
         ),
         {"image": "failed"},
@@ -258,12 +260,12 @@ BOTH_ROUTES = {
 
 
 @pytest.mark.parametrize("fault", BOTH_ROUTES)
-def test_a_service_that_differs(simulator, route, check, fault):
+def test_each_difference_is_reported_on_its_line(simulator, route, check, fault):
     change, expected = BOTH_ROUTES[fault]
     change(simulator)
     report = check()
-    assert wrong(report) == expected
-    reported = {name for name, *_ in found(report)}
+    assert not_ok(report) == expected
+    reported = {name for name, *_ in differences(report)}
     assert reported >= {name for name, state in expected.items() if state == "differs"}
 
 
@@ -312,12 +314,12 @@ CODEX_ONLY = {
 
 
 @pytest.mark.parametrize("fault", CODEX_ONLY)
-def test_a_codex_backend_that_differs(simulator, codex, check, fault):
+def test_each_difference_of_the_codex_backend_names_its_fact(simulator, codex, check, fault):
     change, expected, fact = CODEX_ONLY[fault]
     change(simulator)
     report = check()
-    assert wrong(report) == {n: s for n, s in expected.items() if n != "another model"}
-    assert {each[1] for each in found(report)} == ({fact} if fact else set())
+    assert not_ok(report) == expected
+    assert {each[1] for each in differences(report)} == ({fact} if fact else set())
 
 
 @pytest.mark.parametrize(
@@ -329,26 +331,26 @@ def test_a_codex_backend_that_differs(simulator, codex, check, fault):
         ("input_file", ["PDF"]),
     ],
 )
-def test_a_plan_that_lacks_something(simulator, check, capability, lines):
+def test_a_capability_that_the_plan_lacks_fails_only_its_lines(simulator, check, capability, lines):
     simulator.uses_tools = True
     sign_in_officially(simulator)
     simulator.official.refused_capabilities.add(capability)
-    assert wrong(check()) == dict.fromkeys(lines, "failed")
+    assert not_ok(check()) == dict.fromkeys(lines, "failed")
 
 
 def test_the_report_quotes_the_service(simulator, codex, check):
-    image = error_answer(400, "invalid_image_request", "It is a bad picture.", param="input[0]")
-    always(simulator, refuse_if(lambda body: "input_image" in parts(body), image))
+    image = error_answer(400, "invalid_image_request", "It is a bad image.", param="input[0]")
+    always(simulator, refuse_if(lambda body: "input_image" in part_types(body), image))
     line = next(line for line in check()["lines"] if line["name"] == "image")
-    assert "It is a bad picture" in line["text"]
+    assert "It is a bad image" in line["text"]
     assert "(400, invalid_image_request, input[0])" in line["text"]
 
 
-def test_secrets_in_what_the_service_says_are_removed(simulator, codex, run_llm):
+def test_secrets_in_error_messages_are_removed(simulator, codex, run_llm):
     account, token = simulator.account, next(iter(simulator.access_tokens))
     words = f"bad: {account.email} {account.account_id} org-{'a1' * 12} {token}"
     image = error_answer(400, "invalid_image_request", words)
-    always(simulator, refuse_if(lambda body: "input_image" in parts(body), image))
+    always(simulator, refuse_if(lambda body: "input_image" in part_types(body), image))
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
     with secrets_watch(simulator) as watch:
@@ -360,36 +362,36 @@ def test_secrets_in_what_the_service_says_are_removed(simulator, codex, run_llm)
 
 def test_unknown_bodies_of_errors_are_listed(simulator, codex, check):
     answer = Answer(400, {"problems": ["No images."]})
-    always(simulator, refuse_if(lambda body: "input_image" in parts(body), answer))
-    [(line, fact, text)] = found(check())
+    always(simulator, refuse_if(lambda body: "input_image" in part_types(body), answer))
+    [(line, fact, text)] = differences(check())
     assert (line, fact) == ("image", "P174")
     assert "No images." in text
 
 
-def test_not_signed_in(simulator, run_llm):
+def test_without_a_login_the_live_check_says_so(simulator, run_llm):
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
     assert result.output == "Error: Not signed in to ChatGPT. Run 'llm chatgpt login' first.\n"
 
 
-def test_the_options_that_need_live(run_llm):
+def test_yes_all_and_record_need_live(run_llm):
     for option in (["--yes"], ["--all"], ["--record", "x"]):
         result = run_llm("chatgpt", "doctor", *option)
         assert result.exit_code == 2
         assert "--all, --yes and --record need --live." in result.output
 
 
-def test_another_account(simulator, codex, check):
+def test_account_chooses_the_login(simulator, codex, check):
     simulator.account = dataclasses.replace(simulator.account, account_id="other", plan="free")
     sign_in(simulator, "work")
     assert check("--account", "work")["plan"] == "free"
     assert {r.headers["chatgpt-account-id"] for r in simulator.requests} == {"other"}
 
 
-def test_an_account_with_one_model(simulator, codex, check):
+def test_an_account_with_one_model_skips_the_other_model(simulator, codex, check):
     simulator.models = [model for model in simulator.models if model["slug"] == "gpt-6-luna"]
     report = check("--all")
-    assert wrong(report) == {}
+    assert not_ok(report) == {}
     line = report["lines"][-1]
     assert (line["text"], line["facts"]) == ("the account has no other model", [])
 
@@ -423,7 +425,7 @@ def test_the_pdf_has_its_objects_where_its_table_says():
     assert len(checks._PDF.split(b"stream\n")[1].rsplit(b"\nend", 1)[0]) == length
 
 
-def test_nothing_of_it_is_logged(simulator, codex, check, tmp_path):
+def test_the_live_check_logs_nothing_in_llm(simulator, codex, check, tmp_path):
     check()
     assert not (tmp_path / "llm" / "logs.db").exists()
 
@@ -448,7 +450,7 @@ def test_a_recording_has_no_secret_and_can_be_replayed(
     with opened_cassette(path) as played:
         again = check()
     assert len(simulator.requests) == seen
-    assert (wrong(again), wrong(first)) == ({}, {})
+    assert (not_ok(again), not_ok(first)) == ({}, {})
     assert len(again["lines"]) == len(first["lines"])
     assert played.all_played
 
@@ -473,7 +475,7 @@ def test_a_recording_of_a_refresh_has_no_secret(simulator, route, run_llm, tmp_p
 
 def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, tmp_path):
     changed_end(simulator, mood="at-1234567890abcdef")
-    assert wrong(check("--record", str(tmp_path))) == {"one-word answer": "differs"}
+    assert not_ok(check("--record", str(tmp_path))) == {"one-word answer": "differs"}
     text = (tmp_path / "live_codex.yaml").read_text()
     assert "mood" in text
     assert "at-1234567890abcdef" not in text
@@ -497,7 +499,7 @@ def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, t
         "oaiapp_1234567",
     ],
 )
-def test_what_looks_like_a_secret(secret):
+def test_each_kind_of_secret_is_found(secret):
     assert secrets_in(f"one {secret} two")
     assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
 
@@ -517,7 +519,7 @@ NUMBERED = NUMBERED[NUMBERED.index("## Addresses") :]
 
 
 def numbers(text):
-    """The ids in a list such as "P1, P3 to P5"."""
+    """The numbers in a list of facts and of ranges of facts."""
     spans = re.findall(r"P(\d+)(?:\u2013P(\d+))?", text)
     return [n for begin, end in spans for n in range(int(begin), int(end or begin) + 1)]
 
@@ -530,18 +532,18 @@ def test_every_fact_has_a_number_of_its_own():
             assert line.startswith("| **P"), line
 
 
-def test_the_table_of_lines_is_that_of_the_live_check():
+def test_the_protocols_table_has_the_facts_of_the_live_check():
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", SETTLED, re.MULTILINE))
     assert rows.pop("line") == "facts"
     unsettled = numbers(rows.pop("not settled by the live check"))
-    always = numbers(rows.pop("any line that says `differs` or `failed`"))
+    any_line = numbers(rows.pop("any line that says `differs` or `failed`"))
     assert {name: set(numbers(ids)) for name, ids in rows.items()} == {
         check.name: set(numbers(" ".join(check.facts))) for check in CHECKS
     }
-    settled = {n for ids in rows.values() for n in numbers(ids)} | set(always)
+    settled = {n for ids in rows.values() for n in numbers(ids)} | set(any_line)
     assert not settled & set(unsettled)
     assert sorted(settled | set(unsettled)) == sorted(numbers(" ".join(ids_in(NUMBERED))))
-    # What a difference can name.
+    # Differences name only these facts.
     source = "".join(path.read_text() for path in pathlib.Path(checks.__file__).parent.glob("*.py"))
     assert set(numbers(" ".join(re.findall(r'"(P\d+)"', source)))) <= settled
 

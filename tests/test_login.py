@@ -19,7 +19,7 @@ def approve_at_once(simulator):
 
 
 class Waits:
-    """Stands in for sleeping: notes how long, and lets a fake clock run."""
+    """Replaces sleeping: records the seconds and advances a fake clock."""
 
     def __init__(self):
         self.seconds = []
@@ -64,12 +64,12 @@ def test_tokens_are_usable_afterwards(simulator, ask):
     ("interval", "expected"),
     [("5", 5), (7, 7), ("7.5", 7.5), (None, 5), ("soon", 5), (0, 1), ("600", 60), ([], 5)],
 )
-def test_the_interval_in_all_its_forms(simulator, interval, expected):
+def test_each_form_of_the_interval_is_read(simulator, interval, expected):
     simulator.interval = interval
     assert plugin.request_device_code().interval == expected
 
 
-def test_usercode_under_its_other_name(simulator):
+def test_the_other_name_of_the_user_code_is_read(simulator):
     body = {"device_auth_id": "deviceauth_1", "usercode": "ABCD-EFGH", "interval": "5"}
     simulator.script("usercode", Answer(200, body))
     assert plugin.request_device_code().user_code == "ABCD-EFGH"
@@ -82,7 +82,7 @@ def test_the_server_says_how_long_the_code_lasts(simulator, seconds, expected):
 
 
 @pytest.mark.parametrize("expires_at", [None, "tomorrow", 17, "2026-11-23T10:00:00"])
-def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
+def test_an_unreadable_expiry_means_fifteen_minutes(simulator, expires_at):
     body = {"device_auth_id": "d", "user_code": "A", "expires_at": expires_at}
     simulator.script("usercode", Answer(200, body))
     assert plugin.request_device_code().expires_in == 900
@@ -111,7 +111,7 @@ def test_an_unreadable_end_means_fifteen_minutes(simulator, expires_at):
         (Answer(drop=True), plugin.LoginFailed, "Check the network"),
     ],
 )
-def test_a_start_that_fails(simulator, answer, kind, words):
+def test_a_failed_start_is_explained_and_keeps_the_old_login(simulator, answer, kind, words):
     old = sign_in(simulator)
     simulator.script("usercode", answer)
     with pytest.raises(kind, match=words) as caught:
@@ -120,7 +120,7 @@ def test_a_start_that_fails(simulator, answer, kind, words):
     assert plugin.load_tokens() == old
 
 
-def test_no_server_at_all():
+def test_an_unreachable_issuer_is_an_error():
     with pytest.raises(plugin.LoginFailed, match="Could not reach"):
         plugin.request_device_code()
 
@@ -140,7 +140,7 @@ def test_pending_goes_on_at_the_same_pace(simulator, answer):
     waits = Waits()
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits)
-    # With a margin of 20 %.
+    # With a margin of 20%.
     assert waits.seconds == [6, 6]
 
 
@@ -156,12 +156,12 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize("answer", TROUBLE)
-def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
-    waits, heard = Waits(), []
+def test_after_slow_down_or_a_fault_polls_are_less_frequent(simulator, answer):
+    waits, notices = Waits(), []
     simulator.script("device_token", answer, answer)
-    plugin.login(show=approve_at_once(simulator), wait=waits, notify=heard.append)
+    plugin.login(show=approve_at_once(simulator), wait=waits, notify=notices.append)
     assert waits.seconds == [12, 18]
-    assert len(heard) == (answer.status in (500, 503) or answer.drop)
+    assert len(notices) == (answer.status in (500, 503) or answer.drop)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_slow_down_and_trouble_go_on_more_slowly(simulator, answer):
         (Answer(200, "<html>"), plugin.LoginFailed, "web page"),
     ],
 )
-def test_what_ends_the_wait(simulator, answer, kind, words):
+def test_each_final_answer_ends_the_wait_with_its_error(simulator, answer, kind, words):
     old = sign_in(simulator)
     simulator.script("device_token", answer)
     with pytest.raises(kind, match=words) as caught:
@@ -207,7 +207,7 @@ def test_the_advice_is_to_sign_in_to_the_same_account(simulator, account, endpoi
     assert f"'llm chatgpt login{named}'" in caught.value.advice
 
 
-def test_the_wait_ends_when_the_code_does(simulator):
+def test_the_wait_ends_when_the_code_expires(simulator):
     waits = Waits()
     code = plugin.request_device_code()
     with pytest.raises(plugin.LoginExpired, match="The code expired"):
@@ -254,7 +254,7 @@ def test_an_exchange_that_fails_is_not_repeated(simulator, answer, words):
         ({"error_description": "Just no"}, "(status 400: Just no). Try again"),
     ],
 )
-def test_a_refused_exchange_tells_the_issuers_words(simulator, body, words):
+def test_a_refused_exchange_quotes_the_issuer(simulator, body, words):
     simulator.script("token", Answer(400, body))
     with pytest.raises(plugin.LoginFailed) as caught:
         plugin.login(show=approve_at_once(simulator))
@@ -316,7 +316,7 @@ def test_the_caller_can_end_the_wait(simulator):
 # The command
 
 
-def test_the_command_shows_what_a_person_needs(simulator, run_llm):
+def test_the_command_shows_address_code_and_next_steps(simulator, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
@@ -343,7 +343,7 @@ def test_the_command_waits_with_one_plain_line(simulator, run_llm):
     assert result.exit_code == 0
     assert result.stderr.count("Waiting") == 1
     assert len(simulator.seen("/deviceauth/token")) == 3
-    # The code comes first: whoever waits must have seen what for.
+    # The code is shown before the waiting line.
     assert result.stderr.index("Enter") < result.stderr.index("Waiting")
 
 
@@ -365,7 +365,7 @@ def test_without_a_model_list_the_login_still_counts(simulator, run_llm):
     assert plugin.load_tokens() is not None
 
 
-def test_a_hostile_code_cannot_paint_the_terminal(simulator, run_llm):
+def test_a_hostile_code_cannot_control_the_terminal(simulator, run_llm):
     body = {"device_auth_id": "d", "user_code": "\x1b[2J\x1b]0;pwned\x07AB", "interval": "5"}
     simulator.script("usercode", Answer(200, body))
     simulator.script("device_token", error_answer(401, "authorization_declined"))
@@ -391,7 +391,7 @@ def test_ctrl_c_leaves_everything_as_it_was(simulator):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--device"]])
-def test_without_a_terminal_the_browser_is_only_named(simulator, run_llm, arguments):
+def test_without_a_terminal_the_browser_login_is_only_suggested(simulator, run_llm, arguments):
     simulator.script("usercode", Answer(404, {"detail": "Not Found"}))
     result = run_llm("chatgpt", "login", *arguments)
     assert result.exit_code == 1

@@ -18,7 +18,7 @@ def unwritable_folders(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["login"], ["login", "--browser", "--no-open"]])
 @pytest.mark.parametrize("where", ["a file", "below a file"])
-def test_a_folder_that_cannot_be_made_is_told_before_a_code_is_shown(
+def test_a_folder_that_cannot_be_created_is_refused(
     simulator, run_llm, monkeypatch, tmp_path, where, arguments
 ):
     folder = unwritable_folders(tmp_path)[where]
@@ -32,7 +32,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_a_code_is_shown(
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
-def test_a_folder_that_is_read_only(simulator, run_llm):
+def test_a_read_only_folder_is_refused(simulator, run_llm):
     store_path().parent.chmod(0o500)
     result = run_llm("chatgpt", "login")
     store_path().parent.chmod(0o700)
@@ -41,7 +41,7 @@ def test_a_folder_that_is_read_only(simulator, run_llm):
     assert not simulator.requests
 
 
-def test_a_full_disk_is_told_before_a_code_is_shown(simulator, run_llm, monkeypatch):
+def test_a_full_disk_is_an_error_at_once(simulator, run_llm, monkeypatch):
     fill_disk(monkeypatch)
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
@@ -50,9 +50,9 @@ def test_a_full_disk_is_told_before_a_code_is_shown(simulator, run_llm, monkeypa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
-def test_a_symbolic_link_in_the_files_place(simulator, run_llm, tmp_path):
-    (tmp_path / "elsewhere").write_text("{}")
-    store_path().symlink_to(tmp_path / "elsewhere")
+def test_a_symbolic_link_in_place_of_the_login_file_is_refused(simulator, run_llm, tmp_path):
+    (tmp_path / "target").write_text("{}")
+    store_path().symlink_to(tmp_path / "target")
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 1
     assert "is a symbolic link" in result.stderr

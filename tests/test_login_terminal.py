@@ -20,14 +20,12 @@ from simulator import Account, Answer
 from terminal import needs_pty
 
 listens = pytest.mark.usefixtures("callback_ports")
-
-
 NO_CODES = Answer(404, {"detail": "Not Found"})
 
 
 @pytest.fixture
 def browser(tmp_path, monkeypatch, start):
-    """The addresses that the user's browser was opened with, in a list that grows."""
+    """Install a browser. Returns a function that lists the addresses it was opened with."""
     seen = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\necho noise; echo noise >&2; echo "$1" >> {seen}\n')
@@ -76,7 +74,7 @@ def test_enter_opens_the_page(simulator, begin, browser):
 @needs_pty
 @listens
 @pytest.mark.parametrize("typed", ["b", " B "])
-def test_b_goes_over_to_the_browser(simulator, begin, browser, typed):
+def test_b_switches_to_the_browser(simulator, begin, browser, typed):
     terminal = begin()
     terminal.type("what?")
     terminal.type(typed)
@@ -92,7 +90,7 @@ def test_b_goes_over_to_the_browser(simulator, begin, browser, typed):
 @needs_pty
 @listens
 def test_without_a_browser_only_b_is_offered(simulator, begin):
-    """In a container, say; the address can be opened elsewhere."""
+    """In a container, for example; the address can be opened on another machine."""
     terminal = begin()
     terminal.wait_for("type b and Enter to sign in through the browser")
     assert "Press Enter" not in terminal.screen
@@ -105,7 +103,7 @@ def test_without_a_browser_only_b_is_offered(simulator, begin):
 
 @needs_pty
 @listens
-def test_no_open_opens_nothing_in_both_ways(simulator, begin, browser):
+def test_no_open_opens_nothing_with_a_code_or_a_browser(simulator, begin, browser):
     terminal = begin("--no-open")
     assert "Press Enter" not in terminal.screen
     terminal.type("")
@@ -170,7 +168,7 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_l
 
 
 @needs_pty
-def test_a_terminal_without_stderr(simulator, start):
+def test_doctor_works_on_a_terminal_without_stderr(simulator, start):
     terminal = start("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
     assert terminal.end() == 1
     assert "login: no login to use" in terminal.screen
@@ -178,7 +176,7 @@ def test_a_terminal_without_stderr(simulator, start):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_countdown(simulator, begin):
+def test_the_countdown_goes_on_after_the_end_of_input(simulator, begin):
     terminal = begin()
     os.write(terminal.master, b"\x04")
     terminal.wait_for("14:5[0-7]")
@@ -187,7 +185,7 @@ def test_the_end_of_input_leaves_the_countdown(simulator, begin):
 
 
 @needs_pty
-def test_the_countdown_counts_though_stdout_is_a_pipe(simulator, begin):
+def test_the_countdown_runs_though_stdout_is_a_pipe(simulator, begin):
     terminal = begin(stdout=subprocess.PIPE)
     terminal.wait_for("(?s)(left.*){3}")
     approve(simulator)
@@ -212,7 +210,7 @@ def test_the_countdown_stays_on_its_line(simulator, begin, columns):
 @needs_pty
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
-    """The address and the code stand alone, so that a double click selects them."""
+    """The address and the code are alone on their lines, so that they are easy to select."""
     sign_in(simulator)
     terminal = begin(columns=columns)
     lines = re.split(r"[\r\n]+", terminal.screen)
@@ -223,7 +221,7 @@ def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
 
 @pytest.fixture
 def clipboard(tmp_path, monkeypatch, start):
-    """The file that a `pbcopy` of this test copies to; it is the only command on the PATH."""
+    """Install `pbcopy`, not executable yet, as the only command. Returns the file it writes."""
     folder, copied = tmp_path / "bin", tmp_path / "copied"
     folder.mkdir()
     (folder / "pbcopy").write_text(f"#!/bin/sh\n/bin/cat > {copied}\n")
@@ -233,9 +231,9 @@ def clipboard(tmp_path, monkeypatch, start):
 
 
 def copy_code(simulator, begin):
-    """What the login says after c and Enter, and the code."""
+    """Type c during a login. Returns the message, the code and the raw output."""
     terminal = begin()
-    terminal.wait_for("ype c and Enter to copy the code")
+    terminal.wait_for("Type c and Enter to copy the code")
     terminal.type("c")
     message = terminal.wait_for(r"((?:Copied|Asked) .*)\r")[1]
     user_code = simulator.seen("/deviceauth/token")[0].body["user_code"]
@@ -272,7 +270,7 @@ def test_without_a_command_the_terminal_is_asked_to_copy(
 
 
 @needs_pty
-def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, monkeypatch):
+def test_copying_is_not_offered_if_nothing_can_copy(simulator, begin, clipboard, monkeypatch):
     monkeypatch.setenv("TERM", "linux")
     terminal = begin()
     assert "copy" not in terminal.screen
@@ -280,7 +278,7 @@ def test_where_nothing_can_copy_it_is_not_offered(simulator, begin, clipboard, m
 
 @needs_pty
 @listens
-def test_advice_about_the_redirect_stands_below_the_address(simulator, start):
+def test_advice_about_the_redirect_is_below_the_address(simulator, start):
     terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
     before, _, after = terminal.screen.partition(terminal.address())
@@ -309,12 +307,12 @@ def test_a_first_login_mentions_no_account(simulator, run_llm):
     assert "signed in" not in run_llm("chatgpt", "login").stderr.lower()
 
 
-def test_the_next_steps(simulator, run_llm):
+def test_the_suggested_commands_work(simulator, run_llm):
     simulator.approve_after_polls = 0
     stdout = run_llm("chatgpt", "login").stdout
     assert "\n  llm -m chatgpt-gpt-6.2-sol " in stdout
     assert "\n  llm models default chatgpt-gpt-6.2-sol\n" in stdout
-    # As it says.
+    # The suggested command works.
     assert run_llm("models", "default", "chatgpt-gpt-6.2-sol").exit_code == 0
     assert run_llm("hi").exit_code == 0
 
@@ -331,7 +329,7 @@ def test_a_model_that_the_account_lacks_is_not_suggested(simulator, run_llm):
 
 @pytest.fixture
 def planted(tmp_path, monkeypatch):
-    """A folder with modules that must not be run; what has run."""
+    """Enter a folder with modules that must not run. Returns a function that names any that ran."""
     folder = tmp_path / "here"
     folder.mkdir()
     for name in ("webbrowser", "antigravity"):
@@ -355,7 +353,7 @@ def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, 
 
 @needs_pty
 @listens
-def test_a_browser_does_not_write_into_our_output(simulator, start_login, browser):
+def test_output_of_the_browser_is_not_shown(simulator, start_login, browser):
     login = start_login("--browser")
     wait_until(browser)
     code, stdout, stderr = login.visit()
@@ -367,8 +365,10 @@ def test_a_browser_does_not_write_into_our_output(simulator, start_login, browse
 @needs_pty
 @listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
-def test_where_no_browser_can_be_opened(simulator, start, start_login, monkeypatch, value):
-    """A text browser would open in this very terminal."""
+def test_without_a_browser_the_address_is_printed(
+    simulator, start, start_login, monkeypatch, value
+):
+    """Not even in a text browser, which would open in this terminal."""
     monkeypatch.setenv("BROWSER", value)
     login = start_login("--browser")
     assert "Open this page in a browser" in login.printed

@@ -1,4 +1,4 @@
-"""Signing out: here first, and at OpenAI whatever goes wrong there."""
+"""Logout deletes the local login first, whatever goes wrong at OpenAI afterwards."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import (
-    secrets_watch,
-    sign_in,
-    sign_in_officially,
-    start_llm,
-)
+from conftest import secrets_watch, sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import locked_store, read_store
 from simulator import Answer, error_answer
@@ -27,7 +22,7 @@ def test_logout_is_local(two, simulator, run_llm):
     assert list(read_store().accounts) == ["work"]
 
 
-def test_logout_of_one_and_of_all(two, simulator, run_llm, monkeypatch):
+def test_logout_deletes_the_named_account_or_all(two, simulator, run_llm, monkeypatch):
     assert "Signed out of account work" in run_llm("chatgpt", "logout", "--account", "work").stdout
     assert list(read_store().accounts) == ["default"]
     plugin.store_tokens(two[1], "work")
@@ -49,7 +44,7 @@ def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypa
     assert set(read_store().accounts) == {"default", "work"}
 
 
-def test_revoke(two, simulator, run_llm):
+def test_revoke_ends_the_session_at_openai(two, simulator, run_llm):
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "other programs" in result.stderr
@@ -66,7 +61,7 @@ def test_revoke(two, simulator, run_llm):
         check(result.output)
 
 
-def test_revoke_without_a_refresh_token(simulator, run_llm):
+def test_revoke_sends_the_access_token_if_there_is_no_other(simulator, run_llm):
     tokens = sign_in(simulator, refresh_token=None)
     run_llm("chatgpt", "logout", "--revoke")
     body = simulator.seen("/oauth/revoke")[0].body
@@ -82,31 +77,11 @@ def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, ru
     assert not read_store().accounts
 
 
-def test_a_revocation_that_hangs(signed_in, simulator, run_llm, monkeypatch):
+def test_a_revocation_that_hangs_is_given_up(signed_in, simulator, run_llm, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.REVOKE_TIMEOUT_SECONDS", 0.05)
     simulator.script("revoke", Answer(delay=0.5))
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "did not answer" in result.stderr
-    assert not read_store().accounts
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [("ISSUER", "http://elsewhere.example"), ("ORIGINATOR", "\N{EM DASH}")],
-)
-def test_a_revocation_that_settings_prevent_signs_out(
-    signed_in, simulator, run_llm, monkeypatch, setting
-):
-    monkeypatch.setenv(f"LLM_CHATGPT_{setting[0]}", setting[1])
-    result = run_llm("chatgpt", "logout", "--revoke")
-    assert result.exit_code == 0
-    assert "the session at OpenAI" in result.stderr
-    assert not read_store().accounts
-
-
-def test_a_revocation_that_is_answered_with_junk_signs_out(signed_in, simulator, run_llm):
-    simulator.script("revoke", Answer(200, "x", {"Content-Encoding": "gzip"}))
-    assert run_llm("chatgpt", "logout", "--revoke").exit_code == 0
     assert not read_store().accounts
 
 
@@ -135,21 +110,14 @@ def test_a_logout_of_all_has_one_time_limit_and_holds_no_lock(
 
     for endpoint in hang:
         simulator.always[endpoint] = never
-    results = []
-    # Its output is compared elsewhere; CliRunner works in the main thread only.
-    thread = threading.Thread(
-        target=lambda: results.append(
-            start_llm("chatgpt", "logout", "--all", "--revoke").communicate(timeout=60)
-        )
-    )
     start = time.monotonic()
-    thread.start()
-    for _ in range(len(hang) and 3):
+    process = start_llm("chatgpt", "logout", "--all", "--revoke")
+    for _ in range(3):
         assert waiting.acquire(timeout=20)
-    # All three are out, so they run side by side, and the lock is free.
+    # Three requests wait at the same time, and the lock is free.
     with locked_store(2):
         assert not read_store().accounts
     release.set()
-    thread.join()
+    stdout, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 20
-    assert results[0][0].count("Signed out of account") == 4
+    assert stdout.count("Signed out of account") == 4

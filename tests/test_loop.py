@@ -19,19 +19,19 @@ from simulator import PNG, Draw, Say
 PDF = b"%PDF-1.4"
 
 
-class PictureServer:
-    """Serves a picture and a report, but only after the event loop has moved on."""
+class AttachmentServer:
+    """Serves an image and a PDF, but only after the event loop has gone on."""
 
     def __init__(self):
         self.request_arrived = threading.Event()
         self.loop_runs = threading.Event()
-        self.waited_in_vain = False
+        self.loop_was_blocked = False
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 owner.request_arrived.set()
-                owner.waited_in_vain = not owner.loop_runs.wait(5)
+                owner.loop_was_blocked = not owner.loop_runs.wait(5)
                 kind, data = ("application/pdf", PDF) if "pdf" in self.path else ("image/png", PNG)
                 self.send_response(200)
                 self.send_header("Content-Type", kind)
@@ -58,8 +58,8 @@ class PictureServer:
 
 
 @pytest.fixture
-def pictures():
-    with PictureServer() as server:
+def server():
+    with AttachmentServer() as server:
         yield server
 
 
@@ -67,25 +67,25 @@ def pictures():
     ("path", "kind", "seen"),
     [("picture.png", "image/png", "1 picture"), ("a.pdf", "application/pdf", "1 file")],
 )
-def test_nothing_is_fetched_on_the_loop(simulator, signed_in, pictures, path, kind, seen):
+def test_nothing_is_fetched_on_the_loop(simulator, signed_in, server, path, kind, seen):
     async def watch():
-        while not pictures.request_arrived.is_set():
+        while not server.request_arrived.is_set():
             await asyncio.sleep(0.01)
-        pictures.loop_runs.set()
+        server.loop_runs.set()
 
     async def run():
         watcher = asyncio.create_task(watch())
-        attachment = llm.Attachment(type=kind, url=f"{pictures.url}/{path}")
+        attachment = llm.Attachment(type=kind, url=f"{server.url}/{path}")
         model = llm.get_async_model("chatgpt-gpt-6-luna")
         text = await model.prompt("Look", attachments=[attachment]).text()
         await watcher
         return text
 
     assert f"(with {seen})" in asyncio.run(run())
-    assert not pictures.waited_in_vain
+    assert not server.loop_was_blocked
 
 
-def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkeypatch):
+def test_no_image_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkeypatch):
     loop_runs, saving = threading.Event(), threading.Event()
     write_new = images_module.write_new
 
@@ -106,16 +106,16 @@ def test_no_picture_is_decoded_or_saved_on_the_loop(simulator, signed_in, monkey
         await watcher
         return response
 
-    picture = PNG + secrets.token_bytes(3_000_000)
-    simulator.answer(Draw("A pelican", image=picture), Say("Here."))
+    image = PNG + secrets.token_bytes(3_000_000)
+    simulator.answer(Draw("A pelican", image=image), Say("Here."))
     monkeypatch.setattr(images_module, "write_new", write)
     response = asyncio.run(run())
     (result,) = [part for part in parts_of(response) if isinstance(part, ToolResultPart)]
-    assert pathlib.Path(result.output).read_bytes() == picture
+    assert pathlib.Path(result.output).read_bytes() == image
 
 
-def test_a_large_picture_is_decoded_in_slices(monkeypatch):
-    """Decoding stops all other threads, so the event loop's must get its turns in between."""
+def test_a_large_image_is_decoded_in_slices(monkeypatch):
+    """Decoding blocks all other threads, so the event loop's thread must run between slices."""
     decode, lengths = base64.b64decode, []
 
     def record(part, **options):
@@ -123,17 +123,17 @@ def test_a_large_picture_is_decoded_in_slices(monkeypatch):
         return decode(part, **options)
 
     monkeypatch.setattr(base64, "b64decode", record)
-    picture = secrets.token_bytes(3_000_001)
-    assert images_module.decode_image(base64.b64encode(picture).decode()) == picture
+    image = secrets.token_bytes(3_000_001)
+    assert images_module.decode_image(base64.b64encode(image).decode()) == image
     assert max(lengths) <= 2**20
 
 
-def test_where_a_picture_is_is_told_on_the_terminal_from_a_thread(simulator, signed_in, run_llm):
-    picture = PNG + secrets.token_bytes(300_000)
-    simulator.answer(Draw("A pelican", image=picture), Say("Here."))
+def test_the_path_of_an_image_from_a_thread_is_printed(simulator, signed_in, run_llm):
+    image = PNG + secrets.token_bytes(300_000)
+    simulator.answer(Draw("A pelican", image=image), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "--async", "-R")
     path = result.stderr.removeprefix("Picture: ").strip()
-    assert pathlib.Path(path).read_bytes() == picture
+    assert pathlib.Path(path).read_bytes() == image
 
 
 def parts_of(response):
@@ -141,9 +141,9 @@ def parts_of(response):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_file_by_address_is_sent_as_data(simulator, signed_in, run_llm, pictures, options):
-    pictures.loop_runs.set()
-    url = f"{pictures.url}/a%20report.pdf?page=1"
+def test_a_file_by_address_gets_its_name_from_it(simulator, signed_in, run_llm, server, options):
+    server.loop_runs.set()
+    url = f"{server.url}/a%20report.pdf?page=1"
     run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", url, *options)
     data = base64.b64encode(PDF).decode()
     assert simulator.prompts[0]["input"][0]["content"][1] == {
@@ -156,13 +156,11 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, run_llm, pictur
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_missing_picture_is_told_on_the_terminal(
-    simulator, signed_in, run_llm, tmp_path, options
-):
-    """Also where the request is built in a thread, which has no terminal."""
-    picture = tmp_path / "p2.png"
-    picture.write_bytes(PNG)
-    run_llm("-m", "chatgpt-gpt-6-luna", "Look", "-a", str(picture), "-R")
-    picture.unlink()
+def test_a_missing_image_causes_one_warning(simulator, signed_in, run_llm, tmp_path, options):
+    """Also if the request is built in a thread, where click knows of no command."""
+    image = tmp_path / "p2.png"
+    image.write_bytes(PNG)
+    run_llm("-m", "chatgpt-gpt-6-luna", "Look", "-a", str(image), "-R")
+    image.unlink()
     result = run_llm("-c", "And now?", "-R", *options)
     assert result.stderr.count("attachment p2.png no longer exists") == 1

@@ -1,4 +1,4 @@
-"""The list of models: shown, fetched, stored, and renewed beside an answer."""
+"""The list of models: shown, fetched, stored, and updated in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer
 
 
-def test_the_models_command(simulator, signed_in, run_llm):
+def test_models_lists_the_accounts_models(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "models")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -34,7 +34,7 @@ def test_the_models_command(simulator, signed_in, run_llm):
     assert data[0]["slug"] == "gpt-6.2-sol"
     assert data[0]["description"] == "GPT-6.2-Sol of the simulator"
     assert data[0]["reasoning_efforts"][0] == "low"
-    # Fetched once, because none was there.
+    # Fetched once, because no list was stored.
     assert len(simulator.seen("/codex/models")) == 1
 
 
@@ -50,7 +50,7 @@ def test_a_description_is_one_printable_line(simulator, signed_in, run_llm, desc
     assert all(len(line) <= 502 and line.isprintable() for line in lines)
 
 
-def test_what_was_once_registered_stays(simulator, signed_in, run_llm):
+def test_a_registered_model_stays_registered(simulator, signed_in, run_llm):
     nova = {**simulator.models[0], "slug": "gpt-7-nova"}
     simulator.models = [nova, simulator.models[1]]
     run_llm("chatgpt", "refresh")
@@ -88,21 +88,21 @@ def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
     ]
 
 
-def test_a_401_on_the_side_is_answered_by_a_refresh(simulator, signed_in, run_llm):
+def test_after_a_401_refresh_and_usage_renew_the_login(simulator, signed_in, run_llm):
     for command in ("refresh", "usage"):
         simulator.expire_access_tokens()
         assert run_llm("chatgpt", command).exit_code == 0
     assert len(simulator.refreshes) == 2
 
 
-def old_list(hours=2.0):
+def age_stored_list(hours=2.0):
     data = json.loads(models_file().read_text())
     for record in data["accounts"].values():
         record["tried_at"] = time.time() - hours * 3600
     models_file().write_text(json.dumps(data))
 
 
-def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
+def test_a_changed_list_is_fetched_in_the_background(simulator, signed_in, ask):
     def ask_and_update(*args, **kwargs):
         text = ask(*args, **kwargs).text
         models_updated()
@@ -112,12 +112,12 @@ def test_a_changed_list_is_fetched_beside_an_answer(simulator, signed_in, ask):
     simulator.models = [{**simulator.models[0], "slug": "gpt-7"}, *simulator.models]
     ask_and_update("too soon")
     assert len(simulator.seen("/codex/models")) == 1
-    old_list()
+    age_stored_list()
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
     assert ask_and_update("hi", slug="gpt-7")
     # As long as it stays the same, nothing is sent.
-    old_list()
+    age_stored_list()
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
 
@@ -126,7 +126,7 @@ def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, c
     fetch_models(signed_in)
     before = models_to_register()
     simulator.models = simulator.models[2:]
-    old_list()
+    age_stored_list()
     simulator.script("models", Answer(500))
     for _ in range(2):
         ask("hi")
@@ -143,7 +143,7 @@ def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     assert stored_models(signed_in).find("gpt-6-luna")
 
 
-def test_an_unreadable_model_list(simulator, signed_in, run_llm):
+def test_an_unreadable_model_list_is_an_error(simulator, signed_in, run_llm):
     simulator.script("models", Answer(200, {"nothing": 1}))
     result = run_llm("chatgpt", "refresh")
     assert result.exit_code == 1
@@ -153,7 +153,7 @@ def test_an_unreadable_model_list(simulator, signed_in, run_llm):
     assert result.stderr.endswith("broke off. Check the network and try again.\n")
 
 
-def test_a_list_that_cannot_be_kept_is_used(simulator, signed_in, monkeypatch, caplog):
+def test_a_list_that_cannot_be_stored_is_used(simulator, signed_in, monkeypatch, caplog):
     fill_disk(monkeypatch)
     assert fetch_models(signed_in).listed
     assert "could not save the model list" in caplog.text

@@ -1,4 +1,4 @@
-"""The models that llm lists, and model names that do not retire."""
+"""The models that llm lists, and `chatgpt-default`."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def test_hidden_models_can_be_used_but_do_not_fill_the_list(simulator, signed_in
 
 
 def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, monkeypatch):
-    more = {"LLM_CHATGPT_MODELS": "gpt-7-nova, chatgpt-codex-auto-review,,gpt-image-3,\x1b[2J"}
-    for name, value in more.items():
-        monkeypatch.setenv(name, value)
+    models = "gpt-7-nova, chatgpt-codex-auto-review,,gpt-image-3,\x1b[2J"
+    monkeypatch.setenv("LLM_CHATGPT_MODELS", models)
     fetch_models(signed_in)
     ids = model_ids(run_llm)
     for slug in ("gpt-7-nova", "codex-auto-review", "gpt-image-3"):
@@ -83,7 +82,7 @@ def test_a_setting_registers_more_models(simulator, signed_in, run_llm, ask, mon
         ask("hi", slug="gpt-image-3")
 
 
-# A name that does not retire
+# The model chatgpt-default
 
 
 def test_the_default_is_the_first_model_of_the_accounts_list(simulator, signed_in, ask):
@@ -111,7 +110,7 @@ def test_the_default_without_a_list_is_built_in(simulator, signed_in, ask, model
     assert simulator.prompts[0]["model"] == "gpt-6.1-sol"
 
 
-def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
+def test_the_default_is_logged_with_the_model_that_answered(simulator, signed_in, run_llm):
     fetch_models(signed_in)
     # Some answers do not say which model they come from.
     text = sse({"type": "response.output_text.delta", "output_index": 0, "delta": "Hi."})
@@ -126,7 +125,7 @@ def test_the_default_is_logged_as_what_it_was(simulator, signed_in, run_llm):
     assert run_llm("-m", "chatgpt-default", "hi", "-R").stderr == note
 
 
-def test_the_default_of_another_account(simulator, signed_in, ask):
+def test_each_account_has_its_own_default_model(simulator, signed_in, ask):
     fetch_models(signed_in)
     simulator.account = Account(email="bob@example.com", account_id="bob", plan="free")
     fetch_models(sign_in(simulator, "work"))
@@ -134,7 +133,7 @@ def test_the_default_of_another_account(simulator, signed_in, ask):
     assert simulator.prompts[0]["model"] == "gpt-6.1-terra"
 
 
-def test_what_the_default_refuses_is_asked_for_once(simulator, signed_in, ask):
+def test_a_part_that_the_default_model_refuses_is_sent_once(simulator, signed_in, ask):
     fetch_models(signed_in)
     simulator.refuses_summary = {"gpt-6.2-sol"}
     for _ in range(2):
@@ -170,11 +169,11 @@ def test_a_damaged_list_means_the_built_in_one(content, run_llm):
     assert model_ids(run_llm) == BUILT_IN
 
 
-def test_without_a_list_the_built_in_one(run_llm):
+def test_without_a_list_the_built_in_one_is_used(run_llm):
     assert model_ids(run_llm) == BUILT_IN
 
 
-def test_odd_entries_are_read_as_far_as_they_go():
+def test_odd_entries_are_read_as_far_as_possible():
     entry = {
         "slug": "x",
         "priority": "high",

@@ -40,7 +40,7 @@ def test_the_smallest_request(simulator, signed_in, ask):
     ]
 
 
-def test_the_headers(simulator, signed_in, ask, monkeypatch):
+def test_headers_name_the_account_and_the_plugin(simulator, signed_in, ask, monkeypatch):
     ask("hi")
     headers = simulator.seen("/codex/responses")[0].headers
     assert headers["authorization"] == f"Bearer {signed_in.access_token}"
@@ -98,6 +98,18 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
     assert simulator.requests == []
 
 
+def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
+    image = llm.Attachment(type="image/png", content=PNG)
+    ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
+    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
+    assert kinds == ["input_text", "input_image", "input_text"]
+
+
+def test_empty_prompts_are_answered(simulator, signed_in, ask):
+    assert ask("").text
+    assert ask("").text
+
+
 # System prompts
 
 
@@ -117,7 +129,7 @@ def test_older_models_get_a_system_prompt_as_instructions(simulator, signed_in, 
     assert [len(body["input"]) for body in simulator.prompts] == [1, 1]
 
 
-def test_a_system_prompt_beside_messages(simulator, signed_in, ask):
+def test_a_system_prompt_comes_before_the_messages(simulator, signed_in, ask):
     ask(messages=[llm.user("hi")], system="Speak French.")
     body = simulator.prompts[0]
     assert kinds(body["input"]) == ["developer", "user"]
@@ -146,15 +158,6 @@ def test_later_system_messages_stay_in_their_place(simulator, signed_in, ask):
     assert texts(body["input"][0]) == ["Be brief."]
 
 
-def test_continue_with_another_system_prompt(simulator, signed_in, run_llm):
-    run_llm("-m", "chatgpt-gpt-6-luna", "one", "-s", "Be brief.")
-    run_llm("-c", "two", "-s", "Speak French.")
-    body = simulator.prompts[1]
-    assert texts(body["input"][0]) == ["Be brief."]
-    assert [texts(item) for item in body["input"][-2:]] == [["Speak French."], ["two"]]
-    assert kinds(body["input"][-2:]) == ["developer", "user"]
-
-
 # Conversations
 
 
@@ -173,7 +176,7 @@ def test_a_conversation_sends_its_history(simulator, signed_in, ask):
     assert reasoning.text == "Hm."
 
 
-def test_order_is_kept(simulator, signed_in, ask):
+def test_reasoning_and_messages_are_sent_back_in_order(simulator, signed_in, ask):
     simulator.answer(Think(["a"]), Say("One."), Think(["b"]), Say("Two."))
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("go"))
@@ -182,7 +185,7 @@ def test_order_is_kept(simulator, signed_in, ask):
     assert kinds(items) == ["user", "reasoning", "assistant", "reasoning", "assistant", "user"]
 
 
-def test_continuing_in_later_processes(simulator, signed_in, run_llm):
+def test_a_conversation_continues_in_later_commands(simulator, signed_in, run_llm):
     simulator.answer(Think(["Hm."]), Say("First."))
     for prompt in ("one", "two", "three"):
         options = ["-m", "chatgpt-gpt-6-luna"] if prompt == "one" else ["-c"]
@@ -206,7 +209,7 @@ def test_chat_in_a_process(simulator, signed_in, run_llm):
     assert len({r.connection for r in simulator.seen("/codex/responses")}) == 1
 
 
-def test_reply_without_a_conversation(simulator, signed_in):
+def test_a_reply_without_a_conversation_has_the_same_session(simulator, signed_in):
     first = llm.get_model("chatgpt-gpt-6-luna").prompt("one")
     second = first.reply("two")
     assert second.text() == "This is answer 2. You said: two"
@@ -237,7 +240,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
 # What is recorded
 
 
-def test_usage_model_and_raw_answer(simulator, signed_in, ask):
+def test_usage_model_and_raw_answer_are_recorded(simulator, signed_in, ask):
     simulator.answer(Think(["Hm."]), Say("Answer."))
     answered = ask("hi")
     response = answered.response
@@ -253,7 +256,7 @@ def test_usage_model_and_raw_answer(simulator, signed_in, ask):
     assert "encrypted_content" not in json.dumps(answered.json)
 
 
-def test_logs_usage_and_json(simulator, signed_in, run_llm):
+def test_llm_shows_and_logs_usage_model_and_json(simulator, signed_in, run_llm):
     simulator.answer(Think(["Hm."]), Say("Answer."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-u")
     assert result.stdout == "Answer.\n"
@@ -271,7 +274,7 @@ def test_logs_usage_and_json(simulator, signed_in, run_llm):
     assert json.loads(printed.stdout)[0]["response"].startswith("This is answer 1")
 
 
-def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm):
+def test_repeated_parts_of_answers_are_logged_by_name(simulator, signed_in, run_llm):
     """Stored logs refer to these names, so they must never change."""
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     database = sqlite_utils.Database(run_llm("logs", "path").stdout.strip())
@@ -279,6 +282,13 @@ def test_what_recurs_in_answers_is_logged_by_name(simulator, signed_in, run_llm)
     assert {f"m.chatgpt_{name}_0" for name in ("envelope", "text", "tool_usage")} <= names
     row = logged(run_llm)[0]
     assert row["response_json"]["tool_usage"]["web_search"] == {"num_requests": 0}
+
+
+def test_the_raw_answer_is_logged_without_null_fields(simulator, signed_in, ask):
+    answer = {"a": None, "b": [{"d": 1}]}
+    end = sse({"type": "response.completed", "response": answer})
+    simulator.script("responses", *[Stream([end])] * 2)
+    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
 
 
 def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
@@ -293,7 +303,7 @@ def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
     assert signed_in.account_key in dump
 
 
-def test_no_stream_and_a_pipe(simulator, signed_in, run_llm):
+def test_no_stream_prints_the_answer_to_a_piped_prompt(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "--no-stream", input="from a pipe")
     assert result.stdout == "This is answer 1. You said: from a pipe\n"
 
@@ -320,7 +330,7 @@ def test_another_model_than_requested_is_noted(simulator, signed_in, run_llm):
     assert row["resolved_model"] == "gpt-5.6-luna"
 
 
-def test_used_as_a_library_notices_go_to_logging(simulator, signed_in, ask, caplog, capsys):
+def test_in_a_library_notices_go_to_logging(simulator, signed_in, ask, caplog, capsys):
     simulator.served_model = "gpt-5.6-luna"
     ask("hi")
     assert "answered instead" in caplog.text
@@ -330,14 +340,14 @@ def test_used_as_a_library_notices_go_to_logging(simulator, signed_in, ask, capl
 # Errors
 
 
-def test_errors_are_of_both_kinds(simulator, signed_in, ask):
+def test_errors_are_errors_of_llm_and_of_click(simulator, signed_in, ask):
     simulator.script("responses", error_answer(400, "invalid_prompt", "Bad."))
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
     assert isinstance(caught.value, click.ClickException)
 
 
-def test_one_sentence_in_prompt_and_in_chat(simulator, signed_in, run_llm):
+def test_an_error_is_one_line_in_prompt_and_in_chat(simulator, signed_in, run_llm):
     refusal = Answer(400, {"detail": "Unsupported parameter: x"})
     simulator.script("responses", refusal, refusal)
     prompt = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
@@ -353,7 +363,7 @@ def test_one_sentence_in_prompt_and_in_chat(simulator, signed_in, run_llm):
 
 
 @pytest.mark.parametrize("command", [["prompt", "hi"], ["chat"]])
-def test_the_traceback_can_be_had(simulator, signed_in, command):
+def test_llm_raise_errors_shows_the_traceback(simulator, signed_in, command):
     simulator.script("responses", Answer(400, {"detail": "Unsupported parameter: x"}))
     done = subprocess.run(
         [sys.executable, "-m", "llm", *command, "-m", "chatgpt-gpt-6-luna"],
@@ -398,7 +408,7 @@ def test_the_catalogues_successor_comes_first(simulator, signed_in, ask):
         ask("hi", slug="gpt-5.6-luna")
 
 
-def test_after_a_login_the_lists_own_order_counts(simulator, ask, run_llm):
+def test_after_a_login_the_first_listed_model_is_suggested(simulator, ask, run_llm):
     simulator.approve_after_polls = 0
     simulator.models = [m for m in simulator.models if m["slug"] in ("gpt-6-luna", "gpt-5.6-sol")]
     simulator.account.extra_models = ()
@@ -420,7 +430,7 @@ def test_threads_share_a_model(simulator, signed_in):
     assert [answer.rsplit(" ", 1)[1] for answer in answers] == [f"p{n}" for n in range(40)]
 
 
-def test_a_hundred_prompts_at_once(simulator, signed_in, recwarn):
+def test_a_hundred_prompts_at_once_get_their_own_answers(simulator, signed_in, recwarn):
     async def run():
         model = llm.get_async_model("chatgpt-gpt-6-luna")
         return await asyncio.gather(*(model.prompt(f"p{n}").text() for n in range(100)))
@@ -433,7 +443,7 @@ def test_a_hundred_prompts_at_once(simulator, signed_in, recwarn):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])
-def test_ctrl_c_during_an_answer(simulator, signed_in, options):
+def test_ctrl_c_during_an_answer_shows_no_traceback(simulator, signed_in, options):
     frames = list(simulator.frames([Say("Some text that comes slowly")]))[:-4]
     simulator.script("responses", Stream(frames, end="open"))
     process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", *options)
@@ -447,22 +457,3 @@ def test_ctrl_c_during_an_answer(simulator, signed_in, options):
     # Before 3.11 asyncio.run, which llm calls, reports a task that Ctrl-C hit in mid-step.
     if sys.version_info >= (3, 11) or "--async" not in options:
         assert "Traceback" not in err
-
-
-def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
-    image = llm.Attachment(type="image/png", content=PNG)
-    ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
-    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
-    assert kinds == ["input_text", "input_image", "input_text"]
-
-
-def test_the_raw_answer_is_logged_without_null_fields(simulator, signed_in, ask):
-    answer = {"a": None, "b": [{"d": 1}]}
-    end = sse({"type": "response.completed", "response": answer})
-    simulator.script("responses", *[Stream([end])] * 2)
-    assert ask("hi").json == {"b": [{"d": 1}], "output": []}
-
-
-def test_an_empty_prompt_after_another(simulator, signed_in, ask):
-    assert ask("").text
-    assert ask("").text

@@ -24,7 +24,7 @@ AUTH, BACKEND = "CONNECT auth.openai.com:443", "CONNECT chatgpt.com:443"
 
 @pytest.fixture
 def proxy(simulator, tmp_path, monkeypatch):
-    """Only through it are OpenAI's hosts reached; nothing else is set."""
+    """A proxy as the only way to OpenAI's hosts, under their real names."""
     for name in simulator.environment:
         monkeypatch.delenv(name)
     with Proxy(simulator, tmp_path) as proxy:
@@ -41,7 +41,7 @@ def run(*arguments):
     return process.returncode, stdout, stderr
 
 
-def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
+def test_login_prompts_and_logout_go_through_the_proxy(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     simulator.approve_after_polls = 0
     code, stdout, stderr = run("chatgpt", "login")
@@ -58,7 +58,7 @@ def test_all_of_a_login_goes_through_the_proxy(simulator, proxy, monkeypatch):
     assert set(proxy.targets) == {AUTH, BACKEND}
 
 
-def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
+def test_an_unknown_root_is_an_error_that_names_the_setting(simulator, proxy):
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
     assert re.search(r"The certificate of \S+ was not accepted", stderr)
@@ -67,9 +67,8 @@ def test_an_unknown_root_is_named_with_what_to_do(simulator, proxy):
     assert not simulator.requests
 
 
-def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
+def test_a_prompt_also_names_the_setting_for_an_unknown_root(simulator, proxy, short_pauses):
     sign_in(simulator)
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     model = llm.get_model("chatgpt-gpt-6-luna")
     with pytest.raises(llm.ModelError, match="CODEX_CA_CERTIFICATE"):
         model.prompt("hello").text()
@@ -81,7 +80,7 @@ def test_a_prompt_says_so_too(simulator, proxy, monkeypatch):
         asyncio.run(ask())
 
 
-def test_a_certificate_of_another_day(simulator, proxy, monkeypatch):
+def test_an_expired_certificate_suggests_checking_the_clock(simulator, proxy, monkeypatch):
     proxy.expired = True
     monkeypatch.setenv("SSL_CERT_FILE", str(proxy.certificate))
     code, _, stderr = run("chatgpt", "login")
@@ -91,7 +90,7 @@ def test_a_certificate_of_another_day(simulator, proxy, monkeypatch):
 
 
 def hashed_folder(certificate, folder):
-    """As `openssl rehash` makes it; None without openssl."""
+    """Copy a certificate into a folder for SSL_CERT_DIR. None without openssl."""
     if shutil.which("openssl") is None:
         return None
     folder.mkdir()
@@ -101,7 +100,7 @@ def hashed_folder(certificate, folder):
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"])
-def test_each_way_to_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
+def test_each_setting_can_name_a_root(simulator, proxy, monkeypatch, tmp_path, name):
     value = proxy.certificate
     if name == "SSL_CERT_DIR":
         value = hashed_folder(value, tmp_path / "certificates")
@@ -118,7 +117,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the system checks
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Each time that certificates are read: the thread, and the file if it was one."""
+    """The thread and the file (None if there is none) of each read of certificates."""
     found = []
 
     def recorded(read):
@@ -167,7 +166,7 @@ def test_certificates_are_read_once(simulator, proxy, monkeypatch, reads):
         (["other", "root"], ["other", "root"], False),
     ],
 )
-def test_the_systems_certificates(
+def test_the_systems_bundle_is_read_if_it_has_more_than_the_folder(
     simulator, proxy, monkeypatch, tmp_path, reads, in_folder, in_bundle, bundle_is_read
 ):
     roots = {"root": proxy.certificate.read_bytes()}
@@ -187,7 +186,7 @@ def test_the_systems_certificates(
     paths = paths._replace(openssl_cafile=str(bundle), openssl_capath=str(folder))
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr("llm_chatgpt.certificates._BUNDLES", ())
-    # No other test has asked for these certificates.
+    # A value of its own, because loaded certificates are cached by these variables.
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "empty"))
     plugin.request_device_code()
     assert (str(bundle) in [file for _, file in reads]) == bundle_is_read
@@ -195,7 +194,7 @@ def test_the_systems_certificates(
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "CODEX_CA_CERTIFICATE"])
 @pytest.mark.parametrize("content", [None, "no certificate", ""])
-def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, name, content):
+def test_an_unusable_certificate_file_is_named(proxy, monkeypatch, tmp_path, name, content):
     path = tmp_path / "root.pem"
     if content is not None:
         path.write_text(content)
@@ -212,7 +211,7 @@ def test_a_certificate_file_without_a_certificate(proxy, monkeypatch, tmp_path, 
         (b"HTTP/1.1 403 <script>\r\n\r\n", "(status 403)"),
     ],
 )
-def test_a_proxy_that_refuses(proxy, answer, words):
+def test_a_refusal_of_the_proxy_is_named(proxy, answer, words):
     proxy.answer = answer
     code, _, stderr = run("chatgpt", "login")
     assert code == 1
@@ -221,7 +220,7 @@ def test_a_proxy_that_refuses(proxy, answer, words):
     assert "script" not in stderr
 
 
-def test_a_proxy_that_is_not_there(monkeypatch):
+def test_an_unreachable_proxy_is_named(monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(plugin.LoginFailed, match=r"Could not reach \S+ through the proxy"):
@@ -229,7 +228,7 @@ def test_a_proxy_that_is_not_there(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://127.0.0.1:port", "://x"])
-def test_a_proxy_setting_that_is_none(monkeypatch, value):
+def test_an_invalid_proxy_setting_is_named(monkeypatch, value):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.openai.com")
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(plugin.ChatGPTError, match="HTTPS_PROXY"):
@@ -245,7 +244,7 @@ def test_a_socks_proxy_needs_a_package(monkeypatch):
 
 
 def test_this_machine_is_not_reached_through_a_proxy(simulator, signed_in, ask, monkeypatch):
-    """It would see the tokens in the clear."""
+    """The proxy would see the tokens unencrypted."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert ask("hello").text
@@ -254,7 +253,7 @@ def test_this_machine_is_not_reached_through_a_proxy(simulator, signed_in, ask, 
 # Workspaces
 
 
-def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
+def test_a_workspaces_own_host_gets_its_requests(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     simulator.approve_after_polls = 0
     simulator.account = dataclasses.replace(
@@ -262,9 +261,9 @@ def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
     )
     code, _, stderr = run("chatgpt", "login")
     assert code == 0, stderr
-    elsewhere = "CONNECT eu.chatgpt.com:443"
-    # Where it is served is asked at the usual place; the model list comes from there.
-    assert proxy.targets[-2:] == [BACKEND, elsewhere]
+    eu = "CONNECT eu.chatgpt.com:443"
+    # chatgpt.com names the workspace's host, which then sends the model list.
+    assert proxy.targets[-2:] == [BACKEND, eu]
     del proxy.targets[:]
     for arguments in (
         ("-m", "chatgpt-gpt-6-luna", "hello"),
@@ -273,17 +272,17 @@ def test_a_workspace_that_is_served_elsewhere(simulator, proxy, monkeypatch):
         ("chatgpt", "refresh"),
     ):
         assert run(*arguments)[0] == 0
-    assert set(proxy.targets) == {elsewhere}
+    assert set(proxy.targets) == {eu}
     del proxy.targets[:]
     assert run("chatgpt", "login")[0] == 0
-    assert proxy.targets[-2:] == [BACKEND, elsewhere]
+    assert proxy.targets[-2:] == [BACKEND, eu]
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "https://chatgpt.com/backend-api")
     del proxy.targets[:]
     assert run("chatgpt", "usage")[0] == 0
     assert proxy.targets == [BACKEND]
 
 
-def test_an_access_tokens_workspace(simulator, proxy, monkeypatch):
+def test_the_workspace_host_of_an_access_token_gets_its_requests(simulator, proxy, monkeypatch):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(proxy.certificate))
     eve = dataclasses.replace(
         simulator.account, account_id="acc-eve", workspace_origin="https://us.chatgpt.com"
@@ -293,6 +292,6 @@ def test_an_access_tokens_workspace(simulator, proxy, monkeypatch):
     for _ in range(2):
         assert run("-m", "chatgpt-gpt-6-luna", "hello")[0] == 0
     us = "CONNECT us.chatgpt.com:443"
-    # The list of models comes over a connection of its own, beside the first answer.
+    # The model list has a connection of its own, so the number of connections varies.
     assert proxy.targets[:2] == [AUTH, BACKEND]
     assert set(proxy.targets[2:]) == {us}

@@ -11,13 +11,15 @@ from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
 from conftest import multiply, secrets_watch, sign_in, sign_in_officially
-from llm_chatgpt import config
 from simulator import PLAN_ERRORS, PNG, Answer, Call, Say, Search, Think, plan_error, web_page
 
 MODEL = "chatgpt-gpt-6-luna"
 USAGE = "Manage usage: https://chatgpt.com/settings/usage"
 PDF = b"%PDF-1.4\n1 0 obj\nendobj\n"
 SHARING = "subscription_sharing_"
+
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_a_codex_prompt_still_names_its_account(simulator, ask):
     assert request.headers["session-id"]
 
 
-def test_a_system_prompt_and_options(simulator, official, ask):
+def test_a_system_prompt_and_options_are_sent(simulator, official, ask):
     answered = ask("hi", system="Be brief.", reasoning_effort="low", verbosity="low")
     assert answered.text
     (body,) = simulator.official_prompts
@@ -91,7 +93,7 @@ def test_a_refused_session_header_is_left_out_from_then_on(simulator, official, 
     assert ["session-id" in request.headers for request in requests] == [True, False, False]
 
 
-def test_what_this_route_refuses_is_not_sent(simulator, official, run_llm):
+def test_options_that_this_route_refuses_are_not_sent(simulator, official, run_llm):
     options = ("-o", "temperature", "0.5", "-o", "max_tokens", "5", "-o", "top_p", "0.5")
     result = run_llm("-m", MODEL, "hi", *options)
     assert result.exit_code == 0
@@ -117,7 +119,7 @@ def test_tools_are_the_first_input_item(simulator, official, ask):
         assert (first["type"], first["role"]) == ("additional_tools", "developer")
         (tool,) = first["tools"]
         assert set(tool) == {"type", "name", "description", "parameters", "strict"}
-    # What stays the same comes first, byte by byte.
+    # Each request begins with the items of the one before.
     for before, after in itertools.pairwise(bodies):
         assert after["input"][: len(before["input"])] == before["input"]
         assert list(after) == list(before)
@@ -125,7 +127,7 @@ def test_tools_are_the_first_input_item(simulator, official, ask):
     assert "reasoning" in [item.get("type") for item in bodies[1]["input"]]
 
 
-def test_web_search_stands_in_tools(simulator, official, ask):
+def test_web_search_is_sent_in_tools_and_functions_in_input(simulator, official, ask):
     simulator.answer(Search("pelicans", ["https://example.com/"]), Say("Found it."))
     conversation = ask.model().conversation()
     first = ask.finish(lambda: conversation.prompt("search", tools=[multiply, WebSearch()]))
@@ -158,7 +160,7 @@ def test_a_tool_that_is_refused_is_not_sent(simulator, official, ask, tool):
 # Attachments and schemas
 
 
-def test_pictures_and_files(simulator, official, ask):
+def test_images_and_files_are_sent(simulator, official, ask):
     attachments = [
         llm.Attachment(content=PNG, type="image/png"),
         llm.Attachment(content=PDF, type="application/pdf"),
@@ -177,14 +179,14 @@ def test_pictures_and_files(simulator, official, ask):
         ("text.format", {"schema": llm.schema_dsl("name, age int")}),
     ],
 )
-def test_what_a_plan_does_not_allow_is_named(simulator, official, ask, lacks, prompt):
+def test_a_capability_that_the_plan_lacks_is_named(simulator, official, ask, lacks, prompt):
     simulator.official.refused_capabilities = {lacks}
     with pytest.raises(plugin.RequestRefused, match=f"does not support {lacks}: .* Leave it out"):
         ask("hi", **prompt)
     assert len(simulator.official_prompts) == 1
 
 
-def test_a_schema(simulator, official, run_llm):
+def test_a_schema_is_sent(simulator, official, run_llm):
     result = run_llm("-m", MODEL, "a pelican", "--schema", "name, age int")
     assert json.loads(result.stdout) == {"name": "Pelican", "age": 7}
     (body,) = simulator.official_prompts
@@ -227,7 +229,7 @@ def test_reasoning_of_another_registration_is_dropped(simulator, ask):
     assert "reasoning" not in kinds
 
 
-def test_a_conversation_on_the_command_line(simulator, official, run_llm):
+def test_a_conversation_continues_on_the_command_line(simulator, official, run_llm):
     chat = run_llm("chat", "-m", MODEL, input="one\ntwo\nquit\n")
     assert chat.exit_code == 0, chat.stderr
     result = run_llm("-m", MODEL, "-c", "three")
@@ -277,7 +279,7 @@ def test_each_account_has_a_list_of_its_own(simulator, official, run_llm):
 
 
 @pytest.mark.parametrize("answer", [Answer(500), Answer(403, {"detail": "No."}), Answer(drop=True)])
-def test_there_is_no_other_list_to_fall_back_on(simulator, official, run_llm, answer):
+def test_a_failed_list_is_not_replaced_by_the_codex_list(simulator, official, run_llm, answer):
     simulator.always["official_models"] = lambda request: answer
     result = run_llm("chatgpt", "models")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -299,11 +301,6 @@ def test_the_addresses_are_https_or_loopback(simulator, official, run_llm, monke
 # Errors
 
 
-@pytest.fixture
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
 WORDS = {
     f"{SHARING}usage_limit_exceeded": USAGE,
     f"{SHARING}workplace_individual_usage_limit_exceeded": USAGE,
@@ -319,7 +316,7 @@ WORDS = {
 
 
 def check_error(simulator, result, requests):
-    """One sentence for the user, and nothing that only a program understands."""
+    """Check that an error is short and readable, and how many prompts were sent."""
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) <= 4
     assert not any(sign in result.stderr for sign in ("{", "}", "Traceback", "<html"))
@@ -334,26 +331,28 @@ def test_all_codes_have_words():
     assert set(WORDS) == set(PLAN_ERRORS)
 
 
-@pytest.mark.parametrize("v2", [False, True])
+@pytest.mark.parametrize(("v2", "options"), [(False, []), (True, ["--async"])])
 @pytest.mark.parametrize("code", WORDS)
-def test_a_code_before_the_stream(simulator, official, run_llm, no_waiting, code, v2):
+def test_each_code_before_the_stream_is_explained(simulator, official, run_llm, code, v2, options):
     sign_in(simulator, "codex-login")
     simulator.always["official_responses"] = lambda request: plan_error(code, "the-field", v2)
-    result = run_llm("-m", MODEL, "hi", *["--async"] * v2)
+    result = run_llm("-m", MODEL, "hi", *options)
     check_error(simulator, result, 3 if PLAN_ERRORS[code] == 503 else 1)
     assert result.stdout == ""
     assert f"The server's words for {code}" in result.stderr
     assert WORDS[code] in result.stderr
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(("begun", "options"), [(False, []), (True, ["--async"])])
 @pytest.mark.parametrize("code", WORDS)
-def test_a_code_inside_the_stream(simulator, official, run_llm, no_waiting, code, begun):
+def test_each_code_inside_the_stream_is_explained(
+    simulator, official, run_llm, code, begun, options
+):
     begun_answer = [Say("Begun")] if begun else []
     simulator.always["official_responses"] = lambda request: simulator.plan_failure(
         code, *begun_answer, v2=begun
     )
-    result = run_llm("-m", MODEL, "hi", *["--async"] * begun)
+    result = run_llm("-m", MODEL, "hi", *options)
     check_error(simulator, result, 3 if PLAN_ERRORS[code] == 503 and not begun else 1)
     assert result.stdout.startswith("Begun" if begun else "")
     assert f"The server's words for {code}" in result.stderr
@@ -379,23 +378,23 @@ def test_a_code_inside_the_stream(simulator, official, run_llm, no_waiting, code
         (web_page(), 2, "Cloudflare"),
     ],
 )
-def test_other_refusals(simulator, official, run_llm, no_waiting, answer, requests, words):
+def test_other_refusals_are_explained(simulator, official, run_llm, answer, requests, words):
     simulator.always["official_responses"] = lambda request: answer
     result = run_llm("-m", MODEL, "hi")
     check_error(simulator, result, requests)
     assert words in result.stderr
 
 
-def test_a_user_who_is_not_known_is_renewed_where_that_is_allowed(simulator, ask):
+def test_after_invalid_user_the_login_is_renewed_if_that_is_allowed(simulator, ask):
     sign_in_officially(simulator, "official", ago=3400)
     simulator.script("official_responses", plan_error(f"{SHARING}invalid_user"))
     assert ask("hi").text.startswith("This is answer 1")
     assert len(simulator.refreshes) == 1
 
 
-def test_the_kinds_of_errors(simulator, official, ask, no_waiting):
+def test_a_limit_is_final_but_an_outage_is_tried_again(simulator, official, ask):
     limit = plan_error(f"{SHARING}usage_limit_exceeded")
-    # Nor does this make it worth another request.
+    # Even with this header it is not sent again.
     limit.headers["Retry-After"] = "0"
     simulator.script("official_responses", limit)
     with pytest.raises(plugin.UsageLimitReached) as caught:
@@ -408,6 +407,6 @@ def test_the_kinds_of_errors(simulator, official, ask, no_waiting):
 
 
 @pytest.mark.parametrize("kind", [None, "text/event-stream", "application/octet-stream"])
-def test_a_stream_of_any_content_type(simulator, official, ask, kind):
+def test_a_stream_of_any_content_type_is_read(simulator, official, ask, kind):
     simulator.official.content_type = kind
     assert ask("hi").text.startswith("This is answer 1")

@@ -1,4 +1,4 @@
-"""An official login afterwards: refresh, the commands that show it, sign-out."""
+"""An official login after the sign-in: refresh, commands, sign-out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DUE, EXPIRED = 3560, 4000
 
 
 def signed_in_since(simulator, seconds=0.0, account="official"):
-    """What a sign-in so many seconds ago has left in the store."""
+    """Store the login and the registration of a sign-in `seconds` ago."""
     tokens = sign_in_officially(simulator, account, ago=seconds)
     with locked_store() as writer:
         fields = {"client_id": tokens.client_id, "subject": tokens.subject, "email": tokens.email}
@@ -112,7 +112,7 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
     assert ask("one").text
     assert simulator.refreshes == []
     assert plugin.get_tokens() == plugin.load_tokens() == old
-    # 55 minutes later the API takes the token no longer, and OpenAI renews it.
+    # 55 minutes later the API no longer accepts the token, and OpenAI renews it.
     simulator.clock = lambda: clock.right_time() + 3301
     simulator.expire_access_tokens()
     assert ask("two").text
@@ -120,8 +120,8 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
 
 
 @pytest.mark.parametrize("earliest", ["milliseconds", "by a clock that was a day ahead"])
-def test_an_earliest_refresh_after_the_tokens_end_is_ignored(simulator, ask, earliest):
-    """The second is what an older version stored, which converted it to this machine's clock."""
+def test_an_earliest_refresh_after_the_tokens_expiry_is_ignored(simulator, ask, earliest):
+    """An older version stored the second value, converted to this machine's clock."""
     tokens = signed_in_since(simulator)
     moment = tokens.earliest_refresh_at
     edit_login(
@@ -136,7 +136,7 @@ def test_an_earliest_refresh_after_the_tokens_end_is_ignored(simulator, ask, ear
 
 
 @pytest.mark.parametrize("opaque", [False, True])
-def test_an_earliest_refresh_before_the_tokens_end_counts(simulator, opaque):
+def test_an_earliest_refresh_before_the_tokens_expiry_counts(simulator, opaque):
     """By the Date of the refusal, not by this machine's clock."""
     tokens = signed_in_since(simulator)
     if opaque:
@@ -189,7 +189,7 @@ def test_a_login_that_is_still_refused_is_renewed_only_once(simulator, ask):
     assert len(simulator.official_prompts) == 2
 
 
-def test_a_reply_may_leave_out_what_has_not_changed(simulator):
+def test_fields_that_a_reply_leaves_out_keep_their_values(simulator):
     simulator.official.refresh_omits = ("scope", "id_token")
     old = signed_in_since(simulator, DUE)
     new = plugin.get_tokens(rejected=old.access_token)
@@ -217,7 +217,7 @@ FINAL = [
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("code", FINAL)
-def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
+def test_a_final_refusal_ends_the_login_but_not_the_registration(simulator, run_llm, code, nested):
     simulator.official.refresh_error = code
     simulator.official.nested_errors = nested
     old = signed_in_since(simulator, EXPIRED)
@@ -238,10 +238,10 @@ def test_a_refresh_that_is_refused_for_good(simulator, run_llm, code, nested):
     assert plugin.load_tokens().email == "ada@example.com"
 
 
-def test_a_refresh_that_brings_another_user(simulator, run_llm):
+def test_a_refresh_for_another_user_ends_the_login(simulator, run_llm):
     simulator.official.id_token = {"sub": "auth0|user-bob"}
     signed_in_since(simulator, EXPIRED, "work")
-    # The knob counts for the stored login, too.
+    # The simulator's setting also changes the stored login.
     tokens = plugin.load_tokens()._replace(subject="auth0|user-ada")
     plugin.store_tokens(tokens, "work")
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
@@ -272,9 +272,7 @@ def test_a_refresh_that_fails_for_now_keeps_everything(simulator, run_llm, answe
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
 
 
-def test_a_renewed_login_that_cannot_be_written_is_used_with_a_warning(
-    simulator, ask, monkeypatch, caplog
-):
+def test_a_renewed_login_that_cannot_be_stored_is_used(simulator, ask, monkeypatch, caplog):
     old = signed_in_since(simulator, EXPIRED)
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json")
@@ -287,14 +285,13 @@ def test_a_renewed_login_that_cannot_be_written_is_used_with_a_warning(
 
 
 def test_five_processes_refresh_once(simulator):
-    signed_in_since(simulator)
     signed_in_since(simulator, EXPIRED)
     simulator.script("official_token", lambda request: time.sleep(0.3))
     prompt_in_five_processes()
     assert len(simulator.refreshes) == 1
 
 
-# What the commands show
+# Commands
 
 
 def test_the_commands_name_the_route(simulator, run_llm):
@@ -337,7 +334,7 @@ def test_doctor_asks_the_api(simulator, run_llm):
     assert plugin.load_tokens().client_id not in result.output
 
 
-def test_doctor_of_an_ended_login(simulator, run_llm):
+def test_doctor_names_the_command_for_an_ended_login(simulator, run_llm):
     simulator.official.refresh_error = "invalid_grant"
     old = signed_in_since(simulator, EXPIRED)
     with pytest.raises(plugin.RefreshFailed):
@@ -347,7 +344,7 @@ def test_doctor_of_an_ended_login(simulator, run_llm):
     assert COMMAND in result.stdout
 
 
-def test_a_command_that_is_refused_before_a_refresh_is_allowed(simulator, run_llm):
+def test_a_refused_command_says_when_openai_renews_the_login(simulator, run_llm):
     old = signed_in_since(simulator, account="work")
     simulator.expire_access_tokens()
     result = run_llm("chatgpt", "models")
@@ -358,7 +355,7 @@ def test_a_command_that_is_refused_before_a_refresh_is_allowed(simulator, run_ll
     assert plugin.load_tokens() == old
 
 
-def test_an_account_like_any_other(simulator, run_llm):
+def test_an_official_account_is_chosen_like_any_other(simulator, run_llm):
     sign_in(simulator)
     signed_in_since(simulator)
     model = ("-m", "chatgpt-gpt-6-luna")
@@ -406,7 +403,7 @@ def test_a_logout_ends_the_session_and_keeps_the_registration(simulator, run_llm
     ("answer", "attempts"),
     [(Answer(500), 2), (Answer(drop=True), 2), (Answer(400, {"error": "invalid_request"}), 1)],
 )
-def test_a_logout_that_is_not_confirmed(simulator, run_llm, answer, attempts):
+def test_a_logout_that_is_not_confirmed_warns_and_signs_out(simulator, run_llm, answer, attempts):
     signed_in_since(simulator)
     simulator.always["official_revoke"] = lambda request: answer
     result = run_llm("chatgpt", "logout")
@@ -418,7 +415,7 @@ def test_a_logout_that_is_not_confirmed(simulator, run_llm, answer, attempts):
     assert read_store().registration("official")
 
 
-def test_a_logout_that_is_confirmed_at_the_second_attempt(simulator, run_llm):
+def test_a_logout_is_tried_twice(simulator, run_llm):
     signed_in_since(simulator)
     simulator.script("official_revoke", Answer(502))
     result = run_llm("chatgpt", "logout")

@@ -13,7 +13,7 @@ NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
 
 
 @pytest.mark.parametrize("withheld", [False, True])
-def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
+def test_a_sign_in_without_the_plan_stores_no_login(simulator, login, run_llm, ask, withheld):
     simulator.official.scope = NO_PLAN
     simulator.official.withholds_tokens = withheld
     result = login()
@@ -41,14 +41,14 @@ def test_a_sign_in_without_the_plan(simulator, login, run_llm, ask, withheld):
     assert "prompt" not in authorize_queries(simulator)[2]
 
 
-def test_a_grant_that_only_the_redirect_names(simulator, login):
-    def without(request):
+def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, login):
+    def without_scope(request):
         reply = simulator.serve_official_token(request)
         del reply.body["scope"]
         return reply
 
     simulator.official.scope = NO_PLAN
-    simulator.script("official_token", without)
+    simulator.script("official_token", without_scope)
     result = login()
     assert result.exit_code == 1
     assert "without permission to use your ChatGPT plan" in result.stderr
@@ -101,7 +101,7 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
 
 
 @pytest.mark.parametrize("damage", [{"subject": 5}, {"client_id": ["x"], "subject": {}}])
-def test_a_damaged_registration_is_mended(simulator, login, damage):
+def test_a_damaged_registration_is_replaced(simulator, login, damage):
     with locked_store() as writer:
         writer.save(read_store().register("official", **damage))
     assert login().exit_code == 0
@@ -110,7 +110,7 @@ def test_a_damaged_registration_is_mended(simulator, login, damage):
     assert stored == (*simulator.clients, "auth0|user-ada")
 
 
-def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkeypatch):
+def test_a_registration_at_another_issuer_is_not_advised(simulator, login, run_llm, monkeypatch):
     login()
     run_llm("chatgpt", "logout")
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.example")
@@ -118,7 +118,7 @@ def test_a_registration_elsewhere_is_no_advice(simulator, login, run_llm, monkey
 
 
 @pytest.mark.parametrize("signed_out", [False, True])
-def test_another_user_under_the_same_name(simulator, login, run_llm, signed_out):
+def test_another_user_under_the_same_name_is_refused(simulator, login, run_llm, signed_out):
     login()
     if signed_out:
         run_llm("chatgpt", "logout")

@@ -29,7 +29,7 @@ def host_id():
     return host_id_path().read_text().strip()
 
 
-def test_the_first_sign_in(simulator, login, browser):
+def test_the_first_sign_in_registers_and_stores_the_login(simulator, login, browser):
     result = login()
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
@@ -70,7 +70,7 @@ def test_the_first_sign_in(simulator, login, browser):
     assert tokens.account_id is None
 
 
-def test_its_page(login, browser):
+def test_the_page_after_the_redirect_is_private(login, browser):
     login()
     (status, headers, page) = browser.pages[0]
     assert status == 200
@@ -80,7 +80,7 @@ def test_its_page(login, browser):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
-def test_a_later_sign_in_names_the_registration(simulator, login, run_llm):
+def test_a_later_sign_in_reuses_the_registration(simulator, login, run_llm):
     login()
     first = plugin.load_tokens()
     run_llm("chatgpt", "logout")
@@ -92,12 +92,12 @@ def test_a_later_sign_in_names_the_registration(simulator, login, run_llm):
     assert two["ext_agent_host_id"] == one["ext_agent_host_id"]
     assert two["state"] != one["state"]
     assert two["nonce"] != one["nonce"]
-    # It is said once.
+    # Only the first sign-in says so.
     assert "You're using your ChatGPT plan" not in result.output
     assert plugin.load_tokens().account_key == first.account_key
 
 
-def test_the_host_id_is_made_once(simulator, login, run_llm):
+def test_the_host_id_is_created_once(simulator, login, run_llm):
     login()
     login("--account", "work")
     run_llm("chatgpt", "logout", "--all")
@@ -109,7 +109,7 @@ def test_the_host_id_is_made_once(simulator, login, run_llm):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_host_id_that_cannot_be_stored(simulator, login, monkeypatch):
+def test_a_host_id_that_cannot_be_stored_is_an_error(simulator, login, monkeypatch):
     fill_disk(monkeypatch, "chatgpt-host-id")
     result = login()
     assert result.exit_code == 1
@@ -170,7 +170,7 @@ REFUSED_CALLBACKS = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED_CALLBACKS)
-def test_a_callback_that_ends_the_sign_in(simulator, login, browser, changes, words):
+def test_a_wrong_callback_ends_the_sign_in(simulator, login, browser, changes, words):
     simulator.official.callback = changes
     result = login()
     assert (result.exit_code, result.stdout) == (1, "")
@@ -203,14 +203,14 @@ def test_a_later_callback_that_fails_keeps_the_login(simulator, login, changes):
     assert plugin.load_tokens() == old
 
 
-def test_what_is_not_known_in_a_callback_is_ignored(simulator, login):
+def test_unknown_parameters_of_a_callback_are_ignored(simulator, login):
     more = {"iss": simulator.issuer, "session_state": ["a", "b"], "x": "<b>"}
     simulator.official.callback = more
     assert login().exit_code == 0
 
 
-def request_status(back, method="GET", host=None):
-    parts = urllib.parse.urlsplit(back)
+def request_status(redirect, method="GET", host=None):
+    parts = urllib.parse.urlsplit(redirect)
     connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=10)
     connection.putrequest(method, f"{parts.path}?{parts.query}", skip_host=True)
     connection.putheader("Host", host or parts.netloc)
@@ -226,23 +226,23 @@ def test_other_requests_are_refused_and_the_wait_goes_on(simulator, login, brows
     seen = {}
 
     def visit(url):
-        back = redirect_of(url)
-        state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(back).query))["state"]
+        redirect = redirect_of(url)
+        state = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(redirect).query))["state"]
         for name, wrong, how in (
-            ("path", back.replace("/auth/callback", "/callback"), {}),
-            ("method", back, {"method": "POST"}),
-            ("host", back, {"host": "evil.example"}),
-            ("localhost", back, {"host": f"localhost:{urllib.parse.urlsplit(back).port}"}),
-            ("no state", with_query(back, state=None), {}),
-            ("another state", with_query(back, state="another-state-<b>"), {}),
-            ("two states", with_query(back, state=[state, state]), {}),
-            ("declined elsewhere", with_query(back, state="other", error="access_denied"), {}),
+            ("path", redirect.replace("/auth/callback", "/callback"), {}),
+            ("method", redirect, {"method": "POST"}),
+            ("host", redirect, {"host": "evil.example"}),
+            ("localhost", redirect, {"host": f"localhost:{urllib.parse.urlsplit(redirect).port}"}),
+            ("no state", with_query(redirect, state=None), {}),
+            ("another state", with_query(redirect, state="another-state-<b>"), {}),
+            ("two states", with_query(redirect, state=[state, state]), {}),
+            ("declined elsewhere", with_query(redirect, state="other", error="access_denied"), {}),
         ):
             status, answer = request_status(wrong, **how)
             seen[name] = status
             assert state not in answer
             assert "<b>" not in answer
-        browser.pages.append(fetch(back))
+        browser.pages.append(fetch(redirect))
 
     browser.visit = visit
     assert login().exit_code == 0
@@ -276,7 +276,7 @@ BAD_ID_TOKENS = [
 
 
 @pytest.mark.parametrize(("claims", "problem"), BAD_ID_TOKENS)
-def test_an_id_token_of_another_sign_in(simulator, login, claims, problem):
+def test_an_id_token_of_another_sign_in_is_refused(simulator, login, claims, problem):
     simulator.official.id_token = claims
     result = login()
     assert (result.exit_code, result.stdout) == (1, "")
@@ -289,29 +289,29 @@ def test_an_id_token_of_another_sign_in(simulator, login, claims, problem):
 @pytest.mark.parametrize(
     "claims", [{"aud": lambda right: right[0]}, {"azp": None}, {"email": None}]
 )
-def test_an_id_token_in_another_form(simulator, login, claims):
+def test_other_valid_forms_of_an_id_token_are_accepted(simulator, login, claims):
     simulator.official.id_token = claims
     assert login().exit_code == 0
     assert plugin.load_tokens().subject == "auth0|user-ada"
 
 
-def test_a_reply_without_an_id_token(simulator, login):
-    def without(request):
+def test_a_reply_without_an_id_token_is_refused(simulator, login):
+    def without_id_token(request):
         reply = simulator.serve_official_token(request)
         del reply.body["id_token"]
         return reply
 
-    simulator.script("official_token", without)
+    simulator.script("official_token", without_id_token)
     result = login()
     assert result.exit_code == 1
     assert "does not belong to this sign-in" in result.stderr
     assert plugin.load_tokens() is None
 
 
-# The command around it
+# The command
 
 
-def test_no_port_is_free(simulator, login, monkeypatch):
+def test_no_free_port_is_an_error(simulator, login, monkeypatch):
     class Socket(socket.socket):
         def bind(self, address):
             raise OSError(98, "Address already in use")
@@ -333,7 +333,7 @@ def test_ten_minutes_are_the_limit(simulator, monkeypatch):
     assert not simulator.requests
 
 
-def test_nothing_secret_is_in_its_repr(simulator, browser):
+def test_no_secret_is_in_a_repr(simulator, browser):
     requests = []
 
     def show(request):
@@ -352,7 +352,7 @@ def test_nothing_secret_is_in_its_repr(simulator, browser):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
-def test_a_program_without_stdin(simulator, start_login):
+def test_the_sign_in_works_with_a_closed_stdin(simulator, start_login):
     login = start_login("--official", "--no-open", preexec_fn=lambda: os.close(0))
     code, stdout, stderr = login.visit()
     assert code == 0, stderr
@@ -360,7 +360,7 @@ def test_a_program_without_stdin(simulator, start_login):
 
 
 @needs_pty
-def test_ctrl_c(simulator, start_login):
+def test_ctrl_c_is_clean_and_frees_the_port(simulator, start_login):
     login = start_login("--official", "--no-open")
     port = urllib.parse.urlsplit(redirect_of(login.url)).port
     login.process.send_signal(signal.SIGINT)
@@ -373,24 +373,24 @@ def test_ctrl_c(simulator, start_login):
 
 
 @needs_pty
-def test_a_pasted_address(simulator, start):
+def test_a_pasted_address_completes_the_sign_in(simulator, start):
     terminal = start("chatgpt", "login", "--official", "--no-open")
-    back = redirect_of(terminal.address())
+    redirect = redirect_of(terminal.address())
     terminal.wait_for("paste the address")
-    query = back.partition("?")[2]
+    query = redirect.partition("?")[2]
     code = dict(urllib.parse.parse_qsl(query))["code"]
-    first_of_two_lines = back.partition("&code=")[0]
-    wrong_host = back.replace("127.0.0.1", "localhost")
-    without_client_id = with_query(back, client_id=None)
+    first_of_two_lines = redirect.partition("&code=")[0]
+    wrong_host = redirect.replace("127.0.0.1", "localhost")
+    without_client_id = with_query(redirect, client_id=None)
     wrong = ["what?", code, query, wrong_host, first_of_two_lines, without_client_id]
     for number, line in enumerate(wrong, 1):
         terminal.type(line)
         terminal.wait_for("(?s)" + "right address. Copy the whole.*" * number)
-    port = urllib.parse.urlsplit(back).port
-    terminal.type(with_query(back, state="another").replace(str(port), str(port - 1)))
+    port = urllib.parse.urlsplit(redirect).port
+    terminal.type(with_query(redirect, state="another").replace(str(port), str(port - 1)))
     terminal.wait_for("it is from an earlier attempt")
     assert not exchanges(simulator)
-    terminal.type(f" '{back}' ")
+    terminal.type(f" '{redirect}' ")
     assert terminal.end() == 0, terminal.screen
     assert "Signed in as ada@example.com" in terminal.screen
     assert "Traceback" not in terminal.screen

@@ -1,4 +1,4 @@
-"""A registration with OpenAI that is given up or forgotten, and the whole life of a login."""
+"""A registration that OpenAI forgets or the user replaces, and most uses of an official login."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import fetch, redirect_of, secrets_watch, sign_in
+from conftest import authorize_queries, fetch, redirect_of, secrets_watch, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store
 from simulator import PNG, Account, Answer, plan_error
-from test_official_login import authorize_queries
-
-# A registration that is given up
 
 
 def forget_registrations(simulator):
@@ -27,9 +24,7 @@ def revoked(simulator):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--account", "work")])
-def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
-    simulator, login, run_llm, ask, clock, arguments
-):
+def test_a_prompt_with_a_forgotten_registration_names_new(simulator, login, ask, clock, arguments):
     login(*arguments)
     forget_registrations(simulator)
     simulator.expire_access_tokens()
@@ -39,7 +34,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     with pytest.raises(plugin.RefreshFailed, match=command) as caught:
         ask("hi")
     assert command in caught.value.advice
-    # Perhaps OpenAI remembers it again.
+    # OpenAI may know the registration again later.
     assert not caught.value.permanent
     again = login(*arguments)
     assert again.exit_code == 0, again.stderr
@@ -47,9 +42,7 @@ def test_a_prompt_whose_registration_is_forgotten_names_the_way_back(
     assert ask("hi").text
 
 
-def test_after_a_logout_a_forgotten_registration_stays_forgotten(
-    simulator, login, run_llm, ask, clock
-):
+def test_a_logout_does_not_restore_a_forgotten_registration(simulator, login, run_llm, ask, clock):
     login()
     forget_registrations(simulator)
     clock.shift = 4000
@@ -61,7 +54,7 @@ def test_after_a_logout_a_forgotten_registration_stays_forgotten(
     assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
 
 
-def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
+def test_a_registration_forgotten_before_the_exchange_is_replaced(simulator, login, browser):
     login()
 
     def visit(url):
@@ -79,7 +72,7 @@ def test_an_exchange_whose_registration_is_forgotten(simulator, login, browser):
     assert len(simulator.clients) == 1
 
 
-def test_the_waiting_terminal_names_the_way_back(simulator, login, browser):
+def test_the_screen_of_a_later_sign_in_names_new(simulator, login, browser):
     first = login("--account", "work")
     assert "--new" not in first.stderr
     forget_registrations(simulator)
@@ -123,7 +116,7 @@ def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
     assert "Warning: Could not end the session at OpenAI (" in result.stderr
 
 
-def test_a_new_registration_lets_another_user_in(simulator, login):
+def test_new_replaces_another_user_only_with_yes(simulator, login):
     login()
     old, registration = plugin.load_tokens(), read_store().registration("official")
     simulator.account = Account(email="bob@example.com", user_id="user-bob")
@@ -145,7 +138,7 @@ def test_new_is_for_the_official_route(run_llm):
     assert "--new only with --official" in result.stderr
 
 
-def test_it_stands_beside_a_codex_login(simulator, login, run_llm):
+def test_an_official_login_is_added_beside_a_codex_login(simulator, login, run_llm):
     codex = sign_in(simulator)
     result = login()
     assert result.exit_code == 0, result.stderr
@@ -165,18 +158,18 @@ def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
     assert plugin.load_tokens().kind == "official"
 
 
-def test_a_wrong_clock_here_does_no_harm(simulator, login):
+def test_a_wrong_clock_of_this_machine_does_no_harm(simulator, login):
     behind = 86400
     simulator.clock = lambda: time.time() - behind
     assert login().exit_code == 0
     tokens = plugin.load_tokens()
     assert tokens.expires_at == pytest.approx(time.time() + 3600, abs=60)
-    # By OpenAI's own clock, which the API's answers tell.
+    # By OpenAI's own clock, which is a day behind in this test.
     assert tokens.earliest_refresh_at == pytest.approx(simulator.clock() + 3240, abs=60)
 
 
 def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, clock, caplog):
-    """What README promises of this route, one after the other, beside a Codex login."""
+    """Most uses of this route, one after another, beside a Codex login."""
     caplog.set_level(logging.DEBUG)
     codex = sign_in(simulator)
     model, outputs = ("-m", "chatgpt-gpt-6-luna"), []
@@ -193,8 +186,8 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
     functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
     chain = run(*model, 'multiply {"a": 6, "b": 7}', "--functions", functions)
     assert "The tool returned: 42" in chain.stdout
-    picture = run(*model, "look", "--at", "-", "image/png", input=PNG)
-    assert "(with 1 picture)" in picture.stdout
+    image = run(*model, "look", "--at", "-", "image/png", input=PNG)
+    assert "(with 1 picture)" in image.stdout
     run(*model, "a pelican", "--schema", "name, age int")
     run("chat", *model, input="hello\nquit\n")
     clock.shift = 4000

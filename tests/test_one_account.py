@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import bearers, new_login, sign_in, sign_in_officially
+from conftest import BOB, bearers, new_login, sign_in, sign_in_officially
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store
 from simulator import Account, Answer
 
-# In ada's workspace, whose id both logins have.
+# A colleague in Ada's workspace: both logins have the same account id.
 COLLEAGUE = Account(email="eve@example.com")
-BOB = Account(email="bob@example.com", account_id="5e1f7a3c-0000-4000-8000-00000000b0b0")
 
 
 def use(name):
@@ -20,9 +19,8 @@ def use(name):
 
 
 @pytest.fixture
-def busy(simulator, monkeypatch):
-    """A server that is busy at the first attempt; what it gets happens before it says so."""
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def busy(simulator, short_pauses):
+    """Return a function that calls `action` during the first attempt, which then fails with 503."""
 
     def meanwhile(action, endpoint="responses"):
         def respond(request):
@@ -82,7 +80,7 @@ def test_an_official_login_does_not_go_on_with_the_other_route(simulator, busy, 
     assert simulator.prompts == []
 
 
-def test_the_same_user_who_signs_in_again_is_used(simulator, busy, ask):
+def test_a_new_login_of_the_same_user_is_used(simulator, busy, ask):
     sign_in(simulator)
     again = []
     busy(lambda: again.append(sign_in(simulator)))

@@ -20,7 +20,7 @@ import pytest
         ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
     ],
 )
-def test_options_in_the_request(simulator, signed_in, ask, options, expected):
+def test_options_are_sent(simulator, signed_in, ask, options, expected):
     ask("hi", **options)
     body = simulator.prompts[-1]
     assert {name: body[name] for name in expected} == expected
@@ -33,7 +33,7 @@ def test_the_effort_may_have_capitals(simulator, signed_in, run_llm, ask, effort
     assert [body["reasoning"]["effort"] for body in simulator.prompts] == ["high", "high"]
 
 
-def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
+def test_options_that_are_not_set_are_not_sent(simulator, signed_in, ask):
     ask("hi")
     for name in ("text", "service_tier", "parallel_tool_calls", "tools", "tool_choice"):
         assert name not in simulator.prompts[-1]
@@ -59,7 +59,7 @@ def test_nothing_is_sent_that_was_not_asked_for(simulator, signed_in, ask):
         ),
     ],
 )
-def test_wrong_options_are_a_sentence(simulator, signed_in, run_llm, ask, option, sentence):
+def test_a_wrong_option_is_an_error(simulator, signed_in, run_llm, ask, option, sentence):
     commands = (
         ("-m", "chatgpt-gpt-6-luna", "hi", "-o", *option),
         ("chat", "-m", "chatgpt-gpt-6-luna", "-o", *option),
@@ -97,7 +97,7 @@ def test_options_that_other_plugins_always_pass_are_ignored(simulator, signed_in
     ]
 
 
-def test_an_ignored_option_is_told_once_a_prompt(simulator, signed_in, run_llm):
+def test_an_ignored_option_is_noted_once_per_prompt(simulator, signed_in, run_llm):
     note = "Note: ignoring temperature; a ChatGPT login does not accept it.\n"
     simulator.expire_access_tokens()
     option = ("-m", "chatgpt-gpt-6-luna", "-R", "-o", "temperature", "0.5")
@@ -107,7 +107,7 @@ def test_an_ignored_option_is_told_once_a_prompt(simulator, signed_in, run_llm):
     result = run_llm(*option, 'double {"n": 21}', "--functions", functions)
     assert len(simulator.prompts) == 4
     assert result.stderr == note
-    # A conversation whose options llm reads from its log again.
+    # llm may read the conversation's options from its log.
     assert run_llm("-c", "more", "-R").stderr in ("", note)
 
 

@@ -1,4 +1,4 @@
-"""Pasting the address on which the browser has ended into a terminal."""
+"""Pasting the address of the redirect, or its code, into a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("callback_ports")
 
 @pytest.fixture
 def begin(simulator, start):
-    """Start a login in a terminal; return it and the address on which the browser ends."""
+    """Start a login in a terminal; return the terminal and the address of the redirect."""
 
     def run():
         terminal = start("chatgpt", "login", "--browser", "--no-open")
@@ -39,17 +39,17 @@ def query_of(address):
 
 @needs_pty
 @pytest.mark.parametrize("form", ["{}", "  '{}' ", "{}#", pytest.param("", id="the code")])
-def test_pasting_what_the_browser_ended_on(simulator, begin, form):
-    terminal, back = begin()
-    code = query_of(back)["code"]
-    terminal.type(back.partition("&")[0])
+def test_a_pasted_address_or_code_completes_the_login(simulator, begin, form):
+    terminal, redirect = begin()
+    code = query_of(redirect)["code"]
+    terminal.type(redirect.partition("&")[0])
     terminal.wait_for("isn't the right address. Copy the whole")
-    query = back.partition("?")[2]
+    query = redirect.partition("?")[2]
     for number, junk in enumerate(["what?", "http://[x?code=", query, AT], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
     assert not simulator.seen("/oauth/token")
-    terminal.type(form.format(back) if form else code)
+    terminal.type(form.format(redirect) if form else code)
     assert terminal.end() == 0, terminal.screen
     assert "Signed in as ada@example.com" in terminal.screen
     assert plugin.load_tokens().email == "ada@example.com"
@@ -57,7 +57,7 @@ def test_pasting_what_the_browser_ended_on(simulator, begin, form):
 
 
 @needs_pty
-def test_a_code_of_an_earlier_attempt_is_named_as_one(simulator, begin):
+def test_a_pasted_code_of_an_earlier_attempt_is_recognized(simulator, begin):
     earlier = query_of(redirect_of(plugin.BrowserLogin(1455).url))["code"]
     terminal, _ = begin()
     terminal.type(earlier)
@@ -71,10 +71,10 @@ def test_a_code_of_an_earlier_attempt_is_named_as_one(simulator, begin):
     [("&code", True), ("&code", False), ("&code=ac_0", True), ("?state=abc", False)],
 )
 def test_an_address_in_two_lines_is_asked_for_again(simulator, begin, end, at_once):
-    terminal, back = begin()
-    query = query_of(back)
-    # In this order the first line alone has a state that fits.
-    address = f"{back.partition('?')[0]}?state={query['state']}&code={query['code']}"
+    terminal, redirect = begin()
+    query = query_of(redirect)
+    # In this order the first line alone contains the right state.
+    address = f"{redirect.partition('?')[0]}?state={query['state']}&code={query['code']}"
     place = address.index(end[:5]) + len(end)
     lines = [address[:place], address[place:]]
     for number, line in enumerate(["\n".join(lines)] if at_once else lines, 1):
@@ -86,26 +86,26 @@ def test_an_address_in_two_lines_is_asked_for_again(simulator, begin, end, at_on
 
 
 @needs_pty
-def test_an_address_of_an_earlier_attempt_is_named_as_one(simulator, begin):
+def test_a_pasted_address_of_an_earlier_attempt_is_recognized(simulator, begin):
     earlier = redirect_of(plugin.BrowserLogin(1455).url)
-    terminal, back = begin()
+    terminal, redirect = begin()
     terminal.type(earlier)
     terminal.wait_for("it is from an earlier attempt")
     assert not simulator.seen("/oauth/token")
-    terminal.type(back)
+    terminal.type(redirect)
     assert terminal.end() == 0, terminal.screen
 
 
 @needs_pty
-def test_a_pasted_refusal(simulator, begin):
-    terminal, back = begin()
-    terminal.type(with_query(back, code=None, error="access_denied"))
+def test_a_pasted_refusal_ends_the_sign_in(simulator, begin):
+    terminal, redirect = begin()
+    terminal.type(with_query(redirect, code=None, error="access_denied"))
     assert terminal.end() == 1
     assert "declined in the browser" in terminal.screen
 
 
 @needs_pty
-def test_ctrl_c_while_a_terminal_is_read(simulator, begin):
+def test_ctrl_c_while_waiting_for_a_paste_is_clean(simulator, begin):
     terminal, _ = begin()
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1
@@ -114,10 +114,10 @@ def test_ctrl_c_while_a_terminal_is_read(simulator, begin):
 
 
 @needs_pty
-def test_the_end_of_input_leaves_the_listener(simulator, begin):
-    terminal, back = begin()
+def test_the_listener_goes_on_after_the_end_of_input(simulator, begin):
+    terminal, redirect = begin()
     os.write(terminal.master, b"\x04")
-    assert fetch(back)[0] == 200
+    assert fetch(redirect)[0] == 200
     assert terminal.end() == 0
 
 
@@ -125,8 +125,8 @@ def test_the_end_of_input_leaves_the_listener(simulator, begin):
 def test_replacing_another_user_needs_a_yes(simulator, begin):
     old = sign_in(simulator)
     simulator.account = Account(email="bob@example.com", account_id="other")
-    terminal, back = begin()
-    page = fetch(back)[2]
+    terminal, redirect = begin()
+    page = fetch(redirect)[2]
     assert "Go back to the terminal" in page
     terminal.wait_for(r"(?s)ada@example.com.*bob@example.com.*Replace the old login\?")
     terminal.type("n")
@@ -136,12 +136,12 @@ def test_replacing_another_user_needs_a_yes(simulator, begin):
 
 
 @needs_pty
-def test_pasting_what_the_browser_ended_on_at_localhost(simulator, begin, monkeypatch):
+def test_a_pasted_localhost_address_is_accepted(simulator, begin, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
-    terminal, back = begin()
-    terminal.type(back.replace("localhost", "127.0.0.1"))
+    terminal, redirect = begin()
+    terminal.type(redirect.replace("localhost", "127.0.0.1"))
     terminal.wait_for("starting with http://localhost:1455/")
-    terminal.type(back)
+    terminal.type(redirect)
     assert terminal.end() == 0, terminal.screen
     assert simulator.seen("/oauth/token")[0].body["redirect_uri"].startswith("http://localhost:")
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 
 import llm
 import pytest
 from llm.parts import ReasoningPart, TextPart
 
 from conftest import logged, sign_in
-from inputs import MODEL, add
+from inputs import MODEL, add, assert_same_beginnings
 from simulator import Account, Answer, Call, Refuse, Say, Search, Stream, Think, error_answer, sse
-from terminal import Terminal
+from terminal import Terminal, needs_pty
 
 
 def comment(text, **options):
     return Say(text, phase="commentary", **options)
 
 
-def sent_back(simulator):
+def sent_pairs(simulator):
     """The assistant's messages in the last request: text and phase."""
     return [
         ("".join(part["text"] for part in item["content"]), item.get("phase"))
@@ -29,20 +27,11 @@ def sent_back(simulator):
     ]
 
 
-def assert_same_beginnings(simulator):
-    """Each request begins with the bytes of the one before."""
-    requests = [request.raw for request in simulator.seen("/codex/responses")]
-    for earlier, later in itertools.pairwise(requests):
-        assert later.startswith(earlier[: -len(b"]}")])
-
-
 # What is shown
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_commentary_is_on_stderr_and_the_answer_alone_on_stdout(
-    simulator, signed_in, run_llm, options
-):
+def test_commentary_is_on_stderr_and_the_answer_on_stdout(simulator, signed_in, run_llm, options):
     for _ in range(2):
         simulator.answer(comment("I will look that up."), Search("x"), Say("Forty-two."))
     result = run_llm("-m", MODEL, "hi", *options)
@@ -54,7 +43,7 @@ def test_commentary_is_on_stderr_and_the_answer_alone_on_stdout(
         assert row["reasoning"] == "I will look that up."
 
 
-def test_commentary_is_reasoning_that_says_it_is_a_message(simulator, signed_in, ask):
+def test_commentary_is_recorded_as_reasoning_marked_as_a_message(simulator, signed_in, ask):
     simulator.answer(comment("One moment, please."), Say("Forty-two."))
     answered = ask("hi")
     asides = [event for event in answered.events if event.type == "reasoning"]
@@ -67,7 +56,7 @@ def test_commentary_is_reasoning_that_says_it_is_a_message(simulator, signed_in,
     ]
 
 
-def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, signed_in, run_llm):
+def test_blank_lines_separate_reasoning_commentary_and_answers(simulator, signed_in, run_llm):
     deltas = ["Look", "ing.\n", "\nStill."]
     simulator.answer(
         Think(["one", "two"]),
@@ -84,14 +73,14 @@ def test_a_blank_line_between_all_that_is_shown_beside_the_answer(simulator, sig
     assert result.stderr == before + "\n\nfour\n\nfive\n"
 
 
-def test_commentary_before_a_tool_call(simulator, signed_in, run_llm):
+def test_commentary_before_a_tool_call_is_sent_back(simulator, signed_in, run_llm):
     simulator.demands_phases = True
     simulator.answer(comment("I will add."), Call("add", {"a": 1, "b": 2}))
     simulator.answer(comment("Now I know."), Say("Three."))
     functions = "def add(a: int, b: int) -> int:\n    return a + b"
     result = run_llm("-m", MODEL, "1 + 2?", "--functions", functions)
     assert (result.stdout, result.stderr) == ("Three.\n", "I will add.\n\nNow I know.\n")
-    assert sent_back(simulator) == [("I will add.", "commentary")]
+    assert sent_pairs(simulator) == [("I will add.", "commentary")]
 
 
 @pytest.mark.parametrize("phase", ["partial_answer", "something_new", None])
@@ -100,13 +89,13 @@ def test_other_phases_are_answers(simulator, signed_in, ask, phase):
     assert ask("hi").text == "Forty-two."
 
 
-def test_a_phase_that_is_no_text_is_none(simulator, signed_in, ask):
+def test_a_phase_that_is_not_text_is_ignored(simulator, signed_in, ask):
     frames = list(simulator.frames([Say("Forty-two.", phase={"a": 1})]))
     simulator.script("responses", Stream(frames))
     conversation = ask.model().conversation()
     assert ask.finish(lambda: conversation.prompt("hi")).text == "Forty-two."
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert sent_back(simulator) == [("Forty-two.", None)]
+    assert sent_pairs(simulator) == [("Forty-two.", None)]
 
 
 def test_a_phase_that_comes_at_the_end_changes_only_what_is_sent_back(simulator, signed_in, ask):
@@ -116,7 +105,7 @@ def test_a_phase_that_comes_at_the_end_changes_only_what_is_sent_back(simulator,
     answered = ask.finish(lambda: conversation.prompt("hi"))
     assert (answered.text, answered.reasoning) == ("I will look.\n\nHere.", "")
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert sent_back(simulator) == [("I will look.", "commentary"), ("Here.", "final_answer")]
+    assert sent_pairs(simulator) == [("I will look.", "commentary"), ("Here.", "final_answer")]
 
 
 @pytest.mark.parametrize("between", [[], [Search("x")], [Think(["Hm."])], [comment("Hm.")]])
@@ -129,12 +118,12 @@ def test_answer_messages_are_separated_by_a_blank_line(simulator, signed_in, ask
     texts = [part for part in answered.parts if isinstance(part, TextPart)]
     assert [part.text for part in texts] == ["One.", "\n\n", "Two.", "\n\n", "No three."]
     assert ask.finish(lambda: conversation.prompt("on")).text
-    back = [pair for pair in sent_back(simulator) if pair[0] != "Hm."]
+    back = [pair for pair in sent_pairs(simulator) if pair[0] != "Hm."]
     assert back == [("One.", "final_answer"), ("Two.", None), ("No three.", "final_answer")]
 
 
 @pytest.mark.parametrize("items", [[comment("One."), Say("Two.")], [Say("Two."), comment("One.")]])
-def test_commentary_does_not_stand_for_hidden_reasoning(simulator, signed_in, run_llm, ask, items):
+def test_commentary_does_not_count_as_hidden_reasoning(simulator, signed_in, run_llm, ask, items):
     usage = {"input_tokens": 1, "output_tokens_details": {"reasoning_tokens": 5}}
     simulator.answer(*items, usage=usage)
     simulator.answer(*items, usage=usage)
@@ -149,7 +138,7 @@ def test_a_message_that_is_announced_late_stays_an_answer(simulator, signed_in, 
     conversation = ask.model().conversation()
     assert ask.finish(lambda: conversation.prompt("hi")).text == "I will look."
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert sent_back(simulator) == [("I will look.", "commentary")]
+    assert sent_pairs(simulator) == [("I will look.", "commentary")]
 
 
 def test_a_commentary_in_pieces_is_one_text(simulator, signed_in, ask):
@@ -177,7 +166,7 @@ def test_an_answer_of_commentary_only_is_repeated_as_text(simulator, signed_in, 
     assert answered.text == "First.\n\nSecond."
     assert isinstance(answered.parts[-1], TextPart)
     assert ask.finish(lambda: conversation.prompt("on")).text
-    assert sent_back(simulator) == [("First.", "commentary"), ("Second.", "commentary")]
+    assert sent_pairs(simulator) == [("First.", "commentary"), ("Second.", "commentary")]
 
 
 def test_a_commentary_that_breaks_off_is_repeated(simulator, signed_in, run_llm):
@@ -187,7 +176,7 @@ def test_a_commentary_that_breaks_off_is_repeated(simulator, signed_in, run_llm)
     result = run_llm("-m", MODEL, "hi", "-R", "--functions", "def add(): pass")
     assert result.stdout == "I will\n"
     assert run_llm("-c", "on").exit_code == 0
-    assert sent_back(simulator) == [("I will", "commentary")]
+    assert sent_pairs(simulator) == [("I will", "commentary")]
 
 
 def test_commentary_and_a_tool_call_are_not_repeated(simulator, signed_in, ask):
@@ -198,7 +187,7 @@ def test_commentary_and_a_tool_call_are_not_repeated(simulator, signed_in, ask):
     assert (first.text_or_raise(), last.text_or_raise()) == ("", "Three.")
 
 
-# What is sent back
+# Later requests
 
 
 def test_phases_go_back_as_they_came(simulator, signed_in, ask):
@@ -222,7 +211,7 @@ def test_phases_go_back_as_they_came(simulator, signed_in, ask):
         )
         ask.chain(conversation, f"Question {turn}", tools=[add])
     ask.finish(lambda: conversation.prompt("And?", tools=[add]))
-    assert len(sent_back(simulator)) == 3 * 7
+    assert len(sent_pairs(simulator)) == 3 * 7
     assert_same_beginnings(simulator)
 
 
@@ -234,7 +223,7 @@ def test_phases_survive_the_logs(simulator, signed_in, run_llm, options):
     simulator.answer(comment("Only this."))
     assert run_llm("-c", "more", *options).stdout == "Only this.\n"
     assert run_llm("-c", "on", *options).exit_code == 0
-    assert sent_back(simulator) == [
+    assert sent_pairs(simulator) == [
         ("Looking.", "commentary"),
         ("One.", "final_answer"),
         ("Two.", None),
@@ -253,7 +242,7 @@ def test_phases_survive_to_dict(simulator, signed_in):
     assert again.text() == "One.\n\nTwo."
     assert again.messages() == response.messages()
     assert again.reply("on").text()
-    assert [phase for _, phase in sent_back(simulator)] == ["commentary", *["final_answer"] * 2]
+    assert [phase for _, phase in sent_pairs(simulator)] == ["commentary", *["final_answer"] * 2]
 
 
 def test_messages_without_a_phase_go_back_one_by_one(simulator, signed_in, ask):
@@ -280,14 +269,14 @@ def test_commentary_goes_to_every_account(simulator, signed_in, ask):
     simulator.account = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob")
     sign_in(simulator, "bob")
     ask(messages=[llm.user("hi"), *first.messages, llm.user("on")], key="bob")
-    assert sent_back(simulator) == [("Looking.", "commentary"), ("Forty-two.", "final_answer")]
+    assert sent_pairs(simulator) == [("Looking.", "commentary"), ("Forty-two.", "final_answer")]
     assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 
 
 # The model wants to go on
 
 
-def go_on(simulator, *items, **changes):
+def answer_and_go_on(simulator, *items, **changes):
     simulator.answer(*items, end_turn=False, **changes)
 
 
@@ -296,8 +285,8 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
     usage = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12}
     details = {"input_tokens_details": {"cached_tokens": 4}}
     citation = {"type": "url_citation", "url": "https://a.example", "title": "A"}
-    go_on(simulator, Think(["Hm."]), comment("Looking."), Search("x"), usage=usage)
-    go_on(simulator, comment("Nearly."), Say("One.", annotations=[citation]), usage=None)
+    answer_and_go_on(simulator, Think(["Hm."]), comment("Looking."), Search("x"), usage=usage)
+    answer_and_go_on(simulator, comment("Nearly."), Say("One.", annotations=[citation]), usage=None)
     simulator.answer(Think(["Ah."]), Say("Two."), end_turn=True, usage={**usage, **details})
     conversation = ask.model().conversation()
     answered = ask.finish(lambda: conversation.prompt("hi"))
@@ -317,18 +306,19 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
         "message",
     ]
     # One numbering: no part has pieces of two items.
-    assert [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
+    texts = [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
+    assert "|".join(texts) == "Hm.\n\n|Looking.|\n\n|Nearly.|One.|\n\n|Ah.|\n\n|Two."
     assert len(answered.messages) == 4
     ask.finish(lambda: conversation.prompt("more"))
     assert len(simulator.prompts) == 4
-    assert [text for text, _ in sent_back(simulator)] == ["Looking.", "Nearly.", "One.", "Two."]
+    assert [text for text, _ in sent_pairs(simulator)] == ["Looking.", "Nearly.", "One.", "Two."]
     assert_same_beginnings(simulator)
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
 def test_rounds_are_one_record_in_the_logs(simulator, signed_in, run_llm, options):
     simulator.demands_phases = True
-    go_on(simulator, comment("Looking."))
+    answer_and_go_on(simulator, comment("Looking."))
     simulator.answer(Say("Forty-two."))
     result = run_llm("-m", MODEL, "hi", "-o", "temperature", "1", *options)
     assert result.stdout == "Forty-two.\n"
@@ -342,7 +332,7 @@ def test_rounds_are_one_record_in_the_logs(simulator, signed_in, run_llm, option
 
 def test_a_model_goes_on_five_times_at_most(simulator, signed_in, run_llm):
     for number in range(9):
-        go_on(simulator, Say(f"{number}."))
+        answer_and_go_on(simulator, Say(f"{number}."))
     result = run_llm("-m", MODEL, "hi")
     assert result.exit_code == 0
     assert result.stdout == "\n\n".join(f"{number}." for number in range(6)) + "\n"
@@ -354,7 +344,7 @@ def test_a_model_goes_on_five_times_at_most(simulator, signed_in, run_llm):
 
 
 def test_a_tool_call_comes_before_going_on(simulator, signed_in, ask):
-    go_on(simulator, comment("I will add."), Call("add", {"a": 1, "b": 2}))
+    answer_and_go_on(simulator, comment("I will add."), Call("add", {"a": 1, "b": 2}))
     simulator.answer(Say("Three."))
     first, last = ask.chain(ask.model(), "1 + 2?", tools=[add])
     assert (first.text_or_raise(), last.text_or_raise()) == ("", "Three.")
@@ -362,7 +352,7 @@ def test_a_tool_call_comes_before_going_on(simulator, signed_in, ask):
 
 
 def test_an_incomplete_answer_does_not_go_on(simulator, signed_in, ask):
-    go_on(simulator, Say("Half of"), terminal="incomplete")
+    answer_and_go_on(simulator, Say("Half of"), terminal="incomplete")
     assert ask("hi").text == "Half of"
     assert len(simulator.prompts) == 1
 
@@ -399,10 +389,9 @@ CLOSED = "The answer was cut off: the server closed the connection."
     ],
     ids=["limit", "refusal", "connection", "unseen", "cut", "failed"],
 )
-def test_what_has_arrived_is_kept_if_a_later_round_fails(
-    simulator, signed_in, run_llm, monkeypatch, faults, shown, line, options
+def test_earlier_rounds_are_kept_if_a_later_round_fails(
+    simulator, signed_in, run_llm, short_pauses, faults, shown, line, options
 ):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     frames = list(simulator.frames([Say("The answer.")], end_turn=False))
     failing = faults(simulator)
     simulator.script("responses", Stream(frames), *failing)
@@ -414,10 +403,10 @@ def test_what_has_arrived_is_kept_if_a_later_round_fails(
     (row,) = logged(run_llm, 9)
     assert row["response"] == shown
     assert row["response_json"]["status"] == "completed"
-    # And the conversation goes on.
+    # The conversation can go on.
     assert run_llm("-c", "on", *options).exit_code == 0
-    assert [text for text, _ in sent_back(simulator)] == shown.split("\n\n")
-    # Of an attempt that nobody saw, nothing is kept.
+    assert [text for text, _ in sent_pairs(simulator)] == shown.split("\n\n")
+    # An attempt that showed nothing leaves nothing.
     assert "reasoning" not in [item["type"] for item in simulator.prompts[-1]["input"]]
 
 
@@ -431,7 +420,7 @@ def test_a_call_in_a_later_round_that_fails_is_not_carried_out(simulator, signed
     assert len(simulator.prompts) == 2
 
 
-def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm, caplog):
+def test_a_logout_between_rounds_keeps_the_answer(simulator, signed_in, ask, run_llm, caplog):
     def frames():
         *begin, last = simulator.frames([comment("Looking.")], end_turn=False)
         yield from begin
@@ -446,10 +435,9 @@ def test_a_login_that_is_gone_ends_the_answer(simulator, signed_in, ask, run_llm
     assert "Run 'llm chatgpt login'" in record.message
 
 
-def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
-    simulator, signed_in, run_llm, monkeypatch
+def test_a_later_round_is_sent_again_if_none_of_it_was_shown(
+    simulator, signed_in, run_llm, short_pauses
 ):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
     first = list(simulator.frames([Say("One.")], end_turn=False))
     dropped = list(simulator.frames([Think([]), Say("Two.")]))[:4]
     simulator.script("responses", Stream(first), Stream(dropped), Answer(503))
@@ -462,8 +450,8 @@ def test_a_later_round_is_sent_again_while_nothing_of_it_was_shown(
     assert [item["type"] for item in row["response_json"]["output"]] == ["message"] * 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
-def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
+@needs_pty
+def test_each_note_begins_a_new_line_on_a_terminal(simulator, signed_in):
     frames = list(simulator.frames([comment("Looking."), Say("One.")], end_turn=False))
     failing = [Answer(503, headers={"Retry-After": "0"})] * 2
     simulator.script("responses", Stream(frames), *failing, error_answer(400, None, "No."))
@@ -479,16 +467,16 @@ def test_every_line_on_a_terminal_is_a_line_of_its_own(simulator, signed_in):
     assert lines[4].startswith("The model could not go on. OpenAI refused the request: No.")
 
 
-def test_what_was_refused_once_stays_out_of_later_rounds(simulator, signed_in, ask):
+def test_a_refused_part_is_left_out_of_later_rounds(simulator, signed_in, ask):
     simulator.refuses_summary = {"gpt-6-luna"}
-    go_on(simulator, Say("One."))
+    answer_and_go_on(simulator, Say("One."))
     simulator.answer(Say("Two."))
     assert ask("hi").text == "One.\n\nTwo."
     assert ["reasoning" in body for body in simulator.prompts] == [True, False, False]
 
 
-def test_ctrl_c_in_a_later_round_is_ctrl_c(simulator, signed_in, run_llm, monkeypatch):
-    go_on(simulator, Say("One."))
+def test_ctrl_c_in_a_later_round_logs_nothing(simulator, signed_in, run_llm, monkeypatch):
+    answer_and_go_on(simulator, Say("One."))
     waits = iter([None, KeyboardInterrupt])
 
     def pause(seconds):
@@ -503,7 +491,7 @@ def test_ctrl_c_in_a_later_round_is_ctrl_c(simulator, signed_in, run_llm, monkey
 
 def test_the_turn_state_goes_along_with_further_rounds(simulator, signed_in, ask):
     conversation = ask.model().conversation()
-    go_on(simulator, Say("One."))
+    answer_and_go_on(simulator, Say("One."))
     simulator.answer(Say("Two."))
     for text in ("hi", "on"):
         ask.finish(lambda text=text: conversation.prompt(text))
@@ -513,7 +501,7 @@ def test_the_turn_state_goes_along_with_further_rounds(simulator, signed_in, ask
 
 def test_a_new_system_prompt_stays_in_its_place(simulator, signed_in, run_llm):
     run_llm("-m", MODEL, "hi", "-s", "Be brief.")
-    go_on(simulator, Say("One."))
+    answer_and_go_on(simulator, Say("One."))
     simulator.answer(Say("Two."))
     assert run_llm("-c", "on", "-s", "Be long.").stdout == "One.\n\nTwo.\n"
     roles = [item.get("role") for item in simulator.prompts[-1]["input"]]

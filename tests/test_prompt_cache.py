@@ -1,4 +1,4 @@
-"""What the service can reuse of earlier requests."""
+"""Requests that begin alike, so that the service can use its prompt cache."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_cached_tokens_are_shown_and_logged(simulator, signed_in, run_llm):
     assert details["input_tokens_details"]["cached_tokens"] == cached
 
 
-def test_without_a_conversation_the_beginning_names_the_session(simulator, signed_in, ask):
+def test_without_a_conversation_equal_first_messages_share_a_session(simulator, signed_in, ask):
     for prompt, system in (("one", None), ("one", None), ("two", None), ("one", "Be brief.")):
         ask(prompt, system=system)
     sessions = [request.headers["session-id"] for request in simulator.seen("/codex/responses")]

@@ -1,5 +1,4 @@
-"""What the plugin makes of an answer: odd characters, odd ends, and items that correct their
-deltas."""
+"""Reading answers: odd characters, odd ends, corrected deltas, and answers that are no stream."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from llm_chatgpt.backend.passage import Passage, readable_part, without_citation
 from llm_chatgpt.backend.translate import EventTranslator
 from simulator import Answer, Call, Draw, Say, Search, Stream, Think, sse, web_page
 
-HALF = "\ud83d"
+SURROGATE = "\ud83d"
 
 
 def frames_of(simulator, *items, **changes):
@@ -42,7 +41,7 @@ def done(item, index=0):
 
 
 def sent_back(simulator):
-    """The assistant's messages in the last request."""
+    """Return the texts of the assistant's messages in the last request."""
     return [
         "".join(part["text"] for part in item["content"])
         for item in simulator.prompts[-1]["input"]
@@ -50,27 +49,27 @@ def sent_back(simulator):
     ]
 
 
-# Halves of characters, and what is nested too deep
+# Surrogates, and JSON that is nested too deep
 
 
-CITED = {"type": "url_citation", "url": f"https://a.example/{HALF}", "title": HALF}
+CITED = {"type": "url_citation", "url": f"https://a.example/{SURROGATE}", "title": SURROGATE}
 ODD_ITEMS = {
-    "arguments": [Call("add", {"a": HALF})],
-    "raw arguments": [Call("add", f'{{"a": "{HALF}"}}')],
-    "name": [Call(f"add{HALF}", {})],
-    "call id": [Call("add", {}, f"call{HALF}")],
+    "arguments": [Call("add", {"a": SURROGATE})],
+    "raw arguments": [Call("add", f'{{"a": "{SURROGATE}"}}')],
+    "name": [Call(f"add{SURROGATE}", {})],
+    "call id": [Call("add", {}, f"call{SURROGATE}")],
     "citation": [Say("The answer.", annotations=[CITED])],
-    "query": [Search(HALF)],
-    "sources": [Search("x", [f"https://a.example/{HALF}"])],
-    "summary": [Think([f"Hm{HALF}"])],
-    "phase": [Say("The answer.", phase=HALF)],
-    "revised prompt": [Draw(f"a pelican {HALF}")],
+    "query": [Search(SURROGATE)],
+    "sources": [Search("x", [f"https://a.example/{SURROGATE}"])],
+    "summary": [Think([f"Hm{SURROGATE}"])],
+    "phase": [Say("The answer.", phase=SURROGATE)],
+    "revised prompt": [Draw(f"a pelican {SURROGATE}")],
 }
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
 @pytest.mark.parametrize("place", ODD_ITEMS)
-def test_half_a_character_anywhere(simulator, signed_in, run_llm, place, options):
+def test_a_lone_surrogate_anywhere_is_replaced(simulator, signed_in, run_llm, place, options):
     frames = frames_of(simulator, *ODD_ITEMS[place], Say("The answer."))
     assert rb"\ud83d" in b"".join(frames)
     simulator.script("responses", Stream(frames))
@@ -82,7 +81,7 @@ def test_half_a_character_anywhere(simulator, signed_in, run_llm, place, options
     assert r"\ud83d" not in json.dumps(simulator.prompts[-1])
 
 
-def test_half_a_character_in_raw_bytes(simulator, signed_in, run_llm):
+def test_a_surrogate_in_raw_bytes_does_not_break_the_answer(simulator, signed_in, run_llm):
     """UTF-8 of a surrogate, which Python's JSON reader lets pass."""
     frames = frames_of(simulator, Search("a query"), Say("The answer."))
     odd = [frame.replace(b"a query", b"a \xed\xa0\xbd query") for frame in frames]
@@ -98,7 +97,7 @@ def test_a_tool_gets_arguments_without_surrogates(simulator, signed_in, ask):
         got.append(text)
         return "noted"
 
-    simulator.answer(Call("note", {"text": f"a{HALF}b \U0001f600"}))
+    simulator.answer(Call("note", {"text": f"a{SURROGATE}b \U0001f600"}))
     simulator.answer(Say("Done."))
     *_, last = ask.chain(ask.model(), "hi", tools=[note])
     assert got == ["a\N{REPLACEMENT CHARACTER}b \U0001f600"]
@@ -106,7 +105,7 @@ def test_a_tool_gets_arguments_without_surrogates(simulator, signed_in, ask):
 
 
 @pytest.mark.parametrize("levels", [300, 970, 5_000, 100_000])
-def test_arguments_that_are_nested_too_deep(simulator, signed_in, ask, levels):
+def test_too_deep_arguments_are_sent_back_but_not_run(simulator, signed_in, ask, levels):
     ran = []
 
     def note(text: str = "") -> str:
@@ -120,19 +119,14 @@ def test_arguments_that_are_nested_too_deep(simulator, signed_in, ask, levels):
     assert last.text_or_raise() == "Sorry."
     # The tool is not run with other arguments than the model's.
     assert ran == []
-    (call,) = [part for part in Asked(first).parts if isinstance(part, ToolCallPart)]
+    (call,) = first._tool_calls
     assert call.arguments == {"_raw": arguments}
     sent = next(i for i in simulator.prompts[-1]["input"] if i["type"] == "function_call")
     assert sent["arguments"] == arguments
 
 
-class Asked:
-    def __init__(self, response):
-        self.parts = [part for message in response._messages_now() for part in message.parts]
-
-
 @pytest.mark.parametrize("levels", [60, 900, 5_000, 100_000])
-def test_items_that_are_nested_too_deep(simulator, signed_in, run_llm, levels):
+def test_too_deep_items_do_not_break_the_answer(simulator, signed_in, run_llm, levels):
     deep = b"[" * levels + b"]" * levels
     frames = frames_of(simulator, Search("x", ["https://a.example"]), Say("The answer."))
     odd = [
@@ -160,7 +154,7 @@ def no_pauses(monkeypatch):
         {"status": None, "error": {"code": "invalid_prompt", "message": "No."}},
     ],
 )
-def test_a_last_event_that_says_it_failed(simulator, signed_in, ask, changes):
+def test_a_last_event_with_an_error_is_an_error(simulator, signed_in, ask, changes):
     simulator.script("responses", Stream(frames_of(simulator, Say("Half"), **changes)))
     with pytest.raises(llm.ModelError, match=r"policies refuse this prompt: No\."):
         ask("hi")
@@ -176,14 +170,14 @@ def test_a_failed_answer_counts_as_failed_whatever_its_status(simulator, signed_
         ask("hi")
 
 
-def test_a_last_event_with_an_error_in_words(simulator, signed_in, ask, no_pauses):
+def test_an_error_that_is_only_text_is_quoted(simulator, signed_in, ask, no_pauses):
     frames = frames_of(simulator, status="failed", error="It broke.")
     simulator.script("responses", *[Stream(frames)] * 5)
     with pytest.raises(llm.ModelError, match=r"could not finish the answer: It broke\."):
         ask("hi")
 
 
-def test_a_last_event_that_says_it_is_incomplete(simulator, signed_in, run_llm):
+def test_a_last_event_that_is_incomplete_is_noted(simulator, signed_in, run_llm):
     details = {"reason": "max_output_tokens"}
     frames = frames_of(simulator, Say("Half"), status="incomplete", incomplete_details=details)
     simulator.script("responses", Stream(frames))
@@ -193,7 +187,7 @@ def test_a_last_event_that_says_it_is_incomplete(simulator, signed_in, run_llm):
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete"])
-def test_the_last_event_alone_has_the_output(simulator, signed_in, ask, status):
+def test_output_that_only_the_last_event_has_is_used(simulator, signed_in, ask, status):
     items = [Think(["Hm."]), Say("The answer."), Call("add", {"a": 1})]
     frames = frames_of(simulator, *items)
     output = [json.loads(f.split(b"data: ")[1])["item"] for f in frames if b"item.done" in f]
@@ -215,11 +209,11 @@ def test_output_that_came_already_is_not_repeated(simulator, signed_in, ask):
     assert ask("hi").text == "The answer."
 
 
-# A finished item has the last word
+# A finished item corrects its deltas
 
 
-LOST = {
-    # deltas, what is in the finished item, what is shown
+CORRECTIONS = {
+    # The deltas, the text of the finished item, and the text that is shown.
     "end": (["Hello", " wor"], "Hello world", "Hello world"),
     "beginning": (["world"], "Hello world", "world"),
     "middle": (["Hel", " world"], "Hello world", "Hel world"),
@@ -229,25 +223,25 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("case", LOST)
+@pytest.mark.parametrize("case", CORRECTIONS)
 @pytest.mark.parametrize("phase", [None, "final_answer", "commentary"])
 @pytest.mark.parametrize("event", [True, False], ids=["done event", "item only"])
 def test_a_finished_message_corrects_its_deltas(simulator, signed_in, ask, case, phase, event):
-    deltas, text, shown = LOST[case]
+    deltas, text, shown = CORRECTIONS[case]
     frames = frames_of(simulator, Say(text, deltas=deltas, phase=phase), Say("More."))
     if not event:
         frames = without(frames, "output_text.done")
     simulator.script("responses", Stream(frames))
     conversation = ask.model().conversation()
     answered = ask.finish(lambda: conversation.prompt("hi"))
-    whole = text or shown
+    recorded = text or shown
     part = next(part for part in answered.parts if part.text.strip())
-    assert part.text == whole
+    assert part.text == recorded
     if phase != "commentary":
         # What llm has shown cannot be taken back.
         assert answered.response.text_or_raise().startswith(shown)
     ask.finish(lambda: conversation.prompt("on"))
-    assert sent_back(simulator) == [whole, "More."]
+    assert sent_back(simulator) == [recorded, "More."]
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
@@ -264,8 +258,8 @@ def test_the_corrected_text_is_sent_from_the_logs(simulator, signed_in, run_llm,
 @pytest.mark.parametrize("options", [[], ["--async"]])
 def test_the_missing_end_of_a_text_is_shown(simulator, signed_in, run_llm, options):
     frames = frames_of(simulator, Think(["Thinking hard."]), Say("Hello world", deltas=["Hello"]))
-    cut = [frame.replace(b'"delta": "ing hard."', b'"delta": ""') for frame in frames]
-    simulator.script("responses", Stream(without(cut, "text.done")))
+    frames = [frame.replace(b'"delta": "ing hard."', b'"delta": ""') for frame in frames]
+    simulator.script("responses", Stream(without(frames, "text.done")))
     result = run_llm("-m", MODEL, "hi", *options)
     assert result.stdout == "Hello world\n"
     assert result.stderr == "Thinking hard.\n"
@@ -274,7 +268,7 @@ def test_the_missing_end_of_a_text_is_shown(simulator, signed_in, run_llm, optio
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 99])
-def test_a_correction_takes_nothing_off_the_screen(simulator, signed_in, ask, cut):
+def test_a_correction_removes_nothing_that_was_shown(simulator, signed_in, ask, cut):
     frames = without(frames_of(simulator, Say("Hello", deltas=["Hel", "o"])), "output_text.done")
     start = next(n for n, frame in enumerate(frames) if b'"Hel"' in frame)
     chunks = [b"".join(frames[: start + cut]), 0.05, b"".join(frames[start + cut :])]
@@ -286,13 +280,13 @@ def test_a_correction_takes_nothing_off_the_screen(simulator, signed_in, ask, cu
 
 def test_a_finished_call_corrects_its_name_and_id(simulator, signed_in, ask):
     frames = frames_of(simulator, Call("add", {"a": 1}, "call_1"))
-    early = [
+    odd = [
         frame.replace(b'"add"', b'"ad"').replace(b"call_1", b"call_")
         if b"item.added" in frame
         else frame
         for frame in frames
     ]
-    simulator.script("responses", Stream(early))
+    simulator.script("responses", Stream(odd))
     conversation = ask.model().conversation()
     answered = ask.finish(lambda: conversation.prompt("hi"))
     assert answered.parts == [ToolCallPart("add", {"a": 1}, "call_1")]
@@ -300,8 +294,8 @@ def test_a_finished_call_corrects_its_name_and_id(simulator, signed_in, ask):
 
 def test_events_after_a_finished_item_change_nothing(simulator, signed_in, ask):
     frames = frames_of(simulator, Say("Hello world"), Call("add", {"a": 12345678}, "call_1"))
-    first = [frame for frame in frames if b"item.done" in frame]
-    simulator.script("responses", Stream([*first, *frames]))
+    finished = [frame for frame in frames if b"item.done" in frame]
+    simulator.script("responses", Stream([*finished, *frames]))
     answered = ask("hi")
     assert answered.text == "Hello world"
     assert answered.parts[-1].arguments == {"a": 12345678}
@@ -340,16 +334,16 @@ def test_citation_markup_is_neither_shown_nor_logged(simulator, signed_in, run_l
 @pytest.mark.parametrize(
     "text", ["One \ue200 two", f"One \ue200{'x' * 1500}\ue201", "\ue201\ue200"]
 )
-def test_what_is_no_citation_is_text(simulator, signed_in, ask, text):
+def test_a_stray_citation_mark_is_shown_as_text(simulator, signed_in, ask, text):
     simulator.answer(Say(text))
     assert ask("hi").text == text
-    # Also if the finished item never comes.
+    # The same without a finished item.
     frames = without(frames_of(simulator, Say(text)), "text.done", "item.done", "part.done")
     simulator.script("responses", Stream(frames))
     assert ask("hi").text == text
 
 
-def test_text_after_a_stray_mark_is_not_held_back(simulator, signed_in, ask):
+def test_text_after_a_stray_mark_is_not_held_back():
     passage = Passage()
     visible = [passage.add("word ") for _ in range(3)] + [passage.add("\ue200")]
     visible += [passage.add("word ") for _ in range(1000)]
@@ -360,7 +354,7 @@ def test_text_after_a_stray_mark_is_not_held_back(simulator, signed_in, ask):
     st.lists(st.sampled_from(["a", "\ue200", "\ue201", "\ue202", "cite", "\U0001f600", "x" * 700])),
     st.lists(st.integers(0, 3000)),
 )
-def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
+def test_a_text_may_be_cut_anywhere(pieces, cuts):
     text = "".join(pieces)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     passage = Passage()
@@ -369,7 +363,7 @@ def test_where_a_text_is_cut_does_not_matter(pieces, cuts):
 
 
 @given(st.lists(st.sampled_from(["ab", CITE, "cd ", "\ue200"]), max_size=6), st.data())
-def test_annotations_keep_their_words(pieces, data):
+def test_annotations_keep_the_text_they_refer_to(pieces, data):
     text = "".join(pieces)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
@@ -381,12 +375,12 @@ def test_annotations_keep_their_words(pieces, data):
         assert words == text[start:end]
 
 
-# Tools that the service carries out
+# Hosted tools
 
 
 @pytest.mark.parametrize("kind", ["image_generation_call", "code_interpreter_call", "mcp_call"])
 @pytest.mark.parametrize("event", [added, done])
-def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
+def test_a_prompt_is_not_sent_again_once_a_hosted_tool_was_called(
     simulator, signed_in, ask, no_pauses, kind, event
 ):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
@@ -398,16 +392,15 @@ def test_a_prompt_is_not_repeated_once_a_hosted_tool_was_called(
 
 @pytest.mark.parametrize("kind", ["web_search_call", "file_search_call"])
 @pytest.mark.parametrize("event", [added, done])
-def test_a_search_may_be_repeated(simulator, signed_in, ask, no_pauses, kind, event):
+def test_a_prompt_is_sent_again_after_a_search(simulator, signed_in, ask, no_pauses, kind, event):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", Stream(frames, end="cut"))
     simulator.answer(Search("x"), Say("Found."))
     answered = ask("hi")
     assert answered.text == "Found."
     assert len(simulator.prompts) == 2
-    assert [part.name for part in answered.parts if isinstance(part, ToolCallPart)] == [
-        "web_search"
-    ]
+    calls = [part.name for part in answered.parts if isinstance(part, ToolCallPart)]
+    assert calls == ["web_search"]
 
 
 # Size
@@ -419,7 +412,7 @@ def test_a_long_commentary_takes_linear_time(simulator, signed_in):
             simulator, Say("x" * 40 * count, deltas=["x" * 40] * count, phase="commentary")
         )
         translator = EventTranslator()
-        # Of this process alone, so that a busy machine does not matter.
+        # The time of this process alone, so that a busy machine does not matter.
         start = time.process_time()
         for frame in frames:
             translator.feed(frame)
@@ -428,7 +421,7 @@ def test_a_long_commentary_takes_linear_time(simulator, signed_in):
     assert seconds(32_000) < 16 * seconds(4_000) + 0.5
 
 
-# Not a stream at all
+# Answers that are no stream
 
 
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -454,7 +447,7 @@ NO_STREAM = {
 
 
 @pytest.mark.parametrize("case", NO_STREAM)
-def test_a_reply_that_is_no_stream_is_explained_and_not_repeated(
+def test_an_answer_that_is_no_stream_is_an_error_at_once(
     simulator, signed_in, ask, no_pauses, case
 ):
     reply, words = NO_STREAM[case]
@@ -474,7 +467,7 @@ def test_a_login_that_is_refused_without_an_error_status_is_renewed(simulator, s
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
 @pytest.mark.parametrize("status", ["completed", "incomplete"])
-def test_a_whole_response_is_an_answer(simulator, signed_in, run_llm, options, status):
+def test_a_response_in_place_of_a_stream_is_read(simulator, signed_in, run_llm, options, status):
     items = [Think(["Hm."]), Say("The answer.", phase=None)]
     frames = frames_of(simulator, *items)
     output = [json.loads(f.split(b"data: ")[1])["item"] for f in frames if b"item.done" in f]
@@ -489,7 +482,7 @@ def test_a_whole_response_is_an_answer(simulator, signed_in, run_llm, options, s
     assert sent_back(simulator) == ["The answer."]
 
 
-def test_a_whole_response_that_failed(simulator, signed_in, ask):
+def test_a_failed_response_in_place_of_a_stream_is_an_error(simulator, signed_in, ask):
     response = {"object": "response", "status": "failed", "error": {"code": "cyber_policy"}}
     simulator.script("responses", Answer(200, response))
     with pytest.raises(llm.ModelError, match="policies refuse this prompt"):
@@ -503,7 +496,7 @@ def test_a_stream_without_a_type_may_begin_with_junk(simulator, signed_in, ask, 
 
 
 @pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "text/plain", "TEXT/HTML"])
-def test_a_stream_of_any_type_is_a_stream(simulator, signed_in, ask, kind):
+def test_a_stream_with_any_content_type_is_read(simulator, signed_in, ask, kind):
     frames = frames_of(simulator, Say("The answer."))
     simulator.script("responses", Stream([b"\n", *frames], headers={"Content-Type": kind}))
     assert ask("hi").text == "The answer."

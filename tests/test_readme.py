@@ -1,4 +1,4 @@
-"""README as the package index shows it: its links, its picture and its commands."""
+"""README as the package index shows it: its links, its image and its commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = re.findall(r"^ {4}(.*\bllm .*)$", TEXT, re.MULTILINE)
 
 
 def addresses() -> list[str]:
-    """Where the links and pictures of the rendered page lead."""
+    """Return the addresses of the links and images on the rendered page."""
     rendered = MarkdownIt("commonmark").enable("table").render(TEXT)
     return [html.unescape(found) for found in re.findall(r'(?:href|src)="([^"]*)"', rendered)]
 
@@ -45,9 +45,9 @@ def test_every_link_works_outside_the_repository():
     assert files > 20
 
 
-def test_the_picture_has_commands_of_the_readme():
-    drawn = html.unescape((ROOT / "docs/session.svg").read_text())
-    commands = re.findall(r">\$ (.*?)</text>", drawn)
+def test_the_image_shows_commands_of_the_readme():
+    svg = html.unescape((ROOT / "docs/session.svg").read_text())
+    commands = re.findall(r">\$ (.*?)</text>", svg)
     assert len(commands) == 4
     assert set(commands) <= set(COMMANDS)
 
@@ -63,7 +63,7 @@ def test_every_command_works(simulator, tmp_path, monkeypatch, command):
     pathlib.Path("report.pdf").write_bytes(b"%PDF-1.7\n")
     arguments = shlex.split(command.partition("llm ")[2])
     if arguments[0] == "uninstall":
-        pytest.skip("it would uninstall the plugin that is tested")
+        pytest.skip("would uninstall the tested plugin")
     if arguments[0] == "-c":
         CliRunner().invoke(cli, ["-m", "chatgpt-gpt-6.1-sol", "first"])
     result = CliRunner().invoke(cli, arguments, input="exit\n")

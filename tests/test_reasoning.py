@@ -1,4 +1,4 @@
-"""Reasoning: summaries, what is hidden, and the effort."""
+"""Reasoning: summaries, hidden reasoning, and the effort."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Say, Think
 
 
-def test_summaries_stream_to_stderr_apart(simulator, signed_in, run_llm):
+def test_summaries_stream_to_stderr_with_blank_lines_between(simulator, signed_in, run_llm):
     simulator.answer(Think(["one", "two"]), Think(["three"]), Say("Answer."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     assert result.stdout == "Answer.\n"
@@ -28,7 +28,7 @@ def test_each_reasoning_item_is_a_part_with_its_metadata(simulator, signed_in, a
     assert {p.provider_metadata["chatgpt"]["account"] for p in parts} == {signed_in.account_key}
 
 
-def test_hidden_reasoning_is_not_asked_for_but_kept(simulator, signed_in, run_llm, ask):
+def test_hidden_reasoning_has_no_summary_but_is_sent_back(simulator, signed_in, run_llm, ask):
     simulator.answer(Think(["one"]), Say("Answer."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.stderr == ""
@@ -40,12 +40,12 @@ def test_hidden_reasoning_is_not_asked_for_but_kept(simulator, signed_in, run_ll
 
 
 @pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
-def test_summaries_of_other_kinds(simulator, signed_in, ask, summary):
+def test_the_kind_of_summary_can_be_chosen(simulator, signed_in, ask, summary):
     ask("hi", reasoning_summary=summary)
     assert simulator.prompts[-1]["reasoning"] == {"summary": summary}
 
 
-def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask):
+def test_a_model_without_summaries_is_not_asked_for_one(simulator, signed_in, ask):
     luna = next(model for model in simulator.models if model["slug"] == "gpt-6-luna")
     simulator.models = [{**luna, "supports_reasoning_summary_parameter": False}]
     fetch_models(signed_in)
@@ -53,7 +53,7 @@ def test_a_model_that_gives_no_summaries_is_not_asked(simulator, signed_in, ask)
     assert "reasoning" not in simulator.prompts[-1]
 
 
-def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask):
+def test_a_refused_summary_is_left_out_of_the_second_attempt(simulator, signed_in, ask):
     simulator.refuses_summary = {"gpt-6-luna"}
     assert ask("hi", reasoning_effort="low").text
     first, second = simulator.prompts
@@ -65,13 +65,13 @@ def test_a_refused_summary_is_left_out_the_second_time(simulator, signed_in, ask
     ("effort", "sent"),
     [("low", "low"), ("max", "max"), ("ultra", "max"), ("none", "none"), ("medium", "medium")],
 )
-def test_efforts(simulator, signed_in, ask, effort, sent):
+def test_efforts_are_sent_and_ultra_as_max(simulator, signed_in, ask, effort, sent):
     fetch_models(signed_in)
     ask("hi", slug="gpt-6-sol", reasoning_effort=effort)
     assert simulator.prompts[-1]["reasoning"]["effort"] == sent
 
 
-def test_an_effort_that_the_fetched_list_does_not_have(simulator, signed_in, ask):
+def test_an_effort_that_is_not_listed_is_refused_before_a_request(simulator, signed_in, ask):
     fetch_models(signed_in)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="huge")
@@ -86,7 +86,7 @@ def test_gpt_6_2_has_no_effort_none(simulator, signed_in, ask):
     assert simulator.prompts == []
 
 
-def test_without_a_fetched_list_the_server_says_which_efforts_there_are(simulator, signed_in, ask):
+def test_without_a_fetched_list_the_service_names_the_efforts(simulator, signed_in, ask):
     with pytest.raises(llm.ModelError) as caught:
         ask("hi", reasoning_effort="minimal")
     assert "Supported values are: 'low', 'medium'" in str(caught.value)
@@ -94,7 +94,7 @@ def test_without_a_fetched_list_the_server_says_which_efforts_there_are(simulato
     assert len(simulator.prompts) == 1
 
 
-def test_a_model_with_an_effort_of_its_own(simulator, signed_in, ask):
+def test_a_listed_model_accepts_only_its_own_efforts(simulator, signed_in, ask):
     level = {"effort": "low", "description": ""}
     simulator.models = [
         {

@@ -1,4 +1,4 @@
-"""The refresh token works once: who refreshes, when, and what everybody else gets."""
+"""When a login is renewed, and what happens if that fails or another program was faster."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import Answer, error_answer, web_page
 
 
-def test_a_good_token_is_used_as_it_is(simulator, signed_in, ask, monkeypatch):
+def test_a_valid_token_needs_neither_a_refresh_nor_the_lock(simulator, signed_in, ask, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
     with locked_store():
         assert ask("hi").text
     assert simulator.refreshes == []
 
 
-@pytest.mark.parametrize("seconds_left", [-1000, -1, 1, 299])
-def test_a_token_that_ends_within_five_minutes_is_renewed(simulator, signed_in, ask, seconds_left):
-    old = expire(seconds_left)
+@pytest.mark.parametrize("seconds", [-1000, -1, 1, 299])
+def test_a_token_that_expires_within_five_minutes_is_renewed(simulator, signed_in, ask, seconds):
+    old = expire(seconds)
     assert ask("hi").text
     assert len(simulator.refreshes) == 1
     request = simulator.refreshes[0]
@@ -42,7 +42,7 @@ def test_a_token_that_ends_within_five_minutes_is_renewed(simulator, signed_in, 
     assert used == f"Bearer {new.access_token}"
 
 
-def test_a_token_with_more_time_is_not_renewed(simulator, signed_in, ask):
+def test_a_token_that_expires_later_is_not_renewed(simulator, signed_in, ask):
     expire(330)
     assert ask("hi").text
     assert simulator.refreshes == []
@@ -69,13 +69,13 @@ PERMANENT = [
     (error_answer(401, "something_new"), "no longer accepted"),
     (Answer(400, {"error": "invalid_grant"}), "no longer accepted"),
 ]
-PASSING = [
+TEMPORARY = [
     error_answer(400, "invalid_request"),
     Answer(500),
     Answer(503, "busy"),
     Answer(429),
     web_page(),
-    # As a proxy has them, which knows nothing of the login.
+    # Answers of a proxy, which knows nothing about the login.
     Answer(401),
     Answer(401, "<html>Sign in to the proxy</html>", {"Content-Type": "text/html"}),
     Answer(401, {"message": "Unauthorized"}),
@@ -95,12 +95,12 @@ def test_permanent_refusals_ask_for_a_new_login(simulator, signed_in, ask, answe
     assert "Run 'llm chatgpt login'" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert simulator.prompts == []
-    # Nothing is lost: only the refusal is added.
+    # The login is the same, except for the refusal.
     assert plugin.load_tokens()._replace(refusal=None) == old
 
 
-@pytest.mark.parametrize("answer", PASSING)
-def test_passing_failures_ask_to_try_again(simulator, signed_in, ask, answer):
+@pytest.mark.parametrize("answer", TEMPORARY)
+def test_temporary_failures_keep_the_login(simulator, signed_in, ask, answer):
     old = expire()
     simulator.script("token", answer)
     with pytest.raises(llm.ModelError) as caught:
@@ -108,11 +108,11 @@ def test_passing_failures_ask_to_try_again(simulator, signed_in, ask, answer):
     assert not caught.value.permanent
     assert "rt_" not in str(caught.value)
     assert plugin.load_tokens() == old
-    # And the next time it works.
+    # The next refresh succeeds.
     assert ask("hi").text
 
 
-@pytest.mark.parametrize("answer", [PASSING[1], PERMANENT[0][0], PASSING[-1]])
+@pytest.mark.parametrize("answer", [TEMPORARY[1], PERMANENT[0][0], TEMPORARY[-1]])
 def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in, answer, run_llm):
     expire(200)
     simulator.script("token", answer)
@@ -123,17 +123,17 @@ def test_a_failed_refresh_does_not_stop_a_token_that_works(simulator, signed_in,
     assert len(simulator.refreshes) == 1
 
 
-def test_a_newer_pair_on_disk_is_adopted(simulator, signed_in, change_during_the_wait):
-    """Another process was faster: it renewed the login after this one read it."""
+def test_newer_stored_tokens_are_used(simulator, signed_in, change_during_the_wait):
+    """Another process renewed the login after this one had read it."""
     expire()
     newer = new_login(simulator)
-    adopted = change_during_the_wait(plugin.get_tokens, lambda store: store.put("default", newer))
-    assert adopted == newer
+    used = change_during_the_wait(plugin.get_tokens, lambda store: store.put("default", newer))
+    assert used == newer
     assert simulator.refreshes == []
 
 
-def test_a_program_without_our_lock_was_faster(simulator, signed_in):
-    """`refresh_token_reused`, and by then a newer pair is on disk."""
+def test_tokens_of_a_program_that_ignores_the_lock_are_used(simulator, signed_in):
+    """The refresh token has been used already, but newer tokens are stored."""
     expire()
     newer = new_login(simulator)
 
@@ -158,11 +158,11 @@ def test_a_401_is_answered_by_one_refresh_and_one_resend(simulator, signed_in, a
     assert first.raw == second.raw
 
 
-def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
+def test_after_a_401_newer_stored_tokens_are_used(simulator, signed_in, ask):
     newer = new_login(simulator)
 
     def unauthorized(request):
-        # Meanwhile another process has refreshed.
+        # Another process renews the login meanwhile.
         plugin.store_tokens(newer)
         return error_answer(401, "token_expired")
 
@@ -174,7 +174,7 @@ def test_a_401_looks_at_the_store_first(simulator, signed_in, ask):
     )
 
 
-def test_a_second_401_is_told_to_the_person(simulator, signed_in, ask):
+def test_a_second_401_is_an_error_with_advice(simulator, signed_in, ask):
     refusal = error_answer(401, "token_invalidated", "Your session has ended.")
     simulator.script("responses", refusal, refusal)
     with pytest.raises(llm.ModelError, match="Run 'llm chatgpt login'") as caught:
@@ -182,6 +182,9 @@ def test_a_second_401_is_told_to_the_person(simulator, signed_in, ask):
     assert "Your session has ended" in str(caught.value)
     assert len(simulator.refreshes) == 1
     assert len(simulator.seen("/codex/responses")) == 2
+
+
+# Other callers ----------------------------------------------------------------------
 
 
 def test_the_public_functions_work_by_themselves(simulator):
@@ -206,7 +209,7 @@ def test_a_login_without_a_refresh_token_cannot_be_renewed(simulator, signed_in)
     assert simulator.refreshes == []
 
 
-def test_not_signed_in(simulator, ask, run_llm):
+def test_without_a_login_the_error_names_the_command(simulator, ask, run_llm):
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login") as caught:
         ask("hi")
     assert "\n" not in str(caught.value)
@@ -216,15 +219,18 @@ def test_not_signed_in(simulator, ask, run_llm):
     assert simulator.requests == []
 
 
-def test_an_unknown_account_lists_those_there_are(simulator, signed_in):
+def test_an_unknown_account_is_an_error_that_lists_the_known_ones(simulator, signed_in):
     with pytest.raises(llm.NeedsKeyException, match="Accounts: default") as caught:
         plugin.get_tokens("sk-secret-key")
     assert "sk-secret-key" not in str(caught.value)
     assert sign_in(simulator, "work") == plugin.get_tokens("work")
 
 
-def test_an_answer_counts_whenever_it_comes(simulator, signed_in, monkeypatch):
-    """The time limit is for each piece of it."""
+# Slow answers -----------------------------------------------------------------------
+
+
+def test_a_slow_answer_is_used(simulator, signed_in, monkeypatch):
+    """The time limit applies to each piece of an answer."""
     monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.5)
     expire()
     reply = simulator.sign_in()
@@ -235,9 +241,7 @@ def test_an_answer_counts_whenever_it_comes(simulator, signed_in, monkeypatch):
     assert plugin.load_tokens().access_token == reply["access_token"]
 
 
-def test_a_server_that_does_not_answer_does_not_hold_the_lock_for_ever(
-    simulator, signed_in, monkeypatch
-):
+def test_a_server_that_does_not_answer_blocks_no_lock(simulator, signed_in, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.3)
     expire()
     release = threading.Event()

@@ -20,7 +20,7 @@ from simulator import Answer, error_answer
 
 
 def all_at_once(kind, count):
-    """Ask `count` times at once for the tokens. Returns the tokens or the error of each call."""
+    """Call `get_tokens` `count` times at once. Returns the tokens or the error of each call."""
     if kind == "async":
 
         async def run():
@@ -75,17 +75,17 @@ def test_five_processes_refresh_once(simulator, signed_in):
 @pytest.mark.parametrize(
     "answer", [Answer(500), Answer(drop=True), error_answer(401, "refresh_token_reused")]
 )
-def test_who_waited_for_a_refresh_shares_its_failure(simulator, signed_in, ask, answer):
-    """After a lost answer the refresh token may be spent, so nobody sends it again."""
+def test_all_that_wait_for_a_refresh_get_its_failure(simulator, signed_in, ask, answer):
+    """After a lost answer the refresh token may be used up, so no other call sends it."""
     expire()
     simulator.script("token", lambda request: time.sleep(0.5) or answer)
-    found = all_at_once(ask.kind, 20)
-    assert [type(f) for f in found] == [plugin.RefreshFailed] * 20
-    assert len({str(f) for f in found}) == 1
+    errors = all_at_once(ask.kind, 20)
+    assert [type(error) for error in errors] == [plugin.RefreshFailed] * 20
+    assert len({str(error) for error in errors}) == 1
     assert len(simulator.refreshes) == 1
 
 
-def test_a_shared_failure_is_warned_about_once(simulator, signed_in, ask, caplog):
+def test_a_shared_failure_causes_one_warning(simulator, signed_in, ask, caplog):
     old = expire(200)
     simulator.script("token", lambda request: time.sleep(0.5) or Answer(500))
     assert all_at_once(ask.kind, 20) == [old] * 20
@@ -93,13 +93,13 @@ def test_a_shared_failure_is_warned_about_once(simulator, signed_in, ask, caplog
     assert caplog.text.count("The old token works until") == 1
 
 
-def test_a_passing_failure_ends_with_those_who_waited(simulator, signed_in, clock):
+def test_a_temporary_failure_is_not_remembered(simulator, signed_in, clock):
     expire()
     simulator.script("token", Answer(500))
     with pytest.raises(plugin.RefreshFailed):
         plugin.get_tokens()
     assert plugin.get_tokens()
-    # A clock that was ahead then does not make it last longer.
+    # The same if the clock was ahead during the failure.
     expire()
     simulator.script("token", Answer(500))
     clock.shift = 86400
@@ -109,19 +109,18 @@ def test_a_passing_failure_ends_with_those_who_waited(simulator, signed_in, cloc
     assert plugin.get_tokens()
 
 
-@pytest.mark.parametrize("count", [200])
-def test_many_coroutines_need_no_threads_of_their_own(simulator, signed_in, count):
+def test_many_coroutines_need_no_threads_of_their_own(simulator, signed_in):
     expire()
-    running = []
-    simulator.script("token", lambda request: running.append(threading.active_count()))
+    during = []
+    simulator.script("token", lambda request: during.append(threading.active_count()))
     before = threading.active_count()
-    assert set(all_at_once("async", count)) == {plugin.load_tokens()}
-    assert running[0] - before < 10
+    assert set(all_at_once("async", 200)) == {plugin.load_tokens()}
+    assert during[0] - before < 10
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("lifetime", [10, 300])
-def test_a_short_lived_token_is_renewed_once_for_all_who_wait(simulator, signed_in, kind, lifetime):
+def test_a_short_lived_token_is_renewed_once_for_all_calls(simulator, signed_in, kind, lifetime):
     expire()
     simulator.account = dataclasses.replace(simulator.account, access_token_seconds=lifetime)
     for entry in simulator.refresh_tokens.values():
@@ -177,7 +176,7 @@ def test_a_cancelled_task_does_not_disturb_the_others(simulator, signed_in):
     assert asyncio.run(run()) == plugin.load_tokens()
 
 
-def test_a_process_that_ends_lets_its_refresh_finish(simulator, signed_in):
+def test_a_process_ends_only_after_its_refresh(simulator, signed_in):
     old = expire()
     arrived, release = threading.Event(), threading.Event()
     simulator.script("token", slow_token(arrived, release))
@@ -198,7 +197,7 @@ def test_a_process_that_ends_lets_its_refresh_finish(simulator, signed_in):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_renews_for_itself(simulator, signed_in):
+def test_a_forked_child_can_renew_a_login(simulator, signed_in):
     expire()
     plugin.get_tokens()
     expire()
@@ -239,7 +238,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_while_the_lock_is_imported(simulator, signed_in):
+def test_a_fork_during_the_import_of_the_lock_does_not_block_the_child(simulator, signed_in):
     command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_IMPORTING]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A renewed login that cannot be stored, and the disk that is checked before."""
+"""The check of the disk before a refresh, and a renewed login that cannot be stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_chatgpt.login.login_file import store_path
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root writes anywhere")
-def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
+def test_no_refresh_is_sent_if_its_result_could_not_be_stored(simulator, signed_in):
     expire()
     folder = store_path().parent
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -29,8 +29,8 @@ def test_no_refresh_goes_out_if_it_could_not_be_kept(simulator, signed_in):
     assert simulator.refreshes == []
 
 
-def no_writing(monkeypatch):
-    """Fails after the probe, which a refresh begins with."""
+def fail_to_store(monkeypatch):
+    """Let writes of the login file fail, but not the test write at the start of a refresh."""
     replace = files.replace_file
 
     def fails(source, target):
@@ -41,7 +41,7 @@ def no_writing(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.files.replace_file", fails)
 
 
-def test_a_full_disk_spends_no_refresh_token(simulator, signed_in, monkeypatch):
+def test_a_full_disk_uses_up_no_refresh_token(simulator, signed_in, monkeypatch):
     expire()
     fill_disk(monkeypatch)
     with pytest.raises(plugin.StoreError, match="No space left on device"):
@@ -56,30 +56,30 @@ def test_a_full_disk_does_not_stop_a_token_that_works(simulator, signed_in, monk
     assert "No space left on device" in caplog.text
 
 
-def test_a_pair_that_could_not_be_stored_is_used_with_a_warning(
+def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
     simulator, signed_in, ask, monkeypatch, caplog
 ):
     old = expire()
     with monkeypatch.context() as context:
-        no_writing(context)
+        fail_to_store(context)
         assert ask("hi").text
         assert "renewed but not stored" in caplog.text
         assert entry_on_disk()["refresh_token"] == old.refresh_token
-        # This process goes on with it.
+        # This process goes on using the renewed login.
         assert ask("again").text
-    # And stores it as soon as it can.
+    # It stores the login as soon as it can.
     assert ask("later").text
     assert len(simulator.refreshes) == 1
     used = simulator.seen("/codex/responses")[0].headers["authorization"]
     assert used == f"Bearer {entry_on_disk()['access_token']}"
 
 
-def test_a_pair_that_is_not_stored_is_so_before_it_is_renewed(
+def test_an_unstored_login_is_stored_before_its_next_renewal(
     simulator, signed_in, monkeypatch, clock
 ):
     expire()
     with monkeypatch.context() as context:
-        no_writing(context)
+        fail_to_store(context)
         first = plugin.get_tokens()
     clock.shift = 20 * 86400
     with monkeypatch.context() as context:
@@ -110,13 +110,13 @@ files.replace_file = works
 
 
 @pytest.mark.parametrize("meanwhile", ["", "delete_tokens()"])
-def test_the_end_of_the_process_stores_what_could_not_be_stored(simulator, signed_in, meanwhile):
+def test_an_unstored_login_is_stored_when_the_process_ends(simulator, signed_in, meanwhile):
     old = expire()
     code = END_OF_PROCESS + meanwhile
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
     assert len(simulator.refreshes) == 1
     if meanwhile:
-        # A logout is final.
+        # The logout deleted the unstored login, too.
         assert plugin.load_tokens() is None
     else:
         assert plugin.load_tokens().refresh_token != old.refresh_token

@@ -1,4 +1,4 @@
-"""What the backend answers, as one plain sentence with the next step."""
+"""Each refusal of the backend becomes one plain sentence with the next step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.backend.reached_limit import plan_name
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit, web_page
 
-WORKSPACE = "x-codex-rate-limit-reached-type"
+LIMIT_TYPE = "x-codex-rate-limit-reached-type"
 
 
 def limit_at(seconds, resets_in_seconds=None, plan="plus", **headers):
-    """A limit that resets that many seconds from now; None if the answer does not tell."""
+    """Build the answer for a limit that resets in `seconds`; None leaves the time out."""
     resets_at = None if seconds is None else int(time.time()) + seconds
     answer = usage_limit(plan_type=plan, resets_at=resets_at, resets_in_seconds=resets_in_seconds)
     answer.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
@@ -27,8 +27,8 @@ def limit(plan, **headers):
     return limit_at(8100, 8100, plan, **headers)
 
 
-TABLE = [
-    # Usage limits: which plan, which window, when it resets, what that plan can do.
+REFUSALS = [
+    # Usage limits: the plan, the window, the time of the reset, and the plan's advice.
     (
         limit("plus"),
         "The usage limit of your ChatGPT Plus plan is reached. It resets in 2 hours 15",
@@ -62,7 +62,7 @@ TABLE = [
         ),
         "The weekly usage limit",
     ),
-    (limit("team", **{WORKSPACE: "workspace_member_credits_depleted"}), "workspace's owner"),
+    (limit("team", **{LIMIT_TYPE: "workspace_member_credits_depleted"}), "workspace's owner"),
     (
         limit("plus", x_codex_limit_name="gpt-6-astra"),
         "Wait for the reset, try another model, upgrade to Pro, or",
@@ -72,7 +72,7 @@ TABLE = [
         "plan is reached. Wait for",
     ),
     (usage_limit(resets_at=None, resets_in_seconds=100), "in 2 minutes"),
-    # A moment in the past says nothing, and the server's clock may be another.
+    # A reset in the past is ignored, because the server's clock may differ.
     (limit_at(-480), "plan is reached. Wait for the reset, upgrade"),
     (limit_at(-480, resets_in_seconds=100), "It resets in 2 minutes"),
     (
@@ -111,7 +111,7 @@ TABLE = [
         error_answer(503, "server_is_overloaded", "Busy"),
         "The model is at capacity: Busy. Try again in a minute, or",
     ),
-    # Quotas and rules of an organization, and what no second attempt mends.
+    # Quotas and rules of an organization, and other final refusals.
     (
         error_answer(429, "organization_usage_limit_exceeded", "Quota exceeded."),
         "Your organization has used up its limit: Quota exceeded. Ask its admin to raise it.",
@@ -144,7 +144,7 @@ TABLE = [
         error_answer(400, "invalid_image_request", "Invalid image in your last message"),
         "OpenAI cannot read an image: Invalid image in your last message. Leave it out, or",
     ),
-    # Shapes of bodies.
+    # Other forms of the body.
     (Answer(400, {"detail": "Input must be a list"}), "refused the request: Input must be a list."),
     (
         Answer(400, {"detail": [{"loc": ["body", "input"], "msg": "field required"}]}),
@@ -179,10 +179,10 @@ def no_resends(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.MAX_RESENDS", 0)
 
 
-@pytest.mark.parametrize(("answer", "words"), TABLE)
-def test_refusals(simulator, signed_in, ask, answer, words):
+@pytest.mark.parametrize(("answer", "words"), REFUSALS)
+def test_each_refusal_is_one_sentence_with_advice(simulator, signed_in, ask, answer, words):
     fetch_models(signed_in)
-    # Twice, for what is tried once more.
+    # Twice, because some refusals are tried once more.
     simulator.script("responses", answer, answer)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -260,7 +260,7 @@ def test_the_request_id_comes_last(simulator, signed_in, ask):
         ),
     ],
 )
-def test_the_fields_of_a_refusal(simulator, signed_in, ask, answer, fields):
+def test_a_refusal_has_fields_by_which_callers_decide(simulator, signed_in, ask, answer, fields):
     simulator.script("responses", *[answer] * 3)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -268,7 +268,7 @@ def test_the_fields_of_a_refusal(simulator, signed_in, ask, answer, fields):
 
 
 @pytest.mark.parametrize("plan", ["team", "enterprise", "edu", "something_new", None])
-def test_a_workspace_has_an_admin_to_ask(simulator, ask, plan):
+def test_in_a_workspace_the_advice_is_to_ask_the_admin(simulator, ask, plan):
     simulator.account.plan = plan
     sign_in(simulator)
     simulator.script("responses", Answer(403, {"detail": "It says no"}))
@@ -276,7 +276,7 @@ def test_a_workspace_has_an_admin_to_ask(simulator, ask, plan):
         ask("hi")
 
 
-def test_advice_keeps_the_key(simulator, signed_in, ask):
+def test_suggested_commands_have_the_key_but_no_access_token(simulator, signed_in, ask):
     sign_in(simulator, "work")
     missing = error_answer(404, None, "Model not found gpt-x", param="model")
     simulator.script("responses", *[missing] * 6)
@@ -289,7 +289,7 @@ def test_advice_keeps_the_key(simulator, signed_in, ask):
     assert "at-eve" not in str(caught.value)
 
 
-def test_the_only_retry_is_not_counted(simulator, signed_in, run_llm):
+def test_a_single_retry_has_no_number(simulator, signed_in, run_llm):
     simulator.script("responses", web_page())
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.exit_code == 0
@@ -322,7 +322,7 @@ def test_a_quota_error_in_the_stream_keeps_the_servers_words(
         ask("hi")
 
 
-def test_errors_of_the_server_about_the_history(simulator, signed_in, ask):
+def test_errors_of_the_server_about_the_history_are_quoted(simulator, signed_in, ask):
     refusal = error_answer(400, None, "No tool output found for function call X.", param="input")
     simulator.script("responses", refusal)
     with pytest.raises(llm.ModelError, match="No tool output found for function call X"):

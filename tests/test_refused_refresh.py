@@ -1,10 +1,8 @@
-"""Refreshes that failed for good, and refusals that leave a working token in use."""
+"""Permanent failures of a refresh, and refusals that leave a working token in use."""
 
 from __future__ import annotations
 
-import gc
 import time
-import weakref
 
 import llm
 import pytest
@@ -17,21 +15,18 @@ from simulator import Answer, error_answer
 from test_refresh import PERMANENT
 
 
-def failing(simulator, *keys):
-    """What `get_tokens` fails with for each of these keys."""
-    found = []
-    for key in keys:
-        with pytest.raises(plugin.RefreshFailed) as caught:
-            plugin.get_tokens(key)
-        found.append(str(caught.value))
-    return found
+def refresh_error(key=None):
+    """Return the message of the error of `get_tokens`."""
+    with pytest.raises(plugin.RefreshFailed) as caught:
+        plugin.get_tokens(key)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("answer", [PERMANENT[0][0], PERMANENT[-1][0]])
 def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in, run_llm, answer):
     expire()
     simulator.script("token", answer)
-    first, second = failing(simulator, None, None)
+    first, second = refresh_error(), refresh_error()
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
     assert first == second == result.stderr.removeprefix("Error: ").rstrip()
     process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
@@ -40,7 +35,7 @@ def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in,
     store = read_store()
     with pytest.raises(plugin.RefreshFailed, match="sign in again"):
         must_renew("default", store.get())
-    # A new login ends it.
+    # A new login removes the refusal.
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
     assert plugin.get_tokens()
@@ -48,7 +43,7 @@ def test_a_permanent_failure_is_remembered_by_all_programs(simulator, signed_in,
 
 
 def test_a_refused_refresh_after_a_401_is_remembered_too(simulator, signed_in, ask):
-    """Although the access token has ten days left by its own words."""
+    """Although the access token itself says that it expires in ten days."""
     simulator.expire_access_tokens()
     simulator.script("token", error_answer(401, "refresh_token_invalidated"))
     for _ in range(2):
@@ -58,7 +53,7 @@ def test_a_refused_refresh_after_a_401_is_remembered_too(simulator, signed_in, a
     assert len(simulator.refreshes) == 1
 
 
-def test_a_remembered_failure_lets_a_token_work_until_its_end(simulator, signed_in, ask):
+def test_after_a_refused_refresh_the_token_is_used_until_it_expires(simulator, signed_in, ask):
     expire(200)
     simulator.script("token", PERMANENT[0][0])
     assert ask("one").text
@@ -71,44 +66,28 @@ def test_a_remembered_failure_lets_a_token_work_until_its_end(simulator, signed_
 
 
 @pytest.mark.parametrize("junk", [None, [], {"message": 7}, ""])
-def test_junk_in_the_memory_of_failures_is_harmless(simulator, signed_in, junk):
+def test_a_damaged_refusal_in_the_login_file_is_ignored(simulator, signed_in, junk):
     edit_login(refusal=junk, expires_at=1.0)
     assert plugin.get_tokens().access_token != signed_in.access_token
 
 
 def test_the_advice_names_the_account(simulator, signed_in):
-    work = sign_in(simulator, "work", expires_at=1.0)
-    assert work
+    sign_in(simulator, "work", expires_at=1.0)
     simulator.script("token", PERMANENT[0][0])
-    (message,) = failing(simulator, "work")
-    assert "Run 'llm chatgpt login --account work' to sign in again" in message
+    advice = "Run 'llm chatgpt login --account work' to sign in again"
+    assert advice in refresh_error("work")
     sign_in(simulator, "work", expires_at=1.0, refresh_token=None)
-    (message,) = failing(simulator, "work")
-    assert "'llm chatgpt login --account work'" in message
+    assert "'llm chatgpt login --account work'" in refresh_error("work")
 
 
-def test_a_failure_keeps_nothing_alive(simulator, signed_in):
-    """Neither the response nor the prompt, whose attachments may be large."""
-    model = llm.get_model("chatgpt-gpt-6-luna")
-    expire()
-    simulator.script("token", Answer(500))
-    response = model.prompt("hi")
-    with pytest.raises(llm.ModelError):
-        response.text()
-    alive = weakref.ref(response), weakref.ref(response.prompt)
-    del response
-    gc.collect()
-    assert [reference() for reference in alive] == [None, None]
-
-
-# A refusal that is no reason to give up a token that works ----------------------------
+# Refusals after which a working token stays in use ------------------------------------
 
 
 PROXY_PAGE = Answer(401, "<html>Sign in to the proxy</html>", {"Content-Type": "text/html"})
 
 
 @pytest.mark.parametrize("answer", [PROXY_PAGE, Answer(401), Answer(401, {"message": "No."})])
-def test_a_proxy_that_answers_one_prompt_and_its_refresh(simulator, signed_in, ask, answer):
+def test_a_401_of_a_proxy_does_not_end_the_login(simulator, signed_in, ask, answer):
     simulator.script("responses", answer)
     simulator.script("token", answer)
     with pytest.raises(plugin.RefreshFailed) as caught:
@@ -119,7 +98,7 @@ def test_a_proxy_that_answers_one_prompt_and_its_refresh(simulator, signed_in, a
     assert plugin.load_tokens() == signed_in
 
 
-def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator, signed_in, ask):
+def test_a_401_of_a_proxy_does_not_end_a_login_that_cannot_be_renewed(simulator, signed_in, ask):
     simulator.script("responses", PROXY_PAGE)
     simulator.script("token", PERMANENT[0][0])
     with pytest.raises(plugin.RefreshFailed, match="has expired"):
@@ -128,18 +107,18 @@ def test_a_proxy_page_is_not_the_end_of_a_login_that_cannot_be_renewed(simulator
     assert len(simulator.refreshes) == 1
 
 
-SIDE_REQUESTS = {"usage": ["usage"], "models": ["refresh"], "draw": ["image", "a pelican"]}
+OTHER_REQUESTS = {"usage": ["usage"], "models": ["refresh"], "draw": ["image", "a pelican"]}
 
 
-@pytest.mark.parametrize("endpoint", SIDE_REQUESTS)
-def test_a_side_request_signs_nobody_out(simulator, signed_in, ask, run_llm, caplog, endpoint):
+@pytest.mark.parametrize("endpoint", OTHER_REQUESTS)
+def test_only_a_401_to_a_prompt_ends_a_login(simulator, signed_in, ask, run_llm, caplog, endpoint):
     refusal = error_answer(401, "token_expired")
     simulator.script(endpoint, refusal)
     simulator.script("token", PERMANENT[2][0])
-    result = run_llm("chatgpt", *SIDE_REQUESTS[endpoint])
+    result = run_llm("chatgpt", *OTHER_REQUESTS[endpoint])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "was ended by OpenAI" in result.stderr
-    # Prompts go on, and one warning says until when, and what to do.
+    # Prompts go on, with one warning that says how long, and what to do.
     assert ask("one").text
     assert ask("two").text
     assert len(simulator.refreshes) == 1
@@ -149,7 +128,7 @@ def test_a_side_request_signs_nobody_out(simulator, signed_in, ask, run_llm, cap
     assert f"The old token works until {day}" in warning
     status = run_llm("chatgpt", "status")
     assert status.exit_code == 0, status.stdout
-    # Until a prompt gets a 401, too.
+    # A 401 to a prompt ends the login.
     simulator.script("responses", refusal)
     with pytest.raises(plugin.RefreshFailed, match="was ended by OpenAI"):
         ask("three")

@@ -1,4 +1,4 @@
-"""A conversation sends the same bytes, whether memory, llm's logs or a dict has kept it."""
+"""A conversation sends the same bytes from memory, from llm's logs, and from a dict."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def note(text: str = "", number: float = 0) -> str:
 
 
 def take_turn(ask, simulator, conversation, database, turn):
-    """Run one turn with its tools, and log it as the llm command does. The last response."""
+    """Run one turn with its tools, log it as llm does, and return the last response."""
     for items in turn["answers"]:
         simulator.answer(*items)
     conversation.model = ask.model(turn["slug"])
     options = {name: turn[name] for name in ("system", "attachments")}
     responses = ask.chain(conversation, turn["prompt"], tools=[note], chain_limit=0, **options)
-    # What the chain has not asked for is no answer to the next turn.
+    # Drop the answers that the chain did not use.
     simulator.answers.clear()
     for response in responses:
         if ask.kind == "async":
@@ -92,35 +92,33 @@ def test_a_conversation_sends_the_same_bytes(simulator, signed_in, ask, tmp_path
     path = tmp_path / "logs.db"
     simulator.used_percent = {"primary": 0.0, "secondary": 0.0}
     database = sqlite_utils.Database(path)
-    # Reasoning that does not fit is noted below instead of refused.
+    # The simulator then reports reasoning of another origin (see below) instead of refusing it.
     simulator.removes_reasoning = True
     begin = len(simulator.seen("/codex/responses"))
     conversation = ask.model().conversation()
     for turn in turns:
         last = take_turn(ask, simulator, conversation, database, turn)
-        # An empty answer leaves nothing from which later requests could learn anything.
+        # An empty answer has no part that could store how its request was made.
         assume(any(message["parts"] for message in last.to_dict()["messages"]))
     sent = simulator.seen("/codex/responses")[begin:]
-    # From the logs.
-    loaded = load_conversation(conversation.id, async_=ask.kind == "async", database=path)
-    # From a dict.
-    kept = type(last).from_dict(json.loads(json.dumps(last.to_dict())))
-    for each in (loaded, conversation):
+    from_logs = load_conversation(conversation.id, async_=ask.kind == "async", database=path)
+    from_dict = type(last).from_dict(json.loads(json.dumps(last.to_dict())))
+    for each in (from_logs, conversation):
         ask.finish(lambda each=each: each.prompt("And?", prompt_cache_key="k"))
-    reply(ask, kept)
+    reply(ask, from_dict)
     bodies = [request.raw for request in simulator.seen("/codex/responses")[-3:]]
     assert bodies[0] == bodies[1] == bodies[2]
     owner = simulator.account.account_id
     for request in simulator.seen("/codex/responses")[begin:]:
         assert simulator.reasoning.removals(request.body, owner) == []
-    # To the same model, nothing that was sent is ever changed.
+    # Each request begins with the bytes of the one before, unless the model changes.
     for earlier, later in itertools.pairwise([*(request.raw for request in sent), bodies[0]]):
         if json.loads(earlier)["model"] == json.loads(later)["model"]:
             before, after = (body.partition(b',"input":')[2] for body in (earlier, later))
             assert after.startswith(before[: -len(b"]}")])
 
 
-def test_to_dict_and_back(simulator, signed_in):
+def test_a_response_from_a_dict_can_be_continued(simulator, signed_in):
     simulator.answer(Think(["Hm."]), Call("multiply", {"a": 6, "b": 7}))
     model = llm.get_model("chatgpt-gpt-6-luna")
     first = model.prompt("What is 6 times 7?", tools=[multiply])

@@ -1,11 +1,9 @@
-"""What a request has beside its messages, and what happens where the service refuses a part."""
+"""The parts of a request other than its messages, also if the service refuses one."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import os
 import signal
 import time
 
@@ -17,14 +15,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import expire, multiply, press_ctrl_c, sign_in, sign_in_officially, start_llm
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Call, Say, Stream, error_answer, sse, usage_limit
-from terminal import Terminal
-
-posix = pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
-
-
-def sent(simulator):
-    return [request.body for request in simulator.seen("/codex/responses")]
-
+from terminal import Terminal, needs_pty
 
 # The system prompt ----------------------------------------------------------------------
 
@@ -32,18 +23,18 @@ def sent(simulator):
 @pytest.mark.parametrize("slug", ["gpt-6-luna", "gpt-6.2-sol", "gpt-5.6-luna"])
 def test_newer_models_get_the_system_prompt_as_a_message(simulator, signed_in, ask, slug):
     ask("hi", system="Be brief.", slug=slug)
-    (body,) = sent(simulator)
+    (body,) = simulator.prompts
     assert "instructions" not in body
     assert body["input"][0]["role"] == "developer"
     assert body["input"][0]["content"] == [{"type": "input_text", "text": "Be brief."}]
 
 
-def test_a_model_that_insists_on_instructions_is_asked_without_them_once(simulator, signed_in, ask):
+def test_a_model_that_needs_instructions_is_asked_without_them_once(simulator, signed_in, ask):
     simulator.demands_instructions = {"gpt-6-luna"}
     for _ in range(2):
         assert ask("hi", system="Be brief.").text
     ask("hi", system="Be brief.", slug="gpt-6-sol")
-    instructions = [body.get("instructions") for body in sent(simulator)]
+    instructions = [body.get("instructions") for body in simulator.prompts]
     assert instructions == [None, "Be brief.", "Be brief.", None]
 
 
@@ -61,10 +52,9 @@ def test_the_system_prompt_is_cached(simulator, signed_in, ask):
 REGION = "x-openai-internal-codex-residency"
 
 
-def live_in(simulator, compute, data):
-    simulator.account = dataclasses.replace(
-        simulator.account, compute_residency=compute, data_residency=data
-    )
+def sign_in_with_regions(simulator, compute, data):
+    simulator.account.compute_residency, simulator.account.data_residency = compute, data
+    sign_in(simulator)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +68,10 @@ def live_in(simulator, compute, data):
         (None, None, "off", None),
     ],
 )
-def test_the_region_of_the_login(simulator, ask, monkeypatch, compute, data, setting, named):
-    live_in(simulator, compute, data)
-    sign_in(simulator)
-    live_in(simulator, None, None)
+def test_the_region_of_the_tokens_or_of_the_setting_is_sent(
+    simulator, ask, monkeypatch, compute, data, setting, named
+):
+    sign_in_with_regions(simulator, compute, data)
     if setting:
         monkeypatch.setenv("LLM_CHATGPT_RESIDENCY", setting)
     ask("hi")
@@ -89,10 +79,8 @@ def test_the_region_of_the_login(simulator, ask, monkeypatch, compute, data, set
 
 
 def test_the_second_region_is_tried_once_and_remembered(simulator, ask):
-    live_in(simulator, "eu", "us")
-    sign_in(simulator)
+    sign_in_with_regions(simulator, "eu", "us")
     refused = error_answer(401, None, "Workspace is not authorized in this region.")
-    live_in(simulator, None, None)
     simulator.script("responses", refused)
     for _ in range(2):
         assert ask("hi").text
@@ -101,21 +89,19 @@ def test_the_second_region_is_tried_once_and_remembered(simulator, ask):
     assert simulator.refreshes == []
 
 
-def test_a_refused_region_names_the_setting_and_renews_nothing(simulator, ask):
-    live_in(simulator, "eu", "us")
-    sign_in(simulator)
-    live_in(simulator, None, None)
+def test_the_error_of_a_refused_region_names_the_setting(simulator, ask):
+    sign_in_with_regions(simulator, "eu", "us")
     refused = error_answer(401, None, "Workspace is not authorized in this region.")
     simulator.script("responses", refused, refused)
     with pytest.raises(plugin.RequestRefused) as caught:
         ask("hi")
     assert "LLM_CHATGPT_RESIDENCY" in caught.value.advice
     assert "eu, us" in caught.value.advice
-    assert len(sent(simulator)) == 2
+    assert len(simulator.prompts) == 2
     assert simulator.refreshes == []
 
 
-def test_the_official_route_names_no_region(simulator, ask, monkeypatch):
+def test_no_region_is_sent_on_the_official_route(simulator, ask, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_RESIDENCY", "eu")
     sign_in_officially(simulator, "default")
     ask("hi")
@@ -126,32 +112,32 @@ def test_the_official_route_names_no_region(simulator, ask, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_output_tokens"])
-def test_an_output_limit(simulator, signed_in, ask, caplog, name):
+def test_an_output_limit_is_sent_and_its_effect_noted(simulator, signed_in, ask, caplog, name):
     simulator.answer(Say("word " * 200))
     answered = ask("hi", **{name: 10})
-    assert sent(simulator)[0]["max_output_tokens"] == 10
+    assert simulator.prompts[0]["max_output_tokens"] == 10
     assert 0 < len(answered.text) < 900
     assert caplog.messages == ["The answer was cut short (max_output_tokens)."]
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_output_tokens"])
-def test_an_account_that_takes_no_output_limit(simulator, signed_in, ask, caplog, name):
+def test_a_refused_output_limit_is_left_out_and_noted(simulator, signed_in, ask, caplog, name):
     simulator.refused_parameters = {"max_output_tokens"}
     for _ in range(2):
         ask("hi", **{name: 1000})
-    assert ["max_output_tokens" in body for body in sent(simulator)] == [True, False, False]
+    assert ["max_output_tokens" in body for body in simulator.prompts] == [True, False, False]
     note = f"Note: ignoring {name}; a ChatGPT login does not accept it."
     assert caplog.messages == [note] * 2
 
 
-def test_the_official_route_takes_no_output_limit(simulator, ask, caplog):
+def test_no_output_limit_is_sent_on_the_official_route(simulator, ask, caplog):
     sign_in_officially(simulator, "default")
     ask("hi", max_tokens=1000)
     assert "max_output_tokens" not in simulator.official_prompts[0]
     assert caplog.messages == ["Note: ignoring max_tokens; a ChatGPT login does not accept it."]
 
 
-def test_a_limit_below_one(simulator, signed_in, run_llm):
+def test_an_output_limit_below_one_is_refused(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-o", "max_tokens", "0")
     assert result.exit_code == 1
     assert "max_tokens must be a whole number above 0." in result.stderr
@@ -161,15 +147,15 @@ def test_a_limit_below_one(simulator, signed_in, run_llm):
 
 
 @pytest.mark.parametrize("tools", [[], [WebSearch()]])
-def test_web_search_as_an_option(simulator, signed_in, ask, tools):
+def test_the_web_search_option_adds_the_tool_once(simulator, signed_in, ask, tools):
     ask("hi", web_search=True, tools=tools)
-    assert [tool["type"] for tool in sent(simulator)[0]["tools"]] == ["web_search"]
+    assert [tool["type"] for tool in simulator.prompts[0]["tools"]] == ["web_search"]
 
 
-def test_web_search_as_a_default(simulator, signed_in, run_llm):
+def test_web_search_can_be_a_default_option(simulator, signed_in, run_llm):
     run_llm("models", "options", "set", "chatgpt-gpt-6-luna", "web_search", "true")
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
-    assert sent(simulator)[0]["tools"][0]["type"] == "web_search"
+    assert simulator.prompts[0]["tools"][0]["type"] == "web_search"
 
 
 # Changes of the effort ------------------------------------------------------------------------
@@ -189,36 +175,36 @@ def test_a_changed_effort_keeps_the_cache(simulator, signed_in, ask):
     for effort in ("low", "high", None, "high", "high"):
         options = {"reasoning_effort": effort} if effort else {}
         answered = ask.finish(lambda o=options: conversation.prompt("A long question. " * 50, **o))
-    bodies = sent(simulator)
+    bodies = simulator.prompts
     assert {body["reasoning"]["effort"] for body in bodies} == {"low"}
     for earlier, later in itertools.pairwise(bodies):
         before, after = (json.dumps(body["input"])[:-1] for body in (earlier, later))
         assert after.startswith(before)
     assert [effort for _, effort in updates_of(bodies[-1])] == ["high", "low", "high"]
-    # Each stands at the end of the input that it first was part of.
+    # An update is the last item of the first request that has it, and keeps its place.
     assert updates_of(bodies[1])[-1][0] == len(bodies[1]["input"]) - 1
     assert updates_of(bodies[4]) == updates_of(bodies[3])
     assert answered.response.token_details["input_tokens_details"]["cached_tokens"] > 500
 
 
-def test_a_changed_effort_in_a_chain_of_tools(simulator, signed_in, ask):
+def test_a_changed_effort_keeps_its_place_in_a_chain(simulator, signed_in, ask):
     fetch_models(signed_in)
     conversation = ask.model("gpt-6.1-sol").conversation()
     ask.finish(lambda: conversation.prompt("one", reasoning_effort="low"))
     simulator.answer(Call("multiply", {"a": 1, "b": 2}))
     simulator.answer(Say("2"))
     ask.chain(conversation, "two", tools=[multiply], options={"reasoning_effort": "high"})
-    places = [updates_of(body) for body in sent(simulator)]
+    places = [updates_of(body) for body in simulator.prompts]
     assert [len(place) for place in places] == [0, 1, 1]
     assert places[1] == places[2]
 
 
-def test_a_changed_effort_goes_on_from_the_logs(simulator, signed_in, run_llm):
+def test_a_changed_effort_is_repeated_from_the_logs(simulator, signed_in, run_llm):
     fetch_models(signed_in)
     run_llm("-m", "chatgpt-gpt-6.1-sol", "one", "-o", "reasoning_effort", "low")
     run_llm("-c", "two", "-o", "reasoning_effort", "high")
     run_llm("-c", "three", "-o", "reasoning_effort", "high")
-    bodies = sent(simulator)
+    bodies = simulator.prompts
     assert [body["reasoning"]["effort"] for body in bodies] == ["low"] * 3
     assert updates_of(bodies[1]) == updates_of(bodies[2]) != []
 
@@ -231,12 +217,12 @@ def test_a_model_without_updates_gets_the_new_effort(simulator, signed_in, ask):
     conversation = ask.model("gpt-6.1-sol").conversation()
     for effort in ("low", "high"):
         ask.finish(lambda e=effort: conversation.prompt("hi", reasoning_effort=e))
-    assert [body["reasoning"]["effort"] for body in sent(simulator)] == ["low", "high"]
-    assert updates_of(sent(simulator)[1]) == []
+    assert [body["reasoning"]["effort"] for body in simulator.prompts] == ["low", "high"]
+    assert updates_of(simulator.prompts[1]) == []
 
 
 @pytest.mark.parametrize("param", ["input[4].type", None])
-def test_a_service_that_refuses_updates(simulator, signed_in, ask, param):
+def test_refused_updates_are_replaced_by_the_new_effort(simulator, signed_in, ask, param):
     fetch_models(signed_in)
     conversation = ask.model("gpt-6.1-sol").conversation()
     ask.finish(lambda: conversation.prompt("one", reasoning_effort="low"))
@@ -246,12 +232,12 @@ def test_a_service_that_refuses_updates(simulator, signed_in, ask, param):
     simulator.script("responses", refused)
     for text in ("two", "three"):
         ask.finish(lambda text=text: conversation.prompt(text, reasoning_effort="high"))
-    bodies = sent(simulator)
+    bodies = simulator.prompts
     assert [body["reasoning"]["effort"] for body in bodies] == ["low", "low", "high", "high"]
     assert [len(updates_of(body)) for body in bodies] == [0, 1, 0, 0]
 
 
-# What the service tells with an answer ---------------------------------------------------------
+# Notes about an answer -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,7 +248,7 @@ def test_a_service_that_refuses_updates(simulator, signed_in, ask, param):
         (None, ["Note: OpenAI left out earlier reasoning (no reason given)."]),
     ],
 )
-def test_reasoning_that_was_left_out(simulator, signed_in, ask, caplog, reason, note):
+def test_a_note_says_why_reasoning_was_left_out(simulator, signed_in, ask, caplog, reason, note):
     removed = {"type": "reasoning", "action": "removed", "reason": reason}
     simulator.answer(Say("Hello."), input_transformations=[removed])
     answered = ask("hi")
@@ -270,7 +256,7 @@ def test_reasoning_that_was_left_out(simulator, signed_in, ask, caplog, reason, 
     assert answered.json["input_transformations"][0]["action"] == "removed"
 
 
-def test_a_custom_tools_call_is_told(simulator, signed_in, ask, caplog):
+def test_the_call_of_a_custom_tool_is_noted(simulator, signed_in, ask, caplog):
     item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c1", "name": "x", "input": "y"}
     frames = [
         sse({"type": "response.output_item.done", "output_index": 0, "item": item}),
@@ -279,7 +265,7 @@ def test_a_custom_tools_call_is_told(simulator, signed_in, ask, caplog):
     simulator.script("responses", Stream(frames))
     ask("hi")
     assert caplog.messages == ["Note: the model called a custom tool, which llm cannot run."]
-    assert len(sent(simulator)) == 1
+    assert len(simulator.prompts) == 1
 
 
 # Waiting for a limit to reset --------------------------------------------------------------------
@@ -287,7 +273,7 @@ def test_a_custom_tools_call_is_told(simulator, signed_in, ask, caplog):
 
 @pytest.fixture
 def slept(monkeypatch):
-    """Time that only passes while a prompt sleeps; the lengths of its sleeps."""
+    """Let time pass only while a prompt sleeps. Returns the lengths of its sleeps."""
     lengths = []
     start = time.time()
     monkeypatch.setattr(time, "time", lambda: start + sum(lengths))
@@ -301,7 +287,7 @@ def slept(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["1", "6h", "400m"])
-def test_a_prompt_waits_for_its_limit(
+def test_a_prompt_waits_for_the_reset(
     simulator, signed_in, ask, monkeypatch, caplog, slept, setting
 ):
     monkeypatch.setenv("LLM_CHATGPT_WAIT", setting)
@@ -323,7 +309,9 @@ def test_a_prompt_waits_for_its_limit(
         ("1", {"resets_in_seconds": None, "resets_at": None}),
     ],
 )
-def test_a_prompt_that_does_not_wait(simulator, signed_in, ask, monkeypatch, slept, setting, limit):
+def test_a_prompt_waits_only_as_long_as_the_setting_allows(
+    simulator, signed_in, ask, monkeypatch, slept, setting, limit
+):
     if setting:
         monkeypatch.setenv("LLM_CHATGPT_WAIT", setting)
     simulator.script("responses", usage_limit(**limit))
@@ -366,11 +354,11 @@ def test_a_login_that_expires_during_the_wait_is_renewed(
     assert first.bearer != second.bearer
 
 
-@posix
+@needs_pty
 @pytest.mark.parametrize(
     "arguments", [["hi"], ["--async", "hi"], ["chat"]], ids=["sync", "async", "chat"]
 )
-def test_the_wait_on_a_terminal(simulator, signed_in, monkeypatch, arguments):
+def test_a_terminal_counts_down_the_wait_until_ctrl_c(simulator, signed_in, monkeypatch, arguments):
     monkeypatch.setenv("LLM_CHATGPT_WAIT", "1")
     simulator.script("responses", usage_limit(resets_in_seconds=4 * 3600))
     terminal = Terminal(*arguments, "-m", "chatgpt-gpt-6-luna", columns=40)
@@ -383,7 +371,7 @@ def test_the_wait_on_a_terminal(simulator, signed_in, monkeypatch, arguments):
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1
     assert "Traceback" not in terminal.screen
-    # The countdown is gone.
+    # The countdown was erased.
     assert terminal.rows[-3:] == ["", "Aborted!", ""]
 
 

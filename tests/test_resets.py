@@ -1,10 +1,9 @@
-"""Banked resets: shown, spent once and only when asked, and named by a limit that they clear."""
+"""Banked resets: shown, used once and only on request, and suggested at a reached limit."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 import llm_chatgpt_oauth as plugin
 from conftest import sign_in, sign_in_officially
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
-from terminal import Terminal
+from terminal import Terminal, needs_pty
 
 CONSUME = "/rate-limit-reset-credits/consume"
 HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
@@ -23,7 +22,7 @@ HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
 
 @pytest.fixture
 def banked(simulator, signed_in):
-    """A login with two banked resets."""
+    """The simulator, with a stored login that has two banked resets."""
     simulator.bank_reset()
     simulator.bank_reset()
     return simulator
@@ -38,10 +37,10 @@ def request_ids(simulator):
     return [request.body["redeem_request_id"] for request in simulator.seen(CONSUME)]
 
 
-# In the usage
+# `llm chatgpt usage`
 
 
-def test_usage_tells_how_many_there_are_and_when_the_first_expires(banked, run_llm):
+def test_usage_shows_the_banked_resets_and_the_first_expiry(banked, run_llm):
     banked.resets[1]["expires_at"] = "2099-01-02T03:04:05.678Z"
     banked.bank_reset(status="redeemed", expires_at="2020-01-01T00:00:00Z")
     output = run_llm("chatgpt", "usage").stdout
@@ -65,7 +64,7 @@ def test_usage_tells_how_many_there_are_and_when_the_first_expires(banked, run_l
         (1e300, ""),
     ],
 )
-def test_odd_moments_of_expiry(simulator, signed_in, run_llm, moment, words):
+def test_each_form_of_an_expiry_is_read_or_ignored(simulator, signed_in, run_llm, moment, words):
     simulator.bank_reset(expires_at=moment)
     line = re.search(r"^Banked resets: 1(.*)$", run_llm("chatgpt", "usage").stdout, re.MULTILINE)
     assert line[1].startswith(words)
@@ -74,14 +73,14 @@ def test_odd_moments_of_expiry(simulator, signed_in, run_llm, moment, words):
     assert report["first_expires_at"] == (4070908800 if words else None)
 
 
-def test_usage_without_resets_asks_for_no_list(simulator, signed_in, run_llm):
+def test_usage_without_resets_requests_no_list(simulator, signed_in, run_llm):
     assert "Banked resets: 0\n" in run_llm("chatgpt", "usage").stdout
     simulator.script("usage", Answer(200, {"plan_type": "plus"}))
     assert "Banked" not in run_llm("chatgpt", "usage").stdout
     assert not simulator.seen("/rate-limit-reset-credits")
 
 
-def test_a_list_that_is_refused_leaves_the_usage(banked, run_llm):
+def test_a_refused_list_of_resets_does_not_hide_the_usage(banked, run_llm):
     banked.script("resets", error_answer(429, "connector_rate_limit"))
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 0
@@ -89,10 +88,10 @@ def test_a_list_that_is_refused_leaves_the_usage(banked, run_llm):
     assert "could not find out when a banked reset expires. Too many requests" in result.stderr
 
 
-# Spending one
+# `llm chatgpt reset`
 
 
-def test_a_reset_is_spent_and_the_usage_shown(banked, run_llm):
+def test_a_reset_is_used_and_the_usage_shown(banked, run_llm):
     result = run_llm("chatgpt", "reset", "--yes")
     assert result.exit_code == 0
     assert "70% left" in result.stderr
@@ -104,7 +103,7 @@ def test_a_reset_is_spent_and_the_usage_shown(banked, run_llm):
     assert headers["chatgpt-account-id"] == plugin.load_tokens().account_id
 
 
-def test_a_reset_as_json(banked, run_llm):
+def test_a_reset_is_reported_as_json(banked, run_llm):
     answer = json.loads(run_llm("chatgpt", "reset", "--yes", "--json").stdout)
     assert answer["reset"] is True
     assert answer["usage"]["banked_resets"]["available"] == 1
@@ -127,27 +126,27 @@ def test_the_official_route_has_no_resets(simulator, run_llm):
     assert not simulator.requests
 
 
-@pytest.mark.parametrize(("typed", "spent"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
-def test_a_terminal_is_asked(banked, run_llm, monkeypatch, typed, spent):
+@pytest.mark.parametrize(("typed", "used"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
+def test_on_a_terminal_the_user_must_confirm(banked, run_llm, monkeypatch, typed, used):
     monkeypatch.setattr("llm_chatgpt.commands.terminal.is_terminal", lambda stream: True)
     result = run_llm("chatgpt", "reset", input=typed)
-    assert result.exit_code == (0 if spent else 1)
+    assert result.exit_code == (0 if used else 1)
     assert "A reset clears these limits for ada@example.com (Plus plan)." in result.stderr
     assert "Use one banked reset? [y/N]" in result.stderr
-    assert ("The limits were reset." in result.stdout) == bool(spent)
-    assert len(request_ids(banked)) == spent
+    assert ("The limits were reset." in result.stdout) == bool(used)
+    assert len(request_ids(banked)) == used
 
 
 @pytest.mark.parametrize("failure", [Answer(503, "<html>"), Answer(drop=True)])
 @pytest.mark.parametrize("repeated", ["already_redeemed", "reset"])
-def test_a_lost_answer_spends_one_reset(banked, run_llm, failure, repeated):
+def test_a_lost_answer_uses_one_reset(banked, run_llm, failure, repeated):
     banked.repeated_redeem_code = repeated
 
-    def spend_and_fail(request):
+    def reset_and_fail(request):
         banked.serve_redeem(request)
         return failure
 
-    banked.script("redeem", spend_and_fail, failure)
+    banked.script("redeem", reset_and_fail, failure)
     result = run_llm("chatgpt", "reset", "--yes")
     assert result.exit_code == 0, result.stderr
     assert "The limits were reset." in result.stdout
@@ -160,7 +159,7 @@ def test_a_lost_answer_spends_one_reset(banked, run_llm, failure, repeated):
     ("failure", "words"),
     [(Answer(500), "OpenAI server error (500)"), (Answer(drop=True), "broke off")],
 )
-def test_a_service_that_stays_silent(banked, run_llm, failure, words):
+def test_after_five_failed_attempts_the_outcome_is_unknown(banked, run_llm, failure, words):
     banked.always["redeem"] = lambda request: failure
     result = run_llm("chatgpt", "reset", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -188,7 +187,7 @@ def test_a_service_that_stays_silent(banked, run_llm, failure, words):
         (error_answer(429, "connector_rate_limit"), "Too many requests"),
     ],
 )
-def test_what_resets_nothing_is_a_sentence(banked, run_llm, answer, words):
+def test_an_answer_without_a_reset_is_an_error(banked, run_llm, answer, words):
     banked.script("redeem", answer)
     result = run_llm("chatgpt", "reset", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -196,14 +195,14 @@ def test_what_resets_nothing_is_a_sentence(banked, run_llm, answer, words):
     assert len(request_ids(banked)) == 1
 
 
-def test_no_reset_is_left(simulator, signed_in, run_llm):
+def test_without_a_banked_reset_nothing_is_sent(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "reset", "--yes")
     assert result.exit_code == 1
     assert "Error: No reset is banked." in result.stderr
     assert not request_ids(simulator)
 
 
-def test_usage_that_fails_afterwards_leaves_the_success(banked, run_llm):
+def test_a_reset_succeeds_though_the_usage_cannot_be_fetched(banked, run_llm):
     banked.script("usage", None, Answer(500))
     result = run_llm("chatgpt", "reset", "--yes")
     assert (result.exit_code, result.stdout) == (0, "The limits were reset.\n")
@@ -218,7 +217,7 @@ def test_a_login_that_is_refused_is_renewed_once(banked, run_llm):
     assert banked.seen(CONSUME)[0].bearer != banked.seen(CONSUME)[1].bearer
 
 
-# Named by a limit
+# The message of a reached limit
 
 
 def limit_in_stream():
@@ -227,7 +226,7 @@ def limit_in_stream():
 
 
 @pytest.mark.parametrize("answer", [usage_limit, limit_in_stream])
-def test_a_limit_names_the_banked_resets(banked, ask, answer):
+def test_a_reached_limit_suggests_a_banked_reset(banked, ask, answer):
     banked.script("responses", answer())
     with pytest.raises(plugin.UsageLimitReached) as raised:
         ask("hello")
@@ -236,7 +235,7 @@ def test_a_limit_names_the_banked_resets(banked, ask, answer):
     assert not banked.seen(CONSUME)
 
 
-def test_the_command_for_another_account(simulator, signed_in, ask):
+def test_suggested_commands_name_the_account(simulator, signed_in, ask):
     simulator.account = Account(email="bob@example.com", account_id="bob")
     sign_in(simulator, "work")
     simulator.bank_reset()
@@ -248,7 +247,7 @@ def test_the_command_for_another_account(simulator, signed_in, ask):
     assert "'llm -m chatgpt-gpt-reserve --key work \"prompt\"'. Or wait" in str(raised.value)
 
 
-def test_a_key_of_llm_is_named(simulator, ask):
+def test_a_suggested_command_names_a_key_of_llm(simulator, ask):
     simulator.personal_tokens["at-eve"] = Account(email="eve@example.com")
     (llm.user_dir() / "keys.json").write_text(json.dumps({"my key": "at-eve"}))
     simulator.bank_reset()
@@ -258,7 +257,7 @@ def test_a_key_of_llm_is_named(simulator, ask):
     assert "reset --account 'my key''." in str(raised.value)
 
 
-def test_no_command_can_name_an_access_token(banked, ask):
+def test_no_reset_is_suggested_for_an_access_token(banked, ask):
     banked.personal_tokens["at-eve"] = Account(email="eve@example.com")
     banked.script("responses", usage_limit())
     with pytest.raises(plugin.UsageLimitReached) as raised:
@@ -266,14 +265,14 @@ def test_no_command_can_name_an_access_token(banked, ask):
     assert "banked" not in str(raised.value)
 
 
-WORKSPACE = usage_limit()
-WORKSPACE.headers["x-codex-rate-limit-reached-type"] = "workspace_member_usage_limit_reached"
+WORKSPACE_LIMIT = usage_limit()
+WORKSPACE_LIMIT.headers["x-codex-rate-limit-reached-type"] = "workspace_member_usage_limit_reached"
 
 
 @pytest.mark.parametrize(
-    "answer", [WORKSPACE, Answer(429, {"error": {"type": "usage_not_included"}}), Answer(429)]
+    "answer", [WORKSPACE_LIMIT, Answer(429, {"error": {"type": "usage_not_included"}}), Answer(429)]
 )
-def test_what_a_reset_does_not_clear_asks_for_none(banked, ask, answer):
+def test_a_limit_that_no_reset_clears_looks_up_no_resets(banked, ask, answer):
     banked.script("responses", answer)
     with pytest.raises(plugin.RequestRefused) as raised:
         ask("hello")
@@ -281,51 +280,11 @@ def test_what_a_reset_does_not_clear_asks_for_none(banked, ask, answer):
     assert not banked.seen("/wham/usage")
 
 
-# Luna Reserve
-
-
-def test_a_reached_limit_names_the_reserve_and_does_not_use_it(simulator, signed_in, ask):
-    simulator.limit_reached, simulator.reserve_used = True, 20.0
-    with pytest.raises(plugin.UsageLimitReached) as raised:
-        ask("hello")
-    hint = "You have Luna Reserve left: run 'llm -m chatgpt-gpt-reserve \"prompt\"'."
-    assert f"). {hint} Or wait for the reset, upgrade" in str(raised.value)
-    assert len(simulator.prompts) == len(simulator.seen("/wham/usage")) == 1
-    simulator.served_model = "gpt-5.6-luna"
-    assert ask("hello", slug="gpt-reserve").text
-    assert simulator.prompts[1]["model"] == "gpt-reserve"
-    for request in simulator.requests:
-        assert "x-openai-codex-luna-reserve" not in request.headers
-
-
-@pytest.mark.parametrize("used", [None, 100])
-def test_a_reserve_that_is_used_up_is_not_named(simulator, signed_in, ask, used):
-    simulator.limit_reached, simulator.reserve_used = True, used
-    for slug in ("gpt-6-luna", "gpt-reserve"):
-        with pytest.raises(llm.ModelError) as raised:
-            ask("hello", slug=slug)
-        assert "Luna Reserve" not in str(raised.value)
-
-
-def test_the_reserve_does_not_name_itself(simulator, signed_in, ask):
-    simulator.reserve_used = 20.0
-    simulator.script("responses", usage_limit())
-    with pytest.raises(plugin.UsageLimitReached) as raised:
-        ask("hello", slug="gpt-reserve")
-    assert "Luna Reserve" not in str(raised.value)
-
-
-def test_the_reserve_needs_no_note(simulator, signed_in, run_llm):
-    simulator.reserve_used, simulator.served_model = 20.0, "gpt-5.6-luna"
-    result = run_llm("-m", "chatgpt-gpt-reserve", "hi", "-R")
-    assert (result.exit_code, result.stderr) == (0, "")
-
-
 TOO_LATE = Answer(200, {"rate_limit_reset_credits": {"available_count": 2}}, delay=1.0)
 
 
 @pytest.mark.parametrize("usage", [Answer(drop=True), Answer(200, "junk"), Answer(401), TOO_LATE])
-def test_a_limit_without_word_of_resets(banked, ask, monkeypatch, usage):
+def test_a_failed_lookup_of_resets_leaves_the_message_of_the_limit(banked, ask, monkeypatch, usage):
     monkeypatch.setattr("llm_chatgpt.config.RESETS_TIMEOUT_SECONDS", 0.2)
     banked.script("responses", usage_limit())
     banked.script("usage", usage)
@@ -336,7 +295,7 @@ def test_a_limit_without_word_of_resets(banked, ask, monkeypatch, usage):
 
 
 @pytest.mark.parametrize("answer", [usage_limit, limit_in_stream])
-def test_the_event_loop_goes_on_meanwhile(banked, answer):
+def test_the_event_loop_runs_during_the_lookup_of_resets(banked, answer):
     request_arrived, loop_runs, in_time = threading.Event(), threading.Event(), []
 
     def usage(request):
@@ -360,21 +319,61 @@ def test_the_event_loop_goes_on_meanwhile(banked, answer):
     assert in_time == [True]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+@needs_pty
 @pytest.mark.parametrize("options", [[], ["--async"]])
 def test_a_terminal_shows_that_resets_are_looked_up(banked, options):
-    let_go = threading.Event()
+    release = threading.Event()
 
     def slow(request):
-        let_go.wait(20)
+        release.wait(20)
         return banked.serve_usage(request)
 
     banked.script("responses", usage_limit())
     banked.script("usage", slow)
     terminal = Terminal("-m", "chatgpt-gpt-6-luna", "hi", *options)
     terminal.wait_for(r"\rLooking for banked resets, 0:00 ")
-    let_go.set()
+    release.set()
     assert terminal.end() == 1
     assert terminal.rows[0].startswith(
         "Error: The usage limit of your ChatGPT Plus plan is reached."
     )
+
+
+# Luna Reserve
+
+
+def test_a_reached_limit_suggests_the_reserve_and_does_not_use_it(simulator, signed_in, ask):
+    simulator.limit_reached, simulator.reserve_used = True, 20.0
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello")
+    hint = "You have Luna Reserve left: run 'llm -m chatgpt-gpt-reserve \"prompt\"'."
+    assert f"). {hint} Or wait for the reset, upgrade" in str(raised.value)
+    assert len(simulator.prompts) == len(simulator.seen("/wham/usage")) == 1
+    simulator.served_model = "gpt-5.6-luna"
+    assert ask("hello", slug="gpt-reserve").text
+    assert simulator.prompts[1]["model"] == "gpt-reserve"
+    for request in simulator.requests:
+        assert "x-openai-codex-luna-reserve" not in request.headers
+
+
+@pytest.mark.parametrize("used", [None, 100])
+def test_a_reserve_that_is_used_up_is_not_suggested(simulator, signed_in, ask, used):
+    simulator.limit_reached, simulator.reserve_used = True, used
+    for slug in ("gpt-6-luna", "gpt-reserve"):
+        with pytest.raises(llm.ModelError) as raised:
+            ask("hello", slug=slug)
+        assert "Luna Reserve" not in str(raised.value)
+
+
+def test_the_reserve_does_not_suggest_itself(simulator, signed_in, ask):
+    simulator.reserve_used = 20.0
+    simulator.script("responses", usage_limit())
+    with pytest.raises(plugin.UsageLimitReached) as raised:
+        ask("hello", slug="gpt-reserve")
+    assert "Luna Reserve" not in str(raised.value)
+
+
+def test_a_prompt_to_the_reserve_causes_no_note(simulator, signed_in, run_llm):
+    simulator.reserve_used, simulator.served_model = 20.0, "gpt-5.6-luna"
+    result = run_llm("-m", "chatgpt-gpt-reserve", "hi", "-R")
+    assert (result.exit_code, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Schemas of answers and of tools: what strict mode takes, and what the service would refuse."""
+"""Schemas of answers and tools: strict mode, and schemas that the service would refuse."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def now() -> str:
     return "12:00"
 
 
-def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
+def test_schemas_work_on_the_command_line(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "a dog", "--schema", "name, age int", "-R")
     assert json.loads(result.stdout) == {"name": "Pelican", "age": 7}
     assert text_format(simulator)["type"] == "json_schema"
@@ -50,13 +50,13 @@ def test_schemas_on_the_command_line(simulator, signed_in, run_llm):
 
 
 @pytest.mark.parametrize(("schema", "strict"), [(Dog, False), (StrictDog, True)])
-def test_pydantic_classes(simulator, signed_in, ask, schema, strict):
+def test_a_pydantic_class_is_strict_only_if_it_is_closed(simulator, signed_in, ask, schema, strict):
     answered = ask("a dog", schema=schema)
     assert schema.model_validate_json(answered.text)
     assert text_format(simulator)["strict"] is strict
 
 
-def test_json_object(simulator, signed_in, ask):
+def test_json_object_is_sent_as_the_format(simulator, signed_in, ask):
     ask("json please", json_object=True)
     assert text_format(simulator) == {"type": "json_object"}
 
@@ -129,7 +129,7 @@ TEXT = {"type": "string"}
         ({**closed(a={"$ref": "#/$defs/a~1b%20"}), "$defs": {"a/b ": TEXT}}, True),
         (closed(a={"anyOf": [{"type": "null"}, {"$ref": "#"}]}), True),
         (nested(9), True),
-        # A class that refers to itself is one reference and no more.
+        # The schema of a class that contains itself is only a reference.
         (Tree, False),
         (Described, False),
         (Anything, False),
@@ -169,7 +169,7 @@ TEXT = {"type": "string"}
         ({**closed(), "required": 1}, False),
     ],
 )
-def test_strict_is_said_where_strict_mode_takes_the_schema(
+def test_a_schema_is_sent_as_strict_only_if_strict_mode_accepts_it(
     simulator, signed_in, ask, schema, strict
 ):
     simulator.answer(Say("{}"))
@@ -190,11 +190,11 @@ def too_deep():
     return schema
 
 
-IMPOSSIBLE = [contains_itself(), too_deep(), {"type": "object", "enum": {1, 2}}]
+NOT_JSON = [contains_itself(), too_deep(), {"type": "object", "enum": {1, 2}}]
 
 
-@pytest.mark.parametrize("schema", IMPOSSIBLE)
-def test_what_is_no_json_cannot_be_a_schema(simulator, signed_in, ask, schema):
+@pytest.mark.parametrize("schema", NOT_JSON)
+def test_a_schema_that_is_not_json_is_refused(simulator, signed_in, ask, schema):
     with pytest.raises(llm.ModelError, match=r"^The schema cannot be written as JSON"):
         ask("x", schema=schema)
     tool = llm.Tool(name="f", input_schema=schema, implementation=lambda: "")
@@ -213,22 +213,20 @@ SCHEMA_REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
-def test_a_refused_strict_schema_is_not_strict_for_the_rest_of_the_chain(
-    simulator, signed_in, ask, refusal
-):
+def test_a_refused_strict_schema_is_sent_without_strict(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
     responses = ask.chain(ask.model(), "x", schema=StrictDog, tools=[now])
     assert responses[-1].text_or_raise() == "{}"
     formats = [prompt["text"]["format"] for prompt in simulator.prompts]
-    assert [one["strict"] for one in formats] == [True, False, False]
-    assert [one["schema"] for one in formats] == [StrictDog.model_json_schema()] * 3
+    assert [form["strict"] for form in formats] == [True, False, False]
+    assert [form["schema"] for form in formats] == [StrictDog.model_json_schema()] * 3
 
 
 @pytest.mark.parametrize("refusal", SCHEMA_REFUSALS)
 @pytest.mark.parametrize(("schema", "attempts"), [(Dog, 1), (StrictDog, 2)])
-def test_a_schema_that_is_refused_without_strict_as_well(
+def test_a_schema_that_is_also_refused_without_strict_is_an_error(
     simulator, signed_in, ask, refusal, schema, attempts
 ):
     simulator.script("responses", *[refusal] * attempts)
@@ -249,7 +247,7 @@ def test_a_schema_that_is_refused_without_strict_as_well(
         error_answer(400, "invalid_value", "Invalid verbosity", param="text.verbosity"),
     ],
 )
-def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refusal):
+def test_another_refusal_does_not_blame_the_schema(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     with pytest.raises(llm.ModelError, match=r"^OpenAI refused the request: Invalid"):
         ask("x", schema=StrictDog, tools=[now])
@@ -260,7 +258,7 @@ def test_another_refusal_is_not_about_the_schema(simulator, signed_in, ask, refu
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, rounds):
+def test_the_schema_is_sent_with_each_request_of_a_chain(simulator, signed_in, ask, rounds):
     for _ in range(rounds):
         simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
@@ -271,7 +269,7 @@ def test_the_schema_holds_to_the_end_of_a_chain(simulator, signed_in, ask, round
     assert formats[0]["schema"] == StrictDog.model_json_schema()
 
 
-def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
+def test_a_schema_is_not_sent_in_the_next_chain(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     simulator.answer(Call("now", {}))
     simulator.answer(Say("{}"))
@@ -285,7 +283,7 @@ def test_a_schema_is_that_of_its_own_chain(simulator, signed_in, ask):
     assert schemas == [StrictDog.model_json_schema()] * 2 + [None] * 2
 
 
-def test_a_schema_on_the_command_line_outlives_the_tools(simulator, signed_in, run_llm):
+def test_a_schema_on_the_command_line_is_sent_after_tool_calls(simulator, signed_in, run_llm):
     simulator.answer(Call("llm_time", {}))
     simulator.answer(Say("{}"))
     result = run_llm(
@@ -315,7 +313,7 @@ NUMBER = {"type": "integer"}
 @pytest.mark.parametrize(
     ("given", "sent"),
     [
-        # As it is: keywords that a strict schema may not have are fine here.
+        # Unchanged: parameters may have keywords that a strict schema may not.
         (
             an_object("a", a={"type": "string", "default": "x"}, b={"oneOf": [TEXT, NUMBER]}),
             an_object("a", a={"type": "string", "default": "x"}, b={"oneOf": [TEXT, NUMBER]}),
@@ -401,7 +399,7 @@ NUMBER = {"type": "integer"}
             an_object(a={"type": "array", "items": {"anyOf": [TEXT, NUMBER]}}),
         ),
         (an_object(a={"type": "array", "items": []}), an_object(a={"type": "array", "items": {}})),
-        # What is no schema.
+        # Invalid schemas.
         (an_object(a={"type": None}, b={"type": "any"}), an_object(a={}, b={})),
         (an_object(a={"type": ["string", "file"]}), an_object(a={"type": ["string"]})),
         (an_object(a={"type": "string", "required": True}), an_object(a=TEXT)),
@@ -427,12 +425,12 @@ def test_the_same_tool_twice_is_sent_once(simulator, signed_in, ask):
     first, second = simulator.prompts
     tools_sent = [tool.get("name", tool["type"]) for tool in first["tools"]]
     assert tools_sent == ["now", "web_search", "other"]
-    # The one that llm runs.
+    # llm runs the newer one.
     assert first["tools"][0]["description"] == "Newer"
     assert second["input"][-1]["output"] == "13:00"
 
 
-# Schemas of any kind ---------------------------------------------------------------------
+# Random schemas --------------------------------------------------------------------------
 
 
 odd_values = (
@@ -444,7 +442,7 @@ kinds = st.sampled_from([*TYPES, "any"])
 def keywords(schemas):
     named = st.dictionaries(st.sampled_from("abc"), schemas, max_size=2)
     listed = st.lists(schemas, max_size=3)
-    of_form = {
+    valid = {
         "type": kinds | st.lists(kinds, max_size=2),
         "properties": named,
         "$defs": named,
@@ -459,8 +457,8 @@ def keywords(schemas):
         "default": odd_values,
         "title": st.just("T"),
     }
-    odd = {name: values | odd_values for name, values in of_form.items() if name != "$ref"}
-    return st.fixed_dictionaries({}, optional=of_form) | st.fixed_dictionaries({}, optional=odd)
+    odd = {name: values | odd_values for name, values in valid.items() if name != "$ref"}
+    return st.fixed_dictionaries({}, optional=valid) | st.fixed_dictionaries({}, optional=odd)
 
 
 def closed_objects(schemas):
@@ -480,19 +478,19 @@ near_strict = st.recursive(
 )
 
 
-of_any_kind = settings(max_examples=50)
+FIFTY_EXAMPLES = settings(max_examples=50)
 
 
-@of_any_kind
+@FIFTY_EXAMPLES
 @given(keywords(any_schema))
-def test_repaired_parameters_are_accepted_and_stay_as_they_are(schema):
+def test_repaired_parameters_are_accepted_and_not_repaired_again(schema):
     repaired = tool_parameters(schema, "f")
     assert parameters_fault(repaired) is None
     assert tool_parameters(repaired, "f") == repaired
 
 
-@of_any_kind
+@FIFTY_EXAMPLES
 @given(closed_objects(near_strict) | near_strict)
-def test_what_is_called_strict_is_strict(schema):
+def test_strict_mode_accepts_each_schema_that_is_called_strict(schema):
     if is_strict(schema):
         assert strict_fault(schema) is None

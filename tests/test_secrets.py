@@ -1,9 +1,8 @@
-"""No token in any output, log or traceback; and no server can paint the terminal."""
+"""No token is in any output, log or traceback, and no server can control the terminal."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 import traceback
 
@@ -16,7 +15,7 @@ from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer, Say, error_answer
 
 
-def chained(error):
+def traceback_of(error):
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
@@ -35,16 +34,16 @@ def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
     with secrets_watch(simulator) as check:
-        check(chained(caught.value))
-    assert simulator.account.account_id not in chained(caught.value)
+        check(traceback_of(caught.value))
+    assert simulator.account.account_id not in traceback_of(caught.value)
 
 
-def test_the_address_is_fresh_each_time():
-    one, two = plugin.BrowserLogin(1455), plugin.BrowserLogin(1455)
-    assert one.state != two.state
-    assert one.code_verifier != two.code_verifier
-    assert one.code_verifier not in repr(one) + one.url
-    assert one.state not in repr(one)
+def test_each_browser_login_has_its_own_secrets():
+    first, second = plugin.BrowserLogin(1455), plugin.BrowserLogin(1455)
+    assert first.state != second.state
+    assert first.code_verifier != second.code_verifier
+    assert first.code_verifier not in repr(first) + first.url
+    assert first.state not in repr(first)
 
 
 @pytest.mark.parametrize("endpoint", ["usercode", "device_token", "token"])
@@ -61,7 +60,7 @@ def test_no_code_in_a_login_error(simulator, endpoint, fault):
     try:
         plugin.login(show=show, wait=lambda seconds, left: None)
     except plugin.LoginFailed as error:
-        text = chained(error)
+        text = traceback_of(error)
         if code:
             assert code.device_auth_id not in text
             assert code.user_code not in text
@@ -104,7 +103,7 @@ def test_no_token_on_any_output(simulator, signed_in, run_llm):
         check("\n".join(outputs))
 
 
-def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):
+def test_a_hostile_account_cannot_control_the_terminal(simulator, run_llm):
     simulator.account.email = "\x1b[31mred\x07@example.com"
     simulator.account.plan = "pl\x1bus"
     simulator.approve_after_polls = 0
@@ -117,59 +116,36 @@ def test_a_hostile_account_cannot_paint_the_terminal(simulator, run_llm):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
-def test_the_answer_itself_is_passed_on_unchanged(simulator, signed_in, ask):
+def test_a_models_answer_is_passed_on_unchanged(simulator, signed_in, ask):
     simulator.answer(Say("\x1b[1mbold\x1b[0m \u202e"))
     assert ask("hi").text == "\x1b[1mbold\x1b[0m \u202e"
 
 
 @pytest.mark.parametrize("name", ["LLM_CHATGPT_ORIGINATOR", "LLM_CHATGPT_CLIENT_VERSION"])
 @pytest.mark.parametrize("value", ["n\u00e4me", "two\nlines", " ", "\x7f"])
-def test_a_setting_that_no_header_can_hold(simulator, signed_in, ask, monkeypatch, name, value):
+def test_values_that_fit_no_header_are_refused(simulator, signed_in, ask, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
         ask("hi")
     assert "\n" not in str(caught.value)
     with secrets_watch(simulator) as check:
-        check(chained(caught.value))
+        check(traceback_of(caught.value))
     assert simulator.requests == []
 
 
-def test_a_token_that_no_header_can_hold(simulator, ask):
+def test_a_token_that_fits_no_header_is_refused_and_not_shown(simulator, ask):
     plugin.store_tokens(plugin.Tokens("hush-hush\ntoken", "rt", expires_at=4e9))
     with pytest.raises(plugin.ChatGPTError) as caught:
         ask("hi")
     assert "\n" not in str(caught.value)
-    assert "hush-hush" not in chained(caught.value)
+    assert "hush-hush" not in traceback_of(caught.value)
     assert simulator.requests == []
 
 
-ERRORS = [
-    value
-    for value in vars(plugin).values()
-    if isinstance(value, type) and issubclass(value, plugin.ChatGPTError)
-]
-
-
-@pytest.mark.parametrize("kind", ERRORS)
-def test_errors_can_be_pickled(kind):
-    error = kind("It failed.")
-    error.code, error.status, error.retry_after = "a_code", 429, 7.0
-    copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is kind
-    assert str(copy) == "It failed."
-    assert vars(copy) == vars(error)
-
-
-def test_an_error_of_a_prompt_can_be_pickled(simulator, signed_in, ask):
-    simulator.script("responses", Answer(429, None, {"Retry-After": "300"}))
-    with pytest.raises(plugin.RequestRefused) as caught:
-        ask("hi")
-    copy = pickle.loads(pickle.dumps(caught.value))
-    assert (str(copy), copy.status, copy.retry_after) == (str(caught.value), 429, 300.0)
-
-
 @pytest.mark.parametrize("upgrade", ["evil\x1b[2J", {"model": "evil\x1b[2J"}, {"model": 7}, 7])
-def test_a_successor_is_made_harmless(simulator, signed_in, ask, upgrade):
+def test_the_name_of_a_models_successor_cannot_control_the_terminal(
+    simulator, signed_in, ask, upgrade
+):
     simulator.models = [{**simulator.models[0], "upgrade": upgrade}]
     slug = simulator.models[0]["slug"]
     fetch_models(signed_in)
@@ -188,8 +164,8 @@ def test_a_successor_is_made_harmless(simulator, signed_in, ask, upgrade):
         {"detail": [{"loc": ["\x1b[2J"], "msg": "\x07"}]},
     ],
 )
-def test_no_answer_paints_the_terminal(simulator, signed_in, ask, body):
-    # \x9b is what a terminal takes for \x1b[, and may stand in a header.
+def test_no_error_answer_can_control_the_terminal(simulator, signed_in, ask, body):
+    # A terminal reads \x9b as \x1b[, and a header can contain it.
     headers = {"x-request-id": "\x9b2J", "x-codex-limit-name": "\x9b2J"}
     simulator.script("responses", Answer(400, body, headers))
     with pytest.raises(llm.ModelError) as caught:

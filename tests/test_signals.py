@@ -1,4 +1,4 @@
-"""Signals that end the program wait for a refresh token that is out, at the command line."""
+"""At the command line, signals wait for a refresh whose request has been sent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ SIGNALS = {
     "a closed window": [signal.SIGHUP],
     "Ctrl-C": [signal.SIGINT],
     "Ctrl-C, repeated": [signal.SIGINT] * 4,
-    "Ctrl-C, then the end": [signal.SIGINT, signal.SIGTERM],
+    "Ctrl-C, then SIGTERM": [signal.SIGINT, signal.SIGTERM],
 }
 
 
 @pytest.fixture
-def waiting(simulator, signed_in):
-    """A refresh whose answer comes when `release` is set; `arrived` when its request is in."""
+def slow_refresh(simulator, signed_in):
+    """Delay the answer to a refresh. Yields two events: `arrived`, which the request sets, and
+    `release`, which lets the answer go."""
     make_logs()
     expire()
     arrived, release = threading.Event(), threading.Event()
@@ -43,8 +44,8 @@ def waiting(simulator, signed_in):
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("name", SIGNALS)
-def test_a_signal_waits_for_the_write(simulator, signed_in, waiting, kind, name):
-    arrived, release = waiting
+def test_a_signal_waits_for_the_write(simulator, signed_in, slow_refresh, kind, name):
+    arrived, release = slow_refresh
     options = ["--async"] if kind == "async" else []
     process = start_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log", *options)
     assert arrived.wait(30)
@@ -54,7 +55,7 @@ def test_a_signal_waits_for_the_write(simulator, signed_in, waiting, kind, name)
             process.wait(0.2)
     release.set()
     out, err = process.communicate(timeout=30)
-    # It is obeyed then.
+    # The signal takes effect after the write.
     assert process.returncode in (1, *(-number for number in SIGNALS[name]))
     assert (process.returncode == 1) == (set(SIGNALS[name]) == {signal.SIGINT})
     assert out.strip() == ""
@@ -64,8 +65,8 @@ def test_a_signal_waits_for_the_write(simulator, signed_in, waiting, kind, name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_does_not_wait_for_ever(simulator, signed_in, waiting, number):
-    arrived, _ = waiting
+def test_a_signal_does_not_wait_for_ever(simulator, signed_in, slow_refresh, number):
+    arrived, _ = slow_refresh
     code = (
         "from llm_chatgpt import config; config.REFRESH_GRACE_SECONDS = 1.0\n"
         "from llm.cli import cli; cli(['-m', 'chatgpt-gpt-6-luna', 'hi', '--no-log'])"
@@ -73,7 +74,7 @@ def test_a_signal_does_not_wait_for_ever(simulator, signed_in, waiting, number):
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
     assert arrived.wait(30)
     start = time.monotonic()
-    # Each of them counts the second from the first one on.
+    # The grace period begins with the first signal; later signals do not extend it.
     for _ in range(3):
         process.send_signal(number)
         time.sleep(0.2)
@@ -83,7 +84,7 @@ def test_a_signal_does_not_wait_for_ever(simulator, signed_in, waiting, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_nothing_waits_while_another_program_holds_the_lock(simulator, signed_in, number):
+def test_a_signal_does_not_wait_for_the_lock(simulator, signed_in, number):
     make_logs()
     expire()
     code = (
@@ -115,14 +116,14 @@ cli(["-m", "chatgpt-gpt-6-luna", "hi", "--no-log"])
 
 
 @pytest.mark.parametrize(("code", "end"), [(LIBRARY, -signal.SIGTERM), (OWN_HANDLER, 7)])
-def test_other_programs_keep_their_signals(simulator, signed_in, waiting, code, end):
-    arrived, release = waiting
+def test_other_programs_keep_their_signals(simulator, signed_in, slow_refresh, code, end):
+    arrived, release = slow_refresh
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL)
     assert arrived.wait(30)
     process.send_signal(signal.SIGTERM)
     if end < 0:
         assert process.wait(5) == end
         return
-    # The program's own handler ends it, which waits for the write as every end does.
+    # The program's own handler ends the program. Every exit waits for the write.
     release.set()
     assert process.wait(20) == end

@@ -1,4 +1,4 @@
-"""What the simulator's backend accepts and refuses of a prompt, checked by plain requests."""
+"""Prompts that the simulator's backend accepts or refuses, checked by plain requests."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ from simulator import Say, Think
         ),
     ],
 )
-def test_what_the_service_refuses(simulator, headers, changes, status, words):
+def test_invalid_prompts_are_refused(simulator, headers, changes, status, words):
     answer = post(simulator, headers, **changes)
     assert answer.status_code == status
     assert words in answer.text
@@ -131,7 +131,7 @@ OBJECT = {"type": "object", "additionalProperties": False}
         ),
     ],
 )
-def test_what_strict_mode_refuses(simulator, headers, schema, words):
+def test_invalid_schemas_are_refused_only_as_strict(simulator, headers, schema, words):
     simulator.answer(Say("{}"))
     for strict, status in ((True, 400), (False, 200)):
         form = {"type": "json_schema", "name": "o", "strict": strict, "schema": schema}
@@ -159,7 +159,7 @@ def test_what_strict_mode_refuses(simulator, headers, schema, words):
         ({"type": "object", "properties": None}, "is not of type 'dict'"),
     ],
 )
-def test_parameters_that_a_function_may_not_have(simulator, headers, parameters, words):
+def test_invalid_parameters_of_a_function_are_refused(simulator, headers, parameters, words):
     tool = {"type": "function", "name": "f", "strict": False, "parameters": parameters}
     answer = post(simulator, headers, tools=[tool])
     assert answer.status_code == 400
@@ -167,7 +167,7 @@ def test_parameters_that_a_function_may_not_have(simulator, headers, parameters,
     assert answer.json()["error"]["code"] == "invalid_function_parameters"
 
 
-def test_two_tools_of_one_name(simulator, headers):
+def test_two_tools_of_one_name_are_refused(simulator, headers):
     tool = {"type": "function", "name": "f", "strict": False, "parameters": {"type": "object"}}
     answer = post(simulator, headers, tools=[tool, {**tool, "description": "Another"}])
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "tool_collision")
@@ -181,7 +181,7 @@ def test_two_tools_of_one_name(simulator, headers):
         ({"User-Agent": "Python-urllib/3.11"}, 403),
     ],
 )
-def test_who_is_let_in(simulator, headers, changes, status):
+def test_unknown_users_and_scripts_are_refused(simulator, headers, changes, status):
     assert post(simulator, {**headers, **changes}).status_code == status
 
 
@@ -224,7 +224,7 @@ WORD = "data:application/vnd.openxmlformats-officedocument.wordprocessingml.docu
     ],
 )
 @pytest.mark.parametrize("place", ["message", "tool output"])
-def test_files(simulator, headers, changes, words, place):
+def test_files_are_checked(simulator, headers, changes, words, place):
     part = {k: v for k, v in {**PDF, **changes}.items() if v is not None}
     items = [{"role": "user", "content": [part]}]
     if place == "tool output":
@@ -247,7 +247,7 @@ def test_files_are_counted_and_not_for_the_assistant(simulator, headers):
     assert post(simulator, headers, input=items).status_code == 400
 
 
-def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers):
+def test_zstd_and_a_developer_message_are_accepted(simulator, headers):
     developer = {
         "type": "message",
         "role": "developer",
@@ -263,7 +263,7 @@ def test_zstd_bodies_and_instructions_as_a_developer_message(simulator, headers)
     assert answer.status_code == 200
 
 
-def test_items_of_codex_cli(simulator, headers):
+def test_items_of_codex_cli_are_accepted(simulator, headers):
     passthrough = {"internal_chat_message_metadata_passthrough": {"turn_id": "t"}}
     items = [
         {**BODY["input"][0], **passthrough},
@@ -314,7 +314,7 @@ def test_the_lite_shape_is_answered_with_tool_calls(simulator, headers, tools, n
 SCHEMA = {"type": "json_schema", "name": "n", "strict": False, "schema": {"type": "object"}}
 
 
-def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
+def test_a_test_can_have_each_offered_tool_called(simulator, headers):
     def outputs(**changes):
         events = events_of(post(simulator, headers, tools=tools, **changes))
         return [e["item"] for e in events if e["type"] == "response.output_item.done"][1:]
@@ -322,9 +322,9 @@ def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
     tools = [*LITE_TOOLS, {"type": "web_search"}, {"type": "image_generation"}]
     assert [item["type"] for item in outputs()] == ["message"]
     simulator.uses_tools = True
-    call, search, picture = used = outputs(text={"format": SCHEMA})
+    call, search, image = used = outputs(text={"format": SCHEMA})
     assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
-    assert (search["type"], picture["type"]) == ("web_search_call", "image_generation_call")
+    assert (search["type"], image["type"]) == ("web_search_call", "image_generation_call")
     result = {"type": "function_call_output", "call_id": call["call_id"], "output": "36"}
     items = [*BODY["input"], *used, result]
     assert outputs(input=items)[0]["content"][0]["text"] == "The tool returned: 36"
@@ -335,7 +335,7 @@ def test_every_tool_that_a_prompt_offers_is_used_if_wanted(simulator, headers):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_additional_tools_stand_anywhere(simulator, headers, place):
+def test_additional_tools_may_be_anywhere(simulator, headers, place):
     items = [{"role": "developer", "content": "Be brief."}, *BODY["input"]]
     items.insert(place, {"type": "additional_tools", "role": "developer", "tools": LITE_TOOLS})
     items.append({"role": "user", "content": "multiply"})
@@ -352,14 +352,15 @@ def test_additional_tools_stand_anywhere(simulator, headers, place):
         ({"context": "all_turns"}, [{"type": "reasoning_text", "text": "x"}], "input[0].content"),
     ],
 )
-def test_the_lite_header_binds_the_body(simulator, headers, changes, content, words):
+def test_the_lite_header_restricts_the_body(simulator, headers, changes, content, words):
     simulator.answer(Think())
     thought = events_of(post(simulator, headers))[-2]["item"]
     thought |= {"content": content} if content else {}
     headers["x-openai-internal-codex-responses-lite"] = "true"
     answer = post(simulator, headers, reasoning=changes, input=[thought, *BODY["input"]])
     assert answer.status_code == (400 if words else 200)
-    assert (words or "") in answer.json()["error"]["message"] if words else True
+    if words:
+        assert words in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "multiply"}])
@@ -369,7 +370,7 @@ def test_a_call_can_be_demanded(simulator, headers, choice):
     assert (call["name"], call["arguments"]) == ("multiply", '{"a": 7}')
 
 
-def test_functions_need_no_strict(simulator, headers):
+def test_strict_may_be_left_out_of_a_function(simulator, headers):
     tools = [{k: v for k, v in LITE_TOOLS[0].items() if k != "strict"}]
     assert post(simulator, headers, tools=tools).status_code == 200
 
@@ -405,7 +406,7 @@ NODE = {
     "schema",
     [{"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, {**NODE, "$defs": {"Node": NODE}}],
 )
-def test_a_recursive_schema_ends(simulator, headers, schema):
+def test_a_recursive_schema_is_answered(simulator, headers, schema):
     form = {"type": "json_schema", "name": "tree", "schema": schema}
     answer = post(simulator, headers, text={"format": form})
     texts = [e["text"] for e in events_of(answer) if e["type"] == "response.output_text.done"]
@@ -439,6 +440,6 @@ def test_a_conversation_is_compacted_on_request(simulator, headers):
     assert [item["type"] for item in done] == ["compaction"] * 2
     assert done[1]["id"].startswith("cmp_")
     compact = {k: done[1][k] for k in ("type", "encrypted_content")}
-    # The scripted answer is still there for the next prompt.
+    # The scripted answer is for the next prompt.
     answer = events_of(post(simulator, headers, input=[compact, *BODY["input"]]))
     assert [e["item"]["type"] for e in answer if "item" in e] == ["reasoning"] * 2

@@ -1,4 +1,4 @@
-"""The simulator's prompt cache, and what becomes of reasoning that does not fit."""
+"""The simulator's prompt cache, and reasoning that it refuses or leaves out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from simulator import Account, Say, Think
 
 
 def cached(simulator, headers, texts="abc", session="s", **changes):
-    """How many tokens of this conversation were cached."""
+    """Send a conversation, and return how many of its tokens were cached."""
     items = [{"role": "user", "content": text * 100} for text in texts]
     answer = post(simulator, {**headers, "session-id": session}, input=items, **changes).text
     usage = json.loads(answer.split("data: ")[-1])["response"]["usage"]
     return usage["input_tokens_details"]["cached_tokens"]
 
 
-def test_cached_tokens_need_the_session_and_the_prefix(simulator, headers):
+def test_cached_tokens_need_the_same_session_and_beginning(simulator, headers):
     assert cached(simulator, headers, "a") == 0
     first = cached(simulator, headers, "ab")
     assert first > 0
@@ -70,13 +70,13 @@ def test_newer_models_cache_a_system_prompt_only_as_a_message(simulator, headers
 
 
 def given_reasoning(simulator, headers, **changes):
-    """The reasoning of an answer, as its two events have it."""
+    """Return the reasoning items of an answer's `added` and `done` events."""
     simulator.answer(Think(), Say("Text"))
     items = [e["item"] for e in events_of(post(simulator, headers, **changes)) if "item" in e]
     return [item for item in items if item["type"] == "reasoning"]
 
 
-def test_encrypted_content_is_that_of_the_last_event_and_of_its_account(simulator, headers):
+def test_only_reasoning_of_the_done_event_and_the_same_account_is_accepted(simulator, headers):
     added, done = given_reasoning(simulator, headers)
     assert added["encrypted_content"] != done["encrypted_content"]
     for item, status in ((added, 400), (done, 200)):
@@ -101,7 +101,7 @@ QUESTION = {"role": "user", "content": "And now?"}
         (None, {}, ["end_user_mismatch"]),
     ],
 )
-def test_reasoning_that_does_not_fit_can_be_left_out(simulator, headers, before, changes, reasons):
+def test_foreign_reasoning_is_left_out_with_a_reason(simulator, headers, before, changes, reasons):
     simulator.removes_reasoning = True
     thought = given_reasoning(simulator, headers)[1]
     if before is None:

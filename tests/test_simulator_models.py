@@ -1,4 +1,4 @@
-"""The simulator's models: which of them an account has, and what each may be asked for."""
+"""The simulator's models: which ones an account has, and what each of them accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEWEST = {"gpt-6.2-sol", "gpt-6.2-astra"}
 
 
 def listed(simulator, headers, client_version="1.0.0"):
-    """The models that a client of this version is shown, by slug."""
+    """Return the models in the list for a client of this version, by slug."""
     url = f"{simulator.base_url}/codex/models"
     answer = client.get(url, params={"client_version": client_version}, headers=headers)
     return {model["slug"]: model for model in answer.json()["models"]}
@@ -28,7 +28,7 @@ def test_the_list_depends_on_the_clients_version(simulator, headers):
     assert answer.headers["etag"] == simulator.models_etag
 
 
-def test_the_list_tells_the_kinds_of_model(simulator, headers):
+def test_the_list_says_what_each_model_supports(simulator, headers):
     models = listed(simulator, headers).values()
     lite = {model["slug"] for model in models if model["use_responses_lite"]}
     assert {"gpt-6.2-sol", "gpt-6-astra", "gpt-6.1-sol", "gpt-6-luna", "gpt-5.6-terra"} <= lite
@@ -36,7 +36,7 @@ def test_the_list_tells_the_kinds_of_model(simulator, headers):
     assert changing == {*NEWEST, "gpt-6.1-sol", "gpt-6.1-terra", "gpt-6-astra"}
 
 
-def test_retired_models_are_refused_also_when_listed(simulator, headers):
+def test_retired_models_are_refused_even_if_they_are_listed(simulator, headers):
     retired = {**simulator.models[0], "slug": "gpt-5.5"}
     for models in (simulator.models, [*simulator.models, retired]):
         simulator.models = models
@@ -71,7 +71,7 @@ def test_the_newest_models_are_not_for_every_plan(simulator, headers):
         ("gpt-6-luna", "minimal", 400),
     ],
 )
-def test_efforts(simulator, headers, slug, effort, status):
+def test_each_model_accepts_only_its_own_efforts(simulator, headers, slug, effort, status):
     answer = post(simulator, headers, model=slug, reasoning={"effort": effort})
     assert answer.status_code == status
 
@@ -89,7 +89,7 @@ def update(effort):
         ("gpt-6-luna", "high", 400),
     ],
 )
-def test_some_models_take_a_change_of_the_effort(simulator, headers, slug, effort, status):
+def test_only_some_models_accept_a_change_of_the_effort(simulator, headers, slug, effort, status):
     items = [*BODY["input"], update("low"), {"role": "assistant", "content": "hello"}]
     items += [*BODY["input"], update(effort)]
     answer = post(simulator, headers, model=slug, input=items, reasoning={"effort": "low"})
@@ -98,7 +98,7 @@ def test_some_models_take_a_change_of_the_effort(simulator, headers, slug, effor
         assert events_of(answer)[-1]["response"]["reasoning"]["effort"] == effort
 
 
-def test_instructions_are_needed_by_some_models_only(simulator, headers):
+def test_only_some_models_need_instructions(simulator, headers):
     simulator.account.extra_models = ("gpt-5.5",)
     assert post(simulator, headers, instructions=None).status_code == 200
     assert post(simulator, headers, model="gpt-5.5", instructions=None).status_code == 400
@@ -138,7 +138,7 @@ def test_a_workspace_may_demand_its_region(simulator, sent):
     if sent != "eu":
         message = "Workspace is not authorized in this region."
         assert answer.json()["error"]["message"] == message
-    # Elsewhere the region is not looked at, unless a test wants it.
+    # Other requests need no region, unless a test sets regional_paths.
     assert listed(simulator, headers)
     simulator.regional_paths = ("/backend-api/",)
     url = f"{simulator.base_url}/wham/usage"

@@ -1,4 +1,4 @@
-"""The simulator's official route, checked by plain requests for what the plugin never sends."""
+"""The simulator's official route, checked by requests that the plugin never sends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def authorize_url(simulator, client_id=REGISTRATION, **changes):
 
 
 def callback_of(url):
-    """The parameters with which the browser comes back."""
+    """Return the parameters of the redirect."""
     return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(redirect_of(url)).query))
 
 
@@ -114,7 +114,7 @@ def token(simulator):
     return simulator.sign_in_officially()["access_token"]
 
 
-def test_an_app_registers_once_and_signs_in_again(simulator):
+def test_a_client_registers_once_and_signs_in_again(simulator):
     url = authorize_url(simulator)
     callback = callback_of(url)
     query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))
@@ -165,7 +165,7 @@ def test_prompts_are_answered(simulator, token):
     assert [i["name"] for i in items if i.get("type") == "function_call"] == ["multiply"] * 2
 
 
-def test_the_official_package_reads_the_answer(simulator, token):
+def test_the_openai_package_reads_the_answer(simulator, token):
     simulator.answer(Think(["**One**"]), Say("Text"))
     client = openai.OpenAI(api_key=token, base_url=simulator.api_url)
     with client.responses.create(**BODY) as stream:
@@ -183,8 +183,8 @@ def test_the_issuer_describes_itself(simulator):
     assert client.get(configuration["jwks_uri"]).json()["keys"][0]["kty"] == "RSA"
 
 
-def test_every_parameter_of_the_address_is_checked(simulator):
-    twice = "s" * 43
+def test_every_parameter_of_the_authorize_address_is_checked(simulator):
+    same_value = "s" * 43
     wrong = {
         "client_id": [None, "app_EMoamEEZ73f0CkXaXp7hrann"],
         "agent_name_hint": [None, "", "My Codex", "OpenAI helper"],
@@ -212,8 +212,8 @@ def test_every_parameter_of_the_address_is_checked(simulator):
         for value in values:
             status, _, page = fetch(authorize_url(simulator, **{name: value}), redirects=False)
             assert (status, name in page) == (400, True), (name, value, page)
-    same = authorize_url(simulator, state=twice, nonce=twice)
-    assert fetch(same, redirects=False)[0] == 400
+    url = authorize_url(simulator, state=same_value, nonce=same_value)
+    assert fetch(url, redirects=False)[0] == 400
     assert fetch(authorize_url(simulator, "oaiapp_00"), redirects=False)[0] == 400
     client_id = simulator.register()
     named = authorize_url(simulator, client_id, agent_name_hint="another-client")
@@ -221,7 +221,7 @@ def test_every_parameter_of_the_address_is_checked(simulator):
     assert callback_of(authorize_url(simulator, client_id, prompt="consent"))["code"]
 
 
-def test_an_exchange_must_fit_its_authorization(simulator):
+def test_an_exchange_must_match_its_authorization(simulator):
     for changes, code in (
         ({"client_id": None}, "invalid_client"),
         ({"client_id": REGISTRATION}, "invalid_client"),
@@ -241,7 +241,7 @@ def test_an_exchange_must_fit_its_authorization(simulator):
     assert exchange(simulator, callback).json() == {"error": "invalid_grant"}
 
 
-def test_the_callback_says_what_a_test_wants(simulator):
+def test_a_test_can_change_the_callback(simulator):
     simulator.official.callback = {"client_id": REGISTRATION, "code": ["one", "two"], "new": "x"}
     back = urllib.parse.urlsplit(redirect_of(authorize_url(simulator))).query
     query = urllib.parse.parse_qs(back)
@@ -258,7 +258,7 @@ def test_the_callback_says_what_a_test_wants(simulator):
     assert "client_id" not in declined
 
 
-def test_a_login_without_the_plan(simulator):
+def test_a_login_without_the_plan_cannot_send_prompts(simulator):
     simulator.official.scope = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
     reply = exchange(simulator, callback_of(authorize_url(simulator))).json()
     assert PLAN_SCOPE not in reply["scope"]
@@ -269,7 +269,7 @@ def test_a_login_without_the_plan(simulator):
     assert not {"access_token", "refresh_token"} & set(reply)
 
 
-def test_claims_can_be_wrong(simulator):
+def test_a_test_can_change_the_claims(simulator):
     simulator.official.id_token = {"nonce": "other", "aud": lambda aud: aud[0], "azp": None}
     id_claims = claims(simulator.sign_in_officially(client_id="oaiapp_1")["id_token"])
     assert id_claims["nonce"] == "other"
@@ -279,7 +279,7 @@ def test_claims_can_be_wrong(simulator):
     assert claims(simulator.sign_in_officially(bob)["id_token"])["sub"] != id_claims["sub"]
 
 
-def test_a_refresh_rotates_and_a_spent_token_is_refused(simulator):
+def test_a_refresh_token_works_once_and_only_in_a_valid_request(simulator):
     reply = simulator.sign_in_officially(ago=3500)
     new = refresh(simulator, reply).json()
     assert post(simulator, new["access_token"]).status_code == 200
@@ -307,7 +307,7 @@ def test_a_refresh_rotates_and_a_spent_token_is_refused(simulator):
     assert len(simulator.refreshes) == 9
 
 
-def test_a_refresh_waits_for_its_time(simulator):
+def test_a_refresh_is_refused_before_its_earliest_time(simulator):
     reply = simulator.sign_in_officially()
     assert refresh(simulator, reply).json() == {"error": "invalid_grant"}
     later = time.time() + 3600 - 359
@@ -320,22 +320,22 @@ def test_a_refresh_waits_for_its_time(simulator):
     assert refresh(simulator, reply).json() == {"error": "refresh_token_reused"}
 
 
-def test_a_refresh_can_be_told_and_refused_in_every_form(simulator):
-    knobs = simulator.official
+def test_refreshes_and_their_errors_have_each_documented_form(simulator):
+    settings = simulator.official
     for form in ("null", "absent"):
-        knobs.earliest_refresh_form = form
+        settings.earliest_refresh_form = form
         reply = simulator.sign_in_officially()
         assert reply.get("earliest_refresh_at", "absent") == {"null": None}.get(form, "absent")
         assert refresh(simulator, reply).status_code == 200
-    knobs.earliest_refresh_form = "text"
+    settings.earliest_refresh_form = "text"
     assert simulator.sign_in_officially()["earliest_refresh_at"].endswith("+00:00")
-    knobs.refresh_omits = ("scope", "id_token")
+    settings.refresh_omits = ("scope", "id_token")
     reply = simulator.sign_in_officially(ago=3500)
     assert not {"scope", "id_token"} & set(refresh(simulator, reply).json())
-    knobs.refresh_error, knobs.nested_errors = "invalid_grant", True
+    settings.refresh_error, settings.nested_errors = "invalid_grant", True
     reply = simulator.sign_in_officially(ago=3500)
     assert refresh(simulator, reply).json()["error"]["code"] == "invalid_grant"
-    knobs.refresh_error = None
+    settings.refresh_error = None
     simulator.end_official_logins("token_expired")
     assert refresh(simulator, reply).json()["error"]["code"] == "token_expired"
 
@@ -368,7 +368,7 @@ def test_the_routes_refuse_each_others_tokens(simulator):
     assert mixed.json() == {"error": "invalid_grant"}
 
 
-def test_an_ended_token_is_told_by_its_code(simulator, token):
+def test_an_expired_official_token_is_refused_with_its_code(simulator, token):
     simulator.expire_access_tokens()
     answer = post(simulator, token)
     assert answer.status_code == 401
@@ -395,7 +395,7 @@ def test_a_session_may_be_named_and_refused(simulator, token):
     assert (answer.status_code, answer.json()["detail"]) == (400, "Unexpected header: session-id")
 
 
-def test_models_are_filtered_and_in_an_order_of_their_own(simulator, token):
+def test_models_are_filtered_and_not_sorted_by_priority(simulator, token):
     def listed(version):
         query = {"client_version": version} if version else {}
         headers = {"Authorization": f"Bearer {token}"}
@@ -413,9 +413,9 @@ def test_models_are_filtered_and_in_an_order_of_their_own(simulator, token):
 
 
 def test_bodies_are_refused_as_documented(simulator, token):
-    text = [{"loc": ["body", "input"], "type": "list_type"}]
+    problems = [{"loc": ["body", "input"], "type": "list_type"}]
     answer = post(simulator, token, input="hi")
-    assert (answer.status_code, answer.json()) == (422, {"detail": text})
+    assert (answer.status_code, answer.json()) == (422, {"detail": problems})
     for name in (
         "background",
         "conversation",
@@ -461,7 +461,7 @@ def test_bodies_are_refused_as_documented(simulator, token):
     assert post(simulator, token, **more).status_code == 200
 
 
-def test_tools_must_stand_in_their_place(simulator, token):
+def test_tools_must_be_in_the_right_part_of_the_body(simulator, token):
     def declared(*tools):
         return [{"type": "additional_tools", "role": "developer", "tools": tools}, *BODY["input"]]
 
@@ -475,20 +475,20 @@ def test_tools_must_stand_in_their_place(simulator, token):
         assert "Unsupported tool type" in answer.json()["error"]["message"]
     assert post(simulator, token, input=declared({"type": "web_search"})).status_code == 400
     assert post(simulator, token, input=declared(FUNCTION)[::-1]).status_code == 400
-    without = {k: v for k, v in FUNCTION.items() if k != "strict"}
-    assert post(simulator, token, input=declared(without)).status_code == 400
+    without_strict = {k: v for k, v in FUNCTION.items() if k != "strict"}
+    assert post(simulator, token, input=declared(without_strict)).status_code == 400
     assert post(simulator, token, input=declared(FUNCTION)).status_code == 200
     group = {"type": "namespace", "name": "math", "description": "", "tools": [FUNCTION]}
     assert post(simulator, token, tools=[group, {"type": "web_search"}]).status_code == 200
     nested = {**group, "tools": [{"type": "image_generation"}]}
     assert post(simulator, token, tools=[nested]).status_code == 400
     assert post(simulator, token, tools=[FUNCTION]).status_code == 200
-    assert post(simulator, token, tools=[without]).status_code == 200
+    assert post(simulator, token, tools=[without_strict]).status_code == 200
     simulator.official.flat_tools = False
     assert post(simulator, token, tools=[FUNCTION]).status_code == 400
 
 
-def test_only_newer_models_can_be_told_which_tool_to_call(simulator, token):
+def test_only_newer_models_accept_a_tool_choice(simulator, token):
     simulator.account.extra_models = ("gpt-5.5",)
     tools = {"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}
     body = {"input": [tools, *BODY["input"]]}
@@ -518,7 +518,7 @@ def test_reasoning_belongs_to_client_user_and_route(simulator, token):
     assert client.post(url, json={**BODY, "input": again}, headers=headers).status_code == 400
 
 
-def test_phases_must_come_back(simulator, token):
+def test_phases_must_be_sent_back(simulator, token):
     simulator.demands_phases = True
     simulator.answer(Say("Text", phase="commentary"))
     post(simulator, token, prompt_cache_key="k")
@@ -538,7 +538,7 @@ def test_a_capability_can_be_missing(simulator, token):
     assert answer.json()["error"]["param"] == "input_image"
 
 
-def test_every_error_comes_before_and_inside_the_stream(simulator, token):
+def test_every_error_can_come_instead_of_a_stream_and_in_it(simulator, token):
     for code, status in PLAN_ERRORS.items():
         simulator.script("official_responses", plan_error(code, param="tools"))
         simulator.script("official_responses", simulator.plan_failure(code, Say("Begun")))

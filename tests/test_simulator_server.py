@@ -1,4 +1,4 @@
-"""The faults that a test can script, and what stands before the simulated service."""
+"""The faults that a test can script, and the simulated Cloudflare."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-def test_only_known_script_names_meet_cloudflare(simulator, headers, method, path):
+def test_cloudflare_blocks_only_the_user_agent_of_urllib(simulator, headers, method, path):
     def send(agent):
         body = {"json": {}} if method == "POST" else {}
         headers["User-Agent"] = agent
@@ -33,7 +33,7 @@ def test_only_known_script_names_meet_cloudflare(simulator, headers, method, pat
         assert "cf-mitigated" not in send(agent).headers
 
 
-def test_a_body_that_is_not_encoded_as_its_header_says(simulator, headers):
+def test_a_wrong_content_encoding_can_be_scripted(simulator, headers):
     junk = Answer(200, b"no gzip", {"Content-Encoding": "gzip"})
     simulator.script("models", junk)
     with pytest.raises(httpx.DecodingError):
@@ -64,14 +64,14 @@ def test_an_answer_can_trickle(simulator, endpoint, method, path):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_refusal_can_say_when_to_come_back(simulator, headers, status):
+def test_a_refusal_can_say_when_to_try_again(simulator, headers, status):
     simulator.script("responses", Answer(status, {"detail": "Wait."}, {"Retry-After": "3"}))
     answer = post(simulator, headers)
     assert (answer.status_code, answer.headers["retry-after"]) == (status, "3")
     assert post(simulator, headers).status_code == 200
 
 
-def test_a_standing_answer_comes_after_the_scripted_ones(simulator, headers):
+def test_a_permanent_answer_comes_after_the_scripted_ones(simulator, headers):
     simulator.always["responses"] = lambda request: Answer(500)
     simulator.script("responses", None, Answer(502))
     assert [post(simulator, headers).status_code for _ in range(4)] == [200, 502, 500, 500]

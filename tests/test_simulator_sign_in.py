@@ -54,33 +54,30 @@ def exchange(simulator, answer, redirect_uri):
     return client.post(f"{simulator.issuer}/oauth/token", data=form)
 
 
-def test_the_browser_flow(simulator):
+def test_the_browser_flow_checks_each_parameter_and_its_code_works_once(simulator):
     answer = authorize(simulator)
     assert answer.status_code == 302
     assert httpx.URL(answer.headers["location"]).params["state"] == "a-state"
     for name in QUERY:
-        assert authorize(simulator, **{name: "wrong"}).status_code in (
-            400,
-            302 if name == "state" else 400,
-        )
+        status = authorize(simulator, **{name: "wrong"}).status_code
+        assert status == (302 if name == "state" else 400)
     assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 200
-    # A code works once.
     assert exchange(simulator, answer, QUERY["redirect_uri"]).status_code == 400
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_browser_comes_back_to_the_host_that_was_named(simulator, host):
+def test_the_redirect_goes_to_the_named_host(simulator, host):
     redirect = f"http://{host}:1457/auth/callback"
     other = redirect.replace(host, {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}[host])
     answer = authorize(simulator, redirect_uri=redirect)
     assert answer.headers["location"].startswith(redirect)
-    # The exchange repeats the address byte for byte.
+    # The exchange must repeat the address exactly.
     assert exchange(simulator, answer, other).status_code == 400
     answer = authorize(simulator, redirect_uri=redirect)
     assert exchange(simulator, answer, redirect).status_code == 200
 
 
-def test_a_host_can_be_refused_on_the_page(simulator):
+def test_a_redirect_host_can_be_refused_with_a_page(simulator):
     simulator.redirect_hosts = {"localhost"}
     answer = authorize(simulator)
     assert answer.status_code == 400
@@ -108,7 +105,7 @@ def test_the_browser_can_ask_for_a_workspace(simulator, wanted, plan):
         "Authorization": f"Bearer {tokens['access_token']}",
         "ChatGPT-Account-ID": account_id,
     }
-    # Either workspace knows of the other.
+    # Each workspace lists the other one, too.
     ids = get(simulator, headers, "accounts/check").json()["account_ordering"]
     assert ids == [account_id, *({own, "acc-lab"} - {account_id})]
 
@@ -171,11 +168,11 @@ def test_a_refresh_token_works_once(simulator):
         ({"refresh_token": None}, 400),
     ],
 )
-def test_what_a_refresh_may_say(simulator, changes, status):
+def test_a_refresh_with_unknown_fields_is_refused(simulator, changes, status):
     token = simulator.sign_in()["refresh_token"]
     answer = refresh(simulator, token, **changes)
     assert answer.status_code == status
-    # A refusal does not use the token up.
+    # A refusal does not use up the token.
     assert simulator.refresh_tokens[token]["state"] == (
         "refresh_token_reused" if status == 200 else "fresh"
     )
@@ -197,7 +194,7 @@ def test_revoking_ends_the_session(simulator):
     assert refresh(simulator, token).json()["error"]["code"] == "refresh_token_invalidated"
 
 
-def test_form_encoded_starts_are_refused(simulator):
+def test_only_the_documented_request_starts_a_device_login(simulator):
     url = f"{simulator.issuer}/api/accounts/deviceauth/usercode"
     assert client.post(url, data={"client_id": CLIENT_ID}).status_code == 400
     assert client.post(url, json={"client_id": CLIENT_ID, "scope": "x"}).status_code == 400
@@ -219,7 +216,7 @@ def test_a_device_code_works_once(simulator):
     assert client.post(url, json=body).json()["error"]["code"] == "deviceauth_not_found"
 
 
-def test_its_jwts_have_the_real_layout(simulator):
+def test_jwts_have_the_real_layout(simulator):
     reply = simulator.sign_in()
     id_claims = plugin.parse_jwt_claims(reply["id_token"])
     access_claims = plugin.parse_jwt_claims(reply["access_token"])

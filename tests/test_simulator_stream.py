@@ -12,7 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from plain_requests import BODY, events_of, message, post
 from simulator import Call, Draw, Refuse, Say, Search, Think
 
-# Each event's own model, so that a fault is named and not those of sixty other events.
+# The model of each event, so that an error is about one event and not about sixty.
 EVENTS = {
     literal: model
     for model in get_args(get_args(ResponseStreamEvent)[0])
@@ -29,7 +29,7 @@ EVERYTHING = [
 
 
 def check_event(event):
-    """Fails unless the package's own model of this event accepts it."""
+    """Fail unless the package's own model of this event accepts it."""
     item = event.get("item", {})
     if event["type"] == "response.output_item.added" and item["type"] == "web_search_call":
         # The service sends the action only with the finished item.
@@ -38,7 +38,7 @@ def check_event(event):
     EVENTS[event["type"]].model_validate(event)
 
 
-def test_the_official_package_reads_every_event(simulator, headers):
+def test_the_openai_package_reads_every_event(simulator, headers):
     simulator.answer(*EVERYTHING)
     client = openai.OpenAI(
         api_key=headers["Authorization"].removeprefix("Bearer "),
@@ -51,7 +51,7 @@ def test_the_official_package_reads_every_event(simulator, headers):
         reasoning={"summary": "auto"},
     ) as stream:
         for event in stream:
-            # Strictly: the package itself would take anything.
+            # A strict check: the package itself accepts anything.
             check_event(event.to_dict(mode="python"))
             seen.append(event)
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
@@ -85,7 +85,7 @@ def test_the_raw_frames_are_valid_events(simulator, terminal):
         assert name == f"event: {event['type']}"
         check_event(event)
         if "response" in event:
-            # Beyond the event: a whole, valid response object.
+            # The event's model does not check the whole response.
             Response.model_validate(event["response"])
 
 
@@ -122,7 +122,7 @@ def test_a_stream_has_no_content_type(simulator, headers):
         (None, "both", "absent", "absent"),
     ],
 )
-def test_a_message_has_its_phase_where_it_is_told_to(
+def test_a_message_has_its_phase_in_the_named_events(
     simulator, headers, phase, phase_in, added, done
 ):
     simulator.answer(Say("One moment.", phase=phase, phase_in=phase_in), Say("Here."))
@@ -155,7 +155,7 @@ def test_a_message_has_its_phase_where_it_is_told_to(
         ([], 400),
     ],
 )
-def test_phases_can_be_demanded_back(simulator, headers, history, status):
+def test_a_test_can_demand_that_phases_are_sent_back(simulator, headers, history, status):
     simulator.answer(Say("One moment.", phase="commentary"), Say("42.", phase_in="done"))
     post(simulator, headers)
     items = [*BODY["input"], *history, *BODY["input"]]
@@ -164,7 +164,7 @@ def test_phases_can_be_demanded_back(simulator, headers, history, status):
     assert post(simulator, headers, input=items).status_code == status
 
 
-def test_a_phase_is_never_invented(simulator, headers):
+def test_an_invented_phase_is_refused(simulator, headers):
     simulator.demands_phases = True
     for phase, status in ((None, 200), ("final_answer", 400)):
         items = [*BODY["input"], message("From an older log.", phase), *BODY["input"]]
@@ -184,5 +184,5 @@ def test_an_answer_says_whether_the_turn_ends(simulator, headers):
         items.append(message(text, "final_answer"))
     assert ends == [False, True, None]
     assert "end_turn" not in events[-1]["response"]
-    # An answer that nobody scripted goes on without a new question.
+    # The default answer to an input without a new question.
     assert "That is all." in post(simulator, headers, input=items).text

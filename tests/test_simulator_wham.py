@@ -48,7 +48,7 @@ def test_a_reset_is_redeemed_once(simulator, headers, repeated):
     assert redeem(simulator, headers, credit_id="reset_2").json()["code"] == "no_credit"
 
 
-def test_nothing_to_reset_and_no_credit_cost_nothing(simulator, headers):
+def test_a_request_that_resets_nothing_uses_no_reset(simulator, headers):
     assert redeem(simulator, headers).json() == {"code": "no_credit", "windows_reset": 0}
     simulator.bank_reset()
     simulator.used_percent = {"primary": 0.0, "secondary": 0.0}
@@ -86,7 +86,7 @@ def test_resets_can_be_refused(simulator, headers, endpoint, status, code):
     assert simulator.resets[0]["status"] == "available"
 
 
-def test_what_a_reset_must_say(simulator, headers):
+def test_an_invalid_request_for_a_reset_is_refused(simulator, headers):
     simulator.bank_reset()
     for answer in (
         redeem(simulator, headers, "not-a-uuid"),
@@ -110,7 +110,7 @@ def test_workspaces_may_have_names(simulator, headers):
 
 
 @pytest.mark.parametrize("reached", [False, True])
-def test_usage_is_told_in_integers(simulator, headers, reached):
+def test_usage_is_given_in_integers(simulator, headers, reached):
     simulator.limit_reached = reached
     simulator.used_percent = {"primary": 30.7, "secondary": 12.0}
     usage = get(simulator, headers, "usage").json()
@@ -142,6 +142,6 @@ def test_a_reset_ends_a_reached_limit(simulator, headers):
     assert get(simulator, headers, "usage").json()["rate_limit"]["allowed"] is True
 
 
-def test_the_official_client_finds_its_origin(simulator, headers):
+def test_a_workspace_names_its_origin(simulator, headers):
     accounts = get(simulator, headers, "accounts/check").json()["accounts"]
     assert accounts[0]["workspace_backend_origin"] == "https://chatgpt.com"

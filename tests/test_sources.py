@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
 from simulator import Say, Search
+from terminal import Terminal, needs_pty
 
-pty = pytest.importorskip("pty")
+pytestmark = needs_pty
 
 
 def citation(number, title="A title"):
@@ -25,30 +25,17 @@ def citation(number, title="A title"):
 
 @pytest.fixture
 def ask_on_terminal(simulator, signed_in):
-    """`llm` with a terminal as its standard error; returns what both outputs show."""
+    """Run `llm` with a terminal as stderr and a pipe as stdout. Returns what each of them gets."""
 
     def ask(*options, **settings):
-        master, terminal = pty.openpty()
-        done = subprocess.run(
-            [sys.executable, "-m", "llm", "-m", "chatgpt-gpt-6-luna", "search", *options],
-            # On a slow machine there would be a line that counts, too.
+        terminal = Terminal(
+            *("-m", "chatgpt-gpt-6-luna", "search", *options),
+            # Without the waiting line, which appears on a slow machine.
             env={**os.environ, "LLM_CHATGPT_PROGRESS": "0", **settings},
             stdout=subprocess.PIPE,
-            stderr=terminal,
-            check=True,
         )
-        os.close(terminal)
-        printed = b""
-        while not printed.endswith(b"END"):
-            try:
-                piece = os.read(master, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            printed += piece
-        os.close(master)
-        return done.stdout.decode(), printed.decode().replace("\r\n", "\n")
+        assert terminal.end() == 0
+        return terminal.process.stdout.read().decode(), terminal.raw.replace("\r\n", "\n")
 
     return ask
 
@@ -67,7 +54,7 @@ def test_sources_follow_the_answer(simulator, ask_on_terminal, options):
     )
 
 
-def test_a_long_list_is_cut(simulator, ask_on_terminal):
+def test_a_long_list_ends_in_the_number_of_further_sources(simulator, ask_on_terminal):
     cited = [citation(n, title="x\x1b[2J" * 99) for n in range(14)]
     simulator.answer(Search("x"), Say("So.", annotations=cited))
     _, stderr = ask_on_terminal("-T", "WebSearch", "-R")
@@ -78,7 +65,7 @@ def test_a_long_list_is_cut(simulator, ask_on_terminal):
 
 
 @pytest.mark.parametrize("value", ["0", "off"])
-def test_sources_can_be_switched_off(simulator, ask_on_terminal, value):
+def test_sources_can_be_turned_off(simulator, ask_on_terminal, value):
     simulator.answer(Search("x"), Say("So.", annotations=[citation(1)]))
     assert ask_on_terminal("-T", "WebSearch", "-R", LLM_CHATGPT_SOURCES=value)[1] == ""
 
@@ -88,6 +75,6 @@ def test_without_sources_nothing_is_printed(simulator, ask_on_terminal):
     assert ask_on_terminal("-R")[1] == ""
 
 
-def test_a_pipe_has_no_sources(simulator, signed_in, run_llm):
+def test_no_sources_are_printed_without_a_terminal(simulator, signed_in, run_llm):
     simulator.answer(Search("x"), Say("So.", annotations=[citation(1)]))
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", "WebSearch", "-R").stderr == ""

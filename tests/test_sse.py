@@ -1,4 +1,4 @@
-"""Bytes to events: the decoder, pure."""
+"""The decoder of server-sent events."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def decode(*chunks: bytes) -> list[bytes]:
         (b"\n\n\n\ndata: a\n\n\n\n\n", [b"a"]),
         # U+2028, U+0085 and form feeds do not end lines.
         ("data: a\u2028b\u0085c\x0b\x0cd\n\n".encode(), ["a\u2028b\u0085c\x0b\x0cd".encode()]),
-        # The end without a blank line.
+        # No blank line at the end.
         (b"data: a\n\ndata: b", [b"a", b"b"]),
         (b"", []),
     ],
 )
-def test_events_of_a_text(text, expected):
+def test_events_are_decoded_as_the_standard_says(text, expected):
     assert decode(text) == expected
     # One byte at a time.
     assert decode(*(text[i : i + 1] for i in range(len(text)))) == expected
@@ -56,18 +56,18 @@ PIECES = st.sampled_from(FIELDS + LINE_ENDS + VALUES)
 
 
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=10))
-def test_where_the_bytes_are_cut_does_not_matter(pieces, cuts):
+def test_the_bytes_may_be_cut_anywhere(pieces, cuts):
     text = b"".join(pieces)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     chunks = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     assert decode(*chunks) == decode(text)
 
 
-def test_an_event_leaves_as_soon_as_it_is_complete():
+def test_an_event_is_returned_as_soon_as_it_is_complete():
     decoder = SSEDecoder()
     assert decoder.feed(b"data: a\n") == []
     assert decoder.feed(b"\n") == [b"a"]
-    # After CR CR nothing more needs to come.
+    # Nothing more is needed after CR CR.
     assert decoder.feed(b"data: b\r\r") == [b"b"]
     assert decoder.feed(b"\ndata: c\n\n") == [b"c"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 HEAVY = {"httpx", "httpx2", "filelock", "http.server", "webbrowser", "ssl", "truststore"}
-# What only prompts, `llm chatgpt` or other programs need.
+# Modules that only prompts, `llm chatgpt` or other programs need.
 LATER = {
     "llm_chatgpt.api",
     "llm_chatgpt.http",
@@ -23,7 +23,7 @@ LATER = {
 
 
 def run(code: str, **settings: str) -> Any:
-    """What a fresh interpreter prints as JSON."""
+    """Run code in a new interpreter, and return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **settings},
@@ -40,7 +40,7 @@ def test_the_plugin_imports_nothing_heavy():
         "import llm_chatgpt_oauth; llm_chatgpt_oauth.register_models(lambda *models: None)\n"
         "llm_chatgpt_oauth.register_commands(click.Group())\n"
         "print(json.dumps(sorted(set(sys.modules) - before)))",
-        # Otherwise llm imports the plugin itself, before the two are compared.
+        # Otherwise llm itself imports the plugin, before `before` is set.
         LLM_LOAD_PLUGINS="",
     )
     assert "llm_chatgpt_oauth" in loaded
@@ -48,8 +48,7 @@ def test_the_plugin_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("package", ["llm_chatgpt_oauth", "llm_chatgpt"])
-def test_the_python_api_is_there_when_it_is_used(package):
-    # `llm_chatgpt.login` is a package.
+def test_the_python_api_is_imported_on_first_use(package):
     missing = run(
         "import json, sys\n"
         f"import {package} as package\n"
@@ -61,6 +60,7 @@ def test_the_python_api_is_there_when_it_is_used(package):
         "    if getattr(package, name, None) is not getattr(api, name, '')]))",
         LLM_LOAD_PLUGINS="",
     )
+    # In `llm_chatgpt`, `login` is the package, not the API's function.
     assert missing == (["login"] if package == "llm_chatgpt" else []) + ["nothing"]
 
 

@@ -46,7 +46,7 @@ def test_status_without_a_login(run_llm):
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_status_of_an_account_that_does_not_exist(simulator, run_llm, monkeypatch, more):
+def test_status_of_an_unknown_account_is_an_error(simulator, run_llm, monkeypatch, more):
     sign_in(simulator)
     words = "Error: No account named 'nope'. Accounts: default.\n"
     result = run_llm("chatgpt", "status", "--account", "nope", *more)
@@ -56,13 +56,13 @@ def test_status_of_an_account_that_does_not_exist(simulator, run_llm, monkeypatc
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
 
 
-def test_status_of_a_token_that_has_ended(simulator, run_llm):
+def test_status_of_an_expired_token_says_that_the_next_prompt_renews_it(simulator, run_llm):
     sign_in(simulator, expires_at=time.time() - 100)
     assert "the next prompt renews it" in run_llm("chatgpt", "status").stdout
     assert json.loads(run_llm("chatgpt", "status", "--json").stdout)["expired"] is True
 
 
-def test_logout(simulator, run_llm):
+def test_logout_deletes_the_tokens_and_sends_nothing(simulator, run_llm):
     sign_in(simulator)
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 0

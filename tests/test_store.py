@@ -1,4 +1,4 @@
-"""chatgpt-oauth.json: private, whole, locked, never lost."""
+"""chatgpt-oauth.json: private, complete, locked, never lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX file modes")
 TOKENS = plugin.Tokens("access", "rt_1", "id", expires_at=5.0, refreshed_at=1.0, account_id="acc")
 
 
-def test_what_is_stored_is_what_is_loaded():
+def test_a_stored_login_is_loaded_unchanged():
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
     data = json.loads(store_path().read_text())
@@ -41,7 +41,7 @@ def test_what_is_stored_is_what_is_loaded():
     }
 
 
-def test_it_lies_beside_keys_json(monkeypatch, tmp_path):
+def test_the_login_file_is_beside_keys_json(monkeypatch, tmp_path):
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "elsewhere"))
     plugin.store_tokens(TOKENS)
     assert (tmp_path / "elsewhere" / "chatgpt-oauth.json").exists()
@@ -52,7 +52,7 @@ def test_nothing_is_stored_at_first():
     assert not store_path().exists()
 
 
-def test_accounts_have_names():
+def test_each_account_has_its_own_login():
     plugin.store_tokens(TOKENS)
     plugin.store_tokens(plugin.Tokens("work"), "work")
     assert plugin.load_tokens().access_token == "access"
@@ -64,7 +64,7 @@ def test_accounts_have_names():
 
 @posix_only
 def test_a_new_login_survives_a_power_cut(monkeypatch):
-    """The old refresh token is spent. So the folder is flushed after the rename."""
+    """The folder is flushed after the rename, because the old refresh token is used up."""
     flushed = []
     fsync = os.fsync
 
@@ -79,7 +79,7 @@ def test_a_new_login_survives_a_power_cut(monkeypatch):
 
 @posix_only
 @pytest.mark.parametrize("umask", [0o000, 0o022])
-def test_private_from_its_first_byte(umask, monkeypatch):
+def test_the_login_file_is_private_from_its_first_byte(umask, monkeypatch):
     modes = []
     fsync = os.fsync
 
@@ -95,13 +95,9 @@ def test_private_from_its_first_byte(umask, monkeypatch):
     finally:
         os.umask(old)
     assert stat.S_IMODE(store_path().stat().st_mode) == 0o600
-    files = [stat.S_IMODE(mode) for mode in modes if stat.S_ISREG(mode)]
-    assert files
-    assert set(files) == {0o600}
-    assert (
-        stat.S_IMODE(store_path().with_name(store_path().name + ".lock").stat().st_mode) & 0o077
-        == 0
-    )
+    assert {stat.S_IMODE(mode) for mode in modes if stat.S_ISREG(mode)} == {0o600}
+    lock = store_path().with_name(store_path().name + ".lock")
+    assert stat.S_IMODE(lock.stat().st_mode) & 0o077 == 0
 
 
 def test_readers_never_see_half_a_file():
@@ -133,7 +129,7 @@ def test_a_failed_write_leaves_the_old_file(monkeypatch):
     assert not list(store_path().parent.glob("*.tmp"))
 
 
-def test_no_temporary_file_stays_behind(monkeypatch):
+def test_temporary_files_of_killed_processes_are_deleted():
     plugin.store_tokens(TOKENS)
     (store_path().parent / "chatgpt-oauth.json.0123.tmp").write_text("from a killed process")
     plugin.store_tokens(TOKENS)
@@ -143,7 +139,7 @@ def test_no_temporary_file_stays_behind(monkeypatch):
     ]
 
 
-# As a whole, so that nothing in it can be used.
+# Files that are damaged as a whole: nothing in them can be used.
 DAMAGED = [
     b"",
     b"{",
@@ -180,22 +176,22 @@ def test_a_damaged_file_is_named_and_left_alone(content, run_llm):
     assert store_path().read_bytes() == content
 
 
-def aside():
+def backups():
     return list(store_path().parent.glob("chatgpt-oauth.json.damaged-*"))
 
 
 @pytest.mark.parametrize("content", DAMAGED)
-def test_a_login_replaces_a_damaged_file_and_keeps_it_aside(content, caplog):
+def test_a_login_replaces_a_damaged_file_and_keeps_a_backup(content, caplog):
     store_path().write_bytes(content)
     plugin.store_tokens(TOKENS)
     assert plugin.load_tokens() == TOKENS
-    (backup,) = aside()
+    (backup,) = backups()
     assert backup.read_bytes() == content
     assert str(backup) in caplog.text
     if os.name != "nt":
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     assert list(delete_tokens(everything=True)) == ["default"]
-    assert not aside()
+    assert not backups()
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -207,11 +203,15 @@ def test_a_logout_empties_a_damaged_file(content):
         assert b"secret" not in path.read_bytes()
 
 
-def damage(name, entry):
+def change_file(change):
     data = json.loads(store_path().read_text())
-    data["accounts"][name] = entry
+    change(data)
     store_path().write_text(json.dumps(data))
-    return store_path().read_bytes()
+    return data
+
+
+def damage(name, entry):
+    change_file(lambda data: data["accounts"].update({name: entry}))
 
 
 @pytest.mark.parametrize("entry", DAMAGED_ENTRIES)
@@ -226,8 +226,8 @@ def test_a_damaged_entry_stops_no_other_account(simulator, entry, ask):
         plugin.get_tokens("work")
 
 
-def test_no_other_login_takes_the_place_of_a_damaged_one(simulator, run_llm, monkeypatch):
-    """It could be somebody else's."""
+def test_no_other_login_is_used_in_place_of_a_damaged_one(simulator, run_llm, monkeypatch):
+    """The other login could be another user's."""
     simulator.personal_tokens["at-eve"] = simulator.account
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
     keep_key("default", "at-eve")
@@ -258,23 +258,23 @@ def test_a_login_replaces_a_damaged_entry_and_keeps_the_others(simulator, run_ll
     assert plugin.load_tokens("work").email == ada.email
 
 
-def test_a_refresh_leaves_a_damaged_entry_where_it_is(simulator):
+def test_a_refresh_leaves_a_damaged_entry_in_the_file(simulator):
     sign_in(simulator, expires_at=1.0)
     damage("work", {"access_token": 7})
     assert plugin.get_tokens().expires_at > 1.0
     assert json.loads(store_path().read_text())["accounts"]["work"] == {"access_token": 7}
     assert list(delete_tokens("work")) == ["work"]
     assert "work" not in json.loads(store_path().read_text())["accounts"]
-    assert not aside()
+    assert not backups()
 
 
-def test_a_file_from_the_future_is_left_alone():
+def test_a_file_of_a_newer_version_is_left_alone():
     content = b'{"version": 2, "something": "new"}'
     store_path().write_bytes(content)
     for call in (
         plugin.load_tokens,
         lambda: plugin.store_tokens(TOKENS),
-        # Before anything is shown or sent.
+        # These fail before they show or send anything.
         lambda: plugin.login(show=pytest.fail),
         lambda: plugin.login_with_browser(show=pytest.fail),
     ):
@@ -283,7 +283,7 @@ def test_a_file_from_the_future_is_left_alone():
     assert store_path().read_bytes() == content
 
 
-# What this version does not understand -----------------------------------------------------
+# Data that this version does not understand -------------------------------------------------
 
 
 # One value for each type that a field of a login has.
@@ -303,17 +303,10 @@ def test_every_field_of_a_login_is_stored_and_read():
     assert not [name for name, value in tokens._asdict().items() if not value]
 
 
-def change_file(change):
-    data = json.loads(store_path().read_text())
-    change(data)
-    store_path().write_text(json.dumps(data))
-    return data
-
-
 LATER_KIND = {"kind": "passkey", "access_token": "at", "refresh_token": "rt_later", "new": [1.5]}
 
 
-def test_what_is_not_understood_stays_as_it_is(simulator, run_llm):
+def test_data_that_this_version_does_not_understand_is_kept(simulator, run_llm):
     sign_in(simulator)
 
     def from_the_future(data):
@@ -339,7 +332,7 @@ def test_what_is_not_understood_stays_as_it_is(simulator, run_llm):
     }
     assert after["accounts"]["default"]["future"] == {"b": 2.5}
     assert after["accounts"]["default"]["refresh_token"].startswith("rt_")
-    # A new login has nothing of the old one.
+    # A new login keeps no field of the old one.
     sign_in(simulator)
     assert "future" not in json.loads(store_path().read_text())["accounts"]["default"]
 
@@ -364,16 +357,16 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     assert plugin.load_tokens("later") == TOKENS
 
 
-HALF = "a\ud800b"
+SURROGATE = "a\ud800b"
 
 
-def test_half_a_character_from_the_service(simulator, run_llm, ask):
-    """JSON can hold it, UTF-8 cannot."""
+def test_a_surrogate_from_the_service_is_replaced(simulator, run_llm, ask):
+    """JSON can contain it, UTF-8 cannot."""
     simulator.approve_after_polls = 0
-    simulator.account = dataclasses.replace(simulator.account, email=HALF, name=HALF)
+    simulator.account = dataclasses.replace(simulator.account, email=SURROGATE, name=SURROGATE)
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0, result.output
-    clean = HALF.replace("\ud800", "\N{REPLACEMENT CHARACTER}")
+    clean = SURROGATE.replace("\ud800", "\N{REPLACEMENT CHARACTER}")
     assert (plugin.load_tokens().email, plugin.load_tokens().workspace) == (clean, clean)
     edit_login(expires_at=1.0)
     assert ask("hi").text
@@ -382,14 +375,14 @@ def test_half_a_character_from_the_service(simulator, run_llm, ask):
 
 
 @pytest.mark.parametrize("field", [name for name in FIELDS if VALUES[FIELDS[name]] == "text"])
-def test_half_a_character_in_the_file(simulator, signed_in, run_llm, field):
-    edit_login(**{field: HALF})
+def test_a_surrogate_in_the_login_file_breaks_no_command(simulator, signed_in, run_llm, field):
+    edit_login(**{field: SURROGATE})
     for command in (["status"], ["accounts"], ["refresh"], ["logout"]):
         run_llm("chatgpt", *command)
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log")
 
 
-def test_a_store_shows_no_secret(simulator, signed_in):
+def test_the_repr_of_a_store_shows_no_secret(simulator, signed_in):
     text = repr(read_store())
     for secret in signed_in:
         assert not isinstance(secret, str) or secret not in text or secret == "login"
@@ -397,7 +390,7 @@ def test_a_store_shows_no_secret(simulator, signed_in):
 
 
 @posix_only
-def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
+def test_a_symbolic_link_in_place_of_the_login_file_is_refused(tmp_path):
     target = tmp_path / "target"
     target.write_text("precious")
     store_path().symlink_to(target)
@@ -406,7 +399,7 @@ def test_a_symbolic_link_in_its_place_is_refused(tmp_path):
     assert target.read_text() == "precious"
 
 
-def test_a_lock_that_is_held_ends_in_a_message(monkeypatch):
+def test_a_lock_that_stays_in_use_is_an_error(monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.LOCK_TIMEOUT_SECONDS", 0.1)
     with locked_store():
         done = []
@@ -460,8 +453,8 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process():
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
-    """As on Windows, where os.replace fails while another process reads the file."""
+def test_a_file_that_is_being_read_is_replaced_a_moment_later(monkeypatch):
+    """On Windows, os.replace fails while another process reads the file."""
     monkeypatch.setattr("llm_chatgpt.config.WINDOWS", True)
     replace, calls = os.replace, []
 
@@ -479,7 +472,7 @@ def test_a_file_that_a_reader_has_open_is_replaced_a_moment_later(monkeypatch):
     assert target.read_text() == "x"
 
 
-def test_writers_in_many_processes_lose_nothing(simulator):
+def test_four_processes_can_store_logins_at_once(simulator):
     sign_in(simulator)
     code = (
         "import sys, llm_chatgpt_oauth as p\n"

@@ -1,4 +1,4 @@
-"""System prompts, in their places among the messages."""
+"""System prompts and their places among the messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simulator import PNG, Call, Think
 
 
 @pytest.mark.parametrize("system", ["Tell a joke.", None])
-def test_a_prompt_without_a_message(simulator, signed_in, ask, system):
+def test_an_empty_prompt_is_sent_as_an_empty_user_message(simulator, signed_in, ask, system):
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("", system=system))
     assert texts(items(simulator)[-1]) == [""]
@@ -21,14 +21,14 @@ def test_a_prompt_without_a_message(simulator, signed_in, ask, system):
     assert_same_beginnings(simulator)
 
 
-def test_a_template_that_is_only_a_system_prompt(simulator, signed_in, run_llm):
+def test_a_template_with_only_a_system_prompt_can_be_continued(simulator, signed_in, run_llm):
     run_llm("-m", MODEL, "-s", "Tell a joke.", "--save", "joke")
     assert run_llm("-t", "joke").exit_code == 0
     assert run_llm("-c", "another").exit_code == 0
     assert_same_beginnings(simulator)
 
 
-def test_a_history_that_begins_with_another_models_answer(simulator, signed_in, ask):
+def test_a_history_may_begin_with_an_answer(simulator, signed_in, ask):
     ask(messages=[llm.system("Be kind."), llm.assistant("Hello!"), llm.user("hi")])
     assert kinds(simulator) == ["developer", "assistant", "user"]
 
@@ -47,7 +47,7 @@ def test_a_later_system_prompt_comes_before_its_message_and_stays(simulator, sig
     assert_same_beginnings(simulator)
 
 
-def test_a_later_system_prompt_beside_instructions(simulator, signed_in, run_llm):
+def test_a_later_system_prompt_does_not_change_the_instructions(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-5.2-codex", "one", "-s", "Be brief.")
     run_llm("-c", "two", "-s", "Speak French.")
     run_llm("-c", "three")
@@ -56,12 +56,12 @@ def test_a_later_system_prompt_beside_instructions(simulator, signed_in, run_llm
     assert_same_beginnings(simulator)
 
 
-def test_a_later_system_prompt_in_a_conversation(simulator, signed_in, ask):
+def test_a_later_system_prompt_stays_in_its_place_in_a_conversation(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
     simulator.answer(Call("add", {"a": 1, "b": 2}))
     ask.chain(conversation, "two", system="Speak French.", tools=[add])
-    # Without a message of the user.
+    # A system prompt without a user message.
     ask.finish(lambda: conversation.prompt(None, system="Sum up."))
     ask.finish(lambda: conversation.prompt("three"))
     roles = [kind for kind in kinds(simulator) if kind in ("user", "developer")]
@@ -76,7 +76,7 @@ def test_the_first_system_prompt_beside_messages_stays(simulator, signed_in, ask
     assert_same_beginnings(simulator)
 
 
-def test_a_system_prompt_beside_a_history_of_other_origin(simulator, signed_in, ask):
+def test_a_system_prompt_comes_before_a_history_from_elsewhere(simulator, signed_in, ask):
     history = [llm.user("one"), llm.assistant("One."), llm.user("two")]
     ask(messages=history, system="Speak French.")
     ask(messages=[*history, llm.assistant("Two."), llm.user("three")], system="Speak French.")
@@ -84,16 +84,16 @@ def test_a_system_prompt_beside_a_history_of_other_origin(simulator, signed_in, 
     assert_same_beginnings(simulator)
 
 
-def test_a_system_prompt_with_a_tools_picture(simulator, signed_in, ask):
-    def draw() -> llm.ToolOutput:
-        "Draw"
+def test_an_image_from_a_tool_does_not_repeat_the_system_prompt(simulator, signed_in, ask):
+    def take_photo() -> llm.ToolOutput:
+        "Take a photo"
         return llm.ToolOutput("done", attachments=[llm.Attachment("image/png", content=PNG)])
 
     conversation = ask.model().conversation()
     ask.finish(lambda: conversation.prompt("one"))
-    simulator.answer(Call("draw", {}))
-    simulator.answer(Call("draw", {}))
-    ask.chain(conversation, "two", system="Speak French.", tools=[draw])
+    simulator.answer(Call("take_photo", {}))
+    simulator.answer(Call("take_photo", {}))
+    ask.chain(conversation, "two", system="Speak French.", tools=[take_photo])
     assert kinds(simulator).count("developer") == 1
     assert kinds(simulator)[3:5] == ["developer", "user"]
     assert_same_beginnings(simulator)

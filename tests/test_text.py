@@ -21,10 +21,10 @@ from llm_chatgpt import text
         (-5, "0 seconds"),
     ],
 )
-def test_lengths_of_time(seconds, words):
+def test_lengths_of_time_are_given_in_words(seconds, words):
     assert text.in_words(seconds) == words
 
 
 @pytest.mark.parametrize("moment", [1e20, -1e20, float("nan")])
-def test_a_moment_that_no_calendar_has(moment):
+def test_a_moment_outside_the_calendar_is_an_unknown_time(moment):
     assert text.local_time(moment) == "an unknown time"

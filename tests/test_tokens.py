@@ -1,4 +1,4 @@
-"""What a login is: claims, account, lifetime. Pure."""
+"""The claims, the account and the lifetime of a login."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_claims_are_read_without_checking_the_signature():
         "at-abcdef",
     ],
 )
-def test_what_is_no_jwt_has_no_claims(token):
+def test_only_a_jwt_has_claims(token):
     assert plugin.parse_jwt_claims(token) is None
 
 
@@ -54,7 +54,8 @@ ORGANIZATION = {"organizations": [{"id": "org-1"}, {"id": "org-2"}]}
     ("id_claims", "access_claims", "expected"),
     [
         (TOP | INSIDE, INSIDE, "top"),
-        (INSIDE, TOP, "top"),  # a better place in the other token comes first
+        # An id at the top level comes first, even if it is in the other token.
+        (INSIDE, TOP, "top"),
         (INSIDE, {AUTH_CLAIM: {"chatgpt_account_id": "other"}}, "inside"),
         (ORGANIZATION, INSIDE, "inside"),
         (ORGANIZATION, {}, "org-1"),
@@ -66,7 +67,7 @@ ORGANIZATION = {"organizations": [{"id": "org-1"}, {"id": "org-2"}]}
         ({"organizations": []}, {}, None),
     ],
 )
-def test_where_the_account_id_is_looked_for(id_claims, access_claims, expected):
+def test_the_account_id_is_searched_in_the_documented_order(id_claims, access_claims, expected):
     found = plugin.extract_account_id(make_jwt(id_claims), make_jwt(access_claims))
     assert found == expected
 
@@ -75,8 +76,8 @@ def test_tokens_that_are_no_jwts_have_no_account():
     assert plugin.extract_account_id(None, "at-token") is None
 
 
-def test_the_end_is_counted_by_this_machines_clock():
-    # The server's clock is a day ahead of ours; the token lasts an hour all the same.
+def test_the_expiry_is_by_this_machines_clock():
+    # The server's clock is a day ahead of this machine's. The token still lasts an hour.
     reply = {"access_token": make_jwt({"iat": 100_000, "exp": 103_600})}
     tokens = tokens_from_reply(reply, now=50.0)
     assert tokens.expires_at == 3650.0
@@ -92,12 +93,12 @@ def test_the_end_is_counted_by_this_machines_clock():
         ({"exp": "soon", "iat": True}, {"expires_in": None}, None),
     ],
 )
-def test_other_ways_to_know_the_end(claims, more, expected):
+def test_the_expiry_comes_from_expires_in_or_exp(claims, more, expected):
     tokens = tokens_from_reply({"access_token": make_jwt(claims), **more}, now=50.0)
     assert tokens.expires_at == expected
 
 
-def test_what_a_refresh_leaves_out_stays():
+def test_fields_that_a_refresh_leaves_out_keep_their_values():
     old = tokens_from_reply(
         {
             "access_token": make_jwt({"iat": 0, "exp": 100, **INSIDE}),
@@ -111,7 +112,7 @@ def test_what_a_refresh_leaves_out_stays():
     new = tokens_from_reply({"refresh_token": "rt_new"}, old=old, now=1000.0)
     assert new.refresh_token == "rt_new"
     assert (new.access_token, new.id_token) == (old.access_token, old.id_token)
-    # The same access token does not live longer because it was sent again.
+    # The same access token does not last longer.
     assert new.expires_at == old.expires_at
     assert (new.account_id, new.email, new.plan) == ("inside", "ada@example.com", "plus")
 
@@ -141,12 +142,14 @@ def test_a_reply_without_an_access_token_is_no_login():
     [
         (1000.0, 0, 699.0, False, "more than five minutes left"),
         (1000.0, 0, 700.0, True, "exactly five minutes left"),
-        (1000.0, 0, 2000.0, True, "ended"),
-        (None, 0, 8 * 86400 - 1, False, "no end known, younger than eight days"),
-        (None, 0, 8 * 86400, True, "no end known, eight days old"),
+        (1000.0, 0, 2000.0, True, "expired"),
+        (None, 0, 8 * 86400 - 1, False, "unknown expiry, younger than eight days"),
+        (None, 0, 8 * 86400, True, "unknown expiry, eight days old"),
     ],
 )
-def test_when_a_refresh_is_due(expires_at, refreshed_at, now, expected, why):
+def test_a_refresh_is_due_before_the_expiry_or_after_eight_days(
+    expires_at, refreshed_at, now, expected, why
+):
     tokens = plugin.Tokens("a", expires_at=expires_at, refreshed_at=refreshed_at)
     assert needs_refresh(tokens, now) is expected, why
 

@@ -1,4 +1,4 @@
-"""Tools that llm carries out: chains, parallel calls, errors, toolboxes and pauses."""
+"""Tools that llm runs: chains, parallel calls, errors, toolboxes and pauses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def broken() -> str:
     raise RuntimeError("out of order")
 
 
-def test_a_tool_chain(simulator, signed_in, ask):
+def test_a_tool_chain_sends_reasoning_call_and_output_back(simulator, signed_in, ask):
     simulator.answer(Think(["Multiply."]), Call("multiply", {"a": 6, "b": 7}, "call_1"))
     simulator.answer(Say("It is 42."))
     responses = ask.chain(ask.model(), "What is 6 times 7?", tools=[multiply])
@@ -36,14 +36,14 @@ def test_a_tool_chain(simulator, signed_in, ask):
             },
         }
     ]
-    # The reasoning comes back before the call that it led to.
+    # The reasoning is sent back before the call that it led to.
     assert kinds(second["input"]) == ["user", "reasoning", "function_call", "function_call_output"]
     call, output = second["input"][2:]
     assert (call["call_id"], json.loads(call["arguments"])) == ("call_1", {"a": 6, "b": 7})
     assert output == {"type": "function_call_output", "call_id": "call_1", "output": "42"}
 
 
-def test_parallel_calls_and_errors(simulator, signed_in, ask):
+def test_parallel_calls_get_their_own_outputs_and_errors(simulator, signed_in, ask):
     simulator.answer(Call("multiply", {"a": 2, "b": 3}, "call_1"), Call("broken", {}, "call_2"))
     ask.chain(ask.model(), "Go", tools=[multiply, broken])
     items = simulator.prompts[-1]["input"]
@@ -51,13 +51,13 @@ def test_parallel_calls_and_errors(simulator, signed_in, ask):
     assert outputs == {"call_1": "6", "call_2": "Error: out of order"}
 
 
-def test_a_tool_that_does_not_exist(simulator, signed_in, ask):
+def test_the_call_of_an_unknown_tool_is_answered_with_an_error(simulator, signed_in, ask):
     simulator.answer(Call("nothing", {}))
     ask.chain(ask.model(), "Go", tools=[multiply])
     assert "does not exist" in simulator.prompts[-1]["input"][-1]["output"]
 
 
-def test_a_tool_name_that_the_service_refuses(simulator, signed_in, ask):
+def test_a_tool_name_is_changed_for_the_service_only(simulator, signed_in, ask):
     tool = llm.Tool(name="math.times two", implementation=lambda: "42")
     simulator.answer(Call("math_times_two", {}))
     simulator.answer(Say("It is 42."))
@@ -70,7 +70,7 @@ def test_a_tool_name_that_the_service_refuses(simulator, signed_in, ask):
     assert second["input"][2]["output"] == "42"
 
 
-def test_tools_whose_names_the_service_cannot_tell_apart(simulator, signed_in, ask):
+def test_tools_whose_names_the_service_cannot_tell_apart_are_refused(simulator, signed_in, ask):
     tools = [llm.Tool(name, description=name, implementation=str) for name in ("a.b", "a_b")]
     with pytest.raises(llm.ModelError, match=r"cannot tell two tools apart: .* or rename it\."):
         ask("Go", tools=tools)
@@ -88,7 +88,7 @@ class Memory(llm.Toolbox):
         return f"kept {len(self.kept)}"
 
 
-def test_a_toolbox(simulator, signed_in, ask):
+def test_a_toolbox_keeps_its_state(simulator, signed_in, ask):
     memory = Memory()
     simulator.answer(Call("Memory_keep", {"text": "a"}), Call("Memory_keep", {"text": "b"}))
     ask.chain(ask.model(), "Go", tools=[memory])
@@ -97,7 +97,7 @@ def test_a_toolbox(simulator, signed_in, ask):
     assert outputs == ["kept 1", "kept 2"]
 
 
-def test_a_tool_without_arguments(simulator, signed_in, ask):
+def test_a_tool_without_arguments_has_an_empty_schema(simulator, signed_in, ask):
     ask("hi", tools=[llm.Tool(name="now", implementation=lambda: "12:00")])
     tool = simulator.prompts[-1]["tools"][0]
     assert tool["parameters"] == {"type": "object", "properties": {}}
@@ -119,7 +119,7 @@ def test_tool_names_and_arguments_stream(simulator, signed_in, ask):
     assert [(c.name, c.arguments) for c in calls] == [("multiply", {"a": 123456, "b": 654321})]
 
 
-def test_tools_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
+def test_tools_work_on_the_command_line_and_in_chat(simulator, signed_in, run_llm):
     function = "def double(n: int) -> int:\n    return n * 2"
     options = ("-m", "chatgpt-gpt-6-luna", "-R", "--td", "--functions", function)
     result = run_llm('double {"n": 21}', *options)

@@ -1,4 +1,4 @@
-"""What the requests of one turn share, and what this process learns from an answer."""
+"""Turn states, notes of a chain, remembered refusals, the list of models, abandoned answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import llm_chatgpt_oauth as plugin
 from conftest import models_updated, multiply, new_login, new_simulator
 from llm_chatgpt import config
 from llm_chatgpt.backend import catalogue
-from simulator import PNG, Answer, Call, Say, sse
-from simulator import Stream as StreamAnswer
+from simulator import PNG, Answer, Call, Say, Stream, sse
 
 
 def take_photo() -> llm.ToolOutput:
@@ -31,7 +30,7 @@ def states_sent(simulator):
 # Turn states --------------------------------------------------------------------------
 
 
-def test_a_turn_state_goes_back_after_a_tool_that_returns_a_picture(simulator, signed_in, ask):
+def test_a_turn_state_is_sent_back_after_a_tool_that_returns_an_image(simulator, signed_in, ask):
     simulator.answer(Call("take_photo", {}))
     simulator.answer(Say("A pelican."))
     ask.chain(ask.model(), "Look", tools=[take_photo])
@@ -39,16 +38,16 @@ def test_a_turn_state_goes_back_after_a_tool_that_returns_a_picture(simulator, s
     assert (first, second is None) == (None, False)
 
 
-def test_a_turn_state_goes_back_in_a_chain_with_a_system_prompt(simulator, signed_in, ask):
+def test_a_turn_state_is_sent_back_in_a_chain_with_a_system_prompt(simulator, signed_in, ask):
     conversation = ask.model().conversation()
-    for _ in range(2):
+    for number in range(2):
         simulator.answer(Call("multiply", {"a": 1, "b": 2}))
         simulator.answer(Say("2"))
-        ask.chain(conversation, "Go", system=f"Be brief {_}.", tools=[multiply])
+        ask.chain(conversation, "Go", system=f"Be brief {number}.", tools=[multiply])
     assert [state is not None for state in states_sent(simulator)] == [False, True] * 2
 
 
-def test_equal_prompts_keep_their_turn_states_apart(simulator, signed_in, ask):
+def test_equal_prompts_have_their_own_turn_states(simulator, signed_in, ask):
     answers = []
     for state in ("ts_one", "ts_other"):
         simulator.turn_states.add(state)
@@ -63,17 +62,15 @@ def test_equal_prompts_keep_their_turn_states_apart(simulator, signed_in, ask):
     assert states_sent(simulator)[2:] == ["ts_one", "ts_other"]
 
 
-def test_a_turn_state_goes_along_when_a_prompt_is_sent_again(
-    simulator, signed_in, ask, monkeypatch
-):
+def test_a_turn_state_is_sent_when_a_prompt_is_sent_again(simulator, signed_in, ask, monkeypatch):
     monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0)
     simulator.turn_states.add("ts_one")
-    simulator.script("responses", StreamAnswer([], headers={"x-codex-turn-state": "ts_one"}))
+    simulator.script("responses", Stream([], headers={"x-codex-turn-state": "ts_one"}))
     assert ask("Go").text
     assert states_sent(simulator) == [None, "ts_one"]
 
 
-def test_a_turn_state_that_no_header_can_hold_is_dropped(simulator, signed_in, ask):
+def test_a_turn_state_that_fits_no_header_is_dropped(simulator, signed_in, ask):
     simulator.response_headers["x-codex-turn-state"] = "ä b"
     simulator.answer(Call("multiply", {"a": 1, "b": 2}))
     simulator.answer(Say("2"))
@@ -81,25 +78,25 @@ def test_a_turn_state_that_no_header_can_hold_is_dropped(simulator, signed_in, a
     assert states_sent(simulator) == [None, None]
 
 
-# What a chain of tools says once ------------------------------------------------------
+# Notes of a tool chain ----------------------------------------------------------------
 
 
-def test_notes_of_a_chain_come_once(simulator, signed_in, ask, caplog, tmp_path):
+def test_each_note_of_a_chain_comes_once(simulator, signed_in, ask, caplog, tmp_path):
     simulator.served_model = "gpt-6-astra"
     simulator.used_percent["primary"] = 93.0
     simulator.answer(Call("multiply", {"a": 1, "b": 2}))
     simulator.answer(Call("multiply", {"a": 3, "b": 4}))
     simulator.answer(Say("Done."))
-    gone = llm.Attachment(type="image/png", path=str(tmp_path / "gone.png"))
+    missing = llm.Attachment(type="image/png", path=str(tmp_path / "gone.png"))
     conversation = ask.model().conversation()
-    history = [llm.user("Look", gone), llm.assistant("Seen.")]
+    history = [llm.user("Look", missing), llm.assistant("Seen.")]
     ask.chain(conversation, "Go", messages=history, tools=[multiply], options={"temperature": 0.5})
     assert len(simulator.prompts) == 3
     for words in ("gone.png", "ignoring temperature", "answered instead of", "5-hour limit left"):
         assert caplog.text.count(words) == 1, words
 
 
-def test_a_new_turn_says_them_again(simulator, signed_in, ask, caplog):
+def test_notes_are_repeated_in_the_next_turn(simulator, signed_in, ask, caplog):
     simulator.served_model = "gpt-6-astra"
     conversation = ask.model().conversation()
     for text in ("one", "two"):
@@ -107,10 +104,10 @@ def test_a_new_turn_says_them_again(simulator, signed_in, ask, caplog):
     assert caplog.text.count("answered instead of") == 2
 
 
-# What a model refuses -----------------------------------------------------------------
+# Remembered refusals ------------------------------------------------------------------
 
 
-def test_a_model_that_takes_no_summary_is_asked_for_one_once(simulator, signed_in, ask):
+def test_a_model_without_summaries_is_asked_for_one_once(simulator, signed_in, ask):
     simulator.refuses_summary = {"gpt-6-luna"}
     for _ in range(2):
         ask("hi")
@@ -165,13 +162,13 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
     assert catalogue.stored_models(signed_in).etag == simulator.models_etag
 
 
-# Answers that are abandoned -----------------------------------------------------------
+# Abandoned answers --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["break", "cancel"])
 def test_an_abandoned_async_answer_is_silent(simulator, signed_in, how, capsys):
     text = sse({"type": "response.output_text.delta", "delta": "Hello "})
-    simulator.script("responses", StreamAnswer([text, 60.0], end="open"))
+    simulator.script("responses", Stream([text, 60.0], end="open"))
     problems = []
 
     async def read(response, seen):

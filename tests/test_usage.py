@@ -1,4 +1,4 @@
-"""llm chatgpt usage for scripts, for all accounts, and with Luna Reserve."""
+"""`llm chatgpt usage` for users and scripts, for all accounts, and with Luna Reserve."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import pytest
 
 from conftest import sign_in, sign_in_officially
 from llm_chatgpt.backend.usage import UsageWindow, reset_words
-from simulator import (
-    Account,
-    Answer,
-)
+from simulator import Account, Answer
 
 REACHED = {"limit_reached": True, "primary_window": None}
 
@@ -36,11 +33,11 @@ def test_usage_explains_the_reserve(simulator, signed_in, run_llm):
         ({"used_percent": {"primary": 30.0, "secondary": 91.0}}, 10, "weekly limit (9%)"),
         ({"used_percent": {"primary": 30.0, "secondary": 91.0}}, 9, ""),
         ({"limit_reached": True}, 1, "5-hour limit (0%)"),
-        # Not what prompts to other models use.
+        # Prompts to other models do not use Luna Reserve.
         ({"reserve_used": 100.0}, 50, ""),
     ],
 )
-def test_a_script_can_stop_in_time(simulator, signed_in, run_llm, changes, least, words):
+def test_min_left_fails_if_less_is_left(simulator, signed_in, run_llm, changes, least, words):
     for name, value in changes.items():
         setattr(simulator, name, value)
     result = run_llm("chatgpt", "usage", "--min-left", str(least))
@@ -67,7 +64,7 @@ def test_a_script_can_stop_in_time(simulator, signed_in, run_llm, changes, least
         ([7], ""),
     ],
 )
-def test_other_limits_count_for_a_script(simulator, signed_in, run_llm, report, words):
+def test_min_left_counts_all_limits_that_prompts_use(simulator, signed_in, run_llm, report, words):
     simulator.script("usage", Answer(200, report))
     result = run_llm("chatgpt", "usage", "--min-left", "10", "--json")
     assert result.exit_code == bool(words)
@@ -75,7 +72,7 @@ def test_other_limits_count_for_a_script(simulator, signed_in, run_llm, report, 
     assert json.loads(result.stdout)["banked_resets"] is None
 
 
-def test_the_official_sign_in_cannot_say_that_enough_is_left(simulator, run_llm):
+def test_min_left_fails_with_the_official_sign_in(simulator, run_llm):
     sign_in_officially(simulator)
     sent = len(simulator.requests)
     assert run_llm("chatgpt", "usage").exit_code == 0
@@ -90,7 +87,7 @@ def test_the_official_sign_in_cannot_say_that_enough_is_left(simulator, run_llm)
     assert len(simulator.requests) == sent
 
 
-def test_the_usage_of_all_accounts(simulator, signed_in, run_llm):
+def test_usage_of_all_shows_each_account(simulator, signed_in, run_llm):
     simulator.account = Account(email="bob@example.com", account_id="bob", plan="pro")
     sign_in(simulator, "work")
     sign_in_officially(simulator, "app")
@@ -109,7 +106,7 @@ def test_the_usage_of_all_accounts(simulator, signed_in, run_llm):
     assert reports[1]["plan_type"] == "pro"
 
 
-def test_one_account_that_fails_does_not_hide_the_others(simulator, signed_in, run_llm):
+def test_an_account_that_fails_does_not_hide_the_others(simulator, signed_in, run_llm):
     sign_in(simulator, "work")
     simulator.script("usage", Answer(500), None, Answer(500), None)
     result = run_llm("chatgpt", "usage", "--all", "--min-left", "99")
@@ -121,14 +118,14 @@ def test_one_account_that_fails_does_not_hide_the_others(simulator, signed_in, r
     assert reports[0] == {"account": "default", "error": reports[0]["error"]}
 
 
-def test_usage_of_all_accounts_of_nobody(simulator, run_llm):
+def test_usage_of_all_without_a_login_is_an_error(simulator, run_llm):
     result = run_llm("chatgpt", "usage", "--all")
     assert result.exit_code == 1
     assert "Not signed in to ChatGPT" in result.stderr
     assert run_llm("chatgpt", "usage", "--all", "--account", "x").exit_code == 2
 
 
-def test_usage(simulator, signed_in, run_llm):
+def test_usage_shows_each_limit_and_when_it_resets(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "usage")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -145,7 +142,7 @@ def test_usage(simulator, signed_in, run_llm):
     assert not {"email", "account_id", "user_id"} & set(data)
 
 
-def test_usage_of_other_plans(simulator, signed_in, run_llm):
+def test_usage_shows_other_limits_credits_and_spending(simulator, signed_in, run_llm):
     now = int(time.time())
     monthly = {
         "used_percent": 99.6,
@@ -184,12 +181,12 @@ def test_usage_of_other_plans(simulator, signed_in, run_llm):
         ({}, ""),
         ({"reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
         ({"reset_at": 480, "reset_after_seconds": 9000}, ", resets in 2 hours 30 minutes"),
-        # Long past.
+        # Resets in the past.
         ({"reset_at": 480}, ""),
         ({"reset_after_seconds": -480}, ""),
     ],
 )
-def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
+def test_only_a_reset_in_the_future_is_shown(simulator, signed_in, run_llm, reset, words):
     window = {"used_percent": 95, "limit_window_seconds": 18000, **reset}
     spending = {"individual_limit": {"limit": "50", "used": "20", **reset}}
     report = {"rate_limit": {"primary_window": window}, "spend_control": spending}
@@ -198,8 +195,8 @@ def test_when_a_limit_resets(simulator, signed_in, run_llm, reset, words):
     assert lines[1].split("left", 1)[1].startswith(words)
     assert lines[2].split("of 50", 1)[1].startswith(words)
     headers = {f"x-codex-primary-{k.replace('_', '-')}": str(v) for k, v in reset.items()}
-    unsaid = {"x-codex-primary-reset-at": "", "x-codex-primary-reset-after-seconds": ""}
-    simulator.response_headers = {**unsaid, **headers, "x-codex-primary-used-percent": "95"}
+    empty = {"x-codex-primary-reset-at": "", "x-codex-primary-reset-after-seconds": ""}
+    simulator.response_headers = {**empty, **headers, "x-codex-primary-used-percent": "95"}
     note = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr
     assert note.startswith(f"Note: 5% of your 5-hour limit left{words}")
     assert "ago" not in "".join([note, *lines])
@@ -219,7 +216,7 @@ def test_a_low_allowance_is_noted(simulator, signed_in, run_llm, monkeypatch):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
 
 
-def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
+def test_odd_limit_headers_are_ignored(simulator, signed_in, run_llm):
     simulator.response_headers = {
         "x-codex-primary-used-percent": "a lot",
         "x-codex-secondary-used-percent": "99",
@@ -228,6 +225,6 @@ def test_odd_limit_headers_are_passed_over(simulator, signed_in, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R").stderr == ""
 
 
-def test_a_window_without_a_reset():
+def test_a_window_without_a_reset_has_no_words_for_it():
     assert reset_words(UsageWindow(3600, 10).resets_at) == ""
     assert UsageWindow(3600, 10).name == "1-hour"

@@ -1,4 +1,4 @@
-"""On a terminal a line counts while something is awaited, and never meets other output."""
+"""The terminal line that counts the seconds of a wait and never mixes with other output."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import time
 import pytest
 
 from simulator import Call, Draw, Item, Say, Search, Think
-from terminal import Terminal
+from terminal import Terminal, needs_pty
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+pytestmark = needs_pty
 LUNA = ("-m", "chatgpt-gpt-6-luna")
-# What is written for the line: itself in one of its states, and what erases it.
+# Matches the waiting line in each of its states, and the text that erases it.
 LINE = re.compile(r"\r(?:[A-Z][A-Za-z0-9 ]*, [\d:]+(?: left)?(?: \([a-z ]+\))? +| +\r)")
 
 
 class Slow(Item):
-    """An item that stops for a while after each of its events that contain one of `after`."""
+    """An item with a pause after each event that contains one of the texts in `after`."""
 
     def __init__(self, item, *after, seconds=1.4):
         self.item, self.after, self.seconds = item, after, seconds
@@ -33,7 +33,7 @@ class Slow(Item):
 
 
 def other_output(terminal):
-    """All that was printed but the line, which must have stood on a line of its own."""
+    """Return all output but the waiting line. Checks that nothing else was on its row."""
     raw, others, place = terminal.screen.replace("\r\n", "\n"), "", 0
     for found in LINE.finditer(raw):
         others += raw[place : found.start()]
@@ -50,7 +50,7 @@ def lines_of(terminal):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"], ["-x"], ["chat"]])
-def test_a_prompt_counts_until_its_answer(simulator, signed_in, options):
+def test_the_line_counts_the_seconds_until_the_answer(simulator, signed_in, options):
     simulator.script("responses", lambda request: time.sleep(1.4))
     simulator.answer(Say("So\nit is."))
     terminal = Terminal(*options, *LUNA, *([] if options == ["chat"] else ["hi"]))
@@ -69,7 +69,9 @@ def test_a_prompt_counts_until_its_answer(simulator, signed_in, options):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_an_unfinished_line_of_the_answer_is_left_alone(simulator, signed_in, options):
+def test_the_line_is_not_shown_beside_an_unfinished_line_of_the_answer(
+    simulator, signed_in, options
+):
     text = Say("One two.\nThree.", deltas=["One", " two.\n", "Three", "."])
     simulator.answer(Slow(text, '"One"', '" two.\\n"', '"Three"'))
     terminal = Terminal(*LUNA, "hi", *options)
@@ -78,7 +80,7 @@ def test_an_unfinished_line_of_the_answer_is_left_alone(simulator, signed_in, op
     assert lines_of(terminal) == ["Thinking, 0:00", "Thinking, 0:01"]
 
 
-def test_stderr_alone_is_free_for_the_line(simulator, signed_in):
+def test_the_line_is_shown_during_an_answer_that_goes_to_a_pipe(simulator, signed_in):
     simulator.answer(Slow(Say("One two.", deltas=["One", " two."]), '"One"'))
     terminal = Terminal(*LUNA, "hi", stdout=subprocess.PIPE)
     assert terminal.end() == 0
@@ -87,7 +89,7 @@ def test_stderr_alone_is_free_for_the_line(simulator, signed_in):
     assert other_output(terminal) == ""
 
 
-def test_where_nothing_is_shown(simulator, signed_in, monkeypatch):
+def test_no_line_without_a_terminal_or_if_it_is_turned_off(simulator, signed_in, monkeypatch):
     def slow():
         simulator.script("responses", lambda request: time.sleep(1.2))
         simulator.answer(Say("So."))
@@ -102,7 +104,7 @@ def test_where_nothing_is_shown(simulator, signed_in, monkeypatch):
     assert (terminal.end(), terminal.screen) == (0, "So.\r\n")
 
 
-def test_a_program_that_is_no_command(simulator, signed_in):
+def test_other_programs_show_no_line(simulator, signed_in):
     simulator.script("responses", lambda request: time.sleep(1.2))
     simulator.answer(Say("So."))
     code = "import llm; print(llm.get_model('chatgpt-gpt-6-luna').prompt('hi').text())"
@@ -110,8 +112,8 @@ def test_a_program_that_is_no_command(simulator, signed_in):
     assert (terminal.end(), terminal.screen) == (0, "So.\r\n")
 
 
-def test_while_llm_prints_nothing_is_written(simulator, signed_in):
-    """However long that takes."""
+def test_no_line_is_shown_while_llm_prints(simulator, signed_in):
+    """Although printing takes longer than a second."""
     simulator.answer(Say("One two.", deltas=["One", " two."]))
     code = (
         "import click, llm, time\n"
@@ -125,7 +127,7 @@ def test_while_llm_prints_nothing_is_written(simulator, signed_in):
     assert (terminal.end(), terminal.screen) == (0, "One two.")
 
 
-def test_what_the_service_does(simulator, signed_in):
+def test_the_line_names_what_the_service_does(simulator, signed_in):
     simulator.answer(
         Slow(Search("pelicans"), "searching"),
         Slow(Draw("A pelican"), "generating"),
@@ -139,7 +141,7 @@ def test_what_the_service_does(simulator, signed_in):
     assert re.fullmatch(r"Picture: \S+\nThere\.\n", other_output(terminal))
 
 
-def test_a_large_upload(simulator, signed_in, tmp_path):
+def test_the_line_shows_the_size_of_a_large_upload(simulator, signed_in, tmp_path):
     (tmp_path / "a.pdf").write_bytes(os.urandom(3_000_000))
     simulator.script("responses", lambda request: time.sleep(1.2))
     terminal = Terminal(*LUNA, "hi", "--at", str(tmp_path / "a.pdf"), "application/pdf")
@@ -147,7 +149,7 @@ def test_a_large_upload(simulator, signed_in, tmp_path):
     assert terminal.end() == 0
 
 
-def test_reasoning_that_is_shown_and_hidden(simulator, signed_in):
+def test_the_line_is_shown_during_hidden_reasoning_only(simulator, signed_in):
     for options, expected in ([], "Hm.\nSo.\n"), (["-R"], "So.\n"):
         simulator.answer(Slow(Think(["Hm."]), '"Hm."', "item.done"), Say("So."))
         terminal = Terminal(*LUNA, "hi", *options)
@@ -157,7 +159,7 @@ def test_reasoning_that_is_shown_and_hidden(simulator, signed_in):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_chain_of_tools(simulator, signed_in, options):
+def test_the_line_does_not_mix_with_a_chain_of_tools(simulator, signed_in, options):
     simulator.answer(Say("Let me see."), Slow(Call("double", {"n": 21}), "added"))
     simulator.answer(Slow(Call("double", {"n": 42}), "added"))
     simulator.answer(Slow(Think(), "added"), Say("84."))
@@ -170,7 +172,7 @@ def test_a_chain_of_tools(simulator, signed_in, options):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"], ["--no-stream"]])
-def test_ctrl_c_leaves_nothing(simulator, signed_in, options):
+def test_ctrl_c_erases_the_line(simulator, signed_in, options):
     simulator.script("responses", lambda request: time.sleep(3))
     terminal = Terminal(*LUNA, "hi", *options)
     terminal.wait_for("Thinking, 0:01 ")
@@ -179,7 +181,7 @@ def test_ctrl_c_leaves_nothing(simulator, signed_in, options):
     assert other_output(terminal) == "\nAborted!\n"
 
 
-def test_a_terminal_that_goes_away(simulator, signed_in):
+def test_a_closed_terminal_does_not_end_the_prompt(simulator, signed_in):
     simulator.script("responses", lambda request: time.sleep(2))
     simulator.answer(Say("So."))
     terminal = Terminal(*LUNA, "hi", stdout=subprocess.PIPE)

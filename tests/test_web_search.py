@@ -1,4 +1,4 @@
-"""Web searches: what is asked for, what comes back, and what goes back."""
+"""Web searches: the tool in the request, the results, and the items in later requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import kinds
 from simulator import Say, Search, Think
 
 
-def test_web_search_with_llms_own_class(simulator, signed_in, ask):
+def test_llms_own_web_search_is_sent_recorded_and_sent_back(simulator, signed_in, ask):
     citation = {
         "type": "url_citation",
         "url": "https://a.example",
@@ -78,15 +78,13 @@ def test_web_search_with_llms_own_class(simulator, signed_in, ask):
         (WebSearch(include_results=True), r"web_search_call\.results"),
     ],
 )
-def test_a_setting_that_the_service_lacks_is_refused_in_its_words(
-    simulator, signed_in, ask, tool, name
-):
+def test_the_error_of_a_refused_setting_quotes_the_service(simulator, signed_in, ask, tool, name):
     with pytest.raises(llm.ModelError, match=f"^OpenAI refused the request: .*{name}"):
         ask("search", tools=[tool])
     assert len(simulator.prompts) == 1
 
 
-def test_server_side_tools_in_the_shell(simulator, signed_in, run_llm):
+def test_server_side_tools_work_on_the_command_line(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch", "-R")
     assert result.stdout == "Found it.\n"
     spec = 'ServerSideTool({"spec": {"type": "web_search"}})'
@@ -98,7 +96,7 @@ def test_server_side_tools_in_the_shell(simulator, signed_in, run_llm):
     assert "ImageGeneration(" in listed
 
 
-def test_searches_are_replayed_from_the_logs(simulator, signed_in, run_llm):
+def test_searches_are_sent_back_from_the_logs(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch")
     run_llm("-c", "more")
     last = kinds(simulator.prompts[-1]["input"])

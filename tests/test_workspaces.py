@@ -1,4 +1,4 @@
-"""Workspaces: their names, telling two of them apart, and signing in to a certain one."""
+"""Workspaces: names, ids and hosts, several of one user, and signing in to one by its id."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_two_workspaces_of_one_user_can_be_told_apart(two_workspaces, simulator,
 
 
 @pytest.mark.parametrize("name", ["Acme", None])
-def test_workspaces_without_a_name_of_their_own(simulator, run_llm, name):
+def test_workspaces_with_equal_or_no_names_are_told_apart_by_their_ids(simulator, run_llm, name):
     for account, workspace in ((None, ACME), ("other", GLOBEX)):
         simulator.account = workspace
         sign_in(simulator, account, workspace=name)
@@ -58,14 +58,14 @@ def test_workspaces_without_a_name_of_their_own(simulator, run_llm, name):
     assert f"Workspace: {shown}" in run_llm("chatgpt", "status").stdout
 
 
-def test_a_refresh_and_a_silent_service_keep_the_workspaces_name(two_workspaces, simulator):
+def test_a_refresh_keeps_the_workspaces_name(two_workspaces, simulator):
     expire()
     assert plugin.get_tokens().workspace == "Acme"
     assert plugin.load_tokens().workspace == "Acme"
     assert len(simulator.refreshes) == 1
 
 
-def test_a_login_file_of_an_older_version_knows_no_names(two_workspaces, run_llm):
+def test_a_login_file_without_workspace_names_is_read(two_workspaces, run_llm):
     text = store_path().read_text()
     store_path().write_text(re.sub(r'\n *"workspace": "\w+",', "", text))
     assert "workspace" not in store_path().read_text()
@@ -73,7 +73,7 @@ def test_a_login_file_of_an_older_version_knows_no_names(two_workspaces, run_llm
     assert run_llm("chatgpt", "accounts").exit_code == 0
 
 
-def test_another_workspace_of_the_same_user_replaces_none_unasked(
+def test_another_workspace_of_the_same_user_is_not_replaced_unasked(
     two_workspaces, simulator, run_llm
 ):
     simulator.account = GLOBEX
@@ -92,7 +92,7 @@ def test_another_workspace_of_the_same_user_replaces_none_unasked(
     assert plugin.load_tokens().workspace == "Acme"
 
 
-def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
+def test_another_workspace_than_the_requested_one_is_not_stored(simulator, run_llm):
     old = sign_in(simulator)
     simulator.account = dataclasses.replace(ACME, email="eve@example.com")
     simulator.approve_after_polls = 0
@@ -106,9 +106,9 @@ def test_another_workspace_than_the_one_asked_for(simulator, run_llm):
     assert plugin.load_tokens().account_id == ACME.account_id
 
 
-@pytest.mark.parametrize("nothing", ["", "a b"])
-def test_an_invalid_workspace_id(simulator, run_llm, nothing):
-    result = run_llm("chatgpt", "login", "--workspace", nothing)
+@pytest.mark.parametrize("workspace_id", ["", "a b"])
+def test_an_invalid_workspace_id_is_refused(simulator, run_llm, workspace_id):
+    result = run_llm("chatgpt", "login", "--workspace", workspace_id)
     assert result.exit_code == 2
     assert "--workspace takes a workspace's id" in result.stderr
     assert not simulator.requests
@@ -117,9 +117,9 @@ def test_an_invalid_workspace_id(simulator, run_llm, nothing):
 # Tokens without an account id -----------------------------------------------------------
 
 
-def sign_in_nameless(simulator, run_llm, *options, organizations=()):
+def sign_in_without_id(simulator, run_llm, *options, organizations=()):
     simulator.account = dataclasses.replace(ACME, id_in_tokens=False, organizations=organizations)
-    # The login itself has no account id to send yet.
+    # During the sign-in there is no account id to send.
     simulator.require_account_header = False
     simulator.approve_after_polls = 0
     done = run_llm("chatgpt", "login", *options)
@@ -130,7 +130,7 @@ def sign_in_nameless(simulator, run_llm, *options, organizations=()):
 
 @pytest.mark.parametrize("organizations", [(), ("org-1",)])
 def test_the_service_is_asked_for_an_account_id(simulator, run_llm, organizations):
-    tokens = sign_in_nameless(simulator, run_llm, organizations=organizations)
+    tokens = sign_in_without_id(simulator, run_llm, organizations=organizations)
     assert (tokens.account_id, tokens.workspace) == (ACME.account_id, "Acme")
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi", "--no-log").exit_code == 0
     sent = simulator.seen("/codex/responses")[0].headers
@@ -150,17 +150,17 @@ def test_the_service_is_asked_for_an_account_id(simulator, run_llm, organization
         ([], None),
     ],
 )
-def test_which_account_it_is(simulator, run_llm, answer, account_id):
+def test_the_account_is_the_first_usable_one_of_the_answer(simulator, run_llm, answer, account_id):
     simulator.script("accounts", Answer(200, answer))
-    assert sign_in_nameless(simulator, run_llm).account_id == account_id
+    assert sign_in_without_id(simulator, run_llm).account_id == account_id
 
 
-def test_a_wanted_workspace_can_be_one_that_the_tokens_do_not_name(simulator, run_llm):
-    tokens = sign_in_nameless(simulator, run_llm, "--workspace", str(ACME.account_id))
+def test_a_requested_workspace_need_not_be_named_in_the_tokens(simulator, run_llm):
+    tokens = sign_in_without_id(simulator, run_llm, "--workspace", str(ACME.account_id))
     assert tokens.account_id == ACME.account_id
 
 
-def check_answer(**changes):
+def accounts_answer(**changes):
     entry = {"id": "5e1f7a3c-0000-4000-8000-00000000ada0", "account_routing_override": "us"}
     entry |= {"workspace_backend_origin": "https://eu.chatgpt.com", **changes}
     return Answer(200, {"accounts": [{k: v for k, v in entry.items() if v != "gone"}]})
@@ -170,22 +170,22 @@ def check_answer(**changes):
     ("answer", "origin"),
     [
         (None, "https://chatgpt.com"),
-        (check_answer(), "https://eu.chatgpt.com"),
-        (check_answer(account_routing_override="gone"), "https://eu.chatgpt.com"),
+        (accounts_answer(), "https://eu.chatgpt.com"),
+        (accounts_answer(account_routing_override="gone"), "https://eu.chatgpt.com"),
         (
-            check_answer(workspace_backend_origin="https://a.b-c.chatgpt.com"),
+            accounts_answer(workspace_backend_origin="https://a.b-c.chatgpt.com"),
             "https://a.b-c.chatgpt.com",
         ),
-        (check_answer(account_routing_override="mars"), None),
-        (check_answer(id="another"), None),
-        (Answer(200, {"accounts": [check_answer().body["accounts"][0]] * 2}), None),
+        (accounts_answer(account_routing_override="mars"), None),
+        (accounts_answer(id="another"), None),
+        (Answer(200, {"accounts": [accounts_answer().body["accounts"][0]] * 2}), None),
         (Answer(200, {"accounts": {"id": 1}}), None),
         (Answer(200, "junk"), None),
         (Answer(401), None),
         (Answer(500), None),
         (Answer(drop=True), None),
         *[
-            (check_answer(workspace_backend_origin=bad), None)
+            (accounts_answer(workspace_backend_origin=bad), None)
             for bad in (
                 "http://eu.chatgpt.com",
                 "https://eu.chatgpt.com/",
@@ -204,7 +204,7 @@ def check_answer(**changes):
         ],
     ],
 )
-def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
+def test_only_a_safe_and_unambiguous_origin_is_stored(simulator, run_llm, answer, origin):
     if answer:
         simulator.script("accounts", answer)
     simulator.approve_after_polls = 0
@@ -214,7 +214,7 @@ def test_where_the_workspace_is_served(simulator, run_llm, answer, origin):
     assert "workspace" not in result.stdout
 
 
-def test_not_finding_out_keeps_what_was_known(simulator, run_llm):
+def test_a_failed_lookup_keeps_the_known_origin(simulator, run_llm):
     sign_in(simulator, origin="https://eu.chatgpt.com")
     simulator.approve_after_polls = 0
     simulator.script("accounts", Answer(500))
@@ -225,14 +225,14 @@ def test_not_finding_out_keeps_what_was_known(simulator, run_llm):
     assert plugin.load_tokens().origin is None
 
 
-def test_the_origin_survives_a_refresh(simulator):
+def test_a_refresh_keeps_the_origin(simulator):
     sign_in(simulator, origin="https://eu.chatgpt.com")
     expire()
     assert plugin.get_tokens().origin == "https://eu.chatgpt.com"
     assert plugin.load_tokens().origin == "https://eu.chatgpt.com"
 
 
-def test_an_origin_that_was_written_into_the_file_by_hand_is_checked(simulator):
+def test_an_unsafe_origin_in_the_login_file_is_ignored(simulator):
     sign_in(simulator, origin="https://evil.example")
     assert plugin.load_tokens().origin is None
 
@@ -245,6 +245,6 @@ def test_a_base_url_set_by_the_user_wins(simulator, ask):
 
 @pytest.mark.parametrize("override", [["us"], {"us": 1}, 7, True])
 def test_an_odd_routing_override_does_not_break_a_login(simulator, run_llm, override):
-    simulator.script("accounts", check_answer(account_routing_override=override))
+    simulator.script("accounts", accounts_answer(account_routing_override=override))
     device_login(simulator, run_llm)
     assert plugin.load_tokens().origin is None

@@ -114,9 +114,10 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 
 
 def _actual_kind(kind: str, content: bytes) -> str:
-    """Detect the type from the content, or else trust a declared PDF or Office type.
+    """Return the type that the content shows, or else a declared PDF or Office type.
 
-    Other text becomes "text/plain", unless it is declared as an image. Raises CannotSend.
+    Text becomes "text/plain", unless it is declared as an image, a PDF or an Office file. Raises
+    CannotSend.
 
     A file may have changed since llm looked at it, and an address may return anything.
     """

@@ -18,8 +18,8 @@ from llm_chatgpt.text import printable
 def takes_system_message(slug: str) -> bool:
     """Check whether to send a system prompt as a message instead of as `instructions` (P84).
 
-    Models after gpt-5.5 cache it only as a message; older ones refuse a request without
-    `instructions`.
+    Models after gpt-5.5 cache it only as a message; gpt-5.5 and older models refuse a request
+    without `instructions`.
     """
     version = re.match(r"gpt-(\d+)(?:\.(\d+))?", slug)
     return version is None or (int(version[1]), int(version[2] or 0)) > (5, 5)
@@ -27,7 +27,7 @@ def takes_system_message(slug: str) -> bool:
 
 def check_effort(effort: str | None, info: ModelInfo) -> None:
     """Raise ChatGPTError if this model from the account's list does not have the effort."""
-    # The lists leave out none, which models before gpt-6.2 accept (P198, P201).
+    # The lists do not name the effort `none`, which models before gpt-6.2 accept (P198, P201).
     unlisted = () if info.slug.startswith("gpt-6.2") else ("none",)
     efforts = dict.fromkeys((*unlisted, *info.efforts))
     if effort and info.efforts and not efforts.keys() & {effort, sent_effort(effort)}:
@@ -85,7 +85,7 @@ def build_body(
         text_format = {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
     elif options.json_object:
         text_format = {"type": "json_object"}
-    # fast is the official client's name for priority (P92).
+    # `fast` is the official client's name for `priority` (P92).
     tier = "priority" if options.service_tier == "fast" else options.service_tier
     body = {
         "model": info.slug,

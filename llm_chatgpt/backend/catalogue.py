@@ -208,7 +208,7 @@ def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
 
 
 def sent_effort(effort: str | None) -> str | None:
-    """Return the effort to send: max for ultra, as the official client does (P89)."""
+    """Return the effort to send: `max` in place of `ultra`, as in the official client (P89)."""
     return "max" if effort == "ultra" else effort
 
 

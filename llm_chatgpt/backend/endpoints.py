@@ -1,8 +1,8 @@
 """Fetch the model list, the usage and the banked resets; spend a reset.
 
-The functions raise ChatGPTError if there is no answer, and RequestRefused for an error status.
-`login_command` signs in again, for the messages of errors (None: the command without an account's
-name).
+The fetch functions raise ChatGPTError if there is no readable answer, and RequestRefused for an
+error status. Error messages suggest `login_command` for signing in again (None: the command without
+an account's name).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def fetch_first_expiry(tokens: Tokens, login_command: str | None = None) -> floa
 
 
 def redeem_reset(tokens: Tokens, login_command: str, request_id: str) -> str | None:
-    """Spend a banked reset. Returns "reset", "nothing_to_reset" or "no_credit" (P210).
+    """Spend a banked reset. Returns the server's code, such as "reset" or "no_credit" (P210).
 
     After a server error or a lost answer, the request is sent again (P212). The server spends at
     most one reset for each `request_id`, a UUID.

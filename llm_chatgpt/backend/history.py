@@ -98,9 +98,8 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
     """Return a list whose entry `n` is the place where the turn of an answer at place `n` begins.
 
-    The last entry is for the new answer.
-
-    A turn begins at the user's own message, or after the last answer if there is none yet.
+    The last entry is for the new answer. A turn begins at the user's own message. If there is none
+    after the last answer or system prompt, it begins right after that.
     """
     starts, start, previous = [0], 0, "system"
     for place, message in enumerate(messages):

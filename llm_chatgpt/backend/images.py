@@ -140,7 +140,7 @@ def _parse(reply: http.Reply, tokens: Tokens, login_command: str, key: str | Non
             # The usual advice names a text model.
             error.replace_advice("Choose another with -m.")
         if isinstance(error, UsageLimitReached):
-            # Luna Reserve is not named, because it creates no images.
+            # This slug keeps Luna Reserve out of the advice, because it creates no images.
             add_resets(error, tokens, RESERVE.slug, key)
         raise error
     fields = dict(reply.data)
@@ -210,7 +210,7 @@ class SavedImage(NamedTuple):
 def save_answer(
     answer: ImageAnswer, body: Mapping[str, Any], output: str | None, *, replace: bool = False
 ) -> SavedImage:
-    """Write the image with `write_image`. Prints a note if its size differs from `body`'s."""
+    """Write the image with `write_image`. Prints a note if it does not have the requested size."""
     image_format = image_format_of(answer.image) or "png"
     chosen = str(_output_path(output)) if output else None
     path = write_image(answer.image, image_format, chosen, replace=replace)

@@ -81,7 +81,7 @@ class InputBuilder:
     def build(
         self, messages: Sequence[Message], system: str, answer: Iterable[Message] = ()
     ) -> None:
-        """Fill `items`. `answer` holds the earlier rounds of the answer, if there are any.
+        """Fill `instructions` and `items`. `answer` holds the earlier rounds of the answer, if any.
 
         Raises ChatGPTError for an attachment of the new message that cannot be sent.
         """

@@ -193,7 +193,7 @@ class PromptRun:
     # After an error
 
     def failed(self, error: ChatGPTError) -> None:
-        """Prepare another attempt after an error, or end the answer after its complete rounds.
+        """Prepare another attempt after an error, or end the answer early.
 
         Raises the error if neither is possible. At a usage limit it may ask the server for
         banked resets and Luna Reserve, so event loops call it in a thread.

@@ -92,8 +92,8 @@ def _options(plan: str, headers: Mapping[str, str]) -> tuple[str, ...]:
         options = ("ask your workspace's owner to raise the limit or add credits",)
     elif plan.startswith(_WITH_ADMIN):
         options = ("ask your workspace's admin for more",)
-    other_model = headers.get("x-codex-limit-name", "codex").lower() != "codex"
-    return ("try another model", *options) if other_model else options
+    model_has_own_limit = headers.get("x-codex-limit-name", "codex").lower() != "codex"
+    return ("try another model", *options) if model_has_own_limit else options
 
 
 def option_for_key(name: str, key: str | None) -> str:

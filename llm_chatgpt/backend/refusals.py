@@ -177,9 +177,9 @@ _FILE_WORDS = re.compile(
 class RefusedRequest(NamedTuple):
     """Facts about a refused request, for the message of the error.
 
-    `tokens` were sent. `login_command` signs in again (None: the command without an account's
-    name), `key_option` is the option of llm that names the login. `slug` is the requested model,
-    `models` is the account's list. `has_files` says whether the prompt had files attached.
+    `tokens` were sent. `login_command` is for signing in again (None: the command without an
+    account's name), `key_option` is the option of llm that names the login. `slug` is the requested
+    model, `models` is the account's list. `has_files` says whether the prompt had files attached.
     """
 
     tokens: Tokens

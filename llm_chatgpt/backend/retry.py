@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
-    """Return after how many resends this error is final. Those after other errors count, too."""
+    """Return how many resends this error allows, including earlier ones after other errors."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
         return 0
     if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):

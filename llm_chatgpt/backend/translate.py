@@ -297,7 +297,7 @@ class EventTranslator:
         action = as_mapping(fields.get("action"))
         sources = action.get("sources")
         result = json.dumps(sources) if sources else as_text(fields.get("status"))
-        self._server_call(item, fields, action, result or "completed")
+        self._add_hosted_call(item, fields, action, result or "completed")
 
     def _image_done(self, item: Item, fields: Fields) -> None:
         image = decode_image(fields.get("result"))
@@ -309,9 +309,9 @@ class EventTranslator:
             result = self.save_image(image, image_format)
         prompt = as_text(fields.get("revised_prompt"))
         arguments = {"prompt": prompt} if prompt else {}
-        self._server_call(item, fields, arguments, result)
+        self._add_hosted_call(item, fields, arguments, result)
 
-    def _server_call(self, item: Item, fields: Fields, arguments: Fields, result: str) -> None:
+    def _add_hosted_call(self, item: Item, fields: Fields, arguments: Fields, result: str) -> None:
         """Add a call and its result, each as a part, like llm's own OpenAI models."""
         name = item.kind.removesuffix("_call")
         item.call_id = as_text(fields.get("id")) or f"{name}_{item.part_index}"

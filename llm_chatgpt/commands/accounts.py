@@ -232,7 +232,7 @@ def _show_account_in_use() -> None:
     store = read_store()
     try:
         credential = choose_credential(None, store)
-    except NotSignedIn as error:
+    except ChatGPTError as error:
         if store.accounts:
             common.echo(error.message)
         return

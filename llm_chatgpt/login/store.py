@@ -109,7 +109,8 @@ class Store:
     def registration(self, name: str) -> Mapping[str, Any]:
         """Return an account's registration at the issuer in use; empty if there is none."""
         entry = as_mapping(self.registrations.get(name))
-        return entry if entry.get("issuer") == config.issuer() else {}
+        # Without an entry, do not read the issuer's address, which may be set to an invalid one.
+        return entry if entry and entry.get("issuer") == config.issuer() else {}
 
     def register(self, name: str, **fields: Any) -> Store:
         """Change fields of an account's registration: `client_id`, `subject`, `declined`."""

@@ -11,7 +11,7 @@ import pytest
 from plain_requests import client, post
 from simulator import PNG
 
-PICTURE = {
+REQUEST = {
     "prompt": "a pelican",
     "model": "gpt-image-2",
     "background": "opaque",
@@ -21,13 +21,13 @@ PICTURE = {
 INPUT = {"images": [{"image_url": "data:image/png;base64," + base64.b64encode(PNG).decode()}]}
 
 
-def draw(simulator, headers, endpoint="generations", **changes):
-    body = {k: v for k, v in {**PICTURE, **changes}.items() if v is not None}
+def request_image(simulator, headers, endpoint="generations", **changes):
+    body = {k: v for k, v in {**REQUEST, **changes}.items() if v is not None}
     return client.post(f"{simulator.base_url}/codex/images/{endpoint}", json=body, headers=headers)
 
 
 def pixels(answer):
-    """Width, height and whether there is transparency, from the picture itself."""
+    """Return the width, the height and whether there is transparency, read from the image."""
     data = base64.b64decode(answer.json()["data"][0]["b64_json"])
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert data[12:16] == b"IHDR"
@@ -53,18 +53,18 @@ def pixels(answer):
         ({"model": "gpt-image-2.5-sunburst", "quality": "max"}, (1024, 1024, False)),
     ],
 )
-def test_a_picture_is_as_asked(simulator, headers, changes, expected):
-    answer = draw(simulator, headers, **changes)
+def test_an_image_has_the_requested_size_and_background(simulator, headers, changes, expected):
+    answer = request_image(simulator, headers, **changes)
     assert answer.status_code == 200
     assert pixels(answer) == expected
-    assert pixels(draw(simulator, headers, "edits", **changes, **INPUT)) == expected
+    assert pixels(request_image(simulator, headers, "edits", **changes, **INPUT)) == expected
 
 
 @pytest.mark.parametrize("repeats", [True, False])
-def test_a_picture_can_have_another_size(simulator, headers, repeats):
+def test_an_image_can_have_another_size(simulator, headers, repeats):
     simulator.image_size = "1312x1199"
     simulator.image_repeats_options = repeats
-    answer = draw(simulator, headers, size="1664x2496")
+    answer = request_image(simulator, headers, size="1664x2496")
     assert pixels(answer) == (1312, 1199, False)
     assert answer.json().get("size") == ("1664x2496" if repeats else None)
 
@@ -87,9 +87,9 @@ def test_a_picture_can_have_another_size(simulator, headers, repeats):
         ({"size": "large"}, "Invalid size"),
     ],
 )
-def test_wrong_wishes_for_a_picture(simulator, headers, changes, words):
+def test_wrong_options_of_an_image_are_refused(simulator, headers, changes, words):
     for endpoint, more in (("generations", {}), ("edits", INPUT)):
-        answer = draw(simulator, headers, endpoint, **changes, **more)
+        answer = request_image(simulator, headers, endpoint, **changes, **more)
         assert answer.status_code == 400
         assert words in answer.text
 
@@ -105,22 +105,23 @@ def test_wrong_wishes_for_a_picture(simulator, headers, changes, words):
         [{"image_url": "data:application/pdf;base64,QQ=="}],
     ],
 )
-def test_only_an_edit_has_pictures_and_needs_them(simulator, headers, images):
-    assert "'images'" in draw(simulator, headers, **INPUT).text
-    answer = draw(simulator, headers, "edits", images=images)
+def test_only_an_edit_takes_images_and_needs_them(simulator, headers, images):
+    assert "'images'" in request_image(simulator, headers, **INPUT).text
+    answer = request_image(simulator, headers, "edits", images=images)
     assert answer.status_code == 400
     assert "images" in answer.text
 
 
 @pytest.mark.parametrize("endpoint", ["generations", "edits"])
-def test_pictures_are_for_json_of_users(simulator, headers, endpoint):
+def test_image_requests_need_json_and_a_login(simulator, headers, endpoint):
     url = f"{simulator.base_url}/codex/images/{endpoint}"
-    assert client.post(url, data=PICTURE, headers=headers).status_code == 400
+    assert client.post(url, data=REQUEST, headers=headers).status_code == 400
     for name in ("Authorization", "ChatGPT-Account-ID"):
-        assert draw(simulator, {**headers, name: "x"}, endpoint, **INPUT).status_code == 401
+        stranger = {**headers, name: "x"}
+        assert request_image(simulator, stranger, endpoint, **INPUT).status_code == 401
 
 
-def test_the_picture_tool_takes_wishes(simulator, headers):
+def test_image_generation_accepts_its_options(simulator, headers):
     tool = {
         "type": "image_generation",
         "model": "gpt-image-2",
@@ -130,7 +131,3 @@ def test_the_picture_tool_takes_wishes(simulator, headers):
         "output_format": "webp",
     }
     assert post(simulator, headers, tools=[tool]).status_code == 200
-
-
-def test_the_picture_is_a_picture():
-    assert PNG.startswith(b"\x89PNG")
