@@ -232,6 +232,7 @@ def test_a_login_whose_refresh_was_refused_is_broken(signed_in, simulator, exami
         (Answer(403, {"detail": "No."}), "broken", "Try again later, or run"),
         (Answer(drop=True), "broken", "Check the network"),
         (Answer(404), "ok", ""),
+        (Answer(404, "<html>", {"Content-Type": "text/html"}), "ok", ""),
     ],
 )
 def test_the_backends_answer_decides_its_state(signed_in, simulator, examine, answer, state, words):

@@ -272,7 +272,7 @@ def test_imported_logins_are_never_revoked(simulator, codex, personal_token, run
     store_key("chatgpt", personal_token)
     run_llm("chatgpt", "import")
     result = run_llm("chatgpt", "logout", "--revoke", "--all")
-    assert "was not ended at OpenAI, because it belongs to Codex CLI" in result.stderr
+    assert "session was not ended, because it belongs to Codex CLI" in result.stderr
     assert "Now in use: an access token" in result.stdout
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "Not signed in" in result.stdout

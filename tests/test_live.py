@@ -13,7 +13,7 @@ from cassettes import opened_cassette
 from conftest import assert_no_secrets, sign_in, sign_in_officially
 from llm_chatgpt.live import checks, known_names
 from llm_chatgpt.live.checks import CHECKS
-from llm_chatgpt.live.scrub import secrets_in
+from llm_chatgpt.live.scrub import Scrubber, secrets_in
 from simulator import Answer, Stream, error_answer, sse
 from simulator.replies import Refusal
 
@@ -498,6 +498,13 @@ def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, t
 def test_each_kind_of_secret_is_found(secret):
     assert secrets_in(f"one {secret} two")
     assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
+
+
+@pytest.mark.parametrize(
+    "text", ["Cookie: a=abcdef; b=abcdef", '"set-cookie": ["__cf_bm=abcdef; Path=/"]']
+)
+def test_the_values_of_cookies_are_scrubbed(text):
+    assert "abcdef" not in Scrubber().text(text)
 
 
 # Facts --------------------------------------------------------------------------------

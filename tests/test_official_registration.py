@@ -88,7 +88,7 @@ def test_the_screen_of_a_later_sign_in_names_new(simulator, official_login, brow
         result = official_login("--account", "work")
     assert result.exit_code == 1
     assert browser.pages[-1][0] == 400
-    advice = "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run " + command
+    advice = f"Signing in as another user? Press Ctrl-C and run {command}"
     assert advice in result.stderr
     assert result.stderr.index(advice) < result.stderr.index("Waiting for the browser")
     assert official_login("--account", "work", "--new").exit_code == 0
