@@ -3,7 +3,8 @@
 llm loads this file: the models' options, the sync and the async model, and llm's two hooks.
 Everything else is in the package `llm_chatgpt`:
 
-    values, errors, config, text, files, http    used throughout the package
+    values, errors, config, text, waiting, threads, files    used throughout the package
+    http, clients, certificates    HTTP requests
     base, image_models    the models' base classes, and the models that create images
     login/      tokens, the login file, signing in, renewing access tokens
     backend/    prompts: requests, answers as llm's events, errors, limits, models

@@ -19,8 +19,8 @@ from llm_chatgpt import config
 from llm_chatgpt.errors import ChatGPTError
 
 # Sync clients by process id, because a forked child must not write into its parent's connections;
-# async clients by event loop. There is no lock, because a fork could leave it locked forever: if
-# two threads create a client at the same time, the first one is used.
+# async clients by event loop. There is no lock, because a fork could leave it locked forever. If
+# two threads create a client at the same time, both use the one that is stored first.
 _sync_clients: dict[int, Any] = {}
 _async_clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
 

@@ -35,7 +35,7 @@ POLL_MARGIN = 1.2
 # Refresh a login without an expiry date when it is this old (P52).
 REFRESH_AFTER_SECONDS = 8 * 24 * 3600
 
-# Sign-in through a browser. OpenAI sends the browser to these ports only (P32).
+# Sign-in through a browser. On the Codex route, OpenAI redirects only to these ports (P32).
 REDIRECT_PORTS = (1455, 1457)
 BROWSER_LOGIN_SECONDS = 10 * 60
 REVOKE_TIMEOUT_SECONDS = 10.0
@@ -61,7 +61,7 @@ KEEPALIVE_SECONDS = 300.0
 # A new connection sends this much before it waits for the first acknowledgement (RFC 6928), so
 # compressing a smaller request would save no time.
 COMPRESS_ABOVE_BYTES = 14_000
-# Larger requests contain images, which gzip shrinks little and slowly.
+# Larger requests usually contain images, which gzip compresses slowly and hardly at all.
 GZIP_UP_TO_BYTES = 1_000_000
 # An image takes 40 to 120 seconds (P151).
 IMAGE_TIMEOUT_SECONDS = 300.0

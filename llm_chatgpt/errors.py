@@ -17,8 +17,8 @@ import llm
 class ChatGPTError(llm.ModelError, click.ClickException):
     """Base class of the plugin's errors.
 
-    `reason` says what happened, without a full stop, and `advice` is the next step; the
-    message is both, with the request's id after them.
+    `reason` says what happened, and `advice` is the next step. The message is both, with the
+    request's id after them. The attribute `reason` has no full stop.
 
     It is both an llm and a click error: `llm prompt` shows an llm error on one line, `llm chat`
     shows only click errors.
@@ -76,7 +76,7 @@ class ChatGPTError(llm.ModelError, click.ClickException):
 class ConnectionFailed(ChatGPTError):
     """The server sent no readable answer.
 
-    `stalled` says that it kept the connection open and sent nothing in time.
+    `stalled` says that it kept the connection open, but sent no data in time.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class NotSignedIn(ChatGPTError, llm.NeedsKeyException):
 
 
 class LoginFailed(ChatGPTError):
-    """The sign-in failed. The stored login is unchanged; LoginDenied names an exception."""
+    """The sign-in failed. The stored login is unchanged, except in one case (see LoginDenied)."""
 
 
 class LoginExpired(LoginFailed):

@@ -84,7 +84,10 @@ def proxy_settings() -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ChatGPTError for a header that cannot be sent, without its value: it may be a token."""
+    """Raise ChatGPTError for a header that cannot be sent.
+
+    The message does not show the value, which may be a token.
+    """
     for name, value in headers.items():
         if not re.fullmatch(r"[!-~]([\t -~]*[!-~])?", value):
             raise ChatGPTError(
@@ -190,7 +193,7 @@ def send(
     # In a thread, because the library limits only single socket operations.
     future = start_in_thread(fetch)
     if not wait_for(future, seconds):
-        raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.", stalled=True)
+        raise ConnectionFailed(f"{host} did not answer within {in_words(seconds)}.")
     return future.result()
 
 

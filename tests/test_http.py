@@ -28,10 +28,9 @@ def test_a_limit_is_for_the_whole_exchange(simulator):
     """Each single read comes quickly; together they take longer than allowed."""
     simulator.script("models", Stream([b"{", *[0.05, b" "] * 40]))
     start = time.monotonic()
-    with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.3 seconds") as caught:
+    with pytest.raises(ConnectionFailed, match=r"did not answer within 0\.3 seconds"):
         ask_models(simulator, seconds=0.3)
     assert time.monotonic() - start < 1.5
-    assert caught.value.stalled
 
 
 def test_a_silent_server_is_given_up(simulator):

@@ -94,7 +94,7 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
         simulator.account = Account(email="bob@example.com", user_id="user-bob")
         browser.open(request.url)
 
-    with pytest.raises(plugin.LoginFailed, match="answered for another registration"):
+    with pytest.raises(plugin.LoginFailed, match="belongs to another registration"):
         plugin.login_officially(show=while_another_one_finishes)
     tokens, registration = plugin.load_tokens(), read_store().registration("official")
     assert tokens.email == "ada@example.com"

@@ -71,7 +71,7 @@ class Item:
 
     @property
     def has_effects(self) -> bool:
-        """Whether this is a call of a hosted tool with effects, such as image generation."""
+        """Whether this is a call that may have effects, such as image generation."""
         return self.kind.endswith("_call") and self.kind not in _WITHOUT_EFFECTS
 
     def correct(self, text: str) -> None:

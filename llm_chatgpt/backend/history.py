@@ -33,7 +33,7 @@ def _stored_state(message: Message) -> Mapping[str, Any]:
 
 
 def effort_of(answer: Message) -> str | None:
-    """Return the effort of an answer's request; None for the model's default."""
+    """Return the effort that an answer has stored (P214); None if it has stored none."""
     return as_text(_stored_state(answer).get(EFFORT))
 
 
@@ -72,13 +72,13 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
     """Insert missing system prompts: those of earlier requests, and the new prompt's `system`.
 
     `llm -c -s`, and `messages=` with `system=`, leave them out of the messages. Each is inserted
-    at the beginning of its turn. Also returns whether `system` was inserted; if so, the answer must
-    store it.
+    at the beginning of its turn, or at the beginning of the conversation if the request was the
+    first. Also returns whether `system` was inserted; if so, the answer must store it.
     """
     starts = _turn_starts(messages)
     stored = []
-    # Some programs repeat the system prompt with each request. It belongs at the beginning, unless
-    # an earlier request was sent without it.
+    # Whether a request has been sent, so that the beginning of the conversation must not change.
+    # Messages from elsewhere do not count: programs repeat the system prompt with each request.
     beginning_is_fixed = False
     for place, message in enumerate(messages):
         if text := as_text(_stored_state(message).get(SYSTEM)):
@@ -98,8 +98,8 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
     """Return a list whose entry `n` is the place where the turn of an answer at place `n` begins.
 
-    The last entry is for the new answer. A turn begins at the user's own message. If there is none
-    after the last answer or system prompt, it begins right after that.
+    The last entry is for the new answer. A turn begins at the user's own message; directly after
+    an answer or a system prompt, it begins there.
     """
     starts, start, previous = [0], 0, "system"
     for place, message in enumerate(messages):

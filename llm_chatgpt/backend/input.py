@@ -37,8 +37,9 @@ class InputBuilder:
     bytes as a shorter one, because the service caches them and reasoning may be bound to them
     (P124). `state` is the state of the request, which the answer must store (history.py).
 
-    Reasoning is sent back only to the account and the model that it came from (P103). Item ids are
-    sent back only if the service requires them, because it stores nothing (P102, P105).
+    Reasoning is sent back only to the account and the model that it came from (P103). The service
+    stores no items and may refuse their ids, so ids are sent back only if it requires them (P102,
+    P105).
 
     Every call gets an output, every output gets a call, and every pair gets a call id of its own,
     because the service refuses unpaired items (P101). A history can contain them: answers may have

@@ -14,7 +14,7 @@ class Turn:
     """The state that the requests of one turn share.
 
     `states` maps the `account_key` of an account to the turn state that the server sent to it.
-    `without` names the parts that the service has refused in this turn, as in `retry.Attempt`.
+    `without` names the parts that its requests leave out, as in `retry.Attempt`.
     """
 
     def __init__(self) -> None:

@@ -32,8 +32,8 @@ SESSION_HEADER = "session-id"
 # The compression of the body (P83).
 COMPRESSION = "compression"
 
-# How long a refused part is left out: for the rest of the "turn", or from all requests of this
-# process to the same "service", only for the same "model", or only with the same "account".
+# Which later requests leave a refused part out: those of the same "turn", or all of this process
+# to the same "service", for the same "model" or with the same "account".
 SCOPES = {
     SUMMARY: "model",
     STRICT: "turn",
@@ -47,7 +47,8 @@ SCOPES = {
 _BY_PARAM = {SUMMARY: SUMMARY, OUTPUT_LIMIT: OUTPUT_LIMIT, SESSION_HEADER: SESSION_HEADER}
 _BY_PARAM["instructions"] = SYSTEM_MESSAGE
 
-# Parts of the input. Encrypted reasoning of earlier answers (P103).
+# The parts of the input, which have no scope.
+# Encrypted reasoning of earlier answers (P103).
 REASONING = "reasoning"
 # Web searches of earlier answers (P105): sent without their ids, then with them, then left out.
 SEARCHES_WITHOUT_ID = "web_search_call without id"
@@ -92,7 +93,8 @@ def refused_parts(
 def _refused_items(error: ChatGPTError, items: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """Return the refused parts of the input: `param` may name a place, a type, an id or an address.
 
-    If a download failed and no address is named, returns the addresses of all images.
+    If a download failed and no address is named, returns the addresses of all images, or of those
+    in the named item.
     """
     param = error.param or ""
     place = re.match(r"input\[(\d{1,9})\]", param)

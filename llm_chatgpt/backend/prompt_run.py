@@ -126,7 +126,7 @@ class PromptRun:
         return sent.arguments
 
     def opened(self, headers: Mapping[str, str]) -> None:
-        """Store the headers of an answer that begins, and remember the parts that were refused."""
+        """Store the headers of an answer that begins, and remember the parts that were left out."""
         self._headers, self._is_sending = headers, False
         self.translator.content_type = headers.get("content-type", "")
         if turn_state := header_safe(headers.get("x-codex-turn-state")):

@@ -1,4 +1,4 @@
-"""Build the requests of a prompt: body, headers and notes. Sends nothing."""
+"""Build the requests of a prompt: body, headers and notes. http.py sends them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RequestBuilder:
         """
         prompt, models = self._prompt, stored_models(tokens)
         info = model_to_use(self._model.info, models)
-        # A model from another account's list may have other efforts there.
+        # Another account's list may name other efforts, so only this account's list counts.
         if info in models.models:
             check_effort(prompt.options.reasoning_effort, info)
         without |= tokens.route.omitted_parts | self._memory.refused(scopes(info, tokens))

@@ -76,9 +76,9 @@ def _is_strict_part(part: Any, root: dict[str, Any]) -> bool:
 def tool_parameters(schema: Any, name: str) -> dict[str, Any]:
     """Return a tool's input schema in a form that the service accepts (P139 to P143).
 
-    Unions at the root become optional properties, arrays with a schema for each item get one schema
-    for all items, and malformed keywords are dropped. `schema` is not changed; `name` is the name
-    of the tool. Raises ChatGPTError if the schema is not JSON.
+    A union at the root becomes one object with the properties of all alternatives, arrays with a
+    schema for each item get one schema for all items, and malformed keywords are dropped. `schema`
+    is not changed; `name` is the name of the tool. Raises ChatGPTError if the schema is not JSON.
     """
     check_json(schema, f"The input schema of the tool {name}")
     root = _repaired(schema or {})

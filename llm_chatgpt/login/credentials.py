@@ -50,7 +50,7 @@ class Credential(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A 401 from the backend; no 401 has come if `access_token` is None.
+    """A 401 from the backend. NO_REJECTION stands for none.
 
     `access_token` is the rejected token, `date` the answer's Date in Unix seconds (None: this
     machine's clock counts). `ends_login` says that the tokens are dropped if OpenAI refuses the
@@ -77,7 +77,7 @@ def choose_credential(key: str | None, store: Store) -> Credential:
     key "chatgpt", or CODEX_ACCESS_TOKEN, in this order.
 
     A key is an account's name, else the name of one of llm's keys, else a token (at-...).
-    Raises NotSignedIn, which names the existing accounts.
+    Raises NotSignedIn, whose advice is the next step.
     """
     if key is not None:
         return _named_credential(key, store, "chosen by name")
@@ -95,8 +95,8 @@ def choose_credential(key: str | None, store: Store) -> Credential:
             f"Choose one with 'llm chatgpt use NAME': {printable(', '.join(store.accounts))}.",
         )
     detail = ": the key chatgpt in 'llm keys' is not an access token (at-...)" if llm_key else ""
-    registered = next(filter(store.registration, store.registrations), None)
-    advice = f"Run '{store.login_command(registered)}' first"
+    registered_name = next(filter(store.registration, store.registrations), None)
+    advice = f"Run '{store.login_command(registered_name)}' first"
     if imported.has_codex_login():
         advice += ", or 'llm chatgpt import' to use Codex CLI's login"
     raise NotSignedIn(f"Not signed in to ChatGPT{detail}.", f"{advice}.")
@@ -155,8 +155,8 @@ _jobs = Jobs()
 def stored_tokens(credential: Credential, store: Store) -> Tokens | None:
     """Return a credential's tokens as stored; None for an access token whose owner is unknown.
 
-    Sends nothing. Raises NotSignedIn if, since it was chosen, the account has been signed out or
-    has got the login of another user, workspace or route.
+    Sends nothing. Raises NotSignedIn if the account has been signed out, or has the login of
+    another user, workspace or route now.
     """
     if credential.access_token:
         key = (login_file.store_path(), token_hash(credential.access_token))
@@ -278,7 +278,9 @@ def _identify(access_token: str) -> Tokens:
 def _tokens_or_job(
     key: str | Credential | None, rejected: str | Rejection | None
 ) -> Tokens | Future:
-    """Return the stored tokens if they can be used as they are, otherwise a job that renews them.
+    """Return the stored tokens if they can be used as they are, otherwise the future of a job.
+
+    The job renews them, or looks up the owner of a personal access token.
 
     Raises NotSignedIn, RefreshFailed, StoreError.
     """
@@ -311,8 +313,8 @@ def get_tokens(
     If several threads, tasks and processes ask at once, one of them refreshes and all get its
     result. `rejected` is an access token that the backend has just answered with 401: if the store
     has another one by now, that is returned; otherwise the login is renewed. An official login is
-    renewed only if `rejected` is given, even if it has expired by this machine's clock. Reading a
-    valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
+    renewed only if `rejected` is given; its expiry by this machine's clock does not count. Reading
+    a valid token takes no lock. Raises NotSignedIn, RefreshFailed, StoreError.
     """
     result = _tokens_or_job(key, rejected)
     return result if isinstance(result, Tokens) else _jobs.result(result)

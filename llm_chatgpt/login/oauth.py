@@ -68,7 +68,7 @@ class AuthorizeRequest:
     holds the route's other parameters. The state and the verifier are secret.
     """
 
-    # Whether the user may paste the code without its state: PKCE also ties it to this sign-in.
+    # Whether the user may paste the code alone. PKCE ties it to this sign-in without the state.
     takes_code = True
     # The parameters of an approval. An address without them was cut off.
     expected = frozenset({"code"})
@@ -389,6 +389,7 @@ def refresh_tokens(tokens: Tokens, *, login_command: str = "llm chatgpt login") 
             return new
     code = reply.error_code
     if code == "invalid_client" and route is not CODEX:
+        # --new, because the registration may still be stored.
         advice = f"Run '{login_command} --new' to sign in again."
         raise RefreshFailed(REGISTRATION_LOST, advice, code=code)
     # A web page or a 401 without a code comes from a proxy, and says nothing about the login (P57).

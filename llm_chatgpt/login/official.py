@@ -189,7 +189,7 @@ def _register(approval: AuthorizationCode, name: str, old_id: str | None) -> Map
         # Another sign-in under this name may have registered meanwhile.
         if client_id not in (None, old_id, approval.client_id):
             raise LoginFailed(
-                "OpenAI has answered for another registration.",
+                "OpenAI's answer belongs to another registration.",
                 f"Run '{approval.login_command}' again.",
             )
         if client_id != approval.client_id:

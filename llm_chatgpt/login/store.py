@@ -23,7 +23,7 @@ DEFAULT_ACCOUNT = CODEX.account
 IMPORTED_ACCOUNT = "codex"
 
 
-# Readers of the fields of `Tokens`, by type. They return None for a value of another type.
+# Readers of the fields of `Tokens`, by type. They return None, or False, for another type.
 _READERS: dict[Any, Callable[[object], Any]] = {
     str: as_text,
     str | None: as_text,
