@@ -77,8 +77,8 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
     """
     starts = _turn_starts(messages)
     stored = []
-    # Whether a request has been sent, so that the beginning of the conversation must not change.
-    # Messages from elsewhere do not count: programs repeat the system prompt with each request.
+    # Whether the beginning has a system prompt already, or a request was sent without one. Foreign
+    # answers do not count: some programs repeat the system prompt with each request.
     beginning_is_fixed = False
     for place, message in enumerate(messages):
         if text := as_text(_stored_state(message).get(SYSTEM)):
