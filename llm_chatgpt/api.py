@@ -14,6 +14,7 @@ from llm_chatgpt.errors import LoginFailed as LoginFailed
 from llm_chatgpt.errors import NotSignedIn as NotSignedIn
 from llm_chatgpt.errors import RefreshFailed as RefreshFailed
 from llm_chatgpt.errors import RequestRefused as RequestRefused
+from llm_chatgpt.errors import SlowDown as SlowDown
 from llm_chatgpt.errors import StoreError as StoreError
 from llm_chatgpt.errors import StreamFailed as StreamFailed
 from llm_chatgpt.errors import UsageLimitReached as UsageLimitReached

@@ -29,7 +29,7 @@ import llm
 import vcr
 
 import llm_chatgpt_oauth as plugin
-from conftest import models_updated, new_login, redirect_of
+from conftest import new_login, redirect_of, wait_for_models
 from llm_chatgpt import clients, config
 from llm_chatgpt.backend.endpoints import fetch_models
 from llm_chatgpt.live.scrub import Scrubber
@@ -108,7 +108,7 @@ def opened_cassette(path: pathlib.Path, record_mode: str = "none") -> Iterator[A
     recorder.register_matcher("body", _same_body)
     with recorder.use_cassette(str(path)) as played:
         yield played
-        models_updated()
+        wait_for_models()
 
 
 def cassette(name: str, record_mode: str = "none") -> Any:

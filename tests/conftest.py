@@ -45,7 +45,7 @@ from simulator import Account, Answer, Simulator, Stream
 
 BOB = Account(email="bob@example.com", account_id="acc-bob", user_id="user-bob", plan="pro")
 EVE = Account(email="eve@example.com", account_id="acc-eve", user_id="user-eve", plan="business")
-AT = "at-3vqkxPoNotShown"
+PERSONAL_TOKEN = "at-3vqkxPoNotShown"
 
 # A shell makes background programs ignore Ctrl-C, and the programs that they start inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -117,10 +117,10 @@ def clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
     yield
     clients.close_clients()
-    models_updated()
+    wait_for_models()
 
 
-def models_updated() -> None:
+def wait_for_models() -> None:
     """Wait for the thread that fetches a changed list of models, if there is one."""
     for thread in threading.enumerate():
         if thread.name == "chatgpt-models":
@@ -208,7 +208,7 @@ def headers(simulator: Simulator) -> dict[str, str | None]:
 
 
 @pytest.fixture
-def two(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
+def two_logins(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
     """Two stored logins: Ada's is the default account, Bob's is `work`."""
     ada = sign_in(simulator)
     bob = new_login(simulator, BOB)
@@ -217,10 +217,10 @@ def two(simulator: Simulator) -> tuple[plugin.Tokens, plugin.Tokens]:
 
 
 @pytest.fixture
-def at(simulator: Simulator) -> str:
+def personal_token(simulator: Simulator) -> str:
     """Eve's access token."""
-    simulator.personal_tokens[AT] = EVE
-    return AT
+    simulator.personal_tokens[PERSONAL_TOKEN] = EVE
+    return PERSONAL_TOKEN
 
 
 def new_login(simulator: Simulator, user: Account | None = None, **changes: Any) -> plugin.Tokens:
@@ -256,7 +256,7 @@ def sign_in_officially(
 
 
 def expire(seconds_left: float = -60.0) -> plugin.Tokens:
-    """Change the stored login to expire in so many seconds."""
+    """Make the stored login expire in `seconds_left` seconds."""
     tokens = plugin.load_tokens()
     assert tokens is not None
     tokens = tokens._replace(expires_at=time.time() + seconds_left)
@@ -265,7 +265,7 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
 
 
 def entry_on_disk(account: str = "default") -> Any:
-    """Read an account's entry from the login file, without what this process has yet to write."""
+    """Read an account's entry from the login file, ignoring logins that are still to be stored."""
     return json.loads(login_file.store_path().read_text())["accounts"].get(account)
 
 
@@ -277,7 +277,7 @@ def edit_login(account: str = "default", **fields: Any) -> None:
     path.write_text(json.dumps(data))
 
 
-def keep_key(name: str, value: str) -> None:
+def store_key(name: str, value: str) -> None:
     """Store a key in llm's keys.json."""
     path = llm.user_dir() / "keys.json"
     keys = json.loads(path.read_text()) if path.exists() else {}
@@ -389,7 +389,7 @@ def ask(request: pytest.FixtureRequest) -> Asker:
 
 @functools.cache
 def empty_logs() -> bytes:
-    """Create llm's database without a log, once: that takes longer than most tests."""
+    """Return an empty logs.db. Cached, because creating one takes longer than most tests."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "logs.db"
         database = sqlite_utils.Database(path)
@@ -470,7 +470,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def login(
+def official_login(
     simulator: Simulator, browser: Browser, run_llm: Callable[..., Result]
 ) -> Callable[..., Result]:
     """`llm chatgpt login --official`; its output shows no token, no code and no traceback."""
@@ -479,8 +479,7 @@ def login(
         result = run_llm("chatgpt", "login", "--official", *arguments)
         for thread in browser.threads:
             thread.join()
-        with secrets_watch(simulator) as check:
-            check(result.output + str(browser.pages))
+        assert_no_secrets(simulator, result.output + str(browser.pages))
         assert not re.search(r"ac_[0-9a-f]{8}|Traceback", result.output + str(browser.pages))
         return result
 
@@ -610,8 +609,8 @@ def start_login() -> Iterator[Callable[..., PipedLogin]]:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """`start(*arguments)` runs `llm` in a terminal, which ends with the test."""
+def start_in_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """`start_in_terminal(*arguments)` runs `llm` in a terminal, which ends with the test."""
     from terminal import Terminal
 
     for name in ("SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "NO_COLOR"):
@@ -657,20 +656,15 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-@contextlib.contextmanager
-def secrets_watch(simulator: Simulator) -> Iterator[Callable[[str], None]]:
-    """Yield a function that fails if a text contains a token of the simulator."""
-
-    def check(text: str) -> None:
-        for tokens in (
-            simulator.access_tokens,
-            simulator.refresh_tokens,
-            simulator.official_access_tokens,
-            simulator.official_refresh_tokens,
-        ):
-            assert not any(token in text for token in tokens)
-        assert not re.search(r"\brt_[0-9a-f]{8}", text)
-        # At the start of a word, because the random state of an address may contain these letters.
-        assert not re.search(r"(?<![\w-])eyJ", text)
-
-    yield check
+def assert_no_secrets(simulator: Simulator, text: str) -> None:
+    """Fail if a text contains a token of the simulator."""
+    for tokens in (
+        simulator.access_tokens,
+        simulator.refresh_tokens,
+        simulator.official_access_tokens,
+        simulator.official_refresh_tokens,
+    ):
+        assert not any(token in text for token in tokens)
+    assert not re.search(r"\brt_[0-9a-f]{8}", text)
+    # At the start of a word, because the random state of an address may contain these letters.
+    assert not re.search(r"(?<![\w-])eyJ", text)

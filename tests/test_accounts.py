@@ -1,4 +1,4 @@
-"""Several accounts: their names, which one is used, and what happens when users differ."""
+"""Several accounts: their names, which one is used, and sign-ins by another user."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
-    AT,
     BOB,
     EVE,
+    PERSONAL_TOKEN,
+    assert_no_secrets,
     bearers,
     expire,
-    keep_key,
     new_login,
-    secrets_watch,
     sign_in,
+    store_key,
 )
 from disk import fill_disk
 from llm_chatgpt.backend.catalogue import models_file
@@ -30,7 +30,7 @@ from simulator import Answer
 # Names
 
 
-def test_login_beside_another(simulator, run_llm):
+def test_a_login_under_another_name_keeps_the_first_as_default(simulator, run_llm):
     old = sign_in(simulator)
     simulator.interval, simulator.approve_after_polls = "1", 0
     simulator.account = BOB
@@ -48,24 +48,24 @@ def test_the_first_login_is_the_default_one(simulator, run_llm):
     assert "makes this account the default" not in result.stdout
     assert read_store().default == "work"
     assert run_llm("chatgpt", "login").exit_code == 0
-    # A new login without a name has its own.
+    # A login without a name is stored as `default` and becomes the default account.
     store = read_store()
     assert (store.default, list(store.accounts)) == ("default", ["work", "default"])
 
 
-def test_the_variable_also_names_a_login(simulator, run_llm, monkeypatch):
+def test_llm_chatgpt_account_names_a_new_login_if_it_is_no_token(simulator, run_llm, monkeypatch):
     sign_in(simulator)
     simulator.approve_after_polls = 0
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert run_llm("chatgpt", "login").exit_code == 0
     assert set(read_store().accounts) == {"default", "work"}
-    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", AT)
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", PERSONAL_TOKEN)
     assert run_llm("chatgpt", "login").exit_code == 0
     assert set(read_store().accounts) == {"default", "work"}
 
 
 @pytest.mark.parametrize("name", ["at-home", "", "a b", "-x", ".work", "x" * 49, "a\nb", "../x"])
-def test_names_that_are_none(simulator, run_llm, name):
+def test_invalid_account_names_are_refused(simulator, run_llm, name):
     result = run_llm("chatgpt", "login", f"--account={name}")
     assert result.exit_code == 2
     assert "up to 48 letters" in result.stderr
@@ -74,15 +74,15 @@ def test_names_that_are_none(simulator, run_llm, name):
 
 
 @pytest.mark.parametrize("command", ["status", "usage", "models", "refresh", "logout", "doctor"])
-def test_an_empty_name_is_not_the_default_account(two, run_llm, command):
-    """As a script would have it whose variable is unset."""
+def test_an_empty_name_is_not_the_default_account(two_logins, run_llm, command):
+    """A script passes this if its variable is unset."""
     result = run_llm("chatgpt", command, "--account", "")
     assert result.exit_code == 1
     assert "Accounts: default, work" in result.output
     assert set(read_store().accounts) == {"default", "work"}
 
 
-def test_accounts_are_listed(two, run_llm, simulator):
+def test_accounts_are_listed(two_logins, run_llm, simulator):
     result = run_llm("chatgpt", "accounts")
     head, first, second = result.stdout.splitlines()
     assert head.split()[:3] == ["NAME", "EMAIL", "PLAN"]
@@ -94,28 +94,27 @@ def test_accounts_are_listed(two, run_llm, simulator):
         ("default", True, "login"),
         ("work", False, "login"),
     ]
-    with secrets_watch(simulator) as check:
-        check(result.output + json.dumps(report))
+    assert_no_secrets(simulator, result.output + json.dumps(report))
 
 
-def test_no_accounts(run_llm):
+def test_accounts_without_a_login_suggests_login(run_llm):
     result = run_llm("chatgpt", "accounts")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "llm chatgpt login" in result.stderr
     assert json.loads(run_llm("chatgpt", "accounts", "--json").stdout) == []
 
 
-def test_use(two, run_llm, simulator, ask, monkeypatch):
+def test_use_changes_the_default_account(two_logins, run_llm, simulator, ask, monkeypatch):
     result = run_llm("chatgpt", "use", "work")
     assert "bob@example.com" in result.stdout
     ask("hello")
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert "takes precedence" in run_llm("chatgpt", "use", "default").stderr
 
 
-@pytest.mark.parametrize("name", ["nobody", AT])
-def test_use_of_an_unknown_account(two, run_llm, name):
+@pytest.mark.parametrize("name", ["nobody", PERSONAL_TOKEN])
+def test_use_of_an_unknown_account_lists_the_known_ones(two_logins, run_llm, name):
     result = run_llm("chatgpt", "use", name)
     assert result.exit_code == 1
     assert "default, work." in result.stderr
@@ -123,36 +122,36 @@ def test_use_of_an_unknown_account(two, run_llm, name):
     assert read_store().default == "default"
 
 
-def test_use_without_any(run_llm):
+def test_use_without_a_login_suggests_login(run_llm):
     assert "llm chatgpt login" in run_llm("chatgpt", "use", "x").stderr
 
 
-# Which one is used
+# Which account is used
 
 
-def test_a_key_names_an_account(two, simulator, ask):
+def test_a_key_names_an_account(two_logins, simulator, ask):
     ask("hello", key="work")
     ask("hello")
-    assert bearers(simulator) == [two[1].access_token, two[0].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token, two_logins[0].access_token]
     assert simulator.seen("/codex/responses")[0].headers["chatgpt-account-id"] == "acc-bob"
 
 
-def test_key_on_the_command_line_and_in_chat(two, simulator, run_llm):
+def test_key_chooses_the_account_in_prompt_and_chat(two_logins, simulator, run_llm):
     assert run_llm("-m", "chatgpt-gpt-6-luna", "--key", "work", "hello").exit_code == 0
     chat = run_llm("chat", "-m", "chatgpt-gpt-6-luna", "--key", "work", input="hello\nexit\n")
     assert chat.exit_code == 0
-    assert bearers(simulator) == [two[1].access_token] * 2
+    assert bearers(simulator) == [two_logins[1].access_token] * 2
 
 
-def test_a_models_own_key(two, simulator, ask):
+def test_a_models_key_chooses_the_account(two_logins, simulator, ask):
     model = ask.model()
     model.key = "work"
     ask.finish(lambda: model.prompt("hello"))
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
 
 
-def test_the_order(two, simulator, at, monkeypatch, run_llm):
-    """--key, LLM_CHATGPT_ACCOUNT, the stored login, llm's key, the variable."""
+def test_the_precedence_of_logins(two_logins, simulator, personal_token, monkeypatch, run_llm):
+    """LLM_CHATGPT_ACCOUNT, the default account, llm's key `chatgpt`, CODEX_ACCESS_TOKEN."""
 
     def used():
         run_llm("-m", "chatgpt-gpt-6-luna", "hello")
@@ -161,56 +160,51 @@ def test_the_order(two, simulator, at, monkeypatch, run_llm):
 
     other = "at-other"
     simulator.personal_tokens[other] = BOB
-    monkeypatch.setenv("CODEX_ACCESS_TOKEN", at)
-    keep_key("chatgpt", other)
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", personal_token)
+    store_key("chatgpt", other)
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
-    assert used() == (
-        two[1].access_token,
-        "work",
-        "chosen by LLM_CHATGPT_ACCOUNT",
-    )
+    work, default = two_logins[1].access_token, two_logins[0].access_token
+    assert used() == (work, "work", "chosen by LLM_CHATGPT_ACCOUNT")
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
-    assert used() == (
-        two[0].access_token,
-        "default",
-        "the default account",
-    )
+    assert used() == (default, "default", "the default account")
     run_llm("chatgpt", "logout", "--all")
     assert used() == (other, None, "llm's key chatgpt")
-    keep_key("chatgpt", "sk-no-access-token")
-    assert used() == (at, None, "CODEX_ACCESS_TOKEN")
+    store_key("chatgpt", "sk-no-access-token")
+    assert used() == (personal_token, None, "CODEX_ACCESS_TOKEN")
 
 
-def test_account_names_come_before_llms_keys(two, simulator, at, ask):
-    keep_key("work", at)
-    keep_key("ci", at)
+def test_account_names_come_before_llms_keys(two_logins, simulator, personal_token, ask):
+    store_key("work", personal_token)
+    store_key("ci", personal_token)
     ask("hello", key="work")
     ask("hello", key="ci")
-    assert bearers(simulator) == [two[1].access_token, at]
+    assert bearers(simulator) == [two_logins[1].access_token, personal_token]
 
 
 def replace_get_key(monkeypatch, key):
-    """As a plugin does that keeps keys elsewhere, such as llm-1password."""
-    of_llm = llm.get_key
+    """Replace llm.get_key, as plugins such as llm-1password do."""
+    original = llm.get_key
 
     def get_key(explicit_key=None, key_alias=None, env_var=None, *, alias=None, **others):
         name = alias or key_alias
-        return key() if name in ("chatgpt", "team") else of_llm(alias=name, **others)
+        return key() if name in ("chatgpt", "team") else original(alias=name, **others)
 
     monkeypatch.setattr(llm, "get_key", get_key)
 
 
 @pytest.mark.parametrize("name", [None, "team"])
-def test_a_plugin_that_keeps_keys_elsewhere(simulator, at, ask, run_llm, monkeypatch, name):
-    replace_get_key(monkeypatch, lambda: at)
+def test_keys_from_another_plugin_are_used(
+    simulator, personal_token, ask, run_llm, monkeypatch, name
+):
+    replace_get_key(monkeypatch, lambda: personal_token)
     assert ask("hello", key=name).text
-    assert bearers(simulator) == [at]
+    assert bearers(simulator) == [personal_token]
     account = ["--account", name] if name else []
     assert "eve@example.com" in run_llm("chatgpt", "status", *account).stdout
 
 
 @pytest.mark.parametrize("error", [llm.ModelError, RuntimeError, KeyError])
-def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch, error):
+def test_a_key_plugins_error_is_shown_without_a_login(simulator, ask, run_llm, monkeypatch, error):
     def locked():
         raise error("The vault is locked.\nUnlock it.")
 
@@ -227,12 +221,12 @@ def test_a_plugin_that_cannot_read_its_keys(simulator, ask, run_llm, monkeypatch
     assert ask("hello").text
 
 
-def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatch):
-    """As `export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may bring it."""
-    monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {at}\r\n")
+def test_space_around_a_token_is_not_a_part_of_it(simulator, personal_token, ask, monkeypatch):
+    """`export CODEX_ACCESS_TOKEN=$(cat file)` or a pasted key may add it."""
+    monkeypatch.setenv("CODEX_ACCESS_TOKEN", f" {personal_token}\r\n")
     ask("hello")
-    ask("hello", key=f"{at} ")
-    assert bearers(simulator) == [at, at]
+    ask("hello", key=f"{personal_token} ")
+    assert bearers(simulator) == [personal_token, personal_token]
 
 
 @pytest.mark.parametrize(
@@ -249,9 +243,9 @@ def test_space_around_a_token_is_not_a_part_of_it(simulator, at, ask, monkeypatc
         "at-\N{EM DASH}",
     ],
 )
-def test_what_is_no_account_is_never_shown(two, simulator, ask, run_llm, value, monkeypatch):
-    keep_key("openai", "sk-Secret")
-    keep_key("ci", AT)
+def test_an_unknown_value_is_never_shown(two_logins, simulator, ask, run_llm, value, monkeypatch):
+    store_key("openai", "sk-Secret")
+    store_key("ci", PERSONAL_TOKEN)
     with pytest.raises(llm.NeedsKeyException) as caught:
         ask("hello", key=value)
     assert "Accounts: default, work, ci." in str(caught.value)
@@ -273,21 +267,21 @@ def test_an_account_name_before_any_login(simulator, ask):
         ask("hello", key="work")
 
 
-def test_damaged_llm_keys_stop_nothing(two, ask):
+def test_damaged_llm_keys_stop_nothing(two_logins, ask):
     (llm.user_dir() / "keys.json").write_text("{")
     assert ask("hello").text
 
 
-def test_the_account_that_is_left_becomes_the_default(two, simulator, ask):
+def test_the_account_that_is_left_becomes_the_default(two_logins, simulator, ask):
     assert list(delete_tokens()) == ["default"]
     assert read_store().default == "work"
     assert ask("hello").text
-    assert bearers(simulator) == [two[1].access_token]
+    assert bearers(simulator) == [two_logins[1].access_token]
 
 
 @pytest.mark.parametrize("name", ["work", "default"])
-def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask, name):
-    plugin.store_tokens(two[0], "home")
+def test_the_plugin_never_chooses_among_several_accounts(two_logins, simulator, run_llm, ask, name):
+    plugin.store_tokens(two_logins[0], "home")
     run_llm("chatgpt", "use", name)
     delete_tokens(name)
     with pytest.raises(llm.NeedsKeyException, match=r"No default account.*use NAME") as caught:
@@ -302,22 +296,22 @@ def test_of_several_accounts_none_is_chosen_unasked(two, simulator, run_llm, ask
     assert ask("hello").text
 
 
-def test_each_command_takes_an_account(two, simulator, run_llm):
-    bob = two[1].access_token
+def test_each_command_takes_an_account(two_logins, simulator, run_llm):
+    bob = two_logins[1].access_token
     for command in ("usage", "refresh", "models"):
         assert run_llm("chatgpt", command, "--account", "work").exit_code == 0
     sent = [r.headers["authorization"] for r in simulator.requests]
     assert set(sent) == {f"Bearer {bob}"}
     assert "bob@example.com" in run_llm("chatgpt", "status", "--account", "work").stdout
     lists = json.loads(models_file().read_text())["accounts"]
-    assert list(lists) == [two[1].account_key]
+    assert list(lists) == [two_logins[1].account_key]
 
 
 @pytest.mark.parametrize(
     ("endpoint", "command"),
     [("usage", "usage"), ("models", "refresh"), ("models", "models"), ("usage", "reset")],
 )
-def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
+def test_advice_names_the_account(two_logins, simulator, run_llm, endpoint, command):
     simulator.always[endpoint] = lambda request: Answer(401, {"detail": "No"})
     more = ["--yes"] if command == "reset" else []
     result = run_llm("chatgpt", command, "--account", "work", *more)
@@ -325,20 +319,19 @@ def test_advice_names_the_account(two, simulator, run_llm, endpoint, command):
     assert "Run 'llm chatgpt login --account work' to sign in again." in result.stderr
 
 
-def test_only_the_account_in_question_is_refreshed(two, simulator, ask):
-    expired = two[1]._replace(expires_at=time.time() - 60)
+def test_only_the_account_in_question_is_refreshed(two_logins, simulator, ask):
+    expired = two_logins[1]._replace(expires_at=time.time() - 60)
     plugin.store_tokens(expired, "work")
     ask("hello", key="work")
     assert len(simulator.refreshes) == 1
     store = read_store()
     assert store.default == "default"
-    assert store.get() == two[0]
-    assert store.get("work").access_token != two[1].access_token
+    assert store.get() == two_logins[0]
+    assert store.get("work").access_token != two_logins[1].access_token
     assert store.get("work").email == "bob@example.com"
 
 
-def test_none_and_its_name_are_one_refresh(two, simulator):
-    """A default account is refreshed once, whether it is named or not."""
+def test_the_default_account_is_refreshed_once_named_or_not(two_logins, simulator):
     expire()
     barrier = threading.Barrier(8)
     got = []
@@ -356,17 +349,17 @@ def test_none_and_its_name_are_one_refresh(two, simulator):
     assert len(simulator.refreshes) == 1
 
 
-def test_a_renewed_login_that_is_not_stored_survives_other_accounts(two, simulator, monkeypatch):
+def test_storing_another_account_also_stores_a_renewed_login(two_logins, simulator, monkeypatch):
     expire()
     with monkeypatch.context() as context:
         fill_disk(context, "chatgpt-oauth.json")
         renewed = plugin.get_tokens()
-    plugin.store_tokens(two[1], "work")
+    plugin.store_tokens(two_logins[1], "work")
     assert plugin.get_tokens() == renewed == plugin.load_tokens()
     assert len(simulator.refreshes) == 1
 
 
-# Somebody else
+# Another user signs in
 
 
 def test_a_script_does_not_replace_another_user(simulator, run_llm):
@@ -381,13 +374,13 @@ def test_a_script_does_not_replace_another_user(simulator, run_llm):
     assert plugin.load_tokens().email == "bob@example.com"
 
 
-def test_the_same_person_is_not_asked_about(simulator, run_llm):
+def test_signing_in_again_as_the_same_user_asks_nothing(simulator, run_llm):
     sign_in(simulator)
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login").exit_code == 0
 
 
-def test_colleagues_share_a_workspace_but_are_not_the_same(simulator, run_llm):
+def test_two_users_of_one_workspace_are_different_users(simulator, run_llm):
     sign_in(simulator)
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     simulator.approve_after_polls = 0
@@ -402,7 +395,7 @@ def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
 
     def replace(old, new):
         replaced.append((old.email, new.email))
-        # While the user is asked, eve signs in under this name elsewhere; then it is renewed.
+        # While the user decides, Eve signs in under this name elsewhere, and her login is renewed.
         plugin.store_tokens(eve._replace(expires_at=eve.expires_at - len(replaced)))
         return True
 
@@ -411,8 +404,8 @@ def test_another_user_who_signs_in_meanwhile_is_asked_about_as_well(simulator):
     assert plugin.load_tokens().email == BOB.email
 
 
-def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
-    """Under one name, and none of them was signed in before: no terminal, so nobody is asked."""
+def test_the_second_of_two_simultaneous_logins_is_refused(simulator, run_llm):
+    """Both use one new account name. Without a terminal, nobody can be asked."""
     eve = new_login(simulator, EVE)
     simulator.account, simulator.approve_after_polls = BOB, 0
     threads = []
@@ -423,7 +416,7 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
         def store_eve():
             with locked_store() as writer:
                 locked.set()
-                # Until the login waits for the lock.
+                # By then, the login waits for the lock.
                 time.sleep(0.5)
                 writer.save(read_store().add("default", eve, as_default=True))
 
@@ -439,22 +432,20 @@ def test_two_users_who_sign_in_at_the_same_moment(simulator, run_llm):
     assert plugin.load_tokens().email == "eve@example.com"
 
 
-def test_a_refresh_changes_nothing_but_the_tokens(two, simulator, ask):
-    plugin.store_tokens(two[0], "home")
+def test_a_refresh_changes_nothing_but_the_tokens(two_logins, simulator, ask):
+    plugin.store_tokens(two_logins[0], "home")
     delete_tokens("default")
-    expired = two[1]._replace(expires_at=1.0)
+    expired = two_logins[1]._replace(expires_at=1.0)
     plugin.store_tokens(expired, "work")
     before = read_store()
-    # Of two accounts neither has been chosen.
+    # Neither of the two accounts is the default.
     assert before.default == ""
     assert ask("hello", key="work").text
     after = read_store()
-    assert after.get("work").access_token != two[1].access_token
+    assert after.get("work").access_token != two_logins[1].access_token
     assert after.put("work", expired).to_bytes() == before.to_bytes()
 
 
-def test_an_account_by_key(simulator, signed_in, ask):
-    plugin.store_tokens(signed_in, "work")
-    assert ask("hi", key="work").text
+def test_an_unknown_account_name_lists_the_known_ones(two_logins, ask):
     with pytest.raises(llm.NeedsKeyException, match=r"named 'home'\. Accounts: default, work\."):
         ask("hi", key="home")

@@ -17,7 +17,7 @@ def last_body(simulator):
 
 
 def parts_of(body, kind):
-    """The parts of all messages and tool outputs that are of this kind."""
+    """Return the parts of this type in all messages and tool outputs."""
     return [
         part
         for item in body["input"]
@@ -47,48 +47,48 @@ WEBP = b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x
         ("a.webp", WEBP, "image/webp"),
     ],
 )
-def test_pictures_by_path_and_later(simulator, signed_in, run_llm, tmp_path, name, data, kind):
+def test_images_are_sent_again_unchanged(simulator, signed_in, run_llm, tmp_path, name, data, kind):
     (tmp_path / name).write_bytes(data)
     result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", str(tmp_path / name))
     assert result.exit_code == 0, result.output
     (image,) = images_of(last_body(simulator))
     assert image["image_url"].startswith(f"data:{kind};base64,")
-    # The default is the service's.
+    # Without image_detail, the service decides.
     assert "detail" not in image
     first = simulator.prompts[0]["input"]
     run_llm("-c", "And?")
     assert last_body(simulator)["input"][: len(first)] == first
 
 
-def test_a_picture_by_stdin(simulator, signed_in, run_llm):
+def test_an_image_from_stdin_is_sent(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "What?", "-a", "-", input=PNG)
     assert result.exit_code == 0
     assert len(images_of(last_body(simulator))) == 1
 
 
-def test_a_picture_by_address(simulator, signed_in, ask):
+def test_an_https_address_of_an_image_is_sent_as_it_is(simulator, signed_in, ask):
     url = "https://example.com/a.png"
     ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
     assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
 
 
-def test_an_unencrypted_address_is_read_here(simulator, signed_in, ask):
+def test_an_image_with_an_http_address_is_sent_as_data(simulator, signed_in, ask):
     # The backend takes https and data addresses only.
-    with_picture = Answer(200, PNG, {"Content-Type": "image/png"})
-    simulator.script("authorize", with_picture, with_picture)
+    with_image = Answer(200, PNG, {"Content-Type": "image/png"})
+    simulator.script("authorize", with_image, with_image)
     url = f"{simulator.issuer}/oauth/authorize"
     ask("What?", attachments=[llm.Attachment(type="image/png", url=url)])
     assert images_of(last_body(simulator))[0]["image_url"].startswith("data:image/png;base64,")
 
 
 @pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
-def test_image_detail(simulator, signed_in, ask, detail):
+def test_image_detail_is_sent(simulator, signed_in, ask, detail):
     image = llm.Attachment(type="image/png", content=PNG)
     ask("What?", attachments=[image], image_detail=detail)
     assert images_of(last_body(simulator))[0]["detail"] == detail
 
 
-def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_path):
+def test_an_attachment_that_a_model_cannot_read_is_refused(simulator, signed_in, run_llm, tmp_path):
     add_blind_model(simulator, signed_in)
     (tmp_path / "a.png").write_bytes(PNG)
     result = run_llm("-m", "chatgpt-gpt-blind", "What?", "-a", str(tmp_path / "a.png"))
@@ -101,7 +101,7 @@ def test_what_a_model_cannot_see_is_refused(simulator, signed_in, run_llm, tmp_p
     assert simulator.prompts == []
 
 
-def test_pictures_and_files_in_an_older_history(simulator, signed_in, ask):
+def test_earlier_attachments_that_a_model_cannot_read_become_notes(simulator, signed_in, ask):
     add_blind_model(simulator, signed_in)
     sound = llm.Attachment(type="audio/wav", content=b"RIFF")
     image = llm.Attachment(type="image/png", content=PNG)
@@ -117,7 +117,7 @@ def test_pictures_and_files_in_an_older_history(simulator, signed_in, ask):
     assert [part["type"] for part in parts] == ["input_text"] * 3 + ["input_file"]
 
 
-def test_a_picture_whose_file_is_gone(simulator, signed_in, ask, tmp_path, caplog):
+def test_an_earlier_image_that_is_gone_becomes_a_note(simulator, signed_in, ask, tmp_path, caplog):
     path = tmp_path / "gone\x1b[2J.png"
     path.write_bytes(PNG)
     conversation = ask.model().conversation()
@@ -154,12 +154,14 @@ UNSENDABLE = [
 
 
 @pytest.mark.parametrize(("attachment", "problem"), UNSENDABLE)
-def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, attachment, problem):
+def test_an_unsendable_attachment_is_an_error_but_a_note_in_earlier_messages(
+    simulator, signed_in, ask, caplog, attachment, problem
+):
     with pytest.raises(llm.ModelError) as caught:
         ask(messages=[llm.user("hi"), llm.assistant("Hello."), llm.user("What?", attachment)])
     assert f": it {problem}. " in str(caught.value)
     assert simulator.prompts == []
-    # In what was said before, a note takes its place.
+    # In earlier messages, a note takes its place.
     result = ToolResultPart("look", "done", "c1", attachments=[attachment])
     ask(
         messages=[
@@ -171,12 +173,12 @@ def test_an_attachment_that_cannot_be_sent(simulator, signed_in, ask, caplog, at
     items = last_body(simulator)["input"]
     for parts in (items[0]["content"], items[2]["output"]):
         assert parts[1]["text"].startswith(f"[attachment left out: it {problem}")
-    # The same words are not said twice.
+    # The warning is not repeated.
     assert len(caplog.messages) == 1
     assert f" {problem}; sent a note in its place." in caplog.text
 
 
-def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
+def test_a_new_image_for_a_model_that_reads_none_is_refused(simulator, signed_in, ask):
     add_blind_model(simulator, signed_in)
     image = llm.Attachment(type="image/png", content=PNG)
     with pytest.raises(llm.ModelError, match=r"cannot be read by this model\. Use another model"):
@@ -184,11 +186,11 @@ def test_a_new_picture_for_a_model_that_takes_none(simulator, signed_in, ask):
 
 
 def screenshot() -> llm.ToolOutput:
-    "Take a picture"
+    "Take a screenshot"
     return llm.ToolOutput("done", attachments=[llm.Attachment(type="image/png", content=PNG)])
 
 
-def test_tools_that_return_pictures(simulator, signed_in, ask):
+def test_an_image_from_a_tool_is_sent_again_unchanged(simulator, signed_in, ask):
     simulator.answer(Call("screenshot", {}))
     simulator.answer(Say("I see."))
     conversation = ask.model().conversation(tools=[screenshot])
@@ -196,11 +198,11 @@ def test_tools_that_return_pictures(simulator, signed_in, ask):
     items = last_body(simulator)["input"]
     assert len(images_of(last_body(simulator))) == 1
     ask.chain(conversation, "And now?", tools=[screenshot])
-    # What was sent before is sent again to the letter.
+    # Earlier items are sent again unchanged.
     assert last_body(simulator)["input"][: len(items)] == items
 
 
-def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signed_in, ask):
+def test_a_tool_result_with_an_image_is_sent_as_an_output_with_an_image(simulator, signed_in, ask):
     image = llm.Attachment(type="image/png", content=PNG)
     ask(
         messages=[
@@ -213,7 +215,7 @@ def test_a_part_with_a_picture_becomes_an_output_with_a_picture(simulator, signe
     assert [part["type"] for part in output] == ["input_text", "input_image"]
 
 
-def test_reply_with_images_and_tools(simulator, signed_in):
+def test_reply_works_after_a_tool_that_returns_an_image(simulator, signed_in):
     model = llm.get_model("chatgpt-gpt-6-luna")
     simulator.answer(Call("screenshot", {}))
     first = model.prompt("Look", tools=[screenshot])
@@ -222,7 +224,7 @@ def test_reply_with_images_and_tools(simulator, signed_in):
     assert images_of(last_body(simulator))
 
 
-def test_attachments_in_messages(simulator, signed_in, ask):
+def test_image_detail_applies_to_attachments_in_messages(simulator, signed_in, ask):
     image = llm.Attachment(type="image/png", content=PNG)
     ask(messages=[llm.user("What?", image)], image_detail="low")
     assert images_of(last_body(simulator))[0]["detail"] == "low"

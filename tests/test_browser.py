@@ -1,4 +1,4 @@
-"""The browser login: the listener, what is pasted, and a real Chromium."""
+"""The browser login: the listener, refusals, workspaces, and a real Chromium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import fetch, redirect_of, secrets_watch, sign_in, wait_until, with_query
+from conftest import assert_no_secrets, fetch, redirect_of, sign_in, wait_until, with_query
 from llm_chatgpt import config
 from simulator import Account, Answer, error_answer, web_page
 from terminal import needs_pty
@@ -34,11 +34,11 @@ CHROMIUM = next(
 
 
 def listen_on(port, host="127.0.0.1"):
-    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    taken.bind((host, port))
-    taken.listen()
-    return taken
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen()
+    return listener
 
 
 def has_ipv6():
@@ -53,7 +53,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 
 def failed_login(browse, account=None):
-    """The error of a login in this process, and what `browse` returns for its address."""
+    """Sign in here, pass the address to `browse`; return the error and what `browse` returns."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pages = []
         with pytest.raises(plugin.ChatGPTError) as caught:
@@ -63,7 +63,7 @@ def failed_login(browse, account=None):
         return caught.value, pages[0].result()
 
 
-def test_the_browser_comes_back(simulator, start_login):
+def test_the_redirect_completes_the_login_and_no_secret_is_shown(simulator, start_login):
     login = start_login("--browser", "--no-open")
     status, headers, page = fetch(login.url)
     code, stdout, stderr = login.end()
@@ -82,14 +82,13 @@ def test_the_browser_comes_back(simulator, start_login):
     assert exchanged.body["redirect_uri"] == "http://127.0.0.1:1455/auth/callback"
     assert len(exchanged.body["code_verifier"]) == 86
     assert "x-www-form-urlencoded" in exchanged.headers["content-type"]
-    with secrets_watch(simulator) as check:
-        check(stdout + stderr + page)
+    assert_no_secrets(simulator, stdout + stderr + page)
     assert exchanged.body["code"] not in stdout + stderr + page
     assert exchanged.body["code_verifier"] not in stdout + stderr + page
 
 
 def send(address, method, *hosts):
-    """The listener's status for a request that names these hosts; its answer repeats nothing."""
+    """Send a request with these Host headers; return the status. The answer must repeat nothing."""
     connection = http.client.HTTPConnection("127.0.0.1", 1455, timeout=10)
     connection.putrequest(method, address.removeprefix("http://127.0.0.1:1455"), skip_host=True)
     for host in hosts:
@@ -104,7 +103,7 @@ def send(address, method, *hosts):
 
 def test_other_requests_to_the_listener_are_answered_and_ignored(simulator, start_login):
     login = start_login("--browser", "--no-open")
-    back = redirect_of(login.url)
+    redirect = redirect_of(login.url)
     root = "http://127.0.0.1:1455"
     for path in ("/", "/favicon.ico", "/cancel", "/success?id_token=x", "/auth/callback/x"):
         assert fetch(root + path)[0] == 404
@@ -114,33 +113,33 @@ def test_other_requests_to_the_listener_are_answered_and_ignored(simulator, star
         {"state": ""},
         {"state": "\N{LATIN SMALL LETTER E WITH ACUTE}"},
     ):
-        status, _, page = fetch(with_query(back, **wrong))
+        status, _, page = fetch(with_query(redirect, **wrong))
         assert status == 400
         assert "another sign-in" in page
-    state = urllib.parse.parse_qs(urllib.parse.urlsplit(back).query)["state"][0]
-    assert fetch(f"{back}&state={state}")[0] == 400
+    state = urllib.parse.parse_qs(urllib.parse.urlsplit(redirect).query)["state"][0]
+    assert fetch(f"{redirect}&state={state}")[0] == 400
     for method in ("POST", "HEAD", "ECHO<b>"):
-        assert send(back, method, "127.0.0.1:1455") == 501
+        assert send(redirect, method, "127.0.0.1:1455") == 501
     for host in ("evil.example", "evil.example:1455", "127.0.0.1", "127.0.0.1:1457", "[::1]", ""):
-        assert send(back, "GET", host) == 400
-    assert send(back, "GET") == send(back, "GET", "localhost:1455", "localhost:1455") == 400
+        assert send(redirect, "GET", host) == 400
+    assert send(redirect, "GET") == send(redirect, "GET", "localhost:1455", "localhost:1455") == 400
     with socket.create_connection(("127.0.0.1", 1455)) as silent, silent.dup() as rude:
         rude.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
         assert b"HTTP at all" not in rude.recv(4096)
         assert login.process.poll() is None
-        assert fetch(back)[0] == 200
+        assert fetch(redirect)[0] == 200
     code, _, stderr = login.end()
     assert code == 0, stderr
     assert "Traceback" not in stderr
     assert len(simulator.seen("/oauth/token")) == 1
 
 
-def test_the_suffix_that_the_issuer_is_known_to_add(simulator, start_login):
+def test_a_known_suffix_of_the_state_is_accepted(simulator, start_login):
     login = start_login("--browser", "--no-open")
-    back = redirect_of(login.url)
-    state = urllib.parse.parse_qs(urllib.parse.urlsplit(back).query)["state"][0]
+    redirect = redirect_of(login.url)
+    state = urllib.parse.parse_qs(urllib.parse.urlsplit(redirect).query)["state"][0]
     suffix = ".onboarding_entrypoint=life_sciences"
-    assert login.visit(with_query(back, state=state + suffix))[0] == 0
+    assert login.visit(with_query(redirect, state=state + suffix))[0] == 0
 
 
 REFUSALS = [
@@ -156,7 +155,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSALS)
-def test_a_refusal_ends_it_and_leaves_the_old_login(simulator, changes, words):
+def test_a_refusal_ends_the_sign_in_and_keeps_the_old_login(simulator, changes, words):
     old = sign_in(simulator)
     error, (status, _, page) = failed_login(
         lambda url: fetch(with_query(redirect_of(url), **changes))
@@ -180,7 +179,7 @@ def test_a_refusal_ends_it_and_leaves_the_old_login(simulator, changes, words):
         (Answer(drop=True), "broke off"),
     ],
 )
-def test_an_exchange_that_fails(simulator, answer, words):
+def test_a_failed_exchange_is_not_repeated_and_keeps_the_old_login(simulator, answer, words):
     old = sign_in(simulator)
     simulator.script("token", answer)
     error, (_, _, page) = failed_login(fetch)
@@ -216,7 +215,7 @@ def test_the_browser_is_answered_before_anything_else_happens(simulator, start_l
     assert login.end()[0] == 0
 
 
-def test_a_browser_that_does_not_wait_for_its_answer(simulator, start_login):
+def test_a_browser_that_disconnects_early_does_not_stop_the_login(simulator, start_login):
     login = start_login("--browser", "--no-open")
     parts = urllib.parse.urlsplit(redirect_of(login.url))
     with socket.create_connection(("127.0.0.1", 1455)) as rude:
@@ -229,7 +228,7 @@ def test_a_browser_that_does_not_wait_for_its_answer(simulator, start_login):
     assert stdout.startswith("Signed in as ada@example.com")
 
 
-def test_the_second_port_where_the_first_is_taken(simulator, start_login):
+def test_the_second_port_is_used_if_the_first_is_in_use(simulator, start_login):
     with contextlib.closing(listen_on(1455)):
         login = start_login("--browser", "--no-open")
         assert "%3A1457" in login.url
@@ -244,7 +243,7 @@ def test_the_official_sign_in_needs_neither_port(simulator, start_login):
     assert stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)")
 
 
-def test_both_ports_taken(simulator, run_llm):
+def test_two_ports_in_use_are_an_error_that_suggests_device(simulator, run_llm):
     with contextlib.closing(listen_on(1455)), contextlib.closing(listen_on(1457)):
         result = run_llm("chatgpt", "login", "--browser", "--no-open")
     assert result.exit_code == 1
@@ -260,7 +259,7 @@ ACME = Account(name="Acme", account_id="acme")
 ELSEWHERE = Account(name="Personal", account_id="personal", workspaces=(ACME,))
 
 
-def test_a_certain_workspace_is_asked_for(simulator, start_login):
+def test_workspace_is_requested_and_stored(simulator, start_login):
     simulator.account = ELSEWHERE
     login = start_login("--browser", "--no-open", "--workspace", "acme")
     assert login.visit()[0] == 0
@@ -287,7 +286,7 @@ def to_localhost(monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_REDIRECT_HOST", "localhost")
 
 
-def test_an_account_whose_issuer_accepts_only_localhost(simulator, start_login, monkeypatch):
+def test_localhost_is_suggested_and_works(simulator, start_login, monkeypatch):
     simulator.redirect_hosts = {"localhost"}
     refused = start_login("--browser", "--no-open")
     status, _, page = fetch(refused.url)
@@ -310,16 +309,18 @@ def test_an_account_whose_issuer_accepts_only_localhost(simulator, start_login, 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_localhost_is_answered_under_both_names(simulator, start_login, to_localhost, host):
     login = start_login("--browser", "--no-open")
-    back = redirect_of(login.url).replace("localhost", host)
-    assert login.visit(back)[0] == 0
+    redirect = redirect_of(login.url).replace("localhost", host)
+    assert login.visit(redirect)[0] == 0
 
 
 @needs_ipv6
 def test_localhost_is_answered_on_ipv6(simulator, start_login, to_localhost):
     login = start_login("--browser", "--no-open")
-    back = urllib.parse.urlsplit(redirect_of(login.url))
+    redirect = urllib.parse.urlsplit(redirect_of(login.url))
     with contextlib.closing(http.client.HTTPConnection("::1", 1455, timeout=10)) as browser:
-        browser.request("GET", f"{back.path}?{back.query}", headers={"Host": "localhost:1455"})
+        browser.request(
+            "GET", f"{redirect.path}?{redirect.query}", headers={"Host": "localhost:1455"}
+        )
         assert browser.getresponse().status == 200
     assert login.end()[0] == 0
 
@@ -381,7 +382,7 @@ def test_ten_minutes_are_the_limit(simulator, monkeypatch):
 
 @pytest.fixture
 def chromium(tmp_path, monkeypatch):
-    """A real browser, as the one that the command opens; the file with its last page."""
+    """Let the command open Chromium. Returns the file that gets the last page."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt: chromium)")
     dom = tmp_path / "dom.html"

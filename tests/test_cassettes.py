@@ -35,7 +35,7 @@ def prompt_async(*args, slug="gpt-6-luna", **kwargs):
 
 @pytest.fixture(params=["httpx", "httpx2"])
 def library(request, monkeypatch):
-    """One cassette serves both clients."""
+    """Run the test with each HTTP library. One cassette serves both."""
     module = pytest.importorskip(request.param)
     monkeypatch.setattr(clients, "library", lambda: module)
     return module
@@ -43,7 +43,7 @@ def library(request, monkeypatch):
 
 @pytest.fixture(params=[prompt_sync, prompt_async])
 def replay(request, monkeypatch, library):
-    """Act out a scenario against its cassette, under the service's real addresses."""
+    """Run a scenario against its cassette, under the service's real addresses."""
     for name in ("ISSUER", "BASE_URL", "API_URL"):
         monkeypatch.delenv(f"LLM_CHATGPT_{name}")
 
@@ -93,7 +93,7 @@ def test_tool_turn(replay):
     assert "".join(second._chunks) == "It is 42."
 
 
-def test_refusals(replay):
+def test_each_refusal_is_one_sentence_with_advice(replay):
     retired, limit = replay("refusals")
     assert "'gpt-5.2-codex' model is not supported" in str(retired)
     assert isinstance(limit, plugin.UsageLimitReached)
@@ -134,7 +134,7 @@ def test_there_is_a_cassette_for_each_scenario():
 def test_no_cassette_holds_a_secret(path: pathlib.Path):
     text = path.read_text()
     assert "simulator" in text.splitlines()[0]
-    # As YAML, because that wraps long lines.
+    # Parsed, because YAML wraps long lines.
     text = json.dumps(yaml.safe_load(text), default=lambda data: data.decode())
     for pattern in (
         r"rt_[0-9a-f]{8}",
@@ -228,7 +228,7 @@ def test_a_token_that_is_no_jwt_is_scrubbed():
 
 
 def test_the_recorder_needs_no_network(tmp_path, monkeypatch):
-    """The recorder itself, into another folder."""
+    """Run the recorder, but into another folder."""
     import cassettes
 
     monkeypatch.setattr(cassettes, "FOLDER", tmp_path)

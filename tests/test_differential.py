@@ -13,7 +13,7 @@ from llm.parts import ReasoningPart, TextPart, ToolCallPart
 
 from simulator import Call, Refuse, Say, Search, Stream, Think
 
-# Without halves of characters and citation markup, which the package leaves in its texts.
+# Without surrogates and citation markup: the package leaves both in its texts.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=30)
 SOME_TEXT = TEXT.filter(str.strip)
 PHASES = st.sampled_from([None, "final_answer", "commentary"])
@@ -34,7 +34,7 @@ def messages(draw):
     text = draw(TEXT)
     ends = sorted({*draw(st.lists(st.integers(0, len(text)), max_size=4)), len(text)})
     deltas = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    # An item without any text does not take back what was shown.
+    # If the finished item has no text, the text of its deltas stays.
     if text and draw(st.booleans()):
         deltas = draw(st.lists(st.sampled_from([*deltas, "x"]), min_size=1, max_size=5))
     return Say(text, deltas=deltas, phase=draw(PHASES))
@@ -47,12 +47,12 @@ ITEMS = st.one_of(
     st.builds(Call, st.sampled_from(["add", "note"]), ARGUMENTS),
     st.builds(Search, SOME_TEXT, st.lists(st.just("https://a.example"), max_size=2)),
 )
-# Events that repeat what other events have, and may be lost.
+# Events whose content other events repeat. A stream may lack them.
 DISPENSABLE = ("output_text.done", "summary_text.done", "summary_part", "arguments.done")
 
 
 def interleaved(draw, groups):
-    """The frames of several items in any order that keeps each item's own."""
+    """Mix the frames of several items. Each item's frames stay in order."""
     waiting = [list(group) for group in groups]
     while any(waiting):
         group = draw(st.sampled_from([group for group in waiting if group]))
@@ -60,7 +60,7 @@ def interleaved(draw, groups):
 
 
 def grouped(frames):
-    """The first frames, those of each item, and the last."""
+    """Split frames: those before the items, a list for each item, and the last frame."""
     events = [json.loads(frame.split(b"data: ")[1]) for frame in frames]
     items = {}
     for event, frame in zip(events, frames, strict=True):
@@ -80,6 +80,7 @@ def streams(draw, simulator, final_output):
     groups = [[f for f in g if not any(kind.encode() in f for kind in lost)] for g in groups]
     in_turn = itertools.chain.from_iterable(groups)
     between = list(interleaved(draw, groups) if draw(st.booleans()) else in_turn)
+    # The package collects the items itself only if `output` is null.
     for_package = last.replace(b'"output": []', b'"output": null')
     if final_output == "all":
         found = [f.split(b'"item": ')[1].removesuffix(b"}\n\n") for g in groups for f in g[-1:]]
@@ -119,7 +120,7 @@ def found_by_package(response):
 
 def found_by_plugin(answered):
     response, parts = answered.response, answered.parts
-    # What is only for readers is not compared: blank lines, and repeated commentary.
+    # Parts that are only shown, such as blank lines and repeated commentary, do not count.
     shared = [(p, (p.provider_metadata or {}).get("chatgpt", {})) for p in parts]
     shared = [(part, metadata) for part, metadata in shared if metadata != {"replay": False}]
     messages, reasoning = [], []
@@ -162,7 +163,7 @@ def test_both_read_the_same(simulator, signed_in, ask, final_output):
         conversation = ask.model().conversation()
         answered = ask.finish(lambda: conversation.prompt("hi"))
         assert found_by_plugin(answered) == expected
-        # And what the next request sends back.
+        # The next request sends the same messages back.
         ask.finish(lambda: conversation.prompt("on"))
         sent = [item for item in simulator.prompts[-1]["input"] if item.get("role") == "assistant"]
         texts = ["".join(part["text"] for part in item["content"]) for item in sent]

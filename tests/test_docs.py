@@ -1,4 +1,4 @@
-"""README and docs name everything there is, and nothing that is not there."""
+"""README and docs name every command, option, setting, error and module, and no others."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
 def section(heading: str) -> str:
-    """What the reference says below a heading, up to the next one."""
+    """Return the reference's text between a heading and the next one."""
     start = re.search(rf"^#+ {re.escape(heading)}$", REFERENCE, re.MULTILINE)
     assert start, f"docs/reference.md has no heading {heading}"
     return re.split(r"^#+ ", REFERENCE[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def first_cells(text: str) -> set[str]:
-    """The words in backticks in the first column of a table, without what follows them."""
+    """Return the first word of each code span in the first column of a table."""
     cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
     return {word for cell in cells for word in re.findall(r"`([^` ]+)[^`]*`", cell)}
 
@@ -76,14 +76,14 @@ def test_every_command_and_its_options_are_documented(name):
             assert parameter.name.upper() in text
 
 
-def test_no_command_is_documented_that_is_not_there():
+def test_every_documented_command_exists():
     assert set(re.findall(r"^### `llm chatgpt (\w+)`$", REFERENCE, re.MULTILINE)) == set(COMMANDS)
 
 
 @each_command
 def test_every_command_has_help_with_an_example(name):
     help_text = CliRunner().invoke(cli, ["chatgpt", name, "--help"]).stdout
-    # After the usage line, which has no such indentation.
+    # The examples are indented by six spaces, the usage line is not.
     assert f"\n      llm chatgpt {name}" in help_text.split("Options:")[0]
     assert all(p.help for p in COMMANDS[name].params if isinstance(p, click.Option))
 
@@ -116,7 +116,7 @@ def test_every_python_example_runs(simulator, example, printed):
     assert re.search(printed, done.stdout.strip(), re.DOTALL)
 
 
-def test_the_version_is_the_packages():
+def test_the_version_option_prints_the_packages_version():
     version_line = CliRunner().invoke(cli, ["chatgpt", "--version"]).stdout
     version = importlib.metadata.version("llm-chatgpt-oauth")
     assert version_line == f"llm-chatgpt-oauth, version {version}\n"
@@ -170,7 +170,7 @@ def test_the_tables_of_messages_quote_real_messages(document):
     table = document.read_text().split("| message | what to do |\n")[1].split("\n\n")[0]
     messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert len(messages) > 5
-    # Strings that go on in the next line are one.
+    # Join string literals that continue on the next line.
     source = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
     assert [message for message in messages if message not in source] == []
 
@@ -194,7 +194,7 @@ def test_every_table_renders_on_github(document):
             continue
         before = lines[number - 1]
         if not before.startswith("|"):
-            # A table's first line: a blank line within a table would make another one.
+            # A table's first line. A blank line within a table would start a second table.
             assert not before, f"line {number}: no blank line before the table"
             assert re.fullmatch(r"\|(-+\|)+", lines[number + 1]), f"line {number}: no table"
             columns = lines[number + 1].count("|")
@@ -211,20 +211,20 @@ def test_every_file_that_is_named_exists(document):
 
 
 def test_the_benchmarks_page_names_every_aim_that_was_missed():
-    prose, _, table = (ROOT / "docs/benchmarks.md").read_text().partition("<!-- table -->")
+    text, _, table = (ROOT / "docs/benchmarks.md").read_text().partition("<!-- table -->")
     missed = re.findall(r"^\| [^|]+ \| ([\d.]+) [^|]*\| [^|]*, missed \|$", table, re.MULTILINE)
     assert missed
-    assert [measured for measured in missed if measured not in prose.split("## Results")[1]] == []
+    assert [measured for measured in missed if measured not in text.split("## Results")[1]] == []
 
 
-def test_every_module_is_in_the_map():
+def test_every_module_is_listed_in_development_md():
     text = (ROOT / "docs/development.md").read_text()
     for path in (ROOT / "llm_chatgpt").rglob("*.py"):
         module = path.relative_to(ROOT).as_posix()
         assert path.name == "__init__.py" or f"\n| `{module}` |" in text
 
 
-def test_each_change_names_the_files_that_it_needs():
+def test_each_row_of_the_change_table_names_files():
     text = (ROOT / "docs/development.md").read_text()
     rows = text.split("| to change ... | open ... |\n|---|---|\n")[1].split("\n\n")[0]
     for row in rows.splitlines():
@@ -232,7 +232,7 @@ def test_each_change_names_the_files_that_it_needs():
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked source package")
-def test_no_line_names_this_machine():
+def test_no_file_contains_the_path_of_this_checkout():
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

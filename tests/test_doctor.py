@@ -1,4 +1,4 @@
-"""`llm chatgpt doctor`: each thing that can be wrong, and what it says."""
+"""`llm chatgpt doctor`: each problem that it can find, and its advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import filelock
 import pytest
 
-from conftest import expire, secrets_watch, sign_in
+from conftest import assert_no_secrets, expire, sign_in
 from llm_chatgpt.login.login_file import store_path
 from proxy import Proxy
 from simulator import Account, Answer, error_answer, web_page
@@ -18,7 +18,7 @@ from simulator import Account, Answer, error_answer, web_page
 
 @pytest.fixture
 def examine(run_llm):
-    """Run it; its findings by name, and the exit code."""
+    """Run `llm chatgpt doctor --json` and return its findings by name."""
 
     def run(*arguments):
         result = run_llm("chatgpt", "doctor", "--json", *arguments)
@@ -28,7 +28,7 @@ def examine(run_llm):
         assert len(found) == len(report["findings"])
         broken = [name for name, f in found.items() if f["state"] == "broken"]
         assert report["ok"] == (not broken)
-        # Whatever is wrong comes with what to do.
+        # Every problem comes with advice.
         assert all(f["advice"] for f in found.values() if f["state"] != "ok")
         return found
 
@@ -41,7 +41,7 @@ def assert_finding(finding, state, text="", advice=""):
     assert advice in finding["advice"]
 
 
-def test_all_is_well(simulator, signed_in, examine, run_llm):
+def test_everything_is_ok_after_a_login(simulator, signed_in, examine, run_llm):
     run_llm("chatgpt", "refresh")
     del simulator.requests[:]
     found = examine()
@@ -68,13 +68,14 @@ def test_all_is_well(simulator, signed_in, examine, run_llm):
     assert not simulator.refreshes
 
 
-def test_it_can_be_shown_to_anybody(simulator, signed_in, run_llm, monkeypatch):
+def test_the_output_shows_no_secret_no_account_id_and_no_full_email(
+    simulator, signed_in, run_llm, monkeypatch
+):
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "default")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:Secret@proxy.example:3128")
     for arguments in ([], ["--json"]):
         output = run_llm("chatgpt", "doctor", *arguments).output
-        with secrets_watch(simulator) as check:
-            check(output)
+        assert_no_secrets(simulator, output)
         assert "ada@example.com" not in output
         assert "a...@example.com" in output
         assert simulator.account.account_id not in output
@@ -82,7 +83,7 @@ def test_it_can_be_shown_to_anybody(simulator, signed_in, run_llm, monkeypatch):
         assert "proxy.example:3128" in output
 
 
-def test_a_line_each_with_what_to_do(simulator, run_llm):
+def test_advice_follows_the_line_of_its_problem(simulator, run_llm):
     result = run_llm("chatgpt", "doctor")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
@@ -102,17 +103,17 @@ def test_a_home_folder_is_not_named(simulator, monkeypatch, run_llm, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_a_file_that_others_can_read(signed_in, examine):
+def test_a_login_file_that_others_can_read_is_a_warning(signed_in, examine):
     store_path().chmod(0o644)
     assert_finding(examine()["login file"], "warning", text="mode 644", advice="chmod 600")
 
 
-def test_a_damaged_file(simulator, examine):
+def test_a_damaged_login_file_is_broken(simulator, examine):
     store_path().write_text("{")
     assert_finding(examine()["login"], "broken", advice="is damaged")
 
 
-def test_a_file_that_cannot_be_read(signed_in, examine, monkeypatch):
+def test_an_unreadable_login_file_is_broken(signed_in, examine, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied")
 
@@ -120,13 +121,13 @@ def test_a_file_that_cannot_be_read(signed_in, examine, monkeypatch):
     assert_finding(examine()["login"], "broken", advice="read access")
 
 
-def test_a_lock_that_is_held(signed_in, examine):
+def test_a_held_lock_is_a_warning(signed_in, examine):
     with filelock.FileLock(f"{store_path()}.lock"):
         assert_finding(examine()["storage"], "warning", text="another program holds the lock")
 
 
 @pytest.mark.parametrize("error", [NotImplementedError(), PermissionError(13, "Permission denied")])
-def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatch, error):
+def test_a_lock_that_cannot_be_taken_is_broken(signed_in, examine, run_llm, monkeypatch, error):
     def no(*_, **__):
         raise error
 
@@ -138,7 +139,7 @@ def test_a_folder_that_cannot_be_written(signed_in, examine, run_llm, monkeypatc
     assert result.stderr == f"Warning: {finding['advice']}\n"
 
 
-def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, tmp_path):
+def test_an_uncreatable_folder_is_broken(simulator, examine, run_llm, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "file" / "folder"))
     finding = examine()["storage"]
@@ -150,12 +151,12 @@ def test_a_folder_that_cannot_be_made(simulator, examine, run_llm, monkeypatch, 
     assert not simulator.seen("/deviceauth")
 
 
-def test_certificates_that_cannot_be_read(signed_in, examine, monkeypatch, tmp_path):
+def test_unreadable_certificates_are_broken(signed_in, examine, monkeypatch, tmp_path):
     monkeypatch.setenv("CODEX_CA_CERTIFICATE", str(tmp_path / "missing.pem"))
     assert_finding(examine()["certificates"], "broken", text="CODEX_CA_CERTIFICATE")
 
 
-def test_an_access_token_that_has_ended(signed_in, simulator, examine):
+def test_a_rejected_access_token_is_a_warning_and_not_renewed(signed_in, simulator, examine):
     expire()
     assert examine()["login"]["state"] == "ok"
     simulator.expire_access_tokens()
@@ -163,12 +164,12 @@ def test_an_access_token_that_has_ended(signed_in, simulator, examine):
     assert not simulator.refreshes
 
 
-def test_a_login_that_cannot_be_renewed(simulator, examine):
+def test_an_expired_login_without_a_refresh_token_is_broken(simulator, examine):
     sign_in(simulator, refresh_token=None, expires_at=time.time() - 60)
     assert_finding(examine()["login"], "broken", advice="llm chatgpt login")
 
 
-def test_an_imported_login_that_has_ended(simulator, examine):
+def test_an_expired_imported_login_advises_import(simulator, examine):
     sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
     assert "llm chatgpt import" in examine()["login"]["advice"]
 
@@ -188,7 +189,7 @@ def test_a_rejected_login_that_cannot_be_renewed(simulator, examine, kind, comma
     assert command in finding["advice"]
 
 
-def test_an_access_token(simulator, examine, monkeypatch, run_llm):
+def test_a_personal_access_token_is_not_looked_up(simulator, examine, monkeypatch, run_llm):
     simulator.personal_tokens["at-eve"] = Account(email=None)
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
     assert "not checked yet" in examine()["login"]["text"]
@@ -212,7 +213,7 @@ def test_an_access_token_that_is_rejected_before_its_owner_is_known(
     assert not simulator.seen("/whoami")
 
 
-def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_llm):
+def test_a_login_whose_refresh_was_refused_is_broken(signed_in, simulator, examine, run_llm):
     expire()
     assert examine()["login"]["state"] == "ok"
     simulator.script("token", error_answer(401, "refresh_token_expired"))
@@ -231,16 +232,17 @@ def test_a_login_whose_refresh_was_refused(signed_in, simulator, examine, run_ll
         (Answer(403, {"detail": "No."}), "broken", "Try again later, or run"),
         (Answer(drop=True), "broken", "Check the network"),
         (Answer(404), "ok", ""),
+        (Answer(404, "<html>", {"Content-Type": "text/html"}), "ok", ""),
     ],
 )
-def test_what_the_backend_answers(signed_in, simulator, examine, answer, state, words):
+def test_the_backends_answer_decides_its_state(signed_in, simulator, examine, answer, state, words):
     simulator.script("models", answer)
     finding = examine()["backend"]
     assert finding["state"] == state
     assert words in finding["advice"]
 
 
-def test_no_network(signed_in, examine, monkeypatch):
+def test_unreachable_and_invalid_hosts_are_named(signed_in, examine, monkeypatch):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "http://127.0.0.1:9")
     monkeypatch.setenv("LLM_CHATGPT_BASE_URL", "http://chatgpt.example")
     found = examine()
@@ -249,7 +251,7 @@ def test_no_network(signed_in, examine, monkeypatch):
     assert "clock" not in found
 
 
-def test_a_wrong_clock(signed_in, simulator, examine):
+def test_a_wrong_clock_is_a_warning_that_says_by_how_much(signed_in, simulator, examine):
     simulator.clock = lambda: time.time() - 3 * 3600
     finding = examine()["clock"]
     assert finding["state"] == "warning"
@@ -258,11 +260,11 @@ def test_a_wrong_clock(signed_in, simulator, examine):
     assert examine()["clock"]["text"] == "1 hour behind OpenAI's servers"
 
 
-def test_no_model_list(signed_in, examine):
+def test_a_missing_model_list_advises_refresh(signed_in, examine):
     assert "llm chatgpt refresh" in examine()["models"]["advice"]
 
 
-def test_another_account(simulator, examine):
+def test_account_chooses_the_login(simulator, examine):
     sign_in(simulator)
     simulator.account = dataclasses.replace(simulator.account, email="bob@example.com")
     sign_in(simulator, "work")
@@ -272,7 +274,7 @@ def test_another_account(simulator, examine):
     assert "'llm chatgpt login --account work'" in advice
 
 
-def test_the_certificate_is_named(simulator, signed_in, examine, monkeypatch, tmp_path):
+def test_the_certificates_issuer_is_named(simulator, signed_in, examine, monkeypatch, tmp_path):
     for name in simulator.environment:
         monkeypatch.delenv(name)
     with Proxy(simulator, tmp_path) as proxy:

@@ -31,7 +31,7 @@ def test_an_empty_answer_is_tried_once_more(simulator, signed_in, run_llm, case,
     assert first.raw == second.raw
     (row,) = logged(run_llm)
     assert (row["response"], row["input_tokens"], row["output_tokens"]) == ("The answer.", 20, 4)
-    # Of the reasoning, only what led to the answer goes back.
+    # Only the second answer's reasoning is sent back.
     assert run_llm("-c", "on", *options).exit_code == 0
     sent = [item["type"] for item in simulator.prompts[-1]["input"]]
     others = [kind for kind in sent if kind != "web_search_call"]
@@ -40,7 +40,7 @@ def test_an_empty_answer_is_tried_once_more(simulator, signed_in, run_llm, case,
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
 @pytest.mark.parametrize("case", EMPTY)
-def test_two_empty_answers_are_said_to_be_empty(simulator, signed_in, run_llm, case, options):
+def test_a_second_empty_answer_is_reported(simulator, signed_in, run_llm, case, options):
     for _ in range(2):
         simulator.answer(*EMPTY[case], usage=USAGE)
     result = run_llm("-m", MODEL, "hi", "-R", *options)
@@ -72,13 +72,13 @@ def test_an_empty_answer_after_tool_results_is_tried_once_more(simulator, signed
 @pytest.mark.parametrize(
     "item", [Call("f", {}), Say("I will look.", phase="commentary"), Refuse("No."), Draw("x")]
 )
-def test_what_has_something_for_the_user_is_not_empty(simulator, signed_in, ask, item):
+def test_calls_commentary_refusals_and_images_are_not_empty(simulator, signed_in, ask, item):
     simulator.answer(Think([]), item)
     ask("hi")
     assert len(simulator.prompts) == 1
 
 
-def test_a_tool_that_did_something_is_not_repeated_for_an_empty_answer(
+def test_an_empty_answer_after_an_action_of_a_hosted_tool_is_not_tried_again(
     simulator, signed_in, run_llm
 ):
     call = {"type": "code_interpreter_call", "id": "ci_1", "status": "completed"}
@@ -128,31 +128,34 @@ def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case
     assert sent_back(simulator)[-1] == "The answer."
 
 
+# Refusals and last events ---------------------------------------------------------------------
+
+
 def test_a_refusal_is_an_answer(simulator, signed_in, ask):
     simulator.answer(Refuse("I cannot help with that."))
     assert ask("hi").text == "I cannot help with that."
 
 
-def test_the_last_event_without_its_blank_line(simulator, signed_in, ask):
+def test_the_last_event_needs_no_blank_line(simulator, signed_in, ask):
     frames = list(simulator.frames([Say("Answer.")]))
     for cut in (len(frames[-1]) - 2, len(frames[-1]) - 1):
         simulator.script("responses", Stream([*frames[:-1], frames[-1][:cut]]))
         assert ask("hi").text == "Answer."
-    # Also when it brings text.
+    # A text delta without its blank line does not complete the answer.
     text = sse({"type": "response.output_text.delta", "output_index": 0, "delta": "x"})[:-2]
-    simulator.script("responses", *[Stream([text])])
+    simulator.script("responses", Stream([text]))
     with pytest.raises(llm.ModelError, match="cut off"):
         ask("hi")
 
 
-def test_an_answer_that_says_next_to_nothing(simulator, signed_in, ask):
-    # It is tried once more.
+def test_a_completed_event_without_fields_is_an_empty_answer(simulator, signed_in, ask):
+    # An empty answer is tried once more.
     simulator.script("responses", *[Stream([sse({"type": "response.completed"})])] * 2)
     answered = ask("hi")
     assert answered.text == ""
     assert answered.response.input_tokens is None
     assert answered.response.resolved_model is None
-    # llm's own models mark reasoning that is only counted in the same way.
+    # Reasoning that is counted but not sent is recorded as redacted, as by llm's own models.
     usage = {"output_tokens_details": {"reasoning_tokens": 5}}
     end = sse({"type": "response.completed", "response": {"usage": usage}})
     simulator.script("responses", *[Stream([end])] * 2)

@@ -1,4 +1,4 @@
-"""Logins that have expired or are damaged: what the commands show and exit with."""
+"""Ended and damaged logins: what the commands show, and their exit codes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import re
 import time
 
-import llm
 import pytest
 
-from conftest import sign_in
+from conftest import edit_login, sign_in
 from simulator import error_answer
 
 
 @pytest.fixture
-def ended(simulator, run_llm):
-    """The account `work`, whose refresh token OpenAI has refused; `default` is healthy."""
+def ended_message(simulator, run_llm):
+    """Let OpenAI end the login `work`; `default` is healthy. Returns the error message."""
     sign_in(simulator)
     sign_in(simulator, "work", expires_at=time.time() - 60)
     simulator.script("token", error_answer(401, "refresh_token_expired"))
@@ -24,7 +23,7 @@ def ended(simulator, run_llm):
     return result.stderr.removeprefix("Error: ").strip()
 
 
-def test_status_of_a_login_that_has_ended(simulator, ended, run_llm):
+def test_status_explains_an_ended_login_and_exits_with_1(simulator, ended_message, run_llm):
     result = run_llm("chatgpt", "status", "--account", "work")
     assert result.exit_code == 1
     assert result.stdout.startswith(
@@ -32,12 +31,16 @@ def test_status_of_a_login_that_has_ended(simulator, ended, run_llm):
         "Run 'llm chatgpt login --account work'.\n"
     )
     assert "\nAccess token: expired, sign in again\n" in result.stdout
-    assert result.stdout.splitlines()[-1] == ended
-    assert "llm chatgpt login --account work" in ended
+    assert result.stdout.splitlines()[-1] == ended_message
+    assert "llm chatgpt login --account work" in ended_message
     result = run_llm("chatgpt", "status", "--account", "work", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert (report["signed_in"], report["expired"], report["problem"]) == (False, True, ended)
+    assert (report["signed_in"], report["expired"], report["problem"]) == (
+        False,
+        True,
+        ended_message,
+    )
     assert report["reason"] == "chosen by name"
     result = run_llm("chatgpt", "status", "--json")
     assert result.exit_code == 0
@@ -46,7 +49,7 @@ def test_status_of_a_login_that_has_ended(simulator, ended, run_llm):
     assert len(simulator.refreshes) == 1
 
 
-def test_status_of_an_imported_login_that_has_ended(simulator, run_llm):
+def test_status_of_an_ended_imported_login_advises_import(simulator, run_llm):
     sign_in(simulator, kind="codex", refresh_token=None, expires_at=time.time() - 60)
     result = run_llm("chatgpt", "status")
     assert result.exit_code == 1
@@ -54,7 +57,7 @@ def test_status_of_an_imported_login_that_has_ended(simulator, run_llm):
     assert "has ended. Run 'llm chatgpt import'." in result.stdout
 
 
-def test_a_login_says_that_it_replaces_the_one_that_has_ended(simulator, ended, run_llm):
+def test_login_says_that_it_replaces_the_ended_one(simulator, ended_message, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login", "--account", "work")
     assert result.stderr.startswith(
@@ -63,7 +66,7 @@ def test_a_login_says_that_it_replaces_the_one_that_has_ended(simulator, ended, 
     assert "You are signed in" not in result.stderr
 
 
-def test_accounts_that_have_ended(simulator, ended, run_llm):
+def test_accounts_marks_an_ended_login_and_exits_with_1(simulator, ended_message, run_llm):
     result = run_llm("chatgpt", "accounts")
     assert result.exit_code == 1
     healthy, other = result.stdout.splitlines()[1:]
@@ -74,15 +77,15 @@ def test_accounts_that_have_ended(simulator, ended, run_llm):
     assert [entry["expired"] for entry in json.loads(report.stdout)] == [False, True]
 
 
-def test_a_new_login_mends_it(simulator, ended, run_llm):
+def test_a_new_login_replaces_the_ended_one(simulator, ended_message, run_llm):
     simulator.approve_after_polls = 0
     assert run_llm("chatgpt", "login", "--account", "work").exit_code == 0
     assert run_llm("chatgpt", "status", "--account", "work").exit_code == 0
     assert run_llm("chatgpt", "accounts").exit_code == 0
 
 
-def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
-    """A prompt still works with the old token, but nothing promises a renewal."""
+def test_commands_say_that_a_working_login_cannot_be_renewed(simulator, run_llm):
+    """A prompt still works with the old token, but no output promises a renewal."""
     sign_in(simulator, expires_at=time.time() + 60)
     simulator.script("token", error_answer(401, "refresh_token_reused"))
     assert run_llm("-m", "chatgpt-gpt-6-luna", "hi").exit_code == 0
@@ -100,17 +103,14 @@ def test_a_refused_refresh_before_the_token_expires(simulator, run_llm):
 
 @pytest.fixture
 def damaged(simulator):
-    """The account `work`, whose entry in the login file is damaged; `default` is healthy."""
+    """Damage the entry of `work` in the login file; `default` is healthy."""
     sign_in(simulator)
     sign_in(simulator, "work")
-    path = llm.user_dir() / "chatgpt-oauth.json"
-    data = json.loads(path.read_text())
-    data["accounts"]["work"]["access_token"] = 7
-    path.write_text(json.dumps(data))
+    edit_login("work", access_token=7)
 
 
 @pytest.mark.parametrize("variable", [False, True])
-def test_logout_of_a_damaged_account(damaged, run_llm, monkeypatch, variable):
+def test_logout_deletes_a_damaged_account(damaged, run_llm, monkeypatch, variable):
     arguments = [] if variable else ["--account", "work"]
     if variable:
         monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
@@ -121,10 +121,3 @@ def test_logout_of_a_damaged_account(damaged, run_llm, monkeypatch, variable):
     result = run_llm("chatgpt", "accounts")
     assert result.exit_code == 0
     assert "work" not in result.stdout
-
-
-def test_logout_of_an_empty_name(simulator, run_llm):
-    sign_in(simulator)
-    result = run_llm("chatgpt", "logout", "--account", "")
-    assert result.exit_code == 1
-    assert "No account has this name. Accounts: default." in result.stderr

@@ -16,10 +16,7 @@ from llm_chatgpt.backend.translate import EventTranslator
 from llm_chatgpt.text import in_words
 from simulator import Answer, Call, Say, Stream, Think, error_answer, sse, usage_limit, web_page
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def frames_of(simulator, *items, **changes):
@@ -48,7 +45,7 @@ def undecodable(status):
 # What is sent again --------------------------------------------------------------------
 
 
-PASSING = [
+TEMPORARY = [
     Answer(drop=True),
     Stream([]),
     Stream([], end="cut"),
@@ -72,8 +69,8 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_after_a_passing_fault_the_same_is_sent_again(simulator, signed_in, ask, fault, caplog):
+@pytest.mark.parametrize("fault", TEMPORARY)
+def test_after_a_temporary_fault_the_prompt_is_sent_again(simulator, signed_in, ask, fault, caplog):
     simulator.script("responses", fault)
     assert ask("hi").text == "This is answer 1. You said: hi"
     first, second = simulator.seen("/codex/responses")
@@ -84,8 +81,8 @@ def test_after_a_passing_fault_the_same_is_sent_again(simulator, signed_in, ask,
     assert record.message.endswith("(1 of 4)...")
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_four_times_at_most(simulator, signed_in, ask, fault, caplog):
+@pytest.mark.parametrize("fault", TEMPORARY)
+def test_a_prompt_is_sent_again_at_most_four_times(simulator, signed_in, ask, fault, caplog):
     simulator.script("responses", *[fault] * 9)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -97,7 +94,7 @@ def test_four_times_at_most(simulator, signed_in, ask, fault, caplog):
 
 
 @pytest.mark.parametrize("fault", [web_page(), model_not_found()])
-def test_one_more_try_where_the_official_client_has_one(simulator, signed_in, ask, fault):
+def test_a_web_page_and_an_unknown_model_are_tried_once_more(simulator, signed_in, ask, fault):
     simulator.script("responses", fault)
     assert ask("hi").text
     assert len(simulator.prompts) == 2
@@ -145,7 +142,7 @@ FINAL = [
 
 
 @pytest.mark.parametrize("fault", FINAL)
-def test_a_final_refusal_is_told_at_once(simulator, signed_in, ask, fault):
+def test_a_final_refusal_is_an_error_at_once(simulator, signed_in, ask, fault):
     simulator.script("responses", fault)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
@@ -164,7 +161,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("shown", SHOWN)
 @pytest.mark.parametrize("end", ["finish", "cut", "failed", "error"])
-def test_never_again_after_something_was_shown(simulator, signed_in, ask, shown, end):
+def test_a_prompt_is_not_sent_again_once_something_was_shown(simulator, signed_in, ask, shown, end):
     frames = SHOWN[shown](simulator)
     if end == "failed":
         frames += failed("server_error").pieces
@@ -193,8 +190,8 @@ def test_nothing_of_a_failed_answer_is_logged(simulator, signed_in, run_llm):
 
 
 @pytest.fixture
-def naps(monkeypatch):
-    """The pauses that the models make, which take no time."""
+def pauses(monkeypatch):
+    """Skip the pauses between attempts. Returns the list of their lengths."""
     seconds = []
 
     def note(pause):
@@ -209,12 +206,12 @@ def naps(monkeypatch):
     return seconds
 
 
-def test_pauses_grow(simulator, signed_in, ask, naps, monkeypatch):
+def test_pauses_grow(simulator, signed_in, ask, pauses, monkeypatch):
     monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.2)
     simulator.script("responses", *[Answer(500)] * 4)
     assert ask("hi").text
-    assert naps == [pytest.approx(pause, rel=0.11) for pause in (0.2, 0.4, 0.8, 1.6)]
-    assert len(set(naps)) == 4
+    assert pauses == [pytest.approx(seconds, rel=0.11) for seconds in (0.2, 0.4, 0.8, 1.6)]
+    assert len(set(pauses)) == 4
 
 
 @pytest.mark.parametrize(
@@ -229,29 +226,29 @@ def test_pauses_grow(simulator, signed_in, ask, naps, monkeypatch):
         (failed("rate_limit_exceeded", "Try again in 3 seconds"), 3.0),
     ],
 )
-def test_the_server_says_how_long_to_wait(simulator, signed_in, ask, naps, fault, seconds, caplog):
+def test_the_server_can_set_the_pause(simulator, signed_in, ask, pauses, fault, seconds, caplog):
     simulator.script("responses", fault)
     assert ask("hi").text
-    assert naps == ([seconds] if seconds else [])
+    assert pauses == ([seconds] if seconds else [])
     wait = f" in {in_words(seconds)}" if seconds else ""
     assert f"; retrying{wait} (1 of 4)..." in caplog.text
 
 
-def test_it_may_name_a_moment(simulator, signed_in, ask, naps):
+def test_retry_after_may_be_a_date(simulator, signed_in, ask, pauses):
     moment = email.utils.formatdate(time.time() + 30, usegmt=True)
     simulator.script("responses", Answer(503, headers={"Retry-After": moment}))
     assert ask("hi").text
-    assert naps == [pytest.approx(30, abs=2)]
+    assert pauses == [pytest.approx(30, abs=2)]
 
 
 @pytest.mark.parametrize(
     "header", ["soon", "-5", "nan", "inf", "1e3", "9" * 400, "", "Wed, 99 Nov 2026 07:28:00 GMT"]
 )
-def test_nonsense_is_ignored(simulator, signed_in, ask, naps, header):
+def test_an_invalid_retry_after_is_ignored(simulator, signed_in, ask, pauses, header):
     simulator.script("responses", Answer(503, headers={"Retry-After": header}))
     assert ask("hi").text
-    assert sum(naps) < 1
-    # A 429 with nonsense is one without.
+    assert sum(pauses) < 1
+    # A 429 with an invalid Retry-After counts as one without the header.
     simulator.script("responses", Answer(429, headers={"Retry-After": header}))
     with pytest.raises(llm.ModelError, match=r"Wait a minute and try again\."):
         ask("hi")
@@ -259,23 +256,23 @@ def test_nonsense_is_ignored(simulator, signed_in, ask, naps, header):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_long_wait_is_reported_instead(simulator, signed_in, ask, naps, status):
+def test_a_long_wait_is_reported_instead(simulator, signed_in, ask, pauses, status):
     simulator.script("responses", Answer(status, headers={"Retry-After": "61"}))
     with pytest.raises(llm.ModelError, match=r" 1 minute") as caught:
         ask("hi")
     assert caught.value.retry_after == 61
-    assert naps == []
+    assert pauses == []
     assert len(simulator.prompts) == 1
 
 
-def test_ninety_seconds_in_all(simulator, signed_in, ask, naps):
+def test_a_prompt_waits_at_most_ninety_seconds_in_total(simulator, signed_in, ask, pauses):
     simulator.script("responses", *[Answer(429, headers={"Retry-After": "40"})] * 9)
     with pytest.raises(llm.ModelError, match="Wait 40 seconds"):
         ask("hi")
-    assert naps == [40.0, 40.0]
+    assert pauses == [40.0, 40.0]
 
 
-def test_the_wait_is_told_on_the_terminal(simulator, signed_in, run_llm, naps):
+def test_the_wait_is_printed_on_stderr(simulator, signed_in, run_llm, pauses):
     simulator.script("responses", Answer(503, headers={"Retry-After": "7"}))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
     assert result.stderr == "OpenAI server error (503); retrying in 7 seconds (1 of 4)...\n"
@@ -293,18 +290,18 @@ def test_a_stalled_stream_is_given_up(simulator, signed_in, ask, monkeypatch, sh
     with pytest.raises(llm.ModelError, match=r"no data for 0\.2 seconds"):
         ask("hi")
     assert time.monotonic() - start < 10
-    # Whoever has waited that long should not do so again.
+    # A prompt that stalled is not sent again.
     assert len(simulator.prompts) == 1
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
-def test_an_odd_timeout_is_a_sentence(simulator, signed_in, ask, monkeypatch, value):
+def test_an_invalid_timeout_names_the_setting(simulator, signed_in, ask, monkeypatch, value):
     monkeypatch.setenv("LLM_CHATGPT_TIMEOUT", value)
     with pytest.raises(llm.ModelError, match="LLM_CHATGPT_TIMEOUT must be a number"):
         ask("hi")
 
 
-def test_an_event_of_twenty_megabytes(simulator, signed_in, ask):
+def test_an_event_of_twenty_megabytes_is_read(simulator, signed_in, ask):
     big = sse({"type": "response.something", "x": "y" * 20_000_000})
     text = "x" * 5_000_000
     frames = frames_of(simulator, Say(text, deltas=[text]))
@@ -330,7 +327,7 @@ def test_no_second_copy_of_a_long_answer_is_kept(simulator, signed_in):
     assert with_events - without_plugin < 24 * count
 
 
-def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask):
+def test_redirects_are_not_followed(simulator, signed_in, ask):
     simulator.script("responses", Answer(302, "", {"Location": "http://127.0.0.1:9/somewhere"}))
     with pytest.raises(llm.ModelError, match="status 302"):
         ask("hi")
@@ -341,8 +338,8 @@ def test_what_the_server_redirects_to_is_not_followed(simulator, signed_in, ask)
 
 
 @pytest.mark.parametrize("offset", [-86400.0, 86400.0])
-def test_a_clock_that_is_wrong_by_a_day(simulator, ask, clock, offset):
-    """At the login, and then set right: one more refresh at most."""
+def test_a_clock_that_is_wrong_by_a_day_causes_at_most_one_refresh(simulator, ask, clock, offset):
+    """The clock is wrong during the login and corrected later: at most one more refresh."""
     clock.shift = offset
     plugin.login(show=lambda code: simulator.approve(code.user_code))
     for _ in range(3):
@@ -358,7 +355,7 @@ def test_a_clock_that_is_wrong_by_a_day(simulator, ask, clock, offset):
     assert len(simulator.refreshes) <= 1
 
 
-def test_a_clock_set_forward_past_the_end(simulator, signed_in, ask, clock):
+def test_a_clock_set_forward_past_the_expiry_causes_one_refresh(simulator, signed_in, ask, clock):
     clock.shift = 40 * 86400.0
     for _ in range(3):
         assert ask("hi").text

@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def files_of(body):
-    """The name, type and content of each file."""
+    """Return the name, type and content of each file."""
     found = []
     for part in parts_of(body, "input_file"):
         assert set(part) == {"type", "filename", "file_data"}
@@ -40,7 +40,7 @@ KINDS = {
 
 
 def office(folder):
-    """An Office document, as far as llm looks at it."""
+    """Build the parts of an Office document that llm reads to find its type."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         kind = f"{OFFICE}{KINDS[folder]}.main+xml"
@@ -59,7 +59,9 @@ FILES = [
 
 
 @pytest.mark.parametrize(("name", "data", "kind"), FILES, ids=[name for name, _, _ in FILES])
-def test_a_file_that_llm_recognises(simulator, signed_in, run_llm, tmp_path, name, data, kind):
+def test_a_file_that_llm_recognizes_is_sent_as_a_file(
+    simulator, signed_in, run_llm, tmp_path, name, data, kind
+):
     (tmp_path / name).write_bytes(data)
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", str(tmp_path / name))
     assert "(with 1 file)" in result.stdout
@@ -82,7 +84,7 @@ TEXTS = [
 
 
 def text_of(simulator):
-    """The last part of the last message, which is text."""
+    """Return the last part of the last message. It must be text."""
     part = last_body(simulator)["input"][-1]["content"][-1]
     assert part["type"] == "input_text"
     return part["text"]
@@ -99,7 +101,7 @@ def test_text_of_any_type_is_sent_as_text(simulator, signed_in, run_llm, tmp_pat
     assert last_body(simulator)["input"][: len(first)] == first
 
 
-def test_text_that_is_given_its_type(simulator, signed_in, run_llm, tmp_path):
+def test_a_text_file_unknown_to_llm_is_sent_with_at(simulator, signed_in, run_llm, tmp_path):
     (tmp_path / "fish.csv").write_bytes(b"fish,2\n")
     table = str(tmp_path / "fish.csv")
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", table)
@@ -121,7 +123,7 @@ def test_text_that_is_given_its_type(simulator, signed_in, run_llm, tmp_path):
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_what_is_no_text_gets_one_sentence(
+def test_a_file_of_an_unknown_type_is_refused_in_one_sentence(
     simulator, signed_in, run_llm, tmp_path, kind, content, problem, options
 ):
     path = tmp_path / "file"
@@ -132,7 +134,7 @@ def test_what_is_no_text_gets_one_sentence(
     assert simulator.prompts == []
 
 
-def test_llm_lists_types_in_one_order(simulator, signed_in):
+def test_attachment_types_are_sorted_and_contain_no_sound_or_video(simulator, signed_in):
     types = llm.get_model("chatgpt-gpt-6-luna").attachment_types
     assert list(types) == sorted(types)
     assert all(
@@ -142,7 +144,7 @@ def test_llm_lists_types_in_one_order(simulator, signed_in):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_files_by_stdin_and_later(simulator, signed_in, run_llm, options):
+def test_a_file_from_stdin_is_sent_again_unchanged(simulator, signed_in, run_llm, options):
     model = ["-m", "chatgpt-gpt-6-luna", *options]
     run_llm(*model, "Read", "-a", "-", input=PDF)
     assert files_of(last_body(simulator)) == [("attachment.pdf", "application/pdf", PDF)]
@@ -156,9 +158,9 @@ def test_files_by_stdin_and_later(simulator, signed_in, run_llm, options):
 def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, tmp_path):
     (tmp_path / "a.pdf").write_bytes(PDF)
     pdf = llm.Attachment(path=str(tmp_path / "a.pdf"))
-    same = llm.Attachment(type="text/plain", content=PDF)
+    mislabelled = llm.Attachment(type="text/plain", content=PDF)
     conversation = ask.model().conversation()
-    ask.finish(lambda: conversation.prompt("Read", attachments=[pdf, same]))
+    ask.finish(lambda: conversation.prompt("Read", attachments=[pdf, mislabelled]))
     ask.finish(lambda: conversation.prompt("And this?", attachments=[pdf]))
     first, second = (request.raw for request in simulator.seen("/codex/responses"))
     assert second.startswith(first.removesuffix(b"]}"))
@@ -185,7 +187,7 @@ def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
         ({"url": "https://a.example/a%20b/c%2Fd%20e.pdf?f=/g.txt"}, "application/pdf", "d e.pdf"),
         ({"url": "https://a.example/c.pdf"}, None, "c.pdf"),
         ({"url": "https://a.example"}, "application/pdf", "attachment.pdf"),
-        # A suffix that says something else than the type.
+        # The suffix contradicts the type.
         ({"path": "/nowhere/report.docx"}, "application/pdf", "report.docx.pdf"),
     ],
 )
@@ -209,7 +211,7 @@ CHANGED = [
 
 
 @pytest.mark.parametrize(("kind", "data", "sent"), CHANGED)
-def test_a_file_that_has_another_type_since_it_was_sent(
+def test_an_earlier_file_is_sent_as_what_it_contains_now(
     simulator, signed_in, run_llm, tmp_path, kind, data, sent
 ):
     path = tmp_path / "file"
@@ -235,8 +237,8 @@ DATA_URLS = [
 
 
 @pytest.mark.parametrize(("url", "kind", "sent", "data"), DATA_URLS)
-def test_an_address_that_is_its_content(simulator, signed_in, ask, url, kind, sent, data):
-    # llm itself cannot look into an address without a type.
+def test_a_data_address_is_decoded(simulator, signed_in, ask, url, kind, sent, data):
+    # In `messages`: in `attachments`, llm itself fetches an address that has no type.
     ask(messages=[llm.user("Look", llm.Attachment(url=url, type=kind))])
     part = last_body(simulator)["input"][0]["content"][1]
     encoded = base64.b64encode(data).decode()
@@ -247,7 +249,7 @@ def test_an_address_that_is_its_content(simulator, signed_in, ask, url, kind, se
 
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,A", "data:image/png;base64,", "data:"])
-def test_an_address_whose_content_cannot_be_read(simulator, signed_in, ask, url):
+def test_an_invalid_data_address_is_refused(simulator, signed_in, ask, url):
     with pytest.raises(llm.ModelError, match=r"^Could not send the attachment without a name: it"):
         ask(messages=[llm.user("Look", llm.Attachment(url=url))])
 
@@ -267,7 +269,7 @@ def test_an_address_without_a_type_or_suffix_is_an_image(simulator, signed_in, a
     assert images_of(last_body(simulator)) == [{"type": "input_image", "image_url": url}]
 
 
-def test_the_largest_file_and_one_that_is_larger(simulator, signed_in, ask, tmp_path, monkeypatch):
+def test_a_file_above_the_limit_is_refused_unread(simulator, signed_in, ask, tmp_path, monkeypatch):
     assert config.MAX_FILE_MIB == 20
     monkeypatch.setattr(config, "MAX_FILE_MIB", 1)
     path = tmp_path / "large.pdf"
@@ -318,7 +320,7 @@ FILE_REFUSALS = [
 
 
 @pytest.mark.parametrize(("answer", "words"), FILE_REFUSALS)
-def test_a_refused_file(simulator, signed_in, ask, answer, words):
+def test_a_refused_file_is_an_error_with_advice(simulator, signed_in, ask, answer, words):
     simulator.accepts_files = False
     simulator.script("responses", answer)
     pdf = llm.Attachment(type="application/pdf", content=PDF)
@@ -352,7 +354,7 @@ def test_other_refusals_are_not_about_the_file(simulator, signed_in, ask):
         ask("Read", attachments=[pdf])
 
 
-def test_an_empty_file(simulator, signed_in, ask, tmp_path):
+def test_an_empty_file_is_refused(simulator, signed_in, ask, tmp_path):
     path = tmp_path / "empty.txt"
     path.touch()
     empty = llm.Attachment(type="text/plain", path=str(path))
@@ -365,7 +367,7 @@ def report() -> llm.ToolOutput:
     return llm.ToolOutput("done", attachments=[llm.Attachment(type="application/pdf", content=PDF)])
 
 
-def test_a_tool_that_returns_a_file(simulator, signed_in, ask):
+def test_a_file_from_a_tool_is_sent(simulator, signed_in, ask):
     simulator.answer(Call("report", {}))
     simulator.answer(Say("Read."))
     conversation = ask.model().conversation(tools=[report])
@@ -375,7 +377,7 @@ def test_a_tool_that_returns_a_file(simulator, signed_in, ask):
     assert files_of(last_body(simulator)) == [("attachment.pdf", "application/pdf", PDF)]
 
 
-def test_a_part_with_a_file_becomes_an_output_with_a_file(simulator, signed_in, ask):
+def test_a_tool_result_with_a_file_is_sent_as_an_output_with_a_file(simulator, signed_in, ask):
     pdf = llm.Attachment(type="application/pdf", content=PDF)
     result = ToolResultPart("report", "done", "c1", attachments=[pdf])
     call = llm.assistant(ToolCallPart("report", {}, "c1"))
@@ -393,7 +395,7 @@ def test_every_model_takes_files(simulator, signed_in):
         assert get("chatgpt-gpt-blind").attachment_types == {*config.FILE_TYPES, *config.TEXT_TYPES}
 
 
-def test_a_lost_attachment_is_told_once_though_the_prompt_is_sent_twice(
+def test_a_missing_attachment_is_reported_once_even_if_the_prompt_is_sent_twice(
     simulator, signed_in, ask, tmp_path, caplog
 ):
     simulator.expire_access_tokens()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import shutil
@@ -13,32 +12,27 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
+from conftest import edit_login
 from llm_chatgpt.files import replace_file
 from llm_chatgpt.login.login_file import store_path
 
 
-def test_a_file_system_that_cannot_lock(simulator, signed_in, monkeypatch):
+def test_without_locks_a_valid_login_works_but_none_is_stored(simulator, signed_in, monkeypatch):
     def cannot(self, *args, **kwargs):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", cannot)
     with pytest.raises(plugin.StoreError, match="No locks available"):
         plugin.store_tokens(signed_in)
-    # A token that works does not need the lock; one that has ended says what is wrong.
-    expire_by_hand(100)
+    # A valid token needs no lock. Renewing an expired one does.
+    edit_login(expires_at=time.time() + 100)
     assert plugin.get_tokens()
-    expire_by_hand(-100)
+    edit_login(expires_at=time.time() - 100)
     with pytest.raises(plugin.StoreError, match="No locks available"):
         plugin.get_tokens()
 
 
-def expire_by_hand(seconds):
-    data = json.loads(store_path().read_text())
-    data["accounts"]["default"]["expires_at"] = time.time() + seconds
-    store_path().write_text(json.dumps(data))
-
-
-def test_a_file_that_cannot_be_read(simulator, signed_in, monkeypatch):
+def test_an_unreadable_login_file_is_broken(simulator, signed_in, monkeypatch):
     def denied(self):
         raise PermissionError(13, "Permission denied")
 
@@ -49,13 +43,13 @@ def test_a_file_that_cannot_be_read(simulator, signed_in, monkeypatch):
         plugin.load_tokens()
 
 
-def test_a_folder_that_is_gone(simulator, signed_in):
+def test_a_missing_folder_means_not_signed_in(simulator, signed_in):
     shutil.rmtree(store_path().parent)
     with pytest.raises(llm.NeedsKeyException, match="llm chatgpt login"):
         plugin.get_tokens()
 
 
-def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
+def test_a_permanent_error_of_replace_is_raised(monkeypatch, tmp_path):
     def refused(*_):
         raise PermissionError(13, "Access is denied")
 
@@ -69,12 +63,12 @@ def test_a_replace_that_is_refused_for_good(monkeypatch, tmp_path):
         replace_file(tmp_path / "a", tmp_path / "b")
 
 
-# Files that are none
+# FIFOs in place of files
 
 
 @pytest.fixture
 def fifo():
-    """Puts a FIFO in a file's place, on which a reader waits for ever."""
+    """Replace a file with a FIFO, which would block its reader forever."""
 
     def put(name):
         path = llm.user_dir() / name
@@ -101,9 +95,9 @@ def test_other_files_that_are_fifos_are_not_waited_for(simulator, signed_in, run
     assert run_llm("models").exit_code == 0
     assert run_llm("chatgpt", "models").exit_code == 0
     fifo("chatgpt-host-id")
-    link = llm.user_dir() / "chatgpt-host-id"
+    host_id = llm.user_dir() / "chatgpt-host-id"
     plugin.OfficialLogin(1, {}, "official")
-    assert link.is_file()
+    assert host_id.is_file()
 
 
 def test_windows_reads_the_login_file_again_after_a_replacement(signed_in, monkeypatch):

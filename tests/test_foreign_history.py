@@ -1,4 +1,4 @@
-"""Histories that another model or another program has begun."""
+"""Histories that another model or another program began."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import kinds, multiply
 from simulator import PNG, Call, Say, Search, Think
 
 
-def test_calls_and_outputs_are_paired_whatever_comes(simulator, signed_in, ask):
+def test_every_call_has_an_output_and_every_output_a_call(simulator, signed_in, ask):
     ask(
         messages=[
             llm.user("one"),
@@ -38,7 +38,7 @@ def test_calls_and_outputs_are_paired_whatever_comes(simulator, signed_in, ask):
     assert calls[-1]["arguments"] == "{broken"
 
 
-def test_a_claude_conversation_goes_on_here(simulator, signed_in, ask):
+def test_a_claude_conversation_can_be_continued(simulator, signed_in, ask):
     signature = {"anthropic": {"signature": "s", "type": "thinking"}}
     ask(
         messages=[
@@ -70,13 +70,13 @@ def test_a_claude_conversation_goes_on_here(simulator, signed_in, ask):
     ]
 
 
-def test_core_openai_reasoning_is_left_alone(simulator, signed_in, ask):
+def test_reasoning_of_llms_own_openai_models_is_left_out(simulator, signed_in, ask):
     metadata = {"openai": {"id": "rs_1", "encrypted_content": "theirs", "summary": []}}
     ask(messages=[llm.user("one"), llm.assistant(ReasoningPart("", False, metadata), "two")])
     assert "theirs" not in json.dumps(simulator.prompts[-1])
 
 
-def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
+def test_other_models_can_continue_a_history_of_the_plugin(simulator, signed_in, ask):
     simulator.answer(
         Think(["Hm."]), Search("x"), Say("Answer."), Call("multiply", {"a": 1, "b": 2})
     )
@@ -88,7 +88,7 @@ def test_our_history_makes_sense_elsewhere(simulator, signed_in, ask):
             assert not getattr(part, "redacted", False)
 
 
-def test_odd_messages(simulator, signed_in, ask):
+def test_odd_messages_are_sent_as_user_messages(simulator, signed_in, ask):
     image = llm.Attachment(type="image/png", content=PNG)
     ask(
         messages=[
@@ -103,11 +103,11 @@ def test_odd_messages(simulator, signed_in, ask):
     assert items[2]["content"][0]["text"] == "[an attachment that was not kept]"
 
 
-def test_a_history_without_a_person(simulator, signed_in, ask):
+def test_a_history_without_a_user_message_is_sent(simulator, signed_in, ask):
     assert ask(messages=[llm.assistant("I begin.")]).text
 
 
-def test_a_call_id_that_another_call_has(simulator, signed_in, ask):
+def test_calls_with_one_id_get_their_own_outputs(simulator, signed_in, ask):
     ask(
         messages=[
             llm.user("Go"),

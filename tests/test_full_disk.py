@@ -1,4 +1,4 @@
-"""A disk that is full to the last byte, and a limit on the size of files: real ones."""
+"""Tests on a disk that is really full, and with a real limit on the size of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_chatgpt.login.store import Store
 
 LLM = [sys.executable, "-m", "llm"]
 # llm itself cannot open its logs on such a disk.
-ASK = [
+GET_TOKENS = [
     sys.executable,
     "-c",
     "import llm_chatgpt_oauth as p\n"
@@ -30,7 +30,7 @@ ASK = [
 
 @pytest.fixture(autouse=True)
 def without_coverage(monkeypatch):
-    """What a program has executed could not be stored either."""
+    """Turn off coverage in the programs, because its data could not be stored either."""
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
 
@@ -44,7 +44,7 @@ class SmallDisk:
         self.saved = folder / "saved.json"
 
     def start(self, *command: str, full: bool = True) -> subprocess.Popen[str]:
-        """A command on the disk; afterwards `store` is the login file that it has left."""
+        """Start a command on the disk. After its end, `store` is the login file that it left."""
         mount, copy, saved = map(shlex.quote, map(str, (self.mount, self.copy, self.saved)))
         shutil.copytree(store_path().parent, self.copy, dirs_exist_ok=True)
         fill = f"cat /dev/zero > {mount}/fill 2>/dev/null" if full else "true"
@@ -97,7 +97,7 @@ def test_doctor_says_that_no_login_can_be_stored(simulator, signed_in, disk):
 
 def test_no_refresh_token_is_sent(simulator, signed_in, disk):
     expire()
-    code, _, err = disk.run(*ASK)
+    code, _, err = disk.run(*GET_TOKENS)
     assert code == 1
     assert err.startswith("Error: Could not write the login file")
     assert "No space left on device" in err
@@ -146,11 +146,11 @@ def test_a_logout_signs_out_and_leaves_the_other_accounts(simulator, disk):
     assert "removed from the old file" in err
     assert disk.store.accounts == {"default": ada}
     assert work.refresh_token not in disk.saved.read_text()
-    # Only what was deleted here is ended at OpenAI.
+    # Only the deleted login's session is ended at OpenAI.
     assert [r.path for r in simulator.requests] == ["/api/accounts/oauth/revoke"]
 
 
-def test_a_logout_of_all_accounts(simulator, disk):
+def test_a_logout_of_all_accounts_deletes_them(simulator, disk):
     sign_in(simulator)
     sign_in(simulator, "work")
     code, out, _ = disk.run(*LLM, "chatgpt", "logout", "--all")
@@ -159,7 +159,7 @@ def test_a_logout_of_all_accounts(simulator, disk):
     assert "rt_" not in disk.saved.read_text()
 
 
-def test_another_default_account_is_not_chosen(simulator, disk):
+def test_use_fails_and_changes_nothing(simulator, disk):
     sign_in(simulator)
     sign_in(simulator, "work")
     code, out, err = disk.run(*LLM, "chatgpt", "use", "work")
@@ -172,7 +172,7 @@ def test_another_default_account_is_not_chosen(simulator, disk):
 
 
 def limited(*command: str, size: int) -> tuple[int, str, str]:
-    """A command that can write files of at most so many bytes."""
+    """Run a command that can write files of at most `size` bytes."""
     resource = pytest.importorskip("resource")
     done = subprocess.run(
         command,
@@ -188,7 +188,7 @@ def limited(*command: str, size: int) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("size", [1, 2000])
-def test_a_login_with_a_size_limit(simulator, size):
+def test_a_login_that_would_not_fit_is_refused_before_a_request(simulator, size):
     code, out, err = limited(*LLM, "chatgpt", "login", size=size)
     assert (code, out) == (1, "")
     assert "Could not write the login file" in err
@@ -196,10 +196,10 @@ def test_a_login_with_a_size_limit(simulator, size):
     assert [path.name for path in store_path().parent.iterdir()] == ["chatgpt-oauth.json.lock"]
 
 
-def test_a_refresh_with_a_size_limit(simulator, signed_in):
+def test_no_refresh_token_is_sent_if_the_new_login_might_not_fit(simulator, signed_in):
     """The old file fits, and one for a new login might not."""
     expire()
-    code, _, err = limited(*ASK, size=store_path().stat().st_size + 100)
+    code, _, err = limited(*GET_TOKENS, size=store_path().stat().st_size + 100)
     assert code == 1
     assert err.startswith("Error: Could not write the login file")
     assert simulator.refreshes == []

@@ -1,4 +1,4 @@
-"""What goes back to the service: earlier messages, as they came and as they were sent."""
+"""How reasoning, calls and searches of earlier answers are sent back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simulator import Call, Say, Search, Think, error_answer
 # Reasoning
 
 
-def test_reasoning_goes_back_only_to_the_model_that_it_came_from(simulator, signed_in, ask):
+def test_reasoning_is_sent_back_only_to_the_model_that_it_came_from(simulator, signed_in, ask):
     history = []
     for slug in ("gpt-6-luna", "gpt-6-sol", "gpt-6-luna", "gpt-6-sol"):
         simulator.answer(Think(), Say(f"{slug} says."))
@@ -39,7 +39,7 @@ def test_reasoning_goes_back_only_to_the_model_that_it_came_from(simulator, sign
     ]
 
 
-def test_a_tool_chain_after_a_change_of_model(simulator, signed_in, ask):
+def test_after_a_model_change_a_tool_chain_sends_only_its_own_reasoning(simulator, signed_in, ask):
     history = [llm.user("one"), *ask("one").messages, llm.user("two")]
     simulator.answer(Think(), Call("add", {"a": 1, "b": 2}))
     simulator.answer(Think(), Call("add", {"a": 3, "b": 4}))
@@ -101,7 +101,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize("arguments", WRITTEN)
-def test_arguments_go_back_as_the_model_wrote_them(simulator, signed_in, run_llm, arguments):
+def test_arguments_are_sent_back_as_the_model_wrote_them(simulator, signed_in, run_llm, arguments):
     simulator.answer(Call("add", arguments))
     run_llm("-m", MODEL, "go", "--functions", ADD)
     run_llm("-c", "on")
@@ -111,7 +111,7 @@ def test_arguments_go_back_as_the_model_wrote_them(simulator, signed_in, run_llm
     assert_same_beginnings(simulator)
 
 
-def test_arguments_in_memory_and_from_a_dict(simulator, signed_in, ask):
+def test_arguments_from_a_dict_are_sent_as_those_in_memory(simulator, signed_in, ask):
     simulator.answer(Call("add", '{"a":6,"b":7}'))
     first, last = ask.chain(ask.model(), "go", tools=[add])
     history = [*first.prompt.messages, *first._messages_now(), *last.prompt.messages[-1:]]
@@ -121,7 +121,7 @@ def test_arguments_in_memory_and_from_a_dict(simulator, signed_in, ask):
     assert simulator.prompts[1]["input"] == simulator.prompts[2]["input"]
 
 
-def test_arguments_that_were_changed_later_are_sent_as_they_are(simulator, signed_in, ask):
+def test_arguments_that_a_program_has_changed_are_sent_changed(simulator, signed_in, ask):
     simulator.answer(Call("add", '{"a":6,"b":7}'))
     messages = ask("go", tools=[add]).messages
     for changed in ({"a": 6, "b": 8}, {"a": 6.0, "b": 7}, {"a": 6, "b": True}):
@@ -150,7 +150,7 @@ FOUND = {"type": "find_in_page", "url": "https://a.example", "pattern": "x"}
         ("search", None),
     ],
 )
-def test_only_searches_that_the_service_knows_go_back(simulator, signed_in, ask, action, sent):
+def test_only_searches_known_to_the_service_are_sent_back(simulator, signed_in, ask, action, sent):
     conversation = ask.model().conversation()
     simulator.answer(Search("x", action=action), Say("Found."))
     ask.finish(lambda: conversation.prompt("search"))
@@ -162,7 +162,7 @@ def test_only_searches_that_the_service_knows_go_back(simulator, signed_in, ask,
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_service_that_insists_on_the_ids_of_searches(simulator, signed_in, run_llm, options):
+def test_search_ids_are_sent_if_the_service_requires_them(simulator, signed_in, run_llm, options):
     simulator.demands_search_ids = True
     simulator.answer(Think(), Search("x"), Say("Found."))
     simulator.answer(Search("y"), Say("Found more."))
@@ -177,7 +177,7 @@ def test_a_service_that_insists_on_the_ids_of_searches(simulator, signed_in, run
     assert_same_beginnings(simulator, first=2)
 
 
-def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
+def test_searches_are_left_out_if_the_service_refuses_them(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     simulator.answer(Think(), Search("x"), Say("Found."))
     ask.finish(lambda: conversation.prompt("search"))
@@ -192,7 +192,7 @@ def test_a_service_that_takes_no_searches(simulator, signed_in, ask):
     assert_same_beginnings(simulator, first=3)
 
 
-def test_an_id_of_a_search_that_the_service_does_not_know(simulator, signed_in, ask):
+def test_searches_are_left_out_if_the_service_does_not_know_their_ids(simulator, signed_in, ask):
     simulator.demands_search_ids = True
     simulator.answer(Search("x"), Say("Found."))
     history = [llm.user("search"), *ask("search").messages, llm.user("on")]
@@ -215,7 +215,7 @@ REFUSED_SEARCHES = [
 
 
 @pytest.mark.parametrize("refusal", REFUSED_SEARCHES)
-def test_how_a_refusal_names_a_search(simulator, signed_in, ask, refusal):
+def test_after_a_refusal_that_names_a_search_its_id_is_sent(simulator, signed_in, ask, refusal):
     simulator.answer(Search("x"), Say("Found."))
     history = [llm.user("search"), *ask("search").messages, llm.user("on")]
     simulator.script("responses", refusal)

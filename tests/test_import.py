@@ -10,7 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import BOB, bearers, device_login, keep_key, secrets_watch, sign_in
+from conftest import BOB, assert_no_secrets, bearers, device_login, sign_in, store_key
 from llm_chatgpt.login.login_file import read_store, store_path
 from simulator import make_jwt
 
@@ -61,8 +61,7 @@ def test_an_import_copies_the_access_token_only(simulator, codex, run_llm, ask):
     assert read_store().default == "codex"
     ask("hello")
     assert bearers(simulator) == [codex.reply["access_token"]]
-    with secrets_watch(simulator) as check:
-        check(result.output)
+    assert_no_secrets(simulator, result.output)
 
 
 def test_if_nobody_is_signed_in_codex_clis_login_is_suggested(simulator, codex, run_llm, ask):
@@ -77,8 +76,7 @@ def test_if_nobody_is_signed_in_codex_clis_login_is_suggested(simulator, codex, 
         result = run_llm("chatgpt", command)
         assert result.exit_code == 1
         assert "'llm chatgpt import'" in result.output
-    with secrets_watch(simulator) as check:
-        check(message)
+    assert_no_secrets(simulator, message)
 
 
 @pytest.mark.parametrize(
@@ -270,11 +268,11 @@ def test_a_login_without_a_name_is_named_default(simulator, codex, run_llm, firs
     assert (store.default, list(store.accounts)) == ("default", ["default"])
 
 
-def test_imported_logins_are_never_revoked(simulator, codex, at, run_llm):
-    keep_key("chatgpt", at)
+def test_imported_logins_are_never_revoked(simulator, codex, personal_token, run_llm):
+    store_key("chatgpt", personal_token)
     run_llm("chatgpt", "import")
     result = run_llm("chatgpt", "logout", "--revoke", "--all")
-    assert "was not ended at OpenAI, because it belongs to Codex CLI" in result.stderr
+    assert "session was not ended, because it belongs to Codex CLI" in result.stderr
     assert "Now in use: an access token" in result.stdout
     result = run_llm("chatgpt", "logout", "--revoke")
     assert "Not signed in" in result.stdout

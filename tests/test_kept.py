@@ -15,7 +15,7 @@ import zlib
 import llm
 import pytest
 
-from conftest import expire, logged, models_updated, wait_until
+from conftest import expire, logged, wait_for_models, wait_until
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Answer, Call, Say, Stream, Think, error_answer, sse
 
@@ -62,12 +62,12 @@ def test_a_failed_model_list_is_not_fetched_again(simulator, prompt_logged, mode
     simulator.answer(Say("The answer."))
     simulator.script("models", models)
     assert prompt_logged(*options) == ""
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
     # The next prompt does not fetch it again.
     simulator.answer(Say("The answer."))
     prompt_logged(*options)
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
 
 
@@ -94,7 +94,7 @@ def test_a_model_list_that_cannot_be_stored_is_not_fetched(simulator, prompt_log
     simulator.answer(Say("The answer."))
     catalogue.models_file().mkdir(parents=True)
     assert prompt_logged() == ""
-    models_updated()
+    wait_for_models()
     # Fetching it would take time at every prompt.
     assert simulator.seen("/codex/models") == []
 

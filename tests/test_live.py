@@ -10,10 +10,10 @@ import re
 import pytest
 
 from cassettes import opened_cassette
-from conftest import secrets_watch, sign_in, sign_in_officially
+from conftest import assert_no_secrets, sign_in, sign_in_officially
 from llm_chatgpt.live import checks, known_names
 from llm_chatgpt.live.checks import CHECKS
-from llm_chatgpt.live.scrub import secrets_in
+from llm_chatgpt.live.scrub import Scrubber, secrets_in
 from simulator import Answer, Stream, error_answer, sse
 from simulator.replies import Refusal
 
@@ -124,8 +124,7 @@ def test_the_report_contains_no_personal_data(simulator, route, run_llm, tmp_pat
     name, plan = simulator.account.name, simulator.account.plan
     result = run_llm("chatgpt", "doctor", "--live", "--yes", "--all")
     assert result.exit_code == 0
-    with secrets_watch(simulator) as watch:
-        watch(result.output)
+    assert_no_secrets(simulator, result.output)
     for secret in (simulator.account.email, simulator.account.account_id, name, str(tmp_path)):
         assert not secret or secret not in result.output
     assert not secrets_in(result.stdout)
@@ -353,8 +352,7 @@ def test_secrets_in_error_messages_are_removed(simulator, codex, run_llm):
     always(simulator, refuse_if(lambda body: "input_image" in part_types(body), image))
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
-    with secrets_watch(simulator) as watch:
-        watch(result.output)
+    assert_no_secrets(simulator, result.output)
     assert account.email not in result.output
     assert account.account_id not in result.output
     assert "bad: [removed] [removed] [removed] [removed]" in result.stdout
@@ -442,8 +440,7 @@ def test_a_recording_has_no_secret_and_can_be_replayed(
     assert path.name == f"live_{route}.yaml"
     text = path.read_text()
     assert secrets_in(text) == []
-    with secrets_watch(simulator) as watch:
-        watch(text)
+    assert_no_secrets(simulator, text)
     for secret in (simulator.account.account_id, simulator.account.user_id, "authorization"):
         assert secret not in text
     seen = len(simulator.requests)
@@ -467,8 +464,7 @@ def test_a_recording_of_a_refresh_has_no_secret(simulator, route, run_llm, tmp_p
     text = (tmp_path / f"live_{route}.yaml").read_text()
     assert "oauth/token" in text
     assert "scrubbed-refresh_token-1" in text
-    with secrets_watch(simulator) as watch:
-        watch(text)
+    assert_no_secrets(simulator, text)
     assert secrets_in(text) == []
     assert simulator.account.email not in text
 
@@ -502,6 +498,13 @@ def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, t
 def test_each_kind_of_secret_is_found(secret):
     assert secrets_in(f"one {secret} two")
     assert not secrets_in("x-codex-primary-used-percent reasoning.encrypted_content tool_choice")
+
+
+@pytest.mark.parametrize(
+    "text", ["Cookie: a=abcdef; b=abcdef", '"set-cookie": ["__cf_bm=abcdef; Path=/"]']
+)
+def test_the_values_of_cookies_are_scrubbed(text):
+    assert "abcdef" not in Scrubber().text(text)
 
 
 # Facts --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, start_llm
+from conftest import assert_no_secrets, sign_in, start_llm
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import store_path
 from simulator import Account, Answer, error_answer, web_page
@@ -332,8 +332,7 @@ def test_the_command_shows_address_code_and_next_steps(simulator, run_llm):
     commands = [line.strip() for line in result.stdout.splitlines() if line.startswith("  llm")]
     assert len(commands) == 2
     assert commands[0].startswith("llm -m chatgpt-gpt-6.2-sol ")
-    with secrets_watch(simulator) as check:
-        check(result.output)
+    assert_no_secrets(simulator, result.output)
     assert simulator.seen("/codex/models")
 
 

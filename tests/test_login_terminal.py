@@ -24,7 +24,7 @@ NO_CODES = Answer(404, {"detail": "Not Found"})
 
 
 @pytest.fixture
-def browser(tmp_path, monkeypatch, start):
+def browser(tmp_path, monkeypatch, start_in_terminal):
     """Install a browser. Returns a function that lists the addresses it was opened with."""
     seen = tmp_path / "opened"
     program = tmp_path / "browser"
@@ -39,12 +39,12 @@ def approve(simulator):
 
 
 @pytest.fixture
-def begin(simulator, start):
+def begin(simulator, start_in_terminal):
     """Start a login with a code in a terminal, and return the terminal when it counts down."""
 
     def run(*options, **settings):
         simulator.interval = "1"
-        terminal = start("chatgpt", "login", *options, **settings)
+        terminal = start_in_terminal("chatgpt", "login", *options, **settings)
         terminal.wait_for("14:5")
         return terminal
 
@@ -128,9 +128,11 @@ def test_device_stays_with_the_code(simulator, begin, browser):
 
 @needs_pty
 @listens
-def test_without_device_codes_the_browser_login_begins_by_itself(simulator, start, browser):
+def test_without_device_codes_the_browser_login_begins_by_itself(
+    simulator, start_in_terminal, browser
+):
     simulator.script("usercode", NO_CODES)
-    terminal = start("chatgpt", "login")
+    terminal = start_in_terminal("chatgpt", "login")
     terminal.wait_for("OpenAI did not offer a device code")
     url = terminal.address()
     wait_until(browser)
@@ -140,7 +142,9 @@ def test_without_device_codes_the_browser_login_begins_by_itself(simulator, star
 
 
 @needs_pty
-def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser, monkeypatch):
+def test_over_ssh_nothing_is_opened_or_offered(
+    simulator, start_in_terminal, begin, browser, monkeypatch
+):
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
     terminal = begin()
     assert "Press Enter" not in terminal.screen
@@ -149,7 +153,7 @@ def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser,
     approve(simulator)
     assert terminal.end() == 0, terminal.screen
     simulator.script("usercode", NO_CODES)
-    terminal = start("chatgpt", "login", "--no-open")
+    terminal = start_in_terminal("chatgpt", "login", "--no-open")
     terminal.wait_for(r"Sign in through the browser now\? \[Y/n\]")
     terminal.type("n")
     assert terminal.end() == 1
@@ -157,7 +161,7 @@ def test_over_ssh_nothing_is_opened_or_offered(simulator, start, begin, browser,
     assert browser() == []
 
 
-def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_llm):
+def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start_in_terminal, browser, run_llm):
     simulator.approve_after_polls = 0
     result = run_llm("chatgpt", "login")
     assert result.exit_code == 0
@@ -168,8 +172,8 @@ def test_in_a_pipe_nothing_is_opened_or_offered(simulator, start, browser, run_l
 
 
 @needs_pty
-def test_doctor_works_on_a_terminal_without_stderr(simulator, start):
-    terminal = start("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
+def test_doctor_works_on_a_terminal_without_stderr(simulator, start_in_terminal):
+    terminal = start_in_terminal("chatgpt", "doctor", columns=40, preexec_fn=lambda: os.close(2))
     assert terminal.end() == 1
     assert "login: no login to use" in terminal.screen
     assert "-> Not signed in to ChatGPT.\r\n" in terminal.screen
@@ -220,7 +224,7 @@ def test_the_screen_of_a_login_fits(simulator, begin, browser, columns):
 
 
 @pytest.fixture
-def clipboard(tmp_path, monkeypatch, start):
+def clipboard(tmp_path, monkeypatch, start_in_terminal):
     """Install `pbcopy`, not executable yet, as the only command. Returns the file it writes."""
     folder, copied = tmp_path / "bin", tmp_path / "copied"
     folder.mkdir()
@@ -278,8 +282,8 @@ def test_copying_is_not_offered_if_nothing_can_copy(simulator, begin, clipboard,
 
 @needs_pty
 @listens
-def test_advice_about_the_redirect_is_below_the_address(simulator, start):
-    terminal = start("chatgpt", "login", "--browser", "--no-open", columns=60)
+def test_advice_about_the_redirect_is_below_the_address(simulator, start_in_terminal):
+    terminal = start_in_terminal("chatgpt", "login", "--browser", "--no-open", columns=60)
     terminal.wait_for("fails to load:")
     before, _, after = terminal.screen.partition(terminal.address())
     assert before == "Open this page in a browser:\r\n\r\n  "
@@ -341,8 +345,10 @@ def planted(tmp_path, monkeypatch):
 
 @needs_pty
 @listens
-def test_a_webbrowser_module_in_the_current_folder_is_not_run(simulator, start, browser, planted):
-    terminal = start("chatgpt", "login", "--browser")
+def test_a_webbrowser_module_in_the_current_folder_is_not_run(
+    simulator, start_in_terminal, browser, planted
+):
+    terminal = start_in_terminal("chatgpt", "login", "--browser")
     url = terminal.address()
     wait_until(browser)
     fetch(url)
@@ -366,7 +372,7 @@ def test_output_of_the_browser_is_not_shown(simulator, start_login, browser):
 @listens
 @pytest.mark.parametrize("value", ["/nowhere/browser", "'", ""])
 def test_without_a_browser_the_address_is_printed(
-    simulator, start, start_login, monkeypatch, value
+    simulator, start_in_terminal, start_login, monkeypatch, value
 ):
     """Not even in a text browser, which would open in this terminal."""
     monkeypatch.setenv("BROWSER", value)
@@ -397,7 +403,7 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
 # A Windows console, as far as it can be simulated here
 
 
-def test_a_windows_console_is_read_key_by_key(simulator, start, run_llm, monkeypatch):
+def test_a_windows_console_is_read_key_by_key(simulator, start_in_terminal, run_llm, monkeypatch):
     keys = list("http://x/?code=ab\bc\r")
     console = types.SimpleNamespace(kbhit=lambda: bool(keys), getwche=lambda: keys.pop(0))
     monkeypatch.setitem(sys.modules, "msvcrt", console)

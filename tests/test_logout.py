@@ -8,13 +8,13 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in, sign_in_officially, start_llm
+from conftest import assert_no_secrets, sign_in, sign_in_officially, start_llm
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import locked_store, read_store
 from simulator import Answer, error_answer
 
 
-def test_logout_is_local(two, simulator, run_llm):
+def test_logout_is_local(two_logins, simulator, run_llm):
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 0
     assert "Signed out of account default" in result.stdout
@@ -22,43 +22,44 @@ def test_logout_is_local(two, simulator, run_llm):
     assert list(read_store().accounts) == ["work"]
 
 
-def test_logout_deletes_the_named_account_or_all(two, simulator, run_llm, monkeypatch):
+def test_logout_deletes_the_named_account_or_all(two_logins, simulator, run_llm, monkeypatch):
     assert "Signed out of account work" in run_llm("chatgpt", "logout", "--account", "work").stdout
     assert list(read_store().accounts) == ["default"]
-    plugin.store_tokens(two[1], "work")
+    plugin.store_tokens(two_logins[1], "work")
     monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", "work")
     assert "Signed out of account work" in run_llm("chatgpt", "logout").stdout
     monkeypatch.delenv("LLM_CHATGPT_ACCOUNT")
-    plugin.store_tokens(two[1], "work")
+    plugin.store_tokens(two_logins[1], "work")
     assert run_llm("chatgpt", "logout", "--all").stdout.count("Signed out") == 2
     assert not read_store().accounts
     assert "Not signed in" in run_llm("chatgpt", "logout", "--all").stdout
     assert run_llm("chatgpt", "logout", "--all", "--account", "x").exit_code == 2
 
 
-def test_an_access_token_is_not_signed_out(two, simulator, at, run_llm, monkeypatch):
-    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", at)
+def test_an_access_token_is_not_signed_out(
+    two_logins, simulator, personal_token, run_llm, monkeypatch
+):
+    monkeypatch.setenv("LLM_CHATGPT_ACCOUNT", personal_token)
     result = run_llm("chatgpt", "logout")
     assert result.exit_code == 1
     assert "cannot be signed out" in result.stderr
     assert set(read_store().accounts) == {"default", "work"}
 
 
-def test_revoke_ends_the_session_at_openai(two, simulator, run_llm):
+def test_revoke_ends_the_session_at_openai(two_logins, simulator, run_llm):
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
     assert "other programs" in result.stderr
     request = simulator.seen("/oauth/revoke")[0]
     assert request.body == {
-        "token": two[0].refresh_token,
+        "token": two_logins[0].refresh_token,
         "token_type_hint": "refresh_token",
         "client_id": config.CLIENT_ID,
     }
     assert list(read_store().accounts) == ["work"]
     with pytest.raises(plugin.RefreshFailed):
-        plugin.refresh_tokens(two[0])
-    with secrets_watch(simulator) as check:
-        check(result.output)
+        plugin.refresh_tokens(two_logins[0])
+    assert_no_secrets(simulator, result.output)
 
 
 def test_revoke_sends_the_access_token_if_there_is_no_other(simulator, run_llm):

@@ -9,7 +9,7 @@ import time
 import llm
 import pytest
 
-from conftest import models_updated
+from conftest import wait_for_models
 from disk import fill_disk
 from llm_chatgpt.backend import catalogue
 from llm_chatgpt.backend.catalogue import models_file, models_to_register, stored_models
@@ -105,7 +105,7 @@ def age_stored_list(hours=2.0):
 def test_a_changed_list_is_fetched_in_the_background(simulator, signed_in, ask):
     def ask_and_update(*args, **kwargs):
         text = ask(*args, **kwargs).text
-        models_updated()
+        wait_for_models()
         return text
 
     fetch_models(signed_in)
@@ -130,7 +130,7 @@ def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, c
     simulator.script("models", Answer(500))
     for _ in range(2):
         ask("hi")
-        models_updated()
+        wait_for_models()
     assert len(simulator.seen("/codex/models")) == 2
     assert models_to_register() == before
     assert caplog.text == ""
@@ -138,7 +138,7 @@ def test_a_failed_update_is_silent_and_not_repeated(simulator, signed_in, ask, c
 
 def test_a_login_without_a_list_gets_one(simulator, signed_in, ask):
     ask("hi")
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
     assert stored_models(signed_in).find("gpt-6-luna")
 

@@ -18,7 +18,7 @@ import sqlite_utils
 from llm.parts import AttachmentPart, ReasoningPart, TextPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import kinds, logged, secrets_watch, start_llm, wait_until
+from conftest import assert_no_secrets, kinds, logged, start_llm, wait_until
 from inputs import texts
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import PNG, RETIRED, Answer, Call, Say, Stream, Think, error_answer, sse
@@ -296,8 +296,7 @@ def test_nothing_secret_is_logged(simulator, signed_in, run_llm):
     run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-T", "llm_version")
     path = run_llm("logs", "path").stdout.strip()
     dump = "\n".join(sqlite_utils.Database(path).conn.iterdump())
-    with secrets_watch(simulator) as check:
-        check(dump)
+    assert_no_secrets(simulator, dump)
     assert simulator.account.email not in dump
     assert simulator.account.account_id not in dump
     assert signed_in.account_key in dump
@@ -376,8 +375,7 @@ def test_llm_raise_errors_shows_the_traceback(simulator, signed_in, command):
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
     assert "RequestRefused" in done.stderr
-    with secrets_watch(simulator) as check:
-        check(done.stderr)
+    assert_no_secrets(simulator, done.stderr)
 
 
 def test_a_retired_model_names_its_successor(simulator, signed_in, ask):

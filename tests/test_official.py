@@ -10,7 +10,7 @@ import pytest
 from llm.default_plugins.openai_models import WebSearch
 
 import llm_chatgpt_oauth as plugin
-from conftest import multiply, secrets_watch, sign_in, sign_in_officially
+from conftest import assert_no_secrets, multiply, sign_in, sign_in_officially
 from simulator import PLAN_ERRORS, PNG, Answer, Call, Say, Search, Think, plan_error, web_page
 
 MODEL = "chatgpt-gpt-6-luna"
@@ -323,8 +323,7 @@ def check_error(simulator, result, requests):
     assert len(simulator.official_prompts) == requests
     assert {request.path for request in simulator.requests} == {"/v1/responses"}
     assert " reset" not in result.stderr
-    with secrets_watch(simulator) as check:
-        check(result.output)
+    assert_no_secrets(simulator, result.output)
 
 
 def test_all_codes_have_words():

@@ -10,10 +10,10 @@ import pytest
 
 import llm_chatgpt_oauth as plugin
 from conftest import (
+    assert_no_secrets,
     edit_login,
     entry_on_disk,
     prompt_in_five_processes,
-    secrets_watch,
     sign_in,
     sign_in_officially,
 )
@@ -230,8 +230,7 @@ def test_a_final_refusal_ends_the_login_but_not_the_registration(simulator, run_
         assert paths(simulator) == ["/v1/responses", "/api/accounts/oauth/token"]
     registration = read_store().registration("official")
     assert (registration["client_id"], registration["subject"]) == (old.client_id, old.subject)
-    with secrets_watch(simulator) as check:
-        check(store_path().read_text() + result.stderr)
+    assert_no_secrets(simulator, store_path().read_text() + result.stderr)
     status = run_llm("chatgpt", "status")
     assert status.exit_code == 1
     assert COMMAND in status.stdout
@@ -329,8 +328,7 @@ def test_doctor_asks_the_api(simulator, run_llm):
     assert paths(simulator) == ["/.well-known/openid-configuration", "/v1/models"]
     assert "official: a...@example.com (ChatGPT plan, official), access token: " in result.stdout
     assert re.search(r"models: \d+, fetched just now", result.stdout)
-    with secrets_watch(simulator) as check:
-        check(result.output)
+    assert_no_secrets(simulator, result.output)
     assert plugin.load_tokens().client_id not in result.output
 
 
@@ -390,8 +388,7 @@ def test_a_logout_ends_the_session_and_keeps_the_registration(simulator, run_llm
     }
     entry = simulator.official_refresh_tokens[old.refresh_token]
     assert entry["state"] == "refresh_token_invalidated"
-    with secrets_watch(simulator) as check:
-        check(store_path().read_text())
+    assert_no_secrets(simulator, store_path().read_text())
     assert read_store().registration("official")["client_id"] == old.client_id
     again = run_llm("-m", "chatgpt-gpt-6-luna", "hi")
     assert again.exit_code == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import authorize_queries, exchanges, secrets_watch
+from conftest import assert_no_secrets, authorize_queries, exchanges
 from llm_chatgpt.login.login_file import locked_store, read_store, store_path
 from simulator import OFFICIAL_SCOPE, PLAN_SCOPE, Account
 
@@ -13,15 +13,16 @@ NO_PLAN = OFFICIAL_SCOPE.replace(f" {PLAN_SCOPE}", "")
 
 
 @pytest.mark.parametrize("withheld", [False, True])
-def test_a_sign_in_without_the_plan_stores_no_login(simulator, login, run_llm, ask, withheld):
+def test_a_sign_in_without_the_plan_stores_no_login(
+    simulator, official_login, run_llm, ask, withheld
+):
     simulator.official.scope = NO_PLAN
     simulator.official.withholds_tokens = withheld
-    result = login()
+    result = official_login()
     assert (result.exit_code, result.stdout) == (1, "")
     assert "without permission to use your ChatGPT plan" in result.stderr
     assert "'llm chatgpt login --official'" in result.stderr
-    with secrets_watch(simulator) as check:
-        check(store_path().read_text())
+    assert_no_secrets(simulator, store_path().read_text())
     (client_id,) = simulator.clients
     registration = read_store().registration("official")
     assert (registration["client_id"], registration["subject"]) == (client_id, "auth0|user-ada")
@@ -34,14 +35,14 @@ def test_a_sign_in_without_the_plan_stores_no_login(simulator, login, run_llm, a
     assert len(simulator.requests) == sent
 
     simulator.official.scope = OFFICIAL_SCOPE
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert authorize_queries(simulator)[1]["prompt"] == "consent"
     assert authorize_queries(simulator)[1]["client_id"] == client_id
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert "prompt" not in authorize_queries(simulator)[2]
 
 
-def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, login):
+def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, official_login):
     def without_scope(request):
         reply = simulator.serve_official_token(request)
         del reply.body["scope"]
@@ -49,18 +50,20 @@ def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, login):
 
     simulator.official.scope = NO_PLAN
     simulator.script("official_token", without_scope)
-    result = login()
+    result = official_login()
     assert result.exit_code == 1
     assert "without permission to use your ChatGPT plan" in result.stderr
     assert plugin.load_tokens() is None
 
 
-def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, run_llm, ask):
-    login()
-    login("--account", "work")
+def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(
+    simulator, official_login, run_llm, ask
+):
+    official_login()
+    official_login("--account", "work")
     other = plugin.load_tokens("work")
     simulator.official.scope = NO_PLAN
-    assert login().exit_code == 1
+    assert official_login().exit_code == 1
     sent = len(simulator.requests)
     with pytest.raises(plugin.RefreshFailed, match=r"without permission.*'llm chatgpt login --off"):
         ask("hi")
@@ -70,17 +73,17 @@ def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(simulator, login, r
     assert len(simulator.requests) == sent
     assert plugin.load_tokens("work") == other
     simulator.official.scope = OFFICIAL_SCOPE
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert authorize_queries(simulator)[-1]["prompt"] == "consent"
     assert ask("hi").text
 
 
-def test_a_user_who_declined_is_asked_again(simulator, login):
-    login()
+def test_a_user_who_declined_is_asked_again(simulator, official_login):
+    official_login()
     simulator.official.declined = True
-    assert login().exit_code == 1
+    assert official_login().exit_code == 1
     simulator.official.declined = False
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     prompts = [query.get("prompt") for query in authorize_queries(simulator)]
     assert prompts == [None, None, "consent"]
 
@@ -101,33 +104,37 @@ def test_two_sign_ins_at_once_keep_one_registration(simulator, browser):
 
 
 @pytest.mark.parametrize("damage", [{"subject": 5}, {"client_id": ["x"], "subject": {}}])
-def test_a_damaged_registration_is_replaced(simulator, login, damage):
+def test_a_damaged_registration_is_replaced(simulator, official_login, damage):
     with locked_store() as writer:
         writer.save(read_store().register("official", **damage))
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     registration = read_store().registration("official")
     stored = (registration["client_id"], registration["subject"])
     assert stored == (*simulator.clients, "auth0|user-ada")
 
 
-def test_a_registration_at_another_issuer_is_not_advised(simulator, login, run_llm, monkeypatch):
-    login()
+def test_a_registration_at_another_issuer_is_not_advised(
+    simulator, official_login, run_llm, monkeypatch
+):
+    official_login()
     run_llm("chatgpt", "logout")
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", "https://auth.example")
     assert "Run 'llm chatgpt login' first." in run_llm("chatgpt", "status").stdout
 
 
 @pytest.mark.parametrize("signed_out", [False, True])
-def test_another_user_under_the_same_name_is_refused(simulator, login, run_llm, signed_out):
-    login()
+def test_another_user_under_the_same_name_is_refused(
+    simulator, official_login, run_llm, signed_out
+):
+    official_login()
     if signed_out:
         run_llm("chatgpt", "logout")
     old = plugin.load_tokens()
     simulator.account = Account(email="bob@example.com", user_id="user-bob")
-    result = login("--yes")
+    result = official_login("--yes")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "another ChatGPT user" in result.stderr
     assert "'llm chatgpt login --official --account NAME'" in result.stderr
     assert plugin.load_tokens() == old
-    assert login("--account", "bob").exit_code == 0
+    assert official_login("--account", "bob").exit_code == 0
     assert plugin.load_tokens("bob").email == "bob@example.com"

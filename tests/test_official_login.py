@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import authorize_queries, exchanges, fetch, redirect_of, secrets_watch, with_query
+from conftest import assert_no_secrets, authorize_queries, exchanges, fetch, redirect_of, with_query
 from disk import fill_disk
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store, store_path
@@ -29,8 +29,8 @@ def host_id():
     return host_id_path().read_text().strip()
 
 
-def test_the_first_sign_in_registers_and_stores_the_login(simulator, login, browser):
-    result = login()
+def test_the_first_sign_in_registers_and_stores_the_login(simulator, official_login, browser):
+    result = official_login()
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("Signed in as ada@example.com (ChatGPT plan, official)\n")
     assert "You're using your ChatGPT plan." in result.stdout
@@ -70,8 +70,8 @@ def test_the_first_sign_in_registers_and_stores_the_login(simulator, login, brow
     assert tokens.account_id is None
 
 
-def test_the_page_after_the_redirect_is_private(login, browser):
-    login()
+def test_the_page_after_the_redirect_is_private(official_login, browser):
+    official_login()
     (status, headers, page) = browser.pages[0]
     assert status == 200
     assert "Go back to the terminal" in page
@@ -80,11 +80,11 @@ def test_the_page_after_the_redirect_is_private(login, browser):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
-def test_a_later_sign_in_reuses_the_registration(simulator, login, run_llm):
-    login()
+def test_a_later_sign_in_reuses_the_registration(simulator, official_login, run_llm):
+    official_login()
     first = plugin.load_tokens()
     run_llm("chatgpt", "logout")
-    result = login()
+    result = official_login()
     assert result.exit_code == 0, result.stderr
     one, two = authorize_queries(simulator)
     assert two["client_id"] == first.client_id
@@ -97,11 +97,11 @@ def test_a_later_sign_in_reuses_the_registration(simulator, login, run_llm):
     assert plugin.load_tokens().account_key == first.account_key
 
 
-def test_the_host_id_is_created_once(simulator, login, run_llm):
-    login()
-    login("--account", "work")
+def test_the_host_id_is_created_once(simulator, official_login, run_llm):
+    official_login()
+    official_login("--account", "work")
     run_llm("chatgpt", "logout", "--all")
-    login()
+    official_login()
     assert {query["ext_agent_host_id"] for query in authorize_queries(simulator)} == {host_id()}
     assert len(simulator.clients) == 2
     path = host_id_path()
@@ -109,20 +109,20 @@ def test_the_host_id_is_created_once(simulator, login, run_llm):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_host_id_that_cannot_be_stored_is_an_error(simulator, login, monkeypatch):
+def test_a_host_id_that_cannot_be_stored_is_an_error(simulator, official_login, monkeypatch):
     fill_disk(monkeypatch, "chatgpt-host-id")
-    result = login()
+    result = official_login()
     assert result.exit_code == 1
     assert "Could not store this installation's id in" in result.stderr
     assert "login file" not in result.stderr
     assert not simulator.requests
 
 
-def test_a_broken_host_id_is_replaced(simulator, login):
+def test_a_broken_host_id_is_replaced(simulator, official_login):
     path = host_id_path()
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\xff\x00")
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", host_id())
 
 
@@ -138,16 +138,18 @@ def test_a_broken_host_id_is_replaced(simulator, login):
         (Answer(drop=True), "run 'llm chatgpt login --official --account work' again"),
     ],
 )
-def test_an_exchange_that_fails_registers_no_second_app(simulator, login, browser, answer, words):
+def test_an_exchange_that_fails_registers_no_second_app(
+    simulator, official_login, browser, answer, words
+):
     simulator.script("official_token", answer)
-    result = login("--account", "work")
+    result = official_login("--account", "work")
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
     assert "Go back to the terminal" in browser.pages[0][2]
     assert plugin.load_tokens() is None
     # The code may be spent, so it is sent once.
     assert len(exchanges(simulator)) == 1
-    assert login("--account", "work").exit_code == 0
+    assert official_login("--account", "work").exit_code == 0
     (client_id,) = simulator.clients
     assert authorize_queries(simulator)[1]["client_id"] == client_id
     assert "agent_name_hint" not in authorize_queries(simulator)[1]
@@ -170,9 +172,9 @@ REFUSED_CALLBACKS = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED_CALLBACKS)
-def test_a_wrong_callback_ends_the_sign_in(simulator, login, browser, changes, words):
+def test_a_wrong_callback_ends_the_sign_in(simulator, official_login, browser, changes, words):
     simulator.official.callback = changes
-    result = login()
+    result = official_login()
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
     assert "'llm chatgpt login --official'" in result.stderr
@@ -193,20 +195,20 @@ def test_a_wrong_callback_ends_the_sign_in(simulator, login, browser, changes, w
     ],
     ids=str,
 )
-def test_a_later_callback_that_fails_keeps_the_login(simulator, login, changes):
-    login()
+def test_a_later_callback_that_fails_keeps_the_login(simulator, official_login, changes):
+    official_login()
     old = plugin.load_tokens()
     simulator.official.callback = changes
-    result = login()
+    result = official_login()
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(exchanges(simulator)) == 1
     assert plugin.load_tokens() == old
 
 
-def test_unknown_parameters_of_a_callback_are_ignored(simulator, login):
+def test_unknown_parameters_of_a_callback_are_ignored(simulator, official_login):
     more = {"iss": simulator.issuer, "session_state": ["a", "b"], "x": "<b>"}
     simulator.official.callback = more
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
 
 
 def request_status(redirect, method="GET", host=None):
@@ -222,7 +224,7 @@ def request_status(redirect, method="GET", host=None):
     return reply.status, answer
 
 
-def test_other_requests_are_refused_and_the_wait_goes_on(simulator, login, browser):
+def test_other_requests_are_refused_and_the_wait_goes_on(simulator, official_login, browser):
     seen = {}
 
     def visit(url):
@@ -245,7 +247,7 @@ def test_other_requests_are_refused_and_the_wait_goes_on(simulator, login, brows
         browser.pages.append(fetch(redirect))
 
     browser.visit = visit
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert seen == {
         **dict.fromkeys(("no state", "another state", "two states", "declined elsewhere"), 400),
         **dict.fromkeys(("host", "localhost"), 400),
@@ -276,33 +278,32 @@ BAD_ID_TOKENS = [
 
 
 @pytest.mark.parametrize(("claims", "problem"), BAD_ID_TOKENS)
-def test_an_id_token_of_another_sign_in_is_refused(simulator, login, claims, problem):
+def test_an_id_token_of_another_sign_in_is_refused(simulator, official_login, claims, problem):
     simulator.official.id_token = claims
-    result = login()
+    result = official_login()
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"does not belong to this sign-in ({problem})" in result.stderr
     assert "'llm chatgpt login --official'" in result.stderr
-    with secrets_watch(simulator) as check:
-        check(store_path().read_text())
+    assert_no_secrets(simulator, store_path().read_text())
 
 
 @pytest.mark.parametrize(
     "claims", [{"aud": lambda right: right[0]}, {"azp": None}, {"email": None}]
 )
-def test_other_valid_forms_of_an_id_token_are_accepted(simulator, login, claims):
+def test_other_valid_forms_of_an_id_token_are_accepted(simulator, official_login, claims):
     simulator.official.id_token = claims
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert plugin.load_tokens().subject == "auth0|user-ada"
 
 
-def test_a_reply_without_an_id_token_is_refused(simulator, login):
+def test_a_reply_without_an_id_token_is_refused(simulator, official_login):
     def without_id_token(request):
         reply = simulator.serve_official_token(request)
         del reply.body["id_token"]
         return reply
 
     simulator.script("official_token", without_id_token)
-    result = login()
+    result = official_login()
     assert result.exit_code == 1
     assert "does not belong to this sign-in" in result.stderr
     assert plugin.load_tokens() is None
@@ -311,13 +312,13 @@ def test_a_reply_without_an_id_token_is_refused(simulator, login):
 # The command
 
 
-def test_no_free_port_is_an_error(simulator, login, monkeypatch):
+def test_no_free_port_is_an_error(simulator, official_login, monkeypatch):
     class Socket(socket.socket):
         def bind(self, address):
             raise OSError(98, "Address already in use")
 
     monkeypatch.setattr(socket, "socket", Socket)
-    result = login()
+    result = official_login()
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         "Error: No port of 127.0.0.1 is free for the browser's redirect (Address already in use). "
@@ -373,8 +374,8 @@ def test_ctrl_c_is_clean_and_frees_the_port(simulator, start_login):
 
 
 @needs_pty
-def test_a_pasted_address_completes_the_sign_in(simulator, start):
-    terminal = start("chatgpt", "login", "--official", "--no-open")
+def test_a_pasted_address_completes_the_sign_in(simulator, start_in_terminal):
+    terminal = start_in_terminal("chatgpt", "login", "--official", "--no-open")
     redirect = redirect_of(terminal.address())
     terminal.wait_for("paste the address")
     query = redirect.partition("?")[2]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import authorize_queries, fetch, redirect_of, secrets_watch, sign_in
+from conftest import assert_no_secrets, authorize_queries, fetch, redirect_of, sign_in
 from llm_chatgpt import config
 from llm_chatgpt.login.login_file import read_store
 from simulator import PNG, Account, Answer, plan_error
@@ -24,8 +24,10 @@ def revoked(simulator):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--account", "work")])
-def test_a_prompt_with_a_forgotten_registration_names_new(simulator, login, ask, clock, arguments):
-    login(*arguments)
+def test_a_prompt_with_a_forgotten_registration_names_new(
+    simulator, official_login, ask, clock, arguments
+):
+    official_login(*arguments)
     forget_registrations(simulator)
     simulator.expire_access_tokens()
     clock.shift = 4000
@@ -36,26 +38,30 @@ def test_a_prompt_with_a_forgotten_registration_names_new(simulator, login, ask,
     assert command in caught.value.advice
     # OpenAI may know the registration again later.
     assert not caught.value.permanent
-    again = login(*arguments)
+    again = official_login(*arguments)
     assert again.exit_code == 0, again.stderr
     assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
     assert ask("hi").text
 
 
-def test_a_logout_does_not_restore_a_forgotten_registration(simulator, login, run_llm, ask, clock):
-    login()
+def test_a_logout_does_not_restore_a_forgotten_registration(
+    simulator, official_login, run_llm, ask, clock
+):
+    official_login()
     forget_registrations(simulator)
     clock.shift = 4000
     simulator.clock = clock
     with pytest.raises(plugin.RefreshFailed):
         ask("hi")
     run_llm("chatgpt", "logout")
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert authorize_queries(simulator)[1]["client_id"] == "dynamic_agent_client"
 
 
-def test_a_registration_forgotten_before_the_exchange_is_replaced(simulator, login, browser):
-    login()
+def test_a_registration_forgotten_before_the_exchange_is_replaced(
+    simulator, official_login, browser
+):
+    official_login()
 
     def visit(url):
         back = redirect_of(url)
@@ -63,39 +69,41 @@ def test_a_registration_forgotten_before_the_exchange_is_replaced(simulator, log
         browser.pages.append(fetch(back))
 
     browser.visit = visit
-    result = login()
+    result = official_login()
     assert result.exit_code == 1
     assert "no longer knows this installation" in result.stderr
     assert "'llm chatgpt login --official' to register again" in result.stderr
     browser.visit = lambda url: browser.pages.append(fetch(url))
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert len(simulator.clients) == 1
 
 
-def test_the_screen_of_a_later_sign_in_names_new(simulator, login, browser):
-    first = login("--account", "work")
+def test_the_screen_of_a_later_sign_in_names_new(simulator, official_login, browser):
+    first = official_login("--account", "work")
     assert "--new" not in first.stderr
     forget_registrations(simulator)
     command = "'llm chatgpt login --official --account work --new'"
     with pytest.MonkeyPatch.context() as context:
         context.setattr(config, "BROWSER_LOGIN_SECONDS", 0.3)
-        result = login("--account", "work")
+        result = official_login("--account", "work")
     assert result.exit_code == 1
     assert browser.pages[-1][0] == 400
-    advice = "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run " + command
+    advice = f"Signing in as another user? Press Ctrl-C and run {command}"
     assert advice in result.stderr
     assert result.stderr.index(advice) < result.stderr.index("Waiting for the browser")
-    assert login("--account", "work", "--new").exit_code == 0
+    assert official_login("--account", "work", "--new").exit_code == 0
 
 
-def test_a_new_registration_ends_the_session_of_the_old_one(simulator, login, run_llm, ask):
-    login()
+def test_a_new_registration_ends_the_session_of_the_old_one(
+    simulator, official_login, run_llm, ask
+):
+    official_login()
     first = plugin.load_tokens()
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     # Both sessions have one client id.
     assert revoked(simulator) == []
     second = plugin.load_tokens()
-    result = login("--new")
+    result = official_login("--new")
     assert result.exit_code == 0, result.stderr
     assert authorize_queries(simulator)[2]["client_id"] == "dynamic_agent_client"
     assert revoked(simulator) == [second.refresh_token]
@@ -103,31 +111,31 @@ def test_a_new_registration_ends_the_session_of_the_old_one(simulator, login, ru
     assert third.client_id != second.client_id == first.client_id
     registration = read_store().registration("official")
     assert (registration["client_id"], registration["subject"]) == (third.client_id, third.subject)
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     assert authorize_queries(simulator)[3]["client_id"] == third.client_id
     assert ask("hi").text
 
 
-def test_an_old_session_that_does_not_end_is_no_failure(simulator, login):
-    login()
+def test_an_old_session_that_does_not_end_is_no_failure(simulator, official_login):
+    official_login()
     simulator.always["official_revoke"] = lambda request: Answer(500)
-    result = login("--new")
+    result = official_login("--new")
     assert result.exit_code == 0
     assert "Warning: Could not end the session at OpenAI (" in result.stderr
 
 
-def test_new_replaces_another_user_only_with_yes(simulator, login):
-    login()
+def test_new_replaces_another_user_only_with_yes(simulator, official_login):
+    official_login()
     old, registration = plugin.load_tokens(), read_store().registration("official")
     simulator.account = Account(email="bob@example.com", user_id="user-bob")
-    result = login()
+    result = official_login()
     assert "to replace the other, run 'llm chatgpt login --official --new'" in result.stderr
-    result = login("--new")
+    result = official_login("--new")
     assert result.exit_code == 1
     assert "Kept the login of ada@example.com." in result.stderr
     assert (plugin.load_tokens(), read_store().registration("official")) == (old, registration)
     assert revoked(simulator) == []
-    assert login("--new", "--yes").exit_code == 0
+    assert official_login("--new", "--yes").exit_code == 0
     assert plugin.load_tokens().email == "bob@example.com"
     assert revoked(simulator) == [old.refresh_token]
 
@@ -138,9 +146,9 @@ def test_new_is_for_the_official_route(run_llm):
     assert "--new only with --official" in result.stderr
 
 
-def test_an_official_login_is_added_beside_a_codex_login(simulator, login, run_llm):
+def test_an_official_login_is_added_beside_a_codex_login(simulator, official_login, run_llm):
     codex = sign_in(simulator)
-    result = login()
+    result = official_login()
     assert result.exit_code == 0, result.stderr
     assert "Already signed in: default (ada@example.com)." in result.stderr
     assert plugin.load_tokens("default") == codex
@@ -149,26 +157,28 @@ def test_an_official_login_is_added_beside_a_codex_login(simulator, login, run_l
     assert paths == {"/api/accounts/authorize", "/api/accounts/oauth/token", "/v1/models"}
 
 
-def test_a_codex_login_is_not_replaced_without_a_question(simulator, login):
+def test_a_codex_login_is_not_replaced_without_a_question(simulator, official_login):
     codex = sign_in(simulator)
-    result = login("--account", "default")
+    result = official_login("--account", "default")
     assert result.exit_code == 1
     assert plugin.load_tokens() == codex
-    assert login("--account", "default", "--yes").exit_code == 0
+    assert official_login("--account", "default", "--yes").exit_code == 0
     assert plugin.load_tokens().kind == "official"
 
 
-def test_a_wrong_clock_of_this_machine_does_no_harm(simulator, login):
+def test_a_wrong_clock_of_this_machine_does_no_harm(simulator, official_login):
     behind = 86400
     simulator.clock = lambda: time.time() - behind
-    assert login().exit_code == 0
+    assert official_login().exit_code == 0
     tokens = plugin.load_tokens()
     assert tokens.expires_at == pytest.approx(time.time() + 3600, abs=60)
     # By OpenAI's own clock, which is a day behind in this test.
     assert tokens.earliest_refresh_at == pytest.approx(simulator.clock() + 3240, abs=60)
 
 
-def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, clock, caplog):
+def test_from_the_first_sign_in_to_the_last_sign_out(
+    simulator, official_login, run_llm, clock, caplog
+):
     """Most uses of this route, one after another, beside a Codex login."""
     caplog.set_level(logging.DEBUG)
     codex = sign_in(simulator)
@@ -181,7 +191,7 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
         return result
 
     simulator.clock = clock
-    outputs.append(login().output)
+    outputs.append(official_login().output)
     run(*model, "hi")
     functions = "def multiply(a: int, b: int) -> int:\n    return a * b"
     chain = run(*model, 'multiply {"a": 6, "b": 7}', "--functions", functions)
@@ -201,7 +211,7 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
     ended = run(*model, "two hours later", exit_code=1)
     assert "'llm chatgpt login --official'" in ended.stderr
     run("chatgpt", "accounts", exit_code=1)
-    again = login()
+    again = official_login()
     assert again.exit_code == 0, again.stderr
     run("chatgpt", "logout", "--account", "official")
 
@@ -214,6 +224,5 @@ def test_from_the_first_sign_in_to_the_last_sign_out(simulator, login, run_llm, 
         "/v1/responses",
     }
     assert plugin.load_tokens("default") == codex
-    with secrets_watch(simulator) as check:
-        for text in (*outputs, caplog.text):
-            check(text)
+    for text in (*outputs, caplog.text):
+        assert_no_secrets(simulator, text)

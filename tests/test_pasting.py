@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import AT, fetch, redirect_of, sign_in, with_query
+from conftest import PERSONAL_TOKEN, fetch, redirect_of, sign_in, with_query
 from simulator import Account
 from terminal import needs_pty
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("callback_ports")
 
 
 @pytest.fixture
-def begin(simulator, start):
+def begin(simulator, start_in_terminal):
     """Start a login in a terminal; return the terminal and the address of the redirect."""
 
     def run():
-        terminal = start("chatgpt", "login", "--browser", "--no-open")
+        terminal = start_in_terminal("chatgpt", "login", "--browser", "--no-open")
         terminal.wait_for("paste the address")
         return terminal, redirect_of(terminal.address())
 
@@ -45,7 +45,7 @@ def test_a_pasted_address_or_code_completes_the_login(simulator, begin, form):
     terminal.type(redirect.partition("&")[0])
     terminal.wait_for("isn't the right address. Copy the whole")
     query = redirect.partition("?")[2]
-    for number, junk in enumerate(["what?", "http://[x?code=", query, AT], 2):
+    for number, junk in enumerate(["what?", "http://[x?code=", query, PERSONAL_TOKEN], 2):
         terminal.type(junk)
         terminal.wait_for("(?s)" + "right address.*" * number)
     assert not simulator.seen("/oauth/token")

@@ -142,11 +142,6 @@ def test_too_deep_items_do_not_break_the_answer(simulator, signed_in, run_llm, l
 # How an answer ends
 
 
-@pytest.fixture
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -170,7 +165,7 @@ def test_a_failed_answer_counts_as_failed_whatever_its_status(simulator, signed_
         ask("hi")
 
 
-def test_an_error_that_is_only_text_is_quoted(simulator, signed_in, ask, no_pauses):
+def test_an_error_that_is_only_text_is_quoted(simulator, signed_in, ask, short_pauses):
     frames = frames_of(simulator, status="failed", error="It broke.")
     simulator.script("responses", *[Stream(frames)] * 5)
     with pytest.raises(llm.ModelError, match=r"could not finish the answer: It broke\."):
@@ -381,7 +376,7 @@ def test_annotations_keep_the_text_they_refer_to(pieces, data):
 @pytest.mark.parametrize("kind", ["image_generation_call", "code_interpreter_call", "mcp_call"])
 @pytest.mark.parametrize("event", [added, done])
 def test_a_prompt_is_not_sent_again_once_a_hosted_tool_was_called(
-    simulator, signed_in, ask, no_pauses, kind, event
+    simulator, signed_in, ask, short_pauses, kind, event
 ):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", *[Stream(frames, end="cut")] * 5)
@@ -392,7 +387,9 @@ def test_a_prompt_is_not_sent_again_once_a_hosted_tool_was_called(
 
 @pytest.mark.parametrize("kind", ["web_search_call", "file_search_call"])
 @pytest.mark.parametrize("event", [added, done])
-def test_a_prompt_is_sent_again_after_a_search(simulator, signed_in, ask, no_pauses, kind, event):
+def test_a_prompt_is_sent_again_after_a_search(
+    simulator, signed_in, ask, short_pauses, kind, event
+):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]
     simulator.script("responses", Stream(frames, end="cut"))
     simulator.answer(Search("x"), Say("Found."))
@@ -448,7 +445,7 @@ NO_STREAM = {
 
 @pytest.mark.parametrize("case", NO_STREAM)
 def test_an_answer_that_is_no_stream_is_an_error_at_once(
-    simulator, signed_in, ask, no_pauses, case
+    simulator, signed_in, ask, short_pauses, case
 ):
     reply, words = NO_STREAM[case]
     simulator.script("responses", *[reply] * 5)

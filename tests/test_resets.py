@@ -16,6 +16,7 @@ from conftest import sign_in, sign_in_officially
 from simulator import Account, Answer, Stream, error_answer, sse, usage_limit
 from terminal import Terminal, needs_pty
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 CONSUME = "/rate-limit-reset-credits/consume"
 HINT = "You have 2 banked resets: run 'llm chatgpt reset'."
 
@@ -26,11 +27,6 @@ def banked(simulator, signed_in):
     simulator.bank_reset()
     simulator.bank_reset()
     return simulator
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.0)
 
 
 def request_ids(simulator):

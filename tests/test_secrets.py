@@ -10,7 +10,7 @@ import llm
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import expire, secrets_watch
+from conftest import assert_no_secrets, expire
 from llm_chatgpt.backend.endpoints import fetch_models
 from simulator import Answer, Say, error_answer
 
@@ -28,13 +28,11 @@ def traceback_of(error):
         Answer(500, "<html>"),
     ],
 )
-def test_no_token_in_a_traceback(simulator, signed_in, ask, monkeypatch, fault):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_no_token_in_a_traceback(simulator, signed_in, ask, short_pauses, fault):
     simulator.script("responses", *[fault] * 6)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")
-    with secrets_watch(simulator) as check:
-        check(traceback_of(caught.value))
+    assert_no_secrets(simulator, traceback_of(caught.value))
     assert simulator.account.account_id not in traceback_of(caught.value)
 
 
@@ -79,8 +77,7 @@ def test_no_token_in_debug_logging(simulator, caplog):
     model = llm.get_model("chatgpt-gpt-6-luna")
     assert model.prompt("hi").text() == "Answer."
     assert "httpcore" in caplog.text or "httpx" in caplog.text
-    with secrets_watch(simulator) as check:
-        check(caplog.text)
+    assert_no_secrets(simulator, caplog.text)
     for request in simulator.seen("/oauth/token"):
         for secret in ("code", "code_verifier", "refresh_token"):
             if secret in request.body:
@@ -99,8 +96,7 @@ def test_no_token_on_any_output(simulator, signed_in, run_llm):
         "chatgpt logout",
     ):
         outputs.append(run_llm(*command.split()).output)
-    with secrets_watch(simulator) as check:
-        check("\n".join(outputs))
+    assert_no_secrets(simulator, "\n".join(outputs))
 
 
 def test_a_hostile_account_cannot_control_the_terminal(simulator, run_llm):
@@ -128,8 +124,7 @@ def test_values_that_fit_no_header_are_refused(simulator, signed_in, ask, monkey
     with pytest.raises(plugin.ChatGPTError, match="cannot be sent") as caught:
         ask("hi")
     assert "\n" not in str(caught.value)
-    with secrets_watch(simulator) as check:
-        check(traceback_of(caught.value))
+    assert_no_secrets(simulator, traceback_of(caught.value))
     assert simulator.requests == []
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import secrets_watch, sign_in
+from conftest import assert_no_secrets, sign_in
 from llm_chatgpt.login.login_file import store_path
 
 
@@ -32,8 +32,7 @@ def test_status_sends_nothing_and_changes_nothing(simulator, run_llm):
     assert report["expires_at"] == pytest.approx(time.time() + 864000, abs=60)
     assert report["expired"] is False
     assert report["path"] == str(store_path())
-    with secrets_watch(simulator) as check:
-        check(text.output + data.output)
+    assert_no_secrets(simulator, text.output + data.output)
 
 
 def test_status_without_a_login(run_llm):

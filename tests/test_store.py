@@ -15,7 +15,7 @@ import typing
 import pytest
 
 import llm_chatgpt_oauth as plugin
-from conftest import edit_login, keep_key, sign_in, wait_until
+from conftest import edit_login, sign_in, store_key, wait_until
 from disk import fill_disk
 from llm_chatgpt import files
 from llm_chatgpt.login.login_file import delete_tokens, locked_store, read_store, store_path
@@ -230,7 +230,7 @@ def test_no_other_login_is_used_in_place_of_a_damaged_one(simulator, run_llm, mo
     """The other login could be another user's."""
     simulator.personal_tokens["at-eve"] = simulator.account
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-eve")
-    keep_key("default", "at-eve")
+    store_key("default", "at-eve")
     sign_in(simulator)
     damage("default", None)
     for key in ((), ("--key", "default")):

@@ -10,8 +10,7 @@ import pytest
 from llm.parts import ToolCallPart
 
 import llm_chatgpt_oauth as plugin
-from conftest import models_updated, multiply, new_login, new_simulator
-from llm_chatgpt import config
+from conftest import multiply, new_login, new_simulator, wait_for_models
 from llm_chatgpt.backend import catalogue
 from simulator import PNG, Answer, Call, Say, Stream, sse
 
@@ -62,8 +61,7 @@ def test_equal_prompts_have_their_own_turn_states(simulator, signed_in, ask):
     assert states_sent(simulator)[2:] == ["ts_one", "ts_other"]
 
 
-def test_a_turn_state_is_sent_when_a_prompt_is_sent_again(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr(config, "FIRST_RESEND_PAUSE_SECONDS", 0)
+def test_a_turn_state_is_sent_when_a_prompt_is_sent_again(simulator, signed_in, ask, short_pauses):
     simulator.turn_states.add("ts_one")
     simulator.script("responses", Stream([], headers={"x-codex-turn-state": "ts_one"}))
     assert ask("Go").text
@@ -157,7 +155,7 @@ def test_parallel_prompts_fetch_a_changed_list_once(simulator, signed_in):
         await asyncio.gather(*(response.text() for response in responses))
 
     asyncio.run(ask_all())
-    models_updated()
+    wait_for_models()
     assert len(simulator.seen("/codex/models")) == 1
     assert catalogue.stored_models(signed_in).etag == simulator.models_etag
 

@@ -79,8 +79,7 @@ def test_ever_newer_stored_tokens_cause_at_most_three_prompts(simulator, replace
     assert len(bearers(simulator)) == 3
 
 
-def test_faults_after_a_refresh_cause_no_second_refresh(simulator, signed_in, ask, monkeypatch):
-    monkeypatch.setattr("llm_chatgpt.config.FIRST_RESEND_PAUSE_SECONDS", 0.001)
+def test_faults_after_a_refresh_cause_no_second_refresh(simulator, signed_in, ask, short_pauses):
     simulator.expire_access_tokens()
     simulator.script("responses", None, Answer(500), Answer(drop=True))
     assert ask("hi").text

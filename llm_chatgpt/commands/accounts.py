@@ -225,7 +225,7 @@ def _end_sessions(deleted: Iterable[Tokens], *, requested: bool) -> None:
     logins = [t for t in deleted if (requested or t.route.own_session) and t.access_token]
     revoke_all(tokens for tokens in logins if tokens.renewable)
     if not all(tokens.renewable for tokens in logins):
-        notice("The session was not ended at OpenAI, because it belongs to Codex CLI.")
+        notice("The imported login's session was not ended, because it belongs to Codex CLI.")
 
 
 def _show_account_in_use() -> None:

@@ -173,7 +173,7 @@ def lifetime_words(tokens: Tokens) -> str:
 
 
 def may_replace(yes: bool, old: Tokens, new: Tokens) -> bool:
-    """Ask whether a new login may replace another user's.
+    """Ask whether a new login may replace the old one.
 
     Returns True without asking if `yes`, and False if stdin is not a terminal.
     """

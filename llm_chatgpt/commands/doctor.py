@@ -202,6 +202,7 @@ def _ask_backend(tokens: Tokens | None) -> http.Reply:
 def _host(name: str, reply: http.Reply, account: str | None, tokens: Tokens | None) -> Finding:
     """Judge a host by its answer. `tokens` are those in the request; None if it had none."""
     text = f"{reply.host} answers{_certificate_words(reply.certificate)}"
+    # Cloudflare and proxies block with other statuses than 404.
     if reply.is_web_page and reply.status != 404:
         return Finding(name, "broken", text, " ".join(reply.web_page_error))
     if reply.status >= 500:

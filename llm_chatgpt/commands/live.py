@@ -26,7 +26,7 @@ STATES = ("ok", "differs", "failed")
 def check_live(
     account: str | None, *, all_: bool, yes: bool, folder: str | None, json_: bool
 ) -> None:
-    """Run the live check and print its report. Exits with 1 unless every line is ok."""
+    """Run the live check and print its report. Exits with 1 unless every check is ok."""
     tokens = get_tokens(account)
     checks = chosen_checks(tokens, all_)
     if not yes:

@@ -99,9 +99,9 @@ def login_command(
 
 
 def _new_account_name(name: str | None) -> str | None:
-    """Return the given name, or LLM_CHATGPT_ACCOUNT if that can be an account's name.
+    """Return the given account name, or else LLM_CHATGPT_ACCOUNT if that is a valid name.
 
-    Raises UsageError if the given name cannot.
+    Raises UsageError if the given name is invalid.
     """
     chosen = config.setting("ACCOUNT") if name is None else name
     if chosen is None or re.fullmatch(r"(?!at-)[A-Za-z0-9][\w.@+-]{0,47}", chosen):
@@ -264,7 +264,7 @@ def _login_officially(options: _Options, name: str, new: bool) -> Tokens:
     hint = ""
     if registration(name).get("client_id") and not new:
         hint = (
-            "Error instead of a sign-in, or another ChatGPT user? Press Ctrl-C and run "
+            "Error instead of a sign-in? Signing in as another user? Press Ctrl-C and run "
             f"'{OFFICIAL.login_command(name)} --new'."
         )
     return login_officially(

@@ -82,7 +82,7 @@ def _browser_command() -> str:
 
 
 def open_address(url: str) -> bool:
-    """Open an address in the user's browser, or a file in its program. Returns False if it fails.
+    """Open a URL, which may be a file's, in the user's program for it. Returns False if it fails.
 
     Unlike `webbrowser` and `click.launch`, this does not wait for the browser, and the browser can
     neither write to our stdout nor end with our Ctrl-C.
@@ -139,7 +139,7 @@ class Clipboard:
 
 
 def _clipboard_commands() -> list[list[str]]:
-    """Return the installed commands that copy their input. One for another system may fail."""
+    """Return the installed commands that copy their input. Some may fail: xclip needs X11."""
     if config.WINDOWS:
         # With its path: Windows could run a program with that name in the current folder.
         return [[os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "clip.exe")]]

@@ -74,8 +74,8 @@ def _report_or_error(account: str) -> dict[str, Any]:
 def _fetch_report(tokens: Tokens, login: str) -> dict[str, Any]:
     """Fetch the usage without names and ids, and add `banked_resets`.
 
-    On the official route, which reports no usage (P219), sends nothing and returns the page that
-    shows it as `details`.
+    On the official route, which reports no usage (P219), sends nothing; `details` is then the
+    address of the page that shows the usage.
     """
     if not tokens.route.reports_usage:
         return {"kind": tokens.kind, "details": config.USAGE_PAGE}

@@ -1,8 +1,8 @@
 """The checks of `llm chatgpt doctor --live`, in the order of its report.
 
-Each check sends prompts through llm, like any program. It returns the text of its line, records
-differences with `live.add_difference`, and raises an error if it fails. Checks read the service's
-answers from the recording, because the plugin hides most differences.
+Most checks send prompts through llm, like any program. A check returns the text of its line,
+records differences with `live.add_difference`, and raises an error if it fails. Checks read the
+service's answers from the recording, because the plugin hides most differences.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _model_list(live: LiveRun) -> str:
     return f"{len(live.listed)} listed; the checks use {live.info.model_id}"
 
 
-# 1,900 tokens, for the cache that "second turn" measures. Caching was seen with 9,000 (P213).
+# 1,900 tokens for the cache, which "second turn" measures. Caching was seen only with 9,000 (P213),
+# which would use more of the plan's limits.
 _NUMBERS = " ".join(map(str, range(900)))
 
 

@@ -32,7 +32,7 @@ _SECRET = re.compile(
     # Random ids, UUIDs, emails, cookies.
     rf"|(?<![\w-]){_ID_PREFIX}(?=[\w-]*\d)[\w-]{{8,}}"
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-    r"|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|(?i:cookie)\W{2,6}\w+="
+    r"|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|(?i:cookie)\W{2,6}\w+=[^\"\\\r\n]*"
 )
 _HARMLESS_HEADERS = re.compile(
     r"accept|content-type|user-agent|originator|date|etag|retry-after|location|x-models-etag"

@@ -71,7 +71,7 @@ class LiveRun:
         self.reasoning_chat = llm.Conversation(self.model)
 
     def ask(self, prompt: str, conversation: Any = None, **arguments: Any) -> str:
-        """Send a prompt and return the text. Raises ChatGPTError if it is empty."""
+        """Send a prompt and return the text. Raises ChatGPTError if a complete answer has none."""
         begin = time.monotonic()
         conversation = conversation or llm.Conversation(self.model)
         answer = conversation.prompt(prompt, key=self.key, **arguments)
