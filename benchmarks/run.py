@@ -2,9 +2,9 @@
 
 python3 benchmarks/run.py [start instructions long connections first_token over_network ...]
 
-Each comparison runs both sides alternately (A B B A ...) in processes of their own, with all
-packages byte-compiled. A ratio of CPU times is the median of the pairs' ratios, because a machine's
-speed drifts; a single time is the smallest, because noise only adds. If valgrind is installed, the
+A comparison of CPU times runs both sides alternately (A B B A ...) in processes of their own, with
+all packages byte-compiled. A ratio is the median of the pairs' ratios, because a machine's speed
+drifts; a single time is the smallest, because noise only adds. If valgrind is installed, the
 instructions of the same processes are counted as well, which is slow but hardly varies.
 """
 
@@ -37,7 +37,7 @@ def cpu(command: list[str], environment: dict[str, str]) -> tuple[float, int]:
     process = subprocess.Popen(
         command,
         env=environment,
-        # `python -m` imports from there first, so the folder must hold no modules.
+        # `python -m` imports from the current folder first, so it must hold no modules.
         cwd=environment["LLM_USER_PATH"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -3,7 +3,7 @@
 Written from docs/protocol.md, not from what the plugin sends. A test scripts faults with
 `Simulator.script` and answers with `Simulator.answer`, and reads what arrived in
 `Simulator.requests`. `python3 tests/simulator` runs it alone. Its account still has the model
-gpt-5.2-codex, which the service has retired for most accounts (`Account.extra_models`).
+gpt-5.2-codex, which the service may have retired for others (`Account.extra_models`).
 
 signing.py  signs tokens
 issuer.py   signs users in: device codes, the browser flow, refresh, revocation

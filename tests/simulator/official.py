@@ -66,8 +66,8 @@ class OfficialSettings:
     # to leave it out.
     id_token: dict[str, Any] = dataclasses.field(default_factory=dict)
     access_token_seconds: int = 3600
-    # How many seconds before its end a token may be refreshed, and how the reply says so:
-    # "number", "text" (ISO 8601), "null" or "absent"; the last two set no limit.
+    # A refresh is allowed this many seconds before the access token expires, or later. The reply
+    # has the time as a "number" or "text" (ISO 8601); with "null" or "absent" there is no limit.
     earliest_refresh_seconds: int = 360
     earliest_refresh_form: str = "number"
     # Whether a refresh that comes too early spends the refresh token.

@@ -1,11 +1,11 @@
-"""Processes, threads and tasks with an expired token: one refresh a round, each gets an answer.
+"""Processes, threads and tasks with an expired token: one refresh for all, an answer for each.
 
 .venv/bin/python tests/stress/race.py [--full]
 
-32 processes (the real `llm`), 32 threads and 200 tasks, all with a token that has expired or, on
-the official route, that the API refuses: with the refresh quick, slow, failing once, and with a
-process killed while it holds the lock.
-Without --full fewer rounds and processes. Prints the figures; exit code 1 if anything went wrong.
+32 processes (the real `llm`), 32 threads or 200 tasks share a token that has expired or, on the
+official route, that the API refuses. The refresh is quick, slow or fails once, or a process is
+killed while it holds the lock. Without --full fewer rounds and processes.
+Prints the figures; exit code 1 if anything went wrong.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def race(route: Codex, simulator: Simulator) -> int:
             print(f"{who} {name:<20} {rounds:>3}  {total:>9}  {len(wrong):>8}  {seconds:.1f}")
             for line in wrong[:3]:
                 print(f"    {line}")
-        # Failing once: all threads and tasks that wait report the error; a later caller refreshes.
+        # Failing once: all threads and tasks that wait report the error. Processes do not share it,
+        # and on the official route a 401 may come after it: then a second refresh is sent.
         route.expire()
         simulator.script(route.endpoint, lambda request: time.sleep(1.0) or Answer(500))
         before = len(simulator.refreshes)

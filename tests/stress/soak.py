@@ -121,7 +121,7 @@ def main() -> int:
             check=False,
         )
     lines = [line for line in done.stderr.splitlines() if "trying again" not in line]
-    # llm and its libraries have deprecation warnings of their own.
+    # Not the deprecation warnings of llm and its libraries. "never": never awaited or retrieved.
     warned = [line for line in lines if "ResourceWarning" in line or "never" in line]
     print(done.stdout.strip())
     print(f"warnings about resources or tasks: {len(warned)}")
