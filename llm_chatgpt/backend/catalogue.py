@@ -49,8 +49,8 @@ class ModelInfo(NamedTuple):
 
 
 # The models that the official client 0.171.0 lists, in its order, except that gpt-6.1-sol comes
-# first because gpt-6.2 is not in every plan (P201). After them come models that have been retired
-# for many accounts, but that the service may still serve to some (P200).
+# first because gpt-6.2 is not in every plan (P201). After them come models that may have been
+# retired for an account (P200).
 BUILT_IN_MODELS = {
     slug: ModelInfo(slug, upgrade=upgrade)
     for slug, upgrade in {

@@ -33,7 +33,7 @@ def _stored_state(message: Message) -> Mapping[str, Any]:
 
 
 def effort_of(answer: Message) -> str | None:
-    """Return the effort that an answer has stored (P214); None if it has stored none."""
+    """Return the requested effort that an answer has stored (P214); None if it has none."""
     return as_text(_stored_state(answer).get(EFFORT))
 
 

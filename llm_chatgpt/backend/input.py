@@ -62,9 +62,9 @@ class InputBuilder:
         if refused := sorted(optional_parts.parts_of_input(without)):
             self.state[history.WITHOUT] = refused
         # The value of `reasoning.effort`; None for the model's default. If the model supports
-        # effort updates, it stays the effort of the first request, because a change would miss the
-        # cache (P214).
-        self.effort = sent_effort(options.get("reasoning_effort"))
+        # effort updates, `build` replaces it with the effort of the first request, because a change
+        # would miss the cache (P214).
+        self.body_effort = sent_effort(options.get("reasoning_effort"))
         self._image_detail: str | None = options.get("image_detail")
         self._info = info
         self._account_key = tokens.account_key
@@ -97,13 +97,13 @@ class InputBuilder:
             places.append(len(messages))
         reasoning_from = max(places, default=0)
         self._without = self._without.union(*refused)
-        requested_effort = self.effort
+        requested_effort = self.body_effort
         self._updates_effort &= optional_parts.EFFORT_UPDATES not in self._without
         if self._updates_effort:
             first = next(filter(is_own_answer, messages), None)
-            self.effort = history.effort_of(first) if first else requested_effort
+            self.body_effort = history.effort_of(first) if first else requested_effort
             self.state |= {history.EFFORT: requested_effort} if requested_effort else {}
-        self._current_effort = self.effort or self._info.default_effort
+        self._current_effort = self.body_effort or self._info.default_effort
         new = history.new_messages(messages)
         # After a tool has run, an error would lose its result, so no attachment counts as new.
         tool_ran = any(message.role == "tool" for message in new)

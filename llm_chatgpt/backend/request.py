@@ -88,7 +88,7 @@ class RequestBuilder:
         builder = InputBuilder(info, tokens, dict(prompt.options), without)
         builder.build(prompt.messages, prompt.system, answer.messages)
         instructions, items = builder.instructions, builder.items
-        body = build_body(prompt, info, builder.effort, schema, without)
+        body = build_body(prompt, info, builder.body_effort, schema, without)
         body["prompt_cache_key"] = session_id(
             self._conversation, instructions, items, prompt.options.prompt_cache_key
         )

@@ -14,7 +14,7 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# Codes of errors after which the same request is never sent again, even inside a stream (P196).
+# The codes of a StreamFailed that is final, unlike the others (P196).
 _FINAL_CODES = ("invalid_encrypted_content", "stalled")
 
 
@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
 
 
 def resends_allowed(error: ChatGPTError, tokens: Tokens) -> int:
-    """Return how many resends this error allows, including earlier ones after other errors."""
+    """Return how many resends this error allows. Resends after earlier errors use them up, too."""
     if isinstance(error, UsageLimitReached) or error.code in _FINAL_CODES:
         return 0
     if (error.status, error.code) in ((403, refusals.WEB_PAGE), (404, refusals.MODEL_NOT_FOUND)):

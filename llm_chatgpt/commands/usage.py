@@ -122,7 +122,10 @@ def _name_of(limit: limits.Limit) -> str:
 
 
 def _lines(report: Mapping[str, Any], account: str | None) -> list[str]:
-    """Describe a report, one fact per line. `account` is the user's --account."""
+    """Describe a report, one fact per line.
+
+    `account` is the user's --account. With --all, the report names its account instead.
+    """
     lines = [f"Account: {printable(report['account'])}"] if "account" in report else []
     if "error" in report or "details" in report:
         return [*lines, report.get("error", _UNREPORTED)]
