@@ -74,8 +74,8 @@ MAX_FURTHER_ROUNDS = 5
 
 # Resends of a prompt, or of the request for a banked reset (P196, P212).
 MAX_RESENDS = 4
-# The longest pause that the server can ask for, and the longest total of the pauses before the
-# resends of one request. If more is needed, the error is final.
+# The longest pause before a resend, which the server may ask for, and the longest total of these
+# pauses for one request. If more is needed, the error is final.
 MAX_RETRY_AFTER_SECONDS = 60.0
 MAX_RESEND_WAIT_SECONDS = 90.0
 # How long to wait after the announced reset before a prompt is sent again.

@@ -1,7 +1,7 @@
 """The plugin's errors.
 
-Each has a reason and advice for the user, and fields by which callers decide: no code reads the
-message.
+Each has a reason and advice for the user, and fields for the code that handles it, which never
+parses the message.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class DeviceLoginDisabled(LoginFailed):
 
 
 class AccountTaken(LoginFailed):
-    """The account name has a login of another user, workspace or route, which was kept."""
+    """The account name already has another login, which was kept."""
 
 
 class StoreError(ChatGPTError):

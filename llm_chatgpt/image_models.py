@@ -23,7 +23,9 @@ class ImageOptions(BaseOptions):
         None, description="Width and height in pixels, such as 1536x1024; auto by default."
     )
     quality: str | None = Field(
-        None, description="The image's quality: low, medium, high or auto (the default)."
+        None,
+        description="The image's quality: low, medium, high, xhigh or max, depending on the model; "
+        "auto by default.",
     )
     background: str | None = Field(
         None, description="The background: opaque (the default) or transparent."

@@ -50,7 +50,7 @@ def fitted(text: str, stream: TextIO | None, indent: int = 0) -> str:
 
 
 def notice(text: str) -> None:
-    """Print a notice on stderr, apart from the answer, while a command runs; otherwise log it."""
+    """Print a notice on stderr, on lines of its own, if a command runs; otherwise log it."""
     if not in_command():
         log.warning("%s", text)
         return

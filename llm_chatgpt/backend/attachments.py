@@ -116,8 +116,8 @@ def _content(attachment: llm.Attachment, kind: str) -> bytes:
 def _actual_kind(kind: str, content: bytes) -> str:
     """Return the type that the content shows, or else a declared PDF or Office type.
 
-    Text becomes "text/plain", unless it is declared as an image other than SVG, a PDF or an Office
-    file. Raises CannotSend.
+    Text becomes "text/plain", unless it is declared as a PDF, as an Office file, or as an image
+    other than SVG. Raises CannotSend.
 
     A file may have changed since llm looked at it, and an address may return anything.
     """

@@ -85,7 +85,7 @@ def build_body(
         text_format = {"type": "json_schema", "name": "output", "schema": schema, "strict": strict}
     elif options.json_object:
         text_format = {"type": "json_object"}
-    # `fast` is the official client's name for `priority` (P92).
+    # `fast` is Codex CLI's name for `priority` (P92).
     tier = "priority" if options.service_tier == "fast" else options.service_tier
     body = {
         "model": info.slug,

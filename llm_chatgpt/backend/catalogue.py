@@ -48,7 +48,7 @@ class ModelInfo(NamedTuple):
         return self.slug.startswith("gpt-image-")
 
 
-# The models that the official client 0.171.0 lists, in its order, except that gpt-6.1-sol comes
+# The models that Codex CLI 0.171.0 lists, in its order, except that gpt-6.1-sol comes
 # first because gpt-6.2 is not in every plan (P201). After them come models that may have been
 # retired for an account (P200).
 BUILT_IN_MODELS = {
@@ -208,7 +208,7 @@ def model_to_use(requested: ModelInfo, models: ModelList) -> ModelInfo:
 
 
 def sent_effort(effort: str | None) -> str | None:
-    """Return the effort to send: `max` in place of `ultra`, as in the official client (P89)."""
+    """Return the effort to send: `max` in place of `ultra`, as in Codex CLI (P89)."""
     return "max" if effort == "ultra" else effort
 
 

@@ -98,8 +98,8 @@ def with_system_prompts(messages: Sequence[Message], system: str) -> tuple[list[
 def _turn_starts(messages: Sequence[Message]) -> list[int]:
     """Return a list whose entry `n` is the place where the turn of an answer at place `n` begins.
 
-    The last entry is for the new answer. A turn begins at the user's own message; directly after
-    an answer or a system prompt, it begins there.
+    The last entry is for the new answer. A turn begins at the user's own message. If the answer
+    directly follows another answer or a system prompt, its turn begins at the answer itself.
     """
     starts, start, previous = [0], 0, "system"
     for place, message in enumerate(messages):

@@ -145,7 +145,8 @@ _SAME_TEXT = {
     "chatpass_invalid_authorization_context": "chatpass_scope_not_authorized",
     **dict.fromkeys(POLICY_CODES, "refused by policy"),
 }
-# Texts of a UsageLimitReached, and texts of a StreamFailed if the error came inside a stream.
+# Errors with a text in _LIMITS are a UsageLimitReached. Those with a text in _TEMPORARY are a
+# StreamFailed if they came inside a stream.
 _LIMITS = {_PLAN_LIMIT, "organization_usage_limit_exceeded", "usage_not_included"}
 _LIMITS |= {"usage_limit_exceeded", "workplace_individual_usage_limit_exceeded"}
 _TEMPORARY = {"server_is_overloaded", "rate_limit_exceeded", "usage_unavailable", "broken stream"}

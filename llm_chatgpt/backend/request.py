@@ -168,8 +168,7 @@ def _ignored_options(prompt: Any, without: frozenset[str]) -> list[str]:
 def _compress(content: bytes) -> tuple[bytes, dict[str, str]]:
     """Compress a long body. Returns the content to send, and the header that names the encoding.
 
-    The official client sends zstd (P83); Python has it from 3.14 on, or with the package
-    zstandard.
+    Codex CLI sends zstd (P83); Python has it from 3.14 on, or with the package zstandard.
     """
     if len(content) <= config.COMPRESS_ABOVE_BYTES:
         return content, {}

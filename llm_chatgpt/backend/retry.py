@@ -14,7 +14,7 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# The codes of a StreamFailed that is final, unlike the others (P196).
+# Codes of errors that are final, even if their class or status would allow a resend (P196).
 _FINAL_CODES = ("invalid_encrypted_content", "stalled")
 
 

@@ -82,7 +82,7 @@ def _browser_command() -> str:
 
 
 def open_address(url: str) -> bool:
-    """Open a URL, which may be a file's, in the user's program for it. Returns False if it fails.
+    """Open a web page, or a file by its file: URL, for the user. Returns False if that fails.
 
     Unlike `webbrowser` and `click.launch`, this does not wait for the browser, and the browser can
     neither write to our stdout nor end with our Ctrl-C.

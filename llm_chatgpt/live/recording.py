@@ -68,7 +68,7 @@ class Exchange:
 
 
 def _decompressed(request: Any) -> bytes:
-    """Decompress a request's content as a response, because libraries decompress only those."""
+    """Decompress a request's content. HTTP libraries can decompress only a response's content."""
     encoding = {"Content-Encoding": request.headers.get("content-encoding", "identity")}
     response = clients.library().Response(200, headers=encoding, content=request.content)
     return bytes(response.content)

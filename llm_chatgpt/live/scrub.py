@@ -74,8 +74,8 @@ class Scrubber:
         return self._placeholders[secret]
 
     def _value(self, field: str, value: str) -> str:
-        # `code` is secret only in forms: in JSON it is an error code, and does not get here. An
-        # `id` is secret only with a known prefix: that of a service tier, for example, is not.
+        # `code` is secret only in forms; in JSON it is an error code. An `id` is secret only with a
+        # known prefix: a service tier's id, for example, is not secret.
         is_private = re.fullmatch(f"{_PRIVATE_FIELDS}|code", field)
         if is_private and (field != "id" or re.match(_ID_PREFIX, value)):
             return self.replacement(field, value)

@@ -91,7 +91,7 @@ ROUTING_OVERRIDES = (None, "NO_CONSTRAINT", "us", "us_cr")
 def fetch_workspace(tokens: Tokens) -> Tokens:
     """Add the workspace's name and host to a login, and its id if the tokens have none (P71, P72).
 
-    Raises nothing: without an answer, returns the login unchanged, which uses the default host.
+    Raises nothing: without a usable answer, returns the login unchanged.
     """
     if not tokens.route.names_account:
         return tokens

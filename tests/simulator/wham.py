@@ -86,7 +86,7 @@ class Wham(Issuer):
         )
 
     def _window(self, used: float, seconds: int) -> dict[str, int]:
-        # All integers: the official client reads no others (docs/protocol.md).
+        # All integers: Codex CLI reads no others (docs/protocol.md).
         return {
             "used_percent": int(used),
             "limit_window_seconds": seconds,
