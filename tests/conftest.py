@@ -66,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_make_parametrize_id(val: Any) -> str | None:
-    """Name an answer of the simulator by its status, and an answer or a stream by its error."""
+    """Build a test id: the status and error of an Answer, or the error code of a Stream."""
     if isinstance(val, Stream) and isinstance(val.pieces, list):
         code = re.search(
             rb'"code": "(\w+)"', b"".join(p for p in val.pieces if isinstance(p, bytes))
@@ -166,7 +166,7 @@ _used_ports: set[int] = set()
 def new_simulator() -> Simulator:
     """Create a simulator on a port that no earlier one had.
 
-    The plugin remembers by the address what a service has refused.
+    The plugin remembers a service's refusals under its address, for the rest of the process.
     """
     simulator = Simulator()
     while simulator.port in _used_ports:
@@ -265,7 +265,7 @@ def expire(seconds_left: float = -60.0) -> plugin.Tokens:
 
 
 def entry_on_disk(account: str = "default") -> Any:
-    """Read an account's entry from the login file, ignoring logins that are still to be stored."""
+    """Read an account's entry from the file itself, not a renewed login that is still unsaved."""
     return json.loads(login_file.store_path().read_text())["accounts"].get(account)
 
 
@@ -406,7 +406,7 @@ def make_logs() -> None:
 
 
 def logged(run_llm: Callable[..., Result], number: int = 1) -> list[dict[str, Any]]:
-    """Return llm's newest logs, the newest first."""
+    """Return the last `number` entries of llm's logs, oldest first."""
     return json.loads(run_llm("logs", "-n", str(number), "--json").stdout)
 
 
@@ -487,7 +487,7 @@ def official_login(
 
 
 def authorize_queries(simulator: Simulator) -> list[dict[str, str]]:
-    """The queries of all authorize addresses of the official route that were opened."""
+    """The queries of all requests to the official route's authorize endpoint."""
     return [request.query for request in simulator.seen("/api/accounts/authorize")]
 
 
@@ -630,8 +630,8 @@ def start_in_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
 def press_ctrl_c(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Interrupt a program that waits, and return its stdout and stderr.
 
-    A signal that comes right before a sleep begins does not interrupt it, so it is sent again,
-    as a user would press again.
+    A signal right before a sleep does not interrupt the sleep, so the signal is sent again,
+    as a user would press Ctrl-C again.
     """
     for _ in range(10):
         process.send_signal(signal.SIGINT)
@@ -666,5 +666,5 @@ def assert_no_secrets(simulator: Simulator, text: str) -> None:
     ):
         assert not any(token in text for token in tokens)
     assert not re.search(r"\brt_[0-9a-f]{8}", text)
-    # At the start of a word, because the random state of an address may contain these letters.
+    # Only at the start of a word, because the random `state` in an address may contain "eyJ".
     assert not re.search(r"(?<![\w-])eyJ", text)

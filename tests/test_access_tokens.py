@@ -83,6 +83,7 @@ def test_an_owner_that_cannot_be_stored_is_looked_up_once(
 ):
     refused = fill_disk(monkeypatch)
     ask("hello", key=personal_token)
+    ask("hello", key=personal_token)
     assert refused
     assert len(simulator.seen("/whoami")) == 1
 
@@ -107,11 +108,12 @@ def test_a_refused_access_token_is_an_error_and_never_renewed(simulator, persona
         (Answer(200, "junk"), "did not say who owns"),
     ],
 )
-def test_a_failed_lookup_is_explained_and_not_kept(simulator, personal_token, ask, answer, words):
+def test_a_failed_lookup_is_explained_and_not_remembered(
+    simulator, personal_token, ask, answer, words
+):
     simulator.script("whoami", answer)
     with pytest.raises(llm.ModelError, match=words):
         ask("hello", key=personal_token)
-    # The failure is not remembered.
     assert ask("hello", key=personal_token).text
 
 
@@ -142,7 +144,7 @@ def test_status_sends_no_request(simulator, personal_token, run_llm, monkeypatch
 
 
 def test_an_unknown_owner_has_no_model_list_yet(simulator, personal_token, run_llm):
-    """The stored list belongs to a login whose account id is unknown, too."""
+    """The stored list of another login without an account id is not used for it."""
     unknown = sign_in(simulator, account_id=None, email=None)
     store_models(unknown, {"fetched_at": time.time(), "models": [{"slug": "gpt-6-luna"}]})
     assert (

@@ -74,6 +74,7 @@ def test_an_https_address_of_an_image_is_sent_as_it_is(simulator, signed_in, ask
 
 def test_an_image_with_an_http_address_is_sent_as_data(simulator, signed_in, ask):
     # The backend takes https and data addresses only.
+    # The authorize endpoint stands in for a web server with an image.
     with_image = Answer(200, PNG, {"Content-Type": "image/png"})
     simulator.script("authorize", with_image, with_image)
     url = f"{simulator.issuer}/oauth/authorize"

@@ -53,7 +53,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 
 def failed_login(browse, account=None):
-    """Sign in here, pass the address to `browse`; return the error and what `browse` returns."""
+    """Run a login that fails; return its error and the result of `browse` for its address."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pages = []
         with pytest.raises(plugin.ChatGPTError) as caught:
@@ -88,7 +88,10 @@ def test_the_redirect_completes_the_login_and_no_secret_is_shown(simulator, star
 
 
 def send(address, method, *hosts):
-    """Send a request with these Host headers; return the status. The answer must repeat nothing."""
+    """Send a request with these Host headers and return the status.
+
+    The answer must not contain the request's method, hosts or state.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", 1455, timeout=10)
     connection.putrequest(method, address.removeprefix("http://127.0.0.1:1455"), skip_host=True)
     for host in hosts:

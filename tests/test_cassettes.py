@@ -93,7 +93,7 @@ def test_tool_turn(replay):
     assert "".join(second._chunks) == "It is 42."
 
 
-def test_each_refusal_is_one_sentence_with_advice(replay):
+def test_refusals(replay):
     retired, limit = replay("refusals")
     assert "'gpt-5.2-codex' model is not supported" in str(retired)
     assert isinstance(limit, plugin.UsageLimitReached)
@@ -200,7 +200,7 @@ def test_bodies_are_scrubbed(kind, body):
     scrubber = CassetteScrubber()
     once = scrubber.body(body, kind)
     assert b"real" not in once.lower()
-    # Scrubbing twice changes nothing, and the same secret has the same name.
+    # Scrubbing again changes nothing, and a secret always gets the same replacement.
     assert scrubber.body(once, kind) == once
     assert scrubber.body(body, kind) == once
 

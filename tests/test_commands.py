@@ -103,7 +103,7 @@ def test_an_import_replaces_a_damaged_account(simulator, run_llm, tmp_path):
 # Signing out
 
 
-def test_the_last_account_is_the_default_one(simulator, run_llm):
+def test_the_only_remaining_account_becomes_the_default(simulator, run_llm):
     for name in ("default", "work", "weekend"):
         sign_in(simulator, name)
     result = run_llm("chatgpt", "logout")
@@ -326,6 +326,5 @@ def test_help_is_short_and_plain():
 
 def test_models_says_that_the_service_chooses_the_effort(signed_in, run_llm):
     result = run_llm("chatgpt", "models")
-    assert "*" not in result.stdout
     assert "the service chooses" in result.stderr
     assert "the service chooses" in " ".join(run_llm("chatgpt", "models", "--help").stdout.split())

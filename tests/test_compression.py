@@ -71,7 +71,7 @@ def test_a_refusal_for_another_reason_does_not_turn_compression_off(simulator, s
         error_answer(403, None),
     ],
 )
-def test_a_refusal_that_names_its_reason_is_final(simulator, signed_in, ask, refusal):
+def test_a_refusal_that_cannot_be_about_compression_is_final(simulator, signed_in, ask, refusal):
     simulator.script("responses", refusal)
     with pytest.raises(plugin.ChatGPTError):
         ask(LONG_PROMPT)

@@ -1,4 +1,4 @@
-"""The order and lines of answer, notes and errors that are printed to one terminal or pipe."""
+"""Order and line breaks of answers, notes and errors on one terminal or in one pipe."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def output_of(simulator, signed_in):
 def test_notes_follow_the_answer(simulator, output_of, options):
     simulator.answer(Think(), Say("It is so."))
     output = output_of("-o", "temperature", "1", *options)
-    # Without streaming, llm itself ends the answer's line; otherwise it adds one more line end.
+    # With streaming, llm prints one more line end, after the note.
     assert output.rstrip("\n") == f"It is so.\n{IGNORED}".rstrip("\n")
 
 

@@ -178,7 +178,7 @@ def test_an_expired_imported_login_advises_import(simulator, examine):
     ("kind", "command"),
     [("login", "'llm chatgpt login --account work'"), ("codex", "'llm chatgpt import'")],
 )
-def test_a_rejected_login_that_cannot_be_renewed(simulator, examine, kind, command):
+def test_a_rejected_login_that_cannot_be_renewed_is_broken(simulator, examine, kind, command):
     sign_in(simulator)
     sign_in(simulator, "work", kind=kind, refresh_token=None)
     assert examine("--account", "work")["backend"]["state"] == "ok"
@@ -200,9 +200,7 @@ def test_a_personal_access_token_is_not_looked_up(simulator, examine, monkeypatc
     assert examine()["backend"]["state"] == "broken"
 
 
-def test_an_access_token_that_is_rejected_before_its_owner_is_known(
-    simulator, examine, monkeypatch
-):
+def test_a_rejected_access_token_with_an_unknown_owner_is_broken(simulator, examine, monkeypatch):
     monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-unknown")
     assert_finding(
         examine()["backend"],

@@ -64,7 +64,7 @@ def test_an_empty_answer_after_tool_results_is_tried_once_more(simulator, signed
     first, last = ask.chain(ask.model(), "1 + 1?", tools=[add])
     assert (first.text_or_raise(), last.text_or_raise()) == ("", "Two.")
     assert simulator.prompts[1]["input"] == simulator.prompts[2]["input"]
-    # The same turn, in which the service keeps its state.
+    # The second try belongs to the same turn, so it also carries the turn state.
     states = [r.headers.get("x-codex-turn-state") for r in simulator.seen("/codex/responses")]
     assert [state is not None for state in states] == [False, True, True]
 
@@ -102,7 +102,7 @@ def test_a_second_try_that_fails_is_an_error(simulator, signed_in, ask):
         ask("hi")
 
 
-# Asked again ------------------------------------------------------------------------------------
+# Read again -------------------------------------------------------------------------------------
 
 BROKEN = {
     "reasoning": [Think(["Hm."])],
@@ -112,7 +112,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_response_that_broke_off_can_be_asked_again(simulator, signed_in, case):
+def test_a_response_that_broke_off_can_be_read_again(simulator, signed_in, case):
     """llm's sync response sends the prompt once more, and keeps the parts from before."""
     frames = [f for f in frames_of(simulator, *BROKEN[case])[:-1] if b"item.done" not in f]
     simulator.script("responses", Stream(frames))

@@ -256,7 +256,7 @@ def test_an_invalid_retry_after_is_ignored(simulator, signed_in, ask, pauses, he
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_long_wait_is_reported_instead(simulator, signed_in, ask, pauses, status):
+def test_a_wait_of_more_than_a_minute_is_an_error(simulator, signed_in, ask, pauses, status):
     simulator.script("responses", Answer(status, headers={"Retry-After": "61"}))
     with pytest.raises(llm.ModelError, match=r" 1 minute") as caught:
         ask("hi")
@@ -339,7 +339,7 @@ def test_redirects_are_not_followed(simulator, signed_in, ask):
 
 @pytest.mark.parametrize("offset", [-86400.0, 86400.0])
 def test_a_clock_that_is_wrong_by_a_day_causes_at_most_one_refresh(simulator, ask, clock, offset):
-    """The clock is wrong during the login and corrected later: at most one more refresh."""
+    """The clock is wrong during the login, then right, then wrong the other way."""
     clock.shift = offset
     plugin.login(show=lambda code: simulator.approve(code.user_code))
     for _ in range(3):

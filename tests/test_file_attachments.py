@@ -172,6 +172,7 @@ def test_a_conversation_goes_on_with_the_same_bytes(simulator, signed_in, ask, t
 
 
 def test_a_file_by_address_is_sent_as_data(simulator, signed_in, ask):
+    # The authorize endpoint stands in for a web server with a PDF.
     simulator.always["authorize"] = lambda _: Answer(200, PDF, {"Content-Type": "application/pdf"})
     url = f"{simulator.issuer}/oauth/authorize"
     pdf = llm.Attachment(type="application/pdf; qs=0.001", url=url)
@@ -238,7 +239,7 @@ DATA_URLS = [
 
 @pytest.mark.parametrize(("url", "kind", "sent", "data"), DATA_URLS)
 def test_a_data_address_is_decoded(simulator, signed_in, ask, url, kind, sent, data):
-    # In `messages`: in `attachments`, llm itself fetches an address that has no type.
+    # Not in `attachments`, where llm itself fetches an address that has no type.
     ask(messages=[llm.user("Look", llm.Attachment(url=url, type=kind))])
     part = last_body(simulator)["input"][0]["content"][1]
     encoded = base64.b64encode(data).decode()
@@ -254,7 +255,7 @@ def test_an_invalid_data_address_is_refused(simulator, signed_in, ask, url):
         ask(messages=[llm.user("Look", llm.Attachment(url=url))])
 
 
-def test_a_data_address_is_logged_and_sent_again(simulator, signed_in, ask):
+def test_a_data_address_is_sent_again_unchanged(simulator, signed_in, ask):
     conversation = ask.model().conversation()
     image = llm.Attachment(url=DATA_URLS[0][0], type="image/png")
     ask.finish(lambda: conversation.prompt("Look", attachments=[image]))
@@ -297,6 +298,7 @@ def test_a_file_above_the_limit_is_refused_unread(simulator, signed_in, ask, tmp
 
 
 FILE_REFUSALS = [
+    # None: the simulator's own refusal.
     (None, "Invalid value: 'input_file'."),
     (
         error_answer(400, "invalid_value", "Invalid file data: 'input[0].content[0].file_data'."),

@@ -17,7 +17,9 @@ from llm_chatgpt.files import replace_file
 from llm_chatgpt.login.login_file import store_path
 
 
-def test_without_locks_a_valid_login_works_but_none_is_stored(simulator, signed_in, monkeypatch):
+def test_without_locks_a_valid_login_works_but_no_login_is_stored(
+    simulator, signed_in, monkeypatch
+):
     def cannot(self, *args, **kwargs):
         raise OSError(37, "No locks available")
 
@@ -32,7 +34,7 @@ def test_without_locks_a_valid_login_works_but_none_is_stored(simulator, signed_
         plugin.get_tokens()
 
 
-def test_an_unreadable_login_file_is_broken(simulator, signed_in, monkeypatch):
+def test_an_unreadable_login_file_is_an_error(simulator, signed_in, monkeypatch):
     def denied(self):
         raise PermissionError(13, "Permission denied")
 

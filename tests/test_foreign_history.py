@@ -18,7 +18,7 @@ def test_every_call_has_an_output_and_every_output_a_call(simulator, signed_in, 
             llm.user("one"),
             llm.assistant(ToolCallPart("f.g h", {"x": 1}, "a" * 80)),
             llm.tool_message(ToolResultPart("f.g h", "1", "a" * 80)),
-            # A call that was never carried out, another model's ids, or none at all.
+            # Calls that were never carried out, with another model's id or without one.
             llm.assistant(ToolCallPart("lost", {}, "toolu_01"), ToolCallPart("none", {}, None)),
             llm.user("two"),
             llm.tool_message(ToolResultPart("orphan", "2", "c9")),
@@ -88,7 +88,7 @@ def test_other_models_can_continue_a_history_of_the_plugin(simulator, signed_in,
             assert not getattr(part, "redacted", False)
 
 
-def test_odd_messages_are_sent_as_user_messages(simulator, signed_in, ask):
+def test_assistant_images_and_unknown_roles_become_user_messages(simulator, signed_in, ask):
     image = llm.Attachment(type="image/png", content=PNG)
     ask(
         messages=[

@@ -54,6 +54,7 @@ def test_after_a_model_change_a_tool_chain_sends_only_its_own_reasoning(simulato
 def test_refused_reasoning_stays_out_of_the_whole_conversation(simulator, signed_in, run_llm):
     simulator.answer(Think(), Say("One."))
     run_llm("-m", MODEL, "one")
+    # From now on, the service rejects the reasoning that it has sent so far.
     simulator.reasoning.origins.clear()
     simulator.answer(Think(), Call("add", {"a": 1, "b": 2}))
     simulator.answer(Think(), Say("Three."))

@@ -45,6 +45,7 @@ def content(simulator, number=-1):
 
 
 def test_an_image_from_a_private_address_is_sent_as_data(simulator, signed_in, ask, reachable):
+    # The service cannot fetch this address, but this machine can.
     simulator.dead_addresses = {DEAD_URL}
     reachable[DEAD_URL] = PNG
     conversation = ask.model().conversation()

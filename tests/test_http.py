@@ -150,7 +150,7 @@ def test_certificates_of_the_environment_are_read(name, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"), [(None, "No such file"), (b"no certificate", "no certificate in it")]
 )
-def test_unreadable_certificates_are_broken(content, reason, monkeypatch, tmp_path):
+def test_unreadable_certificates_are_an_error(content, reason, monkeypatch, tmp_path):
     file = tmp_path / "root.pem"
     if content:
         file.write_bytes(content)

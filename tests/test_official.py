@@ -35,7 +35,9 @@ def parts_of(item):
 # A prompt
 
 
-def test_a_prompt_names_nothing_but_the_login(simulator, official, ask, monkeypatch):
+def test_a_prompt_sends_no_credential_or_setting_but_the_login(
+    simulator, official, ask, monkeypatch
+):
     for name in ("API_KEY", "ORGANIZATION", "ORG_ID", "PROJECT", "PROJECT_ID"):
         monkeypatch.setenv(f"OPENAI_{name}", "not-to-be-sent")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -240,7 +242,7 @@ def test_a_conversation_continues_on_the_command_line(simulator, official, run_l
     assert len({body["prompt_cache_key"] for body in bodies}) == 1
 
 
-def test_phases_come_back(simulator, official, run_llm):
+def test_phases_go_back(simulator, official, run_llm):
     simulator.demands_phases = True
     simulator.answer(Say("I will add.", phase="commentary"), Call("multiply", {"a": 2, "b": 3}))
     simulator.answer(Say("Six.", phase="final_answer"))

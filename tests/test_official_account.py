@@ -121,7 +121,7 @@ def test_a_wrong_clock_renews_nothing_early(simulator, ask, clock, ahead_at_sign
 
 @pytest.mark.parametrize("earliest", ["milliseconds", "by a clock that was a day ahead"])
 def test_an_earliest_refresh_after_the_tokens_expiry_is_ignored(simulator, ask, earliest):
-    """An older version stored the second value, converted to this machine's clock."""
+    """An older version stored the time by this machine's clock, which may be a day ahead."""
     tokens = signed_in_since(simulator)
     moment = tokens.earliest_refresh_at
     edit_login(
@@ -137,7 +137,7 @@ def test_an_earliest_refresh_after_the_tokens_expiry_is_ignored(simulator, ask, 
 
 @pytest.mark.parametrize("opaque", [False, True])
 def test_an_earliest_refresh_before_the_tokens_expiry_counts(simulator, opaque):
-    """By the Date of the refusal, not by this machine's clock."""
+    """It is compared with the Date of the refusal, not with this machine's clock."""
     tokens = signed_in_since(simulator)
     if opaque:
         edit_login("official", access_token="opaque")
@@ -420,7 +420,7 @@ def test_a_logout_is_tried_twice(simulator, run_llm):
     assert len(simulator.requests) == 2
 
 
-def test_a_logout_of_all_revokes_only_what_is_this_plugins_own(simulator, run_llm):
+def test_a_logout_of_all_ends_only_the_official_sessions(simulator, run_llm):
     sign_in(simulator)
     signed_in_since(simulator)
     signed_in_since(simulator, account="work")

@@ -56,7 +56,7 @@ def test_the_redirects_scope_counts_if_the_reply_has_none(simulator, official_lo
     assert plugin.load_tokens() is None
 
 
-def test_a_later_sign_in_without_the_plan_ends_the_use_of_it(
+def test_a_later_sign_in_without_the_plan_ends_the_earlier_login(
     simulator, official_login, run_llm, ask
 ):
     official_login()
@@ -113,7 +113,7 @@ def test_a_damaged_registration_is_replaced(simulator, official_login, damage):
     assert stored == (*simulator.clients, "auth0|user-ada")
 
 
-def test_a_registration_at_another_issuer_is_not_advised(
+def test_a_registration_at_another_issuer_does_not_change_the_advice(
     simulator, official_login, run_llm, monkeypatch
 ):
     official_login()

@@ -352,7 +352,7 @@ def test_no_secret_is_in_a_repr(simulator, browser):
     assert repr(approved) == "AuthorizationCode()"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows closes no file for a child")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no preexec_fn")
 def test_the_sign_in_works_with_a_closed_stdin(simulator, start_login):
     login = start_login("--official", "--no-open", preexec_fn=lambda: os.close(0))
     code, stdout, stderr = login.visit()

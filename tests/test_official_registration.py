@@ -24,7 +24,7 @@ def revoked(simulator):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--account", "work")])
-def test_a_prompt_with_a_forgotten_registration_names_new(
+def test_a_prompt_with_a_forgotten_registration_suggests_the_option_new(
     simulator, official_login, ask, clock, arguments
 ):
     official_login(*arguments)
@@ -78,7 +78,7 @@ def test_a_registration_forgotten_before_the_exchange_is_replaced(
     assert len(simulator.clients) == 1
 
 
-def test_the_screen_of_a_later_sign_in_names_new(simulator, official_login, browser):
+def test_a_later_sign_in_suggests_the_option_new(simulator, official_login, browser):
     first = official_login("--account", "work")
     assert "--new" not in first.stderr
     forget_registrations(simulator)

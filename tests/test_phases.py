@@ -305,7 +305,7 @@ def test_rounds_are_one_answer(simulator, signed_in, ask):
         "reasoning",
         "message",
     ]
-    # One numbering: no part has pieces of two items.
+    # Part numbers continue across the rounds, so no part mixes the text of two items.
     texts = [part.text for part in answered.parts if isinstance(part, (TextPart, ReasoningPart))]
     assert "|".join(texts) == "Hm.\n\n|Looking.|\n\n|Nearly.|One.|\n\n|Ah.|\n\n|Two."
     assert len(answered.messages) == 4
@@ -424,7 +424,7 @@ def test_a_logout_between_rounds_keeps_the_answer(simulator, signed_in, ask, run
     def frames():
         *begin, last = simulator.frames([comment("Looking.")], end_turn=False)
         yield from begin
-        # Before the last event, after which the model asks again at once.
+        # Before the last event, after which the plugin sends the next request at once.
         run_llm("chatgpt", "logout", "--all")
         yield last
 
@@ -477,6 +477,7 @@ def test_a_refused_part_is_left_out_of_later_rounds(simulator, signed_in, ask):
 
 def test_ctrl_c_in_a_later_round_logs_nothing(simulator, signed_in, run_llm, monkeypatch):
     answer_and_go_on(simulator, Say("One."))
+    # Each round first sleeps for its pause. The second one is interrupted.
     waits = iter([None, KeyboardInterrupt])
 
     def pause(seconds):
