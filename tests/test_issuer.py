@@ -48,7 +48,7 @@ def test_no_login_is_renewed_at_another_issuer(simulator, switch_issuer, ask, ru
     assert other.requests == []
 
 
-def test_status_names_another_issuer_of_an_expired_login_without_a_request(
+def test_status_of_an_expired_login_sends_nothing_to_another_issuer(
     simulator, switch_issuer, run_llm
 ):
     sign_in(simulator)

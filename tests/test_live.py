@@ -18,8 +18,8 @@ from simulator import Answer, Stream, error_answer, sse
 from simulator.replies import Refusal
 
 CHECK_NAMES = [check.name for check in CHECKS]
-# The checks that send a prompt without --all.
 OTHER_CHECKS = ("model list", "usage", "picture", "another model", "refresh")
+# The checks that send a prompt without --all.
 DEFAULT_PROMPTS = [name for name in CHECK_NAMES if name not in OTHER_CHECKS]
 
 
