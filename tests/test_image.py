@@ -130,7 +130,7 @@ def test_stdin_is_an_image_or_the_prompt(simulator, signed_in, image, arguments)
     assert simulator.requests == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no way to close a stream")
+@pytest.mark.skipif(os.name == "nt", reason="preexec_fn needs POSIX")
 def test_a_closed_stdin_brings_no_prompt(simulator, signed_in):
     with start_llm("chatgpt", "image", preexec_fn=lambda: os.close(0)) as process:
         _, stderr = process.communicate(timeout=60)
@@ -171,7 +171,7 @@ def test_another_size_than_requested_is_noted(simulator, signed_in, image, repea
         (b"", None),
     ],
 )
-def test_the_size_is_read_from_the_image(data, expected):
+def test_the_size_is_read_from_a_png(data, expected):
     assert png_size(data) == expected
 
 
@@ -304,12 +304,14 @@ def test_a_file_that_appears_meanwhile_is_kept(simulator, signed_in, image, tmp_
     assert f"Warning: could not save the image as {path} (File exists); using" in result.stderr
 
 
-def test_a_full_disk_means_the_default_folder(simulator, signed_in, image, tmp_path, monkeypatch):
+def test_if_the_disk_is_full_the_default_folder_is_used(
+    simulator, signed_in, image, tmp_path, monkeypatch
+):
     path = tmp_path / "a.png"
-    opened = pathlib.Path.open
+    original_open = pathlib.Path.open
 
     def full(self, *arguments, **more):
-        file = opened(self, *arguments, **more)
+        file = original_open(self, *arguments, **more)
         if self != path:
             return file
         file.close()
@@ -353,7 +355,7 @@ def test_a_refused_token_is_renewed_once(simulator, signed_in, image, arguments)
     assert message.startswith("Error: OpenAI no longer accepts this login: No.")
 
 
-REFUSALS = [
+FAILURES = [
     (usage_limit(), "The usage limit of your ChatGPT Plus plan is reached."),
     (Answer(429, None, {"retry-after": "20"}), "Too many requests. Wait 20 seconds and try again."),
     (Answer(500), "OpenAI server error (500). Try again in a minute."),
@@ -382,8 +384,8 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "words"), REFUSALS)
-def test_a_refusal_is_explained_and_not_tried_again(simulator, signed_in, image, answer, words):
+@pytest.mark.parametrize(("answer", "words"), FAILURES)
+def test_a_failure_is_explained_and_not_retried(simulator, signed_in, image, answer, words):
     simulator.script("draw", answer)
     assert words in error_of(image("A pelican"))
     assert len(simulator.seen("/images/generations")) == 1
@@ -442,7 +444,7 @@ def test_an_image_model_names_banked_resets(simulator, signed_in, ask):
     assert "Luna Reserve" not in str(caught.value)
 
 
-def test_a_wrong_quality_is_refused_before_anything_is_sent(simulator, signed_in, image):
+def test_an_unknown_quality_or_background_is_refused_before_a_request(simulator, signed_in, image):
     for option in ("--quality", "--background"):
         assert image("A pelican", option, "superb").exit_code == 2
     assert simulator.requests == []
@@ -479,7 +481,7 @@ def test_an_image_model_works_with_a_closed_stderr(simulator, signed_in):
 def test_a_terminal_counts_the_seconds_until_ctrl_c(simulator, signed_in):
     simulator.script("draw", Answer(delay=60.0))
     terminal = Terminal("chatgpt", "image", "A pelican", columns=30)
-    # Too narrow for the words.
+    # 30 columns have room for the time only.
     terminal.wait_for(r"\r0:01 \r")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 1

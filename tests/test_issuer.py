@@ -12,7 +12,7 @@ from simulator import Simulator
 
 @pytest.fixture
 def switch_issuer(monkeypatch):
-    """Return a function that lets LLM_CHATGPT_ISSUER name another issuer and returns that."""
+    """Return a function that sets LLM_CHATGPT_ISSUER to another issuer and returns that issuer."""
     with Simulator() as other:
 
         def switch():
@@ -48,7 +48,9 @@ def test_no_login_is_renewed_at_another_issuer(simulator, switch_issuer, ask, ru
     assert other.requests == []
 
 
-def test_an_expired_login_says_so_without_a_request(simulator, switch_issuer, run_llm):
+def test_status_names_another_issuer_of_an_expired_login_without_a_request(
+    simulator, switch_issuer, run_llm
+):
     sign_in(simulator)
     expire()
     other = switch_issuer()
@@ -113,7 +115,7 @@ def test_only_https_and_loopback_addresses_are_accepted(monkeypatch, name, url):
     "url",
     ["https://x.example", "http://127.0.0.1:8000", "http://localhost:1", "http://[::1]:2/path/"],
 )
-def test_https_and_loopback_addresses_are_used_as_they_are(monkeypatch, url):
+def test_https_and_loopback_addresses_lose_only_a_trailing_slash(monkeypatch, url):
     monkeypatch.setenv("LLM_CHATGPT_ISSUER", url)
     assert config.issuer() == url.rstrip("/")
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 @pytest.fixture
 def prompt_logged(simulator, signed_in, run_llm):
-    """Prompt on the command line: exit 0, the answer on stdout and in the logs. Returns stderr."""
+    """Run a prompt, check that its answer is printed and logged, and return stderr."""
 
     def prompt(*options):
         result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R", *options)

@@ -17,9 +17,10 @@ from llm_chatgpt.live.scrub import Scrubber, secrets_in
 from simulator import Answer, Stream, error_answer, sse
 from simulator.replies import Refusal
 
-EVERY = [check.name for check in CHECKS]
-NOT_PROMPTS = ("model list", "usage", "picture", "another model", "refresh")
-PROMPTS = [name for name in EVERY if name not in NOT_PROMPTS]
+CHECK_NAMES = [check.name for check in CHECKS]
+# The checks that send a prompt without --all.
+OTHER_CHECKS = ("model list", "usage", "picture", "another model", "refresh")
+DEFAULT_PROMPTS = [name for name in CHECK_NAMES if name not in OTHER_CHECKS]
 
 
 @pytest.fixture(params=["codex", "official"])
@@ -66,7 +67,10 @@ def differences(report):
 
 
 def always(simulator, change):
-    """Replace answers to prompts by `change(body, normal)`; first called with None as `normal`."""
+    """Answer prompts with what `change(body, normal)` returns, if not None.
+
+    `normal` is None before the simulator handles the prompt, and afterwards its normal answer.
+    """
 
     def endpoint(name, serve):
         def answer(request):
@@ -100,7 +104,7 @@ def test_the_documented_service_shows_no_differences(simulator, route, check):
     assert differences(report) == []
     names = [line["name"] for line in report["lines"]]
     missing = ["output limit", "usage", "picture", "refresh"] if route == "official" else []
-    assert names == [name for name in EVERY if name not in missing]
+    assert names == [name for name in CHECK_NAMES if name not in missing]
     assert report["route"] == ("Codex" if route == "codex" else "official")
     assert report["model"] == ("chatgpt-gpt-6-luna" if route == "codex" else "chatgpt-gpt-5.6-luna")
     assert all(line["facts"] for line in report["lines"])
@@ -142,7 +146,7 @@ def no_cache(simulator):
     simulator.cache.count = lambda body, session: (2000, 0)
 
 
-def changed_end(simulator, **changes):
+def change_last_event(simulator, **changes):
     frames = simulator.frames
     simulator.frames = lambda *args, **more: frames(*args, **{**more, **changes})
 
@@ -159,7 +163,7 @@ def unknown_event(simulator):
 BOTH_ROUTES = {
     "no cached tokens": (no_cache, {"second turn": "differs"}),
     "unknown event": (unknown_event, {"one-word answer": "differs"}),
-    "unknown field": (lambda s: changed_end(s, mood="good"), {"one-word answer": "differs"}),
+    "unknown field": (lambda s: change_last_event(s, mood="good"), {"one-word answer": "differs"}),
     "one call at a time": (
         lambda s: setattr(s, "uses_tools", False),
         {"tool turn": "differs"},
@@ -233,7 +237,7 @@ BOTH_ROUTES = {
         {"reasoning sent back": "differs"},
     ),
     "reasoning left out": (
-        lambda s: changed_end(
+        lambda s: change_last_event(
             s,
             input_transformations=[
                 {"type": "reasoning", "action": "removed", "reason": "prefix_mismatch"}
@@ -251,7 +255,7 @@ BOTH_ROUTES = {
         ),
         {"reasoning sent back": "differs"},
     ),
-    "a failure that passes": (
+    "a temporary failure": (
         lambda s: s.script("responses", Answer(500)) or s.script("official_responses", Answer(500)),
         {},
     ),
@@ -279,7 +283,7 @@ CODEX_ONLY = {
         {"one-word answer": "differs"},
         "P274",
     ),
-    "a stream with a type": (
+    "a stream with a Content-Type": (
         lambda s: s.response_headers.update({"Content-Type": "text/event-stream"}),
         {"streaming": "differs"},
         "P154",
@@ -301,12 +305,12 @@ CODEX_ONLY = {
     ),
     "region refused": (
         lambda s: setattr(s.account, "region", "eu"),
-        dict.fromkeys(PROMPTS, "failed"),
+        dict.fromkeys(DEFAULT_PROMPTS, "failed"),
         None,
     ),
     "a reached limit": (
         lambda s: setattr(s, "limit_reached", True),
-        dict.fromkeys(PROMPTS, "failed"),
+        dict.fromkeys(DEFAULT_PROMPTS, "failed"),
         None,
     ),
 }
@@ -394,11 +398,11 @@ def test_an_account_with_one_model_skips_the_other_model(simulator, codex, check
     assert (line["text"], line["facts"]) == ("the account has no other model", [])
 
 
-def test_ctrl_c_shows_what_is_known(simulator, codex, run_llm, monkeypatch):
-    def last(live):
+def test_ctrl_c_shows_the_finished_checks(simulator, codex, run_llm, monkeypatch):
+    def interrupt(live):
         raise KeyboardInterrupt
 
-    third = checks.CHECKS[2]._replace(run=last)
+    third = checks.CHECKS[2]._replace(run=interrupt)
     monkeypatch.setattr(checks, "CHECKS", (*checks.CHECKS[:2], third, *checks.CHECKS[3:]))
     result = run_llm("chatgpt", "doctor", "--live", "--yes")
     assert result.exit_code == 1
@@ -470,7 +474,7 @@ def test_a_recording_of_a_refresh_has_no_secret(simulator, route, run_llm, tmp_p
 
 
 def test_a_secret_in_an_unknown_field_is_not_recorded(simulator, codex, check, tmp_path):
-    changed_end(simulator, mood="at-1234567890abcdef")
+    change_last_event(simulator, mood="at-1234567890abcdef")
     assert not_ok(check("--record", str(tmp_path))) == {"one-word answer": "differs"}
     text = (tmp_path / "live_codex.yaml").read_text()
     assert "mood" in text
@@ -562,4 +566,4 @@ def test_the_documented_lines_are_those_of_the_live_check():
     reference = (pathlib.Path(__file__).parent.parent / "docs/reference.md").read_text()
     table = reference.split("| line | what it checks |\n|---|---|\n")[1].split("\n\n")[0]
     rows = [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines()]
-    assert [name for row in rows for name in row.split(", ")] == EVERY
+    assert [name for row in rows for name in row.split(", ")] == CHECK_NAMES

@@ -55,7 +55,7 @@ def test_a_login_from_start_to_end(simulator):
         assert request.headers["user-agent"].startswith("llm-chatgpt-oauth/")
 
 
-def test_tokens_are_usable_afterwards(simulator, ask):
+def test_a_new_login_is_used_for_prompts(simulator, ask):
     plugin.login(show=approve_at_once(simulator))
     assert ask("hello").text == "This is answer 1. You said: hello"
 
@@ -136,7 +136,7 @@ PENDING = [
 
 
 @pytest.mark.parametrize("answer", PENDING)
-def test_pending_goes_on_at_the_same_pace(simulator, answer):
+def test_while_the_login_is_pending_the_polling_interval_stays(simulator, answer):
     waits = Waits()
     simulator.script("device_token", answer, answer)
     plugin.login(show=approve_at_once(simulator), wait=waits)
@@ -287,7 +287,7 @@ def test_a_refused_exchange_tells_no_secret(simulator):
         Account(fedramp=True),
     ],
 )
-def test_sparse_claims_are_fine(simulator, account, run_llm):
+def test_unusual_claims_are_accepted(simulator, account, run_llm):
     simulator.account = account
     simulator.require_account_header = account.account_id is not None and account.auth_object
     simulator.approve_after_polls = 0
@@ -355,7 +355,7 @@ def test_a_login_that_fails_says_so_in_one_line(simulator, run_llm):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_without_a_model_list_the_login_still_counts(simulator, run_llm):
+def test_a_login_succeeds_without_a_model_list(simulator, run_llm):
     simulator.approve_after_polls = 0
     simulator.script("models", Answer(500))
     result = run_llm("chatgpt", "login")

@@ -316,7 +316,6 @@ def test_the_suggested_commands_work(simulator, run_llm):
     stdout = run_llm("chatgpt", "login").stdout
     assert "\n  llm -m chatgpt-gpt-6.2-sol " in stdout
     assert "\n  llm models default chatgpt-gpt-6.2-sol\n" in stdout
-    # The suggested command works.
     assert run_llm("models", "default", "chatgpt-gpt-6.2-sol").exit_code == 0
     assert run_llm("hi").exit_code == 0
 
@@ -374,7 +373,7 @@ def test_output_of_the_browser_is_not_shown(simulator, start_login, browser):
 def test_without_a_browser_the_address_is_printed(
     simulator, start_in_terminal, start_login, monkeypatch, value
 ):
-    """Not even in a text browser, which would open in this terminal."""
+    """A text browser is not used, because it would open in this terminal."""
     monkeypatch.setenv("BROWSER", value)
     login = start_login("--browser")
     assert "Open this page in a browser" in login.printed
@@ -400,7 +399,7 @@ def test_windows_opens_the_browser_without_a_command(simulator, run_llm, monkeyp
     threads[0].join()
 
 
-# A Windows console, as far as it can be simulated here
+# Windows, as far as it can be simulated here
 
 
 def test_a_windows_console_is_read_key_by_key(simulator, start_in_terminal, run_llm, monkeypatch):

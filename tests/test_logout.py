@@ -62,7 +62,7 @@ def test_revoke_ends_the_session_at_openai(two_logins, simulator, run_llm):
     assert_no_secrets(simulator, result.output)
 
 
-def test_revoke_sends_the_access_token_if_there_is_no_other(simulator, run_llm):
+def test_revoke_sends_the_access_token_if_there_is_no_refresh_token(simulator, run_llm):
     tokens = sign_in(simulator, refresh_token=None)
     run_llm("chatgpt", "logout", "--revoke")
     body = simulator.seen("/oauth/revoke")[0].body
@@ -70,7 +70,7 @@ def test_revoke_sends_the_access_token_if_there_is_no_other(simulator, run_llm):
 
 
 @pytest.mark.parametrize("answer", [Answer(500), Answer(drop=True), error_answer(400, "x")])
-def test_a_revocation_that_fails_signs_out_all_the_same(signed_in, simulator, run_llm, answer):
+def test_logout_succeeds_if_the_revocation_fails(signed_in, simulator, run_llm, answer):
     simulator.script("revoke", answer)
     result = run_llm("chatgpt", "logout", "--revoke")
     assert result.exit_code == 0
@@ -86,11 +86,11 @@ def test_a_revocation_that_hangs_is_given_up(signed_in, simulator, run_llm, monk
     assert not read_store().accounts
 
 
-def test_a_revocation_that_is_interrupted_signs_out(signed_in, run_llm, monkeypatch):
-    def stop(*_):
+def test_an_interrupted_revocation_leaves_no_login(signed_in, run_llm, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llm_chatgpt.commands.accounts.revoke_all", stop)
+    monkeypatch.setattr("llm_chatgpt.commands.accounts.revoke_all", interrupt)
     assert run_llm("chatgpt", "logout", "--revoke").exit_code == 1
     assert not read_store().accounts
 
@@ -105,12 +105,12 @@ def test_a_logout_of_all_has_one_time_limit_and_holds_no_lock(
     sign_in_officially(simulator, "official")
     waiting, release = threading.Semaphore(0), threading.Event()
 
-    def never(request):
+    def wait_for_release(request):
         waiting.release()
         release.wait(20)
 
     for endpoint in hang:
-        simulator.always[endpoint] = never
+        simulator.always[endpoint] = wait_for_release
     start = time.monotonic()
     process = start_llm("chatgpt", "logout", "--all", "--revoke")
     for _ in range(3):

@@ -20,7 +20,7 @@ PDF = b"%PDF-1.4"
 
 
 class AttachmentServer:
-    """Serves an image and a PDF, but only after the event loop has gone on."""
+    """Serves an image and a PDF. Waits before each response until the event loop has run."""
 
     def __init__(self):
         self.request_arrived = threading.Event()
@@ -128,7 +128,7 @@ def test_a_large_image_is_decoded_in_slices(monkeypatch):
     assert max(lengths) <= 2**20
 
 
-def test_the_path_of_an_image_from_a_thread_is_printed(simulator, signed_in, run_llm):
+def test_the_path_of_an_image_saved_in_a_thread_is_printed(simulator, signed_in, run_llm):
     image = PNG + secrets.token_bytes(300_000)
     simulator.answer(Draw("A pelican", image=image), Say("Here."))
     result = run_llm("-m", "chatgpt-gpt-6-luna", "Draw", "--async", "-R")
@@ -141,7 +141,7 @@ def parts_of(response):
 
 
 @pytest.mark.parametrize("options", [[], ["--async"]])
-def test_a_file_by_address_gets_its_name_from_it(simulator, signed_in, run_llm, server, options):
+def test_a_file_is_named_after_its_url(simulator, signed_in, run_llm, server, options):
     server.loop_runs.set()
     url = f"{server.url}/a%20report.pdf?page=1"
     run_llm("-m", "chatgpt-gpt-6-luna", "Read", "-a", url, *options)

@@ -66,7 +66,7 @@ def test_a_registered_model_stays_registered(simulator, signed_in, run_llm):
     assert run_llm("-c", "more").exit_code == 0
 
 
-def test_the_models_command_needs_a_login(simulator, run_llm):
+def test_models_refresh_and_usage_need_a_login(simulator, run_llm):
     for command in ("models", "refresh", "usage"):
         result = run_llm("chatgpt", command)
         assert result.exit_code == 1
@@ -74,7 +74,7 @@ def test_the_models_command_needs_a_login(simulator, run_llm):
     assert simulator.requests == []
 
 
-def test_refresh_says_what_came_and_went(simulator, signed_in, run_llm):
+def test_refresh_lists_new_and_gone_models(simulator, signed_in, run_llm):
     first = run_llm("chatgpt", "refresh").stdout
     assert "New:  chatgpt-gpt-6-luna" in first
     again = run_llm("chatgpt", "refresh").stdout
@@ -116,7 +116,7 @@ def test_a_changed_list_is_fetched_in_the_background(simulator, signed_in, ask):
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2
     assert ask_and_update("hi", slug="gpt-7")
-    # As long as it stays the same, nothing is sent.
+    # An unchanged list is not fetched.
     age_stored_list()
     ask_and_update("hi")
     assert len(simulator.seen("/codex/models")) == 2

@@ -59,7 +59,7 @@ def test_headers_name_the_account_and_the_plugin(simulator, signed_in, ask, monk
     assert (headers["originator"], headers["version"]) == ("codex_cli_rs", "0.169.0")
 
 
-def test_a_government_account_says_so(simulator, ask):
+def test_a_government_account_sends_the_fedramp_header(simulator, ask):
     simulator.account.fedramp = True
     plugin.login(show=lambda code: simulator.approve(code.user_code))
     assert ask("hi").text
@@ -75,7 +75,7 @@ def test_an_organizations_id_is_never_sent(simulator, ask):
     assert "chatgpt-account-id" not in simulator.seen("/codex/responses")[0].headers
 
 
-def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
+def test_every_built_in_model_is_registered(simulator, signed_in, run_llm):
     listed = run_llm("models", "list", "-q", "chatgpt-gpt").stdout
     slugs = [line.split("chatgpt-")[1] for line in listed.splitlines() if "ChatGPT:" in line]
     offered = {m["slug"] for m in simulator.models if m["visibility"] == "list"}
@@ -101,8 +101,8 @@ def test_every_built_in_model_can_be_tried(simulator, signed_in, run_llm):
 def test_attachments_become_parts_in_their_order(simulator, signed_in, ask):
     image = llm.Attachment(type="image/png", content=PNG)
     ask(messages=[llm.user("before", AttachmentPart(image), TextPart("after"))])
-    kinds = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
-    assert kinds == ["input_text", "input_image", "input_text"]
+    types = [part["type"] for part in simulator.prompts[0]["input"][0]["content"]]
+    assert types == ["input_text", "input_image", "input_text"]
 
 
 def test_empty_prompts_are_answered(simulator, signed_in, ask):
@@ -199,7 +199,7 @@ def test_a_conversation_continues_in_later_commands(simulator, signed_in, run_ll
     assert {body["prompt_cache_key"] for body in simulator.prompts} == sessions
 
 
-def test_chat_in_a_process(simulator, signed_in, run_llm):
+def test_a_chat_sends_its_history_over_one_connection(simulator, signed_in, run_llm):
     # Otherwise the list of models is fetched after the first answer, over its connection.
     run_llm("chatgpt", "refresh")
     result = run_llm("chat", "-m", "chatgpt-gpt-6-luna", input="one\ntwo\nquit\n")
@@ -237,7 +237,7 @@ def test_reasoning_that_the_server_cannot_read_is_left_out(simulator, signed_in,
     assert "reasoning" not in [item["type"] for item in simulator.prompts[2]["input"]]
 
 
-# What is recorded
+# Usage, logs and notices
 
 
 def test_usage_model_and_raw_answer_are_recorded(simulator, signed_in, ask):
@@ -321,7 +321,7 @@ def test_another_model_than_requested_is_noted(simulator, signed_in, run_llm):
     assert result.stderr == ("Note: chatgpt-gpt-5.6-luna answered instead of chatgpt-gpt-6-luna.\n")
     simulator.served_model = "gpt-7-secret"
     result = run_llm("-m", "chatgpt-gpt-6-luna", "hi", "-R")
-    # Not a name that -m takes.
+    # Without the prefix, because -m does not know this model.
     assert result.stderr == "Note: gpt-7-secret answered instead of chatgpt-gpt-6-luna.\n"
     simulator.served_model = "gpt-5.6-luna"
     run_llm("-m", "chatgpt-gpt-6-luna", "hi")

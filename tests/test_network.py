@@ -1,4 +1,4 @@
-"""Proxies, certificates and workspace origins: the real command, the service's real names."""
+"""Proxies, certificates and workspace hosts, tested with the service's real host names."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the system checks
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The thread and the file (None if there is none) of each read of certificates."""
+    """Record each call that loads certificates as (thread, file or None). Returns the list."""
     found = []
 
     def recorded(read):

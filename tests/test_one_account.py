@@ -19,44 +19,44 @@ def use(name):
 
 
 @pytest.fixture
-def busy(simulator, short_pauses):
-    """Return a function that calls `action` during the first attempt, which then fails with 503."""
+def meanwhile(simulator, short_pauses):
+    """Return a function that lets `action` run during the first attempt, which then fails."""
 
-    def meanwhile(action, endpoint="responses"):
+    def arrange(action, endpoint="responses"):
         def respond(request):
             action()
             return Answer(503)
 
         simulator.script(endpoint, respond)
 
-    return meanwhile
+    return arrange
 
 
-def test_another_default_account_is_for_the_next_prompt(simulator, busy, ask):
+def test_a_new_default_account_applies_to_the_next_prompt(simulator, meanwhile, ask):
     ada, bob = sign_in(simulator), new_login(simulator, BOB)
     plugin.store_tokens(bob, "work")
-    busy(lambda: use("work"))
+    meanwhile(lambda: use("work"))
     assert ask("one").text
     assert ask("two").text
     assert bearers(simulator) == [ada.access_token] * 2 + [bob.access_token]
 
 
 @pytest.mark.parametrize("other", ["an account", "a token in the environment"])
-def test_after_a_logout_no_other_account_is_used(simulator, busy, ask, monkeypatch, other):
+def test_after_a_logout_no_other_account_is_used(simulator, meanwhile, ask, monkeypatch, other):
     sign_in(simulator)
     if other == "an account":
         plugin.store_tokens(new_login(simulator, BOB), "work")
     else:
         simulator.personal_tokens["at-bob"] = BOB
         monkeypatch.setenv("CODEX_ACCESS_TOKEN", "at-bob")
-    busy(lambda: delete_tokens("default"))
+    meanwhile(lambda: delete_tokens("default"))
     with pytest.raises(plugin.NotSignedIn, match="signed out"):
         ask("one")
     assert len(bearers(simulator)) == 1
 
 
 @pytest.mark.parametrize("user", [BOB, COLLEAGUE, None])
-def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user):
+def test_another_user_under_the_same_name_is_not_used(simulator, meanwhile, ask, user):
     sign_in(simulator)
 
     def sign_in_somebody_else():
@@ -65,24 +65,24 @@ def test_another_user_under_the_same_name_is_not_used(simulator, busy, ask, user
         else:
             sign_in_officially(simulator)
 
-    busy(sign_in_somebody_else)
+    meanwhile(sign_in_somebody_else)
     with pytest.raises(plugin.NotSignedIn, match="has another login now"):
         ask("one")
     assert len(bearers(simulator)) == 1
     assert ask("two").text
 
 
-def test_an_official_login_does_not_go_on_with_the_other_route(simulator, busy, ask):
+def test_an_official_login_does_not_go_on_with_the_other_route(simulator, meanwhile, ask):
     sign_in_officially(simulator)
-    busy(lambda: sign_in(simulator), "official_responses")
+    meanwhile(lambda: sign_in(simulator), "official_responses")
     with pytest.raises(plugin.NotSignedIn, match="has another login now"):
         ask("one")
     assert simulator.prompts == []
 
 
-def test_a_new_login_of_the_same_user_is_used(simulator, busy, ask):
+def test_a_new_login_of_the_same_user_is_used(simulator, meanwhile, ask):
     sign_in(simulator)
     again = []
-    busy(lambda: again.append(sign_in(simulator)))
+    meanwhile(lambda: again.append(sign_in(simulator)))
     assert ask("one").text
     assert bearers(simulator)[1] == again[0].access_token

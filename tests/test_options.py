@@ -111,7 +111,7 @@ def test_an_ignored_option_is_noted_once_per_prompt(simulator, signed_in, run_ll
     assert run_llm("-c", "more", "-R").stderr in ("", note)
 
 
-def test_options_are_listed_set_and_kept_in_templates(simulator, signed_in, run_llm):
+def test_options_are_listed_set_and_saved_in_templates(simulator, signed_in, run_llm):
     listed = run_llm("models", "list", "--options", "-m", "chatgpt-gpt-6-luna").stdout
     assert "streaming" in listed
     names = re.findall(r"^    (\w+): ", listed, re.MULTILINE)

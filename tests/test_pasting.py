@@ -73,7 +73,7 @@ def test_a_pasted_code_of_an_earlier_attempt_is_recognized(simulator, begin):
 def test_an_address_in_two_lines_is_asked_for_again(simulator, begin, end, at_once):
     terminal, redirect = begin()
     query = query_of(redirect)
-    # In this order the first line alone contains the right state.
+    # With the state first, the first line can contain all of it.
     address = f"{redirect.partition('?')[0]}?state={query['state']}&code={query['code']}"
     place = address.index(end[:5]) + len(end)
     lines = [address[:place], address[place:]]

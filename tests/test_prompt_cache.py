@@ -10,7 +10,7 @@ from conftest import logged, multiply
 from simulator import Call, Say, Think
 
 
-def test_ten_turns_with_tools_reuse_everything(simulator, signed_in, ask):
+def test_in_ten_turns_with_tools_each_request_extends_the_one_before(simulator, signed_in, ask):
     model = ask.model()
     conversation = model.conversation(tools=[multiply])
     for turn in range(10):
@@ -74,7 +74,7 @@ def test_a_cache_key_is_shared_by_conversations(simulator, signed_in, ask):
     assert sessions[2] != sessions[0]
 
 
-def test_the_cache_of_a_key_is_hit(simulator, signed_in, ask):
+def test_conversations_with_one_cache_key_share_the_cache(simulator, signed_in, ask):
     def cached():
         conversation = ask.model().conversation()
         prompt = "A long beginning. " * 50

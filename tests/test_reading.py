@@ -375,7 +375,7 @@ def test_annotations_keep_the_text_they_refer_to(pieces, data):
 
 @pytest.mark.parametrize("kind", ["image_generation_call", "code_interpreter_call", "mcp_call"])
 @pytest.mark.parametrize("event", [added, done])
-def test_a_prompt_is_not_sent_again_once_a_hosted_tool_was_called(
+def test_a_prompt_is_not_sent_again_after_a_hosted_call_other_than_a_search(
     simulator, signed_in, ask, short_pauses, kind, event
 ):
     frames = [event({"type": kind, "id": "x_1", "status": "in_progress"})]

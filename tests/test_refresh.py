@@ -241,7 +241,9 @@ def test_a_slow_answer_is_used(simulator, signed_in, monkeypatch):
     assert plugin.load_tokens().access_token == reply["access_token"]
 
 
-def test_a_server_that_does_not_answer_blocks_no_lock(simulator, signed_in, monkeypatch):
+def test_a_refresh_times_out_before_others_stop_waiting_for_the_lock(
+    simulator, signed_in, monkeypatch
+):
     monkeypatch.setattr("llm_chatgpt.config.REFRESH_TIMEOUT_SECONDS", 0.3)
     expire()
     release = threading.Event()
@@ -249,4 +251,5 @@ def test_a_server_that_does_not_answer_blocks_no_lock(simulator, signed_in, monk
     with pytest.raises(plugin.RefreshFailed, match="did not answer in time"):
         plugin.get_tokens()
     release.set()
+    # Outside this test, a refresh waits 120 seconds for an answer.
     assert config.LOCK_TIMEOUT_SECONDS > 120 + config.CONNECT_TIMEOUT_SECONDS

@@ -1,4 +1,4 @@
-"""Many callers, processes and forks at once renew a login once; nothing interrupts the renewal."""
+"""Concurrent callers renew a login once, and no cancellation, exit or fork interrupts it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_short_lived_token_is_renewed_once_for_all_calls(simulator, signed_in,
 # Cancelled tasks, and processes that end or fork
 
 
-def slow_token(arrived, release):
+def delayed_answer(arrived, release):
     def answer_late(request):
         arrived.set()
         release.wait(20)
@@ -144,7 +144,7 @@ def slow_token(arrived, release):
 def test_a_cancelled_task_waits_for_the_write(simulator, signed_in):
     old = expire()
     arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
+    simulator.script("token", delayed_answer(arrived, release))
 
     async def run():
         task = asyncio.create_task(plugin.get_tokens_async())
@@ -164,7 +164,7 @@ def test_a_cancelled_task_waits_for_the_write(simulator, signed_in):
 def test_a_cancelled_task_does_not_disturb_the_others(simulator, signed_in):
     expire()
     arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
+    simulator.script("token", delayed_answer(arrived, release))
 
     async def run():
         first, second = (asyncio.create_task(plugin.get_tokens_async()) for _ in range(2))
@@ -179,7 +179,7 @@ def test_a_cancelled_task_does_not_disturb_the_others(simulator, signed_in):
 def test_a_process_ends_only_after_its_refresh(simulator, signed_in):
     old = expire()
     arrived, release = threading.Event(), threading.Event()
-    simulator.script("token", slow_token(arrived, release))
+    simulator.script("token", delayed_answer(arrived, release))
     code = (
         "import threading, llm_chatgpt_oauth as plugin\n"
         "threading.Thread(target=plugin.get_tokens, daemon=True).start()\n"

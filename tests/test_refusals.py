@@ -1,4 +1,4 @@
-"""Each refusal of the backend becomes one plain sentence with the next step."""
+"""Each refusal of the backend becomes a message on one line, usually with advice."""
 
 from __future__ import annotations
 
@@ -180,9 +180,9 @@ def no_resends(monkeypatch):
 
 
 @pytest.mark.parametrize(("answer", "words"), REFUSALS)
-def test_each_refusal_is_one_sentence_with_advice(simulator, signed_in, ask, answer, words):
+def test_each_refusal_becomes_a_message_on_one_line(simulator, signed_in, ask, answer, words):
     fetch_models(signed_in)
-    # Twice, because some refusals are tried once more.
+    # Twice, because some refused requests are sent once more.
     simulator.script("responses", answer, answer)
     with pytest.raises(llm.ModelError) as caught:
         ask("hi")

@@ -1,4 +1,4 @@
-"""The parts of a request other than its messages, also if the service refuses one."""
+"""Optional parts of a request, notes about an answer, and waiting for a limit to reset."""
 
 from __future__ import annotations
 

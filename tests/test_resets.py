@@ -106,7 +106,7 @@ def test_a_reset_is_reported_as_json(banked, run_llm):
     assert "email" not in answer["usage"]
 
 
-def test_without_a_terminal_nothing_is_sent(banked, run_llm):
+def test_without_a_terminal_a_reset_needs_yes(banked, run_llm):
     result = run_llm("chatgpt", "reset", input="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Nothing was sent" in result.stderr
@@ -191,7 +191,7 @@ def test_an_answer_without_a_reset_is_an_error(banked, run_llm, answer, words):
     assert len(request_ids(banked)) == 1
 
 
-def test_without_a_banked_reset_nothing_is_sent(simulator, signed_in, run_llm):
+def test_without_a_banked_reset_none_is_redeemed(simulator, signed_in, run_llm):
     result = run_llm("chatgpt", "reset", "--yes")
     assert result.exit_code == 1
     assert "Error: No reset is banked." in result.stderr
@@ -253,7 +253,7 @@ def test_a_suggested_command_names_a_key_of_llm(simulator, ask):
     assert "reset --account 'my key''." in str(raised.value)
 
 
-def test_no_reset_is_suggested_for_an_access_token(banked, ask):
+def test_no_reset_is_suggested_for_an_access_token_without_a_name(banked, ask):
     banked.personal_tokens["at-eve"] = Account(email="eve@example.com")
     banked.script("responses", usage_limit())
     with pytest.raises(plugin.UsageLimitReached) as raised:
@@ -353,7 +353,7 @@ def test_a_reached_limit_suggests_the_reserve_and_does_not_use_it(simulator, sig
 
 
 @pytest.mark.parametrize("used", [None, 100])
-def test_a_reserve_that_is_used_up_is_not_suggested(simulator, signed_in, ask, used):
+def test_a_missing_or_used_up_reserve_is_not_suggested(simulator, signed_in, ask, used):
     simulator.limit_reached, simulator.reserve_used = True, used
     for slug in ("gpt-6-luna", "gpt-reserve"):
         with pytest.raises(llm.ModelError) as raised:

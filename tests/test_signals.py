@@ -17,7 +17,7 @@ from llm_chatgpt.login.login_file import locked_store
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 SIGNALS = {
-    "timeout": [signal.SIGTERM],
+    "SIGTERM": [signal.SIGTERM],
     "a closed window": [signal.SIGHUP],
     "Ctrl-C": [signal.SIGINT],
     "Ctrl-C, repeated": [signal.SIGINT] * 4,

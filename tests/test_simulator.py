@@ -240,7 +240,7 @@ def test_files_are_checked(simulator, headers, changes, words, place):
     assert "Invalid value: 'input_file'. Supported values are:" in answer.text
 
 
-def test_files_are_counted_and_not_for_the_assistant(simulator, headers):
+def test_files_are_counted_and_refused_in_assistant_messages(simulator, headers):
     answer = post(simulator, headers, input=[{"role": "user", "content": [PDF, PDF]}])
     assert "(with 2 files)" in answer.text
     items = [{"role": "assistant", "content": [PDF]}, *BODY["input"]]

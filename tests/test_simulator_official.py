@@ -538,7 +538,7 @@ def test_a_capability_can_be_missing(simulator, token):
     assert answer.json()["error"]["param"] == "input_image"
 
 
-def test_every_error_can_come_instead_of_a_stream_and_in_it(simulator, token):
+def test_every_error_can_come_instead_of_a_stream_or_in_it(simulator, token):
     for code, status in PLAN_ERRORS.items():
         simulator.script("official_responses", plan_error(code, param="tools"))
         simulator.script("official_responses", simulator.plan_failure(code, Say("Begun")))

@@ -357,6 +357,9 @@ def test_a_login_of_an_unknown_kind_is_never_used(simulator, run_llm, ask):
     assert plugin.load_tokens("later") == TOKENS
 
 
+# Surrogates and secrets ----------------------------------------------------------------
+
+
 SURROGATE = "a\ud800b"
 
 
@@ -387,6 +390,9 @@ def test_the_repr_of_a_store_shows_no_secret(simulator, signed_in):
     for secret in signed_in:
         assert not isinstance(secret, str) or secret not in text or secret == "login"
     assert "example.com" not in text
+
+
+# Links and locks -----------------------------------------------------------------------
 
 
 @posix_only

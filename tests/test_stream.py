@@ -108,7 +108,7 @@ def test_async_prompts_share_one_connection(simulator, signed_in):
 
 
 @pytest.mark.parametrize("end", ["finish", "cut"])
-def test_an_answer_without_an_end_is_an_error_whatever_was_shown(simulator, signed_in, ask, end):
+def test_an_answer_that_is_cut_off_after_some_text_is_an_error(simulator, signed_in, ask, end):
     frames = frames_of(simulator, Say("Half of the answer"))[:-1]
     simulator.script("responses", Stream(frames, end=end))
     with pytest.raises(llm.ModelError, match="cut off"):

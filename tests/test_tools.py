@@ -133,7 +133,7 @@ def test_a_paused_chain_is_resumed(simulator, signed_in):
     paused = []
 
     def approve() -> str:
-        "Needs a person"
+        "Ask for approval"
         if not paused:
             paused.append(True)
             raise llm.PauseChain("later")

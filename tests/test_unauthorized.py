@@ -12,7 +12,7 @@ from simulator import Answer, error_answer
 
 @pytest.fixture
 def replaced(simulator, signed_in):
-    """Let another program store new tokens during a prompt. Returns the list of these."""
+    """Let another program store new tokens during a prompt. Returns a list that receives them."""
     stored = []
 
     def unauthorized(request):

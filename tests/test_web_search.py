@@ -84,7 +84,7 @@ def test_the_error_of_a_refused_setting_quotes_the_service(simulator, signed_in,
     assert len(simulator.prompts) == 1
 
 
-def test_server_side_tools_work_on_the_command_line(simulator, signed_in, run_llm):
+def test_hosted_tools_work_on_the_command_line(simulator, signed_in, run_llm):
     result = run_llm("-m", "chatgpt-gpt-6-luna", "search pelicans", "-T", "WebSearch", "-R")
     assert result.stdout == "Found it.\n"
     spec = 'ServerSideTool({"spec": {"type": "web_search"}})'

@@ -1,4 +1,4 @@
-"""Workspaces: names, ids and hosts, several of one user, and signing in to one by its id."""
+"""Workspaces: their names, ids and origins, several for one user, and sign-in by id."""
 
 from __future__ import annotations
 
@@ -158,6 +158,9 @@ def test_the_account_is_the_first_usable_one_of_the_answer(simulator, run_llm, a
 def test_a_requested_workspace_need_not_be_named_in_the_tokens(simulator, run_llm):
     tokens = sign_in_without_id(simulator, run_llm, "--workspace", str(ACME.account_id))
     assert tokens.account_id == ACME.account_id
+
+
+# The origin of a workspace -------------------------------------------------------------
 
 
 def accounts_answer(**changes):
