@@ -135,9 +135,10 @@ def test_the_line_names_what_the_service_does(simulator, signed_in):
     )
     terminal = Terminal(*LUNA, "hi", "-T", "WebSearch", "-T", "ImageGeneration")
     assert terminal.end() == 0
-    lines = lines_of(terminal)
+    # On a busy machine, the request itself can take long enough for "Thinking".
+    lines = [line for line in lines_of(terminal) if not line.startswith("Thinking")]
     assert lines[:2] == ["Searching the web, 0:00", "Searching the web, 0:01"]
-    assert [line.partition(",")[0] for line in lines[2:]] == ["Drawing"] * len(lines[2:])
+    assert {line.partition(",")[0] for line in lines[2:]} == {"Drawing"}
     assert re.fullmatch(r"Picture: \S+\nThere\.\n", other_output(terminal))
 
 
