@@ -1,8 +1,9 @@
 """Fetch the model list, the usage and the banked resets; spend a reset.
 
-The fetch functions raise ChatGPTError if there is no readable answer, and RequestRefused for an
-error status. Error messages suggest `login_command` for signing in again (None: the command without
-an account's name).
+The fetch functions raise ChatGPTError if no answer comes, and RequestRefused for an error status.
+For a body that is not JSON, `fetch_models` raises ChatGPTError; the others treat it as empty.
+Error messages suggest `login_command` for signing in again (None: the command without an account's
+name).
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ SCHEMA = "invalid_json_schema"
 _PLAN_LIMIT = "usage_limit_reached"
 
 # The texts, by the error's code (P176 to P195, P211); keys with a space are not codes. Each is a
-# reason, a placeholder and an advice. Both placeholders add the first sentence of the service's
-# message to the reason, after a colon; {message} also begins the advice with the other sentences.
+# reason, then {sentence} or {message}, then an advice. Both add the first sentence of the service's
+# message to the reason, after a colon; {message} also begins the advice with its other sentences.
 _TEXTS = {
     "organization_usage_limit_exceeded": (
         "Your organization has used up its limit{message} Ask its admin to raise it. {manage}"

@@ -14,7 +14,8 @@ from llm_chatgpt.backend import refusals
 from llm_chatgpt.errors import ChatGPTError, StreamFailed, UsageLimitReached
 from llm_chatgpt.login.tokens import Tokens
 
-# Codes of errors that are final, even if their class or status would allow a resend (P196).
+# Codes of errors after which the same request is not sent again, even if their class or status
+# would allow it (P196).
 _FINAL_CODES = ("invalid_encrypted_content", "stalled")
 
 
