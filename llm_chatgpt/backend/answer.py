@@ -74,11 +74,6 @@ class Item:
         """Whether this is a call that may have effects, such as image generation."""
         return self.kind.endswith("_call") and self.kind not in _WITHOUT_EFFECTS
 
-    def correct(self, text: str) -> None:
-        """Make llm record this text in place of the shown text, which stays on the screen."""
-        if self.text != text:
-            self.correction = text
-
     def apply_correction(self) -> None:
         """Write the correction into the events, which llm has printed."""
         if self.correction is not None:
@@ -103,6 +98,7 @@ class Round:
         self.response: Mapping[str, Any] = {}
         # Events that llm has not received yet.
         self._events: list[StreamEvent] = []
+        self._corrected_items: list[Item] = []
         self._message_count = sum(item.kind == "message" for item in answer.items)
         self._first_item = next((item for item in answer.items if item.events), None)
         self._state = {} if self._first_item else state
@@ -116,11 +112,18 @@ class Round:
     def take_events(self) -> list[StreamEvent]:
         """Return the events that llm has not received yet, and forget them."""
         events, self._events = self._events, []
-        new_parts = {event.part_index for event in events}
-        for item in self.items:
-            if item.part_index not in new_parts:
-                item.apply_correction()
+        if self._corrected_items:
+            new_parts = {event.part_index for event in events}
+            for item in self._corrected_items:
+                if item.part_index not in new_parts:
+                    item.apply_correction()
         return events
+
+    def correct(self, item: Item, text: str) -> None:
+        """Make llm record this text in place of the shown text, which stays on the screen."""
+        if item.text != text:
+            item.correction = text
+            self._corrected_items.append(item)
 
     def new_item(self, kind: str, output_index: float) -> Item:
         """Create an item and add it to the round."""

@@ -226,7 +226,7 @@ class EventTranslator:
                     place = (item, field, index)
                     self._show(place, self._passages[place].rest(text))
         if texts:
-            item.correct(("" if item.kind == "message" else "\n\n").join(texts))
+            self.round.correct(item, ("" if item.kind == "message" else "\n\n").join(texts))
 
     def _message_done(self, item: Item, fields: Fields) -> None:
         self._texts_done(item, fields)
